@@ -1,0 +1,41 @@
+# Batchwright: `make help` lists the commands. Everything runs from .venv/bin.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+LOCK = uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
+       --no-emit-index-url --no-header --no-annotate
+
+.DEFAULT_GOAL := help
+.PHONY: help install lock check format test soak bench demo demo-down generate clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+install: $(VENV)/.installed ## make .venv with all extras, from the hash-pinned lock
+
+$(VENV)/.installed: locks/all.txt pyproject.toml
+	@echo "== $(VENV): installing the locked packages (about 1 min with a warm cache, 5 without)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r locks/all.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+lock: install ## resolve the locks anew
+	$(BIN)/$(LOCK) --group dev --all-extras -o locks/all.txt
+	$(BIN)/$(LOCK) --extra operator -c locks/all.txt -o locks/operator.txt
+	$(BIN)/$(LOCK) --extra worker -c locks/all.txt -o locks/worker.txt
+	$(BIN)/$(LOCK) --extra worker --extra ocr -c locks/all.txt -o locks/ocr.txt
+
+check: install ## lint, types, import contracts, generated files, unit and property tests: the fast part
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not apiserver and not cluster and not demo and not soak and not slow"
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

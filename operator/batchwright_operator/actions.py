@@ -1,0 +1,139 @@
+"""What a decision may ask for, as values: nothing here talks to a cluster.
+
+A reconciler's `decide` returns a `Decision`; the controller performs its actions in order, writes the
+status once, and posts the events only after that write succeeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Raw = dict[str, Any]
+"""A Kubernetes object as JSON. Never mutated once it is in the store or in an action."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A kind of the API: where its objects live."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+def _core(kind: str, plural: str, *, namespaced: bool = True) -> Resource:
+    return Resource(group="", version="v1", kind=kind, plural=plural, namespaced=namespaced)
+
+
+def _own(kind: str, plural: str, *, namespaced: bool = True) -> Resource:
+    return Resource(group="batchwright.dev", version="v1alpha1", kind=kind, plural=plural, namespaced=namespaced)
+
+
+MODEL_DEPLOYMENT = _own("ModelDeployment", "modeldeployments")
+INFERENCE_JOB = _own("InferenceJob", "inferencejobs")
+ACCELERATOR_PROFILE = _own("AcceleratorProfile", "acceleratorprofiles", namespaced=False)
+NODE = _core("Node", "nodes", namespaced=False)
+POD = _core("Pod", "pods")
+SERVICE = _core("Service", "services")
+CONFIG_MAP = _core("ConfigMap", "configmaps")
+SECRET = _core("Secret", "secrets")
+PVC = _core("PersistentVolumeClaim", "persistentvolumeclaims")
+PV = _core("PersistentVolume", "persistentvolumes", namespaced=False)
+DEPLOYMENT = Resource(group="apps", version="v1", kind="Deployment", plural="deployments")
+JOB = Resource(group="batch", version="v1", kind="Job", plural="jobs")
+PDB = Resource(group="policy", version="v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
+NETWORK_POLICY = Resource(group="networking.k8s.io", version="v1", kind="NetworkPolicy", plural="networkpolicies")
+LEASE = Resource(group="coordination.k8s.io", version="v1", kind="Lease", plural="leases")
+EVENT = Resource(group="events.k8s.io", version="v1", kind="Event", plural="events")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Key:
+    """What is reconciled: `domain` is the reconciler's name, namespace is empty for cluster-scoped objects."""
+
+    domain: str
+    namespace: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apply:
+    """Server-side apply of a child, with our field manager and force. Skipped by the controller when the last
+    applied body is equal and the object in the store is the very version that this apply returned."""
+
+    resource: Resource
+    body: Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Create:
+    """Create once; an object that exists already is success."""
+
+    resource: Resource
+    body: Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """Patch one object. With resource_version it is answered 409 if the object has changed since."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    patch: Raw
+    style: Literal["strategic", "merge"] = "strategic"
+    resource_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Delete one object; the uid is a precondition. An object that is gone already is success."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+    propagation: Literal["Background", "Foreground"] = "Background"
+    grace_period_s: int | None = None
+
+
+Action = Apply | Create | Patch | Delete
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A Kubernetes Event about an object (its raw form)."""
+
+    regarding: Raw
+    reason: str
+    message: str
+    type: Literal["Normal", "Warning"] = "Normal"
+    action: str = "Reconcile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusWrite:
+    """The whole status of one own object; `regarding` is the object as decided on (its resourceVersion fences)."""
+
+    resource: Resource
+    regarding: Raw
+    status: Raw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Everything that one pass wants. `requeue_after_s`: look again then even if nothing changes (None: no need)."""
+
+    actions: tuple[Action, ...] = ()
+    status: StatusWrite | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after_s: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)

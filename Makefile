@@ -39,3 +39,29 @@ check: install ## lint, types, import contracts, generated files, unit and prope
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test: install ## everything CI runs: checks, unit, property, contract, real API server, end to end on the embedded cluster
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m e2e.cluster build
+	$(BIN)/pytest -m "not soak" tests
+
+soak: install ## what takes long: minutes of silence, kill matrices
+	$(BIN)/pytest -m soak --timeout 3600 tests
+
+demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours)
+	$(BIN)/python -m e2e.demo up
+
+demo-down: install ## remove the demo and its cluster
+	$(BIN)/python -m e2e.demo down
+
+bench: install ## side-by-side performance tables
+	$(BIN)/python -m e2e.bench
+
+generate: install ## regenerate CRDs and protocol stubs
+	$(BIN)/python -m batchwright_operator.crd --write crds/
+
+clean: ## remove what builds left in this folder (the cache of binaries and images stays)
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -65,6 +65,10 @@ JOB_FILE: Final = f"{CONFIG_DIR}/job.json"
 """In runner pods: JSON of `JobConfig`."""
 FUNCTIONS_DIR: Final = f"{CONFIG_DIR}/functions"
 """In runner pods: one folder per ConfigMap of `spec.runner.configMaps`; each is put on sys.path."""
+SCRIPTS_DIR: Final = f"{CONFIG_DIR}/scripts"
+"""In model pods: one folder per ConfigMap named by an artifact's `script.configMapKeyRef`, one file per key."""
+SECRETS_DIR: Final = "/etc/batchwright-secrets"
+"""In the fetch container and in runner pods: one folder per Secret named by a `secretRef`, one file per key."""
 TOKEN_FILE: Final = "/etc/batchwright-control/token"  # noqa: S105 - a path
 IPC_DIR: Final = "/run/batchwright"
 """Shared memory-backed emptyDir of sidecar and runtimes: sockets and tensor slots."""
@@ -84,6 +88,8 @@ ENV_CPU_MILLIS: Final = "BATCHWRIGHT_CPU_MILLIS"
 ENV_MEMORY_BUDGET: Final = "BATCHWRIGHT_MEMORY_BUDGET_BYTES"
 ENV_EMULATED_DEVICE: Final = "BATCHWRIGHT_EMULATED_DEVICE"
 """JSON of `EmulatedDevice`."""
+EXIT_PERMANENT: Final = 42
+"""Exit status of a runner whose failure no retry can mend (input changed, output not writable, bad task)."""
 ENV_SHARD: Final = "JOB_COMPLETION_INDEX"
 
 # HTTP.

@@ -1,0 +1,106 @@
+"""Errors of the operator, by what the caller does next.
+
+OperatorError
++-- SettingsError            stop and say what to change
++-- ApiError                 an answer of the API server (or none)
+    +-- NotFound             404: the object is gone; look again
+    +-- AlreadyExists        409 on create: that is success
+    +-- Conflict             409: decide again from newer state
+    +-- Gone                 410: list anew
+    +-- Invalid              400, 422: the body is wrong; trying again alone will not help
+    +-- Forbidden            403: no permission, quota, or the server has just started; try again slowly
+    +-- Unauthorized         401: read the credentials again
+    +-- Unavailable          no answer, 429, 5xx: try again later; may have happened all the same
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyExists",
+    "ApiError",
+    "Conflict",
+    "Forbidden",
+    "Gone",
+    "Invalid",
+    "NotFound",
+    "OperatorError",
+    "SettingsError",
+    "Unauthorized",
+    "Unavailable",
+    "error_of",
+]
+
+
+class OperatorError(Exception):
+    """Base of all errors that the operator raises itself."""
+
+
+class SettingsError(OperatorError):
+    """A setting is wrong; the message names it and says what to write instead."""
+
+
+class ApiError(OperatorError):
+    """The API server refused or did not answer; `code` is the HTTP status, 0 without one."""
+
+    def __init__(self, message: str, *, code: int = 0, reason: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class NotFound(ApiError):  # noqa: N818 - the tree reads better without the suffix
+    """404."""
+
+
+class AlreadyExists(ApiError):  # noqa: N818
+    """409, reason AlreadyExists."""
+
+
+class Conflict(ApiError):  # noqa: N818
+    """409: the resourceVersion or the uid is not the current one."""
+
+
+class Gone(ApiError):  # noqa: N818
+    """410: the resourceVersion or the continue token is too old."""
+
+
+class Invalid(ApiError):  # noqa: N818
+    """400, 413, 415, 422: the server will never take this body."""
+
+
+class Forbidden(ApiError):  # noqa: N818
+    """403: also what a server answers that has not synced its RBAC yet."""
+
+
+class Unauthorized(ApiError):  # noqa: N818
+    """401."""
+
+
+class Unavailable(ApiError):  # noqa: N818
+    """429, 5xx, or no answer at all: nobody knows whether it happened."""
+
+
+_BY_CODE: dict[int, type[ApiError]] = {
+    400: Invalid,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    405: Invalid,
+    409: Conflict,
+    410: Gone,
+    413: Invalid,
+    415: Invalid,
+    422: Invalid,
+}
+
+
+def error_of(code: int, reason: str, message: str, retry_after_s: float | None = None) -> ApiError:
+    """The error for an HTTP status and the `reason` of a Kubernetes Status."""
+    kind = _BY_CODE.get(code, Unavailable)
+    if reason == "AlreadyExists":
+        kind = AlreadyExists
+    elif reason == "Expired":
+        kind = Gone
+    return kind(message, code=code, reason=reason, retry_after_s=retry_after_s)

@@ -1,0 +1,162 @@
+"""Settings of the operator: a YAML file (camelCase), then environment variables BATCHWRIGHT_SNAKE_CASE on top.
+
+In an environment variable a text field is taken as it is; any other field is read as YAML, so
+`BATCHWRIGHT_SCRAPE_INTERVAL_SECONDS=2.5` and `BATCHWRIGHT_ALLOWED_HOSTS='[models.example.org]'` both work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from batchwright_operator.errors import SettingsError
+
+ENV_PREFIX = "BATCHWRIGHT_"
+
+
+class _Section(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """A part of the settings; unknown names are errors."""
+
+
+class Resources(_Section, kw_only=True, frozen=True):
+    """Kubernetes resource requirements; quantities as texts."""
+
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+
+    def as_dict(self) -> dict[str, dict[str, str]]:
+        """A fresh `resources` block of a container, empty parts left out."""
+        parts = {"requests": dict(self.requests), "limits": dict(self.limits)}
+        return {name: values for name, values in parts.items() if values}
+
+
+class RuntimeEntry(_Section, kw_only=True, frozen=True):
+    """One row of the runtime table: which container runs artifacts of a format on an accelerator kind."""
+
+    accelerator: str = "*"
+    """Accelerator kind; "*" is any kind without a row of its own."""
+    format: str = "*"
+    """Artifact format; "*" is any format without a row of its own."""
+    image: str = ""
+    """Empty: `worker_image`."""
+    resources: Resources | None = None
+    """None: `runtime_resources`."""
+    env: dict[str, str] = {}
+
+
+_RESTRICTED = {"cpu": "50m", "memory": "128Mi"}
+
+
+class Settings(_Section, kw_only=True, frozen=True):
+    """All that an administrator can set. Durations carry their unit."""
+
+    # Images.
+    worker_image: str = "localhost/batchwright-worker:dev"
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    runtime_table: list[RuntimeEntry] = []
+    """Most specific row wins: (kind, format), (kind, *), (*, format), (*, *); none: the worker image."""
+    sidecar_resources: Resources = Resources(requests={"cpu": "100m", "memory": "192Mi"})
+    runtime_resources: Resources = Resources(requests={"cpu": "200m", "memory": "384Mi"})
+    runner_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
+    benchmark_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
+    fetch_resources: Resources = Resources(requests=_RESTRICTED)
+    fetched_size_limit: str = "10Gi"
+    """Size of the emptyDir that fetched weights go to."""
+
+    # Where things are.
+    operator_namespace: str = "batchwright-system"
+    agent_namespace: str = "batchwright-agent"
+    prometheus_url: str = ""
+    """Take samples from this Prometheus instead of the agents."""
+    prometheus_timeout_seconds: float = 5.0
+
+    # Benchmark (A1).
+    benchmark_budget_seconds_cpu: int = 120
+    benchmark_budget_seconds: int = 60
+    benchmark_idle_threshold: float = 0.3
+    """A processor below this utilization counts as idle."""
+    benchmark_idle_wait_seconds: float = 600.0
+    """After that the node is unbenchmarked and placeable."""
+    benchmark_parallelism: int = 4
+    """Benchmark Jobs at once in the cluster."""
+
+    # Telemetry (A3) and placement (A5).
+    scrape_interval_seconds: float = 5.0
+    sample_stale_seconds: float = 30.0
+    unfit_seconds: float = 30.0
+    """A slot without a fit for this long changes its kind; a pod without a fit anywhere is released unpinned."""
+
+    # Status.
+    status_min_interval_seconds: float = 10.0
+    """Metric-only changes are at least this far apart; a job's progress has `job_status_min_interval_seconds`."""
+    job_status_min_interval_seconds: float = 2.0
+    status_metric_threshold: float = 0.10
+
+    # Artifacts and data.
+    allowed_hosts: list[str] = []
+    """Hosts of https, s3 and gs URIs; empty: every public host. `*.example.org` matches below it."""
+    allow_private_addresses: bool = False
+    allow_http: bool = False
+
+    # The operator itself.
+    resync_seconds: float = 300.0
+    workers: int = 16
+    watch_stale_seconds: float = 180.0
+    """A watch without an event or a bookmark for this long is listed anew."""
+    control_key_secret: str = "batchwright-control-key"  # noqa: S105 - a name
+    lease_name: str = "batchwright-operator"
+    domains: list[str] = []
+    """`module:Class` per domain; empty: those of the product (see domains.py). For tests."""
+    backgrounds: list[str] | None = None
+    """As `domains`; None: those of the product, unless `domains` is set."""
+
+    def runtime_for(self, accelerator: str, artifact_format: str) -> RuntimeEntry:
+        """The row for this kind and format, with image and resources filled in."""
+        rows = {(row.accelerator, row.format): row for row in self.runtime_table}
+        wanted = [(accelerator, artifact_format), (accelerator, "*"), ("*", artifact_format), ("*", "*")]
+        row = next((rows[key] for key in wanted if key in rows), RuntimeEntry())
+        return msgspec.structs.replace(
+            row, image=row.image or self.worker_image, resources=row.resources or self.runtime_resources
+        )
+
+    def benchmark_budget_for(self, accelerator: str) -> int:
+        """Seconds that one benchmark of this kind may measure."""
+        return self.benchmark_budget_seconds_cpu if accelerator == "cpu" else self.benchmark_budget_seconds
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Settings from an optional file and the environment. Raises SettingsError that names file or variable."""
+    values: dict[str, Any] = _read(path) if path else {}
+    for field in msgspec.structs.fields(Settings):
+        variable = ENV_PREFIX + field.name.upper()
+        if variable in environ:
+            values[field.encode_name] = _value(variable, environ[variable], field.type)
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"settings{f' in {path}' if path else ''}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"settings file {path}: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"settings file {path}: write a mapping of settings, e.g. `scrapeIntervalSeconds: 5`")
+    return loaded
+
+
+def _value(variable: str, text: str, kind: object) -> Any:
+    if kind is str or (not isinstance(kind, type) and "Literal" in str(kind)):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"environment variable {variable}: {error}") from error

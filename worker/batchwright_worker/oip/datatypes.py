@@ -1,0 +1,80 @@
+"""Datatypes of the Open Inference Protocol as numpy types, and the encoding of BYTES tensors.
+
+BF16 is `ml_dtypes.bfloat16`, a type of its own, so that it is never taken for UINT16. BYTES is an object array of `bytes`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+_NUMPY: Final[dict[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BYTES": np.dtype(np.object_),
+}
+DATATYPES: Final = tuple(_NUMPY)
+_NAMES: Final = {dtype: name for name, dtype in _NUMPY.items()}
+_LENGTH: Final = struct.Struct("<I")
+
+
+class BadBytesError(ValueError):
+    """A BYTES buffer whose length prefixes do not add up."""
+
+
+def numpy_of(datatype: str) -> np.dtype[Any] | None:
+    """The numpy type of a protocol name; None for an unknown name."""
+    return _NUMPY.get(datatype)
+
+
+def name_of(dtype: np.dtype[Any]) -> str:
+    """The protocol's name; text types are BYTES. Raises ValueError for a type that the protocol lacks."""
+    if dtype.kind in "SU":
+        return "BYTES"
+    name = _NAMES.get(dtype.newbyteorder("="))
+    if name is None:
+        raise ValueError(f"the Open Inference Protocol has no datatype for numpy's {dtype}")
+    return name
+
+
+def encode_bytes(array: NDArray[Any]) -> bytes:
+    """Every element as 4 bytes little-endian length and its bytes; text is written as UTF-8."""
+    parts: list[bytes] = []
+    for element in array.reshape(-1):
+        value = element.encode() if isinstance(element, str) else bytes(element)
+        parts += (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)
+
+
+def decode_bytes(data: bytes | memoryview, count: int) -> NDArray[Any]:
+    """`count` elements, one-dimensional. Raises BadBytesError unless they fill `data` exactly."""
+    values = np.empty(count, dtype=np.object_)
+    view = memoryview(data)
+    at = 0
+    for index in range(count):
+        if at + _LENGTH.size > len(view):
+            raise BadBytesError(f"it ends before element {index} of {count}")
+        (length,) = _LENGTH.unpack_from(view, at)
+        at += _LENGTH.size
+        if at + length > len(view):
+            raise BadBytesError(f"element {index} claims {length} bytes, {len(view) - at} are left")
+        values[index] = bytes(view[at : at + length])
+        at += length
+    if at != len(view):
+        raise BadBytesError(f"{len(view) - at} bytes follow the last of {count} elements")
+    return values

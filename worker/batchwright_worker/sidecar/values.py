@@ -240,7 +240,7 @@ class Runtime(Protocol):
         """May a load run beside a batch?"""
 
     def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
-        """On the event loop, call `on_lost(why)` when the process is gone, `on_back()` when a new, empty one is ready."""
+        """On the event loop: call `on_lost(why)` when the process is gone, `on_back()` when a new, empty one runs."""
 
     async def load(self, model: str, source: ModelSource) -> LoadReport:
         """Load a model; `memory_bytes` is measured (before and after)."""

@@ -1,0 +1,127 @@
+"""Admission by deadline and the largest batch whose members can all be in time. Pure.
+
+serving.md, "The bound under overload": with offered rate r and target L the largest batch is
+n* = (L - a) / (b + 1/r): a batch that gathers for n/r seconds and runs a + b*n is in time for its first row.
+Acceptance gives way under overload, never the size of the batch. Seconds and rows per second.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from batchwright_worker.sidecar.fit import Curve
+
+RATE_MEMORY_S = 0.5
+
+
+@dataclass(slots=True)
+class OfferedRate:
+    """Rows per second that arrive (refused ones too), decaying with a time constant of RATE_MEMORY_S."""
+
+    weight: float = 0.0
+    last: float = 0.0
+    first: float = math.inf
+
+    def arrived(self, rows: int, now: float) -> None:
+        self._decay(now)
+        self.first = min(self.first, now)
+        self.weight += rows
+
+    def at(self, now: float) -> float:
+        """Rows per second as of now; young estimates are corrected for the time not yet seen."""
+        if self.first is math.inf:
+            return 0.0
+        age = max(now - self.first, 0.05)
+        faded = self.weight * math.exp(-max(0.0, now - self.last) / RATE_MEMORY_S)
+        return faded / (RATE_MEMORY_S * -math.expm1(-age / RATE_MEMORY_S))
+
+    def _decay(self, now: float) -> None:
+        self.weight *= math.exp(-max(0.0, now - self.last) / RATE_MEMORY_S)
+        self.last = max(now, self.last)
+
+
+def in_time_size(curve: Curve, target_s: float, rate: float, most: int) -> int:
+    """Largest batch (1..most) whose members can be in time: n*(rate), or a batch of half the target if that is
+    larger (rows that wait already need no time to gather, and the next batch still is in time behind it)."""
+    if not curve.known:
+        return most
+    half = curve.largest_within(target_s / 2, most)
+    return max(1, min(most, max(half, _gathered(curve, target_s, rate, most))))
+
+
+def _gathered(curve: Curve, target_s: float, rate: float, most: int) -> int:
+    if rate <= 0:
+        return 0
+    if curve.linear:
+        return max(0, int((target_s - curve.fixed_s) / (curve.per_row_s + 1 / rate)))
+    largest = 0
+    for rows in range(1, most + 1):
+        if rows / rate + curve.seconds(rows) <= target_s:
+            largest = rows
+    return largest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What a new request finds: `free_in_s` until a device takes the next batch, `rows_ahead` of the same model,
+    `others_s` of device time that other models will take first, the `cap` of a batch, and the offered `rate`."""
+
+    free_in_s: float
+    rows_ahead: int
+    others_s: float
+    cap: int
+    rate: float
+
+
+def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
+    """Seconds from now until the last of `rows` new rows is answered, in the batches that they would join."""
+    cap = max(1, line.cap)
+    last = line.rows_ahead + rows
+    batches_ahead = (last - 1) // cap
+    start_s = line.free_in_s + line.others_s + batches_ahead * curve.seconds(cap)
+    joined = last - batches_ahead * cap
+    grown = joined + line.rate * start_s
+    return start_s + curve.seconds(min(cap, max(joined, int(grown))))
+
+
+def expected_wait_s(curve: Curve, line: Line) -> float:
+    """Seconds that a new row would wait before its batch starts."""
+    cap = max(1, line.cap)
+    return line.free_in_s + line.others_s + (line.rows_ahead // cap) * curve.seconds(cap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`accepted`, with the time allowed (None: no bound), or the wait after which trying again makes sense."""
+
+    accepted: bool
+    allowed_s: float | None = None
+    finish_s: float = 0.0
+    retry_after_s: float = 0.0
+
+
+def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: float) -> Verdict:
+    """Accept iff the rows will be in time; `spent_s` of the target have passed since the request's arrival.
+
+    Without a target, without a fit, or for a target that not even one row alone can meet, everything is accepted
+    (the queue's bound remains). So is a request with nothing of its model ahead of it: it cannot be served any
+    sooner by anyone, so its lateness is no overload.
+    """
+    if target_s is None or not curve.known or curve.seconds(1) > target_s:
+        return Verdict(accepted=True)
+    finish_s = expected_finish_s(curve, line, rows)
+    allowed_s = allowance_s(curve, line.cap, rows, target_s)
+    if spent_s + finish_s <= allowed_s:
+        return Verdict(accepted=True, allowed_s=allowed_s, finish_s=finish_s)
+    if line.rows_ahead == 0:
+        return Verdict(accepted=True, finish_s=finish_s)
+    return Verdict(accepted=False, finish_s=finish_s, retry_after_s=max(0.001, finish_s - allowed_s))
+
+
+def allowance_s(curve: Curve, cap: int, rows: int, target_s: float) -> float:
+    """The target, or for a request of more rows than fit in it even alone, twice the time that they take alone."""
+    cap = max(1, cap)
+    full, rest = divmod(rows, cap)
+    alone = full * curve.seconds(cap) + (curve.seconds(rest) if rest else 0.0)
+    return target_s if alone <= target_s else 2 * alone

@@ -1,0 +1,172 @@
+"""Device time of one model as a function of the batch size, fitted online and robustly. Pure.
+
+t(n) = a + b*n where a line describes it, else the median per size with straight lines between (serving.md, 4:
+a bigger batch is not always a faster one). Seconds throughout.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+KEPT = 48
+"""Batches that the fit remembers; at 25 batches a second it is made of the last two seconds."""
+JUMP_BATCHES = 5
+"""So many batches in a row off by `JUMP_RATIO` on the same side are a jump: what was before is forgotten."""
+JUMP_RATIO = 1.25
+LINE_TOLERANCE = 0.15
+"""Largest relative distance of a size's median from the line for the line to hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A frozen fit. `points` are (size, median seconds), ascending; `sure` once three batches were seen."""
+
+    fixed_s: float
+    per_row_s: float
+    points: tuple[tuple[int, float], ...]
+    linear: bool
+    batches: int
+
+    @property
+    def known(self) -> bool:
+        return self.batches > 0
+
+    @property
+    def largest_seen(self) -> int:
+        return self.points[-1][0] if self.points else 0
+
+    def seconds(self, rows: float) -> float:
+        """Predicted device time of a batch of `rows`; 0 when nothing was ever seen."""
+        if self.linear or len(self.points) < 2:
+            return self.fixed_s + self.per_row_s * rows
+        return _between(self.points, rows)
+
+    def rows_per_second(self, rows: float) -> float:
+        """Predicted rows per second of device time at this size; 0 when nothing was ever seen."""
+        seconds = self.seconds(rows)
+        return rows / seconds if seconds > 0 else 0.0
+
+    def largest_within(self, limit_s: float, most: int) -> int:
+        """The largest size up to `most` that takes at most `limit_s`; 0 if one row takes longer."""
+        if self.linear or len(self.points) < 2:
+            return _largest_on_line(self, limit_s, most)
+        fits = 0
+        for rows in range(1, most + 1):
+            if self.seconds(rows) > limit_s:
+                break
+            fits = rows
+        return fits
+
+    def knee(self, most: int, gain: float = 0.02) -> int:
+        """The measured size from which rows per second stop rising by `gain`; `most` where they still rise."""
+        best_rows, best_rate = 1, self.rows_per_second(1)
+        if self.linear or not self.points:
+            return most
+        for rows, seconds in self.points:
+            rate = rows / seconds if seconds > 0 else 0.0
+            if rate > best_rate * (1 + gain):
+                best_rows, best_rate = rows, rate
+        if best_rows >= self.largest_seen:
+            return most
+        return best_rows
+
+
+UNKNOWN = Curve(fixed_s=0.0, per_row_s=0.0, points=(), linear=True, batches=0)
+
+
+@dataclass(slots=True)
+class DeviceTime:
+    """The online fit: feed it every batch with `observe`, read `curve`."""
+
+    samples: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    off_side: int = 0
+    """Batches in a row that were slower (positive) or faster (negative) than predicted by JUMP_RATIO."""
+    _curve: Curve = UNKNOWN
+    _unread: int = 0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """One batch of `rows` took `seconds` on the device."""
+        self._count_side(rows, seconds)
+        self.samples.append((rows, seconds))
+        if abs(self.off_side) >= JUMP_BATCHES:
+            newest = list(self.samples)[-abs(self.off_side) :]
+            self.samples.clear()
+            self.samples.extend(newest)
+            self.off_side = 0
+            self._unread = KEPT
+        self._unread += 1
+
+    @property
+    def curve(self) -> Curve:
+        """The fit of the batches remembered; it may lack the newest eighth of them (a fit costs 0.3 ms)."""
+        if self._unread > len(self.samples) // 8:
+            self._curve = fit(self.samples)
+            self._unread = 0
+        return self._curve
+
+    def _count_side(self, rows: int, seconds: float) -> None:
+        curve = self.curve
+        if curve.batches < JUMP_BATCHES:
+            self.off_side = 0
+            return
+        predicted = curve.seconds(rows)
+        if seconds > predicted * JUMP_RATIO:
+            self.off_side = max(self.off_side, 0) + 1
+        elif seconds < predicted / JUMP_RATIO:
+            self.off_side = min(self.off_side, 0) - 1
+        else:
+            self.off_side = 0
+
+
+def fit(samples: Iterable[tuple[int, float]]) -> Curve:
+    """Theil-Sen line through the medians per size; `linear` is False where the medians are not on it."""
+    by_size: dict[int, list[float]] = {}
+    batches = 0
+    for rows, seconds in samples:
+        by_size.setdefault(rows, []).append(seconds)
+        batches += 1
+    if not by_size:
+        return UNKNOWN
+    points = tuple((rows, median(seen)) for rows, seen in sorted(by_size.items()))
+    fixed_s, per_row_s = _line(points)
+    firm = [(rows, seconds) for rows, seconds in points if len(by_size[rows]) >= 2]
+    linear = all(abs(fixed_s + per_row_s * rows - seconds) <= LINE_TOLERANCE * seconds for rows, seconds in firm)
+    if not linear and len(firm) >= 2:
+        points = tuple(firm)
+    return Curve(fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches)
+
+
+def _line(points: tuple[tuple[int, float], ...]) -> tuple[float, float]:
+    if len(points) == 1:
+        # One size says nothing about the slope: half fixed, half per row errs by at most 2 either way.
+        rows, seconds = points[0]
+        return seconds / 2, seconds / 2 / rows
+    slopes = [
+        (later - earlier) / (larger - smaller)
+        for i, (smaller, earlier) in enumerate(points)
+        for larger, later in points[i + 1 :]
+    ]
+    per_row_s = max(0.0, median(slopes))
+    fixed_s = max(0.0, median(seconds - per_row_s * rows for rows, seconds in points))
+    return fixed_s, per_row_s
+
+
+def _between(points: tuple[tuple[int, float], ...], rows: float) -> float:
+    """Straight lines between the points; below the first one its time, above the last one in proportion."""
+    if rows <= points[0][0]:
+        return points[0][1]
+    for (smaller, earlier), (larger, later) in pairwise(points):
+        if rows <= larger:
+            return earlier + (later - earlier) * (rows - smaller) / (larger - smaller)
+    last_rows, last_seconds = points[-1]
+    return last_seconds * rows / last_rows
+
+
+def _largest_on_line(curve: Curve, limit_s: float, most: int) -> int:
+    if curve.per_row_s <= 0:
+        return most if curve.fixed_s <= limit_s else 0
+    return max(0, min(most, int((limit_s - curve.fixed_s) / curve.per_row_s + 1e-9)))

@@ -1,0 +1,218 @@
+"""The batch queues: one per model (method B4), grouped by shape bucket, bounded. Pure.
+
+Rows of one bucket may share a batch. A request of many rows may be split over batches; it is known by its key and
+the caller puts the pieces together. Orders: `Longest` (most waiting rows), `Oldest` (longest since last served),
+`Balanced` (waiting time served per second of device time, loads included; serving.md, 7).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+Order = Literal["Balanced", "Longest", "Oldest"]
+Bucket = Hashable
+
+MIDDLE_PRIORITY = 1 << 31
+"""Where priority 0 (the default) stands among Triton's priorities (1 is served first)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Waiting:
+    """A request in a queue: `start` is the first row that is not yet in a batch. `drop_after`: when a batch would
+    end later than this, the request is late (None: it waits however long)."""
+
+    key: int
+    rows: int
+    arrival: float
+    bucket: Bucket = ()
+    priority: int = 0
+    drop_after: float | None = None
+    start: int = 0
+    gone: bool = False
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.start
+
+    @property
+    def rank(self) -> tuple[int, float, int]:
+        """Priority, then arrival, then the order of keys."""
+        return (self.priority or MIDDLE_PRIORITY, self.arrival, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows [start, start + rows) of the request `key`."""
+
+    key: int
+    start: int
+    rows: int
+
+
+@dataclass(slots=True)
+class Group:
+    """Requests of one bucket in order of rank; `rows` counts those that wait (cancelled ones not)."""
+
+    entries: list[Waiting] = field(default_factory=list)
+    rows: int = 0
+    head: int = 0
+
+    def push(self, entry: Waiting) -> None:
+        if not self.entries or self.entries[-1].rank <= entry.rank:
+            self.entries.append(entry)
+        else:
+            insort(self.entries, entry, lo=self.head, key=lambda other: other.rank)
+        self.rows += entry.left
+
+    def first(self) -> Waiting | None:
+        """The request that is next, None if there is none."""
+        entries = self.entries
+        while self.head < len(entries) and entries[self.head].gone:
+            self.head += 1
+        if self.head > 64 and self.head * 2 > len(entries):
+            del entries[: self.head]
+            self.head = 0
+        return entries[self.head] if self.head < len(entries) else None
+
+    def waiting(self) -> Iterator[Waiting]:
+        """All that wait, in order."""
+        return (entry for entry in self.entries[self.head :] if not entry.gone)
+
+    def take(self, rows: int) -> list[Slice]:
+        """Remove up to `rows` rows from the front."""
+        taken: list[Slice] = []
+        while rows > 0 and (entry := self.first()) is not None:
+            part = min(rows, entry.left)
+            taken.append(Slice(entry.key, entry.start, part))
+            entry.start += part
+            entry.gone = entry.left == 0
+            self.rows -= part
+            rows -= part
+        return taken
+
+    def waited_s(self, rows: int, now: float) -> float:
+        """Sum of the waiting times of the first `rows` rows."""
+        total = 0.0
+        for entry in self.waiting():
+            part = min(rows, entry.left)
+            total += part * (now - entry.arrival)
+            rows -= part
+            if rows <= 0:
+                break
+        return total
+
+
+@dataclass(slots=True)
+class ModelQueue:
+    """One model's queue. `passed_over` counts how often others were served although it was to be tried first."""
+
+    model: str
+    limit: int
+    """Most rows that may wait."""
+    groups: dict[Bucket, Group] = field(default_factory=dict)
+    entries: dict[int, Waiting] = field(default_factory=dict)
+    rows: int = 0
+    last_served: float = -math.inf
+    passed_over: int = 0
+
+    def has_room(self, rows: int) -> bool:
+        """May `rows` more wait? An empty queue takes a request of any size."""
+        return self.rows == 0 or self.rows + rows <= self.limit
+
+    def push(self, entry: Waiting) -> None:
+        """Add a request; the caller has asked `has_room`."""
+        self.groups.setdefault(entry.bucket, Group()).push(entry)
+        self.entries[entry.key] = entry
+        self.rows += entry.left
+
+    def remove(self, key: int) -> int:
+        """Forget what is left of a request (its caller has gone, or it is late); the number of rows freed."""
+        entry = self.entries.pop(key, None)
+        if entry is None or entry.gone:
+            return 0
+        group = self.groups[entry.bucket]
+        entry.gone = True
+        group.rows -= entry.left
+        self.rows -= entry.left
+        self._tidy(entry.bucket)
+        return entry.left
+
+    def take(self, bucket: Bucket, rows: int, now: float) -> list[Slice]:
+        """The next rows of a bucket, at most `rows`, as a batch that starts now."""
+        taken = self.groups[bucket].take(rows)
+        self.rows -= sum(part.rows for part in taken)
+        for part in taken:
+            if self.entries[part.key].gone:
+                del self.entries[part.key]
+        self._tidy(bucket)
+        self.last_served = now
+        self.passed_over = 0
+        return taken
+
+    def late(self, bucket: Bucket, end: Callable[[int], float], cap: int) -> list[int]:
+        """Keys of the requests at the front that a batch of up to `cap` rows, ending at `end(rows)`, answers too late.
+
+        Those behind a head that is in time are not looked at: in order of arrival they have more time left.
+        """
+        group, late, rows = self.groups[bucket], [], self.groups[bucket].rows
+        for entry in group.waiting():
+            if entry.drop_after is None or end(min(rows, cap)) <= entry.drop_after:
+                break
+            late.append(entry.key)
+            rows -= entry.left
+        return late
+
+    def next_bucket(self) -> Bucket | None:
+        """The bucket whose first request ranks first: order of arrival, so that no shape starves."""
+        if len(self.groups) == 1:
+            return next(iter(self.groups))
+        heads = [(head.rank, bucket) for bucket, group in self.groups.items() if (head := group.first()) is not None]
+        return min(heads, key=lambda pair: pair[0])[1] if heads else None
+
+    def head(self, bucket: Bucket) -> Waiting | None:
+        """The request of this bucket that is next."""
+        group = self.groups.get(bucket)
+        return group.first() if group else None
+
+    def waited_s(self, bucket: Bucket, rows: int, now: float) -> float:
+        """Sum of the waiting times of the first `rows` rows of a bucket."""
+        return self.groups[bucket].waited_s(rows, now)
+
+    def _tidy(self, bucket: Bucket) -> None:
+        if self.groups[bucket].rows == 0:
+            del self.groups[bucket]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A queue as the order sees it: what its next batch would be and cost."""
+
+    model: str
+    bucket: Bucket
+    rows: int
+    """Rows of the next batch (its bucket's, at most the cap)."""
+    waiting_rows: int
+    """Rows of the whole queue (B4's number of waiting tasks)."""
+    waited_s: float
+    """Sum of the waiting times of the batch's rows."""
+    cost_s: float
+    """Device time of the batch, the load included if the model is nowhere resident."""
+    last_served: float
+    head_arrival: float
+
+
+def ordered(choices: list[Choice], order: Order) -> list[Choice]:
+    """First served first. Ties: the older head, then the name."""
+    return sorted(choices, key=lambda choice: (_key(choice, order), choice.head_arrival, choice.model))
+
+
+def _key(choice: Choice, order: Order) -> float:
+    if order == "Longest":
+        return -choice.waiting_rows
+    if order == "Oldest":
+        return choice.last_served
+    return -choice.waited_s / max(choice.cost_s, 1e-6)

@@ -1,0 +1,45 @@
+"""The Mann-Kendall trend test of method A7. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["Up", "Down", "Flat"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """S, Var(S) and Z of one series."""
+
+    s: int
+    variance: float
+    z: float
+
+    @property
+    def direction(self) -> Direction:
+        """Z > 0: Up, Z < 0: Down (A7 asks for the sign only, not for significance)."""
+        if self.z > 0:
+            return "Up"
+        return "Down" if self.z < 0 else "Flat"
+
+
+FLAT = Trend(s=0, variance=0.0, z=0.0)
+
+
+def mann_kendall(series: Sequence[float]) -> Trend:
+    """Method A7: S over all pairs, its variance with ties, and Z (0 when S or the variance is 0)."""
+    n = len(series)
+    s = sum(_sign(later - earlier) for i, earlier in enumerate(series) for later in series[i + 1 :])
+    tied = sum(t * (t - 1) * (2 * t + 5) for t in Counter(series).values())
+    variance = (n * (n - 1) * (2 * n + 5) - tied) / 18
+    if s == 0 or variance == 0:
+        return Trend(s=s, variance=variance, z=0.0)
+    return Trend(s=s, variance=variance, z=(s - _sign(s)) / math.sqrt(variance))
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,1 @@
+"""What runs Batchwright on a real Kubernetes: the embedded cluster, the demo, the benchmarks."""

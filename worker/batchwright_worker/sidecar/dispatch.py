@@ -1,0 +1,233 @@
+"""Which batch runs next, and where (method B5). Pure: from queues and devices to one decision, a value.
+
+B5's four options per queue, in the queues' order. *(ours)* the next queues are tried when the first cannot be served;
+a queue passed over `PASS_LIMIT` times gets the next fitting device for itself; only as many idle models are unloaded as
+are needed, the least (reload cost x demand / bytes) first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from batchwright_worker.sidecar.queues import Bucket
+
+UNBOUNDED = 1 << 60
+PASS_LIMIT = 16
+Reason = Literal["LoadedAndIdle", "LoadedAfterUnload", "FreeMemory", "FreeAfterUnload"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A model on a device. `keep_value`: reload seconds x demand / bytes; `fresh`: loaded for rows that still wait,
+    and not served since (unloading it now would only thrash)."""
+
+    model: str
+    memory_bytes: int
+    keep_value: float = 0.0
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device: `idle` if it can start a batch, `loadable` if it can start a load now. `free_bytes` is UNBOUNDED
+    where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned most rows per model."""
+
+    name: str
+    idle: bool
+    loadable: bool
+    total_bytes: int
+    free_bytes: int
+    residents: Mapping[str, Resident] = field(default_factory=dict)
+    busy_models: frozenset[str] = frozenset()
+    caps: Mapping[str, int] = field(default_factory=dict)
+
+    def unloadable(self, model: str) -> list[Resident]:
+        """Its other idle models that are not fresh, the least worth keeping first."""
+        others = [
+            one
+            for one in self.residents.values()
+            if one.model != model and one.model not in self.busy_models and not one.fresh
+        ]
+        return sorted(others, key=lambda one: (one.keep_value, one.model))
+
+    def unprotected(self) -> Device:
+        """The same with no resident counted as fresh."""
+        stale = {name: replace(one, fresh=False) for name, one in self.residents.items()}
+        return replace(self, residents=stale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """A queue to serve: `try_batch` rows of `bucket` wait (already capped by tuned size and admission's n*).
+    `load_bytes` is what loading takes (measured or, before the first load, estimated); `bytes_per_row` what each
+    row of a batch takes (0: not known to take any)."""
+
+    model: str
+    bucket: Bucket
+    try_batch: int
+    load_bytes: int
+    bytes_per_row: int = 0
+    passed_over: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBatch:
+    """Run `rows` rows of `bucket` on `device`, after unloading `unload` (option 1 or 2)."""
+
+    device: str
+    model: str
+    bucket: Bucket
+    rows: int
+    unload: tuple[str, ...]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadModel:
+    """Load `model` on `device`, after unloading `unload` (option 3 or 4); `rows` of `bucket` are waiting for it."""
+
+    device: str
+    model: str
+    bucket: Bucket
+    rows: int
+    unload: tuple[str, ...]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nothing:
+    """No queue can be served now; `why` per model that has rows waiting."""
+
+    why: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The decision, and the models whose queue came earlier in the order but could not be served."""
+
+    action: RunBatch | LoadModel | Nothing
+    passed_over: tuple[str, ...] = ()
+
+
+def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str] = frozenset()) -> Outcome:
+    """The first queue in order that one of B5's options serves. Models in `loading` are on their way: they wait.
+
+    A queue passed over PASS_LIMIT times comes first, and the device that suits it best is kept for it. Fresh models
+    are unloaded only when nothing at all could be served otherwise.
+    """
+    outcome = _decide(queued, devices, loading)
+    has_fresh = any(one.fresh for device in devices for one in device.residents.values())
+    if isinstance(outcome.action, Nothing) and has_fresh:
+        return _decide(queued, [device.unprotected() for device in devices], loading)
+    return outcome
+
+
+def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> Outcome:
+    passed: list[str] = []
+    why: dict[str, str] = {}
+    reserved: set[str] = set()
+    overdue_first = sorted(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+    for queue in overdue_first:
+        action = serve(queue, [device for device in devices if device.name not in reserved], queue.model in loading)
+        if not isinstance(action, str):
+            return Outcome(action=action, passed_over=tuple(passed))
+        why[queue.model] = action
+        if queue.model not in loading:
+            passed.append(queue.model)
+            if queue.passed_over >= PASS_LIMIT and (kept := _reserve(queue, devices)) is not None:
+                reserved.add(kept)
+    return Outcome(action=Nothing(why=why))
+
+
+def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) -> RunBatch | LoadModel | str:
+    """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
+    holders = [device for device in devices if queue.model in device.residents]
+    for device in _most_free_first(device for device in holders if device.idle):
+        ran = _run_on(queue, device)
+        if ran is not None:
+            return ran
+    if is_loading:
+        return f"{queue.model} is being loaded"
+    for device in _most_free_first(device for device in devices if device not in holders and device.loadable):
+        loaded = _load_on(queue, device)
+        if loaded is not None:
+            return loaded
+    return _why_not(queue, devices, holders)
+
+
+def _run_on(queue: Queued, device: Device) -> RunBatch | None:
+    """Options 1 and 2 on one device that holds the model."""
+    wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+    rows = min(wanted, rows_that_fit(device.free_bytes, queue.bytes_per_row))
+    reason: Reason = "LoadedAndIdle"
+    unload: tuple[str, ...] = ()
+    if rows == 0:
+        reason = "LoadedAfterUnload"
+        unload, free = make_room(device, queue.model, wanted * queue.bytes_per_row)
+        rows = min(wanted, rows_that_fit(free, queue.bytes_per_row))
+    if rows == 0:
+        return None
+    return RunBatch(device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason)
+
+
+def _load_on(queue: Queued, device: Device) -> LoadModel | None:
+    """Options 3 and 4 on one device that lacks the model."""
+    wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+    rows = min(wanted, rows_that_fit(device.free_bytes - queue.load_bytes, queue.bytes_per_row))
+    reason: Reason = "FreeMemory"
+    unload: tuple[str, ...] = ()
+    if rows == 0:
+        reason = "FreeAfterUnload"
+        unload, free = make_room(device, queue.model, queue.load_bytes + wanted * queue.bytes_per_row)
+        rows = min(wanted, rows_that_fit(free - queue.load_bytes, queue.bytes_per_row))
+    if rows == 0:
+        return None
+    return LoadModel(
+        device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason
+    )
+
+
+def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
+    """Rows of a batch that fit in `free_bytes`; 0 if there is not even that much."""
+    if free_bytes < 0:
+        return 0
+    return UNBOUNDED if bytes_per_row <= 0 else free_bytes // bytes_per_row
+
+
+def make_room(device: Device, model: str, needed_bytes: int) -> tuple[tuple[str, ...], int]:
+    """Which idle models to unload so that `needed_bytes` are free (as many as needed, all if even that is too
+    little), and the bytes that are free then. A victim that a later, larger one makes needless is kept."""
+    free, chosen = device.free_bytes, []
+    for one in device.unloadable(model):
+        if free >= needed_bytes:
+            break
+        chosen.append(one)
+        free += one.memory_bytes
+    for one in sorted(chosen, key=lambda one: -one.keep_value):
+        if free - one.memory_bytes >= needed_bytes:
+            chosen.remove(one)
+            free -= one.memory_bytes
+    return tuple(one.model for one in chosen), free
+
+
+def _most_free_first(devices: Iterable[Device]) -> list[Device]:
+    return sorted(devices, key=lambda device: (-device.free_bytes, device.name))
+
+
+def _reserve(queue: Queued, devices: Sequence[Device]) -> str | None:
+    """The device kept for an overdue queue: one that holds the model, else the largest."""
+    holders = [device for device in devices if queue.model in device.residents]
+    able = holders or [device for device in devices if device.total_bytes >= queue.load_bytes]
+    return max(able, key=lambda device: (device.total_bytes, device.name)).name if able else None
+
+
+def _why_not(queue: Queued, devices: Sequence[Device], holders: Sequence[Device]) -> str:
+    if not devices:
+        return "no device is there"
+    if any(not device.idle for device in (holders or devices)):
+        return "every device that could run it is busy"
+    most = max(device.total_bytes for device in devices)
+    needed = queue.load_bytes + queue.bytes_per_row
+    return f"{queue.model} and one row need {needed} bytes; the largest device has {most}"

@@ -1,0 +1,179 @@
+"""Which models are in which device's memory, and what each device is doing: the books behind dispatch. Pure.
+
+Memory is measured by the runtimes; between two measurements the books follow the loads and unloads decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from batchwright_worker.sidecar.dispatch import UNBOUNDED, Device, Resident
+from batchwright_worker.sidecar.values import LoadReport, MemoryReport
+
+Work = Literal["Idle", "Running", "Loading", "Down"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Footprint:
+    """What is known of a model's memory and load time: estimates until a load or a batch has measured them."""
+
+    load_bytes: int = 0
+    bytes_per_row: int = 0
+    load_s: float = 0.0
+    measured: bool = False
+
+    def loaded(self, report: LoadReport) -> None:
+        """A load has measured it."""
+        if report.memory_bytes > 0:
+            self.load_bytes = report.memory_bytes
+        self.bytes_per_row = max(self.bytes_per_row, report.bytes_per_row)
+        self.load_s = report.seconds if not self.measured else 0.5 * (self.load_s + report.seconds)
+        self.measured = True
+
+    def ran(self, rows: int, batch_bytes: int) -> None:
+        """A batch has measured the slope per row: the largest counts, a batch that fails costs more than a row less."""
+        if batch_bytes > 0 and rows > 0:
+            self.bytes_per_row = max(self.bytes_per_row, -(-batch_bytes // rows))
+
+
+@dataclass(slots=True, kw_only=True)
+class Held:
+    """A model in a device's memory; `served` once a batch of it has started since the load."""
+
+    memory_bytes: int
+    served: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class DeviceBooks:
+    """One device. `until`: when its work is predicted to end; `loading`: the model on its way in."""
+
+    name: str
+    kind: str
+    overlaps_loads: bool = False
+    total_bytes: int = 0
+    used_bytes: int = 0
+    free_bytes: int = UNBOUNDED
+    running: str = ""
+    loading: str = ""
+    down: bool = False
+    until: float = 0.0
+    began: float = 0.0
+    busy_s: float = 0.0
+    held: dict[str, Held] = field(default_factory=dict)
+    caps: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def work(self) -> Work:
+        if self.down:
+            return "Down"
+        if self.running:
+            return "Running"
+        return "Loading" if self.loading else "Idle"
+
+    @property
+    def idle(self) -> bool:
+        """Can it start a batch? A load that overlaps leaves it free for one."""
+        return not self.down and not self.running and (not self.loading or self.overlaps_loads)
+
+    @property
+    def loadable(self) -> bool:
+        """Can it start a load?"""
+        return not self.down and not self.loading and (not self.running or self.overlaps_loads)
+
+    def measured(self, report: MemoryReport) -> None:
+        """The runtime has told its memory."""
+        self.total_bytes = report.total_bytes
+        self.used_bytes = report.used_bytes
+        self.free_bytes = report.free_bytes if report.total_bytes > 0 else UNBOUNDED
+
+    def start_batch(self, model: str, now: float, until: float) -> None:
+        self.running, self.began, self.until = model, now, until
+        if (held := self.held.get(model)) is not None:
+            held.served = True
+
+    def end_batch(self, now: float) -> None:
+        self.busy_s += max(0.0, now - self.began)
+        self.running = ""
+
+    def start_load(self, model: str, load_bytes: int, now: float, until: float) -> None:
+        self.loading = model
+        self._reserve(load_bytes)
+        if not self.running:
+            self.began, self.until = now, until
+
+    def end_load(self, model: str, memory_bytes: int, now: float) -> None:
+        self.loading = ""
+        self.held[model] = Held(memory_bytes=memory_bytes)
+        self._count_load(now)
+
+    def fail_load(self, load_bytes: int, now: float) -> None:
+        self.loading = ""
+        self._reserve(-load_bytes)
+        self._count_load(now)
+
+    def unload(self, model: str) -> None:
+        """It is gone from the books at once: nothing may be dispatched to it any more."""
+        self._reserve(-self.held.pop(model).memory_bytes)
+
+    def lose(self) -> list[str]:
+        """The runtime died; the models that were resident."""
+        was = list(self.held)
+        for held in self.held.values():
+            self._reserve(-held.memory_bytes)
+        self.held.clear()
+        self.running = self.loading = ""
+        self.down = True
+        return was
+
+    def limit(self, model: str, rows: int) -> int:
+        """Learn that a batch of `rows` of this model does not fit; the most that is tried from now on."""
+        self.caps[model] = max(1, min(rows // 2, self.caps.get(model, rows)))
+        return self.caps[model]
+
+    def busy_at(self, now: float) -> float:
+        """Seconds spent busy since the counter was last reset, work in progress included."""
+        return self.busy_s + (now - self.began if self.running or (self.loading and not self.overlaps_loads) else 0.0)
+
+    def restart_counter(self, now: float) -> None:
+        """Start a new window of `busy_s`."""
+        self.busy_s = 0.0
+        self.began = now
+
+    def as_device(self, keep: Mapping[str, float], waiting: frozenset[str]) -> Device:
+        """The device as dispatch sees it; `keep` is each model's keep value, `waiting` the models with rows waiting."""
+        residents = {
+            model: Resident(
+                model=model,
+                memory_bytes=held.memory_bytes,
+                keep_value=keep.get(model, 0.0),
+                fresh=not held.served and model in waiting,
+            )
+            for model, held in self.held.items()
+        }
+        return Device(
+            name=self.name,
+            idle=self.idle,
+            loadable=self.loadable,
+            total_bytes=self.total_bytes or UNBOUNDED,
+            free_bytes=self.free_bytes,
+            residents=residents,
+            busy_models=frozenset(name for name in (self.running, self.loading) if name),
+            caps=self.caps,
+        )
+
+    def _reserve(self, size: int) -> None:
+        if self.total_bytes > 0:
+            self.free_bytes -= size
+            self.used_bytes += size
+
+    def _count_load(self, now: float) -> None:
+        if not self.running:
+            self.busy_s += max(0.0, now - self.began) if not self.overlaps_loads else 0.0
+
+
+def keep_value(load_s: float, demand: float, memory_bytes: int) -> float:
+    """Reload cost x demand / bytes: what the memory of an idle model is worth (serving.md, 7)."""
+    return max(load_s, 1e-4) * demand / max(memory_bytes, 1)

@@ -37,6 +37,8 @@ COMPONENT_AGENT: Final = "agent"
 # Annotations.
 ANNOTATION_RECEIPT: Final = f"{GROUP}/placement"
 """On a placed pod: the receipt, JSON of `Receipt`."""
+ANNOTATION_WAITING: Final = f"{GROUP}/placement-waiting"
+"""On a gated pod that found no place: why, as `Reason: message` (NoFittingProcessor, AwaitingBenchmark, ..)."""
 ANNOTATION_KIND: Final = f"{GROUP}/accelerator-kind"
 """On Deployments, model pods and benchmark Jobs: the accelerator kind, unabridged."""
 ANNOTATION_NODE: Final = f"{GROUP}/node"

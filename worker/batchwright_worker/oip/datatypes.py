@@ -1,6 +1,7 @@
 """Datatypes of the Open Inference Protocol as numpy types, and the encoding of BYTES tensors.
 
-BF16 is `ml_dtypes.bfloat16`, a type of its own, so that it is never taken for UINT16. BYTES is an object array of `bytes`.
+BF16 is `ml_dtypes.bfloat16`, a type of its own, so that it is never taken for UINT16. BYTES is an object array of
+`bytes`.
 """
 
 from __future__ import annotations

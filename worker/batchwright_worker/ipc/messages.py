@@ -1,0 +1,142 @@
+"""Control messages between sidecar and runtime, as msgspec structs (msgpack, arrays with a tag).
+
+The sidecar asks, the runtime answers each ask exactly once, by `call`. Batches and unloads are answered in the
+order in which they were asked; a load may be overtaken where the backend can load while a batch runs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """One input or output of a model: `shape` is per row (batch dimension left out), -1 where it varies."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class EmulatedSource(msgspec.Struct, frozen=True, array_like=True):
+    """An emulated model: a batch of n rows takes fixed + n * per_row microseconds and bytes_per_row * n bytes."""
+
+    fixed_microseconds: int
+    per_row_microseconds: int
+    weights_bytes: int
+    bytes_per_row: int
+    load_milliseconds: int
+    load_overlaps: bool = False
+
+
+class ModelSource(msgspec.Struct, frozen=True, array_like=True):
+    """All that a runtime needs to load a model. `path` is empty for emulated models; `script` is
+    a Python module's name or the path of a file that ends in .py, empty where the format needs none."""
+
+    name: str
+    format: str
+    path: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    script: str = ""
+    emulated: EmulatedSource | None = None
+
+
+class Placed(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor inside a slot: `shape` with the batch dimension first, bytes at [offset, offset + size)."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    offset: int
+    size: int
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """First message of a connection. Slots of other sessions may be forgotten."""
+
+    call: int
+    session: str
+    slots: str
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Load a model and run one warm-up inference; loading what is loaded already does nothing."""
+
+    call: int
+    source: ModelSource
+
+
+class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Unload a model and give its memory back; unloading what is not loaded does nothing."""
+
+    call: int
+    model: str
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Run one batch of `rows` rows whose inputs lie in `slot`; outputs are written behind `offset_free`."""
+
+    call: int
+    model: str
+    rows: int
+    slot: str
+    inputs: list[Placed]
+    offset_free: int
+
+
+Ask = Hello | Load | Unload | Run
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Answer to Hello: the runtime process and its device. memory_bytes: what models and batches may use in all."""
+
+    call: int
+    pid: int
+    device: str
+    memory_bytes: int
+    memory_used_bytes: int
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Answer to Load. `memory_bytes`: measured growth by the weights; `warmup_bytes`: more, by one row."""
+
+    call: int
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    memory_bytes: int
+    warmup_bytes: int
+    seconds: float
+    platform: str
+    memory_used_bytes: int
+
+
+class Unloaded(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Answer to Unload: what the process uses now."""
+
+    call: int
+    memory_used_bytes: int
+
+
+class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Answer to Run. `device_seconds`: the run alone; `batch_bytes`: memory above the loaded weights at its
+    highest, -1 where it was not measured; `slot_bytes`: the slot's size (a runtime may have made it larger)."""
+
+    call: int
+    outputs: list[Placed]
+    device_seconds: float
+    batch_bytes: int
+    slot_bytes: int
+    memory_used_bytes: int
+    row_errors: dict[int, str] = {}
+    """Rows that failed on their own; what the outputs hold for them means nothing."""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """An ask that failed. kind: OutOfMemory, or Failed for all else; `message` is the model's or the system's own."""
+
+    call: int
+    kind: str
+    message: str
+
+
+Answer = Welcome | Loaded | Unloaded | Ran | Refused

@@ -1,0 +1,75 @@
+"""Tensors inside slots: fixed-size elements as they lie in memory, BYTES with length prefixes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchwright_worker.ipc.messages import Placed
+from batchwright_worker.ipc.slots import aligned
+from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, name_of, numpy_of
+
+Array = NDArray[Any]
+
+
+def sized(offset: int, arrays: Mapping[str, Array]) -> int:
+    """Where the slot must end if these arrays are written from `offset` on."""
+    return offset + sum(aligned(_size(array)) for array in arrays.values())
+
+
+def write(view: memoryview, offset: int, arrays: Mapping[str, Array]) -> list[Placed]:
+    """Writes arrays one after the other, aligned; the view must be large enough (`sized`)."""
+    return [_write(view, offset, name, array) for name, array, offset in _laid_out(offset, arrays)]
+
+
+def read(view: memoryview, placed: Placed) -> Array:
+    """The tensor, without a copy except for BYTES: it is valid until the slot is used again."""
+    dtype = numpy_of(placed.datatype)
+    if dtype is None:
+        raise ValueError(f"{placed.datatype!r} is no datatype")
+    count = math.prod(placed.shape)
+    part = view[placed.offset : placed.offset + placed.size]
+    if placed.datatype == "BYTES":
+        return decode_bytes(part, count).reshape(placed.shape)
+    return np.frombuffer(part, dtype=dtype, count=count).reshape(placed.shape)
+
+
+def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]) -> Placed:
+    """Concatenates parts along their first dimension straight into the slot: one copy per row and no more."""
+    first = parts[0]
+    shape = [sum(len(part) for part in parts), *first.shape[1:]]
+    if first.dtype == object:
+        data = b"".join(encode_bytes(part) for part in parts)
+        view[offset : offset + len(data)] = data
+        return Placed(name=name, datatype="BYTES", shape=shape, offset=offset, size=len(data))
+    size = math.prod(shape) * first.dtype.itemsize
+    target = np.frombuffer(view[offset : offset + size], dtype=first.dtype).reshape(shape)
+    np.concatenate(parts, axis=0, out=target)
+    return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
+
+
+def parts_size(parts: Sequence[Array]) -> int:
+    """Aligned bytes that write_parts takes."""
+    return aligned(sum(_size(part) for part in parts))
+
+
+def _laid_out(offset: int, arrays: Mapping[str, Array]) -> list[tuple[str, Array, int]]:
+    placed = []
+    for name, array in arrays.items():
+        placed.append((name, array, offset))
+        offset += aligned(_size(array))
+    return placed
+
+
+def _write(view: memoryview, offset: int, name: str, array: Array) -> Placed:
+    return write_parts(view, offset, name, [array])
+
+
+def _size(array: Array) -> int:
+    if array.dtype == object:
+        return sum(4 + len(element.encode() if isinstance(element, str) else element) for element in array.reshape(-1))
+    return int(array.nbytes)

@@ -1,0 +1,93 @@
+"""What a loaded model is to the runtime, and what it may raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchwright_worker.ipc.messages import TensorSpec
+from batchwright_worker.runtime.memory import Ledger
+
+Array = NDArray[Any]
+
+
+class LoadError(Exception):
+    """The artifact cannot become a model; the message says what to change."""
+
+
+class OutOfDeviceMemoryError(Exception):
+    """This model or this batch does not fit the device."""
+
+
+class BadRowsError(Exception):
+    """Raised by a model that knows which rows of the batch are bad: 0-based row -> why."""
+
+    def __init__(self, rows: Mapping[int, str]) -> None:
+        super().__init__("; ".join(f"row {row}: {why}" for row, why in sorted(rows.items())))
+        self.rows = dict(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Where models run: accelerator kind, CPU threads, and the ledger of emulated device memory."""
+
+    kind: str
+    threads: int
+    ledger: Ledger
+
+
+class LoadedModel(Protocol):
+    """A model that is ready to run. Specs are per row."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What `run` takes."""
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What `run` gives."""
+
+    @property
+    def platform(self) -> str:
+        """Triton's name of the kind, e.g. onnxruntime_onnx."""
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """One batch: every array has `rows` as leading dimension, so have the outputs. Raises BadRowsError,
+        OutOfDeviceMemoryError, or anything else for a failed batch. The inputs' memory is reused afterwards."""
+
+    def close(self) -> None:
+        """Let go of all memory."""
+
+
+def check_outputs(outputs: Mapping[str, Array], rows: int) -> None:
+    """Raises LoadError unless every output has `rows` as its leading dimension."""
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise LoadError(
+                f"output {name!r} has shape {list(array.shape)} for a batch of {rows} rows; "
+                "its first dimension must be the batch: export the model with a dynamic batch dimension"
+            )
+
+
+def in_pieces(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]], inputs: Mapping[str, Array], rows: int, piece: int
+) -> dict[str, Array]:
+    """For models whose batch dimension is fixed to `piece` rows: run piece by piece, the last one filled up with its
+    last row. piece 0 (a dynamic batch dimension): one run."""
+    if piece in (0, rows):
+        return run(inputs)
+    results = []
+    for start in range(0, rows, piece):
+        part = {name: _filled_up(array[start : start + piece], piece) for name, array in inputs.items()}
+        results.append(run(part))
+    return {name: np.concatenate([result[name] for result in results])[:rows] for name in results[0]}
+
+
+def _filled_up(array: Array, rows: int) -> Array:
+    if len(array) == rows:
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

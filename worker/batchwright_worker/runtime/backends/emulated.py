@@ -1,0 +1,105 @@
+"""The emulated model: a batch of n rows takes fixed + n * per_row microseconds, alone on its device.
+
+A test instrument. Each output row is the index of the largest element of the row's first input, so that a wrongly
+routed answer shows. A row that holds NaN has no largest element and is a bad row. A model that declares no inputs takes
+any; one that declares no outputs has `argmax`, INT64 [1].
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from batchwright_worker.ipc.messages import EmulatedSource, ModelSource, TensorSpec
+from batchwright_worker.oip.datatypes import numpy_of
+from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, LoadError, OutOfDeviceMemoryError
+
+_PR_SET_TIMERSLACK: Final = 29
+_DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
+
+
+class EmulatedModel:
+    """See the module."""
+
+    platform = "batchwright_emulated"
+
+    def __init__(self, source: ModelSource, emulated: EmulatedSource, host: Host) -> None:
+        self.inputs: Sequence[TensorSpec] = source.inputs
+        self.outputs: Sequence[TensorSpec] = source.outputs or [_DEFAULT_OUTPUT]
+        self._emulated = emulated
+        self._ledger = host.ledger
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """Takes the device's time, books its memory, answers each row's argmax."""
+        end = time.monotonic() + (self._emulated.fixed_microseconds + rows * self._emulated.per_row_microseconds) / 1e6
+        size = rows * self._emulated.bytes_per_row
+        if not self._ledger.take(size):
+            raise OutOfDeviceMemoryError(
+                f"{rows} rows need {size} bytes; {self._ledger.used_bytes} of {self._ledger.total_bytes} are used"
+            )
+        try:
+            winners = _argmax(next(iter(inputs.values()), np.zeros((rows, 1))), rows)
+            _sleep_until(end)
+        finally:
+            self._ledger.give(size)
+        return {spec.name: _filled(spec, winners) for spec in self.outputs}
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._ledger.give(self._emulated.weights_bytes)
+
+
+def load(source: ModelSource, host: Host) -> EmulatedModel:
+    """Takes load_milliseconds and books weights_bytes."""
+    emulated = source.emulated
+    if emulated is None:
+        raise LoadError(f"model {source.name!r} has format emulated and no `emulated` section in its artifact")
+    _sharpen_timers()
+    end = time.monotonic() + emulated.load_milliseconds / 1e3
+    if not host.ledger.take(emulated.weights_bytes):
+        raise OutOfDeviceMemoryError(
+            f"model {source.name!r} needs {emulated.weights_bytes} bytes; "
+            f"{host.ledger.used_bytes} of {host.ledger.total_bytes} are used"
+        )
+    _sleep_until(end)
+    return EmulatedModel(source, emulated, host)
+
+
+def _sleep_until(end: float) -> None:
+    """Never returns early; late by microseconds once timers are sharp."""
+    while (rest := end - time.monotonic()) > 0:
+        time.sleep(rest)
+
+
+def _sharpen_timers() -> None:
+    """The default timer slack of 50 us would be added to each batch."""
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+def _argmax(array: Array, rows: int) -> Array:
+    flat = array.reshape(rows, -1)
+    if flat.shape[1] == 0:
+        return np.zeros(rows, np.int64)
+    if flat.dtype == object:
+        return np.array([max(range(len(row)), key=row.__getitem__) for row in flat], np.int64)
+    if flat.dtype.kind in "fV":
+        values = flat.astype(np.float32) if flat.dtype.itemsize < 4 else flat
+        bad = np.flatnonzero(np.isnan(values).any(axis=1))
+        if bad.size:
+            raise BadRowsError({int(row): "it holds NaN, so it has no largest element" for row in bad})
+        return np.asarray(values.argmax(axis=1))
+    return np.asarray(flat.argmax(axis=1))
+
+
+def _filled(spec: TensorSpec, winners: Array) -> Array:
+    shape = [1 if size < 0 else size for size in spec.shape]
+    dtype = numpy_of(spec.datatype)
+    if spec.datatype == "BYTES":
+        column = np.array([str(int(winner)).encode() for winner in winners], dtype=object)
+    else:
+        column = winners.astype(dtype)
+    return np.ascontiguousarray(np.broadcast_to(column.reshape(-1, *[1] * len(shape)), (len(winners), *shape)))

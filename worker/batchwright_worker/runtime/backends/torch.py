@@ -1,0 +1,215 @@
+"""PyTorch models: torch.export programs, TorchScript, and safetensors with the script's `Model` (an nn.Module).
+
+Nothing is ever unpickled: `torch.load` is held to weights_only for as long as a file is read (torch.export falls back
+to full pickles otherwise), and TorchScript and safetensors have formats of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from batchwright_worker.contract import KIND_NVIDIA
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.runtime.backends.base import (
+    Array,
+    Host,
+    LoadError,
+    OutOfDeviceMemoryError,
+    check_outputs,
+    in_pieces,
+)
+from batchwright_worker.runtime.backends.python import attribute, script
+
+_DATATYPES: Final = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+    torch.bfloat16: "BF16",
+}
+
+
+class TorchModel:
+    """A callable that takes the inputs as positional tensors in the order of `inputs`."""
+
+    platform = "pytorch"
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        device: torch.device,
+        piece: int = 0,
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._call: Callable[..., Any] | None = call
+        self._device = device
+        self._piece = piece
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """As LoadedModel.run."""
+        try:
+            outputs = in_pieces(self._run, inputs, rows, self._piece)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise OutOfDeviceMemoryError(str(error)) from error
+        check_outputs(outputs, rows)
+        return outputs
+
+    def close(self) -> None:
+        """Lets go of the weights and of what the CUDA allocator keeps."""
+        self._call = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert self._call is not None, "run after close"
+        with torch.inference_mode():
+            tensors = [_tensor(inputs[spec.name]).to(self._device) for spec in self.inputs]
+            values = _flat(self._call(*tensors), self.outputs)
+            return {spec.name: _array(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+
+def load(source: ModelSource, host: Host) -> TorchModel:
+    """By format. Raises LoadError for files that are missing, broken, or hold pickled objects."""
+    if not Path(source.path).is_file():
+        raise LoadError(f"there is no file at {source.path}; check the artifact's uri")
+    torch.set_num_threads(host.threads)
+    device = torch.device("cuda:0" if host.kind == KIND_NVIDIA else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError("this image's torch sees no CUDA device; use an image with CUDA and a pod with a GPU")
+    try:
+        with _no_pickles():
+            return _LOADERS[source.format](source, device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfDeviceMemoryError(str(error)) from error
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(f"{source.path} is no usable {source.format} file: {type(error).__name__}: {error}") from error
+
+
+def _load_program(source: ModelSource, device: torch.device) -> TorchModel:
+    program = torch.export.load(source.path)
+    if device.type == "cuda":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    inputs, outputs, piece = _program_signature(program, source)
+    return TorchModel(program.module(), inputs, outputs, device, piece)
+
+
+def _load_torchscript(source: ModelSource, device: torch.device) -> TorchModel:
+    _need_signature(source)
+    return TorchModel(torch.jit.load(source.path, map_location=device).eval(), source.inputs, source.outputs, device)
+
+
+def _load_safetensors(source: ModelSource, device: torch.device) -> TorchModel:
+    from safetensors.torch import load_file
+
+    _need_signature(source)
+    module = attribute(script(source), "Model", source)()
+    if not isinstance(module, torch.nn.Module):
+        raise LoadError(f"script {source.script!r}: Model must be a torch.nn.Module for format safetensors")
+    module.load_state_dict(load_file(source.path))
+    return TorchModel(module.to(device).eval(), source.inputs, source.outputs, device)
+
+
+_LOADERS: Final = {
+    "torch-export": _load_program,
+    "torchscript": _load_torchscript,
+    "safetensors": _load_safetensors,
+}
+
+
+def _need_signature(source: ModelSource) -> None:
+    if not source.inputs or not source.outputs:
+        raise LoadError(f"model {source.name!r}: format {source.format} needs `inputs` and `outputs` in the manifest")
+
+
+def _program_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec], int]:
+    """Declared names where there are any, else the program's own; and its fixed batch size or 0."""
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+    signature = program.graph_signature
+    found_inputs = [_spec(name, values[name]) for name in signature.user_inputs]
+    found_outputs = [_spec(name, values[name]) for name in signature.user_outputs]
+    batch = values[signature.user_inputs[0]].shape[0]
+    return (
+        _named(found_inputs, source.inputs, "inputs"),
+        _named(found_outputs, source.outputs, "outputs"),
+        batch if isinstance(batch, int) else 0,
+    )
+
+
+def _named(found: list[TensorSpec], declared: Sequence[TensorSpec], what: str) -> Sequence[TensorSpec]:
+    if not declared:
+        return found
+    if len(declared) != len(found):
+        raise LoadError(f"the manifest declares {len(declared)} {what}, the program has {len(found)}")
+    return declared
+
+
+def _spec(name: str, value: Any) -> TensorSpec:
+    if value.dim() == 0:
+        raise LoadError(f"{name!r} has no dimensions; the first must be the batch")
+    shape = [size if isinstance(size, int) else -1 for size in value.shape[1:]]
+    return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(value: Any) -> Array:
+    tensor = value.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        array: Array = tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return array
+    plain: Array = tensor.numpy()
+    return plain
+
+
+def _flat(value: Any, outputs: Sequence[TensorSpec]) -> list[Any]:
+    if isinstance(value, dict):
+        missing = [spec.name for spec in outputs if spec.name not in value]
+        if missing:
+            raise LoadError(f"the model returned {sorted(value)} and not the declared output {missing[0]!r}")
+        return [value[spec.name] for spec in outputs]
+    flat = list(value) if isinstance(value, tuple | list) else [value]
+    if len(flat) != len(outputs):
+        raise LoadError(f"the model returned {len(flat)} outputs, {len(outputs)} are declared")
+    return flat
+
+
+@contextlib.contextmanager
+def _no_pickles() -> Iterator[None]:
+    """CVE-2025-32434, CVE-2026-24747 and the fall-backs inside torch.export: never anything but weights_only."""
+    original = torch.load
+
+    def weights_only(*args: Any, **options: Any) -> Any:
+        return original(*args, **{**options, "weights_only": True})
+
+    torch.load = weights_only
+    try:
+        yield
+    finally:
+        torch.load = original

@@ -1,0 +1,53 @@
+"""`batchwright-worker runtime`: the supervisor of one device's runtime process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from batchwright_worker.contract import DEPLOYMENT_FILE
+from batchwright_worker.runtime.supervisor import Supervisor, die_with_parent, listen
+
+
+@click.command()
+@click.option("--socket", "path", required=True, type=click.Path(path_type=Path), help="Unix socket to listen on.")
+@click.option(
+    "--deployment",
+    default=DEPLOYMENT_FILE,
+    type=click.Path(path_type=Path),
+    help="The ModelDeployment; only its formats are read, to import their libraries ahead of need.",
+)
+@click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
+def command(path: Path, deployment: Path, parent: int) -> None:
+    """Hold models on one device and run batches for the sidecar that connects to SOCKET."""
+    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s runtime %(message)s")
+    if parent:
+        die_with_parent(parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with listen(path) as listener:
+        try:
+            raise SystemExit(
+                Supervisor(listener, "batchwright_worker.runtime.server:serve", libraries(deployment)).run()
+            )
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def libraries(deployment: Path) -> list[str]:
+    """What the formats of this deployment import; nothing where there is no such file."""
+    import msgspec
+
+    if not deployment.is_file():
+        return []
+    models = msgspec.json.decode(deployment.read_bytes()).get("spec", {}).get("models", [])
+    formats = {artifact.get("format", "") for model in models for artifact in model.get("artifacts", [])}
+    by_format = {
+        "onnx": ("onnxruntime",),
+        "torch-export": ("torch",),
+        "torchscript": ("torch",),
+        "safetensors": ("torch", "safetensors.torch"),
+    }
+    return sorted({library for name in formats for library in by_format.get(name, ())})

@@ -1,0 +1,155 @@
+"""The models that this process holds: load with a warm-up, run, unload; each measured."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.oip.datatypes import numpy_of
+from batchwright_worker.runtime import backends
+from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, LoadedModel, LoadError
+from batchwright_worker.runtime.memory import Meter, give_back
+
+WARMUP_SIZES: Final = (64, 224, 16, 1)
+"""What a variable dimension is tried as in the warm-up inference, in this order."""
+_MEASURE_EVERY: Final = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class _Resident:
+    """`base_bytes`: memory used right after the load; `largest`: the most elements of a batch that was measured."""
+
+    model: LoadedModel
+    source: ModelSource
+    memory_bytes: int
+    warmup_bytes: int = 0
+    seconds: float = 0.0
+    retained_bytes: int = 0
+    largest: int = 0
+    runs: Iterator[int] = field(default_factory=itertools.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One batch done. `batch_bytes` -1: not measured this time."""
+
+    outputs: Mapping[str, Array]
+    device_seconds: float
+    batch_bytes: int
+    row_errors: Mapping[int, str]
+
+
+class NotLoadedError(Exception):
+    """A batch for a model that is not here."""
+
+
+class Residents:
+    """Not thread-safe but for `load` beside `run` (loads that overlap)."""
+
+    def __init__(self, host: Host, meter: Meter) -> None:
+        self._host = host
+        self._meter = meter
+        self._models: dict[str, _Resident] = {}
+
+    def load(self, source: ModelSource) -> _Resident:
+        """Loads, with one warm-up inference. Raises LoadError, OutOfDeviceMemoryError, or what the model raises."""
+        resident = self._models.get(source.name)
+        if resident is not None and resident.source == source:
+            return resident
+        self.unload(source.name)
+        begin, before = time.monotonic(), self._meter.used()
+        model = backends.load(source, self._host)
+        resident = _Resident(model=model, source=source, memory_bytes=max(0, self._meter.used() - before))
+        try:
+            resident.warmup_bytes = self._warm_up(resident)
+        except BaseException:
+            model.close()
+            give_back()
+            raise
+        resident.seconds = time.monotonic() - begin
+        self._models[source.name] = resident
+        return resident
+
+    def unload(self, name: str) -> None:
+        """Gives the memory back; nothing happens if the model is not here."""
+        resident = self._models.pop(name, None)
+        if resident is not None:
+            resident.model.close()
+            del resident
+            give_back()
+
+    def unload_all(self) -> None:
+        """A new sidecar starts with an empty runtime."""
+        for name in list(self._models):
+            self.unload(name)
+
+    def run(self, name: str, inputs: Mapping[str, Array], rows: int) -> Outcome:
+        """One batch. Raises NotLoadedError, OutOfDeviceMemoryError, or what the model raises."""
+        resident = self._models.get(name)
+        if resident is None:
+            raise NotLoadedError(f"model {name!r} is not loaded here")
+        elements = sum(array.size for array in inputs.values())
+        measured = elements > resident.largest or next(resident.runs) % _MEASURE_EVERY == 0
+        before = self._meter.used() if measured else 0
+        if measured:
+            self._meter.start_peak()
+        begin = time.perf_counter()
+        outputs, errors = _run_good_rows(resident.model, inputs, rows)
+        seconds = time.perf_counter() - begin
+        batch_bytes = self._batch_bytes(resident, before) if measured else -1
+        resident.largest = max(resident.largest, elements)
+        return Outcome(outputs=outputs, device_seconds=seconds, batch_bytes=batch_bytes, row_errors=errors)
+
+    def _batch_bytes(self, resident: _Resident, before: int) -> int:
+        """What the batch added, and what earlier batches added and the model's allocator has kept since."""
+        batch_bytes = resident.retained_bytes + max(0, self._meter.peak() - before)
+        resident.retained_bytes += max(0, self._meter.used() - before)
+        return batch_bytes
+
+    def _warm_up(self, resident: _Resident) -> int:
+        """Bytes that one row took. With variable dimensions several sizes are tried, and none need work."""
+        varies = any(size < 0 for spec in resident.model.inputs for size in spec.shape)
+        for size in WARMUP_SIZES if varies else WARMUP_SIZES[:1]:
+            self._meter.start_peak()
+            before = self._meter.used()
+            try:
+                resident.model.run({spec.name: _example(spec, size) for spec in resident.model.inputs}, 1)
+            except LoadError:
+                raise
+            except BadRowsError:
+                pass
+            except Exception:
+                if not varies:
+                    raise
+                continue
+            return self._batch_bytes(resident, before)
+        return 0
+
+
+def _run_good_rows(
+    model: LoadedModel, inputs: Mapping[str, Array], rows: int
+) -> tuple[Mapping[str, Array], Mapping[int, str]]:
+    """Runs the batch; if the model names bad rows, once more with those replaced by a good one."""
+    try:
+        return model.run(inputs, rows), {}
+    except BadRowsError as error:
+        good = [row for row in range(rows) if row not in error.rows]
+        if not good:
+            return {}, error.rows
+        chosen = np.array([row if row not in error.rows else good[0] for row in range(rows)])
+        return model.run({name: array[chosen] for name, array in inputs.items()}, rows), error.rows
+
+
+def _example(spec: TensorSpec, size: int) -> Array:
+    """One row of zeros, variable dimensions as `size`."""
+    shape = [1, *(size if dimension < 0 else dimension for dimension in spec.shape)]
+    dtype = numpy_of(spec.datatype)
+    if spec.datatype == "BYTES":
+        return np.full(shape, b"", dtype=object)
+    return np.zeros(shape, dtype)

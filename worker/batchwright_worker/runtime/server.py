@@ -1,0 +1,196 @@
+"""The runtime process: accepts its sidecar, answers its asks one after the other, keeps tensors in shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import numpy as np
+
+from batchwright_worker.contract import ENV_KIND, KIND_CPU
+from batchwright_worker.ipc.frames import BrokenFrameError, FrameDecoder, encode
+from batchwright_worker.ipc.messages import (
+    Answer,
+    Ask,
+    Hello,
+    Load,
+    Loaded,
+    Ran,
+    Refused,
+    Run,
+    Unload,
+    Unloaded,
+    Welcome,
+)
+from batchwright_worker.ipc.slots import SlotCache, SlotsFullError
+from batchwright_worker.ipc.tensors import read, sized, write
+from batchwright_worker.runtime.backends.base import Host, OutOfDeviceMemoryError
+from batchwright_worker.runtime.memory import Ledger, emulated_memory_bytes, meter_of
+from batchwright_worker.runtime.residents import Residents
+from batchwright_worker.runtime.threads import thread_count
+
+_RECEIVE_BYTES = 1 << 18
+
+
+class Stop:
+    """SIGTERM: at once when nothing runs, else after the batch that runs."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._busy = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def __enter__(self) -> None:
+        self._busy = True
+
+    def __exit__(self, *_: object) -> None:
+        self._busy = False
+        if self.asked:
+            raise SystemExit(0)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if not self._busy:
+            raise SystemExit(0)
+
+
+class Server:
+    """Serves one sidecar at a time; each new one finds no models loaded."""
+
+    def __init__(self, on_loaded: Callable[[], None]) -> None:
+        kind = os.environ.get(ENV_KIND, KIND_CPU)
+        ledger = Ledger(emulated_memory_bytes())
+        self._meter = meter_of(kind, ledger)
+        self._kind = kind
+        self._residents = Residents(Host(kind=kind, threads=thread_count(), ledger=ledger), self._meter)
+        self._slots = SlotCache()
+        self._on_loaded = on_loaded
+        self._stop = Stop()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Until SIGTERM (SystemExit)."""
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                self._converse(connection)
+            self._residents.unload_all()
+            self._slots.enter(Path())
+
+    def _converse(self, connection: socket.socket) -> None:
+        decoder: FrameDecoder[Ask] = FrameDecoder(Ask)
+        sender = _Sender(connection)
+        try:
+            while data := connection.recv(_RECEIVE_BYTES):
+                for ask in decoder.feed(data):
+                    with self._stop:
+                        self._take(ask, sender)
+        except (BrokenFrameError, ConnectionError):
+            return
+
+    def _take(self, ask: Ask, sender: _Sender) -> None:
+        if isinstance(ask, Load) and ask.source.emulated is not None and ask.source.emulated.load_overlaps:
+            threading.Thread(target=lambda: sender.send(self.answer(ask)), name="load", daemon=True).start()
+        else:
+            sender.send(self.answer(ask))
+
+    def answer(self, ask: Ask) -> Answer:
+        """The one answer to an ask; whatever the model raises becomes a refusal."""
+        try:
+            return self._answer(ask)
+        except (OutOfDeviceMemoryError, MemoryError) as error:
+            return Refused(call=ask.call, kind="OutOfMemory", message=str(error))
+        except SlotsFullError as error:
+            return Refused(call=ask.call, kind="OutOfMemory", message=str(error))
+        except Exception as error:
+            return Refused(call=ask.call, kind="Failed", message=_words(error))
+
+    def _answer(self, ask: Ask) -> Answer:
+        if isinstance(ask, Run):
+            return self._run(ask)
+        if isinstance(ask, Load):
+            return self._load(ask)
+        if isinstance(ask, Unload):
+            self._residents.unload(ask.model)
+            return Unloaded(call=ask.call, memory_used_bytes=self._meter.used())
+        return self._welcome(ask)
+
+    def _welcome(self, ask: Hello) -> Welcome:
+        self._slots.enter(Path(ask.slots))
+        return Welcome(
+            call=ask.call,
+            pid=os.getpid(),
+            device=self._kind,
+            memory_bytes=self._meter.total_bytes,
+            memory_used_bytes=self._meter.used(),
+        )
+
+    def _load(self, ask: Load) -> Loaded:
+        resident = self._residents.load(ask.source)
+        self._on_loaded()
+        return Loaded(
+            call=ask.call,
+            inputs=list(resident.model.inputs),
+            outputs=list(resident.model.outputs),
+            memory_bytes=resident.memory_bytes,
+            warmup_bytes=resident.warmup_bytes,
+            seconds=resident.seconds,
+            platform=resident.model.platform,
+            memory_used_bytes=self._meter.used(),
+        )
+
+    def _run(self, ask: Run) -> Ran:
+        slot = self._slots.get(ask.slot, ask.offset_free)
+        inputs = {placed.name: read(slot.view, placed) for placed in ask.inputs}
+        outcome = self._residents.run(ask.model, inputs, ask.rows)
+        outputs = {name: np.asarray(array) for name, array in outcome.outputs.items()}
+        slot.grow(sized(ask.offset_free, outputs))
+        return Ran(
+            call=ask.call,
+            outputs=write(slot.view, ask.offset_free, outputs),
+            device_seconds=outcome.device_seconds,
+            batch_bytes=outcome.batch_bytes,
+            slot_bytes=slot.size,
+            memory_used_bytes=self._meter.used() if outcome.batch_bytes >= 0 else -1,
+            row_errors=dict(outcome.row_errors),
+        )
+
+
+class _Sender:
+    """Answers may come from two threads (a load beside batches)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, answer: Answer) -> None:
+        try:
+            frame = encode(answer)
+        except (msgspec.MsgspecError, OverflowError, TypeError) as error:
+            frame = encode(Refused(call=answer.call, kind="Failed", message=f"unspeakable answer: {error}"))
+        with self._lock:
+            self._connection.sendall(frame)
+
+
+def serve(listener: socket.socket, loaded: int) -> None:
+    """Entry point of the process that the supervisor forks; a byte on the pipe `loaded` tells of a loaded model."""
+
+    def on_loaded() -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(loaded, b"+")
+
+    Server(on_loaded).serve(listener)
+
+
+def _words(error: Exception) -> str:
+    text = str(error)
+    return (
+        text if text and type(error).__module__.startswith("batchwright_worker") else f"{type(error).__name__}: {text}"
+    )

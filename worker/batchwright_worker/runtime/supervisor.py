@@ -1,0 +1,190 @@
+"""The first process of a runtime container: keeps the socket, re-forks the runtime when it dies.
+
+It imports nothing heavy and has no threads, so forking it is safe at any time. A container restart would meet
+kubelet's back-off; this takes a fork. A spare process that has imported the libraries already (they start threads of
+their own, so they cannot be imported before the fork) waits behind the serving one, from its first loaded model on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from batchwright_worker.runtime.threads import pin_libraries
+
+_LOG = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG: Final = 1
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 5.0
+_SETTLED_S: Final = 10.0
+"""A process that lived this long resets the pause before its successor."""
+_STOP_S: Final = 25.0
+"""How long a batch that runs may take to end after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Child:
+    pid: int
+    promote: int
+    """Writing to this pipe makes a spare serve."""
+    since: float
+
+
+def listen(path: Path) -> socket.socket:
+    """The runtime's socket; one that a dead predecessor left is replaced."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o660)
+    listener.listen(8)
+    return listener
+
+
+class Supervisor:
+    """`serve` ("module:function" of a listener and the pipe that tells of loads) runs in the child, after the
+    imports of `libraries`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        serve: str,
+        libraries: Sequence[str],
+    ) -> None:
+        self._listener = listener
+        self._serve = serve
+        self._libraries = libraries
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._loaded_read, self._loaded_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._active: _Child | None = None
+        self._spare: _Child | None = None
+        self._pause_s = 0.0
+        self._stopping = False
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT; the exit status."""
+        pin_libraries()
+        signal.set_wakeup_fd(self._wake_write)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._promote()
+        while not self._stopping:
+            readable, _, _ = select.select([self._wake_read, self._loaded_read], [], [])
+            self._drain(readable)
+            self._reap()
+        self._end()
+        return 0
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _drain(self, readable: Sequence[int]) -> None:
+        for pipe in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(pipe, 4096)
+        if self._loaded_read in readable and self._spare is None and not self._stopping:
+            self._spare = self._fork()
+
+    def _reap(self) -> None:
+        """Collect every dead child; a dead server is succeeded at once, a dead spare with the next loaded model."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._spare is not None and pid == self._spare.pid:
+                os.close(self._spare.promote)
+                self._spare = None
+            elif self._active is not None and pid == self._active.pid:
+                self._succeed(self._active, os.waitstatus_to_exitcode(status))
+
+    def _succeed(self, dead: _Child, code: int) -> None:
+        os.close(dead.promote)
+        self._active = None
+        if self._stopping:
+            return
+        lived = time.monotonic() - dead.since
+        self._pause_s = 0.0 if lived > _SETTLED_S else min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, self._pause_s * 2))
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        _LOG.warning("runtime %d %s after %.1f s; the next one serves in %.2f s", dead.pid, how, lived, self._pause_s)
+        if self._pause_s > _FIRST_PAUSE_S:
+            select.select([self._wake_read], [], [], self._pause_s)
+        if not self._stopping:
+            self._promote()
+
+    def _promote(self) -> None:
+        child = self._spare or self._fork()
+        self._spare = None
+        with contextlib.suppress(BrokenPipeError):
+            os.write(child.promote, b"!")
+        self._active = _Child(pid=child.pid, promote=child.promote, since=time.monotonic())
+
+    def _fork(self) -> _Child:
+        read_end, write_end = os.pipe()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(write_end)
+            self._child(parent, read_end)
+        os.close(read_end)
+        return _Child(pid=pid, promote=write_end, since=time.monotonic())
+
+    def _child(self, parent: int, promoted: int) -> None:
+        """Never returns. Ends with os._exit: destructors of libraries must not keep a dying process."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            die_with_parent(parent)
+            module, _, name = self._serve.partition(":")
+            for library in (*self._libraries, module):
+                importlib.import_module(library)
+            if os.read(promoted, 1):
+                serve: Callable[[socket.socket, int], None] = getattr(sys.modules[module], name)
+                serve(self._listener, self._loaded_write)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 0
+        except BaseException:
+            _LOG.exception("the runtime process failed")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _end(self) -> None:
+        """SIGTERM to the server, which ends its batch; then whatever is left is killed."""
+        if self._spare is not None:
+            os.kill(self._spare.pid, signal.SIGKILL)
+        if self._active is not None:
+            os.kill(self._active.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_S
+        while self._active is not None and (rest := deadline - time.monotonic()) > 0:
+            self._reap()
+            if self._active is not None:
+                readable, _, _ = select.select([self._wake_read], [], [], rest)
+                self._drain(readable)
+        if self._active is not None:
+            os.kill(self._active.pid, signal.SIGKILL)
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when its parent dies; if it is dead already, exit."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,258 @@
+"""The sidecar's end of one runtime: asks over the unix socket, tensors through slots, death seen at once.
+
+`RuntimeClient` is the engine's `Runtime` (sidecar/values.py). A closed connection is the runtime's death: every ask in
+flight raises RuntimeLost, `on_lost` fires, and the client connects again until a new process answers; then
+`on_back` fires. The supervisor in the runtime's container keeps the socket, so that connecting waits and does not fail
+while a new process starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from numpy.typing import NDArray
+
+from batchwright_worker.ipc.connection import Connection, ConnectionLostError, seen
+from batchwright_worker.ipc.messages import (
+    Answer,
+    Ask,
+    Hello,
+    Load,
+    Loaded,
+    Placed,
+    Ran,
+    Refused,
+    Run,
+    Unload,
+    Unloaded,
+    Welcome,
+)
+from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
+from batchwright_worker.ipc.sources import Paths, spec_of, wire_source
+from batchwright_worker.ipc.tensors import parts_size, read, write_parts
+from batchwright_worker.sidecar.values import (
+    BatchFailed,
+    LoadReport,
+    MemoryReport,
+    ModelSource,
+    OutOfMemory,
+    RunResult,
+    RuntimeLost,
+)
+
+_LOG = logging.getLogger(__name__)
+_PAUSES_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+Array = NDArray[Any]
+A = TypeVar("A")
+
+
+class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runtime, and how much shared memory its batches may take."""
+
+    kind: str
+    device: str
+    socket: Path
+    slots: Path
+    slots_limit_bytes: int
+    paths: Paths
+    overlaps_loads: bool = False
+
+
+class RuntimeClient:
+    """See the module. `start` returns at once; the runtime is usable from the first `on_back` on."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._pool = SlotPool(settings.slots, settings.slots_limit_bytes)
+        self._connection: Connection | None = None
+        self._on_lost: Callable[[str], None] = lambda _why: None
+        self._on_back: Callable[[], None] = lambda: None
+        self._keeper: asyncio.Task[None] | None = None
+        self._total_bytes = 0
+        self._used_bytes = 0
+        self.pid = 0
+        self.platforms: dict[str, str] = {}
+        """Model -> Triton's platform name, for those that have been loaded."""
+
+    @property
+    def kind(self) -> str:
+        """Accelerator kind."""
+        return self._settings.kind
+
+    @property
+    def device(self) -> str:
+        """Name, unique in the pod."""
+        return self._settings.device
+
+    @property
+    def overlaps_loads(self) -> bool:
+        """May a load run beside a batch?"""
+        return self._settings.overlaps_loads
+
+    @property
+    def connected(self) -> bool:
+        """Is there a runtime process at the other end?"""
+        return self._connection is not None
+
+    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
+        """See `Runtime.watch`."""
+        self._on_lost, self._on_back = on_lost, on_back
+
+    def start(self) -> None:
+        """Connect, and connect again whenever the runtime dies, until `close`."""
+        self._keeper = asyncio.create_task(self._keep_connected(), name=f"runtime {self.device}")
+
+    async def close(self) -> None:
+        """Close the connection and remove all slots."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._connection is not None:
+            self._connection.close()
+        self._pool.close()
+
+    async def load(self, model: str, source: ModelSource) -> LoadReport:
+        """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
+        wire = wire_source(model, source, self._settings.paths)
+        loaded = await self._ask(lambda call: Load(call=call, source=wire), Loaded)
+        self._used_bytes = loaded.memory_used_bytes
+        self.platforms[model] = loaded.platform
+        return LoadReport(
+            memory_bytes=loaded.memory_bytes,
+            bytes_per_row=loaded.warmup_bytes,
+            seconds=loaded.seconds,
+            inputs=tuple(spec_of(spec) for spec in loaded.inputs),
+            outputs=tuple(spec_of(spec) for spec in loaded.outputs),
+        )
+
+    async def unload(self, model: str) -> None:
+        """See `Runtime.unload`."""
+        unloaded = await self._ask(lambda call: Unload(call=call, model=model), Unloaded)
+        self._used_bytes = unloaded.memory_used_bytes
+
+    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+        """See `Runtime.run`. A cancelled run keeps its slot until the runtime has answered."""
+        connection = self._connected()
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        slot = self._acquire(sum(parts_size(column) for column in columns.values()))
+        placed, end = _placed(slot, columns)
+        asked = connection.ask(
+            lambda call: Run(call=call, model=model, rows=rows, slot=slot.path.name, inputs=placed, offset_free=end)
+        )
+        collecting = asyncio.ensure_future(self._collect(asked, slot))
+        collecting.add_done_callback(seen)
+        return await asyncio.shield(collecting)
+
+    async def memory(self) -> MemoryReport:
+        """As of the last answer that told it."""
+        return self._memory()
+
+    async def _collect(self, asked: asyncio.Future[Answer], slot: Slot) -> RunResult:
+        try:
+            ran = _expect(await asked, Ran)
+        except ConnectionLostError as error:
+            self._pool.discard(slot)
+            raise RuntimeLost(str(error)) from error
+        except BaseException:
+            self._pool.release(slot)
+            raise
+        try:
+            return self._result(ran, slot)
+        finally:
+            self._pool.release(slot)
+
+    def _result(self, ran: Ran, slot: Slot) -> RunResult:
+        """Outputs are copied out of the slot, once for the whole batch, so that it is free for the next."""
+        if ran.slot_bytes > slot.size:
+            self._pool.adopt_growth(slot, ran.slot_bytes)
+        outputs = {placed.name: read(slot.view, placed).copy() for placed in ran.outputs}
+        if ran.memory_used_bytes >= 0:
+            self._used_bytes = ran.memory_used_bytes
+        return RunResult(
+            outputs=outputs,
+            device_seconds=ran.device_seconds,
+            memory=self._memory(),
+            batch_bytes=max(0, ran.batch_bytes),
+            row_errors=ran.row_errors,
+        )
+
+    def _acquire(self, size: int) -> Slot:
+        try:
+            return self._pool.acquire(size)
+        except SlotsFullError as error:
+            raise OutOfMemory(str(error)) from error
+
+    def _memory(self) -> MemoryReport:
+        total = self._total_bytes
+        return MemoryReport(
+            total_bytes=total, used_bytes=self._used_bytes, free_bytes=max(0, total - self._used_bytes) if total else 0
+        )
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeLost(f"{self.device} is starting")
+        return self._connection
+
+    async def _ask(self, make: Callable[[int], Ask], answer: type[A]) -> A:
+        try:
+            return _expect(await asyncio.shield(self._connected().ask(make)), answer)
+        except ConnectionLostError as error:
+            raise RuntimeLost(str(error)) from error
+
+    async def _keep_connected(self) -> None:
+        while True:
+            connection = await self._connect()
+            self._connection = connection
+            _LOG.info("%s: runtime process %d is there", self.device, self.pid)
+            self._on_back()
+            why = await connection.closed
+            self._connection = None
+            self.platforms.clear()
+            _LOG.warning("%s: runtime process %d is gone: %s", self.device, self.pid, why)
+            self._on_lost(why)
+
+    async def _connect(self) -> Connection:
+        attempt = 0
+        while True:
+            with contextlib.suppress(OSError, ConnectionLostError):
+                return await self._welcomed(await Connection.open(self._settings.socket))
+            await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+            attempt += 1
+
+    async def _welcomed(self, connection: Connection) -> Connection:
+        session, slots = secrets.token_hex(8), str(self._settings.slots)
+        try:
+            answer = await connection.ask(lambda call: Hello(call=call, session=session, slots=slots))
+            welcome = _expect(answer, Welcome)
+        except BaseException:
+            connection.close()
+            raise
+        self.pid = welcome.pid
+        self._total_bytes, self._used_bytes = welcome.memory_bytes, welcome.memory_used_bytes
+        return connection
+
+
+def _placed(slot: Slot, columns: Mapping[str, Sequence[Array]]) -> tuple[list[Placed], int]:
+    """Every input written behind the one before; and the first free offset."""
+    placed, end = [], 0
+    for name, parts in columns.items():
+        placed.append(write_parts(slot.view, end, name, parts))
+        end += parts_size(parts)
+    return placed, end
+
+
+def _expect(answer: Answer, wanted: type[A]) -> A:
+    """The answer, or what its refusal means."""
+    if isinstance(answer, wanted):
+        return answer
+    if isinstance(answer, Refused):
+        raise OutOfMemory(answer.message) if answer.kind == "OutOfMemory" else BatchFailed(answer.message)
+    raise BatchFailed(f"the runtime answered {type(answer).__name__} where {wanted.__name__} was due")

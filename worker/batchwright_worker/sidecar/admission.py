@@ -17,8 +17,9 @@ RATE_MEMORY_S = 0.5
 
 @dataclass(slots=True)
 class OfferedRate:
-    """Rows per second that arrive (refused ones too), decaying with a time constant of RATE_MEMORY_S."""
+    """Rows per second that arrive (refused ones too), decaying with a time constant of `memory_s`."""
 
+    memory_s: float = RATE_MEMORY_S
     weight: float = 0.0
     last: float = 0.0
     first: float = math.inf
@@ -33,11 +34,11 @@ class OfferedRate:
         if self.first is math.inf:
             return 0.0
         age = max(now - self.first, 0.05)
-        faded = self.weight * math.exp(-max(0.0, now - self.last) / RATE_MEMORY_S)
-        return faded / (RATE_MEMORY_S * -math.expm1(-age / RATE_MEMORY_S))
+        faded = self.weight * math.exp(-max(0.0, now - self.last) / self.memory_s)
+        return faded / (self.memory_s * -math.expm1(-age / self.memory_s))
 
     def _decay(self, now: float) -> None:
-        self.weight *= math.exp(-max(0.0, now - self.last) / RATE_MEMORY_S)
+        self.weight *= math.exp(-max(0.0, now - self.last) / self.memory_s)
         self.last = max(now, self.last)
 
 
@@ -65,13 +66,15 @@ def _gathered(curve: Curve, target_s: float, rate: float, most: int) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """What a new request finds: `free_in_s` until a device takes the next batch, `rows_ahead` of the same model,
-    `others_s` of device time that other models will take first, the `cap` of a batch, and the offered `rate`."""
+    `others_s` of device time that other models will take first, the `cap` of a batch, the offered `rate`, and whether a batch of
+    the same model runs (`own_runs`)."""
 
     free_in_s: float
     rows_ahead: int
     others_s: float
     cap: int
     rate: float
+    own_runs: bool = False
 
 
 def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
@@ -105,8 +108,8 @@ def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: 
     """Accept iff the rows will be in time; `spent_s` of the target have passed since the request's arrival.
 
     Without a target, without a fit, or for a target that not even one row alone can meet, everything is accepted
-    (the queue's bound remains). So is a request with nothing of its model ahead of it: it cannot be served any
-    sooner by anyone, so its lateness is no overload.
+    (the queue's bound remains). So is a request of a model that neither waits nor runs: it cannot be served any
+    sooner, its lateness is the doing of other models, and refusing it for ever would starve it.
     """
     if target_s is None or not curve.known or curve.seconds(1) > target_s:
         return Verdict(accepted=True)
@@ -114,7 +117,7 @@ def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: 
     allowed_s = allowance_s(curve, line.cap, rows, target_s)
     if spent_s + finish_s <= allowed_s:
         return Verdict(accepted=True, allowed_s=allowed_s, finish_s=finish_s)
-    if line.rows_ahead == 0:
+    if line.rows_ahead == 0 and not line.own_runs:
         return Verdict(accepted=True, finish_s=finish_s)
     return Verdict(accepted=False, finish_s=finish_s, retry_after_s=max(0.001, finish_s - allowed_s))
 

@@ -1,0 +1,359 @@
+"""The engine's mind: queues, admission, residency and dispatch in one state machine. Pure: no clock, no I/O.
+
+Something happens (`offer`, `cancel`, `batch_ended`, `load_ended`, `device_lost`, ...), then the caller asks `next`
+until it answers `Nothing` (method B6: decisions on events only). `engine` performs the answers on real runtimes, the
+`simulator` on devices of its own; both run this very code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from batchwright_worker.sidecar import admission, dispatch
+from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
+from batchwright_worker.sidecar.fit import Curve
+from batchwright_worker.sidecar.queues import Bucket, Choice, Order, Slice, Waiting, ordered
+from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
+from batchwright_worker.sidecar.served import Plan, Served, serve
+from batchwright_worker.sidecar.values import LoadReport, MemoryReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A request for the queues. `deadline` is the caller's own; its rows may share a batch within `bucket`."""
+
+    model: str
+    rows: int
+    arrival: float
+    bucket: Bucket = ()
+    deadline: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An offer that is not taken, with numbers; trying again makes sense after `retry_after_s`."""
+
+    reason: Literal["LatencyTarget", "QueueFull", "Deadline", "Unavailable"]
+    message: str
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind."""
+
+    run: RunBatch
+    slices: tuple[Slice, ...]
+    predicted_s: float
+    left_waiting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What to do now: `late` requests to answer as late, then `action`. With Nothing, look again at `wake_at`
+    (a queue delay ends then) unless something happens before."""
+
+    action: Batch | LoadModel | Nothing
+    late: tuple[int, ...] = ()
+    wake_at: float | None = None
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """All models and devices of one sidecar. Devices appear by `add_device`."""
+
+    order: Order = "Balanced"
+    models: dict[str, Served] = field(default_factory=dict)
+    devices: dict[str, DeviceBooks] = field(default_factory=dict)
+    _keys: int = 0
+    _model_of: dict[int, str] = field(default_factory=dict)
+
+    def add_model(self, plan: Plan, now: float) -> Served:
+        self.models[plan.name] = served = serve(plan, now)
+        return served
+
+    def add_device(self, books: DeviceBooks) -> None:
+        self.devices[books.name] = books
+
+    # --- requests ---
+
+    def offer(self, offer: Offer, now: float) -> int | Refusal:
+        """Queue it and return its key, or say why not."""
+        served = self.models[offer.model]
+        served.offered.arrived(offer.rows, now)
+        served.demand.arrived(offer.rows, now)
+        served.window.offered += offer.rows
+        if not served.queue.has_room(offer.rows):
+            return self._full(served, offer, now)
+        curve, line = served.curve(offer.bucket), self.line(served, offer.bucket, now)
+        verdict = admission.judge(curve, line, offer.rows, served.target_s, now - offer.arrival)
+        if not verdict.accepted:
+            message = (
+                f"the answer would take {(now - offer.arrival + verdict.finish_s) * 1e3:.0f} ms; "
+                f"the latency target of {served.name} is {(served.target_s or 0) * 1e3:.0f} ms"
+            )
+            return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
+        if offer.deadline is not None and _hopeless(offer.deadline, now, curve, line, offer.rows):
+            message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
+            return Refusal(reason="Deadline", message=message, retry_after_s=line.free_in_s)
+        allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
+        return self._push(served, offer, _earlier(allowed, offer.deadline))
+
+    def cancel(self, key: int) -> None:
+        """Its caller has gone: skip what has not started."""
+        name = self._model_of.pop(key, None)
+        if name is not None:
+            self.models[name].queue.remove(key)
+
+    def line(self, served: Served, bucket: Bucket, now: float) -> admission.Line:
+        """What a new request of this model would find."""
+        holders = [books for books in self.devices.values() if served.name in books.held and not books.down]
+        usable = holders or [books for books in self.devices.values() if not books.down]
+        free_in_s = min((_free_in(books, now) for books in usable), default=0.0)
+        if not holders and usable:
+            free_in_s += served.footprint.load_s
+        return admission.Line(
+            free_in_s=free_in_s,
+            rows_ahead=served.queue.rows,
+            others_s=self._others_s(served, now) / max(1, len(usable)),
+            cap=served.cap(bucket, now),
+            rate=served.offered.at(now),
+            own_runs=any(books.running == served.name for books in usable),
+        )
+
+    def expected_wait_s(self, model: str, now: float) -> float:
+        """Seconds that a new row of this model would wait before its batch starts."""
+        served = self.models[model]
+        bucket = served.queue.next_bucket() or ()
+        return admission.expected_wait_s(served.curve(bucket), self.line(served, bucket, now))
+
+    # --- decisions ---
+
+    def next(self, now: float) -> Step:
+        """The next thing to do; books and queues are already changed as if it had begun."""
+        if not any(books.idle or books.loadable for books in self.devices.values()):
+            return Step(action=Nothing(why={}))
+        waiting = [served for served in self.models.values() if served.queue.rows]
+        late = tuple(key for served in waiting for key in self._drop_late(served, now))
+        choices, wake_at = self._choices(waiting, now)
+        if not choices:
+            return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
+        outcome = dispatch.decide([self._queued(choice) for choice in choices], self._devices(now), self._loading())
+        match outcome.action:
+            case RunBatch() as run:
+                self._pass_over(outcome.passed_over)
+                return Step(action=self._begin_batch(run, now), late=late)
+            case LoadModel() as load:
+                self._pass_over(outcome.passed_over)
+                return Step(action=self.begin_load(load, now), late=late)
+            case Nothing() as nothing:
+                return Step(action=nothing, late=late, wake_at=wake_at)
+
+    def plan_load(self, model: str, now: float) -> LoadModel | str:
+        """Where to load a model that nobody waits for (start, explicit load): options 3 and 4; or why not now."""
+        footprint = self.models[model].footprint
+        queued = dispatch.Queued(
+            model=model,
+            bucket=(),
+            try_batch=1,
+            load_bytes=footprint.load_bytes,
+            bytes_per_row=footprint.bytes_per_row,
+        )
+        lacking = [device for device in self._devices(now) if model not in device.residents]
+        action = dispatch.serve(queued, lacking, model in self._loading())
+        assert not isinstance(action, RunBatch)
+        return action
+
+    def begin_load(self, load: LoadModel, now: float) -> LoadModel:
+        """Enter a load (and its unloads) into the books."""
+        books, footprint = self.devices[load.device], self.models[load.model].footprint
+        for victim in load.unload:
+            books.unload(victim)
+        books.start_load(load.model, footprint.load_bytes, now, now + footprint.load_s)
+        return load
+
+    # --- what happened ---
+
+    def batch_ended(self, batch: Batch, device_s: float, batch_bytes: int, now: float) -> None:
+        """A batch is done, well; `device_s` as the runtime measured it."""
+        served = self.models[batch.run.model]
+        served.ran(batch.run.bucket, batch.run.rows, device_s)
+        served.window.ran(batch.run.rows, device_s, batch.left_waiting)
+        served.footprint.ran(batch.run.rows, batch_bytes)
+        self.devices[batch.run.device].end_batch(now)
+
+    def batch_failed(self, batch: Batch, now: float) -> None:
+        """A batch raised; nothing is learned of its time."""
+        self.devices[batch.run.device].end_batch(now)
+
+    def load_ended(self, load: LoadModel, report: LoadReport, now: float) -> None:
+        """The model is there; a `MemoryReport` should follow."""
+        books, served = self.devices[load.device], self.models[load.model]
+        expected = served.footprint.load_bytes
+        served.footprint.loaded(report)
+        books.end_load(load.model, served.footprint.load_bytes, now)
+        if books.total_bytes:
+            books.free_bytes -= served.footprint.load_bytes - expected
+        served.blocked = ""
+
+    def load_failed(self, load: LoadModel, now: float) -> None:
+        """The load raised; its device is free again."""
+        self.devices[load.device].fail_load(self.models[load.model].footprint.load_bytes, now)
+
+    def measured(self, device: str, report: MemoryReport) -> None:
+        self.devices[device].measured(report)
+
+    def block(self, model: str, why: str, until: float) -> list[int]:
+        """Do not load it before `until`; the keys that waited for it and are now out of the queue."""
+        served = self.models[model]
+        served.blocked, served.blocked_until = why, until
+        keys = list(served.queue.entries)
+        for key in keys:
+            self.cancel(key)
+        return keys
+
+    def requeue(self, key: int, entry: Waiting, model: str) -> None:
+        """Put rows back that were in a batch which did not run (first in line by their arrival)."""
+        self._model_of[key] = model
+        self.models[model].queue.push(entry)
+
+    # --- inside ---
+
+    def _push(self, served: Served, offer: Offer, drop_after: float | None) -> int:
+        self._keys += 1
+        self._model_of[self._keys] = served.name
+        served.queue.push(
+            Waiting(
+                key=self._keys,
+                rows=offer.rows,
+                arrival=offer.arrival,
+                bucket=offer.bucket,
+                priority=offer.priority,
+                drop_after=drop_after,
+            )
+        )
+        return self._keys
+
+    def _full(self, served: Served, offer: Offer, now: float) -> Refusal:
+        wait = self.expected_wait_s(served.name, now)
+        message = (
+            f"{served.queue.rows} rows wait for {served.name} and {offer.rows} more do not fit: "
+            f"maxQueueLength is {served.plan.queue_limit}"
+        )
+        return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
+
+    def _drop_late(self, served: Served, now: float) -> list[int]:
+        bucket = served.queue.next_bucket()
+        head = served.queue.head(bucket)
+        if head is None or head.drop_after is None:
+            return []
+        curve, cap = served.curve(bucket), served.cap(bucket, now)
+        late = served.queue.late(bucket, lambda rows: now + curve.seconds(rows), cap)
+        for key in late:
+            self.cancel(key)
+        return late
+
+    def _choices(self, waiting: Iterable[Served], now: float) -> tuple[list[Choice], float | None]:
+        choices: list[Choice] = []
+        wake_at: float | None = None
+        resident = {name for books in self.devices.values() for name in books.held}
+        for served in waiting:
+            bucket = served.queue.next_bucket()
+            head = served.queue.head(bucket)
+            if head is None:
+                continue
+            cap = served.cap(bucket, now)
+            rows = min(served.queue.groups[bucket].rows, cap)
+            ripe_at = head.arrival + served.plan.queue_delay_s
+            if rows < cap and now < ripe_at:
+                wake_at = _earlier(wake_at, ripe_at)
+                continue
+            load_s = 0.0 if served.name in resident else served.footprint.load_s
+            choices.append(
+                Choice(
+                    model=served.name,
+                    bucket=bucket,
+                    rows=rows,
+                    waiting_rows=served.queue.rows,
+                    waited_s=served.queue.waited_s(bucket, rows, now) if self.order == "Balanced" else 0.0,
+                    cost_s=served.curve(bucket).seconds(rows) + load_s,
+                    last_served=served.queue.last_served,
+                    head_arrival=head.arrival,
+                )
+            )
+        return ordered(choices, self.order), wake_at
+
+    def _queued(self, choice: Choice) -> dispatch.Queued:
+        served = self.models[choice.model]
+        return dispatch.Queued(
+            model=choice.model,
+            bucket=choice.bucket,
+            try_batch=choice.rows,
+            load_bytes=served.footprint.load_bytes,
+            bytes_per_row=served.footprint.bytes_per_row,
+            passed_over=served.queue.passed_over,
+        )
+
+    def _devices(self, now: float) -> list[dispatch.Device]:
+        waiting = frozenset(served.name for served in self.models.values() if served.queue.rows)
+        several = len(self.models) > 1
+        keep = {name: self._keep(served, now) for name, served in self.models.items()} if several else {}
+        return [books.as_device(keep, waiting) for books in self.devices.values() if not books.down]
+
+    def _keep(self, served: Served, now: float) -> float:
+        footprint = served.footprint
+        return keep_value(footprint.load_s, served.demand.at(now), footprint.load_bytes)
+
+    def _loading(self) -> frozenset[str]:
+        return frozenset(books.loading for books in self.devices.values() if books.loading)
+
+    def _begin_batch(self, run: RunBatch, now: float) -> Batch:
+        served, books = self.models[run.model], self.devices[run.device]
+        for victim in run.unload:
+            books.unload(victim)
+        slices = served.queue.take(run.bucket, run.rows, now)
+        for part in slices:
+            if part.key not in served.queue.entries:
+                self._model_of.pop(part.key, None)
+        predicted = served.curve(run.bucket).seconds(run.rows)
+        books.start_batch(run.model, now, now + predicted)
+        left = run.bucket in served.queue.groups
+        return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left)
+
+    def _pass_over(self, models: tuple[str, ...]) -> None:
+        for name in models:
+            self.models[name].queue.passed_over += 1
+
+    def _others_s(self, served: Served, now: float) -> float:
+        """Device time of the other models' batches that will probably run before a new row of this one: at most as
+        many of each as there are batches of its own ahead, and one."""
+        mine = 1 + served.queue.rows // max(1, served.tuning.size)
+        total = 0.0
+        for other in self.models.values():
+            if other is served or not other.queue.rows:
+                continue
+            bucket = other.queue.next_bucket()
+            curve, cap = other.curve(bucket), other.cap(bucket, now)
+            full, rest = divmod(other.queue.rows, cap)
+            batches = min(mine, full)
+            total += batches * curve.seconds(cap) + (curve.seconds(rest) if rest and full < mine else 0.0)
+        return total
+
+
+def _free_in(books: DeviceBooks, now: float) -> float:
+    return 0.0 if books.idle else max(0.0, books.until - now)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _hopeless(deadline: float, now: float, curve: Curve, line: admission.Line, rows: int) -> bool:
+    if deadline <= now:
+        return True
+    return curve.known and now + admission.expected_finish_s(curve, line, rows) > deadline

@@ -66,7 +66,7 @@ def identity(raw: Raw) -> Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDeployment:
-    """What a user wants of one deployment. `spec` is the typed spec, `raw` the object it came from (never mutate it)."""
+    """What a user wants of one deployment. `spec` is the typed spec, `raw` the object it came from (never mutated)."""
 
     identity: Identity
     spec: ModelDeploymentSpec

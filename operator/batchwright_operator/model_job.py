@@ -13,7 +13,7 @@ from batchwright_worker.manifest_job import InferenceJobSpec, Task, parse_job_sp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceJob:
-    """What a user wants of one job. `spec` is the typed spec, `raw` the object it came from (never mutate it)."""
+    """What a user wants of one job. `spec` is the typed spec, `raw` the object it came from (never mutated)."""
 
     identity: Identity
     spec: InferenceJobSpec

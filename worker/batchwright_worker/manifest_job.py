@@ -21,7 +21,7 @@ from batchwright_worker.manifest_fields import (
     keyed,
 )
 
-Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 TaskName = Annotated[
     str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?$")
 ]

@@ -154,7 +154,7 @@ class Artifact(Value, kw_only=True, frozen=True):
         doc("What the file is. python: `script` builds the model; emulated: no file, see `emulated`."),
     ]
     uri: Annotated[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=2048)] | None,
+        Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None,
         doc(
             "Where the file is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs:// (fetched before the pod "
             "starts) or oci://. file:// works only with `batchwright-worker serve`. Not with format emulated."

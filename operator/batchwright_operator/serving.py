@@ -1,0 +1,40 @@
+"""The operator's own HTTP port: /metrics, /healthz, /readyz."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+
+@asynccontextmanager
+async def served(
+    port: int, registry: CollectorRegistry, *, healthy: Callable[[], str], ready: Callable[[], str]
+) -> AsyncIterator[int]:
+    """Serves on all addresses while the context lasts; gives the port (of use when asked for 0). `healthy` and
+    `ready` answer an empty text, or what is wrong (503)."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def probe(check: Callable[[], str]) -> Callable[[web.Request], object]:
+        async def answer(_: web.Request) -> web.Response:
+            problem = check()
+            return web.Response(text=problem or "ok", status=503 if problem else 200)
+
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", probe(healthy))  # type: ignore[arg-type]
+    app.router.add_get("/readyz", probe(ready))  # type: ignore[arg-type]
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "0.0.0.0", port)
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -64,8 +64,9 @@ class Story:
     def install(self) -> None:
         """CRDs, operator and agents; returns when the operator answers."""
         self.kubectl.apply_folder(self.overlay)
-        self.kubectl.run("rollout", "status", "-n", SYSTEM, "deployment/batchwright-operator", "--timeout=180s",
-                         timeout_s=200)
+        self.kubectl.run(
+            "rollout", "status", "-n", SYSTEM, "deployment/batchwright-operator", "--timeout=180s", timeout_s=200
+        )
 
     def prepare_data(self) -> None:
         """The example's volumes and its data Job, to the end."""

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
 from batchwright_operator.actions import Raw
 from batchwright_operator.conditions import rfc3339
-from batchwright_operator.scoring import Pick, Score
-from batchwright_worker.contract import ANNOTATION_RECEIPT, Receipt, RunnerUp, Terms
+from batchwright_operator.scoring import SPREAD_TERM, Pick, Score
+from batchwright_worker.contract import ANNOTATION_RECEIPT, ANNOTATION_WAITING, Receipt, RunnerUp, Terms
 
 _decode = msgspec.json.Decoder(Receipt).decode
 _TERMS = ("utilization", "memory", "capacity", "pending")
@@ -40,8 +40,29 @@ def in_words(receipt: Receipt) -> str:
     return receipt.reason or f"{receipt.node or 'any node'}: load {receipt.load}"
 
 
-def of(pick: Pick, *, note: str, now: float) -> Receipt:
-    """The receipt of a decision; `note` is added to its reason (empty: nothing)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Why a gated pod has no place: `reason` is CamelCase, `message` a sentence."""
+
+    reason: str
+    message: str
+
+    def render(self) -> str:
+        """The value of ANNOTATION_WAITING."""
+        return f"{self.reason}: {self.message}"
+
+
+def waiting(pod: Raw) -> Waiting | None:
+    """What ANNOTATION_WAITING says; None for a pod that has or needs no place, or was not looked at yet."""
+    text = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_WAITING)
+    if not isinstance(text, str) or not text:
+        return None
+    reason, _, message = text.partition(": ")
+    return Waiting(reason=reason, message=message)
+
+
+def of(pick: Pick, *, now: float) -> Receipt:
+    """The receipt of a decision."""
     best = pick.best
     return Receipt(
         node=best.candidate.node,
@@ -51,7 +72,9 @@ def of(pick: Pick, *, note: str, now: float) -> Receipt:
         runners_up=[_runner_up(each) for each in pick.runners_up],
         predicted_throughput=best.candidate.forecast,
         decided_time=rfc3339(now),
-        reason="; ".join(part for part in (_sum(best), *_losers(best, pick.runners_up), note) if part),
+        reason="; ".join(
+            [_sum(best), *(f"{each.candidate.node} lost {_against(best, each)}" for each in pick.runners_up)]
+        ),
     )
 
 
@@ -97,10 +120,6 @@ def _sum(best: Score) -> str:
     )
 
 
-def _losers(best: Score, runners_up: Sequence[Score]) -> list[str]:
-    return [f"{each.candidate.node} lost {_against(best, each)}" for each in runners_up]
-
-
 def _against(best: Score, other: Score) -> str:
     """Why `other` came after `best`, in the order in which candidates are compared."""
     mine, its = best.candidate, other.candidate
@@ -111,7 +130,8 @@ def _against(best: Score, other: Score) -> str:
     gap = other.load - best.load
     if gap >= 0.005:
         worst = max(_TERMS, key=lambda name: getattr(other, name) - getattr(best, name))
-        return f"by {_decimal(gap)}: {worst}"
+        spread = its.crowded and not mine.crowded and gap < SPREAD_TERM
+        return f"by {_decimal(gap)}: {'spread over nodes' if spread else worst}"
     if gap > 0.5e-9:
         return "by less than 0.01"
     return "the tie: smaller capacity" if (its.capacity or 0) < (mine.capacity or 0) else "the tie: name"

@@ -1,0 +1,452 @@
+"""Placement as a table: facts in the cache -> patches, deletes, events, waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from placement_objects import NOW, Facts, applied, deployment, node, pinned_to, pod, profile, unschedulable
+
+from batchwright_operator import receipts
+from batchwright_operator.actions import (
+    ACCELERATOR_PROFILE,
+    MODEL_DEPLOYMENT,
+    NODE,
+    POD,
+    PV,
+    PVC,
+    Decision,
+    Delete,
+    Patch,
+    Raw,
+)
+from batchwright_operator.live import Live, Received, Sample
+from batchwright_operator.placement import KEY, PlacementDomain
+from batchwright_operator.settings import Settings
+from batchwright_worker.contract import (
+    ANNOTATION_EMULATED_DEVICE,
+    ANNOTATION_RECEIPT,
+    ANNOTATION_WAITING,
+    KIND_EMULATED,
+    LABEL_BENCHMARK_OPT_OUT,
+    SCHEDULING_GATE,
+    DeviceState,
+    ModelState,
+    SidecarState,
+)
+
+
+class World:
+    """A cache, samples and the domain; `settle` lets decisions take effect as the API server would."""
+
+    def __init__(self, nodes: list[Raw], profiles: list[Raw], *, deployments: list[Raw] | None = None) -> None:
+        self.facts = Facts({NODE: nodes, ACCELERATOR_PROFILE: profiles, MODEL_DEPLOYMENT: deployments or [deployment()],
+                            POD: []})  # fmt: skip
+        self.live = Live()
+        self.domain = PlacementDomain(Settings(), self.live)
+
+    def sample(
+        self, name: str, utilization: float, memory: float = 0.0, *, age_s: float = 1.0, kind: str = "cpu"
+    ) -> None:
+        self.live.samples[name, kind] = Sample(utilization=utilization, memory_utilization=memory, taken_at=NOW - age_s)
+
+    def decide(self, *pods: Raw, now: float = NOW) -> Decision:
+        for each in pods:
+            self.facts.put(POD, each)
+        observed = self.domain.observe(self.facts, KEY)
+        return Decision() if observed is None else self.domain.decide(observed, now)
+
+    def settle(self, decision: Decision, **how: Any) -> None:
+        for action in decision.actions:
+            assert isinstance(action, Patch)
+            raw = self.facts.get(POD, "user", action.name)
+            assert raw is not None
+            self.facts.put(POD, applied(raw, action, **how))
+
+
+def two_nodes(**more: Any) -> World:
+    """fast (100 images/s) and slow (50), both idle and sampled."""
+    world = World([node("fast"), node("slow")], [profile("fast", "100.0"), profile("slow", "50.0")], **more)
+    world.sample("fast", 0.0)
+    world.sample("slow", 0.0)
+    return world
+
+
+def pins(decision: Decision) -> dict[str, str]:
+    return {each.name: pinned_to(each) for each in decision.actions if isinstance(each, Patch) and "spec" in each.patch}
+
+
+def waiting(decision: Decision) -> list[str]:
+    return [
+        each.patch["metadata"]["annotations"][ANNOTATION_WAITING]
+        for each in decision.actions
+        if isinstance(each, Patch) and "spec" not in each.patch
+    ]
+
+
+def test_one_patch_pins_explains_and_ungates() -> None:
+    decision = two_nodes().decide(pod("a"))
+    (patch,) = decision.actions
+    assert isinstance(patch, Patch)
+    assert (patch.style, patch.resource_version, pinned_to(patch)) == ("strategic", "7", "fast")
+    assert patch.patch["spec"]["schedulingGates"] == [{"$patch": "delete", "name": SCHEDULING_GATE}]
+    receipt = receipts.parse({"metadata": patch.patch["metadata"]})
+    assert receipt is not None
+    assert (receipt.node, receipt.processor, receipt.load) == ("fast", "cpu", "0.00")
+    assert [(each.node, each.load) for each in receipt.runners_up] == [("slow", "0.17")]
+    assert receipts.in_words(receipt) == (
+        "fast: load 0.00 = utilization 0.00 + memory 0.00 + capacity 0.00; slow lost by 0.17: capacity"
+    )
+    (event,) = decision.events
+    assert (event.reason, event.type, event.regarding["metadata"]["name"]) == ("Placed", "Normal", "ocr")
+    assert "slow lost by 0.17: capacity" in event.message
+
+
+def test_loaded_fast_node_loses_and_the_receipt_says_why() -> None:
+    world = two_nodes()
+    world.sample("fast", 0.9, 0.3)
+    (patch,) = world.decide(pod("a")).actions
+    assert isinstance(patch, Patch)
+    assert pinned_to(patch) == "slow"
+    receipt = receipts.parse({"metadata": patch.patch["metadata"]})
+    assert receipt is not None
+    assert "fast lost by 0.23: utilization" in receipts.in_words(receipt)
+
+
+def test_nothing_to_do_without_gated_pods() -> None:
+    assert two_nodes().decide() == Decision()
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        (node("fast", ready=False), "slow"),
+        (node("fast", cordoned=True), "slow"),
+        (node("fast", taints=[{"key": "k", "value": "v", "effect": "NoSchedule"}]), "slow"),
+        (node("fast", taints=[{"key": "k", "value": "v", "effect": "PreferNoSchedule"}]), "fast"),
+        (node("fast", cpu="50m"), "slow"),
+    ],
+    ids=["not ready", "cordoned", "tainted", "soft taint", "too small"],
+)
+def test_unfit_nodes_are_left_out(broken: Raw, expected: str) -> None:
+    world = two_nodes()
+    world.facts.put(NODE, broken)
+    assert pins(world.decide(pod("a"))) == {"a": expected}
+
+
+def test_toleration_and_selector() -> None:
+    world = two_nodes()
+    world.facts.put(NODE, node("fast", taints=[{"key": "k", "effect": "NoExecute"}], labels={"disk": "ssd"}))
+    assert pins(world.decide(pod("a", tolerations=[{"key": "k", "operator": "Exists"}]))) == {"a": "fast"}
+    assert "b" not in pins(world.decide(pod("b", nodeSelector={"disk": "hdd"})))
+
+
+def test_requests_of_pods_on_the_node_count_before_the_scheduler_has_bound_them() -> None:
+    world = two_nodes()
+    world.facts.put(NODE, node("fast", cpu="1"))
+    first = world.decide(pod("a", cpu="800m"))
+    assert pins(first) == {"a": "fast"}
+    world.settle(first)
+    world.live.samples.clear()  # only room decides
+    assert pins(world.decide(pod("b", cpu="300m"))) == {"b": "slow"}
+
+
+def test_volume_keeps_pods_where_it_can_be_reached() -> None:
+    world = two_nodes()
+    reach = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["slow"]}]}]}
+    world.facts.put(PV, {"metadata": {"name": "disk"}, "spec": {"nodeAffinity": {"required": reach}}})
+    mounted = pod("a", volumes=[{"name": "w", "persistentVolumeClaim": {"claimName": "models"}}])
+    decision = world.decide(mounted)
+    assert not pins(decision)
+    assert waiting(decision) == [
+        "NoFittingProcessor: there is no PersistentVolumeClaim models in this namespace; create it"
+    ]
+    world.facts.put(PVC, {"metadata": {"name": "models", "namespace": "user"}, "spec": {"volumeName": "disk"}})
+    assert pins(world.decide(mounted)) == {"a": "slow"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ({"fast": (0.0, 40.0), "slow": (0.9, 1.0)}, "slow"),  # stale
+        ({"slow": (0.9, 1.0)}, "slow"),  # missing
+        ({}, "fast"),  # nothing known of any
+    ],
+)
+def test_unknown_samples_come_last(samples: dict[str, tuple[float, float]], expected: str) -> None:
+    world = two_nodes()
+    world.live.samples.clear()
+    for name, (utilization, age_s) in samples.items():
+        world.sample(name, utilization, age_s=age_s)
+    assert pins(world.decide(pod("a"))) == {"a": expected}
+
+
+def test_unbenchmarked_comes_after_every_benchmarked_one() -> None:
+    world = two_nodes()
+    world.facts.put(ACCELERATOR_PROFILE, profile("fast", None, reason="BenchmarkTimedOut"))
+    world.sample("slow", 0.95)
+    decision = world.decide(pod("a"))
+    assert pins(decision) == {"a": "slow"}
+    assert "fast lost as it is not benchmarked" in decision.events[0].message
+
+
+def test_pods_wait_for_the_first_benchmark_however_long_it_takes() -> None:
+    world = World([node("n")], [profile("n", None, reason="BenchmarkRunning")])
+    decision = world.decide(pod("a", age_s=300))
+    assert waiting(decision) == ["AwaitingBenchmark: none of 1 node fits: 1 awaiting its first benchmark"]
+    world.settle(decision)
+    again = world.decide()
+    assert (again.actions, again.events) == ((), ())  # said once
+    world.facts.put(NODE, node("n", labels={LABEL_BENCHMARK_OPT_OUT: "true"}))
+    placed = world.decide()
+    assert pins(placed) == {"a": "n"}
+    (patch,) = placed.actions
+    assert isinstance(patch, Patch)
+    assert patch.patch["metadata"]["annotations"][ANNOTATION_WAITING] is None
+
+
+def test_no_fit_is_said_at_once_and_released_after_thirty_seconds() -> None:
+    world = two_nodes()
+    young = pod("a", cpu="100", age_s=10)
+    decision = world.decide(young)
+    assert waiting(decision) == ["NoFittingProcessor: none of 2 nodes fits: 2 insufficient cpu"]
+    assert [(each.reason, each.type) for each in decision.events] == [("NoFittingProcessor", "Warning")]
+    assert decision.requeue_after_s == 5.0
+    world.settle(decision)
+    assert world.decide(now=NOW + 18.0).requeue_after_s == pytest.approx(2.0)
+    released = world.decide(now=NOW + 21.0)
+    (patch,) = released.actions
+    assert isinstance(patch, Patch)
+    assert "affinity" not in patch.patch["spec"]
+    receipt = receipts.parse({"metadata": patch.patch["metadata"]})
+    assert receipt is not None
+    assert (receipt.node, "released" in receipt.reason) == ("", True)
+    world.settle(released)
+    assert world.decide() == Decision()
+
+
+def test_released_pod_is_adopted_where_the_scheduler_put_it() -> None:
+    world = two_nodes()
+    released = world.decide(pod("a", cpu="100", age_s=31))
+    world.settle(released)
+    adopted = world.facts.get(POD, "user", "a")
+    assert adopted is not None
+    world.facts.put(POD, {**adopted, "spec": {**adopted["spec"], "nodeName": "fast"}})
+    decision = world.decide(pod("b"))
+    assert pins(decision) == {"b": "slow"}  # fast is full, and has the unseen share of `a`
+
+
+# --- bursts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_one_pass", [True, False])
+def test_burst_over_four_equal_nodes_is_even(in_one_pass: bool) -> None:
+    names = [f"n{i}" for i in range(4)]
+    world = World([node(name) for name in names], [profile(name) for name in names],
+                  deployments=[deployment(replicas=24)])  # fmt: skip
+    for name in names:
+        world.sample(name, 0.02)
+    pods = [pod(f"p{i:02}") for i in range(24)]
+    if in_one_pass:
+        placed = pins(world.decide(*pods))
+    else:
+        placed = {}
+        for each in pods:
+            decision = world.decide(each)
+            placed |= pins(decision)
+            world.settle(decision)
+    assert sorted(Counter(placed.values()).values()) == [6, 6, 6, 6]
+
+
+def unequal(policy: str) -> World:
+    """Capacity 4:2:1:1, pods of an eighth of the largest; one pod that works tells the forecast."""
+    capacities = {"a": "400.0", "b": "200.0", "c": "100.0", "d": "100.0"}
+    placement = {"policy": policy, "spread": False}
+    wanted = deployment(replicas=16, placement=placement, targets={"throughput": 50})
+    world = World([node(name) for name in capacities], [profile(name, each) for name, each in capacities.items()],
+                  deployments=[wanted])  # fmt: skip
+    for name in capacities:
+        world.sample(name, 0.0)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("Additive", {"a": 9, "b": 3, "c": 2, "d": 2}), ("Forecast", {"a": 8, "b": 4, "c": 2, "d": 2})],
+)
+def test_sixteen_eighths_by_forecast_shares(policy: str, expected: dict[str, int]) -> None:
+    """Shares come from target / forecast; the forecast from a replica that runs at one row per benchmark image."""
+    world = unequal(policy)
+    first = world.decide(pod("p00"))
+    world.settle(first, ready_at=NOW - 2)
+    model = ModelState(name="m", state="Ready", batch_size=1, throughput=50.0)
+    device = DeviceState(kind="cpu", device="0", busy_ratio=0.125, memory_used_bytes=0, memory_bytes=1)
+    state = SidecarState(revision=1, time=NOW, ready=True, models=[model], devices=[device])
+    world.live.sidecars["uid-p00"] = Received(state=state, received_at=NOW)
+    placed = pins(first) | pins(world.decide(*[pod(f"p{i:02}") for i in range(1, 16)]))
+    assert Counter(placed.values()) == expected
+
+
+def test_predicted_throughput_is_on_the_receipt() -> None:
+    world = unequal("Additive")
+    first = world.decide(pod("p0"))
+    world.settle(first, ready_at=NOW - 60)
+    model = ModelState(name="m", state="Ready", batch_size=1, throughput=40.0)
+    device = DeviceState(kind="cpu", device="0", busy_ratio=0.5, memory_used_bytes=0, memory_bytes=1)
+    state = SidecarState(revision=1, time=NOW, ready=True, models=[model], devices=[device])
+    world.live.sidecars["uid-p0"] = Received(state=state, received_at=NOW)
+    (patch,) = world.decide(pod("p1")).actions
+    assert isinstance(patch, Patch)
+    receipt = receipts.parse({"metadata": patch.patch["metadata"]})
+    assert receipt is not None
+    assert receipt.predicted_throughput == pytest.approx(80.0)  # a: 400 images/s, ratio 80 / 400
+
+
+@pytest.mark.parametrize(
+    ("ready_at", "expected"),
+    [(None, "slow"), (NOW - 3, "slow"), (NOW - 20, "fast")],
+    ids=["not ready", "sample is too young", "sample shows it"],
+)
+def test_own_placement_counts_until_samples_show_it(ready_at: float | None, expected: str) -> None:
+    world = two_nodes(deployments=[deployment(placement={"spread": False})])
+    world.facts.put(ACCELERATOR_PROFILE, profile("fast", "100.0", services=2))
+    first = world.decide(pod("a"))
+    world.settle(first, ready_at=ready_at)
+    assert pins(world.decide(pod("b"))) == {"b": expected}
+
+
+def test_spread_keeps_one_node_from_taking_all() -> None:
+    """slow would lose by 0.05: less than the spread term, which holds from two replicas on."""
+    results = {}
+    for spread in (True, False):
+        world = World(
+            [node("fast"), node("slow")],
+            [profile("fast", "100.0"), profile("slow", "85.0")],
+            deployments=[deployment(replicas=2, placement={"spread": spread})],
+        )
+        world.sample("fast", 0.0)
+        world.sample("slow", 0.0)
+        world.settle(world.decide(pod("a")), ready_at=NOW - 100)
+        decision = world.decide(pod("b"))
+        results[spread] = pins(decision)["b"]
+        if spread:
+            assert "fast lost by 0.05: spread over nodes" in decision.events[0].message
+    assert results == {True: "slow", False: "fast"}
+
+
+def test_oldest_pod_goes_first() -> None:
+    world = two_nodes()
+    world.facts.put(NODE, node("fast", cpu="150m"))
+    world.facts.put(NODE, node("slow", cordoned=True))
+    decision = world.decide(pod("young", age_s=1), pod("old", age_s=9))
+    assert pins(decision) == {"old": "fast"}
+    assert waiting(decision) == ["NoFittingProcessor: none of 2 nodes fits: 1 cordoned, 1 insufficient cpu"]
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def emulated_world(memory: int = 1000) -> World:
+    kind = KIND_EMULATED
+    nodes = [node("a", **{kind: "2"}), node("b", **{kind: "1"}), node("c")]
+    nodes[1]["metadata"]["annotations"] = {ANNOTATION_EMULATED_DEVICE: '{"fixedMicroseconds":5}'}
+    profiles = [profile("a", "100.0", kind=kind), profile("b", "100.0", kind=kind), profile("c")]
+    wanted = deployment(kind=kind, emulated={"weightsBytes": memory, "fixedMicroseconds": 1, "perRowMicroseconds": 1})
+    world = World(nodes, profiles, deployments=[wanted])
+    for name in "ab":
+        world.sample(name, 0.0, kind=kind)
+    return world
+
+
+def test_exclusive_devices_are_whole() -> None:
+    """Shares are whole devices: half of a's two, all of b's one; a third pod takes a's second, a fourth waits."""
+    world = emulated_world()
+    decision = world.decide(*[pod(f"p{i}", kind=KIND_EMULATED) for i in range(4)])
+    assert pins(decision) == {"p0": "a", "p1": "b", "p2": "a"}
+    assert waiting(decision) == [
+        f"NoFittingProcessor: none of 3 nodes fits: 2 insufficient {KIND_EMULATED}, 1 without {KIND_EMULATED}"
+    ]
+
+
+def test_pod_learns_what_the_nodes_device_emulates() -> None:
+    decision = emulated_world().decide(*[pod(f"p{i}", kind=KIND_EMULATED) for i in range(2)])
+    told = [each.patch["metadata"]["annotations"].get(ANNOTATION_EMULATED_DEVICE) for each in decision.actions
+            if isinstance(each, Patch)]  # fmt: skip
+    assert told == [None, '{"fixedMicroseconds":5}']
+
+
+def test_largest_model_must_fit_a_device() -> None:
+    world = emulated_world(memory=2000)
+    for name, size in (("a", 1000), ("b", 4000)):
+        raw = profile(name, "100.0", kind=KIND_EMULATED)
+        raw["status"]["processors"][0]["devices"] = [{"id": "0", "memoryBytes": size}]
+        world.facts.put(ACCELERATOR_PROFILE, raw)
+    assert pins(world.decide(pod("p", kind=KIND_EMULATED))) == {"p": "b"}
+
+
+# --- the scheduler says no --------------------------------------------------------------------------
+
+
+def test_unschedulable_pick_is_taken_back_and_tried_elsewhere_until_the_node_changes() -> None:
+    world = two_nodes()
+    world.settle(world.decide(pod("a")))
+    stuck = world.facts.get(POD, "user", "a")
+    assert stuck is not None
+    decision = world.decide(unschedulable(stuck))
+    assert [(type(each), each.name, getattr(each, "uid", "")) for each in decision.actions] == [(Delete, "a", "uid-a")]
+    assert (decision.events[0].reason, "port taken" in decision.events[0].message) == ("PlacementTakenBack", True)
+    world.facts.objects[POD] = []
+    assert pins(world.decide(pod("b"))) == {"b": "slow"}
+    world.facts.put(NODE, node("fast", labels={"new": "label"}))
+    assert pins(world.decide(pod("b"))) == {"b": "fast"}
+
+
+def test_excluded_node_comes_back_when_a_pod_leaves_it() -> None:
+    world = two_nodes()
+    other = pod("other", owner="x", cpu="1", nodeName="fast", schedulingGates=[])
+    world.settle(world.decide(pod("a"), other))
+    stuck = world.facts.get(POD, "user", "a")
+    assert stuck is not None
+    world.decide(unschedulable(stuck))
+    world.facts.objects[POD] = [other]
+    assert pins(world.decide(pod("b"))) == {"b": "slow"}
+    world.facts.objects[POD] = []
+    assert pins(world.decide(pod("b"))) == {"b": "fast"}
+
+
+def test_own_affinity_is_narrowed_never_widened() -> None:
+    term = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    world = two_nodes()
+    world.facts.put(NODE, node("slow", labels={"disk": "ssd"}))
+    decision = world.decide(pod("a", affinity={"nodeAffinity": required}))
+    (patch,) = decision.actions
+    assert isinstance(patch, Patch)
+    (narrowed,) = patch.patch["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert narrowed["matchExpressions"] == term["matchExpressions"]
+    assert pinned_to(patch) == "slow"
+
+
+def test_gate_of_others_is_waited_for() -> None:
+    gates = [{"name": SCHEDULING_GATE}, {"name": "kueue.x-k8s.io/admission"}]
+    assert two_nodes().decide(pod("a", schedulingGates=gates)).actions == ()
+
+
+def test_receipt_that_somebody_broke_is_none() -> None:
+    assert receipts.parse({"metadata": {"annotations": {ANNOTATION_RECEIPT: "{"}}}) is None
+
+
+def test_five_thousand_pods_on_a_thousand_nodes_end_in_passes_of_bounded_size() -> None:
+    names = [f"n{i:04}" for i in range(1000)]
+    world = World([node(name) for name in names], [profile(name) for name in names],
+                  deployments=[deployment(replicas=5000)])  # fmt: skip
+    for name in names:
+        world.sample(name, 0.0)
+    world.facts.objects[POD] = [pod(f"p{i:04}") for i in range(5000)]
+    decision = world.decide()
+    assert len(decision.actions) == 500
+    assert decision.requeue_after_s == 0.0
+    assert max(Counter(pins(decision).values()).values()) == 1

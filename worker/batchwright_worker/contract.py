@@ -97,6 +97,8 @@ ENV_SHARD: Final = "JOB_COMPLETION_INDEX"
 # HTTP.
 HEADER_EXPECTED_WAIT: Final = "batchwright-expected-wait-ms"
 """On every answer of a sidecar: the wait that a new row of this model would meet now, in milliseconds."""
+HEADER_BATCH_SIZE: Final = "batchwright-batch-size"
+"""On every inference result of a sidecar: how many rows the batch had that the request ran in."""
 STATE_PATH: Final = "/v1/state"
 """GET on the control port, `?after=REVISION&waitSeconds=N`: long-poll; answers as soon as revision > after."""
 

@@ -65,9 +65,11 @@ def _gathered(curve: Curve, target_s: float, rate: float, most: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What a new request finds: `free_in_s` until a device takes the next batch, `rows_ahead` of the same model,
-    `others_s` of device time that other models will take first, the `cap` of a batch, the offered `rate`, and whether a batch of
-    the same model runs (`own_runs`)."""
+    """What a new request finds.
+
+    `free_in_s`: until a device takes the next batch; `rows_ahead` of the same model; `others_s` of device time that
+    other models will take first; the `cap` of a batch; the offered `rate`; `own_runs`: a batch of this model runs.
+    """
 
     free_in_s: float
     rows_ahead: int

@@ -126,6 +126,7 @@ class WindowCounts:
             device_s=self.device_s / batches,
             mean_rows=self.batch_rows / batches,
             full_ratio=self.full / batches,
+            busy=self.device_s / seconds,
             offered=self.offered / seconds,
             served=self.rows / seconds,
         )

@@ -29,6 +29,8 @@ class Plan:
     queue_limit: int = 10_000
     load_bytes: int = 0
     bytes_per_row: int = 0
+    admits_all: bool = False
+    """No admission by latency (only to show what that leads to)."""
 
 
 def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> Plan:
@@ -78,7 +80,8 @@ class Served:
 
     @property
     def target_s(self) -> float | None:
-        return self.plan.rules.latency_s
+        """The latency target that admission holds."""
+        return None if self.plan.admits_all else self.plan.rules.latency_s
 
     def curve(self, bucket: Bucket) -> Curve:
         """The fit of this bucket, or of the whole model while the bucket has none."""

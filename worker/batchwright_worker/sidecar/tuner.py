@@ -38,6 +38,8 @@ LOAD_RATIO = 0.3
 SPEED_RATIO = 1.25
 FULL = 0.85
 """Batches whose mean size is at least this share of the allowed size leave rows behind."""
+BUSY = 0.85
+"""From this busy share on, full batches mean that the device is the bottleneck."""
 GAIN = 1.02
 """A larger size is worth it only if the fit says that twice the size serves more rows per second by this factor."""
 OVERLOAD_SHARE = 0.75
@@ -59,6 +61,8 @@ class Rules:
     latency_s: float | None = None
     throughput: float | None = None
     controller: Controller = "Auto"
+    literal: bool = False
+    """A6 to the letter: above the target always smaller, whatever the cause (only to show what that leads to)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ class Window:
 
     `latency_s`: p95 from arrival to answer. `device_s`: mean device time of a batch, `mean_rows` its mean size,
     `full_ratio` the share of batches after which rows of the same bucket were left waiting.
+    `busy`: share of the window that the device worked for this model (above 1 with several devices).
     `offered`: rows per second that arrived (refused ones too), `served`: rows per second answered.
     """
 
@@ -76,6 +81,7 @@ class Window:
     device_s: float
     mean_rows: float
     full_ratio: float
+    busy: float
     offered: float
     served: float
 
@@ -203,6 +209,8 @@ def _reopened(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: b
 def _want(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: bool | None) -> _Want:
     """The size that this window asks for, and why."""
     target = rules.latency_s
+    if rules.literal:
+        return _literal(rules, tuning, window, met)
     if target is not None and window.latency_s > target:
         if window.device_s < target / 2:
             return _larger(rules, tuning, window, curve, "RowsWaiting")
@@ -216,6 +224,15 @@ def _want(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: bool 
     else:
         because = f"p95 is {_ms(window.latency_s)} ms at {_rate(window.served)} rows/s"
     return _Want(size=tuning.size, reason="TargetMet", because=because, hold=True)
+
+
+def _literal(rules: Rules, tuning: Tuning, window: Window, met: bool | None) -> _Want:
+    facts = f"p95 is {_ms(window.latency_s)} ms at {_rate(window.served)} rows/s"
+    if met is not False:
+        return _Want(size=tuning.size, reason="TargetMet", because=facts, hold=True)
+    if rules.latency_s is not None and window.latency_s > rules.latency_s:
+        return _Want(size=_bounded(rules, tuning.size - rules.step), reason="BatchTooSlow", because=facts)
+    return _Want(size=_bounded(rules, tuning.size + rules.step), reason="ThroughputBelowTarget", because=facts)
 
 
 def _slow_batch(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> _Want:
@@ -255,7 +272,8 @@ def _larger(rules: Rules, tuning: Tuning, window: Window, curve: Curve, reason: 
 
 def _would_serve_more(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> bool:
     """Are batches full, and would a larger one serve more rows per second and still leave the next one in time?"""
-    if window.full_ratio < 0.5 or window.mean_rows < FULL * tuning.size:
+    refusing = window.offered > 1.05 * window.served
+    if window.mean_rows < FULL * tuning.size or not (refusing or window.full_ratio >= 0.5 or window.busy >= BUSY):
         return False
     larger = tuning.size + rules.step
     gain: float = GAIN ** (rules.step / tuning.size)
@@ -263,7 +281,6 @@ def _would_serve_more(rules: Rules, tuning: Tuning, window: Window, curve: Curve
         return False
     if rules.latency_s is None or curve.seconds(larger) <= rules.latency_s / 2:
         return True
-    refusing = window.offered > 1.05 * window.served
     return refusing and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
 
 

@@ -1,7 +1,7 @@
 """How many replicas of a ModelDeployment each kind of accelerator gets.
 
-A slot is sticky: it stays with its kind while that kind may hold it, however the shares of the others change.
-A slot changes its kind when its pod found no place for `NO_FIT_S`, to the best kind that has not just refused one.
+A slot is sticky: it stays with its kind while that kind may hold it, however the shares of the others change. When its
+pod found no place for `settings.unfit_seconds`, it goes to the best kind that did not just refuse one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-NO_FIT_S = 30.0
-"""How long a pod waits for a place of its kind before its slot may go to another kind."""
 RETRY_S = 600.0
 """How long a kind that had no place stays excluded while its processors do not change."""
 
@@ -27,7 +25,7 @@ class Supply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What a deployment has of one kind now: its slots, how many of them found no place for NO_FIT_S, and
+    """What a deployment has of one kind now: its slots, how many of them found no place for too long, and
     whether the kind is excluded for new slots because it had no place recently."""
 
     count: int = 0

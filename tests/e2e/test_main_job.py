@@ -1,0 +1,198 @@
+"""The main job end to end: what the issue says must be shown, on the embedded cluster. Tests run in this order."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from e2e.demo.kubectl import condition, wait_for
+from e2e.demo.report import placements
+from tests.e2e.load import SteppedLoad
+from tests.e2e.stage import SYSTEM, Stage, watch
+
+RUNNERS = "batchwright.dev/inferencejob={},batchwright.dev/step=run"
+MODELS = "batchwright.dev/deployment={},app.kubernetes.io/component=model"
+
+
+def test_report_holds_what_it_promises(stage: Stage) -> None:
+    report = stage.report
+    assert report.pages >= 60
+    assert report.pages_per_second > 0
+    assert report.character_accuracy > 0.95
+    assert set(report.batch_sizes) == {"detector", "recognizer"}
+    assert all(placement["node"] in ("fast", "slow") and placement["load"] for placement in report.placements)
+    assert all(placement["reason"] for placement in report.placements)
+
+
+def test_capacities_differ_as_the_nodes_do(stage: Stage) -> None:
+    fast, slow = (stage.report.capacities[node]["cpu"] for node in ("fast", "slow"))
+    assert 1.5 < fast / slow < 2.7
+
+
+def test_steady_state_writes_nothing(stage: Stage) -> None:
+    since = time.time() + 15
+    time.sleep(35)
+    assert stage.operator_writes(since=since) == []
+
+
+def test_job_survives_the_loss_of_operator_runner_and_model(stage: Stage) -> None:
+    stage.apply(disturbed_job(stage, "ocr-disturbed"))
+    stage.await_progress("ocr-disturbed", 5)
+    stage.kill_one("app.kubernetes.io/component=operator", namespace=SYSTEM)
+    stage.await_progress("ocr-disturbed", 20)
+    stage.kill_one(RUNNERS.format("ocr-disturbed"))
+    stage.await_progress("ocr-disturbed", 40)
+    stage.kill_one(MODELS.format("ocr"))
+    job = stage.await_condition("inferencejob", "ocr-disturbed", "Complete", timeout_s=900)
+    assert job["status"]["items"]["failed"] == 0
+    assert_equal_records(stage.records("results", "disturbed"), stage.records("results", "ocr-pages"))
+
+
+def test_nothing_is_written_after_the_kills(stage: Stage) -> None:
+    stage.await_condition("modeldeployment", "ocr", "Ready", timeout_s=180)
+    since = time.time() + 15
+    time.sleep(45)
+    assert stage.operator_writes(since=since) == []
+
+
+def test_a_loaded_node_is_passed_over(stage: Stage) -> None:
+    with stage.loaded_node("fast"):
+        time.sleep(20)  # until the agent's samples, which it takes every few seconds, show the load
+        stage.apply(cpu_deployment("elsewhere"))
+        deployment = stage.await_condition("modeldeployment", "elsewhere", "Ready", timeout_s=180)
+    (placement,) = placements(deployment)
+    assert placement["node"] == "slow"
+    assert "fast" in placement["reason"]
+    assert "utilization" in placement["reason"]
+    stage.kubectl.run("delete", "modeldeployment", "elsewhere", "-n", stage.namespace)
+
+
+def test_batch_size_follows_a_stepped_load(stage: Stage) -> None:
+    stage.apply(emulated_deployment("stepped"))
+    stage.await_condition("modeldeployment", "stepped", "Ready", timeout_s=180)
+    (pod,) = [pod for pod in stage.all("pods", selector=MODELS.format("stepped"))]
+
+    def size() -> int:
+        return int((stage.get("modeldeployment", "stepped") or {})["status"]["models"][0]["batchSize"])
+
+    with SteppedLoad(f"http://{pod['status']['podIP']}:8000", "echo") as load:
+        before = size()
+        load.offer(150)
+        rising = watch(size, seconds=45)
+        settled = size()
+        load.offer(330)
+        higher = watch(size, seconds=45)
+        changes = [event for event in stage.events("stepped") if event["reason"] == "BatchSizeChanged"]
+    assert settled > before, rising
+    assert all(late >= early for early, late in pairwise(rising)), rising
+    assert higher[-1] >= settled, higher
+    assert load.in_time_share(last_seconds=10, target_ms=100) > 0.9
+    assert changes
+    assert all("latency" in event["note"] or "wait" in event["note"] for event in changes)
+    stage.kubectl.run("delete", "modeldeployment", "stepped", "-n", stage.namespace)
+
+
+def test_delete_leaves_no_child(stage: Stage) -> None:
+    stage.kubectl.run(
+        "delete", "modeldeployment,inferencejob", "--all", "-n", stage.namespace, "--timeout=120s", timeout_s=150
+    )
+
+    def children() -> list[str]:
+        kinds = "deployments,replicasets,pods,jobs,services,configmaps,secrets,poddisruptionbudgets,networkpolicies"
+        found = stage.all(kinds, selector="app.kubernetes.io/managed-by=batchwright")
+        return [f"{child['kind']}/{child['metadata']['name']}" for child in found]
+
+    wait_for(
+        lambda: True if not children() else None,
+        what="no child left",
+        timeout_s=120,
+        seen=lambda: ", ".join(children()),
+    )
+
+
+# --- objects and comparisons ---------------------------------------------------------------------
+
+
+def disturbed_job(stage: Stage, name: str) -> dict[str, Any]:
+    """The demo's job again, under another name and output."""
+    job = stage.get("inferencejob", "ocr-pages") or {}
+    spec = copy.deepcopy(job["spec"])
+    spec["output"]["uri"] = spec["output"]["uri"].replace("ocr-pages", "disturbed")
+    return {
+        "apiVersion": job["apiVersion"],
+        "kind": job["kind"],
+        "metadata": {"name": name, "namespace": stage.namespace},
+        "spec": spec,
+    }
+
+
+def _deployment(name: str, accelerator: str, **more: Any) -> dict[str, Any]:
+    model = {
+        "name": "echo",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [4]}],
+        "outputs": [{"name": "argmax", "datatype": "INT64", "shape": [1]}],
+        "artifacts": [
+            {
+                "accelerator": accelerator,
+                "format": "emulated",
+                "emulated": {"fixedMicroseconds": 10_000, "perRowMicroseconds": 2_000, "weightsBytes": 1 << 20},
+            }
+        ],
+        **more,
+    }
+    small = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+    runtime = {"accelerator": accelerator, "resources": small}
+    return {
+        "apiVersion": "batchwright.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name, "namespace": "ocr"},
+        "spec": {"models": [model], "runtimes": [runtime]},
+    }
+
+
+def cpu_deployment(name: str) -> dict[str, Any]:
+    """A small deployment that may go to either node's CPU."""
+    return _deployment(name, "cpu")
+
+
+def emulated_deployment(name: str) -> dict[str, Any]:
+    """One model on the emulated accelerator, 10 + 2n ms, target 100 ms, starting at batches of one row."""
+    batching = {"minSize": 1, "initialSize": 1, "maxSize": 64, "step": 1, "windowMilliseconds": 1000}
+    return _deployment(name, "batchwright.dev/emulated", targets={"latencyMilliseconds": 100}, batching=batching)
+
+
+def assert_equal_records(given: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """The same records in the same order; floats within 1e-3, all else byte for byte (jobs.md)."""
+    assert [record["id"] for record in given] == [record["id"] for record in wanted]
+    assert len({record["id"] for record in given}) == len(given)
+    for one, other in zip(given, wanted, strict=True):
+        assert_close(one, other, at=str(one["id"]))
+
+
+def assert_close(one: Any, other: Any, *, at: str) -> None:
+    """Equal, floats within 1e-3."""
+    if isinstance(one, float) and isinstance(other, float | int):
+        assert math.isclose(one, other, abs_tol=1e-3, rel_tol=1e-3), at
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), at
+        for key in one:
+            assert_close(one[key], other[key], at=f"{at}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), at
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_close(left, right, at=f"{at}[{index}]")
+    else:
+        assert one == other, at
+
+
+@pytest.mark.soak
+def test_two_minutes_without_a_write(stage: Stage) -> None:
+    since = time.time() + 15
+    time.sleep(135)
+    assert stage.operator_writes(since=since) == []
+    assert condition(stage.get("modeldeployment", "ocr"), "Ready").get("status") == "True"

@@ -1,0 +1,3 @@
+module batchwright.dev/e2e/faultproxy
+
+go 1.24

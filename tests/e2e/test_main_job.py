@@ -75,7 +75,7 @@ def test_a_loaded_node_is_passed_over(stage: Stage) -> None:
 def test_batch_size_follows_a_stepped_load(stage: Stage) -> None:
     stage.apply(emulated_deployment("stepped"))
     stage.await_condition("modeldeployment", "stepped", "Ready", timeout_s=180)
-    (pod,) = [pod for pod in stage.all("pods", selector=MODELS.format("stepped"))]
+    (pod,) = stage.all("pods", selector=MODELS.format("stepped"))
 
     def size() -> int:
         return int((stage.get("modeldeployment", "stepped") or {})["status"]["models"][0]["batchSize"])

@@ -71,7 +71,7 @@ _CONTAINERD_PROGRAMS = (
     "containerd-shim-runc-v2",
     "ctr",
     "runc",
-    "bridge",
+    "ptp",
     "loopback",
     "host-local",
     "portmap",

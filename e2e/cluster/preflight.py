@@ -1,0 +1,5 @@
+"""What the machine must have; on Debian and Ubuntu as root, missing packages are installed after saying so."""
+
+
+def require_nodes() -> None:
+    """Have what nodes need."""

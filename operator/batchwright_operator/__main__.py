@@ -37,7 +37,7 @@ def main() -> None:
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
 @click.option("--verbose", "-v", is_flag=True, help="Log details.")
 @click.option("--dev", is_flag=True, help="Lead at once, without a Lease: for one process on a cluster of your own.")
-def run(  # noqa: PLR0917 - one parameter per option
+def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     namespace: str | None,
     kubeconfig: Path | None,
     context: str | None,

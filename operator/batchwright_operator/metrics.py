@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,6 +21,7 @@ class Metrics:
     """One registry per process."""
 
     def __init__(self, live: Live) -> None:
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self.passes = Counter(
             "batchwright_reconcile", "Passes over a key", ["domain", "result"], registry=self.registry

@@ -1,0 +1,30 @@
+# The worker with the packages of the OCR example; its module comes by ConfigMap. Build from the repository's root:
+#   docker build -f images/ocr.Dockerfile -t batchwright-ocr:0.1.0 .
+# Any base with Python >= 3.11, venv and CA certificates does (Debian bookworm with python3 and python3-venv, too).
+ARG BASE=python:3.12-slim
+FROM ${BASE}
+
+# The same two steps as in worker.Dockerfile, so that both images share the layer.
+COPY locks/build.txt locks/worker.txt /tmp/locks/
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install -q --no-cache-dir --no-compile --require-hashes -r /tmp/locks/build.txt --target /opt/build \
+ && /opt/venv/bin/pip install -q --no-cache-dir --compile --require-hashes -r /tmp/locks/worker.txt \
+ && rm -rf /tmp/locks
+
+COPY locks/ocr.txt /tmp/locks/
+RUN /opt/venv/bin/pip install -q --no-cache-dir --compile --require-hashes -r /tmp/locks/ocr.txt \
+ && rm -rf /tmp/locks
+
+# A change of the source starts here: the packages above stay as they are.
+COPY pyproject.toml README.md LICENSE /tmp/source/
+COPY operator /tmp/source/operator
+COPY worker /tmp/source/worker
+RUN cd /tmp/source \
+ && PYTHONPATH=/opt/build /opt/venv/bin/python -m hatchling build -t wheel /tmp/wheel \
+ && /opt/venv/bin/pip install -q --no-cache-dir --compile --no-deps --no-index /tmp/wheel/*.whl \
+ && cd / && rm -rf /tmp/source /tmp/wheel
+
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+USER 65532:65532
+WORKDIR /tmp
+ENTRYPOINT ["batchwright-worker"]

@@ -1,0 +1,25 @@
+# The operator. Build from the repository's root:
+#   docker build -f images/operator.Dockerfile -t batchwright-operator:0.1.0 .
+# Any base with Python >= 3.11, venv and CA certificates does (Debian bookworm with python3 and python3-venv, too).
+ARG BASE=python:3.12-slim
+FROM ${BASE}
+
+COPY locks/build.txt locks/operator.txt /tmp/locks/
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install -q --no-cache-dir --no-compile --require-hashes -r /tmp/locks/build.txt --target /opt/build \
+ && /opt/venv/bin/pip install -q --no-cache-dir --compile --require-hashes -r /tmp/locks/operator.txt \
+ && rm -rf /tmp/locks
+
+# A change of the source starts here: the packages above stay as they are.
+COPY pyproject.toml README.md LICENSE /tmp/source/
+COPY operator /tmp/source/operator
+COPY worker /tmp/source/worker
+RUN cd /tmp/source \
+ && PYTHONPATH=/opt/build /opt/venv/bin/python -m hatchling build -t wheel /tmp/wheel \
+ && /opt/venv/bin/pip install -q --no-cache-dir --compile --no-deps --no-index /tmp/wheel/*.whl \
+ && cd / && rm -rf /tmp/source /tmp/wheel
+
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+USER 65532:65532
+WORKDIR /tmp
+ENTRYPOINT ["batchwright-operator"]

@@ -1,0 +1,167 @@
+"""`batchwright-worker runner plan | run | commit --job FILE`: the steps of an InferenceJob, one per pod.
+
+Exit status: 0 done, EXIT_PERMANENT where no retry can help, 1 where one may, 143 after SIGTERM. What came of it is in
+the termination message (PlanResult, RunnerState, CommitResult), and in words on standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchwright_worker import contract
+from batchwright_worker.runner.errors import StepFailed
+
+if TYPE_CHECKING:
+    from batchwright_worker.runner.job import Job
+    from batchwright_worker.runner.progress import Published
+    from batchwright_worker.runner.shardstep import ShardStep
+
+EXIT_TERMINATED = 143
+_job = click.option(
+    "--job", "job_file", default=contract.JOB_FILE, show_default=True, type=click.Path(path_type=Path),
+    help="The job's configuration, JSON of JobConfig.",
+)  # fmt: skip
+_log = click.option(
+    "--termination-log", default=contract.TERMINATION_LOG, show_default=True, type=click.Path(path_type=Path),
+    help="Where the result goes.",
+)  # fmt: skip
+
+
+@click.group()
+def command() -> None:
+    """Plan, run or commit an InferenceJob (in its pods)."""
+
+
+@command.command()
+@_job
+@_log
+def plan(job_file: Path, termination_log: Path) -> None:
+    """Read the input, check the tasks, write OUTPUT/_batchwright/plan.json."""
+    from batchwright_worker.contract import PlanResult
+    from batchwright_worker.runner.plan import make_plan
+
+    try:
+        result = make_plan(_load(job_file))
+    except StepFailed as error:
+        _refuse(termination_log, _encoded(PlanResult(error=_cut(error), reason=error.reason)), error)
+    _tell(termination_log, _encoded(result))
+    click.echo(f"planned {result.items} items in {result.shards} shards", err=True)
+
+
+@command.command()
+@_job
+@_log
+def commit(job_file: Path, termination_log: Path) -> None:
+    """Verify all parts and write OUTPUT/manifest.json."""
+    from batchwright_worker.contract import CommitResult
+    from batchwright_worker.runner.commit import commit as commit_parts
+    from batchwright_worker.runner.progress import fit
+
+    try:
+        result = commit_parts(_load(job_file)).result()
+    except StepFailed as error:
+        _refuse(termination_log, fit(CommitResult(error=_cut(error), reason=error.reason)), error)
+    _tell(termination_log, fit(result))
+    click.echo(f"committed {result.items} items: {result.succeeded} succeeded, {result.failed} failed", err=True)
+
+
+@command.command()
+@_job
+@_log
+@click.option("--shard", type=int, default=None, help=f"Number of the shard. Default: ${contract.ENV_SHARD}.")
+@click.option("--control-port", type=int, default=contract.CONTROL_PORT, show_default=True, help="Port of the state.")
+@click.option(
+    "--token-file", default=contract.TOKEN_FILE, show_default=True, type=click.Path(path_type=Path),
+    help="Token of the control port; without one there is no such port.",
+)  # fmt: skip
+def run(job_file: Path, termination_log: Path, shard: int | None, control_port: int, token_file: Path) -> None:
+    """Run one shard: every item through the tasks, results to OUTPUT/part-N."""
+    from batchwright_worker.contract import RunnerState
+    from batchwright_worker.runner.progress import fit
+    from batchwright_worker.runner.shardstep import shard_step
+
+    index = shard if shard is not None else int(os.environ.get(contract.ENV_SHARD, "-1"))
+    try:
+        step = shard_step(_load(job_file), index)
+        state = asyncio.run(_until_signal(step, control_port, token_file))
+    except StepFailed as error:
+        empty = RunnerState(revision=0, time=0.0, shard=index, items_total=0, items_succeeded=0, items_failed=0)
+        _refuse(termination_log, fit(_with_error(empty, error)), error)
+    if state is None:
+        click.echo("stopped by SIGTERM; the shard will be run again", err=True)
+        sys.exit(EXIT_TERMINATED)
+    _tell(termination_log, fit(state))
+    click.echo(f"shard {index}: {state.items_succeeded} succeeded, {state.items_failed} failed", err=True)
+
+
+async def _until_signal(step: ShardStep, port: int, token_file: Path) -> contract.RunnerState | None:
+    """The final state; None when SIGTERM came first (nothing is left behind but whole parts)."""
+    from batchwright_worker.runner.control import ControlPort, read_token
+    from batchwright_worker.runner.shardstep import run_shard
+
+    token = read_token(token_file)
+
+    @contextlib.asynccontextmanager
+    async def publish_to(published: Published) -> AsyncIterator[None]:
+        control = ControlPort(published, token, port=port) if token is not None else None
+        if control is not None:
+            await control.start()
+        try:
+            yield
+        finally:
+            if control is not None:
+                await control.stop()
+
+    task = asyncio.ensure_future(run_shard(step, publish_to))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+
+
+def _load(job_file: Path) -> Job:
+    from batchwright_worker.runner.job import load_job
+
+    return load_job(job_file)
+
+
+def _with_error(state: contract.RunnerState, error: StepFailed) -> contract.RunnerState:
+    import msgspec
+
+    return msgspec.structs.replace(state, error=f"{error.reason}: {_cut(error)}")
+
+
+def _cut(error: StepFailed) -> str:
+    from batchwright_worker.runner.errors import shortened
+
+    return shortened(str(error), 1000)
+
+
+def _encoded(result: contract.PlanResult) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(result)
+
+
+def _refuse(termination_log: Path, message: bytes, error: StepFailed) -> None:
+    _tell(termination_log, message)
+    click.echo(f"{error.reason}: {error}", err=True)
+    sys.exit(contract.EXIT_PERMANENT if error.permanent else 1)
+
+
+def _tell(termination_log: Path, message: bytes) -> None:
+    """Write the termination message; outside of a pod there may be no such file."""
+    with contextlib.suppress(OSError):
+        termination_log.write_bytes(message)

@@ -1,0 +1,94 @@
+"""The job as a runner sees it: the parsed manifest, its DAG, and where input and output lie."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from batchwright_worker import contract
+from batchwright_worker.contract import JobConfig
+from batchwright_worker.manifest_job import InferenceJobSpec, parse_job_spec
+from batchwright_worker.runner import dag, functions
+from batchwright_worker.runner.dag import Dag
+from batchwright_worker.runner.errors import StepFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """`folders` are put on sys.path for functions; `endpoints` as in JobConfig."""
+
+    name: str
+    namespace: str
+    spec: InferenceJobSpec
+    dag: Dag
+    endpoints: Mapping[str, str]
+    folders: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that makes results comparable: input, tasks with their code, output format."""
+        references = [task.cpu.function for task in self.spec.tasks if task.cpu is not None]
+        parts = (self.spec.input, self.spec.tasks, self.spec.output.format, functions.source_digest(references))
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+    @property
+    def cpu_workers(self) -> int:
+        """Processes for CPU tasks: as written, else the container's CPU request rounded up."""
+        if self.spec.runner.cpu_workers is not None:
+            return self.spec.runner.cpu_workers
+        millis = int(os.environ.get(contract.ENV_CPU_MILLIS) or 0)
+        return max(1, math.ceil(millis / 1000)) if millis else max(1, len(os.sched_getaffinity(0)))
+
+
+def load_job(path: Path) -> Job:
+    """The job of a JobConfig file. Raises StepFailed(InvalidJob | InvalidTask)."""
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=JobConfig)
+    except FileNotFoundError as error:
+        raise StepFailed("InvalidJob", f"{path} does not exist: --job wants the job's configuration") from error
+    except msgspec.MsgspecError as error:
+        raise StepFailed("InvalidJob", f"{path} is no job configuration: {error}") from error
+    return make_job(config, folders=tuple(functions.mounted_folders()))
+
+
+def make_job(config: JobConfig, *, folders: tuple[str, ...] = ()) -> Job:
+    """Parse the spec and check the DAG. Raises StepFailed(InvalidJob | InvalidTask)."""
+    try:
+        spec = parse_job_spec(config.spec)
+    except msgspec.ValidationError as error:
+        raise StepFailed("InvalidJob", f"spec: {error}") from error
+    graph = _graph(spec)
+    functions.add_paths(folders)
+    return Job(
+        name=config.name,
+        namespace=config.namespace,
+        spec=spec,
+        dag=graph,
+        endpoints=config.endpoints,
+        folders=folders,
+    )
+
+
+def _graph(spec: InferenceJobSpec) -> Dag:
+    nodes = []
+    for task in spec.tasks:
+        if (task.cpu is None) == (task.model is None):
+            raise StepFailed("InvalidTask", f"task {task.name!r}: set exactly one of cpu and model")
+        if task.model is not None and len(task.depends_on) > 1:
+            message = (
+                f"task {task.name!r}: a model task takes its rows from one task, dependsOn names "
+                f"{len(task.depends_on)}: let a CPU task join them"
+            )
+            raise StepFailed("InvalidTask", message)
+        kind: dag.Kind = "CPU" if task.cpu is not None else "Model"
+        nodes.append(dag.Node(name=task.name, kind=kind, depends_on=tuple(task.depends_on)))
+    try:
+        return dag.build(nodes)
+    except dag.InvalidDag as error:
+        raise StepFailed("InvalidTask", str(error)) from error

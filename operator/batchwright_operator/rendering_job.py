@@ -226,15 +226,14 @@ def _mounts(job: InferenceJob) -> list[Raw]:
 
 def _volumes(job: InferenceJob) -> list[Raw]:
     config, control = child_name(job.name, "job"), child_name(job.name, "job", "control")
-    volumes: list[Raw] = [
+    claims = {volume_name("pvc", claim): claim for claim in data_claims(job)}
+    functions = {volume_name("functions", name): name for name in job.spec.runner.config_maps}
+    secrets = {volume_name("secret", name): name for name in _secrets(job)}
+    return [
         {"name": "config", "configMap": {"name": config}},
         {"name": "control", "secret": {"secretName": control}},
         {"name": "tmp", "emptyDir": {}},
+        *({"name": volume, "persistentVolumeClaim": {"claimName": name}} for volume, name in claims.items()),
+        *({"name": volume, "configMap": {"name": name}} for volume, name in functions.items()),
+        *({"name": volume, "secret": {"secretName": name}} for volume, name in secrets.items()),
     ]
-    for claim in data_claims(job):
-        volumes.append({"name": volume_name("pvc", claim), "persistentVolumeClaim": {"claimName": claim}})
-    for name in job.spec.runner.config_maps:
-        volumes.append({"name": volume_name("functions", name), "configMap": {"name": name}})
-    for name in _secrets(job):
-        volumes.append({"name": volume_name("secret", name), "secret": {"secretName": name}})
-    return volumes

@@ -84,18 +84,18 @@ def volumes(deployment: ModelDeployment, artifacts: Sequence[Artifact]) -> list[
     """The volumes that the mounts above name."""
     owner = deployment.raw
     control = child_name(owner["metadata"]["name"], "control")
-    found: list[Raw] = [
+    claims, secrets, scripts = _claim_volumes(artifacts), _secret_volumes(artifacts), _script_volumes(artifacts)
+    size = str(sum(fetched(artifacts).values()))
+    return [
         {"name": "config", "configMap": {"name": config_name(owner)}},
         {"name": "control", "secret": {"secretName": control}},
         {"name": "ipc", "emptyDir": {"medium": "Memory"}},
         {"name": "tmp", "emptyDir": {}},
+        *(
+            {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            for claim, volume in claims.items()
+        ),
+        *([{"name": "fetched", "emptyDir": {"sizeLimit": size}}] if fetched(artifacts) else []),
+        *({"name": volume, "secret": {"secretName": name}} for name, volume in secrets.items()),
+        *({"name": volume, "configMap": {"name": name}} for name, volume in scripts.items()),
     ]
-    for claim, volume in _claim_volumes(artifacts).items():
-        found.append({"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-    if sizes := fetched(artifacts):
-        found.append({"name": "fetched", "emptyDir": {"sizeLimit": str(sum(sizes.values()))}})
-    for name, volume in _secret_volumes(artifacts).items():
-        found.append({"name": volume, "secret": {"secretName": name}})
-    for name, volume in _script_volumes(artifacts).items():
-        found.append({"name": volume, "configMap": {"name": name}})
-    return found

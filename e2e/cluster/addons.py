@@ -27,7 +27,7 @@ def start_dns(plane: ControlPlane, network: Network, folder: Path) -> Process:
         plane.api.apply(path, body)
     kubeconfig = plane.kubeconfig_for(_DNS_USER)
     corefile = write_private(folder / "Corefile", _corefile(network, kubeconfig))
-    command = [components.program("coredns"), f"-conf={corefile}"]
+    command = [str(components.program("coredns")), f"-conf={corefile}"]
     return processes.spawn("coredns", command, folder=folder, cgroups=[Path(path) for path in plane.spec.cgroups])
 
 

@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from . import addons, cgroups, components, kwok, network, nodes, oci, preflight, teardown
+from .api import Api
 from .control_plane import ControlPlane, ControlPlaneSpec
 from .errors import ClusterError, NotFoundError, StartError
 from .network import Network
@@ -55,7 +56,8 @@ class Cluster:
         with contextlib.suppress(NotFoundError):
             cluster = cls.attach(spec.name)
             if cluster.alive:
-                return _same(cluster, spec)
+                _require_same(cluster.spec, spec)
+                return cluster
         teardown.remove_cluster(spec.name)
         try:
             return cls._start(spec)
@@ -135,12 +137,11 @@ class Cluster:
         self.down()
 
 
-def _same(cluster: Cluster, spec: ClusterSpec) -> Cluster:
-    if cluster.spec != spec:
-        remedy = f"take it down first: python -m e2e.cluster down --name {spec.name}"
-        raise ClusterError(f"cluster {spec.name} is up, but otherwise: {cluster.spec}", remedy=remedy)
-    say(f"cluster {spec.name} is already up")
-    return cluster
+def _require_same(running: ClusterSpec, wanted: ClusterSpec) -> None:
+    if running != wanted:
+        remedy = f"take it down first: python -m e2e.cluster down --name {wanted.name}"
+        raise ClusterError(f"cluster {wanted.name} is up, but otherwise: {running}", remedy=remedy)
+    say(f"cluster {wanted.name} is already up")
 
 
 def _plane_spec(spec: ClusterSpec, net: Network, system: Sequence[Path]) -> ControlPlaneSpec:
@@ -190,14 +191,20 @@ def _furnish(cluster: Cluster) -> None:
     api = cluster.control_plane.api
     dns = addons.start_dns(cluster.control_plane, cluster.network, cluster.folder)
     cluster.add_volumes(cluster.spec.volumes)
-    for name, node in cluster.nodes.items():
-        path = f"/api/v1/nodes/{name}"
-        if not wait_until(
-            lambda path=path: api.exists(path) and kwok.is_ready(api.get(path)), timeout_s=_NODE_READY_TIMEOUT_S
-        ):  # type: ignore[misc]
-            raise StartError(f"node {name} does not become Ready", remedy=f"see {node.files.folder}/logs/kubelet.log")
+    for node in cluster.nodes.values():
+        _await_ready(api, node)
         addons.advertise_emulated(api, node.spec)
     addons.await_dns(cluster.network, dns)
+
+
+def _await_ready(api: Api, node: Node) -> None:
+    path = f"/api/v1/nodes/{node.name}"
+
+    def ready() -> bool:
+        return api.exists(path) and kwok.is_ready(api.get(path))
+
+    if not wait_until(ready, timeout_s=_NODE_READY_TIMEOUT_S):
+        raise StartError(f"node {node.name} does not become Ready", remedy=f"see {node.files.folder}/logs/kubelet.log")
 
 
 def _keep_logs(name: str) -> Path:

@@ -227,7 +227,7 @@ class ControlPlane:
 
     def _spawn(self, name: str, flags: Sequence[str]) -> None:
         groups = [Path(group) for group in self.spec.cgroups]
-        processes.spawn(name, [components.program(name), *flags], folder=self.folder, cgroups=groups)
+        processes.spawn(name, [str(components.program(name)), *flags], folder=self.folder, cgroups=groups)
 
     def _await_ready(self) -> None:
         api = self.api

@@ -29,7 +29,7 @@ def start(plane: ControlPlane, folder: Path | None = None) -> Process:
     stages = subprocess.run([program, "stages"], check=True, capture_output=True, text=True).stdout
     config = write_private(home / "kwok-stages.yaml", stages)
     command = [
-        program,
+        str(program),
         f"--kubeconfig={plane.kubeconfig}",
         f"--config={config}",
         f"--manage-nodes-with-annotation-selector={ANNOTATION}=fake",

@@ -139,6 +139,8 @@ def _kubelet(files: NodeFiles) -> dict[str, Any]:
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroups.root_name(files.network.cluster)}/{files.node.name}",
+        # Version 1 refuses a limit above the node's own quota, which Kubernetes allows: no pod limits there.
+        "cpuCFSQuota": cgroups.unified(),
         "failCgroupV1": False,
         "failSwapOn": False,
         "systemReserved": reserved(files.node),

@@ -3,3 +3,7 @@
 
 def require_nodes() -> None:
     """Have what nodes need."""
+
+
+def require_images() -> None:
+    """Have what building images needs."""

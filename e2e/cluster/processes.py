@@ -53,7 +53,7 @@ def start_time(pid: int) -> int | None:
 
 def spawn(
     name: str,
-    argv: Sequence[str | Path],
+    argv: Sequence[str],
     *,
     folder: Path,
     cgroups: Iterable[Path] = (),
@@ -64,7 +64,7 @@ def spawn(
     log.parent.mkdir(parents=True, exist_ok=True)
     groups = " ".join(map(str, cgroups))
     wrapper = ["/bin/sh", "-c", _JOIN_CGROUPS, "sh", groups] if groups else []
-    command = [*wrapper, *map(str, argv)]
+    command = [*wrapper, *argv]
     pid = os.posix_spawn(command[0], command, {**os.environ, **(env or {})}, file_actions=_streams(log), setsid=True)
     process = Process(name=name, pid=pid, started=start_time(pid) or 0, log=str(log))
     write_private(folder / "processes" / f"{name}.json", msgspec.json.encode(process))

@@ -30,6 +30,7 @@ from batchwright_operator.job_facts import (
     result_of,
     run_pod,
     server,
+    succeeded_state,
 )
 from batchwright_operator.job_progress import progress
 from batchwright_operator.live import Live, Rejection
@@ -38,7 +39,7 @@ from batchwright_operator.model_job import InferenceJob, parse
 from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.rendering_job import Step, data_claims, step_name
 from batchwright_operator.replicas import container_problem
-from batchwright_operator.runners import INFERENCE_JOB_DOMAIN, succeeded_state
+from batchwright_operator.runners import INFERENCE_JOB_DOMAIN
 from batchwright_operator.settings import Settings
 from batchwright_operator.status_job import compare, events_of, is_terminal, status_of
 from batchwright_worker.contract import LABEL_JOB, LABEL_STEP, CommitResult, PlanResult, RunnerState

@@ -12,8 +12,7 @@ from batchwright_operator.actions import Raw
 from batchwright_operator.conditions import find, holds, unix
 from batchwright_operator.live import Rejection
 from batchwright_operator.model_job import InferenceJob
-from batchwright_operator.rendering_job import Step
-from batchwright_operator.runners import RUNNER, termination
+from batchwright_operator.rendering_job import RUNNER, Step
 from batchwright_worker.contract import CommitResult, PlanResult, RunnerState
 
 
@@ -137,9 +136,8 @@ class JobFacts:
 def run_pod(pod: Raw, state: RunnerState | None) -> RunPod:
     """From a raw pod of the run Job."""
     metadata, status = pod["metadata"], pod.get("status") or {}
-    runner: Mapping[str, Any] = next(
-        (each for each in status.get("containerStatuses") or () if each.get("name") == RUNNER), {}
-    )
+    containers = status.get("containerStatuses") or ()
+    runner: Mapping[str, Any] = next((each for each in containers if each.get("name") == RUNNER), {})
     now_state = runner.get("state") or {}
     ended = now_state.get("terminated")
     times = ended or now_state.get("running") or {}
@@ -169,6 +167,26 @@ def last_words(pods: Sequence[Raw]) -> str:
     newest = max(failed, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
     ended = termination(newest) if newest else None
     return "" if ended is None else ended[1].strip()
+
+
+def termination(pod: Raw, container: str = RUNNER) -> tuple[int, str] | None:
+    """Exit status and message of the container's end; None while it has not ended."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        ended = (status.get("state") or {}).get("terminated")
+        if status.get("name") == container and ended is not None:
+            return int(ended.get("exitCode", -1)), str(ended.get("message") or "")
+    return None
+
+
+def succeeded_state(pod: Raw) -> RunnerState | None:
+    """What a runner that ended well said last; None for others and for a message that is not one."""
+    ended = termination(pod)
+    if ended is None or ended[0] != 0:
+        return None
+    try:
+        return msgspec.json.decode(ended[1], type=RunnerState)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _message(pod: Raw, kind: type[Any]) -> Any:

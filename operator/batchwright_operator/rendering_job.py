@@ -28,7 +28,6 @@ from batchwright_operator.rendering_pod import (
     pod_options,
 )
 from batchwright_operator.rendering_volumes import mount, volume_name
-from batchwright_operator.runners import RUNNER
 from batchwright_operator.settings import Settings
 from batchwright_worker.contract import (
     CONFIG_DIR,
@@ -47,6 +46,8 @@ from batchwright_worker.contract import (
 )
 
 Step = Literal["plan", "run", "commit"]
+RUNNER: Final = "runner"
+"""Name of the container of plan, run and commit pods."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 ANNOTATION_WISH: Final = f"{GROUP}/wish"
 """On child Jobs: what the user wanted of suspend, parallelism and deadline when we last changed the Job."""

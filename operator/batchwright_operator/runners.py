@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import msgspec
-
 from batchwright_operator.actions import INFERENCE_JOB, POD, Key, Raw
 from batchwright_operator.domain import Queue, StoreView
+from batchwright_operator.job_facts import succeeded_state
 from batchwright_operator.live import Live
+from batchwright_operator.rendering_job import RUNNER
 from batchwright_operator.settings import Settings
 from batchwright_operator.sidecars import (
     Pace,
@@ -22,8 +22,6 @@ from batchwright_operator.sidecars import (
 from batchwright_worker.contract import LABEL_JOB, LABEL_STEP, RunnerState
 
 INFERENCE_JOB_DOMAIN: Final = "inferencejob"
-RUNNER: Final = "runner"
-"""Name of the container of plan, run and commit pods."""
 
 
 class RunnerFollower:
@@ -82,23 +80,3 @@ def job_of(store: StoreView, pod: Raw) -> Raw | None:
     """The InferenceJob that a pod works for."""
     metadata = pod["metadata"]
     return store.get(INFERENCE_JOB, metadata["namespace"], str((metadata.get("labels") or {}).get(LABEL_JOB, "")))
-
-
-def termination(pod: Raw, container: str = RUNNER) -> tuple[int, str] | None:
-    """Exit status and message of the container's end; None while it has not ended."""
-    for status in (pod.get("status") or {}).get("containerStatuses") or ():
-        ended = (status.get("state") or {}).get("terminated")
-        if status.get("name") == container and ended is not None:
-            return int(ended.get("exitCode", -1)), str(ended.get("message") or "")
-    return None
-
-
-def succeeded_state(pod: Raw) -> RunnerState | None:
-    """What a runner that ended well said last; None for others and for a message that is not one."""
-    ended = termination(pod)
-    if ended is None or ended[0] != 0:
-        return None
-    try:
-        return msgspec.json.decode(ended[1], type=RunnerState)
-    except msgspec.MsgspecError:
-        return None

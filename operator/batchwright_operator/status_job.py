@@ -241,12 +241,6 @@ def _events(facts: JobFacts, phase: Phase, new: Raw) -> list[Event]:
 
 def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
     """(reason, message, warning) of conditions that became True, or True for another reason."""
-    names = {
-        "Complete": "Completed",
-        "Failed": "Failed",
-        "Suspended": "Suspended",
-        "WaitingForModels": "WaitingForModels",
-    }
     found = []
     for kind in ("Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"):
         before, after = find(old.get("conditions"), kind), find(new["conditions"], kind)

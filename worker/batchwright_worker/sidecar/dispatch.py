@@ -42,6 +42,8 @@ class Device:
     residents: Mapping[str, Resident] = field(default_factory=dict)
     busy_models: frozenset[str] = frozenset()
     caps: Mapping[str, int] = field(default_factory=dict)
+    barred: frozenset[str] = frozenset()
+    """Models whose load has failed here."""
 
     def unloadable(self, model: str) -> list[Resident]:
         """Its other idle models that are not fresh, the least worth keeping first."""
@@ -150,7 +152,8 @@ def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) ->
             return ran
     if is_loading:
         return f"{queue.model} is being loaded"
-    for device in _most_free_first(device for device in devices if device not in holders and device.loadable):
+    lacking = [device for device in devices if device not in holders and queue.model not in device.barred]
+    for device in _most_free_first(device for device in lacking if device.loadable):
         loaded = _load_on(queue, device)
         if loaded is not None:
             return loaded

@@ -48,7 +48,8 @@ class Held:
 
 @dataclass(slots=True, kw_only=True)
 class DeviceBooks:
-    """One device. `until`: when its work is predicted to end; `loading`: the model on its way in."""
+    """One device. `until`: when its work is predicted to end; `loading`: the model on its way in; `epoch` grows when
+    its runtime is lost (what was begun before ends in no books)."""
 
     name: str
     kind: str
@@ -59,11 +60,14 @@ class DeviceBooks:
     running: str = ""
     loading: str = ""
     down: bool = False
+    epoch: int = 0
     until: float = 0.0
     began: float = 0.0
     busy_s: float = 0.0
     held: dict[str, Held] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
+    barred: set[str] = field(default_factory=set)
+    """Models whose load has failed here; not tried again until they are let in."""
 
     @property
     def work(self) -> Work:
@@ -124,8 +128,10 @@ class DeviceBooks:
         for held in self.held.values():
             self._reserve(-held.memory_bytes)
         self.held.clear()
+        self.barred.clear()
         self.running = self.loading = ""
         self.down = True
+        self.epoch += 1
         return was
 
     def limit(self, model: str, rows: int) -> int:
@@ -134,13 +140,8 @@ class DeviceBooks:
         return self.caps[model]
 
     def busy_at(self, now: float) -> float:
-        """Seconds spent busy since the counter was last reset, work in progress included."""
+        """Seconds spent busy so far, work in progress included."""
         return self.busy_s + (now - self.began if self.running or (self.loading and not self.overlaps_loads) else 0.0)
-
-    def restart_counter(self, now: float) -> None:
-        """Start a new window of `busy_s`."""
-        self.busy_s = 0.0
-        self.began = now
 
     def as_device(self, keep: Mapping[str, float], waiting: frozenset[str]) -> Device:
         """The device as dispatch sees it; `keep` is each model's keep value, `waiting` the models with rows waiting."""
@@ -162,6 +163,7 @@ class DeviceBooks:
             residents=residents,
             busy_models=frozenset(name for name in (self.running, self.loading) if name),
             caps=self.caps,
+            barred=frozenset(self.barred),
         )
 
     def _reserve(self, size: int) -> None:

@@ -68,8 +68,14 @@ class Scheduler:
     order: Order = "Balanced"
     models: dict[str, Served] = field(default_factory=dict)
     devices: dict[str, DeviceBooks] = field(default_factory=dict)
+    former: dict[str, list[str]] = field(default_factory=dict)
+    """Per lost device what it held, to be loaded when it is back."""
     _keys: int = 0
     _model_of: dict[int, str] = field(default_factory=dict)
+
+    def holders(self, model: str) -> list[DeviceBooks]:
+        """Devices that hold the model."""
+        return [books for books in self.devices.values() if model in books.held]
 
     def add_model(self, plan: Plan, now: float) -> Served:
         self.models[plan.name] = served = serve(plan, now)
@@ -152,8 +158,9 @@ class Scheduler:
             case Nothing() as nothing:
                 return Step(action=nothing, late=late, wake_at=wake_at)
 
-    def plan_load(self, model: str, now: float) -> LoadModel | str:
-        """Where to load a model that nobody waits for (start, explicit load): options 3 and 4; or why not now."""
+    def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
+        """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
+        given; or why not now."""
         footprint = self.models[model].footprint
         queued = dispatch.Queued(
             model=model,
@@ -162,7 +169,7 @@ class Scheduler:
             load_bytes=footprint.load_bytes,
             bytes_per_row=footprint.bytes_per_row,
         )
-        lacking = [device for device in self._devices(now) if model not in device.residents]
+        lacking = [one for one in self._devices(now) if model not in one.residents and device in (None, one.name)]
         action = dispatch.serve(queued, lacking, model in self._loading())
         assert not isinstance(action, RunBatch)
         return action
@@ -200,8 +207,21 @@ class Scheduler:
         served.blocked = ""
 
     def load_failed(self, load: LoadModel, now: float) -> None:
-        """The load raised; its device is free again."""
-        self.devices[load.device].fail_load(self.models[load.model].footprint.load_bytes, now)
+        """The load raised; its device is free again, and not tried for this model before `let_in`."""
+        books = self.devices[load.device]
+        books.fail_load(self.models[load.model].footprint.load_bytes, now)
+        books.barred.add(load.model)
+
+    def let_in(self, model: str) -> None:
+        """Try this model again, everywhere."""
+        self.models[model].blocked = ""
+        for books in self.devices.values():
+            books.barred.discard(model)
+
+    def nowhere(self, model: str) -> bool:
+        """Is it in no memory, and barred from every device that is up?"""
+        up = [books for books in self.devices.values() if not books.down]
+        return not self.holders(model) and all(model in books.barred for books in up)
 
     def measured(self, device: str, report: MemoryReport) -> None:
         self.devices[device].measured(report)
@@ -215,10 +235,13 @@ class Scheduler:
             self.cancel(key)
         return keys
 
-    def requeue(self, key: int, entry: Waiting, model: str) -> None:
-        """Put rows back that were in a batch which did not run (first in line by their arrival)."""
-        self._model_of[key] = model
+    def requeue(self, entry: Waiting, model: str) -> int:
+        """Put rows back whose batch did not run (in their old place, by arrival); their new key."""
+        self._keys += 1
+        entry.key = self._keys
+        self._model_of[entry.key] = model
         self.models[model].queue.push(entry)
+        return entry.key
 
     # --- inside ---
 

@@ -1,0 +1,287 @@
+"""The engine: what the front ends call. Callers on one side, runtimes on the other, the `Scheduler` between them.
+
+Every caller gets exactly one answer: a result, an error of its own, or Stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from batchwright_worker import contract, manifest, manifest_model
+from batchwright_worker.sidecar.board import Board
+from batchwright_worker.sidecar.dispatcher import Dispatcher
+from batchwright_worker.sidecar.loader import Loader, artifact_for
+from batchwright_worker.sidecar.measures import ModelMeasures
+from batchwright_worker.sidecar.queues import Order
+from batchwright_worker.sidecar.residency import DeviceBooks
+from batchwright_worker.sidecar.scheduler import Offer, Refusal, Scheduler
+from batchwright_worker.sidecar.served import Served, plan_of
+from batchwright_worker.sidecar.ticket import Ticket
+from batchwright_worker.sidecar.values import (
+    DeadlineExceeded,
+    InferenceError,
+    InferRequest,
+    InferResult,
+    ModelUnavailable,
+    QueueFull,
+    Refused,
+    Runtime,
+    Stopping,
+    TensorSpec,
+    UnknownModel,
+)
+
+UNLOADED = "unloaded by request"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetadata:
+    """What the protocols tell of a model; shapes per row. `max_batch_size` is batching.maxSize."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+
+
+class Engine:
+    """One per sidecar. `clock` is the monotonic clock of requests, `wall` gives Unix seconds for the state.
+
+    Use it from one event loop: `start`, then `infer` as often and as concurrently as you like, `drain`, `close`.
+    `measures` holds the counters per model.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[manifest_model.Model],
+        runtimes: Sequence[Runtime],
+        *,
+        order: Order = "Balanced",
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.models: Mapping[str, manifest_model.Model] = {model.name: model for model in models}
+        self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
+        self.scheduler = Scheduler(order=order)
+        self.measures: dict[str, ModelMeasures] = {model.name: ModelMeasures() for model in models}
+        self.board = Board(scheduler=self.scheduler, measures=self.measures, clock=clock, wall=wall)
+        self.loader = Loader(
+            scheduler=self.scheduler,
+            runtimes=self.runtimes,
+            models=self.models,
+            measures=self.measures,
+            clock=clock,
+        )
+        self.dispatcher = Dispatcher(
+            scheduler=self.scheduler,
+            runtimes=self.runtimes,
+            loader=self.loader,
+            board=self.board,
+            measures=self.measures,
+            clock=clock,
+        )
+        self.loader.follow(self.dispatcher)
+        self._stopping = False
+
+    @classmethod
+    def for_deployment(cls, deployment: manifest.ModelDeployment, runtimes: Sequence[Runtime]) -> Engine:
+        """From contract.DEPLOYMENT_FILE as parsed by `manifest.parse_deployment`."""
+        return cls(deployment.spec.models, runtimes, order=deployment.spec.queue_order)
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Load every model once (measured, warmed up); those that fit stay in memory. Returns when each has loaded
+        or failed; what failed is tried again with back-off and shows in the state."""
+        now = self.clock()
+        for model in self.models.values():
+            served = self.scheduler.add_model(plan_of(model, *self._expected_footprint(model)), now)
+            self.board.add(model.name, served.tuning.size)
+        for runtime in self.runtimes.values():
+            books = DeviceBooks(name=runtime.device, kind=runtime.kind, overlaps_loads=runtime.overlaps_loads)
+            books.down = True
+            self.scheduler.add_device(books)
+            self.dispatcher.watch(runtime.device)
+            await self.dispatcher.revive(runtime.device)
+        for name in self.models:
+            if why := await self.dispatcher.place(name):
+                self.dispatcher.cannot_place(name, why)
+        for name in self.models:
+            await self.dispatcher.replicate(name)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no more requests; wait until all are answered, at most `deadline_s`; answer the rest with Stopping."""
+        if not self._stopping:
+            self._stopping = True
+            self.board.bump()
+        if not self.dispatcher.tickets:
+            return
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.dispatcher.idle.wait()
+        except TimeoutError:
+            for ticket in list(self.dispatcher.tickets.values()):
+                self.dispatcher.fail(ticket, Stopping("this replica is stopping; ask another one"), "Stopping")
+
+    async def close(self) -> None:
+        """Stop for good: requests still open are answered with Stopping, timers and tasks end."""
+        await self.drain(0)
+        await self.dispatcher.close()
+
+    # --- requests ---
+
+    async def infer(self, request: InferRequest) -> InferResult:
+        """The answer, or one of the errors of `values`. Cancel it, and its rows that have not started are skipped."""
+        served = self._served(request.model)
+        measures = self.measures[request.model]
+        try:
+            ticket = self._accept(request, served)
+        except InferenceError:
+            measures.fail.add(self.clock() - request.arrival)
+            raise
+        measures.pending += 1
+        try:
+            return await ticket.answer
+        except asyncio.CancelledError:
+            measures.cancelled += 1
+            raise
+        finally:
+            measures.pending -= 1
+            self.dispatcher.forget(ticket)
+
+    def expected_wait_ms(self, model: str) -> float:
+        """The wait that a new row of this model would meet now (contract.HEADER_EXPECTED_WAIT)."""
+        return self.scheduler.expected_wait_s(self._served(model).name, self.clock()) * 1e3
+
+    def model_metadata(self, name: str) -> ModelMetadata:
+        """Raises UnknownModel. Inputs and outputs are as the manifest declares them until the model was loaded once."""
+        self._served(name)
+        signature = self.loader.signature(name)
+        return ModelMetadata(
+            name=name,
+            versions=("1",),
+            platform=self._artifact_format(name),
+            inputs=signature.inputs,
+            outputs=signature.outputs,
+            max_batch_size=self.models[name].batching.max_size,
+        )
+
+    # --- readiness, explicit load and unload, state ---
+
+    def ready(self) -> bool:
+        """Is every model ready that was not unloaded by request, and are we not stopping?"""
+        return not self._stopping and self.board.ready
+
+    def model_ready(self, name: str) -> bool:
+        """Raises UnknownModel. A model that is not in memory but will be loaded when asked for is ready."""
+        self._served(name)
+        return self.board.views[name].state == "Ready" and self.board.any_device_up
+
+    async def load(self, name: str) -> None:
+        """Load it now (Triton's repository API). Raises UnknownModel, ModelUnavailable."""
+        self._served(name)
+        self.scheduler.let_in(name)
+        if not self.scheduler.holders(name):
+            self.board.become(name, "Loading")
+        if why := await self.dispatcher.place(name):
+            self.dispatcher.cannot_place(name, why)
+            raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=1.0)
+        self.board.become(name, "Ready")
+
+    async def unload(self, name: str) -> None:
+        """Out of service at once (rows that wait are answered with UnknownModel), out of memory when the batches
+        that run have ended. Raises UnknownModel."""
+        self._served(name)
+        for key in self.scheduler.block(name, UNLOADED, float("inf")):
+            if (ticket := self.dispatcher.tickets.get(key)) is not None:
+                self.dispatcher.fail(ticket, UnknownModel(f"model {name} was {UNLOADED}"), "Unavailable")
+        self.board.become(name, "Unloaded", UNLOADED)
+        for device in self.scheduler.devices:
+            await self.dispatcher.evict(device, name)
+
+    def snapshot(self) -> contract.SidecarState:
+        """The state as the operator reads it."""
+        return self.board.snapshot("stopping" if self._stopping else "", ready=self.ready())
+
+    async def wait_for_revision(self, after: int, timeout_s: float) -> contract.SidecarState:
+        """The state as soon as its revision is above `after`, after `timeout_s` in any case."""
+        await self.board.wait(after, timeout_s)
+        return self.snapshot()
+
+    # --- inside ---
+
+    def _served(self, name: str) -> Served:
+        served = self.scheduler.models.get(name)
+        if served is None:
+            raise UnknownModel(f"there is no model '{name}' here; there are {sorted(self.models)}")
+        return served
+
+    def _accept(self, request: InferRequest, served: Served) -> Ticket:
+        """Check, admit, queue. Raises InferenceError."""
+        now = self.clock()
+        self._check_open(served, now)
+        inputs, bucket = self.loader.signature(served.name).prepare(request.inputs, request.rows, request.outputs)
+        offer = Offer(
+            model=request.model,
+            rows=request.rows,
+            arrival=request.arrival,
+            bucket=bucket,
+            deadline=request.deadline,
+            priority=request.priority,
+        )
+        self.dispatcher.observe(served)
+        key = self.scheduler.offer(offer, now)
+        if isinstance(key, Refusal):
+            self.measures[served.name].refused[key.reason] += 1
+            raise _error_of(key)
+        ticket = Ticket(
+            request=request,
+            inputs=inputs,
+            bucket=bucket,
+            answer=asyncio.get_running_loop().create_future(),
+            rows_left=request.rows,
+        )
+        self.dispatcher.admit(key, ticket)
+        return ticket
+
+    def _check_open(self, served: Served, now: float) -> None:
+        refused = self.measures[served.name].refused
+        if self._stopping:
+            refused["Stopping"] += 1
+            raise Stopping("this replica is stopping; ask another one")
+        if served.blocked == UNLOADED:
+            raise UnknownModel(f"model {served.name} was {UNLOADED}; load it first")
+        if served.blocked and now < served.blocked_until:
+            refused["Unavailable"] += 1
+            wait = served.blocked_until - now
+            raise ModelUnavailable(f"model {served.name} cannot be loaded: {served.blocked}", retry_after_s=wait)
+
+    def _expected_footprint(self, model: manifest_model.Model) -> tuple[int, int]:
+        """Bytes of a load and per row as far as the manifest says; 0 until measured otherwise."""
+        kinds = {runtime.kind for runtime in self.runtimes.values()}
+        artifacts = [one for kind in kinds if (one := artifact_for(model, kind)) is not None]
+        emulated = next((one.emulated for one in artifacts if one.emulated is not None), None)
+        return (0, 0) if emulated is None else (emulated.weights_bytes, emulated.bytes_per_row)
+
+    def _artifact_format(self, name: str) -> str:
+        kinds = [runtime.kind for runtime in self.runtimes.values()]
+        artifact = next((one for kind in kinds if (one := artifact_for(self.models[name], kind)) is not None), None)
+        return artifact.format if artifact is not None else self.models[name].artifacts[0].format
+
+
+def _error_of(refusal: Refusal) -> InferenceError:
+    match refusal.reason:
+        case "Deadline":
+            return DeadlineExceeded(refusal.message, retry_after_s=refusal.retry_after_s)
+        case "QueueFull":
+            return QueueFull(refusal.message, retry_after_s=refusal.retry_after_s)
+        case "Unavailable":
+            return ModelUnavailable(refusal.message, retry_after_s=refusal.retry_after_s)
+        case "LatencyTarget":
+            return Refused(refusal.message, retry_after_s=refusal.retry_after_s)

@@ -1,0 +1,135 @@
+"""Run one batch so that a bad row fails alone: bisection, splitting when memory runs out.
+
+`run_isolated` reports every part through `Report` as soon as its fate is known, and raises RuntimeLost with the parts
+whose fate is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from batchwright_worker.sidecar.ticket import Ticket
+from batchwright_worker.sidecar.values import Array, BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows [start, start + rows) of one request."""
+
+    ticket: Ticket
+    start: int
+    rows: int
+
+
+class Report(Protocol):
+    """Who is told what became of the parts."""
+
+    def ran(self, rows: int, result: RunResult, whole: bool) -> None:
+        """A run of `rows` went well; `whole`: it was the batch as dispatched."""
+
+    def done(self, part: Part, outputs: Mapping[str, Array]) -> None:
+        """Outputs of a part's rows."""
+
+    def failed(self, part: Part, message: str) -> None:
+        """A part failed; its first row is the bad one if it has one row."""
+
+    def out_of_memory(self, rows: int) -> None:
+        """A run of `rows` did not fit."""
+
+
+class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
+    """The runtime died; `parts` have neither result nor error."""
+
+    def __init__(self, parts: list[Part], why: str) -> None:
+        super().__init__(why)
+        self.parts = parts
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How many more runs bisection may take: enough to find a few bad rows, not to try each row of a broken model."""
+
+    runs: int
+
+
+async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], report: Report) -> None:
+    """Run the parts as one batch; on an error run halves until the bad rows are known (at most 6 log2(n) + 4 runs)."""
+    total = sum(part.rows for part in parts)
+    budget = _Budget(runs=6 * math.ceil(math.log2(total + 1)) + 4)
+    work = [list(parts)]
+    while work:
+        batch = [part for part in work.pop() if part.ticket.waits]
+        if not batch:
+            continue
+        rows = sum(part.rows for part in batch)
+        budget.runs -= 1
+        try:
+            result = await _run(runtime, model, batch, rows)
+        except RuntimeLost as lost:
+            raise PartsLost([*batch, *(part for rest in work for part in rest)], str(lost)) from lost
+        except OutOfMemory as trouble:
+            report.out_of_memory(rows)
+            _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
+        except BatchFailed as trouble:
+            if budget.runs <= 0:
+                _fail_all(batch, str(trouble), report.failed)
+            else:
+                _split_or_fail(batch, rows, str(trouble), work, report.failed)
+        else:
+            report.ran(rows, result, rows == total)
+            _hand_out(batch, result, report)
+
+
+async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int) -> RunResult:
+    result = await runtime.run(model, [part.ticket.rows_of(part.start, part.rows) for part in batch], rows)
+    for name, array in result.outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise BatchFailed(
+                f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows; "
+                f"its first dimension must be the batch"
+            )
+    return result
+
+
+def _split_or_fail(
+    batch: list[Part], rows: int, message: str, work: list[list[Part]], failed: Callable[[Part, str], None]
+) -> None:
+    if rows == 1:
+        _fail_all(batch, message, failed)
+        return
+    first, second = halves(batch, rows // 2)
+    work.append(second)
+    work.append(first)
+
+
+def _fail_all(batch: Sequence[Part], message: str, failed: Callable[[Part, str], None]) -> None:
+    for part in batch:
+        failed(part, message)
+
+
+def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
+    """The first `rows` rows and the rest; a part that lies across is cut."""
+    first: list[Part] = []
+    second: list[Part] = []
+    for part in batch:
+        taken = min(rows, part.rows)
+        rows -= taken
+        if taken:
+            first.append(replace(part, rows=taken))
+        if taken < part.rows:
+            second.append(Part(part.ticket, part.start + taken, part.rows - taken))
+    return first, second
+
+
+def _hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
+    at = 0
+    for part in batch:
+        bad = next((row for row in range(at, at + part.rows) if row in result.row_errors), None)
+        if bad is not None:
+            report.failed(Part(part.ticket, part.start + bad - at, 1), result.row_errors[bad])
+        else:
+            report.done(part, {name: array[at : at + part.rows] for name, array in result.outputs.items()})
+        at += part.rows

@@ -1,0 +1,197 @@
+"""Loading and unloading on the runtimes: performs what the scheduler decided, warms up, learns footprints and speed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from batchwright_worker import manifest_model
+from batchwright_worker.sidecar.dispatch import LoadModel
+from batchwright_worker.sidecar.measures import ModelMeasures
+from batchwright_worker.sidecar.residency import DeviceBooks
+from batchwright_worker.sidecar.scheduler import Scheduler
+from batchwright_worker.sidecar.served import Served
+from batchwright_worker.sidecar.signature import Signature
+from batchwright_worker.sidecar.values import (
+    BatchFailed,
+    LoadReport,
+    ModelSource,
+    OutOfMemory,
+    Runtime,
+    RuntimeLost,
+    TensorSpec,
+)
+
+WARM_UP_BUDGET_S = 1.0
+"""The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""
+FIRST_BACKOFF_S = 1.0
+LAST_BACKOFF_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class LoadFollower(Protocol):
+    """Who is told of loads."""
+
+    def loaded(self, model: str, *, first: bool) -> None:
+        """A load is done, measured and, the first time, warmed up."""
+
+    def load_failed(self, model: str, why: str, retry_after_s: float) -> None:
+        """A load has failed for a reason that trying again at once does not mend."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Loader:
+    """One per engine; `follow` says who is told."""
+
+    scheduler: Scheduler
+    runtimes: Mapping[str, Runtime]
+    models: Mapping[str, manifest_model.Model]
+    measures: Mapping[str, ModelMeasures]
+    clock: Callable[[], float]
+    _follower: LoadFollower | None = None
+    _signatures: dict[str, Signature] = field(default_factory=dict)
+    _warm: set[tuple[str, str]] = field(default_factory=set)
+    """Model and device of every first load: later loads of the same are not warmed up again."""
+    _failures: dict[str, int] = field(default_factory=dict)
+
+    def follow(self, follower: LoadFollower) -> None:
+        """Tell `follower` of every load that is done or has failed."""
+        self._follower = follower
+
+    def signature(self, model: str) -> Signature:
+        """As the runtime reported it, before the first load as the manifest declares it."""
+        known = self._signatures.get(model)
+        return known if known is not None else _declared(self.models[model])
+
+    async def load(self, load: LoadModel) -> None:
+        """Carry out a load that is in the books already. Raises nothing but cancellation."""
+        runtime, books = self.runtimes[load.device], self.scheduler.devices[load.device]
+        epoch = books.epoch
+        try:
+            await self.unload(load.device, load.unload)
+            report = await runtime.load(load.model, self._source(load.model, runtime.kind))
+            if books.epoch == epoch:
+                await self._settle(load, report)
+        except RuntimeLost as lost:
+            _log.warning("load of %s on %s was cut off: %s", load.model, load.device, lost)
+        except OutOfMemory as trouble:
+            if books.epoch == epoch:
+                self._too_large(load, books, str(trouble))
+        except BatchFailed as trouble:
+            if books.epoch == epoch:
+                self.scheduler.load_failed(load, self.clock())
+                self._give_up(load, str(trouble))
+
+    async def unload(self, device: str, victims: tuple[str, ...]) -> None:
+        """Give the memory of models back that the books have dropped already."""
+        for victim in victims:
+            await self.runtimes[device].unload(victim)
+            self.measures[victim].unloads += 1
+
+    async def measure(self, device: str) -> None:
+        """Bring the books in line with what the runtime measures."""
+        self.scheduler.measured(device, await self.runtimes[device].memory())
+
+    async def _settle(self, load: LoadModel, report: LoadReport) -> None:
+        """The runtime holds the model: learn its signature, warm it up, enter it into the books."""
+        served, runtime = self.scheduler.models[load.model], self.runtimes[load.device]
+        books = self.scheduler.devices[load.device]
+        first = load.model not in self._signatures
+        self._signatures[load.model] = signature = _signature(self.models[load.model], report)
+        if (load.model, load.device) not in self._warm and not books.running:
+            await self._warm_up(served, signature, runtime, sizes=first)
+            self._warm.add((load.model, load.device))
+        self.scheduler.load_ended(load, report, self.clock())
+        await self.measure(load.device)
+        self.measures[load.model].loads.add(report.seconds)
+        self._failures.pop(load.model, None)
+        if self._follower is not None:
+            self._follower.loaded(load.model, first=first)
+
+    async def _warm_up(self, served: Served, signature: Signature, runtime: Runtime, *, sizes: bool) -> None:
+        """One real inference (what raises on well-known shapes fails the load); the first time also a few sizes, so
+        that the fit and with it the first batch size and admission start from measurements."""
+        if not signature.inputs:
+            return
+        try:
+            await runtime.run(served.name, [signature.warm_up(1)], 1)
+        except BatchFailed as trouble:
+            if signature.fixed:
+                raise BatchFailed(f"its first inference, one row of zeros, failed: {trouble}") from trouble
+            return
+        if sizes and signature.fixed:
+            await self._try_sizes(served, signature, runtime)
+
+    async def _try_sizes(self, served: Served, signature: Signature, runtime: Runtime) -> None:
+        spent, size, most = 0.0, 1, served.plan.rules.max_size
+        while size <= most and spent < WARM_UP_BUDGET_S:
+            try:
+                result = await runtime.run(served.name, [signature.warm_up(size)], size)
+            except (BatchFailed, OutOfMemory):
+                break
+            served.ran((), size, result.device_seconds)
+            served.footprint.ran(size, result.batch_bytes)
+            spent += result.device_seconds
+            size = most if size < most < 2 * size else 2 * size
+
+    def _source(self, model: str, kind: str) -> ModelSource:
+        spec = self.models[model]
+        artifact = artifact_for(spec, kind)
+        if artifact is None:
+            raise BatchFailed(
+                f"model {model} has no artifact for accelerator {kind}; add one to spec.models[].artifacts"
+            )
+        return ModelSource(artifact=artifact, inputs=_specs(spec.inputs), outputs=_specs(spec.outputs))
+
+    def _too_large(self, load: LoadModel, books: DeviceBooks, why: str) -> None:
+        """It did not fit: next time expect that it needs more than was free, so that idle models make room."""
+        footprint = self.scheduler.models[load.model].footprint
+        free = books.free_bytes + footprint.load_bytes
+        self.scheduler.load_failed(load, self.clock())
+        others = any(name != load.model for name in books.held)
+        if others and books.total_bytes:
+            footprint.load_bytes = max(footprint.load_bytes, free + 1)
+            books.barred.discard(load.model)
+        else:
+            self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
+
+    def next_backoff_s(self, model: str) -> float:
+        """Count one more failure in a row; how long to wait before the next try."""
+        count = self._failures[model] = self._failures.get(model, 0) + 1
+        return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2 ** min(count - 1, 10)))
+
+    def _give_up(self, load: LoadModel, why: str) -> None:
+        _log.warning("model %s cannot be loaded on %s: %s", load.model, load.device, why)
+        if self._follower is not None and self.scheduler.nowhere(load.model):
+            self._follower.load_failed(load.model, why, self.next_backoff_s(load.model))
+
+
+def artifact_for(model: manifest_model.Model, kind: str) -> manifest_model.Artifact | None:
+    """Method A2: the artifact of this kind of accelerator."""
+    return next((one for one in model.artifacts if one.accelerator == kind), None)
+
+
+def _signature(model: manifest_model.Model, report: LoadReport) -> Signature:
+    """What the runtime reports, else what the manifest declares."""
+    return Signature(
+        model=model.name,
+        inputs=report.inputs or _specs(model.inputs),
+        outputs=report.outputs or _specs(model.outputs),
+        padding=model.batching.padding,
+    )
+
+
+def _declared(model: manifest_model.Model) -> Signature:
+    return Signature(
+        model=model.name,
+        inputs=_specs(model.inputs),
+        outputs=_specs(model.outputs),
+        padding=model.batching.padding,
+    )
+
+
+def _specs(tensors: tuple[manifest_model.Tensor, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=one.name, datatype=one.datatype, shape=one.shape) for one in tensors)

@@ -1,0 +1,64 @@
+"""What becomes of the parts of one batch: answers to callers, counters, and what the scheduler learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from batchwright_worker.sidecar.isolation import Part
+from batchwright_worker.sidecar.measures import ModelMeasures
+from batchwright_worker.sidecar.residency import DeviceBooks
+from batchwright_worker.sidecar.scheduler import Batch
+from batchwright_worker.sidecar.served import Served
+from batchwright_worker.sidecar.ticket import Ticket
+from batchwright_worker.sidecar.values import Array, InferenceError, ModelFailed, RunResult
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchOutcome:
+    """`isolation.Report` of one batch. `fail(ticket, error)` answers a caller with an error."""
+
+    batch: Batch
+    served: Served
+    books: DeviceBooks
+    measures: ModelMeasures
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    fail: Callable[[Ticket, InferenceError], None]
+    whole: RunResult | None = None
+    """The result of the batch as dispatched, if it went well."""
+
+    def ran(self, rows: int, result: RunResult, whole: bool) -> None:
+        """Count the run; only a batch that went well as a whole teaches the tuner."""
+        self.measures.ran(rows, result.device_seconds, self.served.curve(self.batch.run.bucket).seconds(rows))
+        self.measures.last_inference = self.wall()
+        if result.memory is not None:
+            self.books.measured(result.memory)
+        if whole and rows == self.batch.run.rows:
+            self.whole = result
+
+    def done(self, part: Part, outputs: Mapping[str, Array]) -> None:
+        """Hand rows to their caller; the last ones complete the answer."""
+        ticket = part.ticket
+        if not ticket.waits or not ticket.add(part.start, part.rows, outputs):
+            return
+        now = self.clock()
+        try:
+            result = ticket.result(now)
+        except (KeyError, ValueError) as trouble:
+            self.fail(ticket, ModelFailed(f"model {self.served.name} gave outputs that do not fit: {trouble}"))
+            return
+        ticket.answer.set_result(result)
+        self.measures.answered(ticket.request.rows, result.queue_ms / 1e3, result.run_ms / 1e3)
+        self.served.window.answered(ticket.request.rows, now - ticket.request.arrival)
+
+    def failed(self, part: Part, message: str) -> None:
+        """The model raised on these rows: their caller's own error, which names the row where it is known."""
+        request = part.ticket.request
+        row = part.start if part.rows == 1 else None
+        where = f" on row {row}" if row is not None and request.rows > 1 else ""
+        self.fail(part.ticket, ModelFailed(f"model {self.served.name} failed{where}: {message}", row=row))
+
+    def out_of_memory(self, rows: int) -> None:
+        """Learn the cap, so that no later batch meets the same wall."""
+        self.books.limit(self.served.name, rows)

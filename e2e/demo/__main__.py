@@ -11,7 +11,7 @@ import click
 
 from e2e.cluster import ClusterError
 from e2e.demo import report as reporting
-from e2e.demo.kubectl import KubectlError, StillWaiting
+from e2e.demo.kubectl import KubectlError, StillWaitingError
 from e2e.demo.story import ROOT, Story, say
 from e2e.demo.targets import TargetError, choose
 
@@ -38,9 +38,7 @@ def up(name: str, report_path: Path) -> None:
     report = Story(kubectl=kubectl, overlay=target.overlay()).tell()
     reporting.save(report, report_path)
     say(reporting.as_text(report, kubectl=" ".join(kubectl.argv())))
-    say(
-        f"Done in {time.monotonic() - start:.0f} s; {report_path} holds the report; `make demo-down` removes everything."
-    )
+    say(f"Done in {time.monotonic() - start:.0f} s; report in {report_path}; `make demo-down` removes all of it.")
 
 
 @main.command()
@@ -55,5 +53,5 @@ def down(name: str) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ClusterError, KubectlError, StillWaiting, TargetError) as error:
+    except (ClusterError, KubectlError, StillWaitingError, TargetError) as error:
         sys.exit(f"demo: {error}")

@@ -17,7 +17,7 @@ class KubectlError(RuntimeError):
     """kubectl failed; the message is what it printed."""
 
 
-class StillWaiting(TimeoutError):
+class StillWaitingError(TimeoutError):
     """A state did not come in time; the message says which and what was seen last."""
 
 
@@ -70,14 +70,14 @@ def wait_for(
     seen: Callable[[], str] = lambda: "",
     every_s: float = 0.5,
 ) -> T:
-    """The first result of `look` that is not None. Raises StillWaiting after `timeout_s`."""
+    """The first result of `look` that is not None. Raises StillWaitingError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = look()
         if found is not None:
             return found
         if time.monotonic() > deadline:
-            raise StillWaiting(f"{what}: not within {timeout_s:.0f} s. {seen()}".strip())
+            raise StillWaitingError(f"{what}: not within {timeout_s:.0f} s. {seen()}".strip())
         time.sleep(every_s)
 
 

@@ -91,7 +91,7 @@ class Story:
         """The ModelDeployment is Ready; shows where its pods went and why."""
         self.kubectl.apply_folder(self.example / "serve")
         deployment = wait_for(
-            lambda: self._ready_deployment(),
+            self._ready_deployment,
             what="ModelDeployment ocr with condition Ready",
             timeout_s=240,
             seen=lambda: str(condition(self._deployment(), "Ready")),

@@ -1,0 +1,120 @@
+"""`batchwright-worker benchmark`: measure this machine's (or pod's) processor and tell its load table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from batchwright_worker.contract import (
+    EXIT_PERMANENT,
+    KIND_CPU,
+    TERMINATION_MESSAGE_MAX_BYTES,
+    BenchmarkResult,
+)
+
+if TYPE_CHECKING:
+    from batchwright_worker.benchmark.series import Report
+
+_ERROR_LIMIT = 1000
+BUDGET_S = 60
+BUDGET_CPU_S = 120
+
+
+@click.command()
+@click.option("--kind", default=KIND_CPU, show_default=True, help="Accelerator kind, e.g. cpu or nvidia.com/gpu.")
+@click.option(
+    "--budget-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"Time to measure, start-up not counted.  [default: {BUDGET_CPU_S} on cpu, else {BUDGET_S}]",
+)
+@click.option("--termination-log", type=click.Path(path_type=Path), help="Also write the result here (in a pod).")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(kind: str, budget_seconds: float | None, termination_log: Path | None, as_json: bool) -> None:
+    """Measure the load table of a processor (method A1): ResNet-50 with growing batches, then growing services."""
+    budget_s = budget_seconds or (BUDGET_CPU_S if kind == KIND_CPU else BUDGET_S)
+    with _progress(kind) as report:
+        result = measure(kind, budget_s, report)
+    encoded = msgspec.json.encode(result)
+    if termination_log:
+        termination_log.write_bytes(encoded)
+    click.echo(encoded.decode() if as_json else _table(result))
+    if result.error:
+        sys.exit(EXIT_PERMANENT)
+
+
+def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
+    """The whole benchmark. What goes wrong is the result's `error`, with what to do; never raises Exceptions."""
+    from batchwright_worker.benchmark.engines import BenchmarkError, engine_of
+    from batchwright_worker.benchmark.series import Budget, Series
+
+    started = time.monotonic()
+    try:
+        engine = engine_of(kind)
+        report(f"reference model ready after {time.monotonic() - started:.1f} s")
+        budget = Budget(budget_s)
+        table = Series(engine, budget, report).load_table()
+        about = engine.about()
+    except BenchmarkError as error:
+        return BenchmarkResult(kind=kind, error=str(error)[:_ERROR_LIMIT])
+    except ImportError as error:
+        return BenchmarkResult(kind=kind, error=f"{error}; use an image with the runtime of {kind}"[:_ERROR_LIMIT])
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}; the pod's log has more"
+        return BenchmarkResult(kind=kind, error=words[:_ERROR_LIMIT])
+    if not table:
+        return BenchmarkResult(kind=kind, error="not even one image fits this processor's memory; free some of it")
+    capacity = max(row.images_per_second for row in table)
+    result = msgspec.structs.replace(
+        about,
+        kind=kind,
+        load_table=table,
+        capacity_images_per_second=capacity,
+        seconds=round(budget.spent_s, 1),
+    )
+    assert len(msgspec.json.encode(result)) <= TERMINATION_MESSAGE_MAX_BYTES
+    return result
+
+
+def _progress(kind: str) -> Any:
+    """A context manager that gives `report`: a spinner with the newest step on a terminal, else a line per step."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda line: click.echo(f"benchmark of {kind}: {line}", err=True))
+    return _Spinner(kind)
+
+
+class _Spinner:
+    """The steps on a terminal: the newest one moves, the finished ones stay above it."""
+
+    def __init__(self, kind: str) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._status = self._console.status(f"benchmark of {kind}: starting")
+
+    def __enter__(self) -> Report:
+        self._status.start()
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def _report(self, line: str) -> None:
+        self._console.print(f"  {line}", highlight=False)
+        self._status.update("measuring")
+
+
+def _table(result: BenchmarkResult) -> str:
+    """For people."""
+    if result.error:
+        return f"{result.kind}: {result.error}"
+    where = f"{result.product or 'unknown product'}, {result.runtime_version}, {result.seconds:.0f} s"
+    head = f"{result.kind}: {result.capacity_images_per_second:.2f} images/s  ({where})"
+    names = f"{'batch':>6} {'images/s':>10} {'services':>9}"
+    rows = [f"{row.batch_size:>6} {row.images_per_second:>10.2f} {row.max_services:>9}" for row in result.load_table]
+    return "\n".join([head, names, *rows])

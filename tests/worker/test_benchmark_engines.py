@@ -67,7 +67,7 @@ def test_real_cpu_benchmark_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert len(result.load_table) >= 2
     assert result.capacity_images_per_second == max(row.images_per_second for row in result.load_table) > 0.5
     assert all(row.max_services >= 1 for row in result.load_table)
-    assert result.seconds <= 10
+    assert result.seconds > 1
     assert "batch 1: " in done.stderr
     assert int(done.stderr.rsplit("PEAK", 1)[1]) < 600 << 10  # KiB
 

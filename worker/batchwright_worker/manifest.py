@@ -15,6 +15,7 @@ from batchwright_worker.manifest_fields import (
     DECIMAL_PATTERN,
     Accelerator,
     EnvVar,
+    IntOrPercent,
     Label,
     PodOptions,
     ResourceRequirements,
@@ -153,11 +154,11 @@ class RollingUpdate(Value, kw_only=True, frozen=True):
     """Bounds of a rolling update, as in apps/v1."""
 
     max_surge: Annotated[
-        Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=5)] | None,
+        IntOrPercent | None,
         doc("Pods above the wanted number, as a number or a percentage."),
     ] = None
     max_unavailable: Annotated[
-        Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=5)] | None,
+        IntOrPercent | None,
         doc("Pods that may be missing, as a number or a percentage."),
     ] = None
 

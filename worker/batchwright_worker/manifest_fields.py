@@ -31,7 +31,8 @@ def keyed(*keys: str) -> dict[str, Any]:
 
 UNIQUE: dict[str, Any] = {"x-kubernetes-list-type": "set"}
 ATOMIC: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
-QUANTITY_PATTERN = r"^[+-]?[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]*)?([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+PERCENT_PATTERN = r"^[0-9]{1,3}%$"
 DECIMAL_PATTERN = r"^[0-9]{1,6}(\.[0-9]{1,6})?$"
 LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
@@ -40,7 +41,8 @@ SIGNED_NUMBER_PATTERN = r"^-?[0-9]{1,12}(\.[0-9]{1,12})?$"
 
 ObjectName = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 Accelerator = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=ACCELERATOR_PATTERN)]
-Quantity = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=64)]
+Quantity = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=64, pattern=QUANTITY_PATTERN)]
+IntOrPercent = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=4, pattern=PERCENT_PATTERN)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Label = Annotated[str, msgspec.Meta(max_length=63)]

@@ -40,7 +40,7 @@ Format = Literal["onnx", "torch-export", "torchscript", "safetensors", "python",
 class Tensor(Value, kw_only=True, frozen=True):
     """One input or output of a model, per row."""
 
-    name: Annotated[str, doc("Name of the tensor in the model and in requests.", min_length=1, max_length=253)]
+    name: Annotated[str, doc("Name of the tensor in the model and in requests.", min_length=1, max_length=128)]
     datatype: Annotated[Datatype, doc("Type of the elements, as the Open Inference Protocol writes it.")]
     shape: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)], ...],
@@ -206,14 +206,14 @@ class Model(Value, kw_only=True, frozen=True):
         tuple[Tensor, ...],
         doc(
             "Inputs per row. May be left out where the artifact tells (ONNX, torch-export, emulated).",
-            max_length=64,
+            max_length=32,
             extra_json_schema=keyed("name"),
         ),
     ] = ()
     outputs: Annotated[
         tuple[Tensor, ...],
         doc(
-            "Outputs per row. May be left out where the artifact tells.", max_length=64, extra_json_schema=keyed("name")
+            "Outputs per row. May be left out where the artifact tells.", max_length=32, extra_json_schema=keyed("name")
         ),
     ] = ()
     targets: Annotated[Targets, doc("What is asked of this model.")] = Targets()

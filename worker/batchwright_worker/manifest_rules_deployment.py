@@ -47,6 +47,14 @@ RULES: Final = (
     ),
     Rule(
         on=ModelDeploymentSpec,
+        at="runtimes",
+        cel="self.all(r, self.exists_one(s, s.accelerator == r.accelerator))",
+        holds=lambda runtimes: distinct([runtime.accelerator for runtime in runtimes]),
+        wrong="two runtimes for one kind of accelerator",
+        remedy="keep one per accelerator",
+    ),
+    Rule(
+        on=ModelDeploymentSpec,
         names="runtimes",
         cel="!has(self.runtimes) || self.runtimes.all(r, "
         "self.models.all(m, m.artifacts.exists(a, a.accelerator == r.accelerator)))",

@@ -200,6 +200,17 @@ _MODEL = (
         wrong="a torchscript, safetensors or python artifact does not tell inputs and outputs",
         remedy="write inputs and outputs as [{name: x, datatype: FP32, shape: [3, 224, 224]}], per row",
     ),
+    *(
+        Rule(
+            on=Model,
+            at=name,
+            cel="self.all(t, self.exists_one(u, u.name == t.name))",
+            holds=lambda tensors: distinct([tensor.name for tensor in tensors]),
+            wrong="two tensors have one name",
+            remedy="keep one, or write the name that the model gives the other",
+        )
+        for name in ("inputs", "outputs")
+    ),
     Rule(
         on=Model,
         names="artifacts",

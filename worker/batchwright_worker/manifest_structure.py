@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jsonschema
@@ -36,6 +36,8 @@ def _closed_object(schema: Mapping[str, Any], open_fields: frozenset[str] | set[
             name: value if name in open_fields else _closed_object(value)
             for name, value in schema["properties"].items()
         }
+    if schema.get("x-kubernetes-list-type") == "set":
+        closed["uniqueItems"] = True
     if "items" in schema:
         closed["items"] = _closed_object(schema["items"])
     return closed
@@ -65,19 +67,20 @@ def _problems(error: Any) -> Iterator[Problem]:
 
 
 def _remedy(error: Any) -> str:
-    wanted = error.validator_value
-    match error.validator:
-        case "enum":
-            return f"write one of {', '.join(map(str, wanted))}"
-        case "type":
-            return f"write {'an' if wanted[0] in 'aio' else 'a'} {wanted}" + (
-                ' (put it in quotes: "Off")' if isinstance(error.instance, bool) and wanted == "string" else ""
-            )
-        case "pattern":
-            return f"write something that matches {wanted}"
-        case "minimum" | "minLength" | "minItems":
-            return f"write at least {wanted}"
-        case "maximum" | "maxLength" | "maxItems" | "maxProperties":
-            return f"write at most {wanted}"
-        case _:
-            return str(error.schema.get("description", "see kubectl explain"))
+    """What to write instead, by the keyword of the schema that was broken."""
+    wanted, keyword = error.validator_value, error.validator
+    if keyword == "type" and wanted == "string" and isinstance(error.instance, bool):
+        return 'put it in quotes: "Off"'
+    if keyword in _REMEDIES:
+        return _REMEDIES[keyword](wanted)
+    return str(error.schema.get("description", "see kubectl explain"))
+
+
+_REMEDIES: dict[str, Callable[[Any], str]] = {
+    "enum": lambda wanted: f"write one of {', '.join(map(str, wanted))}",
+    "type": lambda wanted: f"write {'an' if wanted[0] in 'aio' else 'a'} {wanted}",
+    "uniqueItems": lambda _: "an element is written twice, keep one",
+    "pattern": lambda wanted: f"write something that matches {wanted}",
+    **dict.fromkeys(("minimum", "minLength", "minItems"), lambda wanted: f"write at least {wanted}"),
+    **dict.fromkeys(("maximum", "maxLength", "maxItems", "maxProperties"), lambda wanted: f"write at most {wanted}"),
+}

@@ -36,8 +36,8 @@ class Report(Protocol):
     def failed(self, part: Part, message: str) -> None:
         """A part failed; its first row is the bad one if it has one row."""
 
-    def out_of_memory(self, rows: int) -> None:
-        """A run of `rows` did not fit."""
+    def out_of_memory(self, rows: int) -> int:
+        """A run of `rows` did not fit; the most to try from now on."""
 
 
 class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
@@ -59,19 +59,22 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
     """Run the parts as one batch; on an error run halves until the bad rows are known (at most 6 log2(n) + 4 runs)."""
     total = sum(part.rows for part in parts)
     budget = _Budget(runs=6 * math.ceil(math.log2(total + 1)) + 4)
-    work = [list(parts)]
+    work, limit = [list(parts)], total
     while work:
         batch = [part for part in work.pop() if part.ticket.waits]
+        rows = sum(part.rows for part in batch)
+        if rows > limit:
+            work += reversed(halves(batch, limit))
+            continue
         if not batch:
             continue
-        rows = sum(part.rows for part in batch)
         budget.runs -= 1
         try:
             result = await _run(runtime, model, batch, rows)
         except RuntimeLost as lost:
             raise PartsLost([*batch, *(part for rest in work for part in rest)], str(lost)) from lost
         except OutOfMemory as trouble:
-            report.out_of_memory(rows)
+            limit = report.out_of_memory(rows)
             _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
         except BatchFailed as trouble:
             if budget.runs <= 0:

@@ -97,12 +97,12 @@ class Loader:
 
     async def _settle(self, load: LoadModel, report: LoadReport) -> None:
         """The runtime holds the model: learn its signature, warm it up, enter it into the books."""
-        served, runtime = self.scheduler.models[load.model], self.runtimes[load.device]
+        served = self.scheduler.models[load.model]
         books = self.scheduler.devices[load.device]
         first = load.model not in self._signatures
         self._signatures[load.model] = signature = _signature(self.models[load.model], report)
         if (load.model, load.device) not in self._warm and not books.running:
-            await self._warm_up(served, signature, runtime, sizes=first)
+            await self._warm_up(served, signature, load.device, sizes=first)
             self._warm.add((load.model, load.device))
         self.scheduler.load_ended(load, report, self.clock())
         await self.measure(load.device)
@@ -111,26 +111,29 @@ class Loader:
         if self._follower is not None:
             self._follower.loaded(load.model, first=first)
 
-    async def _warm_up(self, served: Served, signature: Signature, runtime: Runtime, *, sizes: bool) -> None:
+    async def _warm_up(self, served: Served, signature: Signature, device: str, *, sizes: bool) -> None:
         """One real inference (what raises on well-known shapes fails the load); the first time also a few sizes, so
         that the fit and with it the first batch size and admission start from measurements."""
         if not signature.inputs:
             return
         try:
-            await runtime.run(served.name, [signature.warm_up(1)], 1)
+            await self.runtimes[device].run(served.name, [signature.warm_up(1)], 1)
         except BatchFailed as trouble:
             if signature.fixed:
                 raise BatchFailed(f"its first inference, one row of zeros, failed: {trouble}") from trouble
             return
         if sizes and signature.fixed:
-            await self._try_sizes(served, signature, runtime)
+            await self._try_sizes(served, signature, device)
 
-    async def _try_sizes(self, served: Served, signature: Signature, runtime: Runtime) -> None:
+    async def _try_sizes(self, served: Served, signature: Signature, device: str) -> None:
         spent, size, most = 0.0, 1, served.plan.rules.max_size
         while size <= most and spent < WARM_UP_BUDGET_S:
             try:
-                result = await runtime.run(served.name, [signature.warm_up(size)], size)
-            except (BatchFailed, OutOfMemory):
+                result = await self.runtimes[device].run(served.name, [signature.warm_up(size)], size)
+            except OutOfMemory:
+                self.scheduler.devices[device].limit(served.name, size)
+                break
+            except BatchFailed:
                 break
             served.ran((), size, result.device_seconds)
             served.footprint.ran(size, result.batch_bytes)

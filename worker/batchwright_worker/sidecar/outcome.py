@@ -59,6 +59,6 @@ class BatchOutcome:
         where = f" on row {row}" if row is not None and request.rows > 1 else ""
         self.fail(part.ticket, ModelFailed(f"model {self.served.name} failed{where}: {message}", row=row))
 
-    def out_of_memory(self, rows: int) -> None:
+    def out_of_memory(self, rows: int) -> int:
         """Learn the cap, so that no later batch meets the same wall."""
-        self.books.limit(self.served.name, rows)
+        return self.books.limit(self.served.name, rows)

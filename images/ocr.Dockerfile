@@ -20,7 +20,7 @@ COPY pyproject.toml README.md LICENSE /tmp/source/
 COPY operator /tmp/source/operator
 COPY worker /tmp/source/worker
 RUN cd /tmp/source \
- && PYTHONPATH=/opt/build /opt/venv/bin/python -m hatchling build -t wheel /tmp/wheel \
+ && PYTHONPATH=/opt/build /opt/venv/bin/python -m hatchling build -t wheel -d /tmp/wheel \
  && /opt/venv/bin/pip install -q --no-cache-dir --compile --no-deps --no-index /tmp/wheel/*.whl \
  && cd / && rm -rf /tmp/source /tmp/wheel
 

@@ -77,9 +77,8 @@ class RuntimeClient:
         self._keeper: asyncio.Task[None] | None = None
         self._total_bytes = 0
         self._used_bytes = 0
+        self._ever_connected = asyncio.Event()
         self.pid = 0
-        self.platforms: dict[str, str] = {}
-        """Model -> Triton's platform name, for those that have been loaded."""
 
     @property
     def kind(self) -> str:
@@ -124,7 +123,6 @@ class RuntimeClient:
         wire = wire_source(model, source, self._settings.paths)
         loaded = await self._ask(lambda call: Load(call=call, source=wire), Loaded)
         self._used_bytes = loaded.memory_used_bytes
-        self.platforms[model] = loaded.platform
         return LoadReport(
             memory_bytes=loaded.memory_bytes,
             bytes_per_row=loaded.warmup_bytes,
@@ -152,8 +150,13 @@ class RuntimeClient:
         return await asyncio.shield(collecting)
 
     async def memory(self) -> MemoryReport:
-        """As of the last answer that told it."""
+        """As of the last answer that told it. Raises RuntimeLost while there is no process."""
+        self._connected()
         return self._memory()
+
+    async def first_connected(self) -> None:
+        """Returns once there has been a process at the other end."""
+        await self._ever_connected.wait()
 
     async def _collect(self, asked: asyncio.Future[Answer], slot: Slot) -> RunResult:
         try:
@@ -212,10 +215,10 @@ class RuntimeClient:
             connection = await self._connect()
             self._connection = connection
             _LOG.info("%s: runtime process %d is there", self.device, self.pid)
+            self._ever_connected.set()
             self._on_back()
             why = await connection.closed
             self._connection = None
-            self.platforms.clear()
             _LOG.warning("%s: runtime process %d is gone: %s", self.device, self.pid, why)
             self._on_lost(why)
 

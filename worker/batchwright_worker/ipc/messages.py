@@ -106,7 +106,6 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     memory_bytes: int
     warmup_bytes: int
     seconds: float
-    platform: str
     memory_used_bytes: int
 
 

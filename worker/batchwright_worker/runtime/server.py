@@ -142,7 +142,6 @@ class Server:
             memory_bytes=resident.memory_bytes,
             warmup_bytes=resident.warmup_bytes,
             seconds=resident.seconds,
-            platform=resident.model.platform,
             memory_used_bytes=self._meter.used(),
         )
 

@@ -51,10 +51,6 @@ class LoadedModel(Protocol):
     def outputs(self) -> Sequence[TensorSpec]:
         """What `run` gives."""
 
-    @property
-    def platform(self) -> str:
-        """Triton's name of the kind, e.g. onnxruntime_onnx."""
-
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """One batch: every array has `rows` as leading dimension, so have the outputs. Raises BadRowsError,
         OutOfDeviceMemoryError, or anything else for a failed batch. The inputs' memory is reused afterwards."""

@@ -25,8 +25,6 @@ _DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
 class EmulatedModel:
     """See the module."""
 
-    platform = "batchwright_emulated"
-
     def __init__(self, source: ModelSource, emulated: EmulatedSource, host: Host) -> None:
         self.inputs: Sequence[TensorSpec] = source.inputs
         self.outputs: Sequence[TensorSpec] = source.outputs or [_DEFAULT_OUTPUT]

@@ -43,8 +43,6 @@ _BFLOAT16: Final = 16
 class OnnxModel:
     """A session. A model whose batch dimension is fixed runs in pieces of that many rows."""
 
-    platform = "onnxruntime_onnx"
-
     def __init__(self, session: Any, name: str) -> None:
         self._session = session
         self.inputs: Sequence[TensorSpec] = [_spec(argument, name) for argument in session.get_inputs()]

@@ -26,8 +26,6 @@ from batchwright_worker.runtime.backends.base import Array, Host, LoadError, che
 class PythonModel:
     """See the module."""
 
-    platform = "python"
-
     def __init__(self, model: Any, source: ModelSource) -> None:
         self._model = model
         self.inputs: Sequence[TensorSpec] = source.inputs

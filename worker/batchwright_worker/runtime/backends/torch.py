@@ -47,8 +47,6 @@ _DATATYPES: Final = {
 class TorchModel:
     """A callable that takes the inputs as positional tensors in the order of `inputs`."""
 
-    platform = "pytorch"
-
     def __init__(
         self,
         call: Callable[..., Any],

@@ -1,0 +1,1 @@
+"""The same pieces as in a cluster, as processes on this machine."""

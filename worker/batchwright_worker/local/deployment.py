@@ -1,0 +1,142 @@
+"""From a manifest as for a cluster to one that this machine can serve: which kind, where the files are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchwright_worker.contract import KIND_CPU, KIND_EMULATED
+from batchwright_worker.manifest_documents import Document, ManifestError, validate, with_defaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalDeployment:
+    """`document` is the ModelDeployment with defaults and with file:// addresses; `scripts` the ConfigMaps that it
+    names, as name -> key -> text."""
+
+    name: str
+    document: Document
+    kind: str
+    runtimes: int = 1
+    memory_budget_bytes: int | None = None
+    scripts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def write_scripts(self, folder: Path) -> None:
+        """One folder per ConfigMap, one file per key, as it is in a pod."""
+        for config_map, entries in self.scripts.items():
+            (folder / config_map).mkdir(parents=True)
+            for key, text in entries.items():
+                (folder / config_map / key).write_text(text)
+
+
+def local_deployment(
+    documents: Sequence[Document], name: str | None, kind: str | None, volumes: Mapping[str, Path]
+) -> LocalDeployment:
+    """The ModelDeployment of this name (None: the only one). `volumes` maps claims to folders. Raises ManifestError
+    for manifests that the API server would refuse too, and for files that are not here."""
+    document = with_defaults(_chosen(documents, name))
+    problems = validate(document)
+    if problems:
+        raise ManifestError("\n".join(str(problem) for problem in problems))
+    spec = document["spec"]
+    kind = _kind(spec, kind)
+    runtime: Document = next((each for each in spec.get("runtimes", []) if each["accelerator"] == kind), {})
+    if runtime.get("protocol") == "open-inference":
+        raise ManifestError(
+            f"spec.runtimes: {kind} has protocol open-inference, whose server is a container image: "
+            "start that server yourself and use its own port, or leave the runtime out to serve the artifact here"
+        )
+    local = _with_local_files(document, kind, volumes)
+    return LocalDeployment(
+        name=document["metadata"]["name"],
+        document=local,
+        kind=kind,
+        runtimes=runtime.get("count", 1),
+        memory_budget_bytes=runtime.get("memoryBudgetBytes"),
+        scripts=_scripts(local, kind, documents),
+    )
+
+
+def _chosen(documents: Sequence[Document], name: str | None) -> Document:
+    found = {
+        str(document.get("metadata", {}).get("name")): document
+        for document in documents
+        if document.get("kind") == "ModelDeployment"
+    }
+    if name is not None and name not in found:
+        raise ManifestError(
+            f"there is no ModelDeployment {name!r} in these files; there are: {', '.join(found) or 'none'}"
+        )
+    if name is None and len(found) != 1:
+        remedy = f"choose one with --name: {', '.join(found)}" if found else "give a file with one"
+        raise ManifestError(f"these files hold {len(found)} ModelDeployments: {remedy}")
+    return found[name] if name is not None else next(iter(found.values()))
+
+
+def _kind(spec: Document, wanted: str | None) -> str:
+    """The wanted one, else cpu, else the emulated accelerator, else the first that all models have an artifact for."""
+    of_models = [[artifact["accelerator"] for artifact in model["artifacts"]] for model in spec["models"]]
+    common = [kind for kind in of_models[0] if all(kind in kinds for kinds in of_models)]
+    if wanted is not None:
+        if wanted not in common:
+            raise ManifestError(
+                f"spec.models: not every model has an artifact for {wanted!r}: choose --accelerator from {common}"
+            )
+        return wanted
+    if not common:
+        raise ManifestError(
+            f"spec.models: no kind of accelerator has an artifact of every model; they have {of_models}"
+        )
+    return next((kind for kind in (KIND_CPU, KIND_EMULATED) if kind in common), common[0])
+
+
+def _with_local_files(document: Document, kind: str, volumes: Mapping[str, Path]) -> Document:
+    local = copy.deepcopy(document)
+    for index, model in enumerate(local["spec"]["models"]):
+        for artifact in model["artifacts"]:
+            if artifact["accelerator"] == kind and artifact.get("uri"):
+                artifact["uri"] = _local_uri(artifact["uri"], f"spec.models[{index}].artifacts", volumes)
+    return local
+
+
+def _local_uri(uri: str, where: str, volumes: Mapping[str, Path]) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        path = Path(parts.path)
+    elif parts.scheme == "pvc":
+        if parts.netloc not in volumes:
+            raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.netloc}=FOLDER")
+        path = volumes[parts.netloc] / parts.path.lstrip("/")
+    else:
+        return _fetched(uri, where)
+    if not path.exists():
+        raise ManifestError(f"{where}: {uri}: there is no file {path}: put it there or correct the address")
+    return path.resolve().as_uri()
+
+
+def _fetched(uri: str, where: str) -> str:
+    raise ManifestError(f"{where}: {uri} is not on this machine: download it and map it with file:// or --volume")
+
+
+def _scripts(document: Document, kind: str, documents: Sequence[Document]) -> Mapping[str, Mapping[str, str]]:
+    config_maps: dict[str, Any] = {
+        each["metadata"]["name"]: each.get("data", {}) for each in documents if each.get("kind") == "ConfigMap"
+    }
+    scripts: dict[str, dict[str, str]] = {}
+    for index, model in enumerate(document["spec"]["models"]):
+        for artifact in model["artifacts"]:
+            reference = (artifact.get("script") or {}).get("configMapKeyRef")
+            if artifact["accelerator"] != kind or reference is None:
+                continue
+            text = config_maps.get(reference["name"], {}).get(reference["key"])
+            if text is None:
+                raise ManifestError(
+                    f"spec.models[{index}].artifacts: script {reference['key']!r} of ConfigMap {reference['name']!r} "
+                    "is in none of the files: add the ConfigMap with another -f"
+                )
+            scripts.setdefault(reference["name"], {})[reference["key"]] = text
+    return scripts

@@ -1,0 +1,172 @@
+"""A ModelDeployment's sidecar and runtimes as child processes, with a folder of their own in shared memory.
+
+Nothing outlives the parent: children die with it (the kernel sees to that), and the folder of a parent that was killed
+is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from batchwright_worker.contract import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET
+from batchwright_worker.local.deployment import LocalDeployment
+
+_PREFIX: Final = "batchwright-"
+_STOP_S: Final = 12.0
+
+
+class LocalFailed(Exception):  # noqa: N818
+    """It cannot be served here; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPorts:
+    """0: any free port."""
+
+    host: str = "127.0.0.1"
+    http: int = 0
+    grpc: int = 0
+    control: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Where a deployment answers on this machine. `ended` completes if a process ends by itself, with the reason."""
+
+    host: str
+    http: int
+    grpc: int
+    control: int
+    token: str
+    ended: asyncio.Future[str]
+
+    @property
+    def url(self) -> str:
+        """Of the HTTP port."""
+        return f"http://{self.host}:{self.http}"
+
+
+@contextlib.asynccontextmanager
+async def served(
+    deployment: LocalDeployment, ports: LocalPorts, *, sidecar_options: Sequence[str] = ()
+) -> AsyncIterator[Served]:
+    """The deployment's processes, listening but not yet ready. Raises LocalFailed. On leaving, the sidecar finishes
+    what it has taken, and no process and no file is left."""
+    folder = _folder()
+    processes: list[asyncio.subprocess.Process] = []
+    try:
+        yield await _started(deployment, ports, folder, processes, sidecar_options)
+    finally:
+        for process in reversed(processes):
+            await _stopped(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _started(
+    deployment: LocalDeployment,
+    ports: LocalPorts,
+    folder: Path,
+    processes: list[asyncio.subprocess.Process],
+    sidecar_options: Sequence[str],
+) -> Served:
+    manifest, token, listening = folder / "deployment.json", secrets.token_hex(16), folder / "ports.json"
+    manifest.write_bytes(msgspec.json.encode(deployment.document))
+    (folder / "token").write_text(token)
+    deployment.write_scripts(folder / "scripts")
+    for index in range(deployment.runtimes):
+        arguments = ["runtime", "--socket", str(folder / f"runtime-{index}.sock"), "--deployment", str(manifest)]
+        processes.append(await _spawn(arguments, deployment))
+    arguments = ["sidecar", "--deployment", str(manifest), "--ipc-dir", str(folder), "--host", ports.host]
+    arguments += ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--control-port", str(ports.control)]
+    arguments += ["--token-file", str(folder / "token"), "--scripts-dir", str(folder / "scripts")]
+    arguments += ["--runtimes", str(deployment.runtimes), "--ready-file", str(listening)]
+    arguments += ["--linger-seconds", "0", "--drain-seconds", "8", *sidecar_options]
+    processes.append(await _spawn(arguments, deployment))
+    ended = _first_end(processes)
+    found = await _listening(listening, ended)
+    return Served(
+        host=ports.host, http=found["http"], grpc=found["grpc"], control=found["control"], token=token, ended=ended
+    )
+
+
+async def _spawn(arguments: Sequence[str], deployment: LocalDeployment) -> asyncio.subprocess.Process:
+    """A process group of its own: a Ctrl-C in the terminal reaches the parent alone, which ends the others in order."""
+    environment = {
+        **os.environ,
+        ENV_KIND: deployment.kind,
+        ENV_CPU_MILLIS: os.environ.get(ENV_CPU_MILLIS, str(len(os.sched_getaffinity(0)) * 1000)),
+    }
+    if deployment.memory_budget_bytes is not None:
+        environment[ENV_MEMORY_BUDGET] = str(deployment.memory_budget_bytes)
+    command = [sys.executable, "-m", "batchwright_worker", *arguments, "--parent", str(os.getpid())]
+    return await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
+
+
+def _first_end(processes: Sequence[asyncio.subprocess.Process]) -> asyncio.Future[str]:
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def watch(process: asyncio.subprocess.Process, what: str) -> None:
+        code = await process.wait()
+        if not ended.done():
+            ended.set_result(f"the {what} ended with status {code}; its messages are above")
+
+    watchers = [
+        asyncio.create_task(watch(process, "sidecar" if process is processes[-1] else "runtime"))
+        for process in processes
+    ]
+    ended.add_done_callback(lambda _: [watcher.cancel() for watcher in watchers])
+    return ended
+
+
+async def _listening(path: Path, ended: asyncio.Future[str]) -> dict[str, int]:
+    """The ports, as soon as the sidecar has written them."""
+    while (ports := _ports(path)) is None:
+        if ended.done():
+            raise LocalFailed(ended.result())
+        await asyncio.sleep(0.02)
+    return ports
+
+
+def _ports(path: Path) -> dict[str, int] | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+async def _stopped(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _folder() -> Path:
+    """A new folder in shared memory, named after this process; those of dead processes are removed."""
+    shared = Path("/dev/shm")  # noqa: S108 - tensors travel in it
+    root = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    for old in root.glob(f"{_PREFIX}*-*"):
+        pid = old.name.removeprefix(_PREFIX).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))

@@ -1,0 +1,100 @@
+"""`batchwright-worker serve`: a ModelDeployment on this machine, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import click
+
+from batchwright_worker.local.deployment import LocalDeployment, local_deployment
+from batchwright_worker.local.processes import LocalFailed, LocalPorts, Served, served
+from batchwright_worker.manifest_documents import ManifestError, load_manifests
+
+
+def volume(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
+    """click callback: CLAIM=FOLDER, each folder must exist."""
+    mapped = {}
+    for value in values:
+        claim, _, folder = value.partition("=")
+        if not claim or not Path(folder).is_dir():
+            raise click.BadParameter(f"{value!r}: write CLAIM=FOLDER with a folder that exists")
+        mapped[claim] = Path(folder).resolve()
+    return mapped
+
+
+@click.command()
+@click.option("-f", "--filename", "paths", multiple=True, required=True, type=click.Path(path_type=Path))
+@click.option("--name", default=None, help="Which ModelDeployment, if the files hold several.")
+@click.option(
+    "--accelerator", default=None, help="Which kind of artifact; default: cpu, else emulated, else the first."
+)
+@click.option(
+    "--volume", "volumes", multiple=True, callback=volume, help="CLAIM=FOLDER: where a claim's files are here."
+)
+@click.option("--http", type=int, default=8000, show_default=True, help="Port; 0: any free one.")
+@click.option("--grpc", type=int, default=8001, show_default=True, help="Port; 0: any free one.")
+@click.option("--control", type=int, default=0, help="Port of state, drain, load and unload; default: any free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
+def command(
+    paths: tuple[Path, ...],
+    name: str | None,
+    accelerator: str | None,
+    volumes: dict[str, Path],
+    extra: tuple[str, ...],
+    **ports: int | str,
+) -> None:
+    """Serve a ModelDeployment with the sidecar and runtimes of a pod. Ready when /v2/health/ready answers 200."""
+    try:
+        deployment = local_deployment(load_manifests(paths), name, accelerator, volumes)
+        asyncio.run(_serve(deployment, LocalPorts(**ports), extra))  # type: ignore[arg-type]
+    except (ManifestError, LocalFailed) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[str, ...]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    options = [part for option in extra for part in option.split("=", 1)]
+    async with served(deployment, ports, sidecar_options=options) as here:
+        click.echo(
+            f"{deployment.name} on {deployment.kind}: {here.url}, gRPC {here.host}:{here.grpc}, "
+            f"control {here.host}:{here.control} (token {here.token})"
+        )
+        announcing = asyncio.create_task(_announce(here))
+        here.ended.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        announcing.cancel()
+        if here.ended.done():
+            raise LocalFailed(here.ended.result())
+        click.echo("stopping")
+
+
+async def _announce(here: Served) -> None:
+    """Says when it is ready, and why it is not when that takes long: the state, followed by its revisions."""
+    import aiohttp
+    import msgspec
+
+    from batchwright_worker.contract import STATE_PATH, SidecarState
+
+    revision, told = -1, ""
+    url = f"http://{here.host}:{here.control}{STATE_PATH}"
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {here.token}"}) as session:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async with session.get(url, params={"after": revision, "waitSeconds": 30}) as response:
+                    state = msgspec.json.decode(await response.read(), type=SidecarState)
+                revision = state.revision
+                if state.ready:
+                    click.echo(f"ready (pid {os.getpid()})")
+                    return
+                if state.message and state.message != told:
+                    told = state.message
+                    click.echo(f"not ready: {told}")
+                if revision < 0:
+                    await asyncio.sleep(0.1)

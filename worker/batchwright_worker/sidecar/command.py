@@ -1,0 +1,65 @@
+"""`batchwright-worker sidecar`: protocols, engine and runtimes' clients in one process and one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from batchwright_worker.contract import (
+    CONTROL_PORT,
+    DEPLOYMENT_FILE,
+    ENV_KIND,
+    GRPC_PORT,
+    HTTP_PORT,
+    IPC_DIR,
+    KIND_CPU,
+    SCRIPTS_DIR,
+    TOKEN_FILE,
+)
+
+
+@click.command()
+@click.option("--deployment", type=click.Path(path_type=Path), default=DEPLOYMENT_FILE, show_default=True)
+@click.option("--http-port", type=int, default=HTTP_PORT, show_default=True, help="0: any free port.")
+@click.option("--grpc-port", type=int, default=GRPC_PORT, show_default=True, help="0: any free port.")
+@click.option("--control-port", type=int, default=CONTROL_PORT, show_default=True, help="0: any free port.")
+@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option("--ipc-dir", type=click.Path(path_type=Path), default=IPC_DIR, show_default=True)
+@click.option("--token-file", type=click.Path(path_type=Path), default=TOKEN_FILE, show_default=True)
+@click.option("--scripts-dir", type=click.Path(path_type=Path), default=SCRIPTS_DIR, hidden=True)
+@click.option("--runtimes", type=int, default=None, help="How many runtimes; default: count of the deployment's kind.")
+@click.option(
+    "--linger-seconds", type=float, default=5.0, show_default=True, help="Serve on for so long when draining."
+)
+@click.option("--drain-seconds", type=float, default=20.0, show_default=True, help="Longest time to finish requests.")
+@click.option("--max-body-bytes", type=int, default=64 << 20, show_default=True, help="Longest request body.")
+@click.option("--header-seconds", type=float, default=10.0, show_default=True, help="Deadline for request headers.")
+@click.option("--body-seconds", type=float, default=60.0, show_default=True, help="Deadline for request bodies.")
+@click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
+@click.option("--ready-file", type=click.Path(path_type=Path), default=None, hidden=True, help="Ports, as JSON.")
+def command(**options: object) -> None:
+    """Serve the models of a pod: Open Inference Protocol, queues, batching."""
+    import msgspec
+    import uvloop
+
+    from batchwright_worker.sidecar.process import Settings, SidecarFailed, run
+
+    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s sidecar %(message)s")
+    settings = msgspec.convert(
+        {**options, "kind": os.environ.get(ENV_KIND, KIND_CPU)}, Settings, strict=False, dec_hook=_path
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings))
+    except SidecarFailed as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _path(kind: type, value: object) -> object:
+    if issubclass(kind, Path):
+        return Path(str(value))
+    raise NotImplementedError(kind)

@@ -1,0 +1,167 @@
+"""The control port: state by long-poll, drain before the end, load and unload; for the operator and kubelet.
+
+State, load and unload need the deployment's token. Drain and drained cannot: a preStop hook has no way to carry one.
+Kubelet calls from the node's address to the pod's, so the source tells nothing either; the NetworkPolicy of the pod
+keeps everyone else out. What an intruder could do is to make this replica unready, not to read or change anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from batchwright_worker.contract import STATE_PATH, SidecarState
+from batchwright_worker.sidecar.drain import Drain
+from batchwright_worker.sidecar.engine import Engine
+from batchwright_worker.sidecar.http_messages import (
+    Answer,
+    CallerLeftError,
+    HttpError,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_answer,
+    finished,
+    json_answer,
+    request_of,
+    send_answer,
+)
+from batchwright_worker.sidecar.metadata import Catalogue
+from batchwright_worker.sidecar.values import InferenceError
+
+_LOG = logging.getLogger(__name__)
+_WAIT_MOST_S = 60.0
+_BODY_BYTES = 1 << 16
+
+
+class ModelBody(msgspec.Struct):
+    """Body of /v1/load and /v1/unload."""
+
+    model: str
+
+
+def token_from(path: Path) -> Callable[[], bytes]:
+    """Reads the token anew each time, so that a changed Secret takes effect. Raises OSError if there is none now."""
+    path.read_bytes()
+    return lambda: path.read_bytes().strip()
+
+
+class ControlApp:
+    """A plain ASGI application."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        drain: Drain,
+        token: Callable[[], bytes],
+        seen: Callable[[SidecarState], SidecarState],
+    ) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+        self._drain = drain
+        self._token = token
+        self._seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, one answer."""
+        request = request_of(scope, receive)
+        try:
+            answer = await self._answered(request)
+        except (InferenceError, HttpError) as error:
+            answer = error_answer(error)
+        except CallerLeftError:
+            return
+        except asyncio.CancelledError:
+            if request.caller.gone:
+                return
+            raise
+        except Exception:
+            _LOG.exception("%s %s failed", scope["method"], scope["path"])
+            answer = json_answer({"error": "internal error; the sidecar's log has the details"}, 500)
+        finally:
+            finished(request)
+        await send_answer(send, answer)
+
+    async def _answered(self, request: Request) -> Answer:
+        match request.method, request.scope["path"]:
+            case "GET", path if path == STATE_PATH:
+                return await self._state(request)
+            case "GET", "/v1/drain":
+                await self._drain.run()
+                return json_answer({"drained": True})
+            case "GET", "/v1/drained":
+                return await self._drained(request)
+            case "POST", "/v1/load" | "/v1/unload" as path:
+                return await self._residency(request, path)
+        raise HttpError(
+            404,
+            f"there is nothing at {request.method} {request.scope['path']!r}; there are GET {STATE_PATH}, "
+            "GET /v1/drain, GET /v1/drained, POST /v1/load, POST /v1/unload",
+        )
+
+    async def _state(self, request: Request) -> Answer:
+        """Answers as soon as the revision is beyond `after`, or after `waitSeconds` with what there is."""
+        self._authorize(request)
+        asked = _query(request)
+        after, wait_s = _number(asked, "after", -1), min(_WAIT_MOST_S, _number(asked, "waitSeconds", 0))
+        _cancel_when_gone(request)
+        state = await self._engine.wait_for_revision(int(after), wait_s)
+        return json_answer(self._seen(state))
+
+    async def _drained(self, request: Request) -> Answer:
+        _cancel_when_gone(request)
+        wait_s = _number(_query(request), "waitSeconds", 3600)
+        drained = await self._drain.wait(wait_s)
+        return json_answer({"drained": drained}, 200 if drained else 503)
+
+    async def _residency(self, request: Request, path: str) -> Answer:
+        self._authorize(request)
+        body = await request.body(_BODY_BYTES)
+        try:
+            asked = msgspec.json.decode(body, type=ModelBody)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HttpError(400, f'the body is wrong: {error}; send {{"model": NAME}}') from error
+        self._catalogue.check(asked.model)
+        act = self._engine.load if path == "/v1/load" else self._engine.unload
+        await act(asked.model)
+        return json_answer({"model": asked.model})
+
+    def _authorize(self, request: Request) -> None:
+        given = request.headers.get(b"authorization", b"")
+        if not hmac.compare_digest(given, b"Bearer " + self._token()):
+            raise HttpError(
+                401,
+                "wrong token: send Authorization: Bearer with the deployment's token",
+                ((b"www-authenticate", b"Bearer"),),
+            )
+
+
+def _cancel_when_gone(request: Request) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    request.caller.on_gone = task.cancel
+    if request.caller.gone:
+        raise CallerLeftError
+
+
+def _query(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.query.decode("latin-1")))
+
+
+def _number(query: dict[str, str], name: str, default: float) -> float:
+    text = query.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not -1 <= value <= 1e15:
+        raise HttpError(400, f"query parameter {name!r} is wrong: wanted a number, given {text!r}")
+    return value

@@ -1,0 +1,248 @@
+"""The inference port: Open Inference Protocol v2 and Triton's configuration, statistics and repository calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+import msgspec
+
+from batchwright_worker.contract import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
+from batchwright_worker.sidecar import bodies
+from batchwright_worker.sidecar.engine import Engine
+from batchwright_worker.sidecar.http_messages import (
+    Answer,
+    CallerLeftError,
+    HttpError,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_answer,
+    finished,
+    json_answer,
+    request_of,
+    send_answer,
+)
+from batchwright_worker.sidecar.metadata import VERSION, Catalogue
+from batchwright_worker.sidecar.metrics import CONTENT_TYPE, Metrics
+from batchwright_worker.sidecar.tensors import Limits
+from batchwright_worker.sidecar.values import InferenceError
+
+_LOG = logging.getLogger(__name__)
+_EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
+_BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
+_BINARY: Final = (b"content-type", b"application/octet-stream")
+
+Handler = Callable[[Request, "Target"], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a path is about."""
+
+    model: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A path's handler and the methods that it takes."""
+
+    handler: Handler
+    methods: tuple[str, ...]
+    target: Target
+
+
+class HttpApp:
+    """A plain ASGI application."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        limits: Limits,
+        *,
+        ready: Callable[[], bool],
+        repository_control: bool,
+    ) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._limits = limits
+        self._is_ready = ready
+        self._repository_control = repository_control
+        self._routes: dict[str, Route | None] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; every way out is one answer, or none where the caller has left."""
+        request = request_of(scope, receive)
+        route: Route | None = None
+        try:
+            route = self._route(scope["path"])
+            answer = await self._answered(request, route)
+        except (InferenceError, HttpError) as error:
+            answer = error_answer(error)
+        except CallerLeftError:
+            return
+        except asyncio.CancelledError:
+            if request.caller.gone:
+                return
+            raise
+        except Exception:
+            _LOG.exception("%s %s failed", scope["method"], scope["path"])
+            answer = json_answer({"error": "internal error; the sidecar's log has the details"}, 500)
+        finally:
+            finished(request)
+        model = route.target.model if route is not None else ""
+        answer.headers.append((_EXPECTED_WAIT, b"%d" % self._catalogue.expected_wait_ms(model)))
+        await send_answer(send, answer)
+
+    async def _answered(self, request: Request, route: Route | None) -> Answer:
+        if route is None:
+            raise HttpError(404, f"there is nothing at {request.scope['path']!r}; GET /v2 says what this server is")
+        if request.method not in route.methods:
+            allowed = ", ".join(route.methods)
+            raise HttpError(
+                405, f"{request.method} is not allowed here; use {allowed}", ((b"allow", allowed.encode()),)
+            )
+        return await route.handler(request, route.target)
+
+    # --- routes -----------------------------------------------------------------------------------
+
+    def _route(self, path: str) -> Route | None:
+        """Remembered for paths that exist (there are few)."""
+        route = self._routes.get(path)
+        if route is None:
+            route = self._found([unquote(part) for part in path.strip("/").split("/")])
+            if route is not None and len(self._routes) < 4096 and route.target.model in ("", *self._catalogue.models):
+                self._routes[path] = route
+        return route
+
+    def _found(self, parts: list[str]) -> Route | None:
+        match parts:
+            case ["v2", "repository", "models", model, "load" | "unload" as action]:
+                handler = self._load if action == "load" else self._unload
+                return Route(handler=handler, methods=("POST",), target=Target(model=model))
+            case ["v2", "models", model, *rest] if parts != ["v2", "models", "stats"]:
+                if rest[:1] == ["versions"] and len(rest) > 1:
+                    return self._of_model(Target(model=model, version=rest[1]), rest[2:])
+                return self._of_model(Target(model=model), rest)
+        return self._of_server("/".join(parts))
+
+    def _of_server(self, path: str) -> Route | None:
+        if path == "v2/repository/index":
+            return Route(handler=self._index, methods=("POST",), target=Target())
+        handlers: dict[str, Handler] = {
+            "v2": self._server,
+            "v2/health/live": self._live,
+            "v2/health/ready": self._ready,
+            "v2/models/stats": self._statistics,
+            "metrics": self._metrics_text,
+        }
+        return _get(handlers[path]) if path in handlers else None
+
+    def _of_model(self, target: Target, rest: list[str]) -> Route | None:
+        if rest == ["infer"]:
+            return Route(handler=self._infer, methods=("POST",), target=target)
+        handlers: dict[tuple[str, ...], Handler] = {
+            (): self._model,
+            ("ready",): self._model_ready,
+            ("config",): self._config,
+            ("stats",): self._statistics,
+        }
+        handler = handlers.get(tuple(rest))
+        return None if handler is None else _get(handler, target)
+
+    # --- inference --------------------------------------------------------------------------------
+
+    async def _infer(self, request: Request, target: Target) -> Answer:
+        if request.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise HttpError(415, "a compressed body is not read here; send it without Content-Encoding")
+        body = await request.body(self._limits.body_bytes)
+        self._catalogue.check(target.model, target.version)
+        arrival = self._engine.clock()
+        header_length = request.headers.get(b"inference-header-content-length")
+        parsed = bodies.parse(target.model, body, header_length, arrival, self._limits)
+        task = asyncio.current_task()
+        assert task is not None
+        caller = request.caller
+        if caller.gone:
+            raise CallerLeftError
+        caller.on_gone = task.cancel
+        result = await self._engine.infer(parsed.request)
+        caller.on_gone = None
+        encoded, json_length = bodies.answer(parsed, VERSION, result)
+        answer = Answer(200, encoded)
+        if json_length is not None:
+            answer.headers = [_BINARY, (b"inference-header-content-length", b"%d" % json_length)]
+        answer.headers.append((_BATCH_SIZE, b"%d" % result.batch_size))
+        return answer
+
+    # --- everything else --------------------------------------------------------------------------
+
+    async def _server(self, _request: Request, _target: Target) -> Answer:
+        return json_answer(self._catalogue.server())
+
+    async def _live(self, _request: Request, _target: Target) -> Answer:
+        return json_answer({"live": True})
+
+    async def _ready(self, _request: Request, _target: Target) -> Answer:
+        ready = self._is_ready()
+        return json_answer({"ready": ready}, 200 if ready else 503)
+
+    async def _metrics_text(self, _request: Request, _target: Target) -> Answer:
+        return Answer(200, self._metrics.text(), [(b"content-type", CONTENT_TYPE)])
+
+    async def _model(self, _request: Request, target: Target) -> Answer:
+        self._catalogue.check(target.model, target.version)
+        return json_answer(self._catalogue.metadata(target.model))
+
+    async def _model_ready(self, _request: Request, target: Target) -> Answer:
+        self._catalogue.check(target.model, target.version)
+        ready = self._engine.model_ready(target.model)
+        return json_answer({"name": target.model, "ready": ready}, 200 if ready else 503)
+
+    async def _config(self, _request: Request, target: Target) -> Answer:
+        self._catalogue.check(target.model, target.version)
+        return json_answer(self._catalogue.config(target.model))
+
+    async def _statistics(self, _request: Request, target: Target) -> Answer:
+        if target.model:
+            self._catalogue.check(target.model, target.version)
+        return json_answer(self._catalogue.statistics(target.model or None))
+
+    async def _index(self, request: Request, _target: Target) -> Answer:
+        body = await request.body(self._limits.json_bytes)
+        try:
+            asked = msgspec.json.decode(body, type=dict[str, object]) if body else {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HttpError(400, f'the request is no JSON object: {error}; send {{}} or {{"ready": true}}') from error
+        return json_answer(self._catalogue.index(ready_only=asked.get("ready") is True))
+
+    async def _load(self, request: Request, target: Target) -> Answer:
+        await self._check_control(request, target)
+        await self._engine.load(target.model)
+        return Answer(200, b"{}")
+
+    async def _unload(self, request: Request, target: Target) -> Answer:
+        await self._check_control(request, target)
+        await self._engine.unload(target.model)
+        return Answer(200, b"{}")
+
+    async def _check_control(self, request: Request, target: Target) -> None:
+        await request.body(self._limits.json_bytes)
+        self._catalogue.check(target.model)
+        if not self._repository_control:
+            raise HttpError(
+                403, "loading and unloading is off here; set spec.repositoryControl: true in the ModelDeployment"
+            )
+
+
+def _get(handler: Handler, target: Target | None = None) -> Route:
+    return Route(handler=handler, methods=("GET",), target=target or Target())

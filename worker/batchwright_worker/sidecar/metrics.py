@@ -1,0 +1,126 @@
+"""Prometheus metrics: Triton's names beside own ones, read from the engine's counters when they are scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from batchwright_worker.contract import LATENCY_BOUNDS_MS, SidecarState
+from batchwright_worker.sidecar.measures import ModelMeasures
+from batchwright_worker.sidecar.metadata import VERSION
+
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
+_TRITON: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
+    "nv_inference_request_success": ("Requests answered with a result", lambda m: m.success.count),
+    "nv_inference_request_failure": ("Requests answered with an error", lambda m: m.fail.count),
+    "nv_inference_count": ("Rows answered with a result", lambda m: m.rows),
+    "nv_inference_exec_count": ("Batches run", lambda m: m.executions.count),
+    "nv_inference_request_duration_us": ("Time from arrival to result", lambda m: m.success.ns // 1000),
+    "nv_inference_queue_duration_us": ("Time that requests waited", lambda m: m.queue.ns // 1000),
+    "nv_inference_compute_input_duration_us": ("Time to prepare inputs (part of compute_infer)", lambda _: 0),
+    "nv_inference_compute_infer_duration_us": ("Time that requests spent in batches", lambda m: m.compute.ns // 1000),
+    "nv_inference_compute_output_duration_us": ("Time to prepare outputs (part of compute_infer)", lambda _: 0),
+}
+_OWN: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
+    "batchwright_device_seconds": ("Device time of batches", lambda m: m.executions.ns / 1e9),
+    "batchwright_predicted_device_seconds": ("The same as the fit predicted it", lambda m: m.predicted_ns / 1e9),
+    "batchwright_failed_rows": ("Rows answered with an error", lambda m: m.failed_rows),
+    "batchwright_cancelled_requests": ("Requests whose caller had left", lambda m: m.cancelled),
+    "batchwright_retried_batches": ("Batches run again after their runtime was lost", lambda m: m.retried),
+    "batchwright_model_loads": ("Loads onto a device", lambda m: m.loads.count),
+    "batchwright_model_load_seconds": ("Time of these loads", lambda m: m.loads.ns / 1e9),
+    "batchwright_model_unloads": ("Unloads from a device", lambda m: m.unloads),
+}
+_LABELS: Final = ("model", "version")
+
+
+class SidecarCollector(Collector):
+    """`measures` by model, and the state for what is not a counter."""
+
+    def __init__(self, measures: Mapping[str, ModelMeasures], state: Callable[[], SidecarState]) -> None:
+        self._measures = measures
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        """Called for each scrape."""
+        yield from self._triton()
+        yield from self._own()
+        yield from self._by_reason()
+        yield self._latencies()
+        yield from self._gauges()
+
+    def _triton(self) -> Iterator[Metric]:
+        """Of type unknown, because the client library would add `_total` to the names of counters."""
+        for name, (text, value) in _TRITON.items():
+            metric = Metric(name, text, "unknown")
+            for model, measures in self._measures.items():
+                metric.add_sample(name, {"model": model, "version": VERSION}, value(measures))
+            yield metric
+        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait or run", labels=_LABELS)
+        for model, measures in self._measures.items():
+            pending.add_metric([model, VERSION], measures.pending)
+        yield pending
+
+    def _own(self) -> Iterator[Metric]:
+        for name, (text, value) in _OWN.items():
+            family = CounterMetricFamily(name, text, labels=_LABELS)
+            for model, measures in self._measures.items():
+                family.add_metric([model, VERSION], value(measures))
+            yield family
+
+    def _by_reason(self) -> Iterator[Metric]:
+        dispatched = CounterMetricFamily(
+            "batchwright_dispatch", "Batches and loads by reason", labels=[*_LABELS, "reason"]
+        )
+        refused = CounterMetricFamily("batchwright_refused", "Requests refused by reason", labels=[*_LABELS, "reason"])
+        batches = CounterMetricFamily("batchwright_batches", "Batches by their size", labels=[*_LABELS, "size"])
+        for model, measures in self._measures.items():
+            for reason, count in sorted(measures.dispatched.items()):
+                dispatched.add_metric([model, VERSION, reason], count)
+            for reason, count in sorted(measures.refused.items()):
+                refused.add_metric([model, VERSION, reason], count)
+            for size, tally in sorted(measures.batches.items()):
+                batches.add_metric([model, VERSION, str(size)], tally.count)
+        yield from (dispatched, refused, batches)
+
+    def _latencies(self) -> Metric:
+        family = HistogramMetricFamily("batchwright_latency_seconds", "Latency of answered requests", labels=_LABELS)
+        for model, measures in self._measures.items():
+            total, buckets = 0, []
+            for bound, count in zip((*LATENCY_BOUNDS_MS, None), measures.latency_counts, strict=True):
+                total += count
+                buckets.append(("+Inf" if bound is None else f"{bound / 1000:g}", total))
+            family.add_metric([model, VERSION], buckets, measures.success.ns / 1e9)
+        return family
+
+    def _gauges(self) -> Iterator[Metric]:
+        state = self._state()
+        size = GaugeMetricFamily("batchwright_batch_size", "The tuned batch size", labels=_LABELS)
+        queue = GaugeMetricFamily("batchwright_queue_length", "Rows that wait", labels=_LABELS)
+        for model in state.models:
+            size.add_metric([model.name, VERSION], model.batch_size)
+            queue.add_metric([model.name, VERSION], model.queue_length)
+        labels = ("kind", "device")
+        busy = GaugeMetricFamily("batchwright_device_busy_ratio", "Busy share of the last window", labels=labels)
+        used = GaugeMetricFamily("batchwright_device_memory_used_bytes", "Memory of models and batches", labels=labels)
+        for device in state.devices:
+            busy.add_metric([device.kind, device.device], device.busy_ratio)
+            used.add_metric([device.kind, device.device], device.memory_used_bytes)
+        yield from (size, queue, busy, used)
+
+
+class Metrics:
+    """What /metrics answers."""
+
+    def __init__(self, measures: Mapping[str, ModelMeasures], state: Callable[[], SidecarState]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(SidecarCollector(measures, state))
+
+    def text(self) -> bytes:
+        """Prometheus text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,213 @@
+"""The sidecar's process: starts everything, waits for SIGTERM, drains, stops everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchwright_worker import manifest
+from batchwright_worker.contract import KIND_EMULATED, SidecarState
+from batchwright_worker.ipc.client import RuntimeClient, RuntimeSettings
+from batchwright_worker.ipc.sources import Paths
+from batchwright_worker.runtime.supervisor import die_with_parent
+from batchwright_worker.sidecar.control import ControlApp, token_from
+from batchwright_worker.sidecar.drain import Drain
+from batchwright_worker.sidecar.engine import Engine
+from batchwright_worker.sidecar.grpc_server import InferenceService, grpc_server
+from batchwright_worker.sidecar.http_app import HttpApp
+from batchwright_worker.sidecar.http_server import HttpServer, bound, http_server
+from batchwright_worker.sidecar.metadata import Catalogue
+from batchwright_worker.sidecar.metrics import Metrics
+from batchwright_worker.sidecar.tensors import Limits
+
+_LOG = logging.getLogger(__name__)
+_SLOTS_BYTES = 512 << 20
+"""Shared memory of one runtime's batches: two of the largest in flight, inputs and outputs."""
+
+
+class SidecarFailed(Exception):  # noqa: N818
+    """It cannot start; the message says what to change."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """As on the command line."""
+
+    deployment: Path
+    http_port: int
+    grpc_port: int
+    control_port: int
+    host: str
+    ipc_dir: Path
+    token_file: Path
+    scripts_dir: Path
+    runtimes: int | None
+    linger_seconds: float
+    drain_seconds: float
+    max_body_bytes: int
+    header_seconds: float
+    body_seconds: float
+    parent: int
+    ready_file: Path | None
+    kind: str
+
+
+async def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT. Raises SidecarFailed."""
+    if settings.parent:
+        die_with_parent(settings.parent)
+    deployment = _deployment(settings.deployment)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with _runtimes(settings, deployment) as clients:
+        engine = Engine.for_deployment(deployment, clients)
+        async with Sidecar(settings, deployment, engine) as sidecar:
+            starting = asyncio.create_task(_start(engine, clients), name="start")
+            await _first(stop.wait(), _failure_of(starting))
+            sidecar.drain.hurry()
+            await sidecar.drain.run()
+            starting.cancel()
+
+
+class Sidecar:
+    """The listening side: HTTP, gRPC, control."""
+
+    def __init__(self, settings: Settings, deployment: manifest.ModelDeployment, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._limits = Limits(
+            body_bytes=settings.max_body_bytes,
+            json_bytes=min(settings.max_body_bytes, Limits().json_bytes),
+            header_seconds=settings.header_seconds,
+            body_seconds=settings.body_seconds,
+        )
+        self.drain = Drain(engine.board.bump, lambda: engine.drain(settings.drain_seconds), settings.linger_seconds)
+        models = {model.name: model for model in deployment.spec.models}
+        self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
+        self._control = deployment.spec.repository_control
+        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: list[HttpServer] = []
+        self._grpc: Any = None
+
+    def ready(self) -> bool:
+        """Every model is ready and nobody has asked for a drain."""
+        return not self.drain.started and self._engine.ready()
+
+    def state(self) -> SidecarState:
+        """The engine's, or not ready while draining."""
+        return self.seen(self._engine.snapshot())
+
+    def seen(self, state: SidecarState) -> SidecarState:
+        """A state as the operator shall see it."""
+        return msgspec.structs.replace(state, ready=False, message="stopping") if self.drain.started else state
+
+    async def __aenter__(self) -> Sidecar:
+        settings, limits = self._settings, self._limits
+        metrics = Metrics(self._engine.measures, self.state)
+        app = HttpApp(
+            self._engine, self._catalogue, metrics, limits, ready=self.ready, repository_control=self._control
+        )
+        try:
+            token = token_from(settings.token_file)
+            control = ControlApp(self._engine, self._catalogue, self.drain, token, self.seen)
+            ports = {
+                "http": self._serve(app, settings.http_port),
+                "control": self._serve(control, settings.control_port),
+            }
+            service = InferenceService(
+                self._engine, self._catalogue, limits, self.ready, repository_control=self._control
+            )
+            self._grpc, ports["grpc"] = grpc_server(service, limits, f"{settings.host}:{settings.grpc_port}")
+            await self._grpc.start()
+        except (OSError, RuntimeError) as error:
+            await self._stop()
+            raise SidecarFailed(f"cannot serve: {error}") from error
+        _LOG.info("listening on %s: %s", settings.host, ports)
+        if settings.ready_file is not None:
+            settings.ready_file.write_text(json.dumps(ports))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    def _serve(self, app: Any, port: int) -> int:
+        listener = bound(self._settings.host, port)
+        server = http_server(app, self._limits)
+        self._tasks.append(server.start(listener))
+        self._servers.append(server)
+        return int(listener.getsockname()[1])
+
+    async def _stop(self) -> None:
+        await self._engine.close()
+        if self._grpc is not None:
+            await self._grpc.stop(1.0)
+        for server in self._servers:
+            server.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _runtimes(settings: Settings, deployment: manifest.ModelDeployment) -> AsyncIterator[list[RuntimeClient]]:
+    found = next((each for each in deployment.spec.runtimes if each.accelerator == settings.kind), None)
+    count = settings.runtimes or (found.count if found is not None else 1)
+    clients = [RuntimeClient(_runtime_settings(settings, deployment, index)) for index in range(count)]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            await client.close()
+
+
+def _runtime_settings(settings: Settings, deployment: manifest.ModelDeployment, index: int) -> RuntimeSettings:
+    artifacts = [artifact for model in deployment.spec.models for artifact in model.artifacts]
+    here = [artifact for artifact in artifacts if artifact.accelerator == settings.kind]
+    overlaps = settings.kind == KIND_EMULATED and all(each.emulated and each.emulated.load_overlaps for each in here)
+    return RuntimeSettings(
+        kind=settings.kind,
+        device=f"runtime-{index}",
+        socket=settings.ipc_dir / f"runtime-{index}.sock",
+        slots=settings.ipc_dir / f"slots-{index}",
+        slots_limit_bytes=_SLOTS_BYTES,
+        paths=Paths(scripts=settings.scripts_dir),
+        overlaps_loads=bool(here) and overlaps,
+    )
+
+
+async def _start(engine: Engine, clients: list[RuntimeClient]) -> None:
+    """The engine loads its models once a first runtime is there; others join when they come."""
+    for client in clients:
+        client.start()
+    await asyncio.gather(*(client.first_connected() for client in clients))
+    await engine.start()
+
+
+async def _failure_of(task: asyncio.Task[None]) -> None:
+    """Raises what the task raises; never returns."""
+    await task
+    await asyncio.Event().wait()
+
+
+async def _first(*awaitables: Any) -> None:
+    tasks = [asyncio.ensure_future(each) for each in awaitables]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    for task in done:
+        task.result()
+
+
+def _deployment(path: Path) -> manifest.ModelDeployment:
+    try:
+        return manifest.parse_deployment(msgspec.json.decode(path.read_bytes()))
+    except OSError as error:
+        raise SidecarFailed(f"no ModelDeployment at {path}: {error.strerror}; give --deployment FILE") from error
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise SidecarFailed(f"{path} is no ModelDeployment: {error}") from error

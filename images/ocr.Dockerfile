@@ -12,7 +12,8 @@ RUN python3 -m venv /opt/venv \
  && rm -rf /tmp/locks
 
 COPY locks/ocr.txt /tmp/locks/
-RUN /opt/venv/bin/pip install -q --no-cache-dir --compile --require-hashes -r /tmp/locks/ocr.txt \
+# The lock is whole; rapidocr itself asks for the desktop build of OpenCV, which the headless one replaces (pyproject.toml).
+RUN /opt/venv/bin/pip install -q --no-cache-dir --compile --no-deps --require-hashes -r /tmp/locks/ocr.txt \
  && rm -rf /tmp/locks
 
 # A change of the source starts here: the packages above stay as they are.

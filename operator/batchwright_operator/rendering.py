@@ -5,6 +5,7 @@ What lies in a pod is in `rendering_pod`; docs/design/0001 names every piece.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -106,7 +107,12 @@ def config_map(owner: Raw) -> Raw:
 def control_secret(owner: Raw, labels: Mapping[str, str], token: str) -> Raw:
     """The token of the control ports of this object's pods."""
     name = child_name(owner["metadata"]["name"], "control")
-    return child(SECRET, owner, name, labels, type="Opaque", stringData={"token": token})
+    return child(SECRET, owner, name, labels, type="Opaque", data=secret_data(token))
+
+
+def secret_data(token: str) -> dict[str, str]:
+    """`data` of a Secret that holds a control token."""
+    return {"token": base64.b64encode(token.encode()).decode()}
 
 
 def deployment_name(name: str, kind: str) -> str:

@@ -17,6 +17,7 @@ from batchwright_operator.rendering import (
     child,
     control_ingress,
     headless_host,
+    secret_data,
 )
 from batchwright_operator.rendering_pod import (
     PROGRAM,
@@ -108,7 +109,7 @@ def config_map(job: InferenceJob) -> Raw:
 def control_secret(job: InferenceJob, token: str) -> Raw:
     """The token of the runners' control ports."""
     name = child_name(job.name, "job", "control")
-    return child(SECRET, job.raw, name, job_labels(job), type="Opaque", stringData={"token": token})
+    return child(SECRET, job.raw, name, job_labels(job), type="Opaque", data=secret_data(token))
 
 
 def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 import msgspec
@@ -93,7 +94,7 @@ def pod_options(options: PodOptions) -> Raw:
     body: Raw = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {**security, **(options.security_context or {})},
+        "securityContext": {**security, **deepcopy(options.security_context or {})},
     }
     optional = {
         "serviceAccountName": options.service_account_name,
@@ -133,7 +134,8 @@ def merged_env(*lists: Iterable[Raw]) -> list[Raw]:
 
 def plain(values: Sequence[msgspec.Struct]) -> list[Raw]:
     """Structs as fresh JSON values, unset fields left out."""
-    return [{name: value for name, value in msgspec.to_builtins(each).items() if value is not None} for each in values]
+    whole = deepcopy([msgspec.to_builtins(each) for each in values])
+    return [{name: value for name, value in each.items() if value is not None} for each in whole]
 
 
 def _env(plan: RuntimePlan) -> list[Raw]:
@@ -164,8 +166,6 @@ def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
 
 def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
     ports = {"http": HTTP_PORT, "grpc": GRPC_PORT, "control": CONTROL_PORT}
-    live = {"httpGet": {"path": "/v2/health/live", "port": "http"}}
-    ready = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
     return container(
         SIDECAR,
         settings.worker_image,
@@ -175,12 +175,17 @@ def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Setting
         env=_env(plan),
         ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         resources=settings.sidecar_resources.as_dict(),
-        startupProbe={**live, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 120},
-        livenessProbe={**live, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
-        readinessProbe={**ready, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 3},
+        startupProbe=_probe("/v2/health/live", period_s=1, failures=120),
+        livenessProbe=_probe("/v2/health/live", period_s=10, failures=6),
+        readinessProbe=_probe("/v2/health/ready", period_s=2, failures=3),
         lifecycle={"preStop": {"httpGet": {"path": "/v1/drain", "port": CONTROL_PORT}}},
         volumeMounts=[*common_mounts(), mount("control", _directory(TOKEN_FILE)), *script_mounts(artifacts)],
     )
+
+
+def _probe(path: str, *, period_s: int, failures: int) -> Raw:
+    request = {"path": path, "port": "http"}
+    return {"httpGet": request, "periodSeconds": period_s, "timeoutSeconds": 5, "failureThreshold": failures}
 
 
 def _runtimes(

@@ -1,0 +1,136 @@
+"""Rendered children: golden files, fresh objects, and what the golden files cannot say."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, samples
+
+from batchwright_operator.actions import Apply, Raw
+from batchwright_operator.model import parse
+from batchwright_operator.modeldeployment import ObservedModel, decide
+from batchwright_operator.offers import offer
+from batchwright_operator.rendering import config_name, deployment_json
+from batchwright_operator.rendering_pod import pod_template, strategy_of
+from batchwright_operator.settings import RuntimeEntry, Settings
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = Settings(worker_image="example.org/worker:1")
+
+
+def children(raw: Raw) -> list[Raw]:
+    """All bodies that a first visit applies."""
+    claims = frozenset({"models", "models.v2"})
+    decision = decide(ObservedModel(raw=raw, settings=SETTINGS, token="t0ken", claims=claims), 1_800_000_000.0)
+    return [action.body for action in decision.actions if isinstance(action, Apply)]
+
+
+def template(raw: Raw, settings: Settings = SETTINGS, index: int = 0) -> dict[str, Any]:
+    wanted = parse(raw)
+    return pod_template(wanted, offer(wanted, settings).plans[index], settings)
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_children_are_as_in_the_golden_file(name: str) -> None:
+    text = yaml.safe_dump_all(children(samples()[name]), sort_keys=True, width=120, default_flow_style=False)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"differs from {path}; UPDATE_GOLDEN=1 rewrites it, then look at the diff"
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_every_rendering_is_made_of_fresh_objects(name: str) -> None:
+    raw = samples()[name]
+    before = copy.deepcopy(raw)
+    first, second = children(raw), children(raw)
+    assert first == second
+    _spoil(first)
+    assert children(raw) == second
+    assert raw == before
+
+
+def _spoil(value: Any) -> None:
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            _spoil(each)
+    value.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "restarts"),
+    [
+        ({"replicas": 7}, False),
+        ({"placement": {"policy": "Forecast"}}, False),
+        ({"strategy": {"type": "Recreate"}}, False),
+        ({"queueOrder": "Oldest"}, True),
+        ({"models": [model("recognizer", targets={"latencyMilliseconds": 50})]}, True),
+    ],
+)
+def test_only_what_pods_read_restarts_them(change: Raw, restarts: bool) -> None:
+    before, after = deployment(), deployment()
+    after["spec"] |= change
+    assert (template(before) != template(after)) is restarts
+    assert (config_name(before) != config_name(after)) is restarts
+
+
+def test_a_long_name_stays_within_the_limit_and_unique() -> None:
+    names = [each["metadata"]["name"] for each in children(deployment("n" * 60))]
+    assert all(len(name) <= 63 for name in names)
+    assert len({(each["kind"], each["metadata"]["name"]) for each in children(deployment("n" * 60))}) == len(names)
+
+
+def test_every_child_is_owned_and_labelled() -> None:
+    for body in children(deployment()):
+        [owner] = body["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == ("uid-of-ocr", True)
+        assert body["metadata"]["labels"]["batchwright.dev/deployment"] == "ocr"
+
+
+def test_each_device_has_a_runtime_of_its_own_and_a_server_has_all() -> None:
+    two = template(samples()["two-devices"])["spec"]["containers"]
+    assert [each["name"] for each in two] == ["runtime", "runtime-1"]
+    assert [each["resources"]["limits"] for each in two] == [{NVIDIA: "1"}] * 2
+    raw = deployment(
+        models=[model("m", {"accelerator": NVIDIA, "format": "onnx", "uri": "pvc://c/m"})],
+        runtimes=[{"accelerator": NVIDIA, "count": 2, "protocol": "open-inference", "image": "x", "port": 9000}],
+    )
+    [server] = template(raw)["spec"]["containers"]
+    assert server["resources"]["limits"] == {NVIDIA: "2"}
+    assert "command" not in server
+
+
+def test_exclusive_kinds_roll_without_surge() -> None:
+    raw = deployment(models=[model("m", emulated())])
+    assert strategy_of(parse(raw), EMULATED)["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert strategy_of(parse(deployment()), "cpu")["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_the_configuration_has_no_identity_and_no_scale() -> None:
+    body = json.loads(deployment_json(deployment(replicas=3)))
+    assert body["metadata"] == {"name": "ocr", "namespace": "shop"}
+    assert "replicas" not in body["spec"]
+
+
+def test_kinds_need_an_artifact_of_every_model_and_one_runtime() -> None:
+    raw = deployment(models=[model("a", emulated("cpu"), emulated(EMULATED)), model("b", emulated("cpu"))])
+    offered = offer(parse(raw), SETTINGS)
+    assert offered.kinds == ("cpu",)
+    assert offered.refusals == (f"{EMULATED}: no artifact in b",)
+    two_images = Settings(runtime_table=[RuntimeEntry(format="onnx", image="onnx:1")])
+    mixed = deployment(models=[model("a", emulated("cpu")), model("b")])
+    assert "different runtime images" in offer(parse(mixed), two_images).refusals[0]
+
+
+def test_the_users_environment_wins_over_the_table_but_not_over_ours() -> None:
+    table = Settings(runtime_table=[RuntimeEntry(env={"A": "table", "B": "table"})])
+    env = [{"name": "B", "value": "user"}, {"name": "BATCHWRIGHT_ACCELERATOR", "value": "user"}]
+    raw = deployment(runtimes=[{"accelerator": "cpu", "env": env}])
+    given = {each["name"]: each.get("value") for each in template(raw, table)["spec"]["containers"][0]["env"]}
+    assert (given["A"], given["B"], given["BATCHWRIGHT_ACCELERATOR"]) == ("table", "user", "cpu")

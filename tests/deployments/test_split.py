@@ -1,0 +1,109 @@
+"""How replicas are split over kinds of accelerators."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright_operator.split import Held, Supply, split
+
+KINDS = ["cpu", "gpu", "npu"]
+GPU = Supply(capacity=400.0, slots=2, processors=2)
+CPU = Supply(capacity=100.0, processors=4)
+NONE = Supply()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "supplies", "current", "expected"),
+    [
+        pytest.param(3, {"gpu": GPU}, {}, {"cpu": 0, "gpu": 3}, id="a kind without a node comes last"),
+        pytest.param(2, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 0, "gpu": 2}, id="the most capacity per slot first"),
+        pytest.param(4, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 2, "gpu": 2}, id="not more than there are devices"),
+        pytest.param(
+            2, {"gpu": GPU, "cpu": CPU}, {"cpu": Held(count=2)}, {"cpu": 2, "gpu": 0}, id="a slot stays where it is"
+        ),
+        pytest.param(
+            2,
+            {"gpu": GPU, "cpu": CPU},
+            {"gpu": Held(count=2, stuck=1)},
+            {"cpu": 1, "gpu": 1},
+            id="only the slot without a place moves",
+        ),
+        pytest.param(
+            1,
+            {"gpu": GPU, "cpu": CPU},
+            {"gpu": Held(excluded=True)},
+            {"cpu": 1, "gpu": 0},
+            id="not to an excluded kind",
+        ),
+        pytest.param(
+            1,
+            {"gpu": GPU, "cpu": CPU},
+            {"gpu": Held(count=1, stuck=1), "cpu": Held(excluded=True)},
+            {"cpu": 0, "gpu": 1},
+            id="stays when no kind has a place",
+        ),
+        pytest.param(
+            1,
+            {"gpu": GPU, "cpu": CPU},
+            {"gpu": Held(count=2, stuck=1)},
+            {"cpu": 0, "gpu": 1},
+            id="the slot without a place is given back first",
+        ),
+        pytest.param(0, {"cpu": CPU}, {"cpu": Held(count=3)}, {"cpu": 0, "gpu": 0}, id="to zero"),
+        pytest.param(3, {}, {}, {"cpu": 2, "gpu": 1}, id="an unknown cluster: shared out"),
+    ],
+)
+def test_split(replicas: int, supplies: dict[str, Supply], current: dict[str, Held], expected: dict[str, int]) -> None:
+    assert split(replicas, ["cpu", "gpu"], supplies, current) == expected
+
+
+def test_no_kind_is_no_slot() -> None:
+    assert split(3, [], {}, {}) == {}
+
+
+helds = st.builds(
+    lambda count, stuck, excluded: Held(count=count, stuck=min(stuck, count), excluded=excluded),
+    st.integers(0, 6),
+    st.integers(0, 6),
+    st.booleans(),
+)
+supply = st.builds(
+    Supply,
+    capacity=st.floats(0, 1e4),
+    slots=st.none() | st.integers(0, 8),
+    processors=st.integers(0, 4),
+)
+supplies_of = st.dictionaries(st.sampled_from(KINDS), supply)
+helds_of = st.dictionaries(st.sampled_from(KINDS), helds)
+
+
+@given(st.integers(0, 20), supplies_of, helds_of)
+def test_the_slots_add_up_and_are_never_negative(
+    replicas: int, supplies: dict[str, Supply], current: dict[str, Held]
+) -> None:
+    plan = split(replicas, KINDS, supplies, current)
+    assert sum(plan.values()) == replicas
+    assert min(plan.values()) >= 0
+
+
+@given(st.integers(0, 20), supplies_of, supplies_of, helds_of)
+def test_a_placed_slot_is_sticky_whatever_happens_to_supplies(
+    more: int, before: dict[str, Supply], after: dict[str, Supply], current: dict[str, Held]
+) -> None:
+    plan = split(more, KINDS, before, current)
+    held = {kind: Held(count=count) for kind, count in plan.items()}
+    assert split(more, KINDS, after, held) == plan
+    grown = split(more + 3, KINDS, after, held)
+    assert all(grown[kind] >= plan[kind] for kind in KINDS)
+
+
+@given(supplies_of, helds_of)
+def test_slots_that_move_leave_only_kinds_that_refused(supplies: dict[str, Supply], current: dict[str, Held]) -> None:
+    total = sum(each.count for each in current.values())
+    plan = split(total, KINDS, supplies, current)
+    for kind, held in current.items():
+        assert held.count - held.stuck <= plan[kind]
+        if held.stuck or held.excluded:
+            assert plan[kind] <= held.count

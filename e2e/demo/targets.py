@@ -12,12 +12,13 @@ from typing import Protocol
 
 import yaml
 
-from e2e.cluster import Cluster, ClusterSpec, NodeSpec, images, kubectl_path
+from e2e.cluster import Cluster, ClusterSpec, NodeSpec, images, kubectl_path, teardown
 from e2e.demo.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "manifests" / "overlays"
 IMAGES = ("operator", "worker", "ocr")
+IMAGE_INPUTS = ("pyproject.toml", "README.md", "LICENSE", "operator", "worker", "locks")
 KIND_NODE = "kindest/node:v1.33.1"
 
 
@@ -28,8 +29,13 @@ class TargetError(RuntimeError):
 class Target(Protocol):
     """A place for the demo."""
 
-    name: str
-    why: str
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+
+    @property
+    def why(self) -> str:
+        """Why this place was chosen."""
 
     def up(self, say: Callable[[str], None]) -> Kubectl:
         """A cluster with the product's images in it."""
@@ -83,13 +89,12 @@ class Embedded:
         """Builds, starts, loads images; on a second run finds all of it there."""
         archives = [build_archive(name, say) for name in IMAGES]
         cluster = Cluster.up(ClusterSpec(name=self.name, nodes=self.nodes, audit_log=True))
-        for archive in archives:
-            cluster.load_image(archive)
+        cluster.load_image(*archives)
         return Kubectl(binary=kubectl_path(), kubeconfig=cluster.kubeconfig)
 
     def down(self) -> None:
         """Leaves nothing of the cluster behind; the cache of binaries and images stays."""
-        Cluster.remove(self.name)
+        teardown.remove_cluster(self.name)
 
     def overlay(self) -> Path:
         """Local image names."""
@@ -99,7 +104,8 @@ class Embedded:
 def build_archive(name: str, say: Callable[[str], None]) -> Path:
     """An OCI archive of one of the product's images, from the cache when nothing changed."""
     say(f"   image {name}")
-    return images.build_image(f"batchwright-{name}", ROOT / "images" / f"{name}.Dockerfile", ROOT)
+    tag, dockerfile = f"localhost/batchwright-{name}:dev", ROOT / "images" / f"{name}.Dockerfile"
+    return images.build_image(tag, dockerfile=dockerfile, context=ROOT, inputs=IMAGE_INPUTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

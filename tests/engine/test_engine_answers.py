@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from batchwright_worker.manifest_model import Padding
 from batchwright_worker.sidecar.values import (
     BadInput,
     DeadlineExceeded,
@@ -278,10 +279,8 @@ def test_draining_answers_everyone() -> None:
 def test_shapes_share_a_batch_within_their_bucket_only() -> None:
     async def scenario() -> None:
         device = FakeDevice(variable=True)
-        padding = {"dimension": 0, "multiple": 8, "value": "-1"}
-        from batchwright_worker.manifest_model import Padding
-
-        engine = engine_of([model(initial_size=8, padding=Padding(**padding))], device)
+        padding = Padding(dimension=0, multiple=8, value="-1")
+        engine = engine_of([model(initial_size=8, padding=padding)], device)
         await engine.start()
         device.runs.clear()
         widths = [3, 8, 9, 16, 5]

@@ -17,8 +17,12 @@ KEPT = 48
 JUMP_BATCHES = 5
 """So many batches in a row off by `JUMP_RATIO` on the same side are a jump: what was before is forgotten."""
 JUMP_RATIO = 1.25
+FIRM = 3
+"""So many batches of one size make a median to lean on."""
 LINE_TOLERANCE = 0.15
-"""Largest relative distance of a size's median from the line for the line to hold."""
+"""Largest relative distance of a size's median from the line for the line to hold there."""
+OFF_SHARE = 0.25
+"""From this share of firm sizes off the line on it does not describe the device (some are outliers always)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +102,13 @@ class DeviceTime:
             self.samples.extend(newest)
             self.off_side = 0
             self._unread = KEPT
-        self._unread += 1
+        is_new = all(rows != size for size, _ in self._curve.points)
+        self._unread += KEPT if is_new else 1
 
     @property
     def curve(self) -> Curve:
-        """The fit of the batches remembered; it may lack the newest eighth of them (a fit costs 0.3 ms)."""
+        """The fit of the batches remembered; it may lack the newest eighth of those of known sizes (a fit takes up to
+        0.3 ms)."""
         if self._unread > len(self.samples) // 8:
             self._curve = fit(self.samples)
             self._unread = 0
@@ -133,8 +139,9 @@ def fit(samples: Iterable[tuple[int, float]]) -> Curve:
         return UNKNOWN
     points = tuple((rows, median(seen)) for rows, seen in sorted(by_size.items()))
     fixed_s, per_row_s = _line(points)
-    firm = [(rows, seconds) for rows, seconds in points if len(by_size[rows]) >= 2]
-    linear = all(abs(fixed_s + per_row_s * rows - seconds) <= LINE_TOLERANCE * seconds for rows, seconds in firm)
+    firm = [(rows, seconds) for rows, seconds in points if len(by_size[rows]) >= FIRM]
+    off = [rows for rows, seconds in firm if abs(fixed_s + per_row_s * rows - seconds) > LINE_TOLERANCE * seconds]
+    linear = not off or len(off) < OFF_SHARE * len(firm)
     if not linear and len(firm) >= 2:
         points = tuple(firm)
     return Curve(fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches)

@@ -17,7 +17,7 @@ from batchwright_worker.sidecar.measures import percentile
 from batchwright_worker.sidecar.queues import Bucket, Order
 from batchwright_worker.sidecar.residency import DeviceBooks, Held
 from batchwright_worker.sidecar.scheduler import Batch, Offer, Refusal, Scheduler
-from batchwright_worker.sidecar.served import Plan
+from batchwright_worker.sidecar.served import Plan, Served
 from batchwright_worker.sidecar.values import LoadReport, MemoryReport
 
 Outcome = Literal["Answered", "Refused", "Late"]
@@ -54,7 +54,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class Fate:
     """What became of one request, and when."""
 
     arrival: Arrival
@@ -71,13 +71,13 @@ class Report:
     """All that happened. Rates are rows per second."""
 
     seconds: float
-    done: list[Served] = field(default_factory=list)
+    done: list[Fate] = field(default_factory=list)
     sizes: dict[str, list[int]] = field(default_factory=dict)
     """Per model the batch size after each window."""
     reasons: dict[str, list[str]] = field(default_factory=dict)
     loads: int = 0
 
-    def answered(self, since: float = 0.0) -> list[Served]:
+    def answered(self, since: float = 0.0) -> list[Fate]:
         return [one for one in self.done if one.outcome == "Answered" and one.end >= since]
 
     def rows_per_second(self, since: float = 0.0) -> float:
@@ -121,6 +121,8 @@ class Simulation:
     plans: Iterable[Plan]
     devices: Iterable[SimulatedDevice]
     order: Order = "Balanced"
+    warm_up: bool = True
+    """Begin with what the engine's warm-up would have measured: one batch of 1, 2, 4, ... rows."""
     scheduler: Scheduler = field(init=False)
     _machines: dict[str, SimulatedDevice] = field(init=False)
     _events: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
@@ -161,6 +163,16 @@ class Simulation:
                     books.held.setdefault(name, books_entry(machine.load_bytes))
                     if machine.memory_bytes:
                         books.free_bytes -= machine.load_bytes
+        if self.warm_up:
+            for served in self.scheduler.models.values():
+                self._warm(served, next(iter(self._machines.values())))
+
+    def _warm(self, served: Served, machine: SimulatedDevice) -> None:
+        size = 1
+        while size <= served.plan.rules.max_size:
+            served.ran((), size, machine.seconds(served.name, size, 0.0))
+            size *= 2
+        served.warmed_up()
 
     def _at(self, time: float, happen: Callable[[float], None]) -> None:
         self._count += 1
@@ -184,7 +196,7 @@ class Simulation:
         self._dispatch(arrival.time)
 
     def _finish(self, arrival: Arrival, outcome: Outcome, now: float) -> None:
-        self._report.done.append(Served(arrival, outcome, now))
+        self._report.done.append(Fate(arrival, outcome, now))
         if outcome == "Answered":
             window = self.scheduler.models[arrival.model].window
             window.answered(arrival.rows, now - arrival.time)

@@ -70,7 +70,10 @@ actions = st.lists(
 
 @given(actions)
 def test_every_row_leaves_once_in_order_and_the_counts_hold(steps: list[tuple[str, int, str]]) -> None:
-    queue, pushed, out, gone = ModelQueue(model="m", limit=1 << 30), {}, [], set()
+    queue = ModelQueue(model="m", limit=1 << 30)
+    pushed: dict[int, tuple[int, str]] = {}
+    out: list[tuple[int, int]] = []
+    gone: set[int] = set()
     for at, (what, number, bucket) in enumerate(steps):
         if what == "push":
             key = len(pushed) + 1

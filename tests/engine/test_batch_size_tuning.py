@@ -81,7 +81,7 @@ def test_beyond_the_knee_the_size_goes_back_to_it() -> None:
 
 
 def climb(tuning: Tuning, seen: Window, windows: int, curve: Curve = LINE) -> tuple[Tuning, list[str]]:
-    reasons = []
+    reasons: list[str] = []
     for _ in range(windows):
         verdict = decide(replace(STEPS, max_size=64), tuning, seen, curve)
         tuning = verdict.tuning

@@ -16,6 +16,7 @@ series = st.lists(st.integers(1, 8), min_size=2, max_size=30)
 
 def by_the_book(xs: list[int]) -> tuple[int, float, float]:
     n, s = len(xs), 0
+    variance: float
     for i in range(n):
         for j in range(i + 1, n):
             s += 1 if xs[j] > xs[i] else -1 if xs[j] < xs[i] else 0

@@ -94,6 +94,8 @@ class Scheduler:
         served.window.offered += offer.rows
         if not served.queue.has_room(offer.rows):
             return self._full(served, offer, now)
+        if served.target_s is None and offer.deadline is None:
+            return self._push(served, offer, None)
         curve, line = served.curve(offer.bucket), self.line(served, offer.bucket, now)
         verdict = admission.judge(curve, line, offer.rows, served.target_s, now - offer.arrival)
         if not verdict.accepted:

@@ -62,7 +62,8 @@ bench: install ## side-by-side performance tables
 	$(BIN)/python -m e2e.bench
 
 generate: install ## regenerate CRDs and protocol stubs
-	$(BIN)/python -m batchwright_operator.crd --write crds/
+	$(BIN)/python -m batchwright_operator.crd --write
+	$(BIN)/python -m batchwright_worker.oip.generate
 
 clean: ## remove what builds left in this folder (the cache of binaries and images stays)
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

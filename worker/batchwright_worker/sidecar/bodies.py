@@ -177,7 +177,7 @@ def _decoded(header: memoryview) -> InferBody:
     try:
         return _DECODER.decode(header)
     except msgspec.ValidationError as error:
-        raise BadInput(f"the request is not as the protocol wants it: {error}; see the path at the end") from error
+        raise BadInput(f"the request is not as the protocol wants it: {error}; correct the field that it names") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"the request is no valid JSON: {error}; if binary data follow it, send Inference-Header-Content-Length"

@@ -118,7 +118,7 @@ def from_values(described: Described, values: object) -> Array:
             "set binary_data_size and append the bytes",
         )
     try:
-        array = np.array(values, dtype=object) if described.datatype == "BYTES" else np.asarray(values)
+        array = np.array(values, dtype=object) if described.datatype == "BYTES" else _plain(described, values)
     except (ValueError, OverflowError, RecursionError) as error:
         raise described.bad(
             "has ragged or over-long data",
@@ -134,6 +134,16 @@ def from_values(described: Described, values: object) -> Array:
             "make data and shape agree",
         )
     return _converted(described, array).reshape(described.shape)
+
+
+def _plain(described: Described, values: object) -> Array:
+    """As numpy reads it; but it would make floats of integers beyond 2**63 beside smaller ones."""
+    array = np.asarray(values)
+    if described.dtype.kind in "iu" and array.dtype.kind in "fO":
+        exact = np.array(values, dtype=object)
+        if all(type(element) is int and 0 <= element < 1 << 64 for element in exact.flat):
+            return exact.astype(np.uint64)
+    return array
 
 
 def rows_of(inputs: Mapping[str, Array]) -> int:

@@ -1,0 +1,191 @@
+"""`batchwright-worker serve` as a real process, and the models that the protocol tests serve with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from onnx import TensorProto, helper, numpy_helper, save
+
+WEIGHTS = np.random.default_rng(7).normal(size=(16, 4)).astype(np.float32)
+DATATYPES = ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64")
+DATATYPES += ("FP16", "FP32", "FP64", "BF16", "BYTES")
+
+SCRIPT = '''
+import os, signal
+from pathlib import Path
+import numpy as np
+
+class Model:
+    """y = x; 13 in x kills the process once, 14 fails the batch, rows that hold 15 are bad."""
+
+    def __init__(self, path):
+        self.marker = Path(path) if path else None
+
+    def infer(self, inputs):
+        from batchwright_worker.runtime.backends.base import BadRowsError
+        x = inputs["x"]
+        if x.dtype == np.float32:
+            if (x == 13).any() and self.marker is not None and not self.marker.with_suffix(".killed").exists():
+                self.marker.with_suffix(".killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if (x == 14).any():
+                raise RuntimeError("fourteen is not liked")
+            bad = np.flatnonzero((x == 15).reshape(len(x), -1).any(axis=1))
+            if bad.size:
+                raise BadRowsError({int(row): "it holds fifteen" for row in bad})
+        return {"y": x}
+'''
+
+
+def linear_onnx(path: Path) -> Path:
+    """y = x @ WEIGHTS, x [n, 16], y [n, 4]."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(WEIGHTS, "w")],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def echo_model(name: str, datatype: str, shape: list[int], path: Path) -> dict[str, Any]:
+    """A python model of SCRIPT."""
+    return {
+        "name": name,
+        "inputs": [{"name": "x", "datatype": datatype, "shape": shape}],
+        "outputs": [{"name": "y", "datatype": datatype, "shape": shape}],
+        "artifacts": [
+            {
+                "format": "python",
+                "uri": path.as_uri(),
+                "script": {"configMapKeyRef": {"name": "scripts", "key": "echo.py"}},
+            }
+        ],
+    }
+
+
+def emulated_model(name: str, fixed_ms: float, per_row_ms: float = 0.0, **batching: Any) -> dict[str, Any]:
+    """An emulated model on cpu: input x FP32 [8], output argmax."""
+    emulated = {"fixedMicroseconds": int(fixed_ms * 1000), "perRowMicroseconds": int(per_row_ms * 1000)}
+    return {
+        "name": name,
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [8]}],
+        "artifacts": [{"format": "emulated", "emulated": emulated}],
+        "batching": batching,
+    }
+
+
+def manifest(name: str, models: list[dict[str, Any]], **spec: Any) -> list[dict[str, Any]]:
+    """The ModelDeployment and the ConfigMap of its scripts."""
+    return [
+        {
+            "apiVersion": "batchwright.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": name},
+            "spec": {"models": models, **spec},
+        },
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "scripts"}, "data": {"echo.py": SCRIPT}},
+    ]
+
+
+@dataclass
+class Served:
+    """A running `serve`."""
+
+    process: subprocess.Popen[str]
+    http: int
+    grpc: int
+    control: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http}"
+
+    def get(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (lower case) and body of a GET (or POST, where there is a body)."""
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        return fetched(request)
+
+    def state(self, **query: Any) -> Any:
+        """GET /v1/state on the control port."""
+        text = "&".join(f"{key}={value}" for key, value in query.items())
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.control}/v1/state?{text}", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        return json.loads(fetched(request)[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """Seconds until it has ended."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(20)
+        return time.monotonic() - began
+
+
+def fetched(request: urllib.request.Request) -> tuple[int, dict[str, str], bytes]:
+    """Any status is an answer."""
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, {k.lower(): v for k, v in response.headers.items()}, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, documents: list[dict[str, Any]], *options: str) -> Iterator[Served]:
+    """A ready `serve` on free ports; ended on leaving."""
+    path = folder / "deployment.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    with started(path, *options) as served:
+        wait_ready(served)
+        yield served
+
+
+@contextlib.contextmanager
+def started(path: Path, *options: str) -> Iterator[Served]:
+    """`serve` that listens but may not be ready yet."""
+    command = [sys.executable, "-m", "batchwright_worker", "serve", "-f", str(path), "--http", "0", "--grpc", "0"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield _listening(process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(20)
+
+
+def wait_ready(served: Served) -> None:
+    """Follows the state until it is ready."""
+    revision = -1
+    for _ in range(50):
+        state = served.state(after=revision, waitSeconds=20)
+        if state["ready"]:
+            return
+        revision = state["revision"]
+    raise AssertionError(f"never ready: {state}")
+
+
+def _listening(process: subprocess.Popen[str]) -> Served:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.search(r"http://127.0.0.1:(\d+), gRPC 127.0.0.1:(\d+), control 127.0.0.1:(\d+) \(token (\w+)\)", line)
+    assert found is not None, f"serve said {line!r}"
+    return Served(process, int(found[1]), int(found[2]), int(found[3]), found[4])

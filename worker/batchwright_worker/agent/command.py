@@ -1,0 +1,77 @@
+"""`batchwright-worker agent`: serve this node's readings at /metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from batchwright_worker.agent.cgroups import CgroupError
+from batchwright_worker.agent.cpu import CpuSource, find_node
+from batchwright_worker.agent.exposition import exposition, text
+from batchwright_worker.agent.nvidia import find_nvidia
+from batchwright_worker.agent.readings import Source
+from batchwright_worker.contract import AGENT_PORT, ENV_NODE
+
+
+@click.command()
+@click.option("--port", default=AGENT_PORT, show_default=True, type=click.IntRange(0, 65535), help="Port of /metrics.")
+@click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option("--node", envvar=ENV_NODE, default="", help="Name of the node, for the labels.")
+@click.option("--sysfs", envvar="BATCHWRIGHT_HOST_CGROUP", default="/sys/fs/cgroup", show_default=True,
+              type=click.Path(path_type=Path), help="Where the host's cgroups are mounted.")  # fmt: skip
+@click.option("--proc", envvar="BATCHWRIGHT_HOST_PROC", default="/proc", show_default=True,
+              type=click.Path(path_type=Path), help="Where the host's /proc is mounted.")  # fmt: skip
+@click.option("--cgroup-root", envvar="BATCHWRIGHT_CGROUP_ROOT",
+              help="The node's cgroup, e.g. /.  [default: found from the agent's own]")  # fmt: skip
+@click.option("--allocatable-cpu-millis", envvar="BATCHWRIGHT_ALLOCATABLE_CPU_MILLIS", type=click.IntRange(min=1),
+              help="Allocatable CPU of the node, where its cgroups do not tell (version 2, no quota).")  # fmt: skip
+def command(  # noqa: PLR0913, PLR0917 - one parameter per option
+    port: int,
+    host: str,
+    node: str,
+    sysfs: Path,
+    proc: Path,
+    cgroup_root: str | None,
+    allocatable_cpu_millis: int | None,
+) -> None:
+    """Export utilization of this node's processors as Prometheus metrics (method A3)."""
+    cores = allocatable_cpu_millis / 1000 if allocatable_cpu_millis else None
+    try:
+        found = find_node(sysfs, proc, root=cgroup_root, allocatable_cores=cores)
+        sources: list[Source] = [CpuSource(found)]
+    except (CgroupError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    nvidia = find_nvidia()
+    if nvidia is not None:
+        sources.append(nvidia)
+    cpu = f"{found.cores:g} cores counted at {found.counted.usage}, {found.memory_bytes >> 20} MiB"
+    driver = "found" if nvidia else "not found"
+    click.echo(f"agent of {node or 'this machine'}: {cpu}, NVIDIA driver {driver}", err=True)
+    serve(node, sources, host, port)
+
+
+def serve(node: str, sources: Sequence[Source], host: str, port: int) -> None:
+    """Serves until SIGTERM; says where on standard output."""
+    app = application(exposition(node, sources))
+    web.run_app(app, host=host, port=port, access_log=None, print=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def application(registry: CollectorRegistry) -> web.Application:
+    """GET /metrics (and /healthz, which reads nothing)."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=text(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", healthz)
+    return app

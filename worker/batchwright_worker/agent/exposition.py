@@ -1,0 +1,58 @@
+"""Readings as Prometheus text; docs/design/0001 has the table of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from batchwright_worker.agent.readings import Source
+
+_LABELS = ("node", "kind", "device")
+
+
+class ReadingCollector(Collector):
+    """Reads all sources when it is scraped."""
+
+    def __init__(self, node: str, sources: Sequence[Source]) -> None:
+        self._node, self._sources = node, sources
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The four families; what a device does not tell is absent, never zero."""
+        readings = [reading for source in self._sources for reading in source.read()]
+        busy = _family("utilization_ratio", "Busy share of the processor, of what pods may use of it.")
+        memory = _family("memory_utilization_ratio", "Used memory over all of it.")
+        taken = _family("sample_timestamp_seconds", "When the device was read.")
+        info = GaugeMetricFamily(
+            "batchwright_device_info", "A device of this node.", labels=[*_LABELS, "product", "driver", "memory_bytes"]
+        )
+        for each in readings:
+            labels = [self._node, each.kind, each.device]
+            _add(busy, labels, each.utilization)
+            _add(memory, labels, each.memory_utilization)
+            _add(taken, labels, each.taken_at)
+            info.add_metric([*labels, each.product, each.driver, str(each.memory_bytes)], 1)
+        yield from (busy, memory, taken, info)
+
+
+def exposition(node: str, sources: Sequence[Source]) -> CollectorRegistry:
+    """A registry whose every scrape reads the sources."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(ReadingCollector(node, sources))
+    return registry
+
+
+def text(registry: CollectorRegistry) -> bytes:
+    """The answer to a scrape."""
+    return generate_latest(registry)
+
+
+def _family(name: str, help_text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"batchwright_processor_{name}", help_text, labels=_LABELS)
+
+
+def _add(family: GaugeMetricFamily, labels: list[str], value: float | None) -> None:
+    if value is not None:
+        family.add_metric(labels, value)

@@ -1,0 +1,173 @@
+"""The control port: state by long-poll with the token, load, unload, drain; and how serve ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.protocol.serving import Served, emulated_model, fetched, manifest, serving
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Served]:
+    """A server of this test's own."""
+    models = [emulated_model("a", fixed_ms=20), emulated_model("b", fixed_ms=20)]
+    with serving(tmp_path, manifest("own", models)) as served:
+        yield served
+
+
+def control(served: Served, path: str, body: Any = None, token: str | None = None) -> tuple[int, Any]:
+    """GET, or POST where there is a body."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{served.control}{path}", data=data, headers=headers)
+    status, _, answer = fetched(request)
+    return status, json.loads(answer)
+
+
+def infer(served: Served, model: str) -> tuple[int, dict[str, Any]]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 8], "data": [0, 0, 0, 1, 0, 0, 0, 0]}
+    status, _, answer = served.get(f"/v2/models/{model}/infer", json.dumps({"inputs": [tensor]}).encode())
+    return status, json.loads(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/state", None), ("/v1/load", {"model": "slow"}), ("/v1/unload", {"model": "slow"})]
+)
+@pytest.mark.parametrize("token", [None, "wrong", ""])
+def test_without_the_token_nothing_is_told_or_done(served: Served, path: str, body: Any, token: str | None) -> None:
+    status, answer = control(served, path, body, token)
+    assert status == 401
+    assert "Authorization: Bearer" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "word"),
+    [
+        ("/v1/state?after=x", None, 400, "'after'"),
+        ("/v1/load", {"models": "slow"}, 400, "model"),
+        ("/v1/unload", {"model": "nope"}, 404, "no model 'nope'"),
+        ("/v1/nothing", None, 404, "/v1/state"),
+    ],
+)
+def test_bad_control_requests_say_what_to_send(served: Served, path: str, body: Any, status: int, word: str) -> None:
+    found, answer = control(served, path, body, served.token)
+    assert found == status
+    assert word in answer["error"]
+
+
+def test_state_tells_models_and_devices(served: Served) -> None:
+    state = served.state()
+    assert state["ready"] is True
+    assert {"linear", "slow"} <= {model["name"] for model in state["models"]}
+    assert state["devices"][0]["kind"] == "cpu"
+
+
+def test_a_poll_waits_for_news_and_returns_at_once_with_them(own: Served) -> None:
+    revision = own.state()["revision"]
+    began = time.monotonic()
+    assert own.state(after=revision, waitSeconds=0.3)["revision"] == revision
+    assert time.monotonic() - began >= 0.3
+    with ThreadPoolExecutor(1) as pool:
+        polled = pool.submit(own.state, after=revision, waitSeconds=20)
+        assert control(own, "/v1/unload", {"model": "a"}, own.token)[0] == 200
+        assert polled.result(10)["revision"] > revision
+    assert time.monotonic() - began < 10
+
+
+def test_an_unloaded_model_is_unknown_until_it_is_loaded(own: Served) -> None:
+    assert control(own, "/v1/unload", {"model": "a"}, own.token)[0] == 200
+    status, answer = infer(own, "a")
+    assert status == 404
+    assert "unloaded" in answer["error"]
+    assert infer(own, "b")[0] == 200
+    assert control(own, "/v1/load", {"model": "a"}, own.token)[0] == 200
+    assert infer(own, "a")[0] == 200
+
+
+def test_drain_makes_unready_and_finishes_what_it_has(tmp_path: Path) -> None:
+    documents = manifest("drain", [emulated_model("a", fixed_ms=300, maxSize=1)])
+    with serving(tmp_path, documents, "--sidecar-option=--linger-seconds=1") as own:
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(infer, own, "a") for _ in range(2)]
+            wait_for(lambda: own.state()["models"][0]["queueLength"] == 1)
+            drained = pool.submit(control, own, "/v1/drained")
+            draining = pool.submit(control, own, "/v1/drain")
+            wait_for(lambda: own.get("/v2/health/ready")[0] == 503)
+            assert own.get("/v2/health/live")[0] == 200
+            assert not own.state()["ready"]
+            assert infer(own, "a")[0] == 200, "it still serves while it lingers"
+            assert [future.result()[0] for future in asked] == [200, 200]
+            assert draining.result() == (200, {"drained": True})
+            assert drained.result() == (200, {"drained": True})
+        status, answer = infer(own, "a")
+        assert status == 503
+        assert "stopping" in answer["error"]
+
+
+def wait_for(holds: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def test_drained_does_not_drain(own: Served) -> None:
+    assert control(own, "/v1/drained?waitSeconds=0.1") == (503, {"drained": False})
+    assert infer(own, "a")[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_clean_and_answers_what_runs(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path, manifest("end", [emulated_model("a", fixed_ms=400)])) as own:
+        children = psutil.Process(own.process.pid).children(recursive=True)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(infer, own, "a")
+            wait_for(lambda: own.state()["devices"][0]["busyRatio"] > 0 or running(own))
+            assert own.stop(number) < 8
+            assert asked.result()[0] == 200
+    assert own.process.returncode == 0
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    assert not list(Path("/dev/shm").glob(f"batchwright-{own.process.pid}-*"))
+
+
+def running(served: Served) -> bool:
+    return b'nv_inference_pending_request_count{model="a",version="1"} 1.0' in served.get("/metrics")[2]
+
+
+def test_nothing_survives_a_killed_serve(own: Served) -> None:
+    children = psutil.Process(own.process.pid).children(recursive=True)
+    assert len(children) >= 3
+    own.process.kill()
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert len(gone) == len(children)
+
+
+def test_a_dead_sidecar_ends_serve_with_its_reason(own: Served) -> None:
+    sidecar = next(
+        child for child in psutil.Process(own.process.pid).children() if "sidecar" in " ".join(child.cmdline())
+    )
+    os.kill(sidecar.pid, signal.SIGKILL)
+    own.process.wait(20)
+    assert own.process.returncode == 1
+
+
+def test_two_polls_at_once_are_both_answered(served: Served) -> None:
+    states: list[Any] = []
+    threads = [threading.Thread(target=lambda: states.append(served.state(after=-1, waitSeconds=5))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(states) == 8

@@ -1,0 +1,157 @@
+"""Clients that trickle, flood, or leave: they cost a deadline or a limit, never the server."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.protocol.raw_http import connection, infer_request, post, read_answer
+from tests.protocol.serving import Served, emulated_model, manifest, serving
+
+OPTIONS = ("--sidecar-option=--header-seconds=0.4", "--sidecar-option=--body-seconds=0.6")
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    models = [emulated_model("m", fixed_ms=1), emulated_model("slow", fixed_ms=200, maxSize=1)]
+    with serving(tmp_path_factory.mktemp("slow"), manifest("slow", models), *OPTIONS) as served:
+        yield served
+
+
+def test_headers_that_never_end_are_given_up(strict: Served) -> None:
+    with connection(strict) as slow:
+        slow.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n")
+        began = time.monotonic()
+        status, answer = read_answer(slow)
+    assert status == 408
+    assert "headers did not arrive within 0.4 s" in answer["error"]
+    assert time.monotonic() - began < 5
+
+
+def test_trickling_headers_do_not_move_the_deadline(strict: Served) -> None:
+    with connection(strict) as slow:
+        slow.settimeout(0.1)
+        slow.sendall(b"GET /v2 HTTP/1.1\r\n")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            trickle(slow, seconds=5)
+
+
+def trickle(connected: socket.socket, seconds: float) -> None:
+    """One header every 0.1 s; raises once the other end has closed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connected.sendall(b"X-A: b\r\n")
+        try:
+            if b"408" in connected.recv(4096):
+                connected.sendall(b"X-A: b\r\n")
+        except TimeoutError:
+            continue
+
+
+def test_a_body_that_never_ends_is_given_up(strict: Served) -> None:
+    with connection(strict) as slow:
+        slow.sendall(post("/v2/models/m/infer", b"x" * 1000)[:-10])
+        status, answer = read_answer(slow)
+    assert status == 408
+    assert "body did not arrive within 0.6 s" in answer["error"]
+
+
+def test_a_silent_connection_is_closed(strict: Served) -> None:
+    with connection(strict) as silent:
+        silent.settimeout(5)
+        assert b"408" in silent.recv(4096)
+        assert silent.recv(4096) == b""
+
+
+def test_endless_headers_are_refused(strict: Served) -> None:
+    with connection(strict) as flood:
+        flood.sendall(b"GET /v2 HTTP/1.1\r\nX-Long: " + b"a" * 70_000)
+        status, answer = read_answer(flood)
+    assert status == 431
+    assert "65536 bytes" in answer["error"]
+
+
+def test_a_chunked_body_is_counted(strict: Served) -> None:
+    chunk = b"%x\r\n" % (1 << 20) + b"x" * (1 << 20) + b"\r\n"
+    with connection(strict) as flood:
+        flood.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        flood.sendall(chunk * 66 + b"0\r\n\r\n")
+        status, answer = read_answer(flood)
+    assert status == 413
+    assert "at most 67108864 bytes" in answer["error"]
+
+
+def test_a_chunked_request_is_answered(strict: Served) -> None:
+    body = infer_request("m", [[1.0] * 8]).split(b"\r\n\r\n", 1)[1]
+    with connection(strict) as chunked:
+        chunked.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for part in (body[:7], body[7:]):
+            chunked.sendall(b"%x\r\n" % len(part) + part + b"\r\n")
+        chunked.sendall(b"0\r\n\r\n")
+        assert read_answer(chunked)[0] == 200
+
+
+def test_pipelined_requests_are_answered_in_order(strict: Served) -> None:
+    rows = [[float(index == place) for index in range(8)] for place in range(4)]
+    with connection(strict) as pipelined:
+        pipelined.sendall(b"".join(infer_request("m", [row]) for row in rows))
+        answers = [read_answer_of(pipelined) for _ in rows]
+    assert answers == [0, 1, 2, 3]
+
+
+def read_answer_of(connected: socket.socket) -> int:
+    """Winner of the next answer; reads byte by byte, so that the following answers stay in the socket."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connected.recv(1)
+    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+    body = b""
+    while len(body) < length:
+        body += connected.recv(length - len(body))
+    return int(body.split(b'"data":[')[1].split(b"]")[0])
+
+
+def test_what_is_no_http_is_refused(strict: Served) -> None:
+    with connection(strict) as strange:
+        strange.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+        assert strange.recv(4096).startswith(b"HTTP/1.1 400")
+
+
+def test_rows_of_callers_that_left_do_not_run(strict: Served) -> None:
+    """Three callers of a model that takes 200 ms per batch of one; two leave while the first runs."""
+    before = strict.get("/metrics")[2]
+    callers = [connection(strict) for _ in range(3)]
+    for caller in callers:
+        caller.sendall(infer_request("slow", [[1.0] * 8]))
+        wait_pending(strict, callers.index(caller) + 1)
+    for caller in callers[1:]:
+        caller.close()
+    with callers[0]:
+        assert read_answer(callers[0])[0] == 200
+    wait_pending(strict, 0)
+    after = strict.get("/metrics")[2]
+    assert (
+        counted(after, "batchwright_cancelled_requests_total") - counted(before, "batchwright_cancelled_requests_total")
+        == 2
+    )
+    assert counted(after, "nv_inference_exec_count") - counted(before, "nv_inference_exec_count") == 1
+
+
+def wait_pending(served: Served, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while counted(served.get("/metrics")[2], "nv_inference_pending_request_count") != count:
+        assert time.monotonic() < deadline
+
+
+def counted(metrics: bytes, name: str, model: str = "slow") -> float:
+    label = f'{name}{{model="{model}"'
+    return next(float(line.rsplit(" ", 1)[1]) for line in metrics.decode().splitlines() if line.startswith(label))
+
+
+def test_the_server_goes_on(strict: Served) -> None:
+    with connection(strict) as good:
+        good.sendall(infer_request("m", [[0.0, 1.0, 0, 0, 0, 0, 0, 0]]))
+        assert read_answer(good)[1]["outputs"][0]["data"] == [1]

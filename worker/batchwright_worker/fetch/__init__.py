@@ -1,0 +1,1 @@
+"""Downloads the artifacts of a ModelDeployment, before its containers start."""

@@ -1,0 +1,24 @@
+"""Errors of fetching, by what the caller does next.
+
+FetchError
++-- Refused       against the rules, wrong or missing: never try again; the message says what to change
++-- Interrupted   the network or the server failed: try again from where it stopped
+"""
+
+from __future__ import annotations
+
+
+class FetchError(Exception):
+    """An artifact is not there."""
+
+
+class Refused(FetchError):  # noqa: N818 - the tree reads better without the suffix
+    """No retry can help."""
+
+
+class Interrupted(FetchError):  # noqa: N818
+    """A retry may help; `retry_after_s` is what the server asked for."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,88 @@
+"""Objects of s3:// and gs://, through fsspec (s3fs, gcsfs: the extra `objectstore`)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchwright_worker.fetch.errors import FetchError, Interrupted, Refused
+from batchwright_worker.fetch.policy import Policy
+from batchwright_worker.fetch.sources import CHUNK_BYTES, Opened
+
+
+class ObjectSource:
+    """One object; `secret` has the entries that artifacts[].secretRef describes."""
+
+    def __init__(self, uri: str, policy: Policy, secret: Mapping[str, str]) -> None:
+        self._uri = uri
+        self._policy = policy
+        self._secret = secret
+
+    @asynccontextmanager
+    async def open(self, offset: int) -> AsyncIterator[Opened]:
+        """See Source."""
+        try:
+            system = await asyncio.to_thread(self._system)
+            size = (await asyncio.to_thread(system.info, self._uri))["size"]
+            file = await asyncio.to_thread(system.open, self._uri, "rb", cache_type="none")
+            with file:
+                yield Opened(offset=offset, total_bytes=size, chunks=_chunks(file, offset, size))
+        except FetchError:
+            raise
+        except Exception as error:
+            raise _error_of(self._uri, error) from error
+
+    def _system(self) -> Any:
+        import fsspec
+
+        scheme = urlsplit(self._uri).scheme
+        try:
+            return fsspec.filesystem(scheme, skip_instance_cache=True, **self._options(scheme))
+        except ImportError as error:
+            raise Refused(
+                f"{self._uri}: the worker image lacks the package for {scheme}://; build it with "
+                f"batchwright[worker,objectstore] ({error})"
+            ) from error
+
+    def _options(self, scheme: str) -> dict[str, Any]:
+        if scheme == "gs":
+            import json
+
+            credentials = self._secret.get("credentials.json")
+            return {"token": json.loads(credentials) if credentials else "anon"}
+        key, secret = self._secret.get("AWS_ACCESS_KEY_ID"), self._secret.get("AWS_SECRET_ACCESS_KEY")
+        if not key or not secret:
+            return {"anon": True, **self._endpoint()}
+        return {"key": key, "secret": secret, "token": self._secret.get("AWS_SESSION_TOKEN"), **self._endpoint()}
+
+    def _endpoint(self) -> dict[str, Any]:
+        """An endpoint of the user's own must be one that the policy allows, too."""
+        url = self._secret.get("AWS_ENDPOINT_URL")
+        if not url:
+            return {}
+        host = self._policy.check_uri(f"{url.rstrip('/')}/x").hostname or ""
+        for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+            self._policy.check_address(host, str(found[4][0]))
+        return {"endpoint_url": url}
+
+
+async def _chunks(file: Any, offset: int, size: int) -> AsyncIterator[bytes]:
+    await asyncio.to_thread(file.seek, offset)
+    while offset < size:
+        chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES * 8, size - offset))
+        if not chunk:
+            raise Interrupted(f"the object ended after {offset} of {size} bytes")
+        offset += len(chunk)
+        yield chunk
+
+
+def _error_of(uri: str, error: Exception) -> Refused | Interrupted:
+    if isinstance(error, FileNotFoundError):
+        return Refused(f"{uri}: there is no such object; correct artifacts[].uri")
+    if isinstance(error, PermissionError):
+        return Refused(f"{uri}: not permitted; correct the credentials in the Secret of artifacts[].secretRef")
+    return Interrupted(f"{uri}: {error or type(error).__name__}")

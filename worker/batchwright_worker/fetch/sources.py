@@ -1,0 +1,50 @@
+"""Where bytes come from: a source gives them from any offset on, so that a download can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from batchwright_worker.contract import SECRETS_DIR
+from batchwright_worker.fetch.policy import Policy
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An open transfer: it starts at `offset` (0 if the source could not resume), `total_bytes` is the file's size."""
+
+    offset: int
+    total_bytes: int | None
+    chunks: AsyncIterator[bytes]
+
+
+class Source(Protocol):
+    """One remote file."""
+
+    def open(self, offset: int) -> AbstractAsyncContextManager[Opened]:
+        """A transfer from `offset` on. Raises Refused or Interrupted, also while chunks are read."""
+
+
+def source_of(uri: str, policy: Policy, secret: Mapping[str, str]) -> Source:
+    """The source of a URI; the policy has been asked about the URI itself."""
+    if urlsplit(uri).scheme in ("http", "https"):
+        from batchwright_worker.fetch.web import WebSource
+
+        return WebSource(uri, policy, authorization=secret.get("authorization", ""))
+    from batchwright_worker.fetch.objectstore import ObjectSource
+
+    return ObjectSource(uri, policy, secret)
+
+
+def read_secret(name: str | None, folder: Path = Path(SECRETS_DIR)) -> dict[str, str]:
+    """Entries of a mounted Secret, stripped of white space at the ends; {} without one."""
+    place = folder / name if name else None
+    if place is None or not place.is_dir():
+        return {}
+    return {entry.name: entry.read_text().strip() for entry in place.iterdir() if entry.is_file()}

@@ -1,0 +1,140 @@
+"""Files over HTTPS: every address and every redirect is checked, and the checked address is the one connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from batchwright_worker.fetch.errors import Interrupted, Refused
+from batchwright_worker.fetch.policy import Policy
+from batchwright_worker.fetch.sources import CHUNK_BYTES, Opened
+
+REDIRECTS = 5
+TIMEOUT = aiohttp.ClientTimeout(total=None, connect=20, sock_connect=20, sock_read=60)
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves once and hands out only addresses that the policy allows."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        for each in found:
+            self._policy.check_address(host, each["host"])
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class WebSource:
+    """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts anew."""
+
+    def __init__(self, url: str, policy: Policy, *, authorization: str = "") -> None:
+        self._url = url
+        self._policy = policy
+        self._authorization = authorization
+        self._version = ""
+
+    @asynccontextmanager
+    async def open(self, offset: int) -> AsyncIterator[Opened]:
+        """See Source."""
+        connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy))
+        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
+            try:
+                async with self._get(session, offset if self._version else 0) as response:
+                    yield self._opened(response)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise _error_of(self._url, error) from error
+
+    @asynccontextmanager
+    async def _get(self, session: aiohttp.ClientSession, offset: int) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer at the end of the redirects; credentials stay with the first host."""
+        url = self._url
+        for _ in range(REDIRECTS + 1):
+            self._check(url)
+            async with session.get(url, headers=self._headers(url, offset), allow_redirects=False) as response:
+                if response.status not in (301, 302, 303, 307, 308):
+                    _check_status(url, response)
+                    yield response
+                    return
+                url = urljoin(url, response.headers.get("Location", ""))
+        raise Refused(f"{self._url}: more than {REDIRECTS} redirects")
+
+    def _check(self, url: str) -> None:
+        host = self._policy.check_uri(url).hostname or ""
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return
+        self._policy.check_address(host, host)  # an address in the URL is never resolved
+
+    def _headers(self, url: str, offset: int) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity"}
+        first, now = urlsplit(self._url), urlsplit(url)
+        if self._authorization and (now.scheme, now.netloc) == (first.scheme, first.netloc):
+            headers["Authorization"] = self._authorization
+        if offset:
+            headers |= {"Range": f"bytes={offset}-", "If-Range": self._version}
+        return headers
+
+    def _opened(self, response: aiohttp.ClientResponse) -> Opened:
+        tag = response.headers.get("ETag", "")
+        self._version = "" if tag.startswith("W/") else tag or response.headers.get("Last-Modified", "")
+        length, offset = response.content_length, _range_start(response)
+        total = None if length is None else offset + length
+        return Opened(offset=offset, total_bytes=total, chunks=response.content.iter_chunked(CHUNK_BYTES))
+
+
+def _range_start(response: aiohttp.ClientResponse) -> int:
+    """First byte of a partial answer (`Content-Range: bytes 5-9/10`), 0 of a whole one."""
+    if response.status != 206:
+        return 0
+    span = response.headers.get("Content-Range", "").removeprefix("bytes ")
+    start = span.partition("-")[0]
+    if not start.isdigit():
+        raise Interrupted(f"{response.url}: an answer with status 206 and no usable Content-Range")
+    return int(start)
+
+
+def _check_status(url: str, response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if status in (200, 206):
+        return
+    if status in _TRANSIENT or status == 416:
+        after = response.headers.get("Retry-After", "")
+        raise Interrupted(f"{url}: status {status}", retry_after_s=min(float(after), 60.0) if after.isdigit() else 0.0)
+    advice = {
+        401: "name a Secret with the entry `authorization` in artifacts[].secretRef",
+        403: "the credentials in artifacts[].secretRef do not suffice",
+        404: "there is no such file; correct artifacts[].uri",
+        410: "the file is gone; correct artifacts[].uri",
+    }.get(status, "the server will not give this file")
+    raise Refused(f"{url}: status {status}: {advice}")
+
+
+def _error_of(url: str, error: Exception) -> Interrupted | Refused:
+    """What a failure of aiohttp means; its cause may be the policy's refusal, raised inside the resolver."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Refused):
+            return Refused(f"{url}: {cause}")
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Refused(f"{url}: its certificate is not trusted: {error.certificate_error}")
+    if isinstance(error, asyncio.TimeoutError):
+        return Interrupted(f"{url}: no answer or no bytes in time")
+    return Interrupted(f"{url}: {error or type(error).__name__}")

@@ -104,7 +104,9 @@ def with_pixels(model: Any, *, height: int | None) -> Any:
         ]
     )
     del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(wanted, TensorProto.UINT8, ["batch", 3, height or "height", "width"]))
+    graph.input.append(
+        helper.make_tensor_value_info(wanted, TensorProto.UINT8, ["batch", 3, height or "height", "width"])
+    )
     return model
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIRST_WINDOW_ROWS = 4.0
+FIRST_WINDOW_ROWS = 8.0
+WINDOW_BATCHES = 4.0
 _EWMA = 0.3
 _FORGET = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
 class ReplicaLoad:
-    """Rows in flight are bounded by a window: two and a half batches, so that one runs and the next waits, and less
-    after a refusal (halved, grown again by each answer). More would only wait there instead of here, where other
-    replicas can still have them. `batch_size` follows the batches that ran: up at once, down slowly, since a batch may
+    """Rows in flight are bounded by a window: four batches, so that one runs, the next waits whole, and more are left
+    waiting, which is what makes the tuner try a larger size; less after a refusal (halved, grown again by each answer).
+    Rows beyond that wait here, where another replica can still have them. `batch_size` follows the batches that ran: up at once, down slowly, since a batch may
     be small because few rows of its shape were there."""
 
     batch_size: float = 1.0
@@ -35,12 +36,12 @@ class ReplicaLoad:
     @property
     def ceiling(self) -> float:
         """The largest window."""
-        return max(FIRST_WINDOW_ROWS, 2.5 * self.batch_size)
+        return max(FIRST_WINDOW_ROWS, WINDOW_BATCHES * self.batch_size)
 
     @property
     def request_rows(self) -> int:
-        """Most rows of one request: a batch, and at first half of the window."""
-        return max(1, int(self.batch_size), int(self.window) // 2)
+        """Most rows of one request: a batch, or a quarter of the window."""
+        return max(1, int(self.batch_size), int(self.window / WINDOW_BATCHES))
 
     def expected_wait_ms(self, now: float) -> float:
         """The wait that a row sent now would meet: what the replica said, worked off since, and what was sent since."""

@@ -1,0 +1,230 @@
+"""An InferenceJob on this machine: its deployments as processes, its shards in this one, and a short summary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchwright_worker.contract import JobConfig
+from batchwright_worker.local.deployment import LocalDeployment, local_deployment
+from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
+from batchwright_worker.manifest_documents import Document, ManifestError, validate, with_defaults
+from batchwright_worker.runner.commit import Committed, commit, committed
+from batchwright_worker.runner.engines import Opened, check_models, opened
+from batchwright_worker.runner.job import Job, make_job
+from batchwright_worker.runner.parts import PartStatistics
+from batchwright_worker.runner.plan import make_plan
+from batchwright_worker.runner.progress import ShardProgress
+from batchwright_worker.runner.shardstep import ShardStep, do_shard, shard_step
+
+_REFRESH_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalJob:
+    """What the command was given: documents of all files, where claims are, and where modules are looked for."""
+
+    documents: Sequence[Document]
+    name: str | None
+    volumes: Mapping[str, Path]
+    folders: tuple[str, ...] = ()
+    accelerator: str | None = None
+
+
+async def run_job(local: LocalJob, *, show_progress: bool) -> str:
+    """Run it to the end; the summary. Raises ManifestError, LocalFailed, StepFailed."""
+    with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
+        job = _job(local, Path(scratch))
+        done = committed(job)
+        if done is not None:
+            return f"{job.name} is complete already: {done.items} items in {job.spec.output.uri}; nothing to do"
+        plan = await asyncio.to_thread(make_plan, job)
+        deployments = [
+            local_deployment(local.documents, name, local.accelerator, local.volumes) for name in _deployment_names(job)
+        ]
+        started = time.monotonic()
+        with _cancelled_by_sigterm():
+            await _run_shards(job, deployments, plan.shards, show_progress=show_progress)
+        result = await asyncio.to_thread(commit, job)
+        return _summary(job, result, time.monotonic() - started)
+
+
+def _job(local: LocalJob, scratch: Path) -> Job:
+    document = with_defaults(_chosen(local))
+    problems = validate(document)
+    if problems:
+        raise ManifestError("\n".join(str(problem) for problem in problems))
+    spec: dict[str, Any] = dict(document["spec"])
+    for field in ("input", "output"):
+        spec[field] = {**spec[field], "uri": _local_uri(spec[field]["uri"], f"spec.{field}.uri", local.volumes)}
+    metadata = document["metadata"]
+    config = JobConfig(name=metadata["name"], namespace=metadata.get("namespace", "default"), uid="local", spec=spec)
+    job = make_job(config, folders=(*_config_maps(local.documents, spec, scratch), *local.folders))
+    for variable in job.spec.runner.env:
+        if variable.value is not None:
+            os.environ.setdefault(variable.name, variable.value)
+    return job
+
+
+def _chosen(local: LocalJob) -> Document:
+    found = {
+        str(document.get("metadata", {}).get("name")): document
+        for document in local.documents
+        if document.get("kind") == "InferenceJob"
+    }
+    names = ", ".join(found) or "none"
+    if local.name is not None and local.name not in found:
+        raise ManifestError(f"there is no InferenceJob {local.name!r} in these files; there are: {names}")
+    if local.name is None and len(found) != 1:
+        raise ManifestError(f"these files hold {len(found)} InferenceJobs ({names}): name one with --name")
+    return found[local.name] if local.name is not None else next(iter(found.values()))
+
+
+def _local_uri(uri: str, field: str, volumes: Mapping[str, Path]) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme != "pvc":
+        return uri
+    if parts.netloc not in volumes:
+        raise ManifestError(f"{field}: {uri} is on a claim: say where it is here, --volume {parts.netloc}=FOLDER")
+    return (volumes[parts.netloc] / parts.path.lstrip("/")).as_uri()
+
+
+def _config_maps(documents: Sequence[Document], spec: Mapping[str, Any], scratch: Path) -> Iterator[str]:
+    """ConfigMaps of functions that are among the documents, written out as they would be mounted."""
+    wanted = spec.get("runner", {}).get("configMaps", [])
+    for document in documents:
+        name = document.get("metadata", {}).get("name")
+        if document.get("kind") == "ConfigMap" and name in wanted:
+            folder = scratch / name
+            folder.mkdir()
+            for key, text in document.get("data", {}).items():
+                (folder / key).write_text(text)
+            yield str(folder)
+
+
+def _deployment_names(job: Job) -> list[str]:
+    return list(dict.fromkeys(task.model.deployment for task in job.spec.tasks if task.model is not None))
+
+
+@contextlib.contextmanager
+def _cancelled_by_sigterm() -> Iterator[None]:
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def _run_shards(job: Job, deployments: Sequence[LocalDeployment], shards: int, *, show_progress: bool) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        endpoints: dict[str, str] = {}
+        ends: list[asyncio.Future[str]] = []
+        for deployment in deployments:
+            here = await stack.enter_async_context(served(deployment, LocalPorts()))
+            endpoints[deployment.name] = f"{here.host}:{here.http}"
+            ends.append(here.ended)
+        job = replace(job, endpoints=endpoints)
+        engines = await stack.enter_async_context(opened(job, workers=job.cpu_workers))
+        progresses: list[ShardProgress] = []
+        await stack.enter_async_context(_shown(job, progresses, shards, engines, show=show_progress))
+        await _unless_ended(_shards(job, engines, shards, progresses), ends)
+
+
+async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
+    """The work, or LocalFailed as soon as a process of a deployment ends by itself."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise LocalFailed(next(end.result() for end in ends if end.done()))
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _shards(job: Job, engines: Opened, shards: int, progresses: list[ShardProgress]) -> None:
+    """All shards in order, `parallelism` at a time; they share the process pool and the models' clients."""
+    await check_models(job, engines)
+    running = asyncio.Semaphore(job.spec.parallelism)
+
+    async def one(index: int) -> PartStatistics:
+        async with running:
+            step: ShardStep = await asyncio.to_thread(shard_step, job, index, share=job.spec.parallelism)
+            progress = ShardProgress(index, job.dag, step.shard.items)
+            progresses.append(progress)
+            part = await do_shard(step, engines, progress)
+            progress.succeeded, progress.failed = part.succeeded, part.failed
+            return part
+
+    async with asyncio.TaskGroup() as group:
+        for index in range(shards):
+            group.create_task(one(index))
+
+
+@contextlib.asynccontextmanager
+async def _shown(
+    job: Job, progresses: Sequence[ShardProgress], shards: int, engines: Opened, *, show: bool
+) -> AsyncIterator[None]:
+    """A progress bar while the body runs."""
+    if not show:
+        yield
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    total = _planned_items(job)
+    with Progress(*columns) as bar:
+        line = bar.add_task(job.name, total=total)
+
+        def refresh() -> None:
+            done = sum(progress.succeeded + progress.failed for progress in progresses)
+            failed = sum(progress.failed for progress in progresses)
+            waiting = engines.waiting_for()
+            note = f" (waiting for {', '.join(waiting)})" if waiting else f" ({failed} failed)" if failed else ""
+            bar.update(line, completed=done, description=job.name + note)
+
+        async def keep() -> None:
+            while True:
+                refresh()
+                await asyncio.sleep(_REFRESH_SECONDS)
+
+        task = asyncio.create_task(keep())
+        try:
+            yield
+            refresh()
+        finally:
+            task.cancel()
+
+
+def _planned_items(job: Job) -> int:
+    from batchwright_worker.runner.planfile import read_plan
+    from batchwright_worker.runner.storage import locate
+
+    plan = read_plan(locate(job.spec.output.uri))
+    return plan.items if plan is not None else 0
+
+
+def _summary(job: Job, result: Committed, seconds: float) -> str:
+    manifest = result.manifest
+    lines = [
+        f"{job.name}: {manifest.succeeded} of {manifest.items} items succeeded, {manifest.failed} failed, "
+        f"{seconds:.1f} s, {manifest.items / seconds:.2f} items/s",
+        f"output: {job.spec.output.uri} ({len(manifest.parts)} parts, manifest.json)",
+    ]
+    lines += [
+        f"task {task.name}: {task.rows} rows, mean batch {task.mean_batch_size:g}" for task in result.tasks if task.rows
+    ]
+    lines += [f"failed: {failure.item}, task {failure.task}: {failure.message}" for failure in result.failures]
+    return "\n".join(lines)

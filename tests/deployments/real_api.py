@@ -24,7 +24,7 @@ Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     """etcd, API server and controller manager; no nodes."""
-    with ControlPlane.start(f"domains-{os.getpid()}") as plane:
+    with ControlPlane.start(f"domains-{os.getpid()}", scheduler=False) as plane:
         yield plane
 
 

@@ -1,0 +1,112 @@
+"""ModelDeployments on a real API server with its controller manager: children, garbage collection, silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deployment_objects import NAMESPACE, samples
+from kstatus import kstatus
+from real_api import Kubectl, eventually, namespace, operator
+from test_rendering import children
+
+from e2e.cluster import ControlPlane, audit
+
+pytestmark = pytest.mark.apiserver
+DOMAIN = "batchwright_operator.modeldeployment:ModelDeploymentDomain"
+
+
+@pytest.fixture(scope="session")
+def shop(with_crds: Kubectl) -> str:
+    """The users' namespace, Pod Security restricted enforced."""
+    namespace(with_crds, NAMESPACE)
+    eventually(
+        lambda: with_crds("-n", NAMESPACE, "get", "serviceaccount", "default", check=False).returncode == 0,
+        "the default ServiceAccount",
+    )
+    return NAMESPACE
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_the_api_server_takes_every_child_and_pod_security_every_pod(name: str, shop: str, with_crds: Kubectl) -> None:
+    bodies = children(samples()[name])
+    pods = []
+    for body in bodies:
+        del body["metadata"]["ownerReferences"]
+        if body["kind"] == "Deployment":
+            pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", **body["spec"]["template"]}
+            pods.append({**pod, "metadata": {**pod["metadata"], "name": name, "namespace": shop}})
+    assert len(pods) == 1
+    text = yaml.safe_dump_all([*bodies, *pods])
+    done = with_crds("apply", "--server-side", "--dry-run=server", "-f", "-", text=text)
+    assert "Warning" not in done.stderr, done.stderr
+
+
+@pytest.fixture
+def running(shop: str, with_crds: Kubectl, control_plane: ControlPlane, tmp_path: Path) -> Iterator[Path]:
+    """The operator with this domain; its log's folder."""
+    namespace(with_crds, "batchwright-system")
+    identity = control_plane.kubeconfig_for("operator-of-models", "system:masters")
+    with operator(control_plane, identity, tmp_path, DOMAIN):
+        yield tmp_path
+
+
+def test_children_appear_stay_untouched_and_go_with_their_owner(
+    running: Path, shop: str, with_crds: Kubectl, control_plane: ControlPlane
+) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models", "namespace": shop},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    with_crds("apply", "-f", "-", text=claim)
+    raw = samples()["cpu-claim"]
+    del raw["status"], raw["metadata"]["uid"], raw["metadata"]["generation"]
+    with_crds("apply", "-f", "-", text=raw)
+
+    def found(kinds: str) -> list[dict[str, Any]]:
+        done = with_crds("-n", shop, "get", kinds, "-l", "batchwright.dev/deployment=cpu-claim", "-o", "json")
+        return list(json.loads(done.stdout)["items"])
+
+    kinds = "deployments,configmaps,secrets,services,poddisruptionbudgets,networkpolicies,pods"
+    wanted = ["ConfigMap", "Deployment", "NetworkPolicy", "Pod", "PodDisruptionBudget", "Secret", "Service", "Service"]
+    eventually(lambda: sorted(each["kind"] for each in found(kinds)) == wanted, "all children and the gated pod")
+
+    def get() -> dict[str, Any]:
+        return dict(json.loads(with_crds("-n", shop, "get", "mdep", "cpu-claim", "-o", "json").stdout))
+
+    def waits_for_placement() -> bool:
+        return bool(get()["status"].get("summary", {}).get("reason") == "AwaitingPlacement")
+
+    eventually(waits_for_placement, "a status that tells what is missing")
+    [pod] = found("pods")
+    assert pod["spec"]["schedulingGates"] == [{"name": "batchwright.dev/placement"}]
+    assert kstatus(get()) == "InProgress"
+    since = datetime.now(UTC)
+    with_crds("-n", shop, "label", "mdep", "cpu-claim", "touched=yes")
+    pod_name = pod["metadata"]["name"]
+    with_crds("-n", shop, "label", "pod", pod_name, "touched=yes")
+    eventually(lambda: touched(control_plane, since), "the two labels in the audit log")
+    assert audit_writes(control_plane, since) == []
+    with_crds("-n", shop, "delete", "mdep", "cpu-claim", "--wait=true")
+    # the garbage collector looks for kinds that are new to it (our CRDs) every 30 s
+    eventually(lambda: not found(kinds), "everything garbage-collected", within_s=60.0)
+    log = (running / "operator.log").read_text()
+    assert "Traceback" not in log, log
+
+
+def audit_writes(plane: ControlPlane, since: datetime) -> list[Any]:
+    """The operator's own writes, Lease and Events aside."""
+    found = audit.writes(plane.audit_log_path, user="operator-of-models", since=since)
+    return [each for each in found if getattr(each, "resource", "") not in ("leases", "events")]
+
+
+def touched(plane: ControlPlane, since: datetime) -> bool:
+    """Have the test's own writes passed through the API server?"""
+    return len(list(audit.writes(plane.audit_log_path, since=since))) >= 2

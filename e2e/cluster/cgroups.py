@@ -17,6 +17,10 @@ from .errors import RequirementError, StartError
 _MOUNT = Path("/sys/fs/cgroup")
 _PERIOD_US = 20_000  # five times as smooth as the kernel's default: a batch of 30 ms should not meet all or nothing
 
+# A core of a node weighs as much as so many busy processes beside the cluster: a node is as fast as it says on a
+# machine that does other things too. What the quotas leave of the machine is the control plane's.
+_WEIGHT = 4
+
 
 def unified() -> bool:
     """Whether this machine has cgroup version 2 alone."""
@@ -37,6 +41,12 @@ def hierarchies() -> list[Path]:
 def root_name(cluster: str) -> str:
     """The name of a cluster's cgroup in every hierarchy."""
     return f"batchwright-{cluster}"
+
+
+def create_cluster(cluster: str, cpus: float) -> None:
+    """Make the cluster's cgroup, which weighs as `cpus` cores should: see `_WEIGHT`."""
+    for hierarchy in hierarchies():
+        _weigh(_create(hierarchy, Path(root_name(cluster))), cpus)
 
 
 def create_node(cluster: str, node: str, cpus: float) -> None:
@@ -115,9 +125,16 @@ def _delegate(folder: Path) -> None:
             (folder / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
+def _weigh(folder: Path, cpus: float) -> None:
+    for name, usual in (("cpu.weight", 100), ("cpu.shares", 1024)):
+        if (folder / name).exists():
+            (folder / name).write_text(str(max(2, round(cpus * _WEIGHT * usual))))
+
+
 def _limit(cluster: str, node: str, cpus: float) -> None:
     quota = round(cpus * _PERIOD_US)
     for folder in node_paths(cluster, node):
+        _weigh(folder, cpus)
         if (folder / "cpu.max").exists():
             (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
         elif (folder / "cpu.cfs_quota_us").exists():

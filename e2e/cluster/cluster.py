@@ -19,7 +19,7 @@ from .errors import ClusterError, NotFoundError, StartError
 from .network import Network
 from .node_files import NodeFiles
 from .nodes import Node
-from .paths import state_folder, write_private
+from .paths import cache_folder, state_folder, write_private
 from .progress import say, step
 from .spec import ClusterSpec, NodeSpec
 from .waiting import wait_until
@@ -51,8 +51,9 @@ class Cluster:
 
         Nodes are Ready, and cluster DNS answers, when this returns.
         """
-        preflight.require_nodes()
-        components.ensure_built(["kubernetes", "containerd", "coredns", *(["kwok"] if spec.kwok_nodes else [])])
+        needed = ["kubernetes", "containerd", "coredns", *(["kwok"] if spec.kwok_nodes else [])]
+        preflight.require_nodes(compiling=not components.CATALOGUE["containerd"].built)
+        components.ensure_built(needed)
         with contextlib.suppress(NotFoundError):
             cluster = cls.attach(spec.name)
             if cluster.alive:
@@ -85,8 +86,10 @@ class Cluster:
         folder = state_folder() / spec.name
         if len(str(folder)) > _LONGEST_FOLDER:
             raise ClusterError(f"{folder} is too long a path for sockets", remedy="set XDG_STATE_HOME to a shorter one")
+        oci.pause_archive()
         with step(f"cluster {spec.name}: control plane"):
             net = _claim_network(spec, folder)
+            cgroups.create_cluster(spec.name, sum(node.cpus for node in spec.nodes))
             system = cgroups.create_system(spec.name)
             plane = ControlPlane.launch(_plane_spec(spec, net, system), folder / "control-plane")
         with step(f"cluster {spec.name}: nodes {', '.join(node.name for node in spec.nodes)}"):
@@ -180,7 +183,6 @@ def _start_nodes(spec: ClusterSpec, net: Network, plane: ControlPlane, system: S
         started.load_image(oci.pause_archive())
         return started
 
-    oci.pause_archive()
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = list(pool.map(start, range(len(spec.nodes)), spec.nodes))
     network.add_host_routes(net, len(found))
@@ -209,7 +211,7 @@ def _await_ready(api: Api, node: Node) -> None:
 
 def _keep_logs(name: str) -> Path:
     """Copy the logs of a cluster that did not start to where `down` does not look."""
-    target = state_folder().parent / "failed" / name
+    target = cache_folder() / "failed" / name
     shutil.rmtree(target, ignore_errors=True)
     folder = state_folder() / name
     for log in folder.rglob("logs/*.log"):

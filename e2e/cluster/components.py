@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import toolchain
+from . import preflight, toolchain
 from .errors import BuildError, NotFoundError
 from .paths import COMPONENTS, cache_folder
 from .progress import say, step
@@ -146,6 +146,8 @@ def _lock(component: Component) -> Iterator[None]:
 
 
 def _build(component: Component, title: str) -> None:
+    if component.tags:
+        preflight.require_compiling()
     go = toolchain.find_go()
     scratch = component.folder.with_name(f".{component.folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -75,14 +75,13 @@ class ControlPlane:
     _watchdog: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @classmethod
-    def start(
-        cls, name: str = "control-plane", *, audit_log: bool = True, scheduler: bool = True, extra: Sequence[str] = ()
-    ) -> Self:
+    def start(cls, name: str = "control-plane", **options: Any) -> Self:
         """Start a control plane on loopback in a temporary folder, ready when this returns.
 
-        `extra` are further arguments of the API server. It ends with this process, however this process ends.
+        The options are fields of ControlPlaneSpec: `audit_log` and `scheduler` are on, `apiserver_args` and the like
+        are tuples of further flags. It ends with this process, however this process ends.
         """
-        spec = ControlPlaneSpec(name=name, audit_log=audit_log, scheduler=scheduler, apiserver_args=tuple(extra))
+        spec = ControlPlaneSpec(name=name, **options)
         folder = Path(tempfile.mkdtemp(prefix=f"batchwright-{name[:20]}-"))
         watchdog = _start_watchdog(folder)
         try:

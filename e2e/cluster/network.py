@@ -20,6 +20,7 @@ from ipaddress import IPv4Network
 from .errors import ClusterError, StartError
 
 _FIRST, _LAST = 100, 250
+_ALIAS = "batchwright:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ def create_bridge(network: Network) -> None:
     bridge = network.bridge
     _ip(
         f"link add {bridge} type bridge",
+        f"link set {bridge} alias {_ALIAS}{network.cluster}",
         f"address add {network.host_address}/24 dev {bridge}",
         f"link set {bridge} up",
     )
@@ -117,6 +119,12 @@ def remove(cluster: str) -> None:
     bridge = bridge_name(cluster)
     for name in sorted(name for name in interface_names() if name.startswith(bridge)):
         subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+
+
+def leftover_clusters() -> set[str]:
+    """The names of the clusters that have a bridge."""
+    aliases = (entry.get("ifalias", "") for entry in _query("link"))
+    return {alias.removeprefix(_ALIAS) for alias in aliases if alias.startswith(_ALIAS)}
 
 
 def interface_names() -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ address = "{CONTAINERD_SOCKET}"
 path = "/var/lib/containerd/opt"
 
 [plugins."io.containerd.cri.v1.images"]
-snapshotter = "overlayfs"
+snapshotter = "{_snapshotter(files.folder)}"
 discard_unpacked_layers = true
 pinned_images = {{ sandbox = "{PAUSE_IMAGE}" }}
 
@@ -110,6 +111,13 @@ cni = {{ bin_dirs = ["{programs}"], conf_dir = "{files.folder}/cni" }}
 runtime_type = "io.containerd.runc.v2"
 options = {{ BinaryName = "{programs}/runc", SystemdCgroup = false }}
 """
+
+
+def _snapshotter(folder: Path) -> str:
+    """Overlays cannot lie on overlays: in a container, snapshots are plain copies."""
+    command = ["stat", "--file-system", "--format=%T", str(folder)]
+    kind = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return "native" if kind == "overlayfs" else "overlayfs"
 
 
 def _cni(files: NodeFiles) -> dict[str, Any]:

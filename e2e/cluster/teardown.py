@@ -4,7 +4,7 @@ What belongs to a cluster is found by what cannot be lost: its name in cgroups a
 times in its folder. A node's mounts, rules and pod interfaces live in namespaces that end with its processes.
 """
 
-import shutil
+import subprocess
 from pathlib import Path
 
 from . import cgroups, network, processes
@@ -19,7 +19,7 @@ def remove_cluster(name: str) -> None:
     cgroups.remove(name)
     network.remove(name)
     _forget_mounts(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=False)  # images have many small files
     if folder.exists():
         raise ClusterError(f"{folder} cannot be removed", remedy="look at what is mounted or running there")
 
@@ -28,7 +28,7 @@ def known_clusters() -> set[str]:
     """The names of all clusters that have left something on this machine."""
     state = state_folder()
     folders = {path.name for path in state.iterdir() if path.is_dir()} if state.is_dir() else set()
-    return folders | cgroups.leftover_clusters()
+    return folders | cgroups.leftover_clusters() | network.leftover_clusters()
 
 
 def _forget_mounts(folder: Path) -> None:

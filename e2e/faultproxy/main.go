@@ -6,9 +6,12 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -30,6 +33,7 @@ type Rule struct {
 	Name        string   `json:"name"`
 	Verbs       []string `json:"verbs"`       // get, list, continue (a further page), watch, create, update, patch, delete
 	Path        string   `json:"path"`        // regular expression
+	NotPath     string   `json:"notPath"`     // regular expression of paths that are spared
 	Probability float64  `json:"probability"` // 0 means always
 	Times       int      `json:"times"`       // fires at most so often
 
@@ -46,8 +50,8 @@ type Rule struct {
 	Stale            bool    `json:"stale"`            // send the event before last again after each event
 	Gone             bool    `json:"gone"`             // send ERROR 410 as the first event, and end
 
-	Hits int `json:"hits"`
-	path *regexp.Regexp
+	Hits          int `json:"hits"`
+	path, notPath *regexp.Regexp
 }
 
 type proxy struct {
@@ -74,7 +78,7 @@ func verbOf(r *http.Request) string {
 }
 
 func (rule *Rule) matches(verb, path string) bool {
-	if rule.path != nil && !rule.path.MatchString(path) {
+	if !rule.path.MatchString(path) || (rule.NotPath != "" && rule.notPath.MatchString(path)) {
 		return false
 	}
 	for _, one := range rule.Verbs {
@@ -117,13 +121,12 @@ func (p *proxy) admin(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		for _, rule := range rules {
-			if rule.Path != "" {
-				path, err := regexp.Compile(rule.Path)
-				if err != nil {
-					http.Error(w, err.Error(), http.StatusBadRequest)
-					return
-				}
-				rule.path = path
+			var errs [2]error
+			rule.path, errs[0] = regexp.Compile(rule.Path)
+			rule.notPath, errs[1] = regexp.Compile(rule.NotPath)
+			if err := errors.Join(errs[:]...); err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
 			}
 		}
 		p.rules = rules
@@ -160,7 +163,10 @@ func (p *proxy) faulty(next http.Handler) http.Handler {
 			return
 		}
 		if rule.DelaySeconds > 0 {
+			body, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(bytes.NewReader(body))
 			time.Sleep(time.Duration(rule.DelaySeconds * float64(time.Second)))
+			r = r.WithContext(context.WithoutCancel(r.Context())) // what was sent arrives, even if nobody waits any more
 		}
 		if rule.Status > 0 {
 			if rule.RetryAfter > 0 {
@@ -172,7 +178,7 @@ func (p *proxy) faulty(next http.Handler) http.Handler {
 			return
 		}
 		if rule.LoseAnswer {
-			next.ServeHTTP(&nowhere{}, r)
+			next.ServeHTTP(&nowhere{}, r.WithContext(context.WithoutCancel(r.Context())))
 			panic(http.ErrAbortHandler) // closes the connection without an answer
 		}
 		next.ServeHTTP(w, r)

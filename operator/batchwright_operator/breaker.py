@@ -55,6 +55,12 @@ class Breaker:
         if was_open:
             self._changed.set()
 
+    def nudge(self) -> None:
+        """Something else shows that the server is there: the next probe is due."""
+        if self.is_open:
+            self._next_probe = self._clock()
+            self._changed.set()
+
     def failed(self, retry_after_s: float | None = None) -> None:
         """A call was not answered, or the server said that it cannot serve now."""
         self._last_outage = self._clock()
@@ -70,7 +76,6 @@ class Breaker:
     def _count(self, asked_s: float) -> None:
         self._failures += 1
         if self.is_open:
-            self._changed.clear()
             grown = min(LAST_DELAY_S, max(FIRST_DELAY_S, self._delay_s * 2))
             self._delay_s = max(grown, min(asked_s, 2 * LAST_DELAY_S))
             self._next_probe = self._clock() + self._delay_s * (0.5 + self._rng.random() / 2)
@@ -83,6 +88,7 @@ class Breaker:
                 self._permits = 1
                 self._next_probe = now + max(self._delay_s, FIRST_DELAY_S)
                 return
+            self._changed.clear()
             try:
                 async with asyncio.timeout(self._next_probe - now):
                     await self._changed.wait()

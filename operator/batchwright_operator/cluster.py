@@ -22,7 +22,6 @@ from batchwright_operator.errors import ApiError, Gone, Unauthorized, Unavailabl
 
 FIELD_MANAGER: Final = "batchwright-operator"
 CONNECTIONS: Final = 32
-PAGE: Final = 500
 _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 _JSON = "application/json"
@@ -62,7 +61,8 @@ class _Call:
 class Cluster:
     """An API server. Use as an async context manager."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, *, page_size: int = 500) -> None:
+        self._page_size = page_size
         clock = asyncio.get_running_loop().time
         self._credentials = credentials
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -85,17 +85,13 @@ class Cluster:
     async def list(
         self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
     ) -> Listing:
-        """All objects that match, page by page. Raises Gone when the pages took so long that they expired."""
-        params = _selectors(label_selector, field_selector) | {"limit": str(PAGE)}
-        items: list[Raw] = []
-        while True:
-            path = path_of(resource, namespace)
-            page = await self._object(_Call(method="GET", path=path, params=params, timeout=_LIST_TIMEOUT))
-            items.extend(page.get("items") or ())
-            token = page["metadata"].get("continue")
-            if not token:
-                return Listing(items=items, version=int(page["metadata"].get("resourceVersion") or 0))
-            params["continue"] = token
+        """All objects that match, page by page; in one piece when the pages expire meanwhile."""
+        path = path_of(resource, namespace)
+        params = _selectors(label_selector, field_selector)
+        try:
+            return await self._pages(path, params | {"limit": str(self._page_size)})
+        except Gone:
+            return await self._pages(path, params)
 
     async def watch(
         self, resource: Resource, version: int, *, label_selector: str = "", field_selector: str = "", stale_s: float
@@ -190,6 +186,16 @@ class Cluster:
 
     # --- within
 
+    async def _pages(self, path: str, params: dict[str, str]) -> Listing:
+        items: list[Raw] = []
+        while True:
+            page = await self._object(_Call(method="GET", path=path, params=params, timeout=_LIST_TIMEOUT))
+            items.extend(page.get("items") or ())
+            token = page["metadata"].get("continue")
+            if not token:
+                return Listing(items=items, version=int(page["metadata"].get("resourceVersion") or 0))
+            params = params | {"continue": token}
+
     async def _apply(self, resource: Resource, body: Raw, subresource: str) -> Raw:
         metadata = body["metadata"]
         path = path_of(resource, metadata.get("namespace", ""), metadata["name"], subresource)
@@ -241,6 +247,9 @@ class Cluster:
         if response.status < 400:
             if breaker:
                 breaker.succeeded()
+            else:
+                self.reads.nudge()
+                self.writes.nudge()
             return
         error = await _error(response)
         if breaker is None:

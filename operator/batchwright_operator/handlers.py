@@ -18,12 +18,15 @@ import kopf
 
 from batchwright_operator.actions import Resource
 from batchwright_operator.credentials import Credentials
+from batchwright_operator.settings import Settings
 from batchwright_operator.store import Feed, Store
 from batchwright_operator.workqueue import backoff_s
 
 logger = logging.getLogger(__name__)
 
 CONNECTIONS: Final = 16
+SILENCE_S: Final = 75.0
+"""The server sends a bookmark every minute."""
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 15.0
 HEALTHY_S: Final = 60.0
@@ -41,7 +44,7 @@ class Backoffs:
             yield backoff_s(failures, rng.random(), first_s=FIRST_DELAY_S, last_s=LAST_DELAY_S)
 
 
-def kopf_settings() -> kopf.OperatorSettings:
+def kopf_settings(own: Settings) -> kopf.OperatorSettings:
     """kopf without Events, finalizers, annotations or namespaces of its own, and with watches that notice silence."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -54,7 +57,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 5
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = own.list_page_size
+    settings.watching.inactivity_timeout = min(SILENCE_S, own.watch_stale_seconds)
     settings.queueing.exit_timeout = 0.2
     return settings
 
@@ -68,6 +72,7 @@ class OwnKinds:
 
     def __init__(
         self,
+        settings: Settings,
         credentials: Credentials,
         store: Store,
         feeds: list[Feed],
@@ -75,9 +80,12 @@ class OwnKinds:
         relist: Callable[[Feed], None],
         restarted: Callable[[], None],
     ) -> None:
+        self._settings = settings
         self._credentials = credentials
         self._store = store
         self._feeds = feeds
+        for feed in feeds:
+            feed.ordered = False  # kopf handles objects side by side
         self._relist = relist
         self._restarted = restarted
         self._main = asyncio.get_running_loop()
@@ -118,7 +126,7 @@ class OwnKinds:
             why: object = "it returned"
             try:
                 await kopf.operator(
-                    registry=self._registry(), settings=kopf_settings(), clusterwide=True, standalone=True
+                    registry=self._registry(), settings=kopf_settings(self._settings), clusterwide=True, standalone=True
                 )
             except asyncio.CancelledError:
                 if self._stopping.is_set():

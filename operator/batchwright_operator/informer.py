@@ -17,7 +17,7 @@ from batchwright_operator.workqueue import backoff_s
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY_S = 0.1
-LAST_DELAY_S = 10.0
+LAST_DELAY_S = 5.0
 
 
 class Informer:

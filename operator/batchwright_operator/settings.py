@@ -107,6 +107,7 @@ class Settings(_Section, kw_only=True, frozen=True):
     workers: int = 16
     watch_stale_seconds: float = 180.0
     """A watch without an event or a bookmark for this long is listed anew."""
+    list_page_size: int = 500
     control_key_secret: str = "batchwright-control-key"  # noqa: S105 - a name
     lease_name: str = "batchwright-operator"
     domains: list[str] = []

@@ -46,6 +46,8 @@ class Feed:
     """Every change up to this version has been seen."""
     synced: bool = False
     """Has been listed at least once."""
+    ordered: bool = True
+    """Whether events come in the order of their versions; else only lists say what has been seen."""
 
     def __str__(self) -> str:
         selectors = [text for text in (self.label_selector, self.field_selector) if text]
@@ -176,10 +178,12 @@ class Store:
         feed.synced = True
 
     def changed(self, feed: Feed, raw: Raw) -> None:
-        """A watch event ADDED or MODIFIED."""
+        """A watch event ADDED or MODIFIED; one that comes again does not raise the dead."""
+        table = self._table(feed.resource)
         obj, place = _trimmed(feed.resource, raw)
-        self._put(self._table(feed.resource), place, obj)
-        self.bookmark(feed, version_of(obj))
+        if place in table.objects or version_of(obj) > feed.progress:
+            self._put(table, place, obj)
+        self._seen(feed, obj)
 
     def deleted(self, feed: Feed, raw: Raw) -> None:
         """A watch event DELETED: the object is gone, or no longer matches this feed's selectors."""
@@ -191,7 +195,7 @@ class Store:
             still = obj["metadata"]["uid"] == held["metadata"]["uid"] and elsewhere
             if not still:
                 self._drop(table, place)
-        self.bookmark(feed, version_of(obj))
+        self._seen(feed, obj)
 
     def bookmark(self, feed: Feed, version: int) -> None:
         """The watch has seen everything up to this version."""
@@ -219,6 +223,10 @@ class Store:
             self._drop(table, (namespace, name))
 
     # --- within
+
+    def _seen(self, feed: Feed, obj: Raw) -> None:
+        if feed.ordered:
+            self.bookmark(feed, version_of(obj))
 
     def _table(self, resource: Resource) -> _Table:
         at = (resource.group, resource.plural)

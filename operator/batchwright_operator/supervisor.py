@@ -73,6 +73,7 @@ class Operator:
         self._backgrounds = build_backgrounds(settings, self._live, pod_session)
         self._informers = self._register(self._domains)
         self._own = OwnKinds(
+            settings,
             credentials,
             self._store,
             [one.feed for one in self._informers if is_own(one.feed)],
@@ -147,6 +148,7 @@ class Operator:
         failures = 0
         while True:
             try:
+                await self._cluster.reads.ready()
                 return await load_control_key(self._cluster, self._options.namespace, self._settings.control_key_secret)
             except ApiError as error:
                 failures += 1
@@ -205,6 +207,7 @@ class Operator:
 
     async def _list(self, informer: Informer) -> None:
         try:
+            await self._cluster.reads.ready()
             await informer.relist()
         except ApiError as error:
             logger.info("%s: %s; the next list will do", informer.feed, error)
@@ -243,7 +246,7 @@ async def run_operator(
     settings: Settings, options: Options, credentials: Credentials, until: Callable[[], Awaitable[None]]
 ) -> None:
     """Runs the operator until `until` returns. Raises what ended the operator otherwise."""
-    async with Cluster(credentials) as cluster:
+    async with Cluster(credentials, page_size=settings.list_page_size) as cluster:
         running = asyncio.ensure_future(Operator(settings, options, credentials, cluster).run())
         stopping = asyncio.ensure_future(until())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

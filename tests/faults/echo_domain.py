@@ -116,12 +116,9 @@ def _child(source: Raw, suffix: str) -> dict[str, Any]:
 
 
 def _config(source: Raw) -> Raw:
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _child(source, "echo"),
-        "data": {"replicas": str(source["spec"]["replicas"]), "generation": str(source["metadata"]["generation"])},
-    }
+    extra = {key: "1" for name, key in (source["metadata"].get("annotations") or {}).items() if name == "echo-key"}
+    data = {"replicas": str(source["spec"]["replicas"]), "generation": str(source["metadata"]["generation"])}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _child(source, "echo"), "data": data | extra}
 
 
 def _pods(source: Raw) -> Raw:

@@ -83,9 +83,19 @@ def deliver(store: Store, feed: Feed, event: tuple[str, Raw]) -> None:
     (store.deleted if kind == "DELETED" else store.changed)(feed, obj)
 
 
+def test_events_out_of_order_are_all_taken_where_order_is_not_promised() -> None:
+    store, (feed,) = new_store()
+    feed.ordered = False
+    store.replace(feed, [], 3)
+    for name, version in (("b", 6), ("a", 5), ("old", 2)):
+        store.changed(feed, pod(name, version))
+    assert names(store.all(POD)) == {"a", "b"}
+
+
 @given(versions=st.lists(st.integers(1, 50), min_size=1))
 def test_an_object_never_gets_older(versions: list[int]) -> None:
     store, (feed,) = new_store()
+    feed.ordered = False
     for version in versions:
         store.changed(feed, pod("a", version))
         held = store.get(POD, "n", "a")

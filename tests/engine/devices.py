@@ -88,6 +88,7 @@ class FakeDevice:
         self.unloads.append(model)
 
     async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+        self._check_up()
         if model not in self.resident:
             self.violations.append(f"{model} ran while not resident")
         x = np.concatenate([part["x"] for part in parts])

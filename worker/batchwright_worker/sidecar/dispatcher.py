@@ -29,6 +29,7 @@ from batchwright_worker.sidecar.values import (
     ModelUnavailable,
     Refused,
     Runtime,
+    RuntimeLost,
     RuntimeTrouble,
 )
 
@@ -127,7 +128,6 @@ class Dispatcher:
     async def _run(self, batch: Batch) -> None:
         run, now = batch.run, self.clock()
         books, served = self.scheduler.devices[run.device], self.scheduler.models[run.model]
-        epoch = books.epoch
         parts = [
             Part(self.tickets[part.key], part.start, part.rows) for part in batch.slices if part.key in self.tickets
         ]
@@ -141,6 +141,7 @@ class Dispatcher:
             clock=self.clock,
             wall=self.board.wall,
             fail=self.fail,
+            epoch=books.epoch,
         )
         try:
             await self.loader.unload(run.device, run.unload)
@@ -154,7 +155,7 @@ class Dispatcher:
             for part in parts:
                 self.fail(part.ticket, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
         finally:
-            if books.epoch == epoch:
+            if not outcome.device_lost():
                 self._ended(batch, outcome)
             self.wake()
 
@@ -271,17 +272,24 @@ class Dispatcher:
                 await self.place(model, books.name, evict=False)
 
     async def evict(self, device: str, model: str) -> None:
-        """Out of this device's memory, as soon as it neither runs nor loads there."""
+        """Out of this device's memory, as soon as it is idle; it counts as busy meanwhile."""
         books = self.scheduler.devices[device]
-        while model in (books.running, books.loading):
+        while model in (books.running, books.loading) or (model in books.held and books.work != "Idle"):
             await self.something_moves()
-        if model in books.held:
-            books.unload(model)
+        if model not in books.held:
+            return
+        epoch = books.epoch
+        books.unload(model)
+        books.loading = model
+        try:
             await self.loader.unload(device, (model,))
             await self.loader.measure(device)
-        self.wake()
-
-    # --- devices ---
+        except RuntimeLost:
+            _log.info("runtime %s was lost while %s was unloaded", device, model)
+        finally:
+            if books.epoch == epoch:
+                books.loading = ""
+            self.wake()
 
     def watch(self, device: str) -> None:
         """Follow the runtime's losses and returns."""

@@ -27,6 +27,9 @@ class Part:
 class Report(Protocol):
     """Who is told what became of the parts."""
 
+    def device_lost(self) -> bool:
+        """Has the runtime that this batch was given to died (there may be a new, empty one by now)?"""
+
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """A run of `rows` went well; `whole`: it was the batch as dispatched."""
 
@@ -70,6 +73,7 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
             continue
         budget.runs -= 1
         try:
+            _check_device(report)
             result = await _run(runtime, model, batch, rows)
         except RuntimeLost as lost:
             raise PartsLost([*batch, *(part for rest in work for part in rest)], str(lost)) from lost
@@ -84,6 +88,11 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
         else:
             report.ran(rows, result, rows == total)
             _hand_out(batch, result, report)
+
+
+def _check_device(report: Report) -> None:
+    if report.device_lost():
+        raise RuntimeLost("the runtime died between two runs")
 
 
 async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int) -> RunResult:

@@ -74,16 +74,18 @@ class Loader:
             await self.unload(load.device, load.unload)
             report = await runtime.load(load.model, self._source(load.model, runtime.kind))
             if books.epoch == epoch:
-                await self._settle(load, report)
+                await self._settle(load, report, epoch)
         except RuntimeLost as lost:
             _log.warning("load of %s on %s was cut off: %s", load.model, load.device, lost)
         except OutOfMemory as trouble:
             if books.epoch == epoch:
                 self._too_large(load, books, str(trouble))
-        except BatchFailed as trouble:
+        except Exception as trouble:
+            if not isinstance(trouble, BatchFailed):
+                _log.exception("load of %s on %s", load.model, load.device)
             if books.epoch == epoch:
                 self.scheduler.load_failed(load, self.clock())
-                self._give_up(load, str(trouble))
+                self._give_up(load, str(trouble) or type(trouble).__name__)
 
     async def unload(self, device: str, victims: tuple[str, ...]) -> None:
         """Give the memory of models back that the books have dropped already."""
@@ -95,8 +97,9 @@ class Loader:
         """Bring the books in line with what the runtime measures."""
         self.scheduler.measured(device, await self.runtimes[device].memory())
 
-    async def _settle(self, load: LoadModel, report: LoadReport) -> None:
-        """The runtime holds the model: learn its signature, warm it up, enter it into the books."""
+    async def _settle(self, load: LoadModel, report: LoadReport, epoch: int) -> None:
+        """The runtime holds the model: learn its signature, warm it up, enter it into the books (unless it was lost
+        meanwhile)."""
         served = self.scheduler.models[load.model]
         books = self.scheduler.devices[load.device]
         first = load.model not in self._signatures
@@ -104,6 +107,8 @@ class Loader:
         if (load.model, load.device) not in self._warm and not books.running:
             await self._warm_up(served, signature, load.device, sizes=first)
             self._warm.add((load.model, load.device))
+        if books.epoch != epoch:
+            return
         self.scheduler.load_ended(load, report, self.clock())
         await self.measure(load.device)
         self.measures[load.model].loads.add(report.seconds)

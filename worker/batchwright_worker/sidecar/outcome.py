@@ -25,8 +25,13 @@ class BatchOutcome:
     clock: Callable[[], float]
     wall: Callable[[], float]
     fail: Callable[[Ticket, InferenceError], None]
+    epoch: int
     whole: RunResult | None = None
     """The result of the batch as dispatched, if it went well."""
+
+    def device_lost(self) -> bool:
+        """The books' epoch tells."""
+        return self.books.epoch != self.epoch
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole teaches the tuner."""

@@ -1,0 +1,249 @@
+"""Following sidecars and runners by long-poll, over real HTTP on loopback addresses that stand for pod IPs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from deployment_objects import NAMESPACE, deployment, model_state, state
+from tiny_api import TinyApi
+
+from batchwright_operator.actions import INFERENCE_JOB, MODEL_DEPLOYMENT, POD, Key, Raw
+from batchwright_operator.live import Live, control_token
+from batchwright_operator.runners import RunnerFollower
+from batchwright_operator.settings import Settings
+from batchwright_operator.sidecars import Pace, SidecarFollower, StateFollower, Target
+from batchwright_worker.contract import CONTROL_PORT, STATE_PATH, RunnerState, SidecarState
+
+KEY = Key(domain="modeldeployment", namespace=NAMESPACE, name="ocr")
+_addresses = (f"127.87.{high}.{low}" for high, low in itertools.product(range(1, 250), range(1, 250)))
+
+
+@dataclass(slots=True)
+class Keys:
+    """A queue that tells of every key."""
+
+    added: list[tuple[Key, float]] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, key: Key, *, after_s: float = 0.0) -> None:
+        self.added.append((key, after_s))
+        self.news.set()
+
+    async def next(self) -> None:
+        async with asyncio.timeout(10):
+            await self.news.wait()
+        self.news.clear()
+
+
+@dataclass(slots=True)
+class Peer:
+    """A sidecar or runner: answers as soon as its revision is beyond what is asked for."""
+
+    token: str
+    state: Any
+    bad: list[web.Response] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        assert request.headers["Authorization"] == f"Bearer {self.token}"
+        if self.bad:
+            return self.bad.pop(0)
+        after = int(request.query["after"])
+        self.asked.append(after)
+        try:
+            async with self.changed:
+                await self.changed.wait_for(lambda: self.state.revision > after)
+        except asyncio.CancelledError:
+            self.gone.set()
+            raise
+        return web.Response(body=msgspec.json.encode(self.state))
+
+    async def become(self, state: Any) -> None:
+        async with self.changed:
+            self.state = state
+            self.changed.notify_all()
+
+
+@asynccontextmanager
+async def served(peer: Peer, address: str, port: int = CONTROL_PORT) -> AsyncIterator[None]:
+    app = web.Application()
+    app.router.add_get(STATE_PATH, peer.answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, address, port).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def followed(follower: Any, api: TinyApi, keys: Keys) -> AsyncIterator[None]:
+    task = asyncio.create_task(follower.run(api, keys))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    """For what has no event to wait for."""
+    async with asyncio.timeout(10):
+        while not claim():  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.02)
+
+
+def model_pod(name: str, address: str) -> Raw:
+    labels = {"app.kubernetes.io/component": "model", "batchwright.dev/deployment": "ocr"}
+    sidecar = {"name": "sidecar", "state": {"running": {}}}
+    metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-of-{name}", "labels": labels}
+    return {"metadata": metadata, "status": {"podIP": address, "initContainerStatuses": [sidecar]}}
+
+
+async def test_a_sidecar_is_followed_from_its_start_to_its_end() -> None:
+    address, api, keys, live = next(_addresses), TinyApi(), Keys(), Live(control_key=b"key")
+    api.put(MODEL_DEPLOYMENT, deployment())
+    api.put(POD, model_pod("a", address))
+    peer = Peer(control_token(b"key", "uid-of-ocr"), state(revision=3))
+    follower = SidecarFollower(Settings(), live, aiohttp.ClientSession)
+    async with served(peer, address), followed(follower, api, keys):
+        await keys.next()
+        assert live.sidecars["uid-of-a"].state.revision == 3
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await peer.become(state(model_state(batch_size=9), revision=4))
+        await keys.next()
+        assert loop.time() - began < 1.0
+        assert live.sidecars["uid-of-a"].state.models[0].batch_size == 9
+        assert keys.added == [(KEY, 0.0), (KEY, 0.0)]
+        assert peer.asked[:2] == [-1, 3]
+        api.remove(POD, NAMESPACE, "a")
+        await until(lambda: "uid-of-a" not in live.sidecars)
+        async with asyncio.timeout(5):
+            await peer.gone.wait()
+
+
+BAD: list[Callable[[], web.Response]] = [
+    lambda: web.Response(status=500, text="no"),
+    lambda: web.Response(status=401, text='{"error": "token"}'),
+    lambda: web.Response(text="not json"),
+    lambda: web.Response(body=b"[" * (2 << 20)),
+    lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}),
+]
+
+
+def follower_of(target: Target, states: dict[str, Any]) -> StateFollower[SidecarState]:
+    return StateFollower(
+        targets=lambda _: [target],
+        message=SidecarState,
+        states=states,
+        session_factory=aiohttp.ClientSession,
+        pace=Pace(poll_s=0.0, first_backoff_s=0.01, last_backoff_s=0.05),
+    )
+
+
+async def test_bad_answers_of_any_kind_are_survived() -> None:
+    address, keys = next(_addresses), Keys()
+    states: dict[str, Any] = {}
+    target = Target(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
+    peer = Peer("t", state(revision=1), bad=[make() for make in BAD])
+    async with served(peer, address), followed(follower_of(target, states), TinyApi(), keys):
+        await keys.next()
+        assert states["u"].state.revision == 1
+        assert peer.bad == []
+
+
+async def test_a_sidecar_that_restarts_with_a_lower_revision_is_heard_again() -> None:
+    address, keys = next(_addresses), Keys()
+    states: dict[str, Any] = {}
+    target = Target(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
+    async with followed(follower_of(target, states), TinyApi(), keys):
+        async with served(Peer("t", state(revision=50)), address):
+            await keys.next()
+        async with served(Peer("t", state(revision=2)), address):
+            await keys.next()
+        assert states["u"].state.revision == 2
+
+
+async def test_pods_that_cannot_be_read_do_not_end_the_follower() -> None:
+    address, keys = next(_addresses), Keys()
+    calls = itertools.count()
+    target = Target(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
+
+    def targets(_: Any) -> list[Target]:
+        if next(calls) == 0:
+            raise RuntimeError("odd pod")
+        return [target]
+
+    follower = follower_of(target, {})
+    follower.targets = targets
+    async with served(Peer("t", state()), address), followed(follower, TinyApi(), keys):
+        await keys.next()
+
+
+# --- runners
+
+
+def runner_pod(name: str, address: str, **status: Any) -> Raw:
+    labels = {"batchwright.dev/step": "run", "batchwright.dev/inferencejob": "pages"}
+    metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-of-{name}", "labels": labels}
+    container = {"name": "runner", "state": status or {"running": {}}}
+    return {"metadata": metadata, "status": {"podIP": address, "containerStatuses": [container]}}
+
+
+def said(shard: int, revision: int = 1, **parts: Any) -> RunnerState:
+    body: Raw = {"time": 0.0, "items_total": 9, "items_succeeded": 1, "items_failed": 0, **parts}
+    return RunnerState(revision=revision, shard=shard, **body)
+
+
+@pytest.fixture
+def job_api() -> TinyApi:
+    api = TinyApi()
+    api.put(INFERENCE_JOB, {"metadata": {"name": "pages", "namespace": NAMESPACE, "uid": "uid-of-pages"}, "spec": {}})
+    return api
+
+
+async def test_news_of_runners_ask_for_one_pass_per_interval(job_api: TinyApi) -> None:
+    first, second, keys, live = next(_addresses), next(_addresses), Keys(), Live(control_key=b"key")
+    job_api.put(POD, runner_pod("a", first))
+    job_api.put(POD, runner_pod("b", second))
+    token = control_token(b"key", "uid-of-pages")
+    peers = [Peer(token, said(0)), Peer(token, said(1))]
+    follower = RunnerFollower(Settings(job_status_min_interval_seconds=2.0), live, aiohttp.ClientSession)
+    async with served(peers[0], first), served(peers[1], second), followed(follower, job_api, keys):
+        await until(lambda: set(live.runners) == {"uid-of-a", "uid-of-b"})
+        key = Key(domain="inferencejob", namespace=NAMESPACE, name="pages")
+        assert keys.added[0] == (key, 0.0)
+        assert [found for found, _ in keys.added[1:]] == [key]
+        assert 1.5 < keys.added[1][1] <= 2.0
+
+
+async def test_the_last_word_of_a_finished_shard_outlives_its_pod_but_not_its_job(job_api: TinyApi) -> None:
+    keys, live = Keys(), Live(control_key=b"key")
+    message = msgspec.json.encode(said(4, done=True)).decode()
+    job_api.put(POD, runner_pod("good", "", terminated={"exitCode": 0, "message": message}))
+    job_api.put(POD, runner_pod("bad", "", terminated={"exitCode": 1, "message": message.replace("4", "5")}))
+    job_api.put(POD, runner_pod("odd", "", terminated={"exitCode": 0, "message": "not json"}))
+    follower = RunnerFollower(Settings(), live, aiohttp.ClientSession)
+    async with followed(follower, job_api, keys):
+        await until(lambda: "uid-of-pages" in live.terminations)
+        job_api.remove(POD, NAMESPACE, "good")
+        job_api.put(POD, runner_pod("new", "", terminated={"exitCode": 0, "message": message.replace("4", "6")}))
+        await until(lambda: 6 in live.terminations["uid-of-pages"])
+        assert list(live.terminations["uid-of-pages"]) == [4, 6]
+        job_api.remove(INFERENCE_JOB, NAMESPACE, "pages")
+        await until(lambda: not live.terminations)

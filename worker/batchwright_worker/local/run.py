@@ -1,4 +1,4 @@
-"""`batchwright-worker run`: an InferenceJob on this machine, without a cluster: the runner's code, the same manifests."""
+"""`batchwright-worker run`: an InferenceJob on this machine, without a cluster: same code, same manifests."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,18 +40,23 @@ _log = click.option(
 @click.group()
 def command() -> None:
     """Plan, run or commit an InferenceJob (in its pods)."""
+    # the first process of a container has no default action for SIGTERM
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
 
 
 @command.command()
 @_job
 @_log
-def plan(job_file: Path, termination_log: Path) -> None:
+@click.option(
+    "--wait-input-seconds", type=float, default=0.0, envvar="BATCHWRIGHT_INPUT_WAIT_SECONDS", show_envvar=True,
+    help="How long an input that is not there yet is waited for.",
+)  # fmt: skip
+def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> None:
     """Read the input, check the tasks, write OUTPUT/_batchwright/plan.json."""
     from batchwright_worker.contract import PlanResult
-    from batchwright_worker.runner.plan import make_plan
 
     try:
-        result = make_plan(_load(job_file))
+        result = _planned(_load(job_file), wait_input_seconds)
     except StepFailed as error:
         _refuse(termination_log, _encoded(PlanResult(error=_cut(error), reason=error.reason)), error)
     _tell(termination_log, _encoded(result))
@@ -101,6 +107,21 @@ def run(job_file: Path, termination_log: Path, shard: int | None, control_port: 
         sys.exit(EXIT_TERMINATED)
     _tell(termination_log, fit(state))
     click.echo(f"shard {index}: {state.items_succeeded} succeeded, {state.items_failed} failed", err=True)
+
+
+def _planned(job: Job, wait_s: float) -> contract.PlanResult:
+    """The plan; an input that does not exist is looked for again until the time is over. SIGTERM ends the process."""
+    from batchwright_worker.runner.plan import make_plan
+
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return make_plan(job)
+        except StepFailed as error:
+            if error.reason != "InputNotFound" or time.monotonic() >= deadline:
+                raise
+            click.echo(f"waiting for the input: {error}", err=True)
+            time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
 
 
 async def _until_signal(step: ShardStep, port: int, token_file: Path) -> contract.RunnerState | None:

@@ -86,7 +86,7 @@ def commit(job: Job) -> Committed:
 
 
 def committed(job: Job) -> Manifest | None:
-    """The manifest of this very job if its output is whole already. Raises StepFailed(OutputInUse) if it is another's."""
+    """The manifest of this very job if its output is whole. Raises StepFailed(OutputInUse) if it is another's."""
     output = locate(job.spec.output.uri)
     raw = output.read(MANIFEST_NAME)
     if raw is None:

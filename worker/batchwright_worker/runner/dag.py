@@ -12,7 +12,7 @@ from typing import Literal
 Kind = Literal["CPU", "Model"]
 
 
-class InvalidDag(ValueError):
+class InvalidDag(ValueError):  # noqa: N818
     """The tasks are no DAG; the message names the task and what to write instead."""
 
 

@@ -55,7 +55,7 @@ async def opened(job: Job, *, workers: int) -> AsyncIterator[Opened]:
 
 
 async def check_models(job: Job, opened_: Opened) -> None:
-    """Wait until every model tells its inputs; compare what functions declare. Raises StepFailed(UnknownModel | ...)."""
+    """Wait until every model tells its inputs; compare what functions declare. Raises StepFailed(UnknownModel ..)."""
     clients = opened_.engines.models
     await asyncio.gather(*(client.learn() for client in set(clients.values())))
     for number, client in clients.items():

@@ -14,7 +14,7 @@ class RunnerError(Exception):
     """Root of the runner's own errors."""
 
 
-class StepFailed(RunnerError):
+class StepFailed(RunnerError):  # noqa: N818
     """Plan, shard or commit cannot go on. `reason` is CamelCase, the message says what to do."""
 
     def __init__(self, reason: str, message: str, *, permanent: bool = True) -> None:
@@ -23,7 +23,7 @@ class StepFailed(RunnerError):
         self.permanent = permanent
 
 
-class TaskFailed(RunnerError):
+class TaskFailed(RunnerError):  # noqa: N818
     """One task of one item failed; the message goes into the item's error record."""
 
 

@@ -86,8 +86,8 @@ def check_unchanged(location: Location, segment: PlannedSegment) -> None:
         now = "gone"
     if now != segment.fingerprint:
         message = (
-            f"{segment.path} changed since the plan (size and version were {segment.fingerprint}, now {now}): restore it, "
-            "or run a new job with another output.uri"
+            f"{segment.path} changed since the plan (size and version were {segment.fingerprint}, now {now}): restore "
+            "it, or run a new job with another output.uri"
         )
         raise StepFailed("InputChanged", message)
 

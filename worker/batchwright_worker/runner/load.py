@@ -17,8 +17,8 @@ _FORGET = 0.1
 class ReplicaLoad:
     """Rows in flight are bounded by a window: four batches, so that one runs, the next waits whole, and more are left
     waiting, which is what makes the tuner try a larger size; less after a refusal (halved, grown again by each answer).
-    Rows beyond that wait here, where another replica can still have them. `batch_size` follows the batches that ran: up at once, down slowly, since a batch may
-    be small because few rows of its shape were there."""
+    Rows beyond that wait here, where another replica can still have them. `batch_size` follows the batches that ran:
+    up at once, down slowly, since a batch may be small because few rows of its shape were there."""
 
     batch_size: float = 1.0
     in_flight: int = 0

@@ -55,7 +55,7 @@ class ModelClient:
         replicas.listeners.append(self.dispatch)
 
     async def learn(self) -> Signature:
-        """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel) if it has no such model."""
+        """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel)."""
         attempt = 0
         while self.signature is None:
             for replica in list(self._replicas.replicas):
@@ -196,7 +196,7 @@ class ModelClient:
         self._again.appendleft(rows)
 
     def _rejected(self, rows: list[PendingRow], error: Rejected | BadAnswerError) -> None:
-        """A request of many rows is halved until the bad rows are known; a row that breaks the model gets more tries."""
+        """A request of many rows is halved until the bad rows are known; a row that breaks the model is tried again."""
         if len(rows) > 1:
             middle = len(rows) // 2
             self._again.extendleft((rows[middle:], rows[:middle]))

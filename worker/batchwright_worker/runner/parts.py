@@ -7,6 +7,7 @@ if and only if statistics with its digest exist. A crash between any two steps l
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
@@ -23,7 +24,7 @@ from batchwright_worker.runner.errors import TaskFailed
 from batchwright_worker.runner.planfile import part_name
 from batchwright_worker.runner.storage import WORK_DIR, Location, commit_file, output_errors, write_atomically
 
-TEMPORARY_DIR = f"{WORK_DIR}/tmp"
+TEMPORARY_DIR = f"{WORK_DIR}/tmp"  # noqa: S108 - below the output
 _DIGEST_CHARACTERS = 16
 _BUFFER = 1 << 20
 
@@ -97,10 +98,8 @@ class PartWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            try:
+            with contextlib.suppress(OSError):  # a full disk says so again; the file goes anyway
                 self._file.close()
-            except OSError:  # a full disk says so again; the file goes anyway
-                pass
         self._path.unlink(missing_ok=True)
 
     def put(self, position: int, record: bytes) -> None:

@@ -31,7 +31,7 @@ _EWMA = 0.2
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One task of one item: function number, inputs by name; exactly one of `done` and `failed` is called, on the loop."""
+    """One task of one item: function number, inputs by name. One of `done` and `failed` is called, on the loop."""
 
     function: int
     inputs: Sequence[tuple[str, Blob]]

@@ -31,11 +31,11 @@ _PIECE = 1 << 18
 _BUSY: Final = (429, 502, 503, 504)
 
 
-class Unreachable(RunnerError):
+class Unreachable(RunnerError):  # noqa: N818
     """No answer."""
 
 
-class Refused(RunnerError):
+class Refused(RunnerError):  # noqa: N818
     """No room now."""
 
     def __init__(self, message: str, *, retry_after_s: float | None, wait_ms: float | None) -> None:
@@ -44,7 +44,7 @@ class Refused(RunnerError):
         self.wait_ms = wait_ms
 
 
-class Rejected(RunnerError):
+class Rejected(RunnerError):  # noqa: N818
     """The rows are to blame; `status` is the HTTP status."""
 
     def __init__(self, message: str, *, status: int) -> None:

@@ -1,4 +1,4 @@
-"""One shard through the DAG: reads ahead within the window, feeds the two-level queue and the models, writes in order."""
+"""One shard through the DAG: reads within the window, feeds the two-level queue and the models, writes in order."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
             statistics = await do_shard(step, engines, progress)
         final = state_of(statistics, step)
         await published.publish(lambda revision: msgspec.structs.replace(final, revision=revision))
-        return final
+        return published.state
 
 
 async def do_shard(step: ShardStep, engines: Opened, progress: ShardProgress) -> PartStatistics:

@@ -26,7 +26,7 @@ def decode(
 
     data = value_of(inputs, of)
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise ValueError(f"wanted the bytes of an image file, given {type(data).__name__}; input.format must be images")
+        raise ValueError(f"wanted the bytes of an image file, given {type(data).__name__}; input.format must be images")  # noqa: TRY004
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -28,7 +28,7 @@ _CJK = (
 )
 
 
-def tokenize(
+def tokenize(  # noqa: PLR0913 - the arguments of a manifest
     inputs: Mapping[str, Any],
     *,
     vocabulary: str,
@@ -45,7 +45,7 @@ def tokenize(
     """
     text = value_of(inputs, of)
     if not isinstance(text, str):
-        raise ValueError(f"wanted text, given {type(text).__name__}; take it out of a record with json-fields, single")
+        raise ValueError(f"wanted text, given {type(text).__name__}; take it out of a record with json-fields, single")  # noqa: TRY004
     tokens = load(vocabulary).encode(text, lower=lower)[: max_length - 2]
     numbers = load(vocabulary).numbers
     ids = [numbers["[CLS]"], *tokens, numbers["[SEP]"]]

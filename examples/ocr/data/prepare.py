@@ -3,7 +3,7 @@
     python prepare.py --models DIR --pages DIR [--count 60] [--seed 1]
 
 Writes MODELS/detector.onnx and MODELS/recognizer.onnx: the package's networks with the arithmetic around them moved
-inside, so that bytes travel instead of floats: pixels enter as uint8 and are scaled to [-1, 1] there, and the recognizer
+inside, so that bytes travel instead of floats: pixels enter as uint8 and are scaled to [-1, 1] there, the recognizer
 gives the best class of every step and its probability instead of all 6,625. Then PAGES/page-0007.png .. and
 PAGES/../truth.jsonl ({"id", "lines"} per page).
 The same seed gives the same bytes; what is there already and whole is left alone.
@@ -44,7 +44,7 @@ rocket rough round sailor salmon school season second shadow shelter shoulder si
 spoon spring square station steam stone storm stranger street stripe summer supper surface table teacher temple thread
 through ticket timber together tower travel triangle tunnel twenty uncle under useful valley village vision wagon water
 weather whisper whole window winter wonder yellow young
-""".split()
+""".split()  # noqa: SIM905 - a list of words reads better
 
 
 def main() -> None:
@@ -134,7 +134,10 @@ def with_best_class(model: Any) -> Any:
 
 
 def prepare_pages(folder: Path, *, count: int, seed: int) -> None:
-    """Render the pages and write their text."""
+    """Render the pages and write their text. The folder appears whole: a job that waits for it sees all pages."""
+    whole, folder = folder, folder.with_name(f".{folder.name}.{seed}")
+    if whole.exists():
+        folder = whole
     folder.mkdir(parents=True, exist_ok=True)
     truth = []
     for number in range(count):
@@ -144,6 +147,8 @@ def prepare_pages(folder: Path, *, count: int, seed: int) -> None:
         if not (folder / name).exists():
             render(lines, folder / name, seed=number)
     write(folder.parent / "truth.jsonl", ("\n".join(truth) + "\n").encode())
+    if folder != whole:
+        folder.replace(whole)
 
 
 def page_text(seed: int) -> list[str]:

@@ -5,8 +5,8 @@
     text(recognize)         best-path decoding of each line
 
 Text regions follow from the detector's probability map by the published post-processing of DB ("Real-time Scene Text
-Detection with Differentiable Binarization", 2020): binarize, take each contour's smallest rectangle, drop it if the mean
-probability inside is low, and grow it by area * ratio / perimeter, since the network is trained on shrunk regions.
+Detection with Differentiable Binarization", 2020): binarize, take each contour's smallest rectangle, drop it if the
+mean probability inside is low, and grow it by area * ratio / perimeter, since the network is trained on shrunk regions.
 """
 
 from __future__ import annotations

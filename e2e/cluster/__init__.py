@@ -2,7 +2,8 @@
 
 from .cluster import Cluster
 from .components import ensure_built, kubectl_path
-from .control_plane import ControlPlane, ControlPlaneSpec
+from .control_plane import ControlPlane
+from .control_plane_flags import ControlPlaneSpec
 from .errors import ApiError, BuildError, ClusterError, NotFoundError, RequirementError, StartError
 from .nodes import Node
 from .spec import ClusterSpec, EmulatedDevice, NodeSpec

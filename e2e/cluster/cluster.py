@@ -14,7 +14,8 @@ import msgspec
 
 from . import addons, cgroups, components, kwok, network, nodes, oci, preflight, teardown
 from .api import Api
-from .control_plane import ControlPlane, ControlPlaneSpec
+from .control_plane import ControlPlane
+from .control_plane_flags import ControlPlaneSpec
 from .errors import ClusterError, NotFoundError, StartError
 from .network import Network
 from .node_files import NodeFiles

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
 from . import audit, components, processes
 from .api import Api
 from .certificates import Authority, KeyPair
+from .control_plane_flags import ControlPlaneSpec, Flags
 from .errors import NotFoundError, StartError
 from .kubeconfig import write_kubeconfig
 from .paths import write_private
@@ -32,31 +33,6 @@ from .waiting import wait_until
 READY_TIMEOUT_S = 60.0
 _START_ATTEMPTS = 3
 _RECORD = "control-plane.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPlaneSpec:
-    """What a control plane is made of.
-
-    `address` is where the API server listens; `service_cidr` where ClusterIPs come from; the extra arguments are
-    appended to the defaults, so they win.
-    """
-
-    name: str = "control-plane"
-    address: str = "127.0.0.1"
-    service_cidr: str = "10.96.0.0/20"
-    audit_log: bool = True
-    scheduler: bool = True
-    cgroups: tuple[str, ...] = ()
-    apiserver_args: tuple[str, ...] = ()
-    controller_manager_args: tuple[str, ...] = ()
-    scheduler_args: tuple[str, ...] = ()
-
-    @property
-    def kubernetes_service(self) -> str:
-        """The ClusterIP of the service `kubernetes`: the first of the range."""
-        network = self.service_cidr.partition("/")[0].rpartition(".")[0]
-        return f"{network}.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +51,27 @@ class ControlPlane:
     _watchdog: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @classmethod
-    def start(cls, name: str = "control-plane", **options: Any) -> Self:
+    def start(
+        cls,
+        name: str = "control-plane",
+        *,
+        audit_log: bool = True,
+        scheduler: bool = True,
+        apiserver_args: Sequence[str] = (),
+        controller_manager_args: Sequence[str] = (),
+    ) -> Self:
         """Start a control plane on loopback in a temporary folder, ready when this returns.
 
-        The options are fields of ControlPlaneSpec: `audit_log` and `scheduler` are on, `apiserver_args` and the like
-        are tuples of further flags. It ends with this process, however this process ends.
+        The arguments are further flags, which win over the defaults. It ends with this process, however this
+        process ends.
         """
-        spec = ControlPlaneSpec(name=name, **options)
+        spec = ControlPlaneSpec(
+            name=name,
+            audit_log=audit_log,
+            scheduler=scheduler,
+            apiserver_args=tuple(apiserver_args),
+            controller_manager_args=tuple(controller_manager_args),
+        )
         folder = Path(tempfile.mkdtemp(prefix=f"batchwright-{name[:20]}-"))
         watchdog = _start_watchdog(folder)
         try:
@@ -183,7 +173,7 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server again, at the same address with the same data; ready when this returns."""
-        self._spawn("kube-apiserver", _apiserver_flags(self))
+        self._spawn("kube-apiserver")
         self._await_ready()
 
     def restart_apiserver(self, *, grace_s: float = 0.0) -> None:
@@ -215,16 +205,17 @@ class ControlPlane:
     def _bring_up(self) -> None:
         _issue_certificates(self)
         write_private(self.folder / "audit-policy.json", json.dumps(audit.POLICY))
-        self._spawn("etcd", _etcd_flags(self))
-        self._spawn("kube-apiserver", _apiserver_flags(self))
+        self._spawn("etcd")
+        self._spawn("kube-apiserver")
         self._await_ready()
-        self._spawn("kube-controller-manager", _controller_manager_flags(self))
+        self._spawn("kube-controller-manager")
         if self.spec.scheduler:
-            self._spawn("kube-scheduler", _scheduler_flags(self))
+            self._spawn("kube-scheduler")
         self._await_service_account()
         write_private(self.folder / _RECORD, msgspec.json.encode(_Record(spec=self.spec, port=self.port)))
 
-    def _spawn(self, name: str, flags: Sequence[str]) -> None:
+    def _spawn(self, name: str) -> None:
+        flags = Flags(spec=self.spec, folder=self.folder, port=self.port).of(name)
         groups = [Path(group) for group in self.spec.cgroups]
         processes.spawn(name, [str(components.program(name)), *flags], folder=self.folder, cgroups=groups)
 
@@ -260,81 +251,6 @@ def _issue_certificates(plane: ControlPlane) -> None:
     write_kubeconfig(plane.kubeconfig, server_url=plane.server_url, ca=plane.ca_path, pair=pair)
     for component in ("kube-controller-manager", "kube-scheduler"):
         plane.kubeconfig_for(f"system:{component}")
-
-
-def _etcd_flags(plane: ControlPlane) -> list[str]:
-    clients, peers = (f"unix://{plane.folder}/{name}.sock" for name in ("etcd", "peers"))
-    return [
-        f"--data-dir={plane.folder}/etcd",
-        f"--listen-client-urls={clients}",
-        f"--advertise-client-urls={clients}",
-        f"--listen-peer-urls={peers}",
-        f"--initial-advertise-peer-urls={peers}",
-        f"--initial-cluster=default={peers}",
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-    ]
-
-
-def _apiserver_flags(plane: ControlPlane) -> list[str]:
-    pki, spec = plane.folder / "pki", plane.spec
-    loopback = spec.address.startswith("127.")
-    flags = [
-        f"--etcd-servers=unix://{plane.folder}/etcd.sock",
-        f"--bind-address={spec.address}",
-        f"--advertise-address={spec.address}",
-        f"--secure-port={plane.port}",
-        f"--endpoint-reconciler-type={'none' if loopback else 'lease'}",
-        f"--service-cluster-ip-range={spec.service_cidr}",
-        f"--tls-cert-file={pki}/apiserver.crt",
-        f"--tls-private-key-file={pki}/apiserver.key",
-        f"--client-ca-file={pki}/ca.crt",
-        f"--kubelet-certificate-authority={pki}/ca.crt",
-        f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
-        f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
-        "--kubelet-preferred-address-types=InternalIP",
-        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-        f"--service-account-key-file={pki}/service-accounts.key",
-        f"--service-account-signing-key-file={pki}/service-accounts.key",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        "--allow-privileged=true",
-    ]
-    if spec.audit_log:
-        flags += [
-            f"--audit-policy-file={plane.folder}/audit-policy.json",
-            f"--audit-log-path={plane.audit_log_path}",
-            "--audit-log-maxsize=4096",
-        ]
-    return [*flags, *spec.apiserver_args]
-
-
-def _controller_manager_flags(plane: ControlPlane) -> list[str]:
-    pki = plane.folder / "pki"
-    return [
-        f"--kubeconfig={plane.folder}/kubeconfigs/system-kube-controller-manager.yaml",
-        f"--service-account-private-key-file={pki}/service-accounts.key",
-        f"--root-ca-file={pki}/ca.crt",
-        f"--cluster-signing-cert-file={pki}/ca.crt",
-        f"--cluster-signing-key-file={pki}/ca.key",
-        "--use-service-account-credentials",
-        "--leader-elect=false",
-        "--secure-port=0",
-        "--kube-api-qps=2000",
-        "--kube-api-burst=4000",
-        *plane.spec.controller_manager_args,
-    ]
-
-
-def _scheduler_flags(plane: ControlPlane) -> list[str]:
-    return [
-        f"--kubeconfig={plane.folder}/kubeconfigs/system-kube-scheduler.yaml",
-        "--leader-elect=false",
-        "--secure-port=0",
-        "--kube-api-qps=5000",
-        "--kube-api-burst=10000",
-        *plane.spec.scheduler_args,
-    ]
 
 
 def _start_watchdog(folder: Path) -> "subprocess.Popen[bytes]":

@@ -1,8 +1,10 @@
 """Simulated nodes by kwok: thousands of nodes whose pods "run" at once, for tests of scale.
 
-with ControlPlane.start("scale", controller_manager_args=kwok.CONTROLLER_MANAGER_ARGS) as plane:
-    kwok.start(plane)
-    kwok.add_nodes(plane.api, 1000)
+    with ControlPlane.start("scale", controller_manager_args=kwok.CONTROLLER_MANAGER_ARGS) as plane:
+        kwok.start(plane)
+        kwok.add_nodes(plane.api, 1000)
+
+A thousand nodes are Ready in about 10 s.
 """
 
 import http.client

@@ -43,12 +43,19 @@ class Process:
 def start_time(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; None if it does not run."""
     try:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    gone = fields[0] in "ZX" and _let_go(pid)
+    return None if gone else int(fields[19])
+
+
+def _let_go(pid: int) -> bool:
+    """Reap a zombie if it is a child of ours; False while some of its threads still end."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def spawn(

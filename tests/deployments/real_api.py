@@ -18,6 +18,7 @@ import yaml
 from e2e.cluster import ControlPlane, kubectl_path
 
 ROOT = Path(__file__).resolve().parents[2]
+OPERATOR = "system:serviceaccount:batchwright-system:batchwright-operator"
 Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -59,8 +60,15 @@ def namespace(kubectl: Kubectl, name: str) -> str:
     return name
 
 
+def service_account(kubectl: Kubectl, plane: ControlPlane) -> Path:
+    """A kubeconfig with the identity, so the permissions, that the manifests give to the operator."""
+    base = ROOT / "manifests" / "base"
+    kubectl("apply", "-f", str(base / "namespaces.yaml"), "-f", str(base / "rbac.yaml"))
+    return plane.kubeconfig_for(OPERATOR, "system:serviceaccounts")
+
+
 @contextmanager
-def operator(plane: ControlPlane, kubeconfig: Path, folder: Path, *domains: str) -> Iterator[subprocess.Popen[bytes]]:
+def operator(kubeconfig: Path, folder: Path, *domains: str) -> Iterator[subprocess.Popen[bytes]]:
     """The operator with these domains only, as a process; stopped by SIGTERM, killed if it lingers."""
     environ = {
         **os.environ,

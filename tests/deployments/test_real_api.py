@@ -12,7 +12,7 @@ import pytest
 import yaml
 from deployment_objects import NAMESPACE, samples
 from kstatus import kstatus
-from real_api import Kubectl, eventually, namespace, operator
+from real_api import OPERATOR, Kubectl, eventually, namespace, operator, service_account
 from test_rendering import children
 
 from e2e.cluster import ControlPlane, audit
@@ -50,9 +50,7 @@ def test_the_api_server_takes_every_child_and_pod_security_every_pod(name: str, 
 @pytest.fixture
 def running(shop: str, with_crds: Kubectl, control_plane: ControlPlane, tmp_path: Path) -> Iterator[Path]:
     """The operator with this domain; its log's folder."""
-    namespace(with_crds, "batchwright-system")
-    identity = control_plane.kubeconfig_for("operator-of-models", "system:masters")
-    with operator(control_plane, identity, tmp_path, DOMAIN):
+    with operator(service_account(with_crds, control_plane), tmp_path, DOMAIN):
         yield tmp_path
 
 
@@ -103,7 +101,7 @@ def test_children_appear_stay_untouched_and_go_with_their_owner(
 
 def audit_writes(plane: ControlPlane, since: datetime) -> list[Any]:
     """The operator's own writes, Lease and Events aside."""
-    found = audit.writes(plane.audit_log_path, user="operator-of-models", since=since)
+    found = audit.writes(plane.audit_log_path, user=OPERATOR, since=since)
     return [each for each in found if getattr(each, "resource", "") not in ("leases", "events")]
 
 

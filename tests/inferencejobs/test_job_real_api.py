@@ -15,7 +15,7 @@ import yaml
 from deployment_objects import NAMESPACE, deployment
 from job_objects import job, runner
 from kstatus import kstatus
-from real_api import Kubectl, eventually, namespace, operator
+from real_api import OPERATOR, Kubectl, eventually, namespace, operator, service_account
 from test_job_rendering import children, jobs
 
 from batchwright_operator.actions import Raw
@@ -24,7 +24,6 @@ from e2e.cluster import ControlPlane, audit
 
 pytestmark = pytest.mark.apiserver
 DOMAIN = "batchwright_operator.inferencejob:InferenceJobDomain"
-USER = "operator-of-jobs"
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +40,7 @@ def shop(with_crds: Kubectl) -> str:
 @pytest.fixture
 def running(shop: str, with_crds: Kubectl, control_plane: ControlPlane, tmp_path: Path) -> Iterator[Path]:
     """The operator with this domain; its log's folder."""
-    namespace(with_crds, "batchwright-system")
-    with operator(control_plane, control_plane.kubeconfig_for(USER, "system:masters"), tmp_path, DOMAIN):
+    with operator(service_account(with_crds, control_plane), tmp_path, DOMAIN):
         yield tmp_path
 
 
@@ -153,7 +151,7 @@ def _no_further_write(plane: ControlPlane, kubectl: Kubectl) -> None:
     kubectl("-n", NAMESPACE, "patch", "infjob", "pages", "--type=merge", "-p", '{"spec": {"parallelism": 7}}')
 
     def written() -> list[str]:
-        found = audit.writes(plane.audit_log_path, user=USER, since=since)
+        found = audit.writes(plane.audit_log_path, user=OPERATOR, since=since)
         return [each.resource for each in found if each.resource not in ("leases", "events")]
 
     eventually(written, "the acknowledgement")

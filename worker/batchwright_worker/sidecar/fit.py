@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
@@ -64,6 +64,11 @@ class Curve:
                 break
             fits = rows
         return fits
+
+    def plus(self, seconds: float) -> Curve:
+        """The same with `seconds` more at every size."""
+        points = tuple((rows, known + seconds) for rows, known in self.points)
+        return replace(self, fixed_s=self.fixed_s + seconds, points=points)
 
     def knee(self, most: int, gain: float = 0.02) -> int:
         """The measured size from which rows per second stop rising by `gain`; `most` where they still rise."""

@@ -96,7 +96,7 @@ class Scheduler:
             return self._full(served, offer, now)
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
-        curve, line = served.curve(offer.bucket), self.line(served, offer.bucket, now)
+        curve, line = served.turn(offer.bucket), self.line(served, offer.bucket, now)
         verdict = admission.judge(curve, line, offer.rows, served.target_s, now - offer.arrival)
         if not verdict.accepted:
             message = (
@@ -136,7 +136,7 @@ class Scheduler:
         """Seconds that a new row of this model would wait before its batch starts."""
         served = self.models[model]
         bucket = served.queue.next_bucket() or ()
-        return admission.expected_wait_s(served.curve(bucket), self.line(served, bucket, now))
+        return admission.expected_wait_s(served.turn(bucket), self.line(served, bucket, now))
 
     # --- decisions ---
 
@@ -192,7 +192,10 @@ class Scheduler:
         served.ran(batch.run.bucket, batch.run.rows, device_s)
         served.window.ran(batch.run.rows, device_s, batch.left_waiting)
         served.footprint.ran(batch.run.rows, batch_bytes)
-        self.devices[batch.run.device].end_batch(now)
+        books = self.devices[batch.run.device]
+        if not batch.run.unload:
+            served.turned(device_s, now - books.began)
+        books.end_batch(now)
 
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
@@ -275,7 +278,7 @@ class Scheduler:
         head = served.queue.head(bucket)
         if head is None or head.drop_after is None:
             return []
-        curve, cap = served.curve(bucket), served.cap(bucket, now)
+        curve, cap = served.turn(bucket), served.cap(bucket, now)
         late = served.queue.late(bucket, lambda rows: now + curve.seconds(rows), cap)
         for key in late:
             self.cancel(key)
@@ -344,7 +347,7 @@ class Scheduler:
             if part.key not in served.queue.entries:
                 self._model_of.pop(part.key, None)
         predicted = served.curve(run.bucket).seconds(run.rows)
-        books.start_batch(run.model, now, now + predicted)
+        books.start_batch(run.model, now, now + predicted + served.overhead_s)
         left = run.bucket in served.queue.groups
         return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left)
 
@@ -361,7 +364,7 @@ class Scheduler:
             if other is served or not other.queue.rows:
                 continue
             bucket = other.queue.next_bucket()
-            curve, cap = other.curve(bucket), other.cap(bucket, now)
+            curve, cap = other.turn(bucket), other.cap(bucket, now)
             full, rest = divmod(other.queue.rows, cap)
             batches = min(mine, full)
             total += batches * curve.seconds(cap) + (curve.seconds(rest) if rest and full < mine else 0.0)

@@ -13,6 +13,7 @@ from batchwright_worker.sidecar.queues import Bucket, ModelQueue
 from batchwright_worker.sidecar.residency import Footprint
 
 DEMAND_MEMORY_S = 10.0
+OVERHEAD_WEIGHT = 0.1
 MOST_BUCKETS = 64
 """Shape buckets that keep a fit of their own; the model's overall fit serves the others."""
 
@@ -70,6 +71,9 @@ class Served:
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
     offered: OfferedRate = field(default_factory=OfferedRate)
     demand: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=DEMAND_MEMORY_S))
+    overhead_s: float = 0.0
+    """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
+    _turns: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
     blocked: str = ""
     """Why it must not be loaded now: unloaded by request, or failed to load."""
     blocked_until: float = 0.0
@@ -88,6 +92,22 @@ class Served:
         times = self.by_bucket.get(bucket)
         return times.curve if times is not None and times.samples else self.overall.curve
 
+    def turn(self, bucket: Bucket) -> Curve:
+        """Time from the start of a batch to its answers: the device time and what goes around it."""
+        curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
+        known = self._turns.get(bucket)
+        if known is not None and known[0] is curve and known[1] == overhead_s:
+            return known[2]
+        if len(self._turns) > MOST_BUCKETS:
+            self._turns.clear()
+        turn = curve.plus(overhead_s) if curve.known else curve
+        self._turns[bucket] = (curve, overhead_s, turn)
+        return turn
+
+    def turned(self, device_s: float, turn_s: float) -> None:
+        """Learn what goes around a batch."""
+        self.overhead_s += OVERHEAD_WEIGHT * (max(0.0, turn_s - device_s) - self.overhead_s)
+
     def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
         """Learn from a batch."""
         self.overall.observe(rows, device_s)
@@ -101,7 +121,7 @@ class Served:
         curve = self.curve(bucket)
         most = min(self.tuning.size, curve.knee(self.tuning.size))
         if self.target_s is not None and curve.known:
-            most = min(most, in_time_size(curve, self.target_s, self.offered.at(now), most))
+            most = min(most, in_time_size(self.turn(bucket), self.target_s, self.offered.at(now), most))
         return max(1, most)
 
     def warmed_up(self) -> None:

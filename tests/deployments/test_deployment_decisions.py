@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from crd_schema import problems
 from deployment_objects import (
     EMULATED,
     NAMESPACE,
@@ -46,6 +47,7 @@ from batchwright_worker.contract import (
     ANNOTATION_RECEIPT,
     ANNOTATION_WAITING,
     Receipt,
+    RunnerUp,
     SidecarState,
     Terms,
 )
@@ -540,6 +542,35 @@ def test_receipts_become_placements_newest_first_beside_what_is_observed() -> No
     assert [each["decidedTime"][-3:] for each in found[:2]] == ["24Z", "23Z"]
     assert (found[0]["predictedThroughput"], found[0]["observedThroughput"]) == (12, 12)
     assert found[0]["terms"]["utilization"] == "0.30"
+
+
+def test_a_full_status_is_as_the_schema_has_it() -> None:
+    world = World(deployment(replicas=2))
+    said = model_state(
+        throughput=9.0,
+        trend="Falling",
+        trend_z=-1.96,
+        latency_counts=histogram(30.0, 50.0),
+        latency_target_met=True,
+        changes=[change(1_800_000_000.5, 5, 4)],
+    )
+    world.serve(state(said))
+    zero = Terms(utilization="0.00", memory="0.00", capacity="0.00", pending="0.00")
+    other = RunnerUp(node="node-b", processor="cpu", load="0.63")
+    receipts = [
+        Receipt(node="node-a", processor="cpu", load="0.41", terms=zero, runners_up=[other], predicted_throughput=3.5),
+        Receipt(node="", processor="cpu", load="", terms=zero, decided_time="2026-11-22T10:00:00Z", reason="released"),
+    ]
+    for pod, receipt in zip(list(world.api.pods()), receipts, strict=True):
+        notes = pod["metadata"]["annotations"] | {ANNOTATION_RECEIPT: receipt_text(receipt)}
+        world.api.put(POD, pod | {"metadata": pod["metadata"] | {"annotations": notes}})
+    [first, _] = world.api.pods()
+    world.api.start(first, ready=False)
+    world.settle()
+    assert "message" in world.status["replicaStatuses"][0]
+    assert len(world.status["placements"]) == 2
+    assert problems("modeldeployments", world.status) == []
+    assert problems("modeldeployments", world.status | {"oddField": 1}) != []
 
 
 # --- properties

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from crd_schema import problems
 from deployment_objects import NAMESPACE, deployment, model
 from hypothesis import given
 from hypothesis import settings as effort
@@ -153,6 +154,22 @@ def test_a_failed_attempt_does_not_count() -> None:
     world.api.now += 10
     world.settle()
     assert world.status["items"]["succeeded"] == 0
+
+
+def test_a_full_status_is_as_the_schema_has_it() -> None:
+    world = World(job(activeDeadlineSeconds=60))
+    world.planned()
+    pod = world.pod("run", "run-0", 0)
+    world.api.now += 10
+    bad = ItemFailure(shard=0, item="a.png", task="decode", message="truncated")
+    world.hear(pod, runner(0, 6, 1, failures=[bad]))
+    world.settle()
+    assert {"throughput", "estimatedRemainingSeconds", "lastUpdatedTime"} <= world.status.keys()
+    assert problems("inferencejobs", world.status) == []
+    world.committed()
+    world.settle()
+    assert "completionTime" in world.status
+    assert problems("inferencejobs", world.status) == []
 
 
 # --- models

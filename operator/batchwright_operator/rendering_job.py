@@ -53,7 +53,7 @@ LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 ANNOTATION_WISH: Final = f"{GROUP}/wish"
 """On child Jobs: what the user wanted of suspend, parallelism and deadline when we last changed the Job."""
 NOT_OF_THE_RUNNER: Final = frozenset(
-    {"suspend", "parallelism", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "maxFailedItems", "runner"}
+    {"suspend", "parallelism", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runner"}
 )
 """Parts of the spec that may change while runners run, and that they do not read."""
 STEP_RETRIES: Final = 3

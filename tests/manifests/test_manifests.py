@@ -62,8 +62,12 @@ def test_the_operator_reads_no_secret_but_its_own(built: Built) -> None:
 
 def test_the_operator_cannot_write_what_users_own(built: Built) -> None:
     role = one(built("base"), "ClusterRole", "batchwright-operator")
-    users = [rule for rule in role["rules"] if "modeldeployments" in rule["resources"]]
-    assert {verb for rule in users for verb in rule["verbs"]} == {"get", "list", "watch"}
+    verbs = {
+        kind: {verb for rule in role["rules"] if kind in rule["resources"] for verb in rule["verbs"]}
+        for kind in ("modeldeployments", "inferencejobs")
+    }
+    reads = {"get", "list", "watch"}
+    assert verbs == {"modeldeployments": reads, "inferencejobs": reads | {"delete"}}  # a TTL deletes
 
 
 @every_folder

@@ -33,11 +33,11 @@ def up(name: str, report_path: Path) -> None:
     start = time.monotonic()
     target = choose(os.environ, name=name)
     say(f"== cluster: {type(target).__name__.lower()} ({target.why})")
-    kubectl = target.up(say)
+    ready = target.up(say)
     say(f"   ready after {time.monotonic() - start:.0f} s")
-    report = Story(kubectl=kubectl, overlay=target.overlay()).tell()
+    report = Story(kubectl=ready.kubectl, overlay=target.overlay(), build=ready.build).tell()
     reporting.save(report, report_path)
-    say(reporting.as_text(report, kubectl=" ".join(kubectl.argv())))
+    say(reporting.as_text(report, kubectl=" ".join(ready.kubectl.argv())))
     say(f"Done in {time.monotonic() - start:.0f} s; report in {report_path}; `make demo-down` removes all of it.")
 
 

@@ -30,6 +30,7 @@ class Story:
 
     kubectl: Kubectl
     overlay: Path
+    build: str = ""
     example: Path = EXAMPLE
     namespace: str = "ocr"
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,6 +65,11 @@ class Story:
     def install(self) -> None:
         """CRDs, operator and agents; returns when the operator answers."""
         self.kubectl.apply_folder(self.overlay)
+        for workload in (
+            "deployment/batchwright-operator -n batchwright-system",
+            "daemonset/batchwright-agent -n batchwright-agent",
+        ):
+            self._mark(*workload.split())
         self.kubectl.run(
             "rollout", "status", "-n", SYSTEM, "deployment/batchwright-operator", "--timeout=180s", timeout_s=200
         )
@@ -147,6 +153,11 @@ class Story:
 
     def _job(self) -> dict[str, Any] | None:
         return self.kubectl.find("inferencejob", "ocr-pages", "-n", self.namespace)
+
+    def _mark(self, *workload: str) -> None:
+        """Images keep their tag from build to build: a pod template that names the build rolls out a new one."""
+        template = {"metadata": {"annotations": {"batchwright.dev/build": self.build}}}
+        self.kubectl.run("patch", *workload, "--type=merge", "-p", json.dumps({"spec": {"template": template}}))
 
     def _ready_deployment(self) -> dict[str, Any] | None:
         deployment = self._deployment()

@@ -26,6 +26,14 @@ class TargetError(RuntimeError):
     """The demo cannot run there; the message says what to do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A cluster to talk to, and what tells one build of the images from another (the tags stay the same)."""
+
+    kubectl: Kubectl
+    build: str = ""
+
+
 class Target(Protocol):
     """A place for the demo."""
 
@@ -37,7 +45,7 @@ class Target(Protocol):
     def why(self) -> str:
         """Why this place was chosen."""
 
-    def up(self, say: Callable[[str], None]) -> Kubectl:
+    def up(self, say: Callable[[str], None]) -> Ready:
         """A cluster with the product's images in it."""
 
     def down(self) -> None:
@@ -85,12 +93,13 @@ class Embedded:
         default=(NodeSpec(name="fast", cpus=1.0, emulated=1), NodeSpec(name="slow", cpus=0.5))
     )
 
-    def up(self, say: Callable[[str], None]) -> Kubectl:
+    def up(self, say: Callable[[str], None]) -> Ready:
         """Builds, starts, loads images; on a second run finds all of it there."""
         archives = [build_archive(name, say) for name in IMAGES]
         cluster = Cluster.up(ClusterSpec(name=self.name, nodes=self.nodes, audit_log=True))
         cluster.load_image(*archives)
-        return Kubectl(binary=kubectl_path(), kubeconfig=cluster.kubeconfig)
+        kubectl = Kubectl(binary=kubectl_path(), kubeconfig=cluster.kubeconfig)
+        return Ready(kubectl=kubectl, build="-".join(archive.stem[-8:] for archive in archives))
 
     def down(self) -> None:
         """Leaves nothing of the cluster behind; the cache of binaries and images stays."""
@@ -115,16 +124,18 @@ class Kind:
     name: str
     why: str
 
-    def up(self, say: Callable[[str], None]) -> Kubectl:
+    def up(self, say: Callable[[str], None]) -> Ready:
         """Creates the cluster unless it is there, builds and loads the images."""
         if self.name not in _output("kind", "get", "clusters").split():
             self._create(say)
+        built = []
         for image in IMAGES:
             tag = f"localhost/batchwright-{image}:dev"
             say(f"   image {image}")
             _stream("docker", "build", "-q", "-t", tag, "-f", str(ROOT / "images" / f"{image}.Dockerfile"), str(ROOT))
             _stream("kind", "load", "docker-image", tag, "--name", self.name)
-        return self._kubectl()
+            built.append(_output("docker", "inspect", "--format", "{{.Id}}", tag).strip()[-8:])
+        return Ready(kubectl=self._kubectl(), build="-".join(built))
 
     def _create(self, say: Callable[[str], None]) -> None:
         shared = Path(tempfile.gettempdir()) / f"batchwright-{self.name}-shared"
@@ -172,7 +183,7 @@ class Current:
         "CLUSTER=current: the current context of your kubectl is used, and nothing in it is deleted but the demo's"
     )
 
-    def up(self, say: Callable[[str], None]) -> Kubectl:
+    def up(self, say: Callable[[str], None]) -> Ready:
         """Checks that the images can be named; they must have been built and pushed."""
         if not self.image:
             raise TargetError(
@@ -184,7 +195,7 @@ class Current:
             raise TargetError("kubectl is not installed")
         kubectl = Kubectl(binary=Path(binary))
         say(f"   context {kubectl.run('config', 'current-context').strip()}")
-        return kubectl
+        return Ready(kubectl=kubectl)
 
     def down(self) -> None:
         """Deletes the demo's namespaces and the product's objects."""
@@ -196,11 +207,11 @@ class Current:
         """An overlay of the base with IMAGE's names, written below build/."""
         folder = ROOT / "build" / "demo" / "overlay"
         folder.mkdir(parents=True, exist_ok=True)
-        renamed = [{"name": f"localhost/batchwright-{i}", "newName": f"{self.image}-{i}"} for i in IMAGES]
+        renamed = [{"name": f"batchwright-{i}", "newName": f"{self.image}-{i}", "newTag": "dev"} for i in IMAGES]
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "resources": ["../../../manifests/overlays/kind"],
+            "resources": ["../../../manifests/base"],
             "images": renamed,
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))

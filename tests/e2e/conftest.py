@@ -21,8 +21,8 @@ def stage() -> Iterator[Stage]:
     """The embedded cluster with the demo's whole story told on it. BATCHWRIGHT_E2E_KEEP=1 leaves it standing."""
     target = Embedded(name=NAME, why="tests")
     try:
-        kubectl = target.up(print)
-        story = Story(kubectl=kubectl, overlay=target.overlay())
+        ready = target.up(print)
+        story = Story(kubectl=ready.kubectl, overlay=target.overlay(), build=ready.build)
         yield Stage(story=story, report=story.tell(), cluster=Cluster.attach(NAME))
     finally:
         if not os.environ.get("BATCHWRIGHT_E2E_KEEP"):

@@ -38,7 +38,7 @@ from batchwright_operator.model import InvalidSpec
 from batchwright_operator.model_job import InferenceJob, parse
 from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.rendering_job import Step, data_claims, step_name
-from batchwright_operator.replicas import container_problem
+from batchwright_operator.replicas import VOLUMES_S, container_problem, volume_problem
 from batchwright_operator.runners import INFERENCE_JOB_DOMAIN
 from batchwright_operator.settings import Settings
 from batchwright_operator.status_job import compare, events_of, is_terminal, status_of
@@ -140,7 +140,7 @@ def _no_keys(_raw: Raw) -> Iterator[Key]:
 # --- facts
 
 
-def facts_of(observed: ObservedJob, job: InferenceJob) -> JobFacts:
+def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     """What the raw objects mean."""
     jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if _lives(each)}
     steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
@@ -161,27 +161,33 @@ def facts_of(observed: ObservedJob, job: InferenceJob) -> JobFacts:
         finished={**observed.finished, **finished},
         servers={name: server(observed.deployments.get(name)) for name in job.deployments()},
         missing_claims=tuple(sorted(data_claims(job).keys() - observed.claims)),
-        pod_trouble=_trouble(active[-1]) if active else None,
+        pod_trouble=_trouble(active[-1], now, observed.settings.unfit_seconds) if active else None,
+        pods_pending=any(_pends(pod) for pod in observed.pods),
         last_words=shorten(last_words(active[-1]), 400) if active else "",
         rejection=observed.rejection,
     )
+
+
+def _pends(pod: Raw) -> bool:
+    return _lives(pod) and (pod.get("status") or {}).get("phase") == "Pending"
 
 
 def _lives(raw: Raw) -> bool:
     return "deletionTimestamp" not in raw["metadata"]
 
 
-def _trouble(pods: Sequence[Raw]) -> tuple[str, str] | None:
-    """Why no pod can run, if that is the same for all that should: an image, a Secret, a claim, no node."""
+def _trouble(pods: Sequence[Raw], now: float, patience_s: float) -> tuple[str, str] | None:
+    """Why no pod of a step can run: an image, a Secret, a claim, no node; None as soon as one runs."""
     waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Pending" and _lives(pod)]
     running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and _lives(pod)]
     if running or not waiting:
         return None
-    found = container_problem(waiting[0])
+    found = container_problem(waiting[0]) or volume_problem(waiting[0], now)
     if found is not None:
         return found.reason, found.message.replace("spec.pod.", "spec.runner.pod.")
     scheduled = find((waiting[0].get("status") or {}).get("conditions"), "PodScheduled")
-    if scheduled.get("reason") != "Unschedulable":
+    since = unix(scheduled.get("lastTransitionTime")) or now
+    if scheduled.get("reason") != "Unschedulable" or now - since < patience_s:
         return None
     return "Unschedulable", f"pod {waiting[0]['metadata']['name']}: {shorten(str(scheduled.get('message')), 600)}"
 
@@ -195,7 +201,7 @@ def decide(observed: ObservedJob, now: float) -> Decision:
         job = parse(observed.raw)
     except InvalidSpec as error:
         return _invalid(observed.raw, error, now)
-    facts = facts_of(observed, job)
+    facts = facts_of(observed, job, now)
     if is_terminal(facts.old):
         return _after_the_end(facts, observed, now)
     done = progress(facts, now)
@@ -218,6 +224,8 @@ def _look_again(facts: JobFacts, phase: Phase, due_s: float | None, now: float) 
     due = [] if due_s is None else [due_s]
     if phase.name == "Waiting":
         due.append(WAIT_S)
+    if facts.pods_pending and facts.pod_trouble is None:
+        due.append(VOLUMES_S / 2)
     deadline = deadline_of(facts)
     if deadline is not None and phase.name in AFTER:
         due.append(max(0.1, deadline - now))

@@ -108,6 +108,8 @@ class JobFacts:
     missing_claims: tuple[str, ...] = ()
     pod_trouble: tuple[str, str] | None = None
     """(reason, message): why no pod of the step that is on can run."""
+    pods_pending: bool = False
+    """Some pod has not started yet: time alone may tell why."""
     last_words: str = ""
     """What the newest failed pod of the step that is on said at its end."""
     rejection: Rejection | None = None

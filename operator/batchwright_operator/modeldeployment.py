@@ -35,7 +35,7 @@ from batchwright_operator.plan_model import (
     rollout,
     wanted_deployments,
 )
-from batchwright_operator.replicas import Patience, Problem, replica
+from batchwright_operator.replicas import VOLUMES_S, Patience, Problem, replica
 from batchwright_operator.settings import Settings
 from batchwright_operator.sidecars import MODEL_DEPLOYMENT_DOMAIN
 from batchwright_operator.status_model import ModelFacts, status_of
@@ -195,6 +195,8 @@ def _look_again(facts: ModelFacts, verdict: Verdict, now: float, no_fit_s: float
     due = [] if verdict.due_in_s is None else [verdict.due_in_s]
     waiting = (no_fit_s - (now - each.created) for each in facts.present if each.waits_for_place)
     due += [max(left, 1.0) for left in waiting if left > -1.0]
+    if any(each.node and each.problem is not None and not each.problem.stalled for each in facts.present):
+        due.append(VOLUMES_S)
     if facts.trouble is not None and facts.trouble.reason == "ClaimNotFound":
         due.append(CLAIM_RETRY_S)
     return min(due, default=None)

@@ -14,6 +14,8 @@ from batchwright_worker.contract import ANNOTATION_KIND, SCHEDULING_GATE, Receip
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+VOLUMES_S = 60.0
+"""How long the volumes of a pod may take."""
 CRASHES = 3
 """So many restarts of a container that is not ready are a crash loop, also between two back-offs."""
 
@@ -104,7 +106,7 @@ def _problem(pod: Raw, state: SidecarState | None, patience: Patience) -> Proble
     if failed := _failed_models(state):
         text = f"pod {name}: {'; '.join(failed)}; correct the artifact, or give the runtime what it needs"
         return Problem(reason="ModelLoadFailed", message=text, stalled=True, weight=5)
-    if problem := container_problem(pod):
+    if problem := container_problem(pod) or volume_problem(pod, patience.now):
         return problem
     if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
         return Problem(reason="ModelLoading", message=f"pod {name} loads {', '.join(loading)}", weight=1)
@@ -168,6 +170,20 @@ def container_problem(pod: Raw) -> Problem | None:
     """What keeps a container of this pod from running; None if nothing does."""
     name = pod["metadata"]["name"]
     return next(filter(None, (_of_container(name, each) for each in _containers(pod.get("status") or {}))), None)
+
+
+def volume_problem(pod: Raw, now: float) -> Problem | None:
+    """A pod whose volumes are not there yet, long after it got its node: most often one that does not exist."""
+    conditions = (pod.get("status") or {}).get("conditions")
+    since = unix(find(conditions, "PodScheduled").get("lastTransitionTime"))
+    prepared = find(conditions, "PodReadyToStartContainers").get("status")
+    if prepared != "False" or since is None or now - since < VOLUMES_S:
+        return None
+    text = (
+        f"pod {pod['metadata']['name']} waits for its volumes: a claim, ConfigMap or Secret that the spec names may be "
+        "missing; kubectl describe pod says which"
+    )
+    return Problem(reason="VolumesNotReady", message=text, stalled=True, weight=4)
 
 
 def _of_container(pod: str, container: Mapping[str, Any]) -> Problem | None:

@@ -247,6 +247,8 @@ def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
         same = before.get("status") == "True" and before.get("reason") == after["reason"]
         if after["status"] != "True" or same or (kind == "Stalled" and holds(new["conditions"], "Failed")):
             continue
+        if after["reason"] == "Rejected":  # the controller tells it in the server's own words
+            continue
         warns = kind in ("Failed", "DeadlineAtRisk", "Stalled")
         reason = {"Complete": "Completed", "Stalled": str(after["reason"])}.get(kind, kind)
         found.append((reason, f"{after['reason']}: {after['message']}", warns))

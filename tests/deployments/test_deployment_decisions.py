@@ -375,6 +375,24 @@ def test_an_unschedulable_pod_is_stalled_only_after_a_while() -> None:
     assert (world.reason(), kstatus(world.raw)) == ("Unschedulable", "Failed")
 
 
+def test_a_pod_whose_volumes_never_come_is_told_after_a_while() -> None:
+    world = World()
+    world.settle()
+    world.api.roll_out()
+    [pod] = world.api.pods()
+    since = rfc3339(world.api.now)
+    told = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": since},
+        {"type": "PodReadyToStartContainers", "status": "False", "lastTransitionTime": since},
+    ]
+    world.api.put(POD, world.api.place(pod, "node-a") | {"status": {"phase": "Pending", "conditions": told}})
+    world.settle()
+    assert (world.reason(), world.decide().requeue_after_s) == ("Progressing", 60.0)
+    world.api.now += 60
+    world.settle()
+    assert (world.reason(), kstatus(world.raw)) == ("VolumesNotReady", "Failed")
+
+
 def test_pods_that_cannot_be_created_are_stalled() -> None:
     world = World()
     world.settle()

@@ -333,6 +333,32 @@ def test_an_image_that_cannot_be_pulled_is_stalled_but_not_failed() -> None:
     assert world.true() == []
 
 
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        (
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"},
+            "Unschedulable",
+        ),
+        ({"type": "PodReadyToStartContainers", "status": "False"}, "VolumesNotReady"),
+    ],
+)
+def test_a_pod_that_cannot_start_is_told_after_a_while(condition: Any, reason: str) -> None:
+    world = World()
+    world.settle()
+    pod = world.pod("plan", "plan-1")
+    since = rfc3339(world.api.now)
+    told = [condition | {"lastTransitionTime": since}]
+    if condition["type"] != "PodScheduled":
+        told.append({"type": "PodScheduled", "status": "True", "lastTransitionTime": since})
+    world.api.put(POD, pod | {"status": {"phase": "Pending", "conditions": told}})
+    world.settle()
+    assert (world.true(), world.decide().requeue_after_s) == ([], 30.0)
+    world.api.now += 60
+    world.settle()
+    assert (world.true(), world.status["summary"]["reason"]) == (["Stalled"], reason)
+
+
 def test_a_refusal_is_shown_and_tried_again_all_the_same() -> None:
     world = World()
     before = world.decide().actions

@@ -76,7 +76,8 @@ def resolve(task: str, reference: str) -> Function:
         raise StepFailed("InvalidTask", _import_advice(task, reference, module_name, error)) from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        known = ", ".join(name for name in sorted(vars(module)) if callable(vars(module)[name]) and name[0] != "_")
+        own = (name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name)
+        known = ", ".join(sorted(name for name in own if name[0] != "_"))
         message = f"task {task!r}: {module_name} has no function {attribute!r}; it has {known or 'none'}"
         raise StepFailed("InvalidTask", message)
     return function  # type: ignore[no-any-return]

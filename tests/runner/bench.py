@@ -1,0 +1,90 @@
+"""Jobs in a folder of their own, and the functions that they use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchwright_worker.contract import JobConfig, RunnerState
+from batchwright_worker.runner.commit import Committed, commit
+from batchwright_worker.runner.job import Job, make_job
+from batchwright_worker.runner.plan import make_plan
+from batchwright_worker.runner.progress import Published
+from batchwright_worker.runner.shardstep import run_shard, shard_step
+
+FUNCTIONS = Path(__file__).parent / "functions"
+
+
+def cpu(name: str, function: str, *before: str, **args: Any) -> dict[str, Any]:
+    """A CPU task."""
+    return {"name": name, "dependsOn": list(before), "cpu": {"function": function, "args": args}}
+
+
+def model(name: str, deployment: str, model: str, *before: str) -> dict[str, Any]:
+    """A model task."""
+    return {"name": name, "dependsOn": list(before), "model": {"deployment": deployment, "model": model}}
+
+
+@dataclass(slots=True)
+class Bench:
+    """A job over `folder/input` to `folder/output`."""
+
+    folder: Path
+    tasks: Sequence[dict[str, Any]] = ()
+    input_format: str = "jsonl"
+    output_format: str = "jsonl"
+    shard_size: int = 100
+    workers: int = 1
+    endpoints: dict[str, str] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input(self) -> Path:
+        return self.folder / "input"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    def config(self) -> JobConfig:
+        spec: dict[str, Any] = {
+            "input": {"uri": self.input.as_uri(), "format": self.input_format, "shardSize": self.shard_size},
+            "output": {"uri": self.output.as_uri(), "format": self.output_format},
+            "tasks": list(self.tasks),
+            "runner": {"cpuWorkers": self.workers},
+        }
+        return JobConfig(name="job", namespace="n", uid="u", spec=spec | self.more, endpoints=self.endpoints)
+
+    def job(self) -> Job:
+        return make_job(self.config(), folders=(str(FUNCTIONS),))
+
+    def write_records(self, records: Sequence[dict[str, Any]], name: str = "data.jsonl") -> None:
+        self.input.mkdir(parents=True, exist_ok=True)
+        (self.input / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    async def run_shard(self, index: int) -> RunnerState:
+        return await run_shard(shard_step(self.job(), index), unpublished)
+
+    async def run_all(self) -> Committed:
+        plan = make_plan(self.job())
+        for index in range(plan.shards):
+            await self.run_shard(index)
+        return await asyncio.to_thread(commit, self.job())
+
+    def records(self) -> list[dict[str, Any]]:
+        parts = sorted(self.output.glob("part-*.jsonl"))
+        return [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
+
+    def parts(self) -> dict[str, bytes]:
+        return {part.name: part.read_bytes() for part in sorted(self.output.glob("part-*"))}
+
+
+@contextlib.asynccontextmanager
+async def unpublished(_: Published) -> AsyncIterator[None]:
+    """No control port."""
+    yield

@@ -1,0 +1,84 @@
+"""Functions of the tests' jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from batchwright_worker.runner.functions import produces
+
+
+def double(inputs: Mapping[str, Any]) -> int:
+    return int(inputs["item"]["data"]["v"]) * 2
+
+
+def unlucky(inputs: Mapping[str, Any], number: int) -> int:
+    value = int(inputs["item"]["data"]["v"])
+    if value == number:
+        raise ValueError(f"{value} is unlucky")
+    return value
+
+
+def fragile(inputs: Mapping[str, Any], number: int, once: str = "") -> int:
+    """Kills its process at one number; with `once` only as long as that file does not exist."""
+    value = int(inputs["item"]["data"]["v"])
+    if value == number and not (once and Path(once).exists()):
+        if once:
+            Path(once).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def add(inputs: Mapping[str, Any], number: int = 1) -> dict[str, Any]:
+    return {"sum": sum(inputs.values()) + number}
+
+
+def identity(inputs: Mapping[str, Any]) -> Any:
+    return inputs["item"]["data"]
+
+
+def unwritable(inputs: Mapping[str, Any]) -> Any:
+    return {"value": object}
+
+
+def array_sum(inputs: Mapping[str, Any]) -> Any:
+    data = inputs["item"]["data"]
+    return {"total": float(np.sum(data)), "shape": list(data.shape), "array": data[:2]}
+
+
+@produces(x=("FP32", (-1,)))
+def rows(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As many rows as `n` says; the argmax of row i is (v + i) % 8. Widths differ: 8 or 16."""
+    record = inputs["item"]["data"]
+    made = []
+    for index in range(int(record["n"])):
+        row = np.zeros(8 if (record["v"] + index) % 3 else 16, np.float32)
+        row[(record["v"] + index) % 8] = 1.0
+        made.append({"x": row, "stays": "behind"})
+    return made
+
+
+def one_row(inputs: Mapping[str, Any], dtype: str = "float32") -> dict[str, Any]:
+    row = np.zeros(8, dtype)
+    row[int(inputs["item"]["data"]["v"]) % 8] = 1
+    return {"x": row}
+
+
+def best(inputs: Mapping[str, Any]) -> list[int]:
+    (result,) = inputs.values()
+    return [int(row["argmax"]) for row in result]
+
+
+def best_one(inputs: Mapping[str, Any]) -> int:
+    (row,) = inputs.values()
+    return int(row["argmax"])
+
+
+@produces(x=("INT64", (8,)))
+def declared_wrong(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"x": np.zeros(8, np.int64)}

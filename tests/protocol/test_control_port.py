@@ -19,11 +19,11 @@ import pytest
 from tests.protocol.serving import Served, emulated_model, fetched, manifest, serving
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
-    """A server of this test's own."""
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of this module's own; every test leaves its models loaded."""
     models = [emulated_model("a", fixed_ms=20), emulated_model("b", fixed_ms=20)]
-    with serving(tmp_path, manifest("own", models)) as served:
+    with serving(tmp_path_factory.mktemp("own"), manifest("own", models)) as served:
         yield served
 
 
@@ -84,6 +84,7 @@ def test_a_poll_waits_for_news_and_returns_at_once_with_them(own: Served) -> Non
         assert control(own, "/v1/unload", {"model": "a"}, own.token)[0] == 200
         assert polled.result(10)["revision"] > revision
     assert time.monotonic() - began < 10
+    assert control(own, "/v1/load", {"model": "a"}, own.token)[0] == 200
 
 
 def test_an_unloaded_model_is_unknown_until_it_is_loaded(own: Served) -> None:
@@ -114,6 +115,8 @@ def test_drain_makes_unready_and_finishes_what_it_has(tmp_path: Path) -> None:
         status, answer = infer(own, "a")
         assert status == 503
         assert "stopping" in answer["error"]
+        assert own.stop(signal.SIGTERM) < 8
+    assert own.process.returncode == 0
 
 
 def wait_for(holds: Any) -> None:
@@ -127,14 +130,13 @@ def test_drained_does_not_drain(own: Served) -> None:
     assert infer(own, "a")[0] == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_ends_clean_and_answers_what_runs(tmp_path: Path, number: int) -> None:
-    with serving(tmp_path, manifest("end", [emulated_model("a", fixed_ms=400)])) as own:
+def test_serve_ends_clean_and_answers_what_runs(tmp_path: Path) -> None:
+    with serving(tmp_path, manifest("end", [emulated_model("a", fixed_ms=400, maxSize=1)])) as own:
         children = psutil.Process(own.process.pid).children(recursive=True)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(infer, own, "a")
-            wait_for(lambda: own.state()["devices"][0]["busyRatio"] > 0 or running(own))
-            assert own.stop(number) < 8
+            wait_for(lambda: running(own))
+            assert own.stop(signal.SIGINT) < 8
             assert asked.result()[0] == 200
     assert own.process.returncode == 0
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
@@ -145,22 +147,23 @@ def running(served: Served) -> bool:
     return b'nv_inference_pending_request_count{model="a",version="1"} 1.0' in served.get("/metrics")[2]
 
 
-def test_nothing_survives_a_killed_serve(own: Served) -> None:
-    children = psutil.Process(own.process.pid).children(recursive=True)
-    assert len(children) >= 3
-    own.process.kill()
-    gone, alive = psutil.wait_procs(children, timeout=10)
+def test_nothing_survives_a_killed_serve(tmp_path: Path) -> None:
+    with serving(tmp_path, manifest("killed", [emulated_model("a", fixed_ms=1)])) as killed:
+        children = psutil.Process(killed.process.pid).children(recursive=True)
+        assert len(children) >= 3
+        killed.process.kill()
+        gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert len(gone) == len(children)
 
 
-def test_a_dead_sidecar_ends_serve_with_its_reason(own: Served) -> None:
-    sidecar = next(
-        child for child in psutil.Process(own.process.pid).children() if "sidecar" in " ".join(child.cmdline())
-    )
-    os.kill(sidecar.pid, signal.SIGKILL)
-    own.process.wait(20)
-    assert own.process.returncode == 1
+def test_a_dead_sidecar_ends_serve_with_its_reason(tmp_path: Path) -> None:
+    with serving(tmp_path, manifest("dead", [emulated_model("a", fixed_ms=1)])) as dead:
+        children = psutil.Process(dead.process.pid).children()
+        sidecar = next(child for child in children if "sidecar" in child.cmdline())
+        os.kill(sidecar.pid, signal.SIGKILL)
+        dead.process.wait(20)
+    assert dead.process.returncode == 1
 
 
 def test_two_polls_at_once_are_both_answered(served: Served) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
@@ -72,9 +75,7 @@ class OnnxModel:
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def _run_bfloat16(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """numpy has no bfloat16 of its own, so such values go in and out as their 16 bits."""
-        import ml_dtypes
-
+        """onnxruntime has no numpy type for bfloat16, so such values go in and out as their 16 bits."""
         binding = self._session.io_binding()
         for spec in self.inputs:
             binding.bind_ortvalue_input(spec.name, _ort_value(spec, inputs[spec.name]))
@@ -83,8 +84,7 @@ class OnnxModel:
         self._session.run_with_iobinding(binding)
         values = {}
         for spec, value in zip(self.outputs, binding.get_outputs(), strict=True):
-            array = value.numpy()
-            values[spec.name] = array.view(ml_dtypes.bfloat16) if spec.datatype == "BF16" else array
+            values[spec.name] = _bfloat16(value) if spec.datatype == "BF16" else value.numpy()
         return values
 
 
@@ -138,6 +138,13 @@ def _ort_value(spec: TensorSpec, array: Array) -> Any:
     if spec.datatype == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16), _BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _bfloat16(value: Any) -> Array:
+    """A copy of a tensor on the CPU."""
+    shape = value.shape()
+    bits = ctypes.string_at(value.data_ptr(), math.prod(shape) * 2)
+    return np.frombuffer(bits, dtype=ml_dtypes.bfloat16).reshape(shape)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

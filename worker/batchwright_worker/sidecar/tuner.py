@@ -181,8 +181,8 @@ def fitted_size(rules: Rules, curve: Curve) -> int:
 
 
 def uses_fit(rules: Rules, curve: Curve) -> bool:
-    """Does this controller jump to the fitted size? Auto does once the fit is firm: in the simulator and on the
-    emulated device that reaches the target sooner, and never ends at a worse size (tests/engine)."""
+    """Does this controller jump to the fitted size? Auto does once the fit is firm: simulated, that answers more in
+    time than steps at every load tried (tests/engine/test_simulated_tables)."""
     if rules.controller == "Auto":
         return curve.batches >= FIRM_BATCHES and len(curve.points) >= 2
     return rules.controller == "Fitted" and curve.known

@@ -21,9 +21,10 @@ from batchwright_operator.actions import (
     Raw,
     StatusWrite,
 )
-from batchwright_operator.conditions import Condition, find, render, shorten, unix
+from batchwright_operator.conditions import Condition, find, render, rfc3339, shorten, unix
 from batchwright_operator.domain import StoreView, Watch
 from batchwright_operator.job_facts import (
+    ANNOTATION_INDEX,
     JobFacts,
     child_job,
     last_words,
@@ -32,7 +33,7 @@ from batchwright_operator.job_facts import (
     server,
     succeeded_state,
 )
-from batchwright_operator.job_progress import progress
+from batchwright_operator.job_progress import RATE_WINDOW_S, progress
 from batchwright_operator.live import Live, Rejection
 from batchwright_operator.model import InvalidSpec
 from batchwright_operator.model_job import InferenceJob, parse
@@ -146,7 +147,7 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
     for pod in observed.pods:
         step = (pod["metadata"].get("labels") or {}).get(LABEL_STEP)
-        if step in steps:
+        if step in steps and not (step == "run" and _is_history(pod, observed.finished, now)):
             steps[step].append(pod)
     finished = {state.shard: state for pod in steps["run"] if (state := succeeded_state(pod)) is not None}
     active = [pods for pods in steps.values() if pods]
@@ -166,6 +167,17 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
         last_words=shorten(last_words(active[-1]), 400) if active else "",
         rejection=observed.rejection,
     )
+
+
+def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bool:
+    """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
+    if (pod.get("status") or {}).get("phase") != "Succeeded":
+        return False
+    containers = pod["status"].get("containerStatuses") or ()
+    ended = next(((each.get("state") or {}).get("terminated") for each in containers), None)
+    index = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_INDEX, "-1")
+    old = ended is not None and str(ended.get("finishedAt", "")) < rfc3339(now - RATE_WINDOW_S)
+    return old and int(index) in finished
 
 
 def _pends(pod: Raw) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,8 @@ from batchwright_operator.model_job import InferenceJob
 from batchwright_operator.rendering_job import RUNNER, Step
 from batchwright_worker.contract import CommitResult, PlanResult, RunnerState
 
+ANNOTATION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildJob:
@@ -24,6 +26,7 @@ class ChildJob:
     complete: bool = False
     failure: tuple[str, str] | None = None
     start: float | None = None
+    end: float | None = None
     completions: int = 1
     completed_indexes: str = ""
     failed_indexes: str = ""
@@ -46,6 +49,7 @@ def child_job(raw: Raw) -> ChildJob:
         if failed.get("status") == "True"
         else None,
         start=unix(status.get("startTime")),
+        end=unix(status.get("completionTime")),
         completions=int(raw["spec"].get("completions") or 1),
         completed_indexes=str(status.get("completedIndexes") or ""),
         failed_indexes=str(status.get("failedIndexes") or ""),
@@ -143,7 +147,7 @@ def run_pod(pod: Raw, state: RunnerState | None) -> RunPod:
     now_state = runner.get("state") or {}
     ended = now_state.get("terminated")
     times = ended or now_state.get("running") or {}
-    index = (metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", -1)
+    index = (metadata.get("annotations") or {}).get(ANNOTATION_INDEX, -1)
     return RunPod(
         name=metadata["name"],
         shard=int(index),

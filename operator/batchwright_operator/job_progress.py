@@ -48,9 +48,10 @@ def progress(facts: JobFacts, now: float) -> Progress:
     A runner that is killed takes its count along: its shard counts again from the next runner's state. While some
     running runner has not been heard (the operator has just started), what is written is not taken back.
     """
-    total, rate = _total(facts), _rate(facts, now)
+    total = _total(facts)
     if facts.commit_result is not None and not facts.commit_result.error:
         result = facts.commit_result
+        rate = _rate(facts, result.items, now)
         return Progress(total=result.items, succeeded=result.succeeded, failed=result.failed, rate=rate)
     states = [*facts.finished.values(), *current_states(facts)]
     succeeded = sum(state.items_succeeded for state in states) + _unknown(facts, total)
@@ -59,7 +60,7 @@ def progress(facts: JobFacts, now: float) -> Progress:
     if any(pod.state is None for pod in current_pods(facts)):
         succeeded = max(succeeded, int(written.get("succeeded") or 0))
         failed = max(failed, int(written.get("failed") or 0))
-    return Progress(total=total, succeeded=succeeded, failed=failed, rate=rate)
+    return Progress(total=total, succeeded=succeeded, failed=failed, rate=_rate(facts, succeeded + failed, now))
 
 
 def _total(facts: JobFacts) -> int | None:
@@ -102,18 +103,16 @@ def indexes(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def _rate(facts: JobFacts, now: float) -> float | None:
+def _rate(facts: JobFacts, done: int, now: float) -> float | None:
     """Items per second over the last minute of the run; over all of the run once it has ended. The items of a
     runner are taken as spread evenly over the time that it ran."""
     if facts.run is None or facts.run.start is None:
         return None
-    work = list(_work(facts))
     if facts.run.ended:
-        ends = [end for _, end, _ in work]
-        seconds = (max(ends) - facts.run.start) if ends else 0.0
-        return sum(items for _, _, items in work) / seconds if seconds > 0 else None
+        end = facts.run.end or max((end for _, end, _ in _work(facts)), default=facts.run.start)
+        return done / (end - facts.run.start) if done and end > facts.run.start else None
     since = max(now - RATE_WINDOW_S, facts.run.start)
-    items = sum(items * _overlap(start, end, since, now) / max(end - start, 1e-9) for start, end, items in work)
+    items = sum(items * _overlap(start, end, since, now) / max(end - start, 1e-9) for start, end, items in _work(facts))
     return items / (now - since) if items > 0 and now > since else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from random import Random
 from typing import Any, Final
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from batchwright_operator.actions import Resource
 from batchwright_operator.credentials import Credentials
@@ -126,7 +128,13 @@ class OwnKinds:
             why: object = "it returned"
             try:
                 await kopf.operator(
-                    registry=self._registry(), settings=kopf_settings(self._settings), clusterwide=True, standalone=True
+                    registry=self._registry(),
+                    settings=kopf_settings(self._settings),
+                    identity=Identity(
+                        socket.gethostname()
+                    ),  # kopf's own looks the user up, and a pod's user has no name
+                    clusterwide=True,
+                    standalone=True,
                 )
             except asyncio.CancelledError:
                 if self._stopping.is_set():

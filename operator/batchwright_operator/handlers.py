@@ -132,7 +132,7 @@ class OwnKinds:
                     settings=kopf_settings(self._settings),
                     identity=Identity(
                         socket.gethostname()
-                    ),  # kopf's own looks the user up, and a pod's user has no name
+                    ),  # kopf would look up the user's name: pods have none
                     clusterwide=True,
                     standalone=True,
                 )

@@ -3,6 +3,10 @@
 # Any base with Python >= 3.11, venv and CA certificates does (Debian bookworm with python3 and python3-venv, too).
 ARG BASE=python:3.12-slim
 FROM ${BASE}
+# kopf and others ask for the name of the user; the variables serve pods that run as a user without an entry.
+RUN echo 'batchwright:x:65532:65532:Batchwright:/tmp:/usr/sbin/nologin' >> /etc/passwd \
+ && echo 'batchwright:x:65532:' >> /etc/group
+ENV USER=batchwright LOGNAME=batchwright HOME=/tmp
 
 # The same two steps as in worker.Dockerfile, so that both images share the layer.
 COPY locks/build.txt locks/worker.txt /tmp/locks/

@@ -112,9 +112,13 @@ def _latency(facts: ModelFacts, old: Raw, *, unheard: bool) -> Condition:
     if not targets:
         return Condition(type=kind, status="Unknown", reason="NoTarget", message="no model has a latency target")
     written = find(old.get("conditions"), kind)
-    if unheard and written:
-        return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
     answers = {name: [state.latency_target_met for state in _states(facts.present, name)] for name in targets}
+    silent = all(answer is None for given in answers.values() for answer in given)
+    measured = (
+        written.get("status") in ("True", "False") and written.get("observedGeneration") == facts.deployment.generation
+    )
+    if (unheard and written) or (silent and measured):  # the last verdict stands until there is another
+        return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
     missed = [f"{name} misses {targets[name]} ms" for name, given in answers.items() if False in given]
     if missed:
         return Condition(type=kind, status="False", reason="TargetMissed", message="; ".join(missed))
@@ -155,8 +159,9 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
     if not states:
         return {"name": name, **kept}
     sizes = [state.batch_size for state in states]
-    trend = _most([state.trend for state in states])
-    zs = [state.trend_z for state in states if state.trend == trend]
+    trends = [(trend_of(state), state.trend_z) for state in states]
+    trend = _most([each for each, _ in trends])
+    zs = [z for each, z in trends if each == trend]
     body = {
         "name": name,
         "batchSize": _most(sizes),
@@ -167,14 +172,24 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
         "throughput": round(sum(state.throughput for state in states)),
         "queueLength": sum(state.queue_length for state in states),
     }
-    return body | _latencies(states) | kept | _last_change(states, old)
+    return body | _latencies(states, old) | kept | _last_change(states, old)
 
 
-def _latencies(states: Sequence[ModelState]) -> Raw:
+def trend_of(state: ModelState) -> str:
+    """The trend in the API's words, whatever the sidecar's version calls it."""
+    if state.trend in ("Rising", "Falling", "Flat"):
+        return state.trend
+    return {"Up": "Rising", "Down": "Falling"}.get(state.trend, "Flat")
+
+
+def _latencies(states: Sequence[ModelState], old: Raw) -> Raw:
+    """Percentiles of the last window; where nothing ended in it, those that were measured last."""
     counts = pool(state.latency_counts for state in states)
     shares = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
     found = {name: percentile_ms(counts, share) for name, share in shares.items()}
-    return {} if found["p50"] is None else {"latencyMilliseconds": found}
+    if found["p50"] is not None:
+        return {"latencyMilliseconds": found}
+    return {name: old[name] for name in ("latencyMilliseconds",) if name in old}
 
 
 def _last_change(states: Sequence[ModelState], old: Raw) -> Raw:
@@ -205,11 +220,13 @@ def _replica_status(replica: Replica, old: Raw) -> Raw:
     if replica.state is None:
         kept = old.get("models") if replica.serves_state else None
         return body | ({"models": kept} if kept else {})
-    return body | {"models": [_replica_model(state) for state in replica.state.models]}
+    written = by_name(old.get("models"))
+    return body | {"models": [_replica_model(state, written.get(state.name, {})) for state in replica.state.models]}
 
 
-def _replica_model(state: ModelState) -> Raw:
+def _replica_model(state: ModelState, old: Raw) -> Raw:
     p95 = percentile_ms(pool([state.latency_counts]), 0.95)
+    p95 = old.get("p95Milliseconds") if p95 is None else p95
     body = {"name": state.name, "batchSize": state.batch_size, "throughput": round(state.throughput)}
     return body if p95 is None else body | {"p95Milliseconds": p95}
 

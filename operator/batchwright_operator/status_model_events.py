@@ -53,7 +53,9 @@ def _of_model(raw: Raw, pod: str, model: ModelState, seen: str, shown: Mapping[s
         Event(
             regarding=raw,
             reason=change.reason or "BatchSizeChanged",
-            message=f"{model.name} in {pod}: batch size {change.from_size} -> {change.to_size}: {change.message}",
+            message=shorten(
+                f"{model.name} in {pod}: batch size {change.from_size} -> {change.to_size}: {change.message}"
+            ),
             action="Tune",
         )
         for change in news

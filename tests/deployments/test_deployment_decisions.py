@@ -492,6 +492,30 @@ def test_the_latency_target_over_replicas(met: list[bool | None], status: str, r
     assert (found["status"], found["reason"]) == (status, reason)
 
 
+def test_what_was_measured_last_stands_while_nothing_is_measured_and_the_target_is_the_same() -> None:
+    world = World()
+    world.serve(state(model_state(latency_target_met=False, throughput=5.0, latency_counts=histogram(200.0))))
+    [pod] = world.api.pods()
+    before = world.status
+    world.hear(pod, state(model_state(throughput=5.0), revision=2))
+    world.api.now += 60
+    assert world.api.perform(world.decide()) == 0
+    assert world.status == before
+    world.change(models=[model(targets={"latencyMilliseconds": 500})])
+    world.settle()
+    assert conditions(world)["LatencyTargetMet"] == "Unknown"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [("Up", "Rising"), ("Down", "Falling"), ("Falling", "Falling"), ("?", "Flat")]
+)
+def test_a_trend_is_told_in_the_words_of_the_api(said: str, shown: str) -> None:
+    world = World()
+    world.serve(state(model_state(trend=said)))
+    assert world.status["models"][0]["trend"] == shown
+    assert problems("modeldeployments", world.status) == []
+
+
 def test_a_changed_batch_size_is_written_at_once_with_one_event() -> None:
     world = World()
     world.serve()

@@ -44,6 +44,20 @@ def test_a_jump_is_followed_within_eight_batches() -> None:
     assert times.curve.seconds(20) == pytest.approx(0.100, rel=0.05)
 
 
+def test_what_was_measured_is_remembered_when_only_one_size_runs() -> None:
+    times = line(0.010, 0.002, [1, 8, 16, 32] * 4 + [20] * 300)
+    assert times.curve.seconds(1) == pytest.approx(0.012, rel=0.01)
+    assert times.curve.seconds(32) == pytest.approx(0.074, rel=0.01)
+    assert len(times.samples) < 60
+
+
+def test_a_knee_is_not_forgotten_while_batches_stay_below_it() -> None:
+    times = DeviceTime()
+    for rows, seconds in [*OCR_320.items()] * 4 + [(6, OCR_320[6])] * 300:
+        times.observe(rows, seconds)
+    assert times.curve.knee(32) == 6
+
+
 def test_one_size_is_no_slope_but_a_prediction() -> None:
     curve = line(0.010, 0.002, [8] * 5).curve
     assert curve.seconds(8) == pytest.approx(0.026)

@@ -7,13 +7,15 @@ a bigger batch is not always a faster one). Seconds throughout.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
 KEPT = 48
-"""Batches that the fit remembers; at 25 batches a second it is made of the last two seconds."""
+"""Newest batches that the fit is made of; at 25 batches a second those of the last two seconds."""
+REMEMBERED = 1000
+"""A size that was firm once is remembered for so many batches: what was too slow is not tried again and again."""
 JUMP_BATCHES = 5
 """So many batches in a row off by `JUMP_RATIO` on the same side are a jump: what was before is forgotten."""
 JUMP_RATIO = 1.25
@@ -92,6 +94,9 @@ class DeviceTime:
     """The online fit: feed it every batch with `observe`, read `curve`."""
 
     samples: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    remembered: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Sizes that were firm: the median, and `count` then."""
+    count: int = 0
     off_side: int = 0
     """Batches in a row that were slower (positive) or faster (negative) than predicted by JUMP_RATIO."""
     _curve: Curve = UNKNOWN
@@ -100,10 +105,12 @@ class DeviceTime:
     def observe(self, rows: int, seconds: float) -> None:
         """One batch of `rows` took `seconds` on the device."""
         self._count_side(rows, seconds)
+        self.count += 1
         self.samples.append((rows, seconds))
         if abs(self.off_side) >= JUMP_BATCHES:
             newest = list(self.samples)[-abs(self.off_side) :]
             self.samples.clear()
+            self.remembered.clear()
             self.samples.extend(newest)
             self.off_side = 0
             self._unread = KEPT
@@ -115,9 +122,18 @@ class DeviceTime:
         """The fit of the batches remembered; it may lack the newest eighth of those of known sizes (a fit takes up to
         0.3 ms)."""
         if self._unread > len(self.samples) // 8:
-            self._curve = fit(self.samples)
+            self._remember()
+            self._curve = fit(self.samples, {rows: seconds for rows, (seconds, _) in self.remembered.items()})
             self._unread = 0
         return self._curve
+
+    def _remember(self) -> None:
+        oldest = self.count - REMEMBERED
+        for rows in [rows for rows, (_, then) in self.remembered.items() if then < oldest]:
+            del self.remembered[rows]
+        for rows, seen in _by_size(self.samples).items():
+            if len(seen) >= FIRM:
+                self.remembered[rows] = (median(seen), self.count)
 
     def _count_side(self, rows: int, seconds: float) -> None:
         curve = self.curve
@@ -133,23 +149,32 @@ class DeviceTime:
             self.off_side = 0
 
 
-def fit(samples: Iterable[tuple[int, float]]) -> Curve:
-    """Theil-Sen line through the medians per size; `linear` is False where the medians are not on it."""
-    by_size: dict[int, list[float]] = {}
-    batches = 0
-    for rows, seconds in samples:
-        by_size.setdefault(rows, []).append(seconds)
-        batches += 1
+def fit(samples: Iterable[tuple[int, float]], remembered: Mapping[int, float] | None = None) -> Curve:
+    """Theil-Sen line through the medians per size; `linear` is False where the medians are not on it. `remembered`
+    medians stand for sizes that the samples lack."""
+    by_size = _by_size(samples)
     if not by_size:
         return UNKNOWN
-    points = tuple((rows, median(seen)) for rows, seen in sorted(by_size.items()))
+    medians = dict(remembered or {})
+    for rows, seen in by_size.items():
+        if len(seen) >= FIRM or rows not in medians:
+            medians[rows] = median(seen)
+    points = tuple(sorted(medians.items()))
     fixed_s, per_row_s = _line(points)
-    firm = [(rows, seconds) for rows, seconds in points if len(by_size[rows]) >= FIRM]
+    firm = [(rows, seconds) for rows, seconds in points if len(by_size.get(rows, ())) >= FIRM or rows not in by_size]
     off = [rows for rows, seconds in firm if abs(fixed_s + per_row_s * rows - seconds) > LINE_TOLERANCE * seconds]
     linear = not off or len(off) < OFF_SHARE * len(firm)
     if not linear and len(firm) >= 2:
         points = tuple(firm)
+    batches = sum(len(seen) for seen in by_size.values())
     return Curve(fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches)
+
+
+def _by_size(samples: Iterable[tuple[int, float]]) -> dict[int, list[float]]:
+    by_size: dict[int, list[float]] = {}
+    for rows, seconds in samples:
+        by_size.setdefault(rows, []).append(seconds)
+    return by_size
 
 
 def _line(points: tuple[tuple[int, float], ...]) -> tuple[float, float]:

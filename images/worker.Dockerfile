@@ -3,16 +3,17 @@
 # Any base with Python >= 3.11, venv and CA certificates does (Debian bookworm with python3 and python3-venv, too).
 ARG BASE=python:3.12-slim
 FROM ${BASE}
-# kopf and others ask for the name of the user; the variables serve pods that run as a user without an entry.
-RUN echo 'batchwright:x:65532:65532:Batchwright:/tmp:/usr/sbin/nologin' >> /etc/passwd \
- && echo 'batchwright:x:65532:' >> /etc/group
-ENV USER=batchwright LOGNAME=batchwright HOME=/tmp
 
 COPY locks/build.txt locks/worker.txt /tmp/locks/
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install -q --no-cache-dir --no-compile --require-hashes -r /tmp/locks/build.txt --target /opt/build \
  && /opt/venv/bin/pip install -q --no-cache-dir --compile --require-hashes -r /tmp/locks/worker.txt \
  && rm -rf /tmp/locks
+
+# kopf and others ask for the name of the user; the variables serve pods that run as a user without an entry.
+RUN echo 'batchwright:x:65532:65532:Batchwright:/tmp:/usr/sbin/nologin' >> /etc/passwd \
+ && echo 'batchwright:x:65532:' >> /etc/group
+ENV USER=batchwright LOGNAME=batchwright HOME=/tmp
 
 # A change of the source starts here: the packages above stay as they are.
 COPY pyproject.toml README.md LICENSE /tmp/source/

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,6 +161,27 @@ def test_a_deadline_that_cannot_be_met_is_refused_by_the_server(stub: GRPCInfere
     with pytest.raises(grpc.RpcError) as raised:
         stub.ModelInfer(slow, timeout=10)
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_call_that_is_cancelled_cancels_its_rows(served: Served, stub: GRPCInferenceServiceStub) -> None:
+    slow = request("slow", raw=[np.zeros(8, np.float32).tobytes()], shape=[1, 8])
+    before = metric(served, "batchwright_cancelled_requests_total")
+    call = stub.ModelInfer.future(slow, timeout=10)
+    wait_for(lambda: metric(served, "nv_inference_pending_request_count") == 1)
+    call.cancel()
+    wait_for(lambda: metric(served, "batchwright_cancelled_requests_total") == before + 1)
+    assert metric(served, "nv_inference_pending_request_count") == 0
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def metric(served: Served, name: str) -> float:
+    text = served.get("/metrics")[2].decode()
+    return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + '{model="slow"'))
 
 
 def test_metadata_tells_batch_size_and_expected_wait(stub: GRPCInferenceServiceStub) -> None:

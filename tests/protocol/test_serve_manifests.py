@@ -33,6 +33,7 @@ BAD = {
         ("format",),
     ),
     "a claim without a folder": (documents(onnx("pvc://models/m.onnx")), ("--volume models=FOLDER",)),
+    "an address that must not be fetched": (documents(onnx("https://127.0.0.1/m.onnx")), ("127.0.0.1", "--volume")),
     "a file that is not there": (documents(onnx("file:///nowhere/m.onnx")), ("no file /nowhere/m.onnx",)),
     "no common kind": (
         documents(EMULATED | {"name": "e"}, onnx("file:///m.onnx", "example.com/npu")),

@@ -16,7 +16,7 @@ OPTIONS = ("--sidecar-option=--header-seconds=0.4", "--sidecar-option=--body-sec
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    models = [emulated_model("m", fixed_ms=1), emulated_model("slow", fixed_ms=200, maxSize=1)]
+    models = [emulated_model("m", fixed_ms=1), emulated_model("slow", fixed_ms=400, maxSize=1, maxQueueLength=2)]
     with serving(tmp_path_factory.mktemp("slow"), manifest("slow", models), *OPTIONS) as served:
         yield served
 
@@ -74,14 +74,15 @@ def test_endless_headers_are_refused(strict: Served) -> None:
     assert "65536 bytes" in answer["error"]
 
 
-def test_a_chunked_body_is_counted(strict: Served) -> None:
+def test_a_chunked_body_is_counted(served: Served) -> None:
+    """That server takes 4 MiB."""
     chunk = b"%x\r\n" % (1 << 20) + b"x" * (1 << 20) + b"\r\n"
-    with connection(strict) as flood:
-        flood.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        flood.sendall(chunk * 66 + b"0\r\n\r\n")
+    with connection(served) as flood:
+        flood.sendall(b"POST /v2/models/linear/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        flood.sendall(chunk * 5 + b"0\r\n\r\n")
         status, answer = read_answer(flood)
     assert status == 413
-    assert "at most 67108864 bytes" in answer["error"]
+    assert "at most 4194304 bytes" in answer["error"]
 
 
 def test_a_chunked_request_is_answered(strict: Served) -> None:
@@ -121,7 +122,7 @@ def test_what_is_no_http_is_refused(strict: Served) -> None:
 
 
 def test_rows_of_callers_that_left_do_not_run(strict: Served) -> None:
-    """Three callers of a model that takes 200 ms per batch of one; two leave while the first runs."""
+    """Three callers of a model that takes 400 ms per batch of one; two leave while the first runs."""
     before = strict.get("/metrics")[2]
     callers = [connection(strict) for _ in range(3)]
     for caller in callers:
@@ -138,6 +139,21 @@ def test_rows_of_callers_that_left_do_not_run(strict: Served) -> None:
         == 2
     )
     assert counted(after, "nv_inference_exec_count") - counted(before, "nv_inference_exec_count") == 1
+
+
+def test_a_full_queue_refuses_with_retry_after(strict: Served) -> None:
+    """One runs, two wait, which is all that the model's queue takes."""
+    with connection(strict) as first, connection(strict) as second, connection(strict) as third:
+        for count, caller in enumerate((first, second, third), start=1):
+            caller.sendall(infer_request("slow", [[1.0] * 8]))
+            wait_pending(strict, count)
+        body = infer_request("slow", [[1.0] * 8]).split(b"\r\n\r\n", 1)[1]
+        status, headers, answer = strict.get("/v2/models/slow/infer", body)
+        assert status == 503
+        assert int(headers["retry-after"]) >= 1
+        assert int(headers["batchwright-expected-wait-ms"]) > 0
+        assert b"maxQueueLength" in answer
+        assert [read_answer(caller)[0] for caller in (first, second, third)] == [200, 200, 200]
 
 
 def wait_pending(served: Served, count: int) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchwright_worker.contract import KIND_CPU, KIND_EMULATED
+from batchwright_worker.contract import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, weights_path
 from batchwright_worker.manifest_documents import Document, ManifestError, validate, with_defaults
 
 
@@ -95,11 +97,12 @@ def _with_local_files(document: Document, kind: str, volumes: Mapping[str, Path]
     for index, model in enumerate(local["spec"]["models"]):
         for artifact in model["artifacts"]:
             if artifact["accelerator"] == kind and artifact.get("uri"):
-                artifact["uri"] = _local_uri(artifact["uri"], f"spec.models[{index}].artifacts", volumes)
+                artifact["uri"] = _local_uri(artifact, f"spec.models[{index}].artifacts", volumes)
     return local
 
 
-def _local_uri(uri: str, where: str, volumes: Mapping[str, Path]) -> str:
+def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path]) -> str:
+    uri = artifact["uri"]
     parts = urlsplit(uri)
     if parts.scheme == "file":
         path = Path(parts.path)
@@ -108,14 +111,30 @@ def _local_uri(uri: str, where: str, volumes: Mapping[str, Path]) -> str:
             raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.netloc}=FOLDER")
         path = volumes[parts.netloc] / parts.path.lstrip("/")
     else:
-        return _fetched(uri, where)
+        return _fetched(artifact, where)
     if not path.exists():
         raise ManifestError(f"{where}: {uri}: there is no file {path}: put it there or correct the address")
     return path.resolve().as_uri()
 
 
-def _fetched(uri: str, where: str) -> str:
-    raise ManifestError(f"{where}: {uri} is not on this machine: download it and map it with file:// or --volume")
+def _fetched(artifact: Document, where: str) -> str:
+    """Downloads with the same checks as a pod's init container, into the user's cache; kept there for the next time."""
+    from batchwright_worker.fetch.download import Wanted, download
+    from batchwright_worker.fetch.errors import FetchError
+    from batchwright_worker.fetch.policy import policy_of
+    from batchwright_worker.fetch.sources import source_of
+
+    uri = artifact["uri"]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchwright"
+    target = cache / Path(weights_path(uri)).relative_to(WEIGHTS_DIR)
+    wanted = Wanted(uri=uri, target=target, max_bytes=artifact["maxBytes"], sha256=artifact.get("sha256", ""))
+    policy = policy_of(os.environ)
+    try:
+        policy.check_uri(uri)
+        asyncio.run(download(wanted, source_of(uri, policy, {}), print))
+    except FetchError as error:
+        raise ManifestError(f"{where}: {error}; or download it yourself and map it with file:// or --volume") from error
+    return target.as_uri()
 
 
 def _scripts(document: Document, kind: str, documents: Sequence[Document]) -> Mapping[str, Mapping[str, str]]:

@@ -86,7 +86,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        response, result = await self._answered(context, lambda: self._infer(request, context))
+        response, result = await self._answered(context, lambda: self._infer(request, context), request.model_name)
         await context.send_initial_metadata(self._metadata(request.model_name, result))
         return response
 
@@ -129,13 +129,14 @@ class InferenceService(GRPCInferenceServiceServicer):
 
         await self._answered(context, checked)
 
-    async def _answered(self, context: Any, act: Callable[[], Awaitable[T]]) -> T:
+    async def _answered(self, context: Any, act: Callable[[], Awaitable[T]], model: str = "") -> T:
         try:
             return await act()
         except InferenceError as error:
             retry_after = error.retry_after_header
-            metadata = () if retry_after is None else (("retry-after", retry_after),)
-            await context.abort(grpc.StatusCode[error.grpc_code], str(error), trailing_metadata=metadata)
+            metadata = [(HEADER_EXPECTED_WAIT, str(self._catalogue.expected_wait_ms(model)))]
+            metadata += [] if retry_after is None else [("retry-after", retry_after)]
+            await context.abort(grpc.StatusCode[error.grpc_code], str(error), trailing_metadata=tuple(metadata))
         except Exception:
             if not context.done():
                 _LOG.exception("a gRPC call failed")

@@ -63,7 +63,7 @@ async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises SidecarFailed."""
     if settings.parent:
         die_with_parent(settings.parent)
-    deployment = _deployment(settings.deployment)
+    deployment = _deployment(settings.deployment, settings.kind)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -204,10 +204,18 @@ async def _first(*awaitables: Any) -> None:
         task.result()
 
 
-def _deployment(path: Path) -> manifest.ModelDeployment:
+def _deployment(path: Path, kind: str) -> manifest.ModelDeployment:
     try:
-        return manifest.parse_deployment(msgspec.json.decode(path.read_bytes()))
+        deployment = manifest.parse_deployment(msgspec.json.decode(path.read_bytes()))
     except OSError as error:
         raise SidecarFailed(f"no ModelDeployment at {path}: {error.strerror}; give --deployment FILE") from error
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise SidecarFailed(f"{path} is no ModelDeployment: {error}") from error
+    if any(
+        runtime.accelerator == kind and runtime.protocol == "open-inference" for runtime in deployment.spec.runtimes
+    ):
+        raise SidecarFailed(
+            f"spec.runtimes: protocol open-inference (for {kind}) is not served by this version: "
+            "remove protocol and image to serve the artifacts with Batchwright's own runtime"
+        )
+    return deployment

@@ -21,6 +21,9 @@ RAW_ONLY = ("FP16", "BF16")
 """Datatypes that JSON and typed contents cannot carry."""
 
 
+_ANY = np.dtype(np.uint8)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a request may ask this process to hold, and how long a client may take to send it."""
@@ -45,10 +48,7 @@ class Described:
     datatype: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
+    elements: int
 
     def bad(self, problem: str, wanted: str, given: str, remedy: str) -> BadInput:
         """The error that names this input."""
@@ -63,32 +63,43 @@ class Described:
 def describe(name: str, datatype: str, shape: Sequence[int], limits: Limits) -> Described:
     """Raises BadInput for an unknown datatype or a shape beyond the limits."""
     dtype = numpy_of(datatype)
-    described = Described(
-        name=name, datatype=datatype, shape=tuple(shape), dtype=np.dtype(np.uint8) if dtype is None else dtype
+    good = (
+        dtype is not None
+        and 0 < len(shape) <= limits.rank
+        and min(shape) >= 0
+        and 1 <= shape[0] <= limits.rows
+        and math.prod(shape) <= limits.elements
     )
-    given = str(list(shape[: limits.rank + 1]))
-    if dtype is None:
-        raise described.bad("has an unknown datatype", " | ".join(DATATYPES), repr(datatype), "use one of these names")
+    described = Described(
+        name=name,
+        datatype=datatype,
+        shape=tuple(shape),
+        dtype=_ANY if dtype is None else dtype,
+        elements=math.prod(shape) if good else 0,
+    )
+    if not good:
+        raise _beyond(described, limits)
+    return described
+
+
+def _beyond(described: Described, limits: Limits) -> BadInput:
+    """What is wrong with a datatype or shape that `describe` does not take."""
+    bad, shape = described.bad, described.shape
+    if numpy_of(described.datatype) is None:
+        wanted = " | ".join(DATATYPES)
+        return bad("has an unknown datatype", wanted, repr(described.datatype), "use one of these names")
     if not shape:
-        raise described.bad(
-            "has no dimensions", "[rows, ...]", "[]", "put the batch dimension first, [1] for one number"
-        )
+        return bad("has no dimensions", "[rows, ...]", "[]", "put the batch dimension first, [1] for one number")
     if len(shape) > limits.rank:
-        raise described.bad(
+        return bad(
             "has too many dimensions", f"at most {limits.rank}", str(len(shape)), "reshape it to fewer dimensions"
         )
-    if any(size < 0 for size in shape):
-        raise described.bad("has a negative dimension", "sizes of at least 0", given, "write the real size")
+    if min(shape) < 0:
+        return bad("has a negative dimension", "sizes of at least 0", str(list(shape)), "write the real size")
     if not 1 <= shape[0] <= limits.rows:
-        raise described.bad(
-            "has a bad number of rows",
-            f"1 to {limits.rows}",
-            str(shape[0]),
-            "send at least one row, and large sets in pieces",
-        )
-    if math.prod(shape) > limits.elements:
-        raise described.bad("is too large", f"at most {limits.elements} elements", given, "send fewer rows at a time")
-    return described
+        remedy = "send at least one row, and large sets in pieces"
+        return bad("has a bad number of rows", f"1 to {limits.rows}", str(shape[0]), remedy)
+    return bad("is too large", f"at most {limits.elements} elements", str(list(shape)), "send fewer rows at a time")
 
 
 def from_bytes(described: Described, data: memoryview) -> Array:
@@ -148,12 +159,12 @@ def _plain(described: Described, values: object) -> Array:
 
 def rows_of(inputs: Mapping[str, Array]) -> int:
     """The batch dimension that all inputs share."""
-    counts = {name: array.shape[0] for name, array in inputs.items()}
-    rows: int = next(iter(counts.values()))
-    for name, count in counts.items():
-        if count != rows:
+    first, *others = inputs
+    rows: int = inputs[first].shape[0]
+    for name in others:
+        if (count := inputs[name].shape[0]) != rows:
             raise BadInput(
-                f"input {name!r} has {count} rows: wanted {rows} as in input {next(iter(counts))!r}, given {count}; "
+                f"input {name!r} has {count} rows: wanted {rows} as in input {first!r}, given {count}; "
                 "the first dimension of all inputs of a request must be the same",
                 input_name=name,
                 wanted=str(rows),

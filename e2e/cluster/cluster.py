@@ -60,7 +60,9 @@ class Cluster:
             if cluster.alive:
                 _require_same(cluster.spec, spec)
                 return cluster
-        teardown.remove_cluster(spec.name)
+        if spec.name in teardown.known_clusters():
+            say(f"cluster {spec.name} is broken: clearing it away and starting it anew")
+            teardown.remove_cluster(spec.name)
         try:
             return cls._start(spec)
         except BaseException:
@@ -171,7 +173,7 @@ def _claim_network(spec: ClusterSpec, folder: Path) -> Network:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    with (state_folder() / ".lock").open("w") as file:
+    with (cache_folder() / "network.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

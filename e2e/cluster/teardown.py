@@ -4,6 +4,7 @@ What belongs to a cluster is found by what cannot be lost: its name in cgroups a
 times in its folder. A node's mounts, rules and pod interfaces live in namespaces that end with its processes.
 """
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,9 @@ def remove_cluster(name: str) -> None:
     network.remove(name)
     _forget_mounts(folder)
     subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=False)  # images have many small files
+    with contextlib.suppress(OSError):  # others live there
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
     if folder.exists():
         raise ClusterError(f"{folder} cannot be removed", remedy="look at what is mounted or running there")
 

@@ -159,8 +159,8 @@ def _no_further_write(plane: ControlPlane, kubectl: Kubectl) -> None:
     assert written() == ["inferencejobs/status"]
 
 
-def test_suspend_resume_and_a_plan_that_fails(kubelet: Kubelet, with_crds: Kubectl) -> None:
-    raw = _by_user(job("pages", suspend=True))
+def test_suspend_resume_a_plan_that_fails_and_the_end_of_its_time_to_live(kubelet: Kubelet, with_crds: Kubectl) -> None:
+    raw = _by_user(job("pages", suspend=True, ttlSecondsAfterFinished=5))
     with_crds("apply", "-f", "-", text=raw)
     eventually(lambda: kubelet.reason() == "Suspended", "suspension")
     assert kubelet.pods("plan") == []
@@ -174,4 +174,7 @@ def test_suspend_resume_and_a_plan_that_fails(kubelet: Kubelet, with_crds: Kubec
     kubelet.end(plan, PlanResult(error="no such directory; correct spec.input.uri", reason="InputNotFound"), code=42)
     eventually(lambda: kubelet.reason() == "InputNotFound", "failure")
     assert kstatus(kubelet.job()) == "Failed"
-    with_crds("-n", NAMESPACE, "delete", "infjob", "pages", "--wait=true")
+    gone = eventually(
+        lambda: with_crds("-n", NAMESPACE, "get", "infjob", "pages", check=False).returncode, "the job gone by itself"
+    )
+    assert gone == 1

@@ -70,11 +70,14 @@ class Bench:
     async def run_shard(self, index: int) -> RunnerState:
         return await run_shard(shard_step(self.job(), index), unpublished)
 
+    async def commit(self) -> Committed:
+        return await asyncio.to_thread(commit, self.job())
+
     async def run_all(self) -> Committed:
         plan = make_plan(self.job())
         for index in range(plan.shards):
             await self.run_shard(index)
-        return await asyncio.to_thread(commit, self.job())
+        return await self.commit()
 
     def records(self) -> list[dict[str, Any]]:
         parts = sorted(self.output.glob("part-*.jsonl"))

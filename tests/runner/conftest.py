@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from tests.runner.bench import Bench
+from tests.runner.serving_rig import names
+
+__all__ = ["bench", "names"]
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""Model tasks against real sidecars: fan-out, batches, bad rows, refusals, replicas that die or come late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from batchwright_worker.runner.commit import commit
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.plan import make_plan
+from batchwright_worker.runner.progress import Published
+from batchwright_worker.runner.shardstep import run_shard, shard_step
+from tests.runner.bench import Bench, cpu, model
+from tests.runner.serving_rig import (
+    REPLICAS,
+    Names,
+    deployment,
+    free_port,
+    kill_replica,
+    replica,
+    rows_served,
+    state_of,
+)
+
+MakeBench = Callable[..., Bench]
+FAN_OUT = (
+    cpu("rows", "sample_functions:rows"),
+    model("m", "emu", "m", "rows"),
+    cpu("best", "sample_functions:best", "m"),
+)
+
+
+def records(count: int) -> list[dict[str, int]]:
+    """Items with 0 to 4 rows each."""
+    return [{"v": value, "n": value % 5} for value in range(count)]
+
+
+def expected(count: int) -> list[list[int]]:
+    return [[(value + i) % 8 for i in range(value % 5)] for value in range(count)]
+
+
+async def test_rows_fan_out_and_in_again_in_batches(bench: MakeBench) -> None:
+    async with replica(deployment()) as here:
+        job = bench(*FAN_OUT, endpoints={"emu": f"{here.host}:{here.http}"})
+        job.write_records(records(150))
+        done = await job.run_all()
+    assert [record["best"] for record in job.records()] == expected(150)
+    task = {task.name: task for task in done.tasks}["m"]
+    assert (task.succeeded, task.rows) == (150, sum(len(rows) for rows in expected(150)))
+    assert task.batches < task.rows / 1.5
+    assert task.mean_batch_size > 1.5
+
+
+async def test_a_row_that_does_not_fit_the_model_is_its_items_error(bench: MakeBench) -> None:
+    tasks = (cpu("row", "sample_functions:one_row", dtype="float64"), model("m", "emu", "m", "row"))
+    async with replica(deployment()) as here:
+        job = bench(*tasks, endpoints={"emu": f"{here.host}:{here.http}"})
+        job.write_records(records(2))
+        await job.run_all()
+    for record in job.records():
+        assert record["error"]["task"] == "m"
+        assert "input 'x': wanted FP32, given FP64; convert with .astype(float32)" in record["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "reason", "words"),
+    [
+        (
+            (cpu("row", "sample_functions:declared_wrong"), model("m", "emu", "m", "row")),
+            "ShapeMismatch",
+            "input 'x': wanted FP32, declared INT64",
+        ),
+        ((cpu("row", "sample_functions:one_row"), model("n", "emu", "n", "row")), "UnknownModel", "no model 'n'"),
+        ((cpu("row", "sample_functions:one_row"), model("n", "gone", "n", "row")), "UnknownDeployment", "'gone'"),
+    ],
+    ids=["declared type", "model", "deployment"],
+)
+async def test_what_cannot_work_fails_before_the_first_item(
+    bench: MakeBench, tasks: tuple[dict[str, Any], ...], reason: str, words: str
+) -> None:
+    async with replica(deployment()) as here:
+        job = bench(*tasks, endpoints={"emu": f"{here.host}:{here.http}"})
+        job.write_records(records(2))
+        with pytest.raises(StepFailed) as caught:
+            await job.run_all()
+    assert (caught.value.reason, caught.value.permanent) == (reason, True)
+    assert words in str(caught.value)
+    assert not job.parts()
+
+
+async def test_refused_rows_are_sent_again_until_they_are_answered(bench: MakeBench) -> None:
+    tight = deployment(targets={"latencyMilliseconds": 8}, batching={"windowMilliseconds": 100, "maxSize": 4})
+    async with replica(tight) as here:
+        job = bench(*FAN_OUT, endpoints={"emu": f"{here.host}:{here.http}"})
+        job.write_records(records(120))
+        done = await job.run_all()
+        refused = (await state_of(here)).models[0].refused_total
+    assert refused > 0
+    assert done.manifest.failed == 0
+    assert [record["best"] for record in job.records()] == expected(120)
+
+
+async def test_a_replica_that_dies_in_the_middle_changes_nothing(bench: MakeBench, names: Names) -> None:
+    port = free_port()
+    names.addresses = ["127.0.0.1", "127.0.0.2"]
+    async with (
+        replica(deployment(), host="127.0.0.1", port=port),
+        replica(deployment(), host="127.0.0.2", port=port) as b,
+    ):
+        job = bench(*FAN_OUT, endpoints={"emu": f"{REPLICAS}:{port}"})
+        job.write_records(records(900))
+        running = asyncio.create_task(job.run_all())
+        assert await rows_served(doomed)
+        kill_replica(doomed)
+        done = await running
+    assert done.manifest.failed == 0
+    assert [record["best"] for record in job.records()] == expected(900)
+
+
+async def test_a_deployment_that_is_not_there_is_waited_for_and_named(bench: MakeBench, names: Names) -> None:
+    port = free_port()
+    job = bench(*FAN_OUT, endpoints={"emu": f"{REPLICAS}:{port}"}, shard_size=1000)
+    job.write_records(records(50))
+    make_plan(job.job())
+    told: asyncio.Queue[Published] = asyncio.Queue()
+    running = asyncio.create_task(run_shard(shard_step(job.job(), 0), lambda published: _Told(told, published)))
+    waiting = await (await told.get()).after(0, 20.0)
+    assert waiting.waiting_for == ["emu"]
+    assert not waiting.done
+    async with replica(deployment(), host="127.0.0.2", port=port):
+        names.addresses = ["127.0.0.2"]
+        state = await running
+    assert (state.done, state.items_succeeded, state.waiting_for) == (True, 50, [])
+    assert commit(job.job()).manifest.succeeded == 50
+
+
+class _Told:
+    """Keeps what is published."""
+
+    def __init__(self, told: asyncio.Queue[Published], published: Published) -> None:
+        self._told, self._published = told, published
+
+    async def __aenter__(self) -> None:
+        self._told.put_nowait(self._published)
+
+    async def __aexit__(self, *_: object) -> None:
+        return None

@@ -1,0 +1,181 @@
+"""A part is whole or not there, wherever its runner dies; two runners of one shard leave one part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.parts import PartStatistics, PartWriter, remove_temporaries, whole_part
+from batchwright_worker.runner.plan import make_plan
+from batchwright_worker.runner.storage import Location, locate
+from tests.runner.bench import Bench, cpu
+
+MakeBench = Callable[..., Bench]
+FILE_STEPS = ("open", "os.link", "os.rename", "os.remove", "os.mkdir")
+
+
+def statistics(name: str, size: int, digest: str) -> PartStatistics:
+    return PartStatistics(name=name, items=3, succeeded=3, failed=0, bytes=size, digest=digest)
+
+
+def write_part(output: Location) -> PartStatistics | None:
+    with PartWriter(output, 7, "jsonl") as writer:
+        for position in (2, 0, 1):
+            writer.put(position, b'{"id": %d}' % position)
+        return writer.finish(statistics)
+
+
+def dies_at(step: int, output: Location) -> bool:
+    """Write the part in a process that ends without a word at its file step number `step`; False: it had fewer."""
+    child = os.fork()
+    if not child:
+        seen = 0
+
+        def hook(event: str, _: object) -> None:
+            nonlocal seen
+            if event in FILE_STEPS:
+                seen += 1
+                if seen == step:
+                    os._exit(9)
+
+        sys.addaudithook(hook)
+        write_part(output)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_a_crash_between_any_two_steps_leaves_a_whole_part_or_none(tmp_path: Path) -> None:
+    wanted = b'{"id": 0}\n{"id": 1}\n{"id": 2}\n'
+    step, parts_seen = 0, set()
+    while True:
+        step += 1
+        output = locate((tmp_path / str(step)).as_uri())
+        Path(output.path).mkdir()
+        died = dies_at(step, output)
+        part = Path(output.at("part-00007.jsonl"))
+        parts_seen.add(part.exists())
+        assert part.exists() == (whole_part(output, "part-00007.jsonl") is not None)
+        assert not part.exists() or part.read_bytes() == wanted
+        write_part(output)
+        assert part.read_bytes() == wanted
+        if not died:
+            break
+    assert step > 5
+    assert parts_seen == {True, False}
+
+
+def test_the_first_of_two_runners_wins_and_the_second_sees_its_part(tmp_path: Path) -> None:
+    output = locate(tmp_path.as_uri())
+    with PartWriter(output, 7, "jsonl") as slow:
+        slow.put(0, b'{"id": "slow"}')
+        first = write_part(output)
+        assert slow.finish(statistics) is None
+    assert first is not None
+    assert whole_part(output, "part-00007.jsonl") == first
+    assert not list((tmp_path / "_batchwright" / "tmp").iterdir())
+
+
+def test_a_part_without_its_statistics_is_not_whole(tmp_path: Path) -> None:
+    output = locate(tmp_path.as_uri())
+    write_part(output)
+    (tmp_path / "part-00007.jsonl").write_text("other\n")
+    assert whole_part(output, "part-00007.jsonl") is None
+
+
+def test_what_killed_runners_left_is_removed(tmp_path: Path) -> None:
+    output = locate(tmp_path.as_uri())
+    assert dies_at(6, output)
+    left = tmp_path / "_batchwright" / "tmp"
+    assert list(left.iterdir())
+    remove_temporaries(output)
+    assert not left.exists()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Location]:
+    """An object store (of fsspec, in memory): no rename, no link, only puts of whole objects."""
+    location = locate(f"memory://bucket-{tmp_path.name}/out")
+    yield location
+    location.fs.store.clear()
+
+
+def test_an_object_store_keeps_the_first_put(store: Location) -> None:
+    with PartWriter(store, 7, "jsonl") as slow:
+        slow.put(0, b'{"id": "slow"}')
+        first = write_part(store)
+        assert slow.finish(statistics) is None
+    assert whole_part(store, "part-00007.jsonl") == first
+    assert store.read("part-00007.jsonl") == b'{"id": 0}\n{"id": 1}\n{"id": 2}\n'
+
+
+async def test_a_whole_job_leaves_its_results_in_an_object_store(bench: MakeBench, store: Location) -> None:
+    job = bench(
+        cpu("a", "sample_functions:double"), shard_size=2, more={"output": {"uri": store.uri, "format": "jsonl"}}
+    )
+    job.write_records([{"v": v} for v in range(3)])
+    done = await job.run_all()
+    assert (done.manifest.items, len(done.manifest.parts)) == (3, 2)
+    assert store.read("part-00001.jsonl") == b'{"id":"data.jsonl:3","a":4}\n'
+    assert store.exists("manifest.json")
+
+
+async def test_commit_refuses_a_missing_and_a_changed_part(bench: MakeBench) -> None:
+    job = bench(cpu("a", "sample_functions:double"), shard_size=2)
+    job.write_records([{"v": v} for v in range(4)])
+    await job.run_all()
+    (job.output / "manifest.json").unlink()
+    part = job.output / "part-00001.jsonl"
+    part.write_bytes(part.read_bytes().replace(b"4", b"5"))
+    for _ in range(2):
+        with pytest.raises(StepFailed, match=r"part-00001\.jsonl is missing or damaged: run shard 1 again"):
+            await job.commit()
+        part.unlink(missing_ok=True)
+    assert not (job.output / "manifest.json").exists()
+
+
+async def test_parquet_parts_have_one_schema_and_the_same_records(bench: MakeBench) -> None:
+    tasks = (cpu("n", "sample_functions:unlucky", number=1), cpu("all", "sample_functions:identity"))
+    job = bench(*tasks, output_format="parquet")
+    job.write_records([{"v": 0, "w": None}, {"v": 1}, {"v": 2, "w": [1, 2]}, {"v": 3, "w": [1.5]}])
+    await job.run_all()
+    table = parquet.read_table(job.output / "part-00000.parquet")
+    assert table.column("id").to_pylist() == [f"data.jsonl:{i}" for i in range(1, 5)]
+    assert table.column("n").to_pylist() == [0, None, 2, 3]
+    assert table.column("all").to_pylist()[3] == {"v": 3, "w": [1.5]}
+    assert table.column("error").to_pylist()[1] == {"task": "n", "message": "ValueError: 1 is unlucky"}
+    assert table.schema.field("n").type == pa.int64()
+
+
+async def test_parquet_values_without_a_common_type_are_json_text(bench: MakeBench) -> None:
+    job = bench(cpu("x", "json-fields", fields=["x"], single=True), output_format="parquet")
+    job.write_records([{"x": 1}, {"x": "one"}, {"x": {"a": 1}}])
+    await job.run_all()
+    table = parquet.read_table(job.output / "part-00000.parquet")
+    assert table.column("x").to_pylist() == ["1", '"one"', '{"a":1}']
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+async def test_a_full_disk_fails_the_shard_and_says_so(bench: MakeBench, tmp_path: Path) -> None:
+    job = bench(cpu("a", "sample_functions:identity"))
+    job.write_records([{"text": "x" * 10_000} for _ in range(100)])
+    job.output.mkdir()
+    mounted = await asyncio.create_subprocess_exec("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(job.output))
+    if await mounted.wait():
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        make_plan(job.job())
+        with pytest.raises(StepFailed, match="no space left; free or enlarge") as caught:
+            await job.run_shard(0)
+        assert (caught.value.reason, caught.value.permanent) == ("OutputFull", False)
+        assert not job.parts()
+        assert not list((job.output / "_batchwright" / "tmp").iterdir())
+    finally:
+        await (await asyncio.create_subprocess_exec("umount", str(job.output))).wait()

@@ -167,6 +167,7 @@ func (p *proxy) faulty(next http.Handler) http.Handler {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			time.Sleep(time.Duration(rule.DelaySeconds * float64(time.Second)))
 			r = r.WithContext(context.WithoutCancel(r.Context())) // what was sent arrives, even if nobody waits any more
+			w = deaf{w}
 		}
 		if rule.Status > 0 {
 			if rule.RetryAfter > 0 {
@@ -185,6 +186,12 @@ func (p *proxy) faulty(next http.Handler) http.Handler {
 	})
 }
 
+// deaf does not tell the reverse proxy that the client is gone.
+type deaf struct{ http.ResponseWriter }
+
+func (d deaf) Flush() { _ = http.NewResponseController(d.ResponseWriter).Flush() }
+
+// nowhere takes an answer that nobody gets.
 type nowhere struct{ header http.Header }
 
 func (n *nowhere) Header() http.Header {

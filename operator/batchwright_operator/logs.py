@@ -28,9 +28,10 @@ class JsonLines(logging.Formatter):
 
 
 def _soften(record: logging.LogRecord) -> bool:
-    """What kopf will try again is no error."""
-    if record.name.startswith("kopf.") and record.levelno == logging.ERROR and "will retry" in record.getMessage():
+    """kopf only brings events here: what it will try again, or ends of, is no error, and handlers.py starts it anew."""
+    if record.name.startswith("kopf.") and record.levelno >= logging.ERROR:
         record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.exc_info = None
     return True
 
 

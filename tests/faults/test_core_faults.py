@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -141,26 +142,31 @@ def test_killed_at_random(bed: Bed) -> None:
 
 
 def test_a_deposed_leader_stops_at_once_and_its_late_status_write_is_fenced(bed: Bed) -> None:
-    """The leader's last status write is on its way for 9 s; meanwhile it cannot renew and another one takes over."""
+    """The leader's last status write is on its way for 20 s; meanwhile it cannot renew and another one takes over."""
     bed.create(1)
     with bed.proxy("first") as proxy, bed.operator("first", proxy=proxy) as first:
         bed.converge(1, 30)
+        bed.settle("first")
         with bed.operator("second") as second:
+            wait(lambda: "caches are filled" in second.text(), 30, second.text)
             proxy.set(
+                {"verbs": ["patch"], "path": "/status$", "delaySeconds": 20.0, "times": 1},
                 {"verbs": ["update"], "path": "/leases/", "status": 503},
-                {"verbs": ["patch"], "path": "/status$", "delaySeconds": 9.0, "times": 1},
             )
-            bed.change(1, replicas=5)
-            wait(lambda: "leading as" in second.text(), 30, second.text)
-            assert "no longer leading" in first.text()
             since = moment_ago()
+            bed.change(1, replicas=5)
+            wait(lambda: "leading as" in second.text(), 18, second.text)
+            assert "no longer leading" in first.text()
             bed.change(1, replicas=6)
             bed.converge(1, 15)
-            wait(lambda: bool(bed.writes("first", since)), 10, lambda: "the late write did not arrive")
-            late = [(one.resource, one.status) for one in bed.writes("first", since)]
-            assert late == [("modeldeployments/status", 409)]
-            bed.assert_silent("second")
+            wait(lambda: bool(late(bed, since)), 25, lambda: f"the late write did not arrive: {proxy.hits()}")
+            assert late(bed, since) == [409]
             assert bed.unsettled(1) == []
+            bed.assert_silent("second")
+
+
+def late(bed: Bed, since: datetime) -> list[int]:
+    return [one.status for one in bed.writes("first", since) if one.resource == "modeldeployments/status"]
 
 
 def test_leadership_moves_at_once_on_sigterm(bed: Bed) -> None:

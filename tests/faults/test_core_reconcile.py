@@ -105,7 +105,8 @@ def test_an_action_that_is_refused_shows_in_status_and_as_an_event(bed: Bed) -> 
         wait(lambda: _tries(bed) > 3, 15, lambda: "it is not tried again")
         since = moment_ago()
         time.sleep(4)
-        assert {one.status for one in bed.writes(since=since)} <= {422}, "only the refused action is tried again"
+        tried = {one.status for one in bed.writes(since=since) if one.resource != "events"}
+        assert tried <= {422}, "only the refused action is tried again"
         bed.api.patch(annotations, {"metadata": {"annotations": {"echo-key": None}}})
         bed.converge(1, 15)
         wait(lambda: _reason(bed, "m0") == "Echoed", 15, lambda: _reason(bed, "m0"))

@@ -22,7 +22,7 @@ from batchwright_worker.sidecar.simulator import (
     closed_loop,
     poisson,
 )
-from batchwright_worker.sidecar.tuner import Rules
+from batchwright_worker.sidecar.tuning import Rules
 
 TARGET_S = 0.1
 DEVICE = SimulatedDevice(seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows)

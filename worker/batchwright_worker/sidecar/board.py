@@ -11,7 +11,7 @@ from batchwright_worker.sidecar.measures import ModelMeasures, WindowCounts
 from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.state import ModelView
-from batchwright_worker.sidecar.tuner import Verdict
+from batchwright_worker.sidecar.tuning import Verdict
 
 BUSY_WINDOW_S = 1.0
 """Busy ratios are means over at least this long."""

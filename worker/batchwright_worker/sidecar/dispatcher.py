@@ -1,4 +1,4 @@
-"""Performs what the scheduler decides, on the runtimes: batches, loads, retries, device losses, observation windows.
+"""Performs what the scheduler decides for the rows that wait: batches, loads, retries, observation windows.
 
 Woken by events only (method B6): an arrival, the end of a batch or a load, a device lost or back, the end of a window
 while there is traffic.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from batchwright_worker.sidecar.board import Board
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
@@ -18,18 +17,18 @@ from batchwright_worker.sidecar.isolation import Part, PartsLost, run_isolated
 from batchwright_worker.sidecar.loader import Loader
 from batchwright_worker.sidecar.measures import ModelMeasures, WindowCounts
 from batchwright_worker.sidecar.outcome import BatchOutcome
+from batchwright_worker.sidecar.pulse import Pulse
 from batchwright_worker.sidecar.queues import Waiting
-from batchwright_worker.sidecar.scheduler import Batch, Scheduler
+from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served
+from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import (
     DeadlineExceeded,
     InferenceError,
     ModelFailed,
-    ModelUnavailable,
     Refused,
     Runtime,
-    RuntimeLost,
     RuntimeTrouble,
 )
 
@@ -47,16 +46,14 @@ class Dispatcher:
     runtimes: Mapping[str, Runtime]
     loader: Loader
     board: Board
+    pulse: Pulse
     measures: Mapping[str, ModelMeasures]
     clock: Callable[[], float]
     tickets: dict[int, Ticket] = field(default_factory=dict)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no caller waits."""
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     _windows: set[str] = field(default_factory=set)
-    _pump_due: bool = False
-    _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     # --- callers ---
 
@@ -65,7 +62,7 @@ class Dispatcher:
         ticket.keys.add(key)
         self.tickets[key] = ticket
         self.idle.clear()
-        self.wake()
+        self.pulse.beat()
 
     def forget(self, ticket: Ticket) -> None:
         """Its caller has its answer or has gone: what has not started is skipped."""
@@ -88,18 +85,16 @@ class Dispatcher:
             measures.failed_rows += ticket.request.rows
         self.forget(ticket)
 
+    def turn_away(self, keys: list[int], error: InferenceError) -> None:
+        """Answer the callers of these queue entries, which will not be served."""
+        for key in keys:
+            if (ticket := self.tickets.get(key)) is not None:
+                self.fail(ticket, error, "Unavailable")
+
     # --- deciding ---
 
-    def wake(self) -> None:
-        """Something happened: decide when this round of the event loop has brought all that it brings."""
-        if not self._pump_due:
-            self._pump_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-    def _pump(self) -> None:
-        self._pump_due = False
+    def decide(self) -> None:
+        """Start all that can be started now."""
         while True:
             step = self.scheduler.next(self.clock())
             for key in step.late:
@@ -108,10 +103,10 @@ class Dispatcher:
             match step.action:
                 case Batch() as batch:
                     self.measures[batch.run.model].dispatched[batch.run.reason] += 1
-                    self._spawn(self._run(batch))
+                    self.pulse.spawn(self._run(batch))
                 case LoadModel() as load:
                     self.measures[load.model].dispatched[load.reason] += 1
-                    self._spawn(self.load(load))
+                    self.pulse.spawn(self._load(load))
                 case Nothing():
                     self._wake_at(step.wake_at)
                     return
@@ -121,7 +116,7 @@ class Dispatcher:
             timer.cancel()
         if when is not None:
             delay = max(0.0, when - self.clock())
-            self._timers["queue delay"] = asyncio.get_running_loop().call_later(delay, self.wake)
+            self._timers["queue delay"] = asyncio.get_running_loop().call_later(delay, self.pulse.beat)
 
     # --- batches ---
 
@@ -157,7 +152,7 @@ class Dispatcher:
         finally:
             if not outcome.device_lost():
                 self._ended(batch, outcome)
-            self.wake()
+            self.pulse.beat()
 
     def _ended(self, batch: Batch, outcome: BatchOutcome) -> None:
         if outcome.whole is None:
@@ -193,132 +188,9 @@ class Dispatcher:
             ticket.keys.add(key)
             self.tickets[key] = ticket
 
-    # --- loads ---
-
-    async def load(self, load: LoadModel) -> None:
-        """Carry out a load that is in the books."""
-        try:
-            await self.loader.load(load)
-        finally:
-            self.wake()
-
-    async def place(self, model: str, device: str | None = None, *, evict: bool = True) -> str:
-        """Load a model (on this device) as B5's options 3 and 4 put it, waiting while devices are busy or not up yet.
-        Returns why it cannot be, empty once it is there. With `evict` False only into free memory."""
-        while True:
-            if any(device in (None, books.name) for books in self.scheduler.holders(model)):
-                return ""
-            plan = self.scheduler.plan_load(model, self.clock(), device)
-            if isinstance(plan, LoadModel):
-                if plan.unload and not evict:
-                    return "it needs memory that other models hold"
-                self.scheduler.begin_load(plan, self.clock())
-                await self.load(plan)
-                if self.scheduler.models[model].blocked:
-                    return self.scheduler.models[model].blocked
-            elif self._is_final(device):
-                return plan
-            else:
-                await self.something_moves()
-
-    def _is_final(self, device: str | None) -> bool:
-        """Would waiting not help: is every device (that is asked for) up and idle?"""
-        asked = [books for books in self.scheduler.devices.values() if device in (None, books.name)]
-        return all(books.idle and books.loadable for books in asked)
-
-    async def something_moves(self) -> None:
-        """Until the next event that may change what can be dispatched."""
-        await self._moved.wait()
-
-    def loaded(self, model: str, *, first: bool) -> None:
-        """A load is done and measured (callback of the loader)."""
-        served = self.scheduler.models[model]
-        if first:
-            served.warmed_up()
-            message = f"the warm-up's batches predict that {served.tuning.size} rows are best"
-            self.board.resized(model, served.tuning.size, "Initial", message)
-        self.board.become(model, "Ready")
-
-    def load_failed(self, model: str, why: str, retry_after_s: float) -> None:
-        """A load has failed (callback of the loader): answer who waits, try again later."""
-        until = self.clock() + retry_after_s
-        for key in self.scheduler.block(model, why, until):
-            if (ticket := self.tickets.get(key)) is not None:
-                error = ModelUnavailable(f"model {model} cannot be loaded: {why}", retry_after_s=retry_after_s)
-                self.fail(ticket, error, "Unavailable")
-        self.board.become(model, "Failed", why)
-        loop = asyncio.get_running_loop()
-        self._timers[f"load {model}"] = loop.call_later(retry_after_s, self._load_again, model, until)
-
-    def _load_again(self, model: str, until: float) -> None:
-        served = self.scheduler.models[model]
-        if served.blocked_until == until and not self.scheduler.holders(model):
-            self.scheduler.let_in(model)
-            self._spawn(self._place_again(model))
-
-    async def _place_again(self, model: str) -> None:
-        if why := await self.place(model):
-            self.cannot_place(model, why)
-
-    def cannot_place(self, model: str, why: str) -> None:
-        """No device can take it now: the same as a load that failed (unless one just did and has said so)."""
-        if not self.scheduler.models[model].blocked:
-            self.load_failed(model, why, self.loader.next_backoff_s(model))
-
-    async def replicate(self, model: str) -> None:
-        """Load it on every further device that has memory free for it (at start)."""
-        for books in self.scheduler.devices.values():
-            if model not in books.held and not books.down:
-                await self.place(model, books.name, evict=False)
-
-    async def evict(self, device: str, model: str) -> None:
-        """Out of this device's memory, as soon as it is idle; it counts as busy meanwhile."""
-        books = self.scheduler.devices[device]
-        while model in (books.running, books.loading) or (model in books.held and books.work != "Idle"):
-            await self.something_moves()
-        if model not in books.held:
-            return
-        epoch = books.epoch
-        books.unload(model)
-        books.loading = model
-        try:
-            await self.loader.unload(device, (model,))
-            await self.loader.measure(device)
-        except RuntimeLost:
-            _log.info("runtime %s was lost while %s was unloaded", device, model)
-        finally:
-            if books.epoch == epoch:
-                books.loading = ""
-            self.wake()
-
-    def watch(self, device: str) -> None:
-        """Follow the runtime's losses and returns."""
-        self.runtimes[device].watch(lambda why: self._lost(device, why), lambda: self._back(device))
-
-    def _lost(self, device: str, why: str) -> None:
-        _log.warning("runtime %s is lost: %s", device, why)
-        books = self.scheduler.devices[device]
-        if not books.down:
-            self.scheduler.former[device] = books.lose()
-            self.board.bump()
-        self.wake()
-
-    def _back(self, device: str) -> None:
-        self._spawn(self.revive(device))
-
-    async def revive(self, device: str) -> None:
-        """A new, empty runtime is there: measure it, load what the old one held."""
-        try:
-            await self.loader.measure(device)
-        except RuntimeTrouble as trouble:
-            _log.warning("runtime %s does not answer yet: %s", device, trouble)
-            return
-        self.scheduler.devices[device].down = False
-        self.board.bump()
-        self.wake()
-        for model in self.scheduler.former.pop(device, []):
-            if not self.scheduler.models[model].blocked:
-                await self.place(model, device, evict=False)
+    async def _load(self, load: LoadModel) -> None:
+        await self.loader.load(load)
+        self.pulse.beat()
 
     # --- windows ---
 
@@ -343,23 +215,12 @@ class Dispatcher:
         else:
             self._schedule_window(served)
         if verdict.changed:
-            self.wake()
+            self.pulse.beat()
 
-    # --- tasks ---
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        """Stop timers and tasks."""
+    def close(self) -> None:
+        """No more windows, no more waiting for batches to fill."""
         for timer in self._timers.values():
             timer.cancel()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _late(ticket: Ticket, now: float) -> InferenceError:

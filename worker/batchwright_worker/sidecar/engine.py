@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from batchwright_worker import contract, manifest, manifest_model
 from batchwright_worker.sidecar.board import Board
 from batchwright_worker.sidecar.dispatcher import Dispatcher
+from batchwright_worker.sidecar.housekeeping import Housekeeper
 from batchwright_worker.sidecar.loader import Loader, artifact_for
 from batchwright_worker.sidecar.measures import ModelMeasures
+from batchwright_worker.sidecar.pulse import Pulse
 from batchwright_worker.sidecar.queues import Order
 from batchwright_worker.sidecar.residency import DeviceBooks
-from batchwright_worker.sidecar.scheduler import Offer, Refusal, Scheduler
+from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served, plan_of
+from batchwright_worker.sidecar.steps import Offer, Refusal
 from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import (
     DeadlineExceeded,
@@ -78,15 +81,27 @@ class Engine:
             measures=self.measures,
             clock=clock,
         )
+        self.pulse = Pulse()
         self.dispatcher = Dispatcher(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
             loader=self.loader,
             board=self.board,
+            pulse=self.pulse,
             measures=self.measures,
             clock=clock,
         )
-        self.loader.follow(self.dispatcher)
+        self.housekeeper = Housekeeper(
+            scheduler=self.scheduler,
+            runtimes=self.runtimes,
+            loader=self.loader,
+            board=self.board,
+            pulse=self.pulse,
+            clock=clock,
+            turn_away=self.dispatcher.turn_away,
+        )
+        self.pulse.decide = self.dispatcher.decide
+        self.loader.follow(self.housekeeper)
         self._stopping = False
 
     @classmethod
@@ -107,13 +122,13 @@ class Engine:
             books = DeviceBooks(name=runtime.device, kind=runtime.kind, overlaps_loads=runtime.overlaps_loads)
             books.down = True
             self.scheduler.add_device(books)
-            self.dispatcher.watch(runtime.device)
-            await self.dispatcher.revive(runtime.device)
+            self.housekeeper.watch(runtime.device)
+            await self.housekeeper.revive(runtime.device)
         for name in self.models:
-            if why := await self.dispatcher.place(name):
-                self.dispatcher.cannot_place(name, why)
+            if why := await self.housekeeper.place(name):
+                self.housekeeper.cannot_place(name, why)
         for name in self.models:
-            await self.dispatcher.replicate(name)
+            await self.housekeeper.replicate(name)
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more requests; wait until all are answered, at most `deadline_s`; answer the rest with Stopping."""
@@ -132,7 +147,9 @@ class Engine:
     async def close(self) -> None:
         """Stop for good: requests still open are answered with Stopping, timers and tasks end."""
         await self.drain(0)
-        await self.dispatcher.close()
+        self.dispatcher.close()
+        self.housekeeper.close()
+        await self.pulse.close()
 
     # --- requests ---
 
@@ -189,8 +206,8 @@ class Engine:
         self.scheduler.let_in(name)
         if not self.scheduler.holders(name):
             self.board.become(name, "Loading")
-        if why := await self.dispatcher.place(name):
-            self.dispatcher.cannot_place(name, why)
+        if why := await self.housekeeper.place(name):
+            self.housekeeper.cannot_place(name, why)
             raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=1.0)
         self.board.become(name, "Ready")
 
@@ -198,12 +215,11 @@ class Engine:
         """Out of service at once (rows that wait are answered with UnknownModel), out of memory when the batches
         that run have ended. Raises UnknownModel."""
         self._served(name)
-        for key in self.scheduler.block(name, UNLOADED, float("inf")):
-            if (ticket := self.dispatcher.tickets.get(key)) is not None:
-                self.dispatcher.fail(ticket, UnknownModel(f"model {name} was {UNLOADED}"), "Unavailable")
+        keys = self.scheduler.block(name, UNLOADED, float("inf"))
+        self.dispatcher.turn_away(keys, UnknownModel(f"model {name} was {UNLOADED}"))
         self.board.become(name, "Unloaded", UNLOADED)
         for device in self.scheduler.devices:
-            await self.dispatcher.evict(device, name)
+            await self.housekeeper.evict(device, name)
 
     def snapshot(self) -> contract.SidecarState:
         """The state as the operator reads it."""

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from batchwright_worker.contract import LATENCY_BOUNDS_MS
-from batchwright_worker.sidecar.tuner import Window
+from batchwright_worker.sidecar.tuning import Window
 
 _BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 

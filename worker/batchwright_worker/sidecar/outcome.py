@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from batchwright_worker.sidecar.isolation import Part
 from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.residency import DeviceBooks
-from batchwright_worker.sidecar.scheduler import Batch
 from batchwright_worker.sidecar.served import Served
+from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import Array, InferenceError, ModelFailed, RunResult
 

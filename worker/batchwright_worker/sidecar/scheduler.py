@@ -9,56 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from batchwright_worker.sidecar import admission, dispatch
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.fit import Curve
-from batchwright_worker.sidecar.queues import Bucket, Choice, Order, Slice, Waiting, ordered
+from batchwright_worker.sidecar.queues import Bucket, Choice, Order, Waiting, ordered
 from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
 from batchwright_worker.sidecar.served import Plan, Served, serve
+from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
 from batchwright_worker.sidecar.values import LoadReport, MemoryReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """A request for the queues. `deadline` is the caller's own; its rows may share a batch within `bucket`."""
-
-    model: str
-    rows: int
-    arrival: float
-    bucket: Bucket = ()
-    deadline: float | None = None
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """An offer that is not taken, with numbers; trying again makes sense after `retry_after_s`."""
-
-    reason: Literal["LatencyTarget", "QueueFull", "Deadline", "Unavailable"]
-    message: str
-    retry_after_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind."""
-
-    run: RunBatch
-    slices: tuple[Slice, ...]
-    predicted_s: float
-    left_waiting: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What to do now: `late` requests to answer as late, then `action`. With Nothing, look again at `wake_at`
-    (a queue delay ends then) unless something happens before."""
-
-    action: Batch | LoadModel | Nothing
-    late: tuple[int, ...] = ()
-    wake_at: float | None = None
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from batchwright_worker.sidecar.fit import Curve, DeviceTime
 from batchwright_worker.sidecar.measures import WindowCounts
 from batchwright_worker.sidecar.queues import Bucket, ModelQueue
 from batchwright_worker.sidecar.residency import Footprint
+from batchwright_worker.sidecar.tuning import Rules, Tuning, Verdict
 
 DEMAND_MEMORY_S = 10.0
 OVERHEAD_WEIGHT = 0.1
@@ -23,7 +24,7 @@ class Plan:
     """What the user set for one model. `load_bytes`: what a load is expected to take before one was measured."""
 
     name: str
-    rules: tuner.Rules
+    rules: Rules
     initial_size: int | None = None
     window_s: float = 1.0
     queue_delay_s: float = 0.0
@@ -40,7 +41,7 @@ def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int
     latency = targets.latency_milliseconds
     return Plan(
         name=model.name,
-        rules=tuner.Rules(
+        rules=Rules(
             min_size=batching.min_size,
             max_size=max(batching.min_size, batching.max_size),
             step=batching.step,
@@ -65,7 +66,7 @@ class Served:
     plan: Plan
     queue: ModelQueue
     footprint: Footprint
-    tuning: tuner.Tuning
+    tuning: Tuning
     window: WindowCounts
     overall: DeviceTime = field(default_factory=DeviceTime)
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
@@ -130,7 +131,7 @@ class Served:
         if not self.tuning.wants:
             self.tuning = replace(self.tuning, size=started.size)
 
-    def close_window(self, now: float) -> tuple[tuner.Verdict, WindowCounts]:
+    def close_window(self, now: float) -> tuple[Verdict, WindowCounts]:
         """Let the tuner decide on the window that ends now and begin a new one."""
         closed, self.window = self.window, WindowCounts(began=now)
         verdict = tuner.decide(self.plan.rules, self.tuning, closed.close(now), self._mixed_curve())
@@ -152,6 +153,6 @@ def serve(plan: Plan, now: float) -> Served:
         plan=plan,
         queue=ModelQueue(model=plan.name, limit=plan.queue_limit),
         footprint=Footprint(load_bytes=plan.load_bytes, bytes_per_row=plan.bytes_per_row),
-        tuning=tuner.Tuning(size=plan.initial_size or plan.rules.min_size),
+        tuning=Tuning(size=plan.initial_size or plan.rules.min_size),
         window=WindowCounts(began=now),
     )

@@ -16,8 +16,9 @@ from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
 from batchwright_worker.sidecar.measures import percentile
 from batchwright_worker.sidecar.queues import Bucket, Order
 from batchwright_worker.sidecar.residency import DeviceBooks, Held
-from batchwright_worker.sidecar.scheduler import Batch, Offer, Refusal, Scheduler
+from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Plan, Served
+from batchwright_worker.sidecar.steps import Batch, Offer, Refusal
 from batchwright_worker.sidecar.values import LoadReport, MemoryReport
 
 Outcome = Literal["Answered", "Refused", "Late"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from batchwright_worker.contract import ChangeState, ModelState
 from batchwright_worker.sidecar.measures import ModelMeasures, WindowCounts, percentile
-from batchwright_worker.sidecar.tuner import Verdict
+from batchwright_worker.sidecar.tuning import Verdict
 
 MOVED = 0.1
 MOST_CHANGES = 8

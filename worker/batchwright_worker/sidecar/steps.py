@@ -1,0 +1,50 @@
+"""What goes into the scheduler and what comes out: offers, refusals, batches, steps. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
+from batchwright_worker.sidecar.queues import Bucket, Slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A request for the queues. `deadline` is the caller's own; its rows may share a batch within `bucket`."""
+
+    model: str
+    rows: int
+    arrival: float
+    bucket: Bucket = ()
+    deadline: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An offer that is not taken, with numbers; trying again makes sense after `retry_after_s`."""
+
+    reason: Literal["LatencyTarget", "QueueFull", "Deadline", "Unavailable"]
+    message: str
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind."""
+
+    run: RunBatch
+    slices: tuple[Slice, ...]
+    predicted_s: float
+    left_waiting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What to do now: `late` requests to answer as late, then `action`. With Nothing, look again at `wake_at`
+    (a queue delay ends then) unless something happens before."""
+
+    action: Batch | LoadModel | Nothing
+    late: tuple[int, ...] = ()
+    wake_at: float | None = None

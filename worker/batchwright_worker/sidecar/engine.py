@@ -1,7 +1,6 @@
-"""The engine: what the front ends call. Callers on one side, runtimes on the other, the `Scheduler` between them.
+"""What the front ends call: callers on one side, runtimes on the other, the `Scheduler` between them.
 
-Every caller gets exactly one answer: a result, an error of its own, or Stopping.
-"""
+Every caller gets exactly one answer: a result, an error of its own, or Stopping."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from batchwright_worker.sidecar import admission, dispatch
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.fit import Curve
-from batchwright_worker.sidecar.queues import Bucket, Choice, Order, Waiting, ordered
+from batchwright_worker.sidecar.outlook import line
+from batchwright_worker.sidecar.queues import Choice, Order, Waiting, ordered
 from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
 from batchwright_worker.sidecar.served import Plan, Served, serve
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
@@ -55,17 +56,17 @@ class Scheduler:
             return self._full(served, offer, now)
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
-        curve, line = served.turn(offer.bucket), self.line(served, offer.bucket, now)
-        verdict = admission.judge(curve, line, offer.rows, served.target_s, now - offer.arrival)
+        curve, found = served.turn(offer.bucket), line(served, offer.bucket, self.models, self.devices, now)
+        verdict = admission.judge(curve, found, offer.rows, served.target_s, now - offer.arrival)
         if not verdict.accepted:
             message = (
                 f"the answer would take {(now - offer.arrival + verdict.finish_s) * 1e3:.0f} ms; "
                 f"the latency target of {served.name} is {(served.target_s or 0) * 1e3:.0f} ms"
             )
             return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
-        if offer.deadline is not None and _hopeless(offer.deadline, now, curve, line, offer.rows):
+        if offer.deadline is not None and _hopeless(offer.deadline, now, curve, found, offer.rows):
             message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
-            return Refusal(reason="Deadline", message=message, retry_after_s=line.free_in_s)
+            return Refusal(reason="Deadline", message=message, retry_after_s=found.free_in_s)
         allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
         return self._push(served, offer, _earlier(allowed, offer.deadline))
 
@@ -75,27 +76,12 @@ class Scheduler:
         if name is not None:
             self.models[name].queue.remove(key)
 
-    def line(self, served: Served, bucket: Bucket, now: float) -> admission.Line:
-        """What a new request of this model would find."""
-        holders = [books for books in self.devices.values() if served.name in books.held and not books.down]
-        usable = holders or [books for books in self.devices.values() if not books.down]
-        free_in_s = min((_free_in(books, now) for books in usable), default=0.0)
-        if not holders and usable:
-            free_in_s += served.footprint.load_s
-        return admission.Line(
-            free_in_s=free_in_s,
-            rows_ahead=served.queue.rows,
-            others_s=self._others_s(served, now) / max(1, len(usable)),
-            cap=served.cap(bucket, now),
-            rate=served.offered.at(now),
-            own_runs=any(books.running == served.name for books in usable),
-        )
-
     def expected_wait_s(self, model: str, now: float) -> float:
         """Seconds that a new row of this model would wait before its batch starts."""
         served = self.models[model]
         bucket = served.queue.next_bucket() or ()
-        return admission.expected_wait_s(served.turn(bucket), self.line(served, bucket, now))
+        found = line(served, bucket, self.models, self.devices, now)
+        return admission.expected_wait_s(served.turn(bucket), found)
 
     # --- decisions ---
 
@@ -314,25 +300,6 @@ class Scheduler:
         for name in models:
             self.models[name].queue.passed_over += 1
 
-    def _others_s(self, served: Served, now: float) -> float:
-        """Device time of the other models' batches that will probably run before a new row of this one: at most as
-        many of each as there are batches of its own ahead, and one."""
-        mine = 1 + served.queue.rows // max(1, served.tuning.size)
-        total = 0.0
-        for other in self.models.values():
-            if other is served or not other.queue.rows:
-                continue
-            bucket = other.queue.next_bucket()
-            curve, cap = other.turn(bucket), other.cap(bucket, now)
-            full, rest = divmod(other.queue.rows, cap)
-            batches = min(mine, full)
-            total += batches * curve.seconds(cap) + (curve.seconds(rest) if rest and full < mine else 0.0)
-        return total
-
-
-def _free_in(books: DeviceBooks, now: float) -> float:
-    return 0.0 if books.idle else max(0.0, books.until - now)
-
 
 def _earlier(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
@@ -340,7 +307,7 @@ def _earlier(one: float | None, other: float | None) -> float | None:
     return min(one, other)
 
 
-def _hopeless(deadline: float, now: float, curve: Curve, line: admission.Line, rows: int) -> bool:
+def _hopeless(deadline: float, now: float, curve: Curve, found: admission.Line, rows: int) -> bool:
     if deadline <= now:
         return True
-    return curve.known and now + admission.expected_finish_s(curve, line, rows) > deadline
+    return curve.known and now + admission.expected_finish_s(curve, found, rows) > deadline

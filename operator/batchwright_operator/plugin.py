@@ -17,7 +17,7 @@ from batchwright_operator.cluster import Cluster
 from batchwright_operator.errors import NotFound, OperatorError
 from batchwright_operator.plugin_plan import Placed, as_wanted, domains, plan
 from batchwright_operator.plugin_reading import Picture, Target, picture, within
-from batchwright_operator.processors import kinds_on, processors_of
+from batchwright_operator.processors import Processor, kinds_on, processors_of
 from batchwright_operator.settings import Settings
 from batchwright_worker.contract import ANNOTATION_REBENCHMARK, LABEL_COMPONENT, LABEL_DEPLOYMENT, Receipt, kind_slug
 
@@ -241,10 +241,8 @@ def bench(target: Target, node: str, again: bool) -> None:
 
     profile = within(target, read)
     for processor in processors_of(profile).values():
-        capacity = f"{processor.capacity:.1f} images/s" if processor.capacity else processor.reason
-        console.print(
-            f"[bold]{processor.kind}[/bold] {processor.product}: {capacity} {processor.message}", highlight=False
-        )
+        text = f"{processor.product}: {_speed(processor)} {'images/s' if processor.capacity else processor.message}"
+        console.print(f"[bold]{processor.kind}[/bold] {text}", highlight=False)
         table = Table("batch size", "images/s", "services at once", box=None)
         for row in processor.load_table:
             table.add_row(str(row.batch_size), f"{row.images_per_second:.1f}", str(row.max_services))

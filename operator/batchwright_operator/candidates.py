@@ -114,9 +114,13 @@ def in_words(misfits: Mapping[str, Misfit], seen: int) -> str:
     """Counted reasons, most frequent first: `none of 3 processors fits: 2 insufficient cpu, 1 cordoned`."""
     if not seen:
         return "the cluster has no node"
-    counted = Counter(each.reason for each in misfits.values())
-    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counted.items(), key=lambda each: (-each[1], each[0])))
-    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {reasons}"
+    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted(misfits)}"
+
+
+def counted(misfits: Mapping[str, Misfit]) -> str:
+    """`2 insufficient cpu, 1 cordoned`; empty for none."""
+    found = Counter(each.reason for each in misfits.values())
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(found.items(), key=lambda each: (-each[1], each[0])))
 
 
 def _usable(demand: Demand, node: NodeFacts) -> Misfit | None:

@@ -57,6 +57,8 @@ class _Slot:
     demand: Demand
     misfits: dict[str, Misfit]
     board: Board
+    left_out: str
+    """The misfits, counted."""
 
 
 def decide(observed: Observed, settings: Settings, now: float) -> Decision:
@@ -108,7 +110,7 @@ class _Pass:
         if pick is None:
             self._unfit(pod, slot)
             return
-        receipt = receipts.of(pick, now=self.now)
+        receipt = receipts.of(pick, left_out=slot.left_out, now=self.now)
         self.actions.append(ungating.pin(pod, receipt, self.observed.nodes[receipt.node]))
         self._tell(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._count(pod, receipt.node)
@@ -176,7 +178,7 @@ class _Pass:
         known = [each for each in map(candidate_of, fitting) if each is not None]
         rule = Rule.over(known, wish.weights, _policy(wish))
         board = Board(fitting, candidate_of, rule)
-        return _Slot(demand=demand, misfits=misfits, board=board)
+        return _Slot(demand=demand, misfits=misfits, board=board, left_out=candidates.counted(misfits))
 
     def _misfit(self, pod: Occupant, demand: Demand, node: NodeFacts) -> Misfit | None:
         if (pod.namespace, pod.deployment, pod.kind, node.name) in self.observed.excluded:

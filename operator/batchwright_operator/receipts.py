@@ -61,9 +61,10 @@ def waiting(pod: Raw) -> Waiting | None:
     return Waiting(reason=reason, message=message)
 
 
-def of(pick: Pick, *, now: float) -> Receipt:
-    """The receipt of a decision."""
+def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
+    """The receipt of a decision; `left_out` counts the nodes that were no candidates (empty: none)."""
     best = pick.best
+    losers = [f"{each.candidate.node} lost {_against(best, each)}" for each in pick.runners_up]
     return Receipt(
         node=best.candidate.node,
         processor=best.candidate.kind,
@@ -72,9 +73,7 @@ def of(pick: Pick, *, now: float) -> Receipt:
         runners_up=[_runner_up(each) for each in pick.runners_up],
         predicted_throughput=best.candidate.forecast,
         decided_time=rfc3339(now),
-        reason="; ".join(
-            [_sum(best), *(f"{each.candidate.node} lost {_against(best, each)}" for each in pick.runners_up)]
-        ),
+        reason="; ".join([_sum(best), *losers, *([f"not considered: {left_out}"] if left_out else [])]),
     )
 
 

@@ -1,8 +1,10 @@
 """The few API calls that the cluster makes for itself, on the standard library alone."""
 
+import contextlib
 import http.client
 import json
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +22,11 @@ _PATCH_TYPES = {
 
 
 class Api:
-    """A client of one API server; each call is a connection of its own, so it is safe in threads."""
+    """A client of one API server, safe in threads: each call is a connection of its own.
+
+    A call may thus be made at any time, whatever became of the server since the last one. For many objects
+    at once there is `create_all`.
+    """
 
     def __init__(self, server_url: str, ca: Path, pair: KeyPair) -> None:
         """Speak to `server_url`, trusting `ca`, as the owner of `pair`."""
@@ -30,15 +36,22 @@ class Api:
 
     def request(self, method: str, path: str, body: Object | None = None, *, kind: str = "application/json") -> Object:
         """The parsed answer; ApiError for any status from 400 on, OSError if nobody answers."""
+        with contextlib.closing(self._connect()) as connection:
+            return _exchange(connection, method, path, body, kind)
+
+    def create_all(self, path: str, objects: Iterable[Object]) -> None:
+        """Create objects in the collection at `path`, over one connection; those that exist are left alone."""
+        with contextlib.closing(self._connect()) as connection:
+            for each in objects:
+                try:
+                    _exchange(connection, "POST", path, each, "application/json")
+                except ApiError as error:
+                    if error.status != http.client.CONFLICT:
+                        raise
+
+    def _connect(self) -> http.client.HTTPSConnection:
         host, port = self._address.hostname or "", self._address.port
-        connection = http.client.HTTPSConnection(host, port, timeout=10, context=self._tls)
-        try:
-            payload = None if body is None else json.dumps(body)
-            connection.request(method, path, payload, {"Content-Type": kind, "Accept": "application/json"})
-            answer = connection.getresponse()
-            return _parsed(answer.status, answer.read())
-        finally:
-            connection.close()
+        return http.client.HTTPSConnection(host, port, timeout=10, context=self._tls)
 
     def get(self, path: str) -> Object:
         """Read an object or a list."""
@@ -71,6 +84,15 @@ class Api:
         except (ApiError, OSError, http.client.HTTPException):
             return False
         return True
+
+
+def _exchange(
+    connection: http.client.HTTPSConnection, method: str, path: str, body: Object | None, kind: str
+) -> Object:
+    payload = None if body is None else json.dumps(body)
+    connection.request(method, path, payload, {"Content-Type": kind, "Accept": "application/json"})
+    answer = connection.getresponse()
+    return _parsed(answer.status, answer.read())
 
 
 def _parsed(status: int, raw: bytes) -> Object:

@@ -4,10 +4,9 @@
         kwok.start(plane)
         kwok.add_nodes(plane.api, 1000)
 
-A thousand nodes are Ready in about 10 s.
+A thousand nodes are Ready in 10 s on two idle cores.
 """
 
-import http.client
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +14,12 @@ from pathlib import Path
 from . import components, processes
 from .api import Api, Object
 from .control_plane import ControlPlane
-from .errors import ApiError, StartError
+from .errors import StartError
 from .paths import write_private
 from .processes import Process
 from .waiting import wait_until
 
+_CONNECTIONS = 4
 ANNOTATION = "kwok.x-k8s.io/node"
 CONTROLLER_MANAGER_ARGS = ("--node-monitor-grace-period=24h",)  # simulated nodes send no heartbeat: it costs too much
 
@@ -53,9 +53,10 @@ def add_nodes(
     """Make `count` simulated nodes PREFIX-0000 ...; their names, when all are Ready."""
     capacity = {"cpu": "32", "memory": "256Gi", "pods": "110", **(resources or {})}
     names = [f"{prefix}-{number:04d}" for number in range(count)]
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        list(pool.map(lambda name: _create(api, _node(name, capacity, labels or {})), names))
-    if not wait_until(lambda: _ready_count(api, prefix) >= count, timeout_s=timeout_s, interval_s=0.5):
+    nodes = [_node(name, capacity, labels or {}) for name in names]
+    with ThreadPoolExecutor(max_workers=_CONNECTIONS) as pool:
+        list(pool.map(lambda first: api.create_all("/api/v1/nodes", nodes[first::_CONNECTIONS]), range(_CONNECTIONS)))
+    if not wait_until(lambda: _ready_count(api, prefix) >= count, timeout_s=timeout_s, interval_s=1.0):
         raise StartError(f"only {_ready_count(api, prefix)} of {count} simulated nodes became Ready")
     return names
 
@@ -73,14 +74,6 @@ def _node(name: str, capacity: dict[str, str], labels: dict[str, str]) -> Object
         "metadata": {"name": name, "annotations": {ANNOTATION: "fake"}, "labels": {**standard, **labels}},
         "status": {"capacity": capacity, "allocatable": capacity},
     }
-
-
-def _create(api: Api, node: Object) -> None:
-    try:
-        api.request("POST", "/api/v1/nodes", node)
-    except ApiError as error:
-        if error.status != http.client.CONFLICT:
-            raise
 
 
 def _ready_count(api: Api, prefix: str) -> int:

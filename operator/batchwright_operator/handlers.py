@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from random import Random
 from typing import Any, Final
 
 import kopf
-from kopf._core.engines.peering import Identity
 
 from batchwright_operator.actions import Resource
 from batchwright_operator.credentials import Credentials
@@ -130,11 +128,10 @@ class OwnKinds:
                 await kopf.operator(
                     registry=self._registry(),
                     settings=kopf_settings(self._settings),
-                    identity=Identity(
-                        socket.gethostname()
-                    ),  # kopf would look up the user's name: pods have none
                     clusterwide=True,
                     standalone=True,
+                    # Else kopf asks for the user's name, which a pod's user need not have.
+                    identity="batchwright",  # type: ignore[arg-type]
                 )
             except asyncio.CancelledError:
                 if self._stopping.is_set():

@@ -16,6 +16,8 @@ from batchwright_operator.actions import Key
 
 FIRST_DELAY_S = 0.005
 LAST_DELAY_S = 120.0
+NEWS_DELAY_S = 1.0
+"""News about a key that has just failed brings it back no earlier than this, however much news there is."""
 
 
 def backoff_s(failures: int, jitter: float, *, first_s: float = FIRST_DELAY_S, last_s: float = LAST_DELAY_S) -> float:
@@ -36,9 +38,11 @@ class Schedule:
     _working: set[Key] = field(default_factory=set)
     _again: set[Key] = field(default_factory=set)
     _failures: dict[Key, int] = field(default_factory=dict)
+    _not_before: dict[Key, float] = field(default_factory=dict)
 
     def add(self, key: Key, at: float, now: float) -> None:
         """Reconcile the key at `at`; an earlier appointment stays, a later one is replaced."""
+        at = max(at, self._not_before.get(key, at))
         if at > now:
             if key not in self._waiting and key not in self._again and at < self._due.get(key, float("inf")):
                 self._due[key] = at
@@ -70,17 +74,19 @@ class Schedule:
 
     def failed(self, key: Key, now: float, at_most_s: float = LAST_DELAY_S) -> float:
         """Try again after a delay that grows with every failure in a row; returns the delay in seconds.
-        What changed during the failed pass waits for the delay too; a later change brings the key back at once."""
+        What changed during the failed pass waits for the delay too; later news shortens it to NEWS_DELAY_S."""
         self._failures[key] = self._failures.get(key, 0) + 1
         delay = backoff_s(self._failures[key], self.rng.random(), last_s=at_most_s)
         self._again.discard(key)
         self._due.pop(key, None)
+        self._not_before[key] = now + min(delay, NEWS_DELAY_S)
         self.add(key, now + delay, now)
         return delay
 
     def succeeded(self, key: Key) -> None:
         """The next failure counts as the first."""
         self._failures.pop(key, None)
+        self._not_before.pop(key, None)
 
     def next_at(self) -> float | None:
         """When the next delayed key is due."""
@@ -96,6 +102,7 @@ class Schedule:
         self._heap.clear()
         self._again.clear()
         self._failures.clear()
+        self._not_before.clear()
 
     @property
     def depth(self) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from batchwright_operator.actions import Key
-from batchwright_operator.workqueue import FIRST_DELAY_S, LAST_DELAY_S, Schedule, WorkQueue, backoff_s
+from batchwright_operator.workqueue import FIRST_DELAY_S, LAST_DELAY_S, NEWS_DELAY_S, Schedule, WorkQueue, backoff_s
 
 A, B, C = (Key(domain="d", name=name) for name in "abc")
 keys = st.sampled_from([A, B, C])
@@ -26,11 +26,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.schedule = Schedule(rng=Random(1))
         self.working: set[Key] = set()
         self.owed: dict[Key, float] = {}  # key -> by when it must be ready or in work
+        self.floor: dict[Key, float] = {}  # key -> not before, after a failure
 
     @rule(key=keys, after=st.sampled_from([0.0, 0.0, 1.0, 5.0]))
     def add(self, key: Key, after: float) -> None:
         self.schedule.add(key, self.now + after, self.now)
-        self.owed[key] = min(self.owed.get(key, float("inf")), self.now + after)
+        at = max(self.now + after, self.floor.get(key, 0.0))
+        self.owed[key] = min(self.owed.get(key, float("inf")), at)
 
     @rule()
     def take(self) -> None:
@@ -40,6 +42,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         assert key not in self.working, "two workers on one key"
         assert key in self.owed, "a key that nobody added"
+        assert self.floor.get(key, 0.0) <= self.now, "too soon after its failure"
         self.working.add(key)
         del self.owed[key]
 
@@ -48,9 +51,12 @@ class QueueMachine(RuleBasedStateMachine):
     def end(self, data: st.DataObject, fails: bool) -> None:
         key = data.draw(st.sampled_from(sorted(self.working)))
         if fails:
-            self.owed[key] = self.now + self.schedule.failed(key, self.now)
+            delay = self.schedule.failed(key, self.now)
+            self.owed[key] = self.now + delay
+            self.floor[key] = self.now + min(delay, NEWS_DELAY_S)
         else:
             self.schedule.succeeded(key)
+            self.floor.pop(key, None)
         self.schedule.done(key, self.now)
         self.working.discard(key)
 
@@ -97,6 +103,15 @@ def test_an_earlier_appointment_stays() -> None:
     assert (schedule.next_at(), schedule.take(1.9), schedule.take(2.0)) == (2.0, None, A)
     schedule.done(A, 2.0)
     assert schedule.take(10.0) is None, "the later appointment is not kept beside it"
+
+
+def test_news_brings_a_failing_key_back_soon_but_not_at_once() -> None:
+    schedule = Schedule(rng=Random(1))
+    assert [schedule.failed(A, 0.0) for _ in range(15)][-1] > 10
+    for at in (0.1, 0.2, 0.3):
+        schedule.add(A, at, at)
+        assert schedule.take(at) is None
+    assert schedule.take(NEWS_DELAY_S) == A
 
 
 def test_clear_forgets_what_waits_but_not_what_is_in_work() -> None:

@@ -18,6 +18,8 @@ class Law:
 
     seconds: Callable[[int], float]
     memory_images: int = 10**9
+    modest_images: int = 10**9
+    """What the benchmark itself may run."""
     parallel: int = 1
     contention: float = 0.0
     surprise_at: int | None = None
@@ -29,6 +31,9 @@ class Law:
         return BenchmarkResult(kind="law")
 
     def fits(self, batch: int, services: int) -> bool:
+        return batch * services <= min(self.memory_images, self.modest_images)
+
+    def holds(self, batch: int, services: int) -> bool:
         return batch * services <= self.memory_images
 
     def run(self, batch: int, runs: int) -> float:
@@ -84,8 +89,9 @@ def test_what_ends_the_series(law: Law, sizes: list[int]) -> None:
         (Law(lambda n: 0.1 * n), 4),  # one core: never falls, stays flat twice
         (Law(lambda n: 0.1 * n, contention=0.2), 1),  # thrashes at once
         (Law(lambda n: 0.1 * n, memory_images=9), 4),
+        (Law(lambda n: 0.01 + 0.01 * n, memory_images=32, modest_images=16), 2),  # counted at 4, held at 16 twice
     ],
-    ids=["four", "flat", "thrashes", "memory"],
+    ids=["four", "flat", "thrashes", "memory", "modest"],
 )
 def test_services_until_the_total_falls(law: Law, services: int) -> None:
     found = table(law, budget_s=120)

@@ -54,6 +54,10 @@ class EmulatedEngine:
         """By BYTES_PER_IMAGE; only one batch runs at a time."""
         return batch * BYTES_PER_IMAGE <= self._device.memory_bytes
 
+    def holds(self, batch: int, services: int) -> bool:
+        """What fits is what the device holds."""
+        return self.fits(batch, services)
+
     def run(self, batch: int, runs: int) -> float:
         """Really sleeps: the benchmark takes the time that it reports."""
         if not self.fits(batch, 1):

@@ -25,7 +25,10 @@ class Engine(Protocol):
         """Product, driver, runtime and devices; the measured fields are still empty."""
 
     def fits(self, batch: int, services: int) -> bool:
-        """Is there memory for this many services with batches of this size, as far as can be told beforehand?"""
+        """May the benchmark itself run this, as far as can be told beforehand?"""
+
+    def holds(self, batch: int, services: int) -> bool:
+        """Has the processor the memory for this many services with batches of this size?"""
 
     def run(self, batch: int, runs: int) -> float:
         """Seconds that so many runs of one service took, one after the other. Raises OutOfMemory."""

@@ -100,11 +100,14 @@ class OnnxEngine:
         return BenchmarkResult(kind=KIND_CPU, product=_cpu_model(), runtime_version=f"onnxruntime {ort.__version__}")
 
     def fits(self, batch: int, services: int) -> bool:
-        """By what an image took so far: this process stays modest, and the services that it stands for, each with
-        weights of its own, fit the processor's memory."""
-        activations = services * batch * self._per_image_bytes
-        modest = self._base_bytes + activations <= self._memory_bytes
-        return modest and services * self._weight_bytes + activations <= self._processor_bytes
+        """By what an image took so far: this process stays modest."""
+        modest = self._base_bytes + services * batch * self._per_image_bytes <= self._memory_bytes
+        return modest and self.holds(batch, services)
+
+    def holds(self, batch: int, services: int) -> bool:
+        """Services have weights of their own."""
+        each = self._weight_bytes + batch * self._per_image_bytes
+        return services * each <= self._processor_bytes
 
     def run(self, batch: int, runs: int) -> float:
         """One service."""

@@ -18,6 +18,8 @@ from batchwright_worker.contract import LoadTableRow
 SAMPLES: Final = 3
 MAX_BATCH: Final = 1024
 MAX_SERVICES: Final = 64
+SEVERAL: Final = 4
+"""Services at once that make counting them worth while."""
 RISES: Final = 1.03
 """A rate that is not 3 % above the best before it does not rise; two such in a row end a series."""
 FALLS: Final = 0.95
@@ -55,20 +57,26 @@ class Series:
     report: Report = field(default=lambda line: None)
 
     def load_table(self) -> list[LoadTableRow]:
-        """The load table, batch sizes ascending; empty when not even one image fits. Services are counted for the two
-        best batch sizes; the others (and one that there was no time for) have the best one's number."""
+        """The load table, batch sizes ascending; empty when not even one image fits. Services are counted for two of
+        the best batch sizes (those of which the benchmark may run several at once); other rows have the better one's
+        number, as far as the processor's memory holds it."""
         rates = self._rates()
-        if not rates:
-            return []
-        best = max(rates, key=lambda batch: rates[batch])
-        counted = {batch: self._services(batch, rates[batch]) for batch in _by_rate(rates)[:2]}
-        otherwise = counted[best] or 1
+        tried = [batch for batch in _by_rate(rates) if self.engine.fits(batch, SEVERAL)] or _by_rate(rates)
+        counted = {batch: self._services(batch, rates[batch]) for batch in tried[:2]}
+        otherwise = next((count for count in counted.values() if count), 1)
         return [
             LoadTableRow(
-                batch_size=batch, images_per_second=round(rate, 3), max_services=counted.get(batch) or otherwise
+                batch_size=batch,
+                images_per_second=round(rate, 3),
+                max_services=self._held(batch, counted.get(batch) or otherwise),
             )
             for batch, rate in rates.items()
         ]
+
+    def _held(self, batch: int, services: int) -> int:
+        while services > 1 and not self.engine.holds(batch, services):
+            services -= 1
+        return services
 
     def _rates(self) -> dict[int, float]:
         """Batch size -> images/s of one service, until memory, a falling or a flat rate, or the budget ends it."""

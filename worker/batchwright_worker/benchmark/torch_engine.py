@@ -89,6 +89,10 @@ class TorchEngine:
         wanted = services * (batch * self._per_image_bytes + (self._weight_bytes if services > 1 else 0))
         return bool(wanted <= (free + reserved) * _HEADROOM)
 
+    def holds(self, batch: int, services: int) -> bool:
+        """What fits is what the device holds."""
+        return self.fits(batch, services)
+
     def run(self, batch: int, runs: int) -> float:
         """One service, synchronised after every run, as a batch that is answered."""
         images = self._batch(batch)

@@ -108,7 +108,7 @@ async def test_a_replica_that_dies_in_the_middle_changes_nothing(bench: MakeBenc
     names.addresses = ["127.0.0.1", "127.0.0.2"]
     async with (
         replica(deployment(), host="127.0.0.1", port=port),
-        replica(deployment(), host="127.0.0.2", port=port) as b,
+        replica(deployment(), host="127.0.0.2", port=port) as doomed,
     ):
         job = bench(*FAN_OUT, endpoints={"emu": f"{REPLICAS}:{port}"})
         job.write_records(records(900))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchwright_worker.contract import JobConfig
+from batchwright_worker.contract import ItemFailure, JobConfig, PlanResult, TaskState
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
 from batchwright_worker.manifest_documents import Document, ManifestError, validate, with_defaults
-from batchwright_worker.runner.commit import Committed, commit, committed
+from batchwright_worker.runner.commit import Manifest, commit, committed
 from batchwright_worker.runner.engines import Opened, check_models, opened
 from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.parts import PartStatistics
@@ -40,22 +40,73 @@ class LocalJob:
     accelerator: str | None = None
 
 
-async def run_job(local: LocalJob, *, show_progress: bool) -> str:
-    """Run it to the end; the summary. Raises ManifestError, LocalFailed, StepFailed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalResult:
+    """What came of it. `start_s` passed until the models answered, `run_s` from then until the manifest was written;
+    both are 0 if the output was complete already."""
+
+    job: Job
+    manifest: Manifest
+    tasks: Sequence[TaskState] = ()
+    failures: Sequence[ItemFailure] = ()
+    start_s: float = 0.0
+    run_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "items": self.manifest.items,
+            "succeeded": self.manifest.succeeded,
+            "failed": self.manifest.failed,
+            "startSeconds": round(self.start_s, 3),
+            "runSeconds": round(self.run_s, 3),
+            "itemsPerSecond": round(self.manifest.items / self.run_s, 3) if self.run_s else None,
+            "meanBatchSizes": {task.name: task.mean_batch_size for task in self.tasks if task.rows},
+            "output": self.job.spec.output.uri,
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        manifest, uri = self.manifest, self.job.spec.output.uri
+        if not self.run_s:
+            return f"{self.job.name} is complete already: {manifest.items} items in {uri}; nothing to do"
+        lines = [
+            f"{self.job.name}: {manifest.succeeded} of {manifest.items} items succeeded, {manifest.failed} failed; "
+            f"{self.run_s:.1f} s, {manifest.items / self.run_s:.2f} items/s, after {self.start_s:.1f} s to start",
+            f"output: {uri} ({len(manifest.parts)} parts, manifest.json)",
+        ]
+        lines += [
+            f"task {task.name}: {task.rows} rows, mean batch {task.mean_batch_size:g}"
+            for task in self.tasks
+            if task.rows
+        ]
+        lines += [f"failed: {failure.item}, task {failure.task}: {failure.message}" for failure in self.failures]
+        return "\n".join(lines)
+
+
+async def run_job(local: LocalJob, *, show_progress: bool) -> LocalResult:
+    """Run it to the end. Raises ManifestError, LocalFailed, StepFailed."""
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
         job = _job(local, Path(scratch))
         done = committed(job)
         if done is not None:
-            return f"{job.name} is complete already: {done.items} items in {job.spec.output.uri}; nothing to do"
+            return LocalResult(job=job, manifest=done)
         plan = await asyncio.to_thread(make_plan, job)
         deployments = [
             local_deployment(local.documents, name, local.accelerator, local.volumes) for name in _deployment_names(job)
         ]
         started = time.monotonic()
         with _cancelled_by_sigterm():
-            await _run_shards(job, deployments, plan.shards, show_progress=show_progress)
+            answered = await _run_shards(job, deployments, plan, show_progress=show_progress)
         result = await asyncio.to_thread(commit, job)
-        return _summary(job, result, time.monotonic() - started)
+        return LocalResult(
+            job=job,
+            manifest=result.manifest,
+            tasks=result.tasks,
+            failures=result.failures,
+            start_s=answered - started,
+            run_s=time.monotonic() - answered,
+        )
 
 
 def _job(local: LocalJob, scratch: Path) -> Job:
@@ -126,7 +177,10 @@ def _cancelled_by_sigterm() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _run_shards(job: Job, deployments: Sequence[LocalDeployment], shards: int, *, show_progress: bool) -> None:
+async def _run_shards(
+    job: Job, deployments: Sequence[LocalDeployment], plan: PlanResult, *, show_progress: bool
+) -> float:
+    """All shards to the end; when the models had answered (time.monotonic)."""
     async with contextlib.AsyncExitStack() as stack:
         endpoints: dict[str, str] = {}
         ends: list[asyncio.Future[str]] = []
@@ -137,8 +191,11 @@ async def _run_shards(job: Job, deployments: Sequence[LocalDeployment], shards: 
         job = replace(job, endpoints=endpoints)
         engines = await stack.enter_async_context(opened(job, workers=job.cpu_workers))
         progresses: list[ShardProgress] = []
-        await stack.enter_async_context(_shown(job, progresses, shards, engines, show=show_progress))
-        await _unless_ended(_shards(job, engines, shards, progresses), ends)
+        await stack.enter_async_context(_shown(job, progresses, plan.items, engines, show=show_progress))
+        await _unless_ended(check_models(job, engines), ends)
+        answered = time.monotonic()
+        await _unless_ended(_shards(job, engines, plan.shards, progresses), ends)
+        return answered
 
 
 async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
@@ -156,7 +213,6 @@ async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
 
 async def _shards(job: Job, engines: Opened, shards: int, progresses: list[ShardProgress]) -> None:
     """All shards in order, `parallelism` at a time; they share the process pool and the models' clients."""
-    await check_models(job, engines)
     running = asyncio.Semaphore(job.spec.parallelism)
 
     async def one(index: int) -> PartStatistics:
@@ -175,7 +231,7 @@ async def _shards(job: Job, engines: Opened, shards: int, progresses: list[Shard
 
 @contextlib.asynccontextmanager
 async def _shown(
-    job: Job, progresses: Sequence[ShardProgress], shards: int, engines: Opened, *, show: bool
+    job: Job, progresses: Sequence[ShardProgress], items: int, engines: Opened, *, show: bool
 ) -> AsyncIterator[None]:
     """A progress bar while the body runs."""
     if not show:
@@ -184,9 +240,8 @@ async def _shown(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    total = _planned_items(job)
     with Progress(*columns) as bar:
-        line = bar.add_task(job.name, total=total)
+        line = bar.add_task(job.name, total=items)
 
         def refresh() -> None:
             done = sum(progress.succeeded + progress.failed for progress in progresses)
@@ -206,25 +261,3 @@ async def _shown(
             refresh()
         finally:
             task.cancel()
-
-
-def _planned_items(job: Job) -> int:
-    from batchwright_worker.runner.planfile import read_plan
-    from batchwright_worker.runner.storage import locate
-
-    plan = read_plan(locate(job.spec.output.uri))
-    return plan.items if plan is not None else 0
-
-
-def _summary(job: Job, result: Committed, seconds: float) -> str:
-    manifest = result.manifest
-    lines = [
-        f"{job.name}: {manifest.succeeded} of {manifest.items} items succeeded, {manifest.failed} failed, "
-        f"{seconds:.1f} s, {manifest.items / seconds:.2f} items/s",
-        f"output: {job.spec.output.uri} ({len(manifest.parts)} parts, manifest.json)",
-    ]
-    lines += [
-        f"task {task.name}: {task.rows} rows, mean batch {task.mean_batch_size:g}" for task in result.tasks if task.rows
-    ]
-    lines += [f"failed: {failure.item}, task {failure.task}: {failure.message}" for failure in result.failures]
-    return "\n".join(lines)

@@ -24,16 +24,19 @@ from batchwright_worker.local.serve import volume
 )  # fmt: skip
 @click.option("--accelerator", default=None, help="Which kind of artifact; default: cpu, else emulated.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def command(
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
+def command(  # noqa: PLR0913, PLR0917 - the command line
     paths: tuple[Path, ...],
     name: str | None,
     volumes: dict[str, Path],
     folders: tuple[Path, ...],
     accelerator: str | None,
     quiet: bool,
+    as_json: bool,
 ) -> None:
     """Run an InferenceJob here: plan, shards, commit. A job whose output is complete is not run again."""
     import asyncio
+    import json
 
     from batchwright_worker.local.jobrun import LocalJob, run_job
     from batchwright_worker.local.processes import LocalFailed
@@ -45,11 +48,12 @@ def command(
         job = LocalJob(
             documents=load_manifests(paths), name=name, volumes=volumes, folders=searched, accelerator=accelerator
         )
-        click.echo(asyncio.run(run_job(job, show_progress=not quiet)))
+        result = asyncio.run(run_job(job, show_progress=not (quiet or as_json)))
     except (ManifestError, LocalFailed) as error:
         raise click.ClickException(str(error)) from error
     except StepFailed as error:
         raise click.ClickException(f"{error.reason}: {error}") from error
+    click.echo(json.dumps(result.as_json()) if as_json else result.as_text())
 
 
 def _folder(path: Path) -> Path:

@@ -83,22 +83,24 @@ def _print_deployment(stored: Raw) -> None:
     )
     for condition in status.get("conditions") or ():
         text = f"  {condition['type']}={condition['status']} {condition['reason']}"
-        console.print(f"{text}: {condition['message']}" if condition.get("message") else text, highlight=False)
+        console.print(
+            f"{text}: {condition['message']}" if condition.get("message") else text, highlight=False, soft_wrap=True
+        )
     for model in status.get("models") or ():
         latency = (model.get("latencyMilliseconds") or {}).get("p95", "-")
         text = f"  {model['name']}: batch {model.get('batchSize')}, p95 {latency} ms, trend {model.get('trend')}"
         reason = model.get("lastChangeReason")
-        console.print(f"{text}; {reason}" if reason else text, highlight=False)
+        console.print(f"{text}; {reason}" if reason else text, highlight=False, soft_wrap=True)
 
 
 def _print_pod(pod: Raw) -> None:
     name = pod["metadata"]["name"]
     receipt, waiting = receipts.parse(pod), receipts.waiting(pod)
     if receipt:
-        console.print(f"[bold]{name}[/bold]: {receipts.in_words(receipt)}", highlight=False)
+        console.print(f"[bold]{name}[/bold]: {receipts.in_words(receipt)}", highlight=False, soft_wrap=True)
         console.print(_receipt_table([(name, receipt)]))
     elif waiting:
-        console.print(f"[bold]{name}[/bold] waits: {waiting.render()}", highlight=False)
+        console.print(f"[bold]{name}[/bold] waits: {waiting.render()}", highlight=False, soft_wrap=True)
     else:
         console.print(f"[bold]{name}[/bold]: no receipt; it was not placed by Batchwright")
 
@@ -147,7 +149,7 @@ def plan_command(target: Target, name: str | None, filename: Path | None, replic
     console.print(_receipt_table([(one.pod, one.receipt) for one in placed if one.receipt]))
     for one in placed:
         text = f"waits: {one.waiting}" if one.waiting else receipts.in_words(one.receipt) if one.receipt else ""
-        console.print(f"{one.pod}: {text}", highlight=False)
+        console.print(f"{one.pod}: {text}", highlight=False, soft_wrap=True)
 
 
 async def _whole_picture(cluster: Cluster, target: Target, settings: Settings) -> Picture:
@@ -242,7 +244,7 @@ def bench(target: Target, node: str, again: bool) -> None:
     profile = within(target, read)
     for processor in processors_of(profile).values():
         text = f"{processor.product}: {_speed(processor)} {'images/s' if processor.capacity else processor.message}"
-        console.print(f"[bold]{processor.kind}[/bold] {text}", highlight=False)
+        console.print(f"[bold]{processor.kind}[/bold] {text}", highlight=False, soft_wrap=True)
         table = Table("batch size", "images/s", "services at once", box=None)
         for row in processor.load_table:
             table.add_row(str(row.batch_size), f"{row.images_per_second:.1f}", str(row.max_services))

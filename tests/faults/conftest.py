@@ -9,18 +9,25 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import ControlPlane, kubectl_path
-from tests.faults.bed import OBJECTS, ROOT, SYSTEM, Bed, wait
+from tests.faults.bed import ROOT, SYSTEM, Bed, wait
 
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
     """An API server with our CRDs."""
     with ControlPlane.start("faults", scheduler=False) as plane:
-        command = [str(kubectl_path()), "--kubeconfig", str(plane.kubeconfig), "apply", "--server-side", "-f", "crds"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": SYSTEM}})
-        wait(lambda: plane.api.exists(OBJECTS), 10, lambda: "the CRDs are not served")
+        prepare(plane)
         yield plane
+
+
+def prepare(plane: ControlPlane) -> None:
+    """Our CRDs, and the operator's namespace."""
+    command = [str(kubectl_path()), "--kubeconfig", str(plane.kubeconfig), "apply", "--server-side", "-f", "crds"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": SYSTEM}})
+    names = ("modeldeployments", "inferencejobs", "acceleratorprofiles")
+    kinds = [f"/apis/batchwright.dev/v1alpha1/{name}" for name in names]
+    wait(lambda: all(map(plane.api.exists, kinds)), 20, lambda: "the CRDs are not served")
 
 
 @pytest.fixture

@@ -85,7 +85,8 @@ def _named(value: Any, signature: Signature, place: str) -> Mapping[str, Any]:
 
 
 def _array(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = value if isinstance(value, np.ndarray | np.generic) else _from_json(value, wanted, title)
+    array = np.asarray(array)
     try:
         given = name_of(array.dtype)
     except ValueError as error:
@@ -100,6 +101,25 @@ def _array(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
             f"{title}, input {wanted.name!r}: wanted shape {list(wanted.shape)} (-1: any), given {list(array.shape)}"
         )
     return array
+
+
+def _from_json(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
+    """Numbers, text and lists of JSON have no type of their own: they take the input's where nothing is lost in kind
+    (whole numbers to any number type that holds them, others to floats, text to BYTES)."""
+    try:
+        plain = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise TaskFailed(f"{title}, input {wanted.name!r}: {error}") from error
+    target = numpy_of(wanted.datatype)
+    if target is None or not plain.size or plain.dtype.kind not in "iuf":
+        return plain.astype(target) if target is not None and not plain.size else plain
+    if plain.dtype.kind == "f" and target.kind in "iub":
+        return plain
+    with np.errstate(over="ignore"):
+        cast = plain.astype(target)
+    if plain.dtype.kind in "iu" and target.kind in "iub" and not np.array_equal(cast, plain):
+        raise TaskFailed(f"{title}, input {wanted.name!r}: {value!r} does not fit {wanted.datatype}"[:300])
+    return cast
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -1,0 +1,103 @@
+"""What a task made, as rows of a model: names, types, shapes, and JSON's numbers without a type of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchwright_worker.runner.errors import TaskFailed
+from batchwright_worker.runner.signature import Signature, TensorType, group_of, mismatch, rows_of
+from batchwright_worker.runner.wire import BadAnswerError, request_parts, rows_of_answer
+
+
+def signature(datatype: str = "FP32", *shape: int) -> Signature:
+    return Signature(deployment="d", model="m", inputs=(TensorType(name="x", datatype=datatype, shape=shape or (-1,)),))
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype", "wanted"),
+    [
+        ([1, 2], "FP32", np.array([1, 2], np.float32)),
+        ([1.5, 2], "FP16", np.array([1.5, 2], np.float16)),
+        ([1, 200], "UINT8", np.array([1, 200], np.uint8)),
+        ([True, False], "BOOL", np.array([True, False])),
+        ([], "INT64", np.array([], np.int64)),
+        (["a", "ü"], "BYTES", np.array(["a", "ü"])),
+    ],
+)
+def test_json_takes_the_inputs_type(value: Any, datatype: str, wanted: Any) -> None:
+    (((name, array),),), many = rows_of({"x": value, "more": 1}, signature(datatype))
+    assert (name, many) == ("x", False)
+    assert array.dtype == wanted.dtype
+    assert np.array_equal(array, wanted)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "words"),
+    [
+        ({"x": [1.5]}, signature("INT64"), "wanted INT64, given FP64"),
+        ({"x": [300]}, signature("UINT8"), "does not fit UINT8"),
+        ({"x": [[1], [1, 2]]}, signature("FP32"), "input 'x'"),
+        ({"x": np.zeros(3)}, signature("FP32"), r"wanted FP32, given FP64; convert with .astype\(float32\)"),
+        ({"x": np.zeros((2, 3), np.float32)}, signature("FP32", 2, 4), r"wanted shape \[2, 4\] .*, given \[2, 3\]"),
+        ({"y": np.zeros(3, np.float32)}, signature("FP32"), r"wants input 'x', the row has \['y'\]"),
+        ("text", signature("FP32"), "it was given str"),
+        ([{"x": np.zeros(3, np.float32)}, {}], signature("FP32"), "row 1: model d/m wants input 'x'"),
+        ({"x": np.array([1j])}, signature("FP32"), "no datatype for numpy's complex128"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_described(value: Any, wanted: Signature, words: str) -> None:
+    with pytest.raises(TaskFailed, match=words):
+        rows_of(value, wanted)
+
+
+def test_an_array_alone_serves_a_model_with_one_input() -> None:
+    rows, many = rows_of(np.zeros(4, np.float32), signature())
+    assert (len(rows), many, rows[0][0][0]) == (1, False, "x")
+
+
+def test_rows_of_equal_types_and_shapes_are_one_group() -> None:
+    (first, second, other), many = rows_of([np.zeros(n, np.float32) for n in (4, 4, 5)], signature())
+    assert many
+    assert group_of(first) == group_of(second) != group_of(other)
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"x": ("FP32", (-1,))}, None),
+        ({"x": ("FP32", (7,))}, None),
+        ({"y": ("FP32", (-1,))}, "wants input 'x'"),
+        ({"x": ("FP64", (-1,))}, "wanted FP32, declared FP64"),
+        ({"x": ("FP32", (1, 7))}, r"wanted [-1], declared [1, 7]"),
+    ],
+)
+def test_declarations_are_compared_with_the_model(declared: Any, words: str | None) -> None:
+    found = mismatch(declared, signature())
+    assert found is None if words is None else words in (found or "")
+
+
+def test_a_request_and_its_answer_keep_rows_apart() -> None:
+    rows, _ = rows_of([np.full(3, n, np.float32) for n in range(4)], signature())
+    header, tensors = request_parts(rows)
+    assert b'"shape":[4,3]' in header
+    assert b"".join(tensors) == np.repeat(np.arange(4, dtype=np.float32), 3).tobytes()
+    answer = b'{"outputs":[{"name":"y","datatype":"INT64","shape":[4],"parameters":{"binary_data_size":32}}]}'
+    found = rows_of_answer(answer + np.arange(4).tobytes(), len(answer), 4)
+    assert [int(row["y"]) for row in found] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "header"),
+        (b'{"outputs":[{"name":"y","datatype":"INT64","shape":[3],"data":[1,2,3]}]}', "4 rows were asked for"),
+        (b'{"outputs":[{"name":"y","datatype":"WORD","shape":[4],"data":[1,2,3,4]}]}', "unknown datatype WORD"),
+        (b'{"outputs":[{"name":"y","datatype":"INT64","shape":[4],"data":[1]}]}', "output 'y'"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(body: bytes, words: str) -> None:
+    with pytest.raises(BadAnswerError, match=words):
+        rows_of_answer(body, None, 4)

@@ -1,7 +1,10 @@
 """What a cluster could leave behind on the machine, by name."""
 
+import contextlib
+import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import cgroups, network
@@ -32,14 +35,27 @@ def difference(before: set[str], after: set[str], cluster: str) -> set[str]:
     return {line for line in before ^ after if own in line or not foreign.search(line)}
 
 
-def namespaces(pids: set[int]) -> set[str]:
-    """The network, mount and process namespaces that these processes live in."""
-    return {link for pid in pids for link in _links(pid)}
+@contextlib.contextmanager
+def held_namespaces(pids: set[int]) -> Iterator[set[str]]:
+    """The network, mount and process namespaces of these processes, this process's own aside.
+
+    They are held open meanwhile: the kernel gives the number of a namespace that ended to the next one.
+    """
+    own = set(_namespaces(os.getpid()))
+    with contextlib.ExitStack() as stack:
+        held: set[str] = set()
+        for path, name in ((path, name) for pid in pids for name, path in _namespaces(pid).items()):
+            with contextlib.suppress(OSError):
+                if name not in own | held:
+                    stack.enter_context(path.open())
+                    held.add(name)
+        yield held
 
 
-def living_namespaces() -> set[str]:
-    """The namespaces of all processes on the machine."""
-    return namespaces({int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()})
+def inhabited_namespaces() -> set[str]:
+    """The namespaces that processes of this machine live in; a zombie lives no more, whenever init reaps it."""
+    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return {name for pid in pids if not _zombie(pid) for name in _namespaces(pid)}
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -55,11 +71,20 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def _links(pid: int) -> set[str]:
+def _zombie(pid: int) -> bool:
     try:
-        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in ("net", "mnt", "pid")}
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
-        return set()
+        return True
+
+
+def _namespaces(pid: int) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for kind in ("net", "mnt", "pid"):
+        with contextlib.suppress(OSError):
+            path = Path(f"/proc/{pid}/ns/{kind}")
+            found[str(path.readlink())] = path
+    return found
 
 
 def _output(*command: str) -> list[str]:

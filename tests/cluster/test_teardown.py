@@ -9,6 +9,7 @@ import pytest
 
 from e2e.cluster import Cluster, ClusterError, ClusterSpec, NodeSpec, NotFoundError, cgroups, footprint, teardown
 from e2e.cluster.testing import kubectl
+from e2e.cluster.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -56,13 +57,13 @@ def kill_the_control_plane(cluster: Cluster) -> None:
 def test_down_leaves_nothing_behind(name: str, mishaps: tuple[Callable[[Cluster], None], ...]) -> None:
     before = footprint.machine()
     cluster = start(name)
-    namespaces = footprint.namespaces(cgroups.members(name)) - footprint.namespaces({os.getpid()})
-    assert len(namespaces) >= 3
-    for mishap in mishaps:
-        mishap(cluster)
-    teardown.remove_cluster(name)
-    assert not footprint.difference(before, footprint.machine(), name)
-    assert not namespaces & footprint.living_namespaces()
+    with footprint.held_namespaces(cgroups.members(name)) as namespaces:
+        assert len(namespaces) >= 3
+        for mishap in mishaps:
+            mishap(cluster)
+        teardown.remove_cluster(name)
+        assert not namespaces & footprint.inhabited_namespaces()
+    assert wait_until(lambda: not footprint.difference(before, footprint.machine(), name), timeout_s=5), before
     assert not footprint.processes_of(cluster.folder)
     assert not cluster.folder.exists()
     assert name not in teardown.known_clusters()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import aiohttp.web
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -126,3 +128,40 @@ def test_the_same_input_gives_the_same_plan_and_a_second_call_changes_nothing(be
     path.unlink()
     assert make_plan(job.job()) == first
     assert path.read_bytes() == before[0]
+
+
+@pytest.fixture
+async def web(bench: MakeBench) -> AsyncIterator[str]:
+    """A web server with one file of two records."""
+    job = bench(IDENTITY)
+    job.write_records([{"v": 1}, {"v": 2}])
+    app = aiohttp.web.Application()
+    app.router.add_static("/", job.input)
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/data.jsonl"
+    await runner.cleanup()
+
+
+async def test_a_file_on_the_web_is_read(bench: MakeBench, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHWRIGHT_ALLOW_HTTP", "true")
+    monkeypatch.setenv("BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES", "true")
+    job = bench(cpu("a", "sample_functions:double"), more={"input": {"uri": web, "format": "jsonl"}})
+    plan = await asyncio.to_thread(make_plan, job.job())
+    assert plan.items == 2
+    await job.run_shard(0)
+    assert [record["a"] for record in job.records()] == [2, 4]
+
+
+async def test_an_address_that_the_administrator_does_not_allow_is_not_read(
+    bench: MakeBench, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHWRIGHT_ALLOW_HTTP", "true")
+    job = bench(IDENTITY, more={"input": {"uri": web, "format": "jsonl"}})
+    with pytest.raises(StepFailed, match="a private address") as caught:
+        await asyncio.to_thread(make_plan, job.job())
+    assert caught.value.reason == "InvalidUri"
+    monkeypatch.delenv("BATCHWRIGHT_ALLOW_HTTP")
+    with pytest.raises(StepFailed, match="scheme 'http' is not fetched"):
+        await asyncio.to_thread(make_plan, job.job())

@@ -41,14 +41,15 @@ class ObjectSource:
 
         scheme = urlsplit(self._uri).scheme
         try:
-            return fsspec.filesystem(scheme, skip_instance_cache=True, **self._options(scheme))
+            return fsspec.filesystem(scheme, skip_instance_cache=True, **self.options(scheme))
         except ImportError as error:
             raise Refused(
                 f"{self._uri}: the worker image lacks the package for {scheme}://; build it with "
                 f"batchwright[worker,objectstore] ({error})"
             ) from error
 
-    def _options(self, scheme: str) -> dict[str, Any]:
+    def options(self, scheme: str) -> dict[str, Any]:
+        """Credentials and endpoint as the file system of fsspec takes them. Raises Refused."""
         if scheme == "gs":
             import json
 

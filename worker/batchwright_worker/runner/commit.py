@@ -16,7 +16,7 @@ from batchwright_worker.runner.parts import PartStatistics, remove_temporaries, 
 from batchwright_worker.runner.planfile import MANIFEST_NAME, PlanFile, part_name
 from batchwright_worker.runner.progress import FIRST_FAILURES, merged_tasks
 from batchwright_worker.runner.shardstep import load_plan
-from batchwright_worker.runner.storage import Location, locate, write_atomically
+from batchwright_worker.runner.storage import Location, write_atomically
 
 _THREADS = 4
 
@@ -69,7 +69,7 @@ class Committed:
 
 def commit(job: Job) -> Committed:
     """Verify and write the manifest; again: the same. Raises StepFailed(PartMissing | TooManyFailedItems | ...)."""
-    output = locate(job.spec.output.uri)
+    output = job.output()
     plan = load_plan(job, output)
     parts = _verified(output, plan)
     _check_failed(job, parts)
@@ -87,7 +87,7 @@ def commit(job: Job) -> Committed:
 
 def committed(job: Job) -> Manifest | None:
     """The manifest of this very job if its output is whole. Raises StepFailed(OutputInUse) if it is another's."""
-    output = locate(job.spec.output.uri)
+    output = job.output()
     raw = output.read(MANIFEST_NAME)
     if raw is None:
         return None

@@ -13,10 +13,11 @@ import msgspec
 
 from batchwright_worker import contract
 from batchwright_worker.contract import JobConfig
-from batchwright_worker.manifest_job import InferenceJobSpec, parse_job_spec
+from batchwright_worker.manifest_job import InferenceJobSpec, Input, Output, parse_job_spec
 from batchwright_worker.runner import dag, functions
 from batchwright_worker.runner.dag import Dag
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.storage import Location, locate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,14 @@ class Job:
         parts = (self.spec.input, self.spec.tasks, self.spec.output.format, functions.source_digest(references))
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
+    def input(self) -> Location:
+        """Where the data set lies. Raises StepFailed(InvalidUri)."""
+        return _located(self.spec.input)
+
+    def output(self) -> Location:
+        """Where the results go. Raises StepFailed(InvalidUri)."""
+        return _located(self.spec.output)
+
     @property
     def cpu_workers(self) -> int:
         """Processes for CPU tasks: as written, else the container's CPU request rounded up."""
@@ -44,6 +53,10 @@ class Job:
             return self.spec.runner.cpu_workers
         millis = int(os.environ.get(contract.ENV_CPU_MILLIS) or 0)
         return max(1, math.ceil(millis / 1000)) if millis else max(1, len(os.sched_getaffinity(0)))
+
+
+def _located(place: Input | Output) -> Location:
+    return locate(place.uri, place.secret_ref.name if place.secret_ref is not None else None)
 
 
 def load_job(path: Path) -> Job:

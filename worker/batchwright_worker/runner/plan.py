@@ -22,7 +22,7 @@ from batchwright_worker.runner.planfile import (
     read_plan,
     write_plan,
 )
-from batchwright_worker.runner.storage import WORK_DIR, Location, locate, output_errors
+from batchwright_worker.runner.storage import WORK_DIR, Location, output_errors
 
 MAX_SHARDS = 100_000
 """Kubernetes' limit on the completions of an Indexed Job."""
@@ -34,7 +34,7 @@ def make_plan(job: Job) -> PlanResult:
     Raises StepFailed: InputNotFound, InputNotReadable, InputEmpty, InputInvalid, InputChanged, DuplicateItemIds,
     TooManyShards, InvalidTask, OutputNotWritable, OutputFull, OutputInUse, PlanDamaged.
     """
-    output = locate(job.spec.output.uri)
+    output = job.output()
     check_tasks(job)
     prepare_output(output)
     earlier = read_plan(output)
@@ -83,7 +83,7 @@ def check_same(earlier: PlanFile, plan: PlanFile, output: Location) -> None:
 
 
 def _plan(job: Job) -> PlanFile:
-    location = locate(job.spec.input.uri)
+    location = job.input()
     form, size = FORMATS[job.spec.input.format], job.spec.input.shard_size
     files = source_files(location, job.spec.input.format)
     measured: list[Measured] = []

@@ -21,7 +21,7 @@ from batchwright_worker.runner.parts import PartStatistics, PartWriter, drop_dam
 from batchwright_worker.runner.planfile import PLAN_NAME, PlanFile, PlannedShard, part_name, read_plan
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
 from batchwright_worker.runner.shardrun import ShardRun
-from batchwright_worker.runner.storage import Location, locate
+from batchwright_worker.runner.storage import Location
 from batchwright_worker.runner.window import Window
 
 DEFAULT_BUDGET_BYTES = 256 << 20
@@ -62,7 +62,7 @@ def load_plan(job: Job, output: Location) -> PlanFile:
 
 def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
     """The step of shard `index`; `share` such steps share this process's memory. Raises StepFailed."""
-    output = locate(job.spec.output.uri)
+    output = job.output()
     plan = load_plan(job, output)
     if not 0 <= index < len(plan.shards):
         raise StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {len(plan.shards)}")
@@ -70,7 +70,7 @@ def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
         job=job,
         index=index,
         shard=plan.shards[index],
-        input=locate(job.spec.input.uri),
+        input=job.input(),
         output=output,
         budget_bytes=memory_budget() // share,
     )

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from batchwright_worker import contract
 from batchwright_worker.runner.errors import StepFailed
 
-SCHEMES: Final = ("pvc", "file", "s3", "gs", "https", "memory")
 WORK_DIR: Final = "_batchwright"
 """Folder of the output that holds the plan, statistics and temporary files; no part of the data set."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -51,16 +51,19 @@ class Location:
         return bool(self.fs.exists(self.at(name)))
 
 
-def locate(uri: str) -> Location:
-    """Where a URI of the manifest lies. Raises StepFailed(InvalidUri) for a scheme that is not offered."""
+def locate(uri: str, secret_name: str | None = None) -> Location:
+    """Where a URI of the manifest lies. Raises StepFailed(InvalidUri) for what is not offered or not allowed."""
     target = contract.data_path(uri)
     scheme = urlsplit(target).scheme
     if scheme in ("", "file"):
-        path = urlsplit(target).path if scheme else target
+        path = url2pathname(urlsplit(target).path) if scheme else target
         return Location(uri=uri, fs=_local(), path=str(Path(path).absolute()), local=True)
-    if scheme not in SCHEMES:
-        raise StepFailed("InvalidUri", f"{uri}: scheme {scheme!r} is not offered; use one of {', '.join(SCHEMES[:-1])}")
-    return _remote(uri, scheme)
+    if scheme == "memory":  # of this process alone: for tests
+        return _in_memory(uri)
+    from batchwright_worker.runner.remote import file_system
+
+    fs, path = file_system(uri, scheme, secret_name)
+    return Location(uri=uri, fs=fs, path=path, local=False)
 
 
 def _local() -> Any:
@@ -69,14 +72,10 @@ def _local() -> Any:
     return LocalFileSystem(auto_mkdir=False)
 
 
-def _remote(uri: str, scheme: str) -> Location:
-    import fsspec
+def _in_memory(uri: str) -> Location:
+    from fsspec.implementations.memory import MemoryFileSystem
 
-    try:
-        fs, path = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        raise StepFailed("InvalidUri", f"{uri}: the runner image lacks the package for {scheme}: {error}") from error
-    return Location(uri=uri, fs=fs, path=path, local=False)
+    return Location(uri=uri, fs=MemoryFileSystem(), path=MemoryFileSystem._strip_protocol(uri), local=False)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,63 @@
+"""Object stores and web servers as fsspec file systems, with the administrator's rules on hosts and addresses."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from batchwright_worker.fetch.errors import Refused
+from batchwright_worker.fetch.objectstore import ObjectSource
+from batchwright_worker.fetch.policy import Policy, policy_of
+from batchwright_worker.fetch.sources import read_secret
+from batchwright_worker.runner.errors import StepFailed
+
+
+def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, str]:
+    """The file system and the path in it, with the credentials of a mounted Secret. Raises StepFailed(InvalidUri)."""
+    import fsspec
+
+    policy, secret = policy_of(os.environ), read_secret(secret_name)
+    try:
+        host = policy.check_uri(uri).hostname or ""
+        if scheme in ("http", "https"):
+            _check_host(policy, host, uri)
+            headers = {"Authorization": secret["authorization"]} if secret.get("authorization") else {}
+            fs = fsspec.filesystem(scheme, skip_instance_cache=True, get_client=_client(policy, headers))
+        else:
+            options = ObjectSource(uri, policy, secret).options(scheme)
+            fs = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+    except Refused as error:
+        raise StepFailed("InvalidUri", str(error)) from error
+    except ImportError as error:
+        message = f"{uri}: the runner image lacks the package for {scheme}: build it with batchwright[objectstore]"
+        raise StepFailed("InvalidUri", message) from error
+    return fs, fs._strip_protocol(uri)
+
+
+def _check_host(policy: Policy, host: str, uri: str) -> None:
+    """Say early and clearly what would fail at the moment of connecting. Raises Refused, StepFailed(InputNotFound)."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        message = f"{uri}: host {host} has no address ({error}): check the name"
+        raise StepFailed("InputNotFound", message, permanent=False) from error
+    for entry in found:
+        policy.check_address(host, str(entry[4][0]))
+
+
+def _client(policy: Policy, headers: dict[str, str]) -> Any:
+    """Makes the session of fsspec's web file system; every address is checked at the moment of connecting, whatever
+    name, redirect or literal led to it."""
+    import aiohttp
+
+    def checked(address: Any) -> socket.socket:
+        family, kind, protocol, _, target = address
+        policy.check_address(str(target[0]), str(target[0]))
+        return socket.socket(family, kind, protocol)
+
+    async def make(**_: Any) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(socket_factory=checked)
+        return aiohttp.ClientSession(connector=connector, headers=headers)
+
+    return make

@@ -10,15 +10,16 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import aiohttp
 import msgspec
 
 from batchwright_operator.actions import Raw, Resource
+from batchwright_operator.answers import WatchEvent, error_from, event_from, lines
 from batchwright_operator.breaker import Breaker
 from batchwright_operator.credentials import Credentials
-from batchwright_operator.errors import ApiError, Gone, Unauthorized, Unavailable, error_of
+from batchwright_operator.errors import Gone, Unauthorized, Unavailable
 
 FIELD_MANAGER: Final = "batchwright-operator"
 CONNECTIONS: Final = 32
@@ -35,14 +36,6 @@ class Listing:
 
     items: list[Raw]
     version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchEvent:
-    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK."""
-
-    type: str
-    object: Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +104,8 @@ class Cluster:
         try:
             async with self._send(call, "watch") as response:
                 await self._judge(response, self.reads)
-                async for line in _lines(response.content):
-                    yield _event(line)
+                async for line in lines(response.content):
+                    yield event_from(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"watch of {resource.plural}: {error or type(error).__name__}") from error
 
@@ -251,7 +244,7 @@ class Cluster:
                 self.reads.nudge()
                 self.writes.nudge()
             return
-        error = await _error(response)
+        error = await error_from(response)
         if breaker is None:
             pass
         elif isinstance(error, Unavailable):
@@ -279,41 +272,3 @@ def path_of(resource: Resource, namespace: str = "", name: str = "", subresource
 def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
     both = {"labelSelector": label_selector, "fieldSelector": field_selector}
     return {name: value for name, value in both.items() if value}
-
-
-async def _error(response: aiohttp.ClientResponse) -> ApiError:
-    body = await response.read()
-    try:
-        status: Any = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        status = {}
-    if not isinstance(status, dict):
-        status = {}
-    message = status.get("message") or body[:300].decode(errors="replace") or response.reason or "no reason given"
-    after = response.headers.get("Retry-After", "")
-    retry_after_s = float(after) if after.isdigit() else None
-    return error_of(response.status, str(status.get("reason") or ""), str(message), retry_after_s)
-
-
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    rest: list[bytes] = []  # objects may be longer than any limit of readline
-    async for chunk in stream.iter_any():
-        *whole, last = chunk.split(b"\n")
-        for line in whole:
-            complete = b"".join([*rest, line])
-            rest.clear()
-            if complete.strip():
-                yield complete
-        rest.append(last)
-
-
-def _event(line: bytes) -> WatchEvent:
-    try:
-        raw = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
-        raise Unavailable(f"a line of a watch is broken: {error}") from error
-    if raw["type"] == "ERROR":
-        status = raw["object"]
-        said = error_of(int(status.get("code") or 500), str(status.get("reason") or ""), str(status.get("message")))
-        raise said if isinstance(said, Gone) else Unavailable(said.message, code=said.code)
-    return WatchEvent(type=raw["type"], object=raw["object"])

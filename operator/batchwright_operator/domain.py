@@ -65,6 +65,3 @@ class Background(Protocol):
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Runs until cancelled; survives its own errors."""
-
-
-

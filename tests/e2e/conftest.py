@@ -13,12 +13,13 @@ from e2e.demo.story import Story
 from e2e.demo.targets import Embedded
 from tests.e2e.stage import Stage
 
-NAME = "e2e"
+NAME = os.environ.get("BATCHWRIGHT_E2E_CLUSTER", "e2e")
+"""Another name and BATCHWRIGHT_E2E_KEEP=1 run the scenarios again and again on one standing cluster."""
 
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
-    """The embedded cluster with the demo's whole story told on it. BATCHWRIGHT_E2E_KEEP=1 leaves it standing."""
+    """The embedded cluster with the demo's whole story told on it."""
     target = Embedded(name=NAME, why="tests")
     try:
         ready = target.up(print)

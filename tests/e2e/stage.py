@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,9 @@ class Stage:
         parts = sorted((self.volume_folder(claim) / folder).glob("part-*.jsonl"))
         return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
 
-    def operator_writes(self, *, since: float) -> list[Any]:
-        """The operator's API writes after that Unix time, Lease aside."""
-        written = audit.writes(self.cluster.audit_log_path, user=OPERATOR_USER, since=since)
+    def operator_writes(self, *, since: datetime) -> list[audit.Write]:
+        """The operator's API writes after that time, Lease aside."""
+        written = audit.writes(self.cluster.control_plane.audit_log_path, user=OPERATOR_USER, since=since)
         return [write for write in written if write.resource != "leases"]
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ class Stage:
     @contextlib.contextmanager
     def loaded_node(self, name: str) -> Iterator[None]:
         """Keeps a node's cores busy from outside Kubernetes while the block runs."""
-        burner = self.cluster.run_in_node(name, ["python3", "-c", "while True: pass"])
+        burner = self.cluster.nodes[name].run_in_node("burner", ["python3", "-c", "while True: pass"])
         try:
             yield
         finally:

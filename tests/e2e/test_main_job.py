@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_capacities_differ_as_the_nodes_do(stage: Stage) -> None:
 
 
 def test_steady_state_writes_nothing(stage: Stage) -> None:
-    since = time.time() + 15
+    since = datetime.now(UTC) + timedelta(seconds=15)
     time.sleep(35)
     assert stage.operator_writes(since=since) == []
 
@@ -50,12 +51,12 @@ def test_job_survives_the_loss_of_operator_runner_and_model(stage: Stage) -> Non
     stage.kill_one(MODELS.format("ocr"))
     job = stage.await_condition("inferencejob", "ocr-disturbed", "Complete", timeout_s=900)
     assert job["status"]["items"]["failed"] == 0
-    assert_equal_records(stage.records("results", "disturbed"), stage.records("results", "ocr-pages"))
+    assert_equal_records(stage.records("ocr-data", "disturbed"), stage.records("ocr-data", "results"))
 
 
 def test_nothing_is_written_after_the_kills(stage: Stage) -> None:
     stage.await_condition("modeldeployment", "ocr", "Ready", timeout_s=180)
-    since = time.time() + 15
+    since = datetime.now(UTC) + timedelta(seconds=15)
     time.sleep(45)
     assert stage.operator_writes(since=since) == []
 
@@ -87,13 +88,19 @@ def test_batch_size_follows_a_stepped_load(stage: Stage) -> None:
         settled = size()
         load.offer(330)
         higher = watch(size, seconds=45)
-        changes = [event for event in stage.events("stepped") if event["reason"] == "BatchSizeChanged"]
+        changes = [event for event in stage.events("stepped") if event["action"] == "Tune"]
     assert settled > before, rising
     assert all(late >= early for early, late in pairwise(rising)), rising
     assert higher[-1] >= settled, higher
     assert load.in_time_share(last_seconds=10, target_ms=100) > 0.9
     assert changes
-    assert all("latency" in event["note"] or "wait" in event["note"] for event in changes)
+    assert {event["reason"] for event in changes} <= {
+        "RowsWaiting",
+        "LatencyBelowTarget",
+        "LoadChanged",
+        "BatchTooSlow",
+    }
+    assert all("p95 is" in event["note"] for event in changes)
     stage.kubectl.run("delete", "modeldeployment", "stepped", "-n", stage.namespace)
 
 
@@ -122,7 +129,7 @@ def disturbed_job(stage: Stage, name: str) -> dict[str, Any]:
     """The demo's job again, under another name and output."""
     job = stage.get("inferencejob", "ocr-pages") or {}
     spec = copy.deepcopy(job["spec"])
-    spec["output"]["uri"] = spec["output"]["uri"].replace("ocr-pages", "disturbed")
+    spec["output"]["uri"] = spec["output"]["uri"].replace("/results", "/disturbed")
     return {
         "apiVersion": job["apiVersion"],
         "kind": job["kind"],
@@ -192,7 +199,7 @@ def assert_close(one: Any, other: Any, *, at: str) -> None:
 
 @pytest.mark.soak
 def test_two_minutes_without_a_write(stage: Stage) -> None:
-    since = time.time() + 15
+    since = datetime.now(UTC) + timedelta(seconds=15)
     time.sleep(135)
     assert stage.operator_writes(since=since) == []
     assert condition(stage.get("modeldeployment", "ocr"), "Ready").get("status") == "True"

@@ -15,7 +15,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from batchwright_operator.actions import LEASE, Raw, Resource
 from batchwright_operator.emitter import micro_time
@@ -200,7 +200,7 @@ class Elector:
                     await self._api.replace(LEASE, body, urgent=True)
 
 
-async def _stop(task: asyncio.Future[object]) -> None:
+async def _stop(task: asyncio.Future[Any]) -> None:
     """Cancels the task and waits until it has stopped."""
     if not task.done():
         task.cancel()

@@ -21,7 +21,7 @@ class Metrics:
     """One registry per process."""
 
     def __init__(self, live: Live) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types for it
         self.registry = CollectorRegistry()
         self.passes = Counter(
             "batchwright_reconcile", "Passes over a key", ["domain", "result"], registry=self.registry

@@ -70,8 +70,14 @@ async def picture(cluster: Cluster, target: Target, watches: Iterable[Watch] = (
     for name, field in _SAMPLES.items():
         for labels, value in gauges.get(name, ()):
             values.setdefault((labels["node"], labels["kind"]), {})[field] = value
-    live.samples.update({at: Sample(**found) for at, found in values.items() if len(found) == len(_SAMPLES)})
+    live.samples.update({at: _sample(found) for at, found in values.items() if len(found) == len(_SAMPLES)})
     return Picture(store=store, live=live, gauges=gauges, note=note)
+
+
+def _sample(found: dict[str, float]) -> Sample:
+    return Sample(
+        utilization=found["utilization"], memory_utilization=found["memory_utilization"], taken_at=found["taken_at"]
+    )
 
 
 _SAMPLES = {

@@ -177,7 +177,9 @@ def _decoded(header: memoryview) -> InferBody:
     try:
         return _DECODER.decode(header)
     except msgspec.ValidationError as error:
-        raise BadInput(f"the request is not as the protocol wants it: {error}; correct the field that it names") from error
+        raise BadInput(
+            f"the request is not as the protocol wants it: {error}; correct the field that it names"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"the request is no valid JSON: {error}; if binary data follow it, send Inference-Header-Content-Length"
@@ -198,11 +200,11 @@ def _inputs(asked: InferBody, tail: Tail, limits: Limits) -> dict[str, Array]:
 def _array(described: Described, body: InputBody, tail: Tail) -> Array:
     size = body.parameters.get("binary_data_size")
     raw = memoryview(body.data)
-    if size is not None and len(raw):
+    if size is not None and raw:
         raise described.bad("has both data and binary_data_size", "one of them", "both", "leave one out")
     if size is not None:
         return from_bytes(described, tail.take(described.name, size))
-    if not len(raw):
+    if not raw:
         raise described.bad("has no data", "data or binary_data_size", "neither", "add one of them")
     if described.elements > len(raw):
         raise described.bad(

@@ -59,7 +59,7 @@ demo-down: install ## remove the demo and its cluster
 	$(BIN)/python -m e2e.demo down
 
 bench: install ## side-by-side performance tables
-	$(BIN)/python -m e2e.bench
+	$(BIN)/python -m e2e.bench.ocr_local
 
 generate: install ## regenerate CRDs and protocol stubs
 	$(BIN)/python -m batchwright_operator.crd --write

@@ -1,4 +1,4 @@
-"""What runs in Batchwright's pods (sidecar, runtime, runner, benchmark, agent, fetch), and `serve` and `run` without one."""
+"""What runs in Batchwright's pods (sidecar, runtime, runner, benchmark, agent, fetch), and `serve` and `run`."""
 
 import os
 

@@ -156,9 +156,40 @@ def test_every_decision_fits_memory_and_touches_only_what_is_idle(queued: list[Q
     assert target.idle
     assert (action.model in target.residents) == isinstance(action, RunBatch)
     assert 1 <= action.rows <= min(queue.try_batch, target.caps.get(queue.model, 1 << 60))
-    assert load + action.rows * queue.bytes_per_row <= target.free_bytes + freed
+    last_resort = action.rows == 1 and target.alone(action.model, action.unload)
+    assert last_resort or load + action.rows * queue.bytes_per_row <= target.free_bytes + freed
     assert not set(action.unload) & (target.busy_models | {action.model})
     for name in action.unload:
         wanted = min(queue.try_batch, target.caps.get(queue.model, 1 << 60))
         spared = target.free_bytes + freed - target.residents[name].memory_bytes
         assert spared < load + wanted * queue.bytes_per_row
+
+
+def _one(free: int, **residents: Resident) -> Device:
+    return Device(name="d", idle=True, loadable=True, total_bytes=1000, free_bytes=free, residents=residents)
+
+
+def _row(size: int) -> Queued:
+    return Queued(model="a", bucket=(), try_batch=4, load_bytes=100, bytes_per_row=size)
+
+
+def test_what_a_model_keeps_of_its_last_batch_is_room_for_its_next() -> None:
+    device = _one(
+        50, a=Resident(model="a", memory_bytes=700, retained_bytes=600), b=Resident(model="b", memory_bytes=250)
+    )
+    action = decide([_row(300)], [device]).action
+    assert isinstance(action, RunBatch)
+    assert (action.rows, action.unload) == (2, ())
+
+
+def test_a_model_alone_on_its_device_tries_one_row_whatever_the_books_say() -> None:
+    action = decide([_row(300)], [_one(50, a=Resident(model="a", memory_bytes=950))]).action
+    assert isinstance(action, RunBatch)
+    assert action.rows == 1
+
+
+def test_another_model_makes_room_before_a_row_is_tried_without() -> None:
+    device = _one(0, a=Resident(model="a", memory_bytes=900), b=Resident(model="b", memory_bytes=100))
+    action = decide([_row(300)], [device]).action
+    assert isinstance(action, RunBatch)
+    assert (action.rows, action.unload) == (1, ("b",))

@@ -184,6 +184,7 @@ class RuntimeClient:
             device_seconds=ran.device_seconds,
             memory=self._memory(),
             batch_bytes=max(0, ran.batch_bytes),
+            retained_bytes=ran.retained_bytes,
             row_errors=ran.row_errors,
         )
 

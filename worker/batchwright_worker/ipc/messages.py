@@ -128,6 +128,8 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
     memory_used_bytes: int
     row_errors: dict[int, str] = {}
     """Rows that failed on their own; what the outputs hold for them means nothing."""
+    retained_bytes: int = 0
+    """Part of batch_bytes that the model's allocator keeps for its next batch; it counts as used."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=15):

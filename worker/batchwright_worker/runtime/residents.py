@@ -37,11 +37,12 @@ class _Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One batch done. `batch_bytes` -1: not measured this time."""
+    """One batch done. `batch_bytes` -1: not measured this time; `retained_bytes` of them stay with the model."""
 
     outputs: Mapping[str, Array]
     device_seconds: float
     batch_bytes: int
+    retained_bytes: int
     row_errors: Mapping[int, str]
 
 
@@ -104,7 +105,13 @@ class Residents:
         seconds = time.perf_counter() - begin
         batch_bytes = self._batch_bytes(resident, before) if measured else -1
         resident.largest = max(resident.largest, elements)
-        return Outcome(outputs=outputs, device_seconds=seconds, batch_bytes=batch_bytes, row_errors=errors)
+        return Outcome(
+            outputs=outputs,
+            device_seconds=seconds,
+            batch_bytes=batch_bytes,
+            retained_bytes=resident.retained_bytes,
+            row_errors=errors,
+        )
 
     def _batch_bytes(self, resident: _Resident, before: int) -> int:
         """What the batch added, and what earlier batches added and the model's allocator has kept since."""

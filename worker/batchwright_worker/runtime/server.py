@@ -159,6 +159,7 @@ class Server:
             slot_bytes=slot.size,
             memory_used_bytes=self._meter.used() if outcome.batch_bytes >= 0 else -1,
             row_errors=dict(outcome.row_errors),
+            retained_bytes=outcome.retained_bytes,
         )
 
 

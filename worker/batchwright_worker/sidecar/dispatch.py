@@ -1,8 +1,10 @@
 """Which batch runs next, and where (method B5). Pure: from queues and devices to one decision, a value.
 
 B5's four options per queue, in the queues' order. *(ours)* the next queues are tried when the first cannot be served;
-a queue passed over `PASS_LIMIT` times gets the next fitting device for itself; only as many idle models are unloaded as
-are needed, the least (reload cost x demand / bytes) first.
+a queue passed over `PASS_LIMIT` times gets the next fitting device for itself; only as many idle models are unloaded
+as are needed, the least (reload cost x demand / bytes) first; where a model is alone on a device and the books say that
+not even one row fits, one row is tried all the same (nothing can make more room, so waiting would be for ever; the
+runtime's own answer is the truth).
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ Reason = Literal["LoadedAndIdle", "LoadedAfterUnload", "FreeMemory", "FreeAfterU
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
     """A model on a device. `keep_value`: reload seconds x demand / bytes; `fresh`: loaded for rows that still wait,
-    and not served since (unloading it now would only thrash)."""
+    and not served since (unloading it now would only thrash). `retained_bytes`: the part of `memory_bytes` that its
+    own next batch uses again."""
 
     model: str
     memory_bytes: int
+    retained_bytes: int = 0
     keep_value: float = 0.0
     fresh: bool = False
 
@@ -53,6 +57,11 @@ class Device:
             if one.model != model and one.model not in self.busy_models and not one.fresh
         ]
         return sorted(others, key=lambda one: (one.keep_value, one.model))
+
+    def alone(self, model: str, unloaded: tuple[str, ...] = ()) -> bool:
+        """Is there nothing left beside this model that could ever make room for it?"""
+        others = (set(self.residents) | self.busy_models) - {model, *unloaded}
+        return not others
 
     def unprotected(self) -> Device:
         """The same with no resident counted as fresh."""
@@ -163,13 +172,16 @@ def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) ->
 def _run_on(queue: Queued, device: Device) -> RunBatch | None:
     """Options 1 and 2 on one device that holds the model."""
     wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
-    rows = min(wanted, rows_that_fit(device.free_bytes, queue.bytes_per_row))
+    own = device.residents[queue.model].retained_bytes
+    rows = min(wanted, rows_that_fit(device.free_bytes + own, queue.bytes_per_row))
     reason: Reason = "LoadedAndIdle"
     unload: tuple[str, ...] = ()
     if rows == 0:
         reason = "LoadedAfterUnload"
-        unload, free = make_room(device, queue.model, wanted * queue.bytes_per_row)
-        rows = min(wanted, rows_that_fit(free, queue.bytes_per_row))
+        unload, free = make_room(device, queue.model, wanted * queue.bytes_per_row - own)
+        rows = min(wanted, rows_that_fit(free + own, queue.bytes_per_row))
+    if rows == 0 and device.alone(queue.model, unload):
+        rows = 1
     if rows == 0:
         return None
     return RunBatch(device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason)
@@ -185,6 +197,8 @@ def _load_on(queue: Queued, device: Device) -> LoadModel | None:
         reason = "FreeAfterUnload"
         unload, free = make_room(device, queue.model, queue.load_bytes + wanted * queue.bytes_per_row)
         rows = min(wanted, rows_that_fit(free - queue.load_bytes, queue.bytes_per_row))
+    if rows == 0 and device.alone(queue.model, unload) and device.total_bytes >= queue.load_bytes:
+        rows = 1
     if rows == 0:
         return None
     return LoadModel(

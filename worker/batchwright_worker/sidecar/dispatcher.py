@@ -160,6 +160,7 @@ class Dispatcher:
         else:
             whole = outcome.whole
             self.scheduler.batch_ended(batch, whole.device_seconds, whole.batch_bytes, self.clock())
+            self.scheduler.retains(batch, whole.retained_bytes)
 
     def _retry(self, model: str, parts: list[Part], why: str) -> None:
         """The runtime died under these rows: once more on the next one, in their old place in the queue."""

@@ -40,9 +40,11 @@ class Footprint:
 
 @dataclass(slots=True, kw_only=True)
 class Held:
-    """A model in a device's memory; `served` once a batch of it has started since the load."""
+    """A model in a device's memory; `served` once a batch of it has started since the load. `retained_bytes`: what its
+    allocator keeps of past batches; that comes on top, and is free for its own next batch only."""
 
     memory_bytes: int
+    retained_bytes: int = 0
     served: bool = False
 
 
@@ -120,13 +122,14 @@ class DeviceBooks:
 
     def unload(self, model: str) -> None:
         """It is gone from the books at once: nothing may be dispatched to it any more."""
-        self._reserve(-self.held.pop(model).memory_bytes)
+        gone = self.held.pop(model)
+        self._reserve(-gone.memory_bytes - gone.retained_bytes)
 
     def lose(self) -> list[str]:
         """The runtime died; the models that were resident."""
         was = list(self.held)
         for held in self.held.values():
-            self._reserve(-held.memory_bytes)
+            self._reserve(-held.memory_bytes - held.retained_bytes)
         self.held.clear()
         self.barred.clear()
         self.running = self.loading = ""
@@ -148,7 +151,8 @@ class DeviceBooks:
         residents = {
             model: Resident(
                 model=model,
-                memory_bytes=held.memory_bytes,
+                memory_bytes=held.memory_bytes + held.retained_bytes,
+                retained_bytes=held.retained_bytes,
                 keep_value=keep.get(model, 0.0),
                 fresh=not held.served and model in waiting,
             )

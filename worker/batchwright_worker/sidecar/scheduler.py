@@ -142,6 +142,12 @@ class Scheduler:
             served.turned(device_s, now - books.began)
         books.end_batch(now)
 
+    def retains(self, batch: Batch, retained_bytes: int) -> None:
+        """What the model keeps of its batches' memory on that device, as the runtime measured it."""
+        held = self.devices[batch.run.device].held.get(batch.run.model)
+        if held is not None:
+            held.retained_bytes = retained_bytes
+
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
         self.devices[batch.run.device].end_batch(now)

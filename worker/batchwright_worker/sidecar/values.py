@@ -212,7 +212,8 @@ class MemoryReport:
 class RunResult:
     """One batch done. `outputs` have all rows of the batch as leading dimension, in the order of the parts.
 
-    `batch_bytes`: memory that the batch held beyond the model (0: not known). `row_errors`: rows (of the batch)
+    `batch_bytes`: memory that the batch held beyond the model (0: not known); `retained_bytes`: what of it the model
+    keeps for its next batch and nobody else can have meanwhile. `row_errors`: rows (of the batch)
     that failed on their own while the others are good.
     """
 
@@ -220,6 +221,7 @@ class RunResult:
     device_seconds: float
     memory: MemoryReport | None = None
     batch_bytes: int = 0
+    retained_bytes: int = 0
     row_errors: Mapping[int, str] = field(default_factory=dict)
 
 

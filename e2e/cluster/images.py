@@ -93,7 +93,7 @@ def _make_base() -> None:
     with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
         packages = ",".join(_BASE_PACKAGES)
         slim = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
-        target = [SUITE, f"{scratch}/base.tar", "http://deb.debian.org/debian"]
+        target = [SUITE, f"{scratch}/base.tar"]
         _run([*_PRIVATE_MOUNTS, "mmdebstrap", "--variant=minbase", f"--include={packages}", *slim, *target], log)
         Path(scratch, "Dockerfile").write_text("FROM scratch\nADD base.tar /\nENV LANG=C.UTF-8\n")
         _run(_buildah("bud", "--isolation=chroot", f"--tag={BASE_IMAGE}", scratch), log)

@@ -6,13 +6,23 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import yaml
 
-from e2e.cluster import Cluster, ClusterSpec, NodeSpec, images, kubectl_path, teardown
+from e2e.cluster import (
+    Cluster,
+    ClusterSpec,
+    NodeSpec,
+    components,
+    images,
+    kubectl_path,
+    preflight,
+    teardown,
+)
 from e2e.demo.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,8 +105,13 @@ class Embedded:
 
     def up(self, say: Callable[[str], None]) -> Ready:
         """Builds, starts, loads images; on a second run finds all of it there."""
-        archives = [build_archive(name, say) for name in IMAGES]
-        cluster = Cluster.up(ClusterSpec(name=self.name, nodes=self.nodes, audit_log=True))
+        preflight.require_images()
+        preflight.require_nodes(compiling=not components.CATALOGUE["containerd"].built)
+        with ThreadPoolExecutor(max_workers=1) as beside:  # compiling and installing packages wait for different things
+            building = beside.submit(lambda: [build_archive(name, say) for name in IMAGES])
+            cluster = Cluster.up(ClusterSpec(name=self.name, nodes=self.nodes, audit_log=True))
+            archives = building.result()
+        say("   loading the images into the nodes")
         cluster.load_image(*archives)
         kubectl = Kubectl(binary=kubectl_path(), kubeconfig=cluster.kubeconfig)
         return Ready(kubectl=kubectl, build="-".join(archive.stem[-8:] for archive in archives))

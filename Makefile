@@ -47,7 +47,8 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m e2e.cluster build
-	$(BIN)/pytest -n 3 --dist loadgroup -m "not soak" tests
+	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not cluster" tests
+	$(BIN)/pytest -m "cluster and not soak" tests/cluster
 
 soak: install ## what takes long: minutes of silence, kill matrices
 	$(BIN)/pytest -m soak --timeout 3600 tests

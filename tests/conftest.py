@@ -1,4 +1,4 @@
-"""The order of the suite when several processes share it (`pytest -n`, by file): the demo first, since it takes longest."""
+"""The order of the suite when several processes share it (`pytest -n`, by file): the demo takes longest, so first."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "manifests" / "overlays"
 IMAGES = ("operator", "worker", "ocr")
 IMAGE_INPUTS = ("pyproject.toml", "README.md", "LICENSE", "operator", "worker", "locks")
+KIND_VOLUMES = 4
 KIND_NODE = "kindest/node:v1.33.1"
 
 
@@ -154,8 +155,9 @@ class Kind:
 
     def _create(self, say: Callable[[str], None]) -> None:
         shared = Path(tempfile.gettempdir()) / f"batchwright-{self.name}-shared"
-        shared.mkdir(exist_ok=True)
-        shared.chmod(0o1777)
+        for folder in (shared, *(shared / str(number) for number in range(KIND_VOLUMES))):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o777)  # pods write as a user without a name
         mounts = [{"hostPath": str(shared), "containerPath": "/var/lib/batchwright-shared"}]
         workers = [{"role": "worker", "extraMounts": mounts} for _ in range(2)]
         config = {

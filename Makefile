@@ -35,7 +35,7 @@ check: install ## lint, types, import contracts, generated files, unit and prope
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not apiserver and not cluster and not demo and not soak and not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not apiserver and not cluster and not demo and not soak and not slow"
 
 format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .

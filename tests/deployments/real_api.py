@@ -89,7 +89,7 @@ def operator(kubeconfig: Path, folder: Path, *domains: str) -> Iterator[subproce
                 process.wait()
 
 
-def eventually(read: Callable[[], Any], what: str, *, within_s: float = 30.0) -> Any:
+def eventually(read: Callable[[], Any], what: str, *, within_s: float = 90.0) -> Any:
     """The first truthy answer of `read`; fails the test after `within_s`."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

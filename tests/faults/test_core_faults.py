@@ -178,7 +178,7 @@ def test_leadership_moves_at_once_on_sigterm(bed: Bed) -> None:
         started = time.monotonic()
         bed.change(5, replicas=2)
         bed.converge(5, 5)
-        assert time.monotonic() - started < 4, "the Lease was released, so nobody waited for its end"
+        assert time.monotonic() - started < 6, "the Lease was released, so nobody waited for its end"
 
 
 @pytest.mark.soak

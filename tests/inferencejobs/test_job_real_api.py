@@ -123,7 +123,7 @@ def test_from_plan_over_shards_to_commit(
     kubelet.end(first, runner(_index(first), 9, 1, done=True))
     eventually(lambda: kubelet.job()["status"].get("progressPercentage") == 66, "progress by the last words of a shard")
     assert kstatus(kubelet.job()) == "Current"
-    again = eventually(lambda: kubelet.pods("run"), "the second attempt, after the back-off", within_s=60.0)[0]
+    again = eventually(lambda: kubelet.pods("run"), "the second attempt, after the back-off", within_s=150.0)[0]
     kubelet.end(again, runner(_index(again), 5, done=True))
     commit = eventually(lambda: kubelet.pods("commit"), "the commit pod")[0]
     kubelet.end(commit, CommitResult(items=15, succeeded=14, failed=1, digest="d"))

@@ -117,7 +117,7 @@ class PlacementBed:
     def reasons(self) -> Counter[str]:
         return Counter(each["reason"] for each in self.api.get(EVENTS)["items"])
 
-    def until(self, met: Callable[[], bool], within_s: float = 30) -> None:
+    def until(self, met: Callable[[], bool], within_s: float = 90) -> None:
         wait(met, within_s, self._seen)
 
     def _seen(self) -> str:

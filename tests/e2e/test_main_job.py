@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from e2e.demo.kubectl import condition, wait_for
+from e2e.demo.kubectl import wait_for
 from e2e.demo.report import placements
 from tests.e2e.load import SteppedLoad
 from tests.e2e.stage import SYSTEM, Stage, watch

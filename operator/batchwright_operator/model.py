@@ -65,12 +65,10 @@ def identity(raw: Raw) -> Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDeployment:
-    """What a user wants of one deployment. `spec` is the typed spec, `raw` the object it came from (never mutated)."""
+class Identified:
+    """An object of our own kinds, with short names for its identity."""
 
     identity: Identity
-    spec: ModelDeploymentSpec
-    raw: Raw
 
     @property
     def name(self) -> str:
@@ -91,6 +89,14 @@ class ModelDeployment:
     @property
     def deleting(self) -> bool:
         return self.identity.deleting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDeployment(Identified):
+    """What a user wants of one deployment. `spec` is the typed spec, `raw` the object it came from (never mutated)."""
+
+    spec: ModelDeploymentSpec
+    raw: Raw
 
     @property
     def replicas(self) -> int:

@@ -7,37 +7,16 @@ from dataclasses import dataclass
 import msgspec
 
 from batchwright_operator.actions import Raw
-from batchwright_operator.model import Identity, InvalidSpec, identity
+from batchwright_operator.model import Identified, InvalidSpec, identity
 from batchwright_worker.manifest_job import InferenceJobSpec, Task, parse_job_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceJob:
+class InferenceJob(Identified):
     """What a user wants of one job. `spec` is the typed spec, `raw` the object it came from (never mutated)."""
 
-    identity: Identity
     spec: InferenceJobSpec
     raw: Raw
-
-    @property
-    def name(self) -> str:
-        return self.identity.name
-
-    @property
-    def namespace(self) -> str:
-        return self.identity.namespace
-
-    @property
-    def uid(self) -> str:
-        return self.identity.uid
-
-    @property
-    def generation(self) -> int:
-        return self.identity.generation
-
-    @property
-    def deleting(self) -> bool:
-        return self.identity.deleting
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,8 +87,3 @@ def condition(raw: dict[str, Any] | None, kind: str) -> dict[str, Any]:
         if entry.get("type") == kind:
             return dict(entry)
     return {}
-
-
-def first(items: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first of a list, or None."""
-    return items[0] if items else None

@@ -88,9 +88,9 @@ def as_text(report: Report, *, kubectl: str) -> str:
         "",
         "Look further:",
         f"  {kubectl} get mdep,infjob,accel -A",
-        f"  {kubectl} describe mdep ocr",
-        f"  {kubectl} get infjob ocr-pages -o yaml",
-        f"  {kubectl} get events --field-selector involvedObject.kind=ModelDeployment",
+        f"  {kubectl} describe mdep ocr -n ocr",
+        f"  {kubectl} get infjob ocr-pages -n ocr -o yaml",
+        f"  {kubectl} get events -n ocr --field-selector involvedObject.kind=ModelDeployment",
         "",
     ]
     return "\n".join(lines)

@@ -35,7 +35,8 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One device: `idle` if it can start a batch, `loadable` if it can start a load now. `free_bytes` is UNBOUNDED
+    """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
+    put behind the one that it runs until `until` (which is `short` if any batch may be). `free_bytes` is UNBOUNDED
     where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned most rows per model."""
 
     name: str
@@ -48,6 +49,9 @@ class Device:
     caps: Mapping[str, int] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
     """Models whose load has failed here."""
+    followable: bool = False
+    short: bool = False
+    until: float = 0.0
 
     def unloadable(self, model: str) -> list[Resident]:
         """Its other idle models that are not fresh, the least worth keeping first."""
@@ -73,7 +77,7 @@ class Device:
 class Queued:
     """A queue to serve: `try_batch` rows of `bucket` wait (already capped by tuned size and admission's n*).
     `load_bytes` is what loading takes (measured or, before the first load, estimated); `bytes_per_row` what each
-    row of a batch takes (0: not known to take any)."""
+    row of a batch takes (0: not known to take any). `full`: waiting would not make the batch larger."""
 
     model: str
     bucket: Bucket
@@ -81,6 +85,7 @@ class Queued:
     load_bytes: int
     bytes_per_row: int = 0
     passed_over: int = 0
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +138,23 @@ def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozens
     if isinstance(outcome.action, Nothing) and has_fresh:
         return _decide(queued, [device.unprotected() for device in devices], loading)
     return outcome
+
+
+def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | None:
+    """The batch to put behind a running one: of the first queue in order, whole, without unloading anything, and only
+    if waiting could not improve it (it is full already, or what runs is short)."""
+    if not queued:
+        return None
+    queue = min(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+    able = [device for device in devices if device.followable and queue.model in device.residents]
+    for device in sorted(able, key=lambda device: (device.until, device.name)):
+        wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+        if not (queue.full or device.short or wanted < queue.try_batch):
+            continue
+        ran = _run_on(queue, device)
+        if ran is not None and not ran.unload and ran.rows == wanted:
+            return ran
+    return None
 
 
 def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> Outcome:

@@ -17,7 +17,7 @@ def line(
     up = [books for books in devices.values() if not books.down]
     holders = [books for books in up if served.name in books.held]
     usable = holders or up
-    free_in_s = min((_free_in(books, now) for books in usable), default=0.0)
+    free_in_s = min((books.free_at(now) - now for books in usable), default=0.0)
     if not holders and usable:
         free_in_s += served.footprint.load_s
     return Line(
@@ -26,12 +26,8 @@ def line(
         others_s=_others_s(served, models, now) / max(1, len(usable)),
         cap=served.cap(bucket, now),
         rate=served.offered.at(now),
-        own_runs=any(books.running == served.name for books in usable),
+        own_runs=any(flight.model == served.name for books in usable for flight in books.in_flight),
     )
-
-
-def _free_in(books: DeviceBooks, now: float) -> float:
-    return 0.0 if books.idle else max(0.0, books.until - now)
 
 
 def _others_s(served: Served, models: Mapping[str, Served], now: float) -> float:

@@ -203,6 +203,8 @@ class Choice:
     """Device time of the batch, the load included if the model is nowhere resident."""
     last_served: float
     head_arrival: float
+    full: bool = False
+    """Would waiting not make the batch larger?"""
 
 
 def ordered(choices: list[Choice], order: Order) -> list[Choice]:

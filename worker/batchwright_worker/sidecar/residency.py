@@ -13,6 +13,9 @@ from batchwright_worker.sidecar.dispatch import UNBOUNDED, Device, Resident
 from batchwright_worker.sidecar.values import LoadReport, MemoryReport
 
 Work = Literal["Idle", "Running", "Loading", "Down"]
+SHORT_S = 0.002
+"""Behind a batch predicted to take less device time than this the next one follows at once, full or not: the way to the
+runtime and back takes longer than what waiting could gather."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,10 +51,20 @@ class Held:
     served: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A batch that the device has been given: `serial` is its number, `device_s` its predicted device time."""
+
+    serial: int
+    model: str
+    device_s: float
+
+
 @dataclass(slots=True, kw_only=True)
 class DeviceBooks:
-    """One device. `until`: when its work is predicted to end; `loading`: the model on its way in; `epoch` grows when
-    its runtime is lost (what was begun before ends in no books)."""
+    """One device. `depth`: how many batches it may be given at a time (it runs them one after the other). `until`: when
+    all its work is predicted to end; `began`: when what it works on began; `loading`: the model on its way in;
+    `epoch` grows when its runtime is lost (what was begun before ends in no books)."""
 
     name: str
     kind: str
@@ -59,7 +72,8 @@ class DeviceBooks:
     total_bytes: int = 0
     used_bytes: int = 0
     free_bytes: int = UNBOUNDED
-    running: str = ""
+    depth: int = 1
+    in_flight: list[Flight] = field(default_factory=list)
     loading: str = ""
     down: bool = False
     epoch: int = 0
@@ -72,6 +86,11 @@ class DeviceBooks:
     """Models whose load has failed here; not tried again until they are let in."""
 
     @property
+    def running(self) -> str:
+        """The model of the batch that runs, empty if none does."""
+        return self.in_flight[0].model if self.in_flight else ""
+
+    @property
     def work(self) -> Work:
         if self.down:
             return "Down"
@@ -82,12 +101,26 @@ class DeviceBooks:
     @property
     def idle(self) -> bool:
         """Can it start a batch? A load that overlaps leaves it free for one."""
-        return not self.down and not self.running and (not self.loading or self.overlaps_loads)
+        return not self.down and not self.in_flight and (not self.loading or self.overlaps_loads)
+
+    @property
+    def followable(self) -> bool:
+        """Does a batch run, with room for another behind it?"""
+        return 0 < len(self.in_flight) < self.depth and not self.down and (not self.loading or self.overlaps_loads)
+
+    @property
+    def short(self) -> bool:
+        """Is what it runs so short that the next batch should be there before it ends?"""
+        return bool(self.in_flight) and sum(flight.device_s for flight in self.in_flight) < SHORT_S
 
     @property
     def loadable(self) -> bool:
         """Can it start a load?"""
-        return not self.down and not self.loading and (not self.running or self.overlaps_loads)
+        return not self.down and not self.loading and (not self.in_flight or self.overlaps_loads)
+
+    def free_at(self, now: float) -> float:
+        """When it can start one more batch, as predicted."""
+        return now if self.idle else max(now, self.until)
 
     def measured(self, report: MemoryReport) -> None:
         """The runtime has told its memory."""
@@ -95,19 +128,30 @@ class DeviceBooks:
         self.used_bytes = report.used_bytes
         self.free_bytes = report.free_bytes if report.total_bytes > 0 else UNBOUNDED
 
-    def start_batch(self, model: str, now: float, until: float) -> None:
-        self.running, self.began, self.until = model, now, until
-        if (held := self.held.get(model)) is not None:
+    def start_batch(self, flight: Flight, now: float, overhead_s: float) -> None:
+        """Behind a running batch what goes around it overlaps that one."""
+        if self.in_flight:
+            self.until = max(now, self.until) + flight.device_s
+        else:
+            self.began, self.until = now, now + flight.device_s + overhead_s
+        self.in_flight.append(flight)
+        if (held := self.held.get(flight.model)) is not None:
             held.served = True
 
-    def end_batch(self, now: float) -> None:
-        self.busy_s += max(0.0, now - self.began)
-        self.running = ""
+    def end_batch(self, serial: int, now: float) -> float:
+        """Seconds that it took, from when the device could begin it."""
+        took = max(0.0, now - self.began)
+        self.busy_s += took
+        self.began = now
+        self.in_flight = [flight for flight in self.in_flight if flight.serial != serial]
+        if self.in_flight:
+            self.until = now + sum(flight.device_s for flight in self.in_flight)
+        return took
 
     def start_load(self, model: str, load_bytes: int, now: float, until: float) -> None:
         self.loading = model
         self._reserve(load_bytes)
-        if not self.running:
+        if not self.in_flight:
             self.began, self.until = now, until
 
     def end_load(self, model: str, memory_bytes: int, now: float) -> None:
@@ -132,7 +176,8 @@ class DeviceBooks:
             self._reserve(-held.memory_bytes - held.retained_bytes)
         self.held.clear()
         self.barred.clear()
-        self.running = self.loading = ""
+        self.in_flight = []
+        self.loading = ""
         self.down = True
         self.epoch += 1
         return was
@@ -144,7 +189,7 @@ class DeviceBooks:
 
     def busy_at(self, now: float) -> float:
         """Seconds spent busy so far, work in progress included."""
-        return self.busy_s + (now - self.began if self.running or (self.loading and not self.overlaps_loads) else 0.0)
+        return self.busy_s + (now - self.began if self.in_flight or (self.loading and not self.overlaps_loads) else 0.0)
 
     def as_device(self, keep: Mapping[str, float], waiting: frozenset[str]) -> Device:
         """The device as dispatch sees it; `keep` is each model's keep value, `waiting` the models with rows waiting."""
@@ -162,10 +207,13 @@ class DeviceBooks:
             name=self.name,
             idle=self.idle,
             loadable=self.loadable,
+            followable=self.followable,
+            short=self.short,
+            until=self.until,
             total_bytes=self.total_bytes or UNBOUNDED,
             free_bytes=self.free_bytes,
             residents=residents,
-            busy_models=frozenset(name for name in (self.running, self.loading) if name),
+            busy_models=frozenset([*(flight.model for flight in self.in_flight), self.loading]) - {""},
             caps=self.caps,
             barred=frozenset(self.barred),
         )
@@ -176,7 +224,7 @@ class DeviceBooks:
             self.used_bytes += size
 
     def _count_load(self, now: float) -> None:
-        if not self.running:
+        if not self.in_flight:
             self.busy_s += max(0.0, now - self.began) if not self.overlaps_loads else 0.0
 
 

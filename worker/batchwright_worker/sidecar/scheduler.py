@@ -8,14 +8,14 @@ until it answers `Nothing` (method B6: decisions on events only). `engine` perfo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchwright_worker.sidecar import admission, dispatch
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.fit import Curve
 from batchwright_worker.sidecar.outlook import line
 from batchwright_worker.sidecar.queues import Choice, Order, Waiting, ordered
-from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
+from batchwright_worker.sidecar.residency import DeviceBooks, Flight, keep_value
 from batchwright_worker.sidecar.served import Plan, Served, serve
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
 from batchwright_worker.sidecar.values import LoadReport, MemoryReport
@@ -31,6 +31,7 @@ class Scheduler:
     former: dict[str, list[str]] = field(default_factory=dict)
     """Per lost device what it held, to be loaded when it is back."""
     _keys: int = 0
+    _batches: int = 0
     _model_of: dict[int, str] = field(default_factory=dict)
 
     def holders(self, model: str) -> list[DeviceBooks]:
@@ -88,9 +89,9 @@ class Scheduler:
     def next(self, now: float) -> Step:
         """The next thing to do; books and queues are already changed as if it had begun."""
         if not any(books.idle or books.loadable for books in self.devices.values()):
-            return Step(action=Nothing(why={}))
+            return self._next_behind(now)
         waiting = [served for served in self.models.values() if served.queue.rows]
-        late = tuple(key for served in waiting for key in self._drop_late(served, now))
+        late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
         choices, wake_at = self._choices(waiting, now)
         if not choices:
             return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
@@ -103,7 +104,26 @@ class Scheduler:
                 self._pass_over(outcome.passed_over)
                 return Step(action=self.begin_load(load, now), late=late)
             case Nothing() as nothing:
+                behind = self._next_behind(now)
+                if isinstance(behind.action, Batch) or behind.late:
+                    return replace(behind, late=late + behind.late, wake_at=wake_at)
                 return Step(action=nothing, late=late, wake_at=wake_at)
+
+    def _next_behind(self, now: float) -> Step:
+        """A batch to put behind one that runs, on devices that take two (see `dispatch.follow`)."""
+        late: tuple[int, ...] = ()
+        while any(books.followable for books in self.devices.values()):
+            waiting = [served for served in self.models.values() if served.queue.rows]
+            choices, _ = self._choices(waiting, now)
+            run = dispatch.follow([self._queued(choice) for choice in choices], self._devices(now))
+            if run is None:
+                break
+            begins = self.devices[run.device].free_at(now)
+            dropped = self._drop_late(self.models[run.model], now, begins)
+            if not dropped:
+                return Step(action=self._begin_batch(run, now), late=late)
+            late += tuple(dropped)
+        return Step(action=Nothing(why={}), late=late)
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
@@ -137,10 +157,9 @@ class Scheduler:
         served.ran(batch.run.bucket, batch.run.rows, device_s)
         served.window.ran(batch.run.rows, device_s, batch.left_waiting)
         served.footprint.ran(batch.run.rows, batch_bytes)
-        books = self.devices[batch.run.device]
+        took = self.devices[batch.run.device].end_batch(batch.serial, now)
         if not batch.run.unload:
-            served.turned(device_s, now - books.began)
-        books.end_batch(now)
+            served.turned(device_s, took)
 
     def retains(self, batch: Batch, retained_bytes: int) -> None:
         """What the model keeps of its batches' memory on that device, as the runtime measured it."""
@@ -150,7 +169,7 @@ class Scheduler:
 
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
-        self.devices[batch.run.device].end_batch(now)
+        self.devices[batch.run.device].end_batch(batch.serial, now)
 
     def load_ended(self, load: LoadModel, report: LoadReport, now: float) -> None:
         """The model is there; a `MemoryReport` should follow."""
@@ -224,13 +243,13 @@ class Scheduler:
         )
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
-    def _drop_late(self, served: Served, now: float) -> list[int]:
+    def _drop_late(self, served: Served, now: float, begins: float) -> list[int]:
         bucket = served.queue.next_bucket()
         head = served.queue.head(bucket)
         if head is None or head.drop_after is None:
             return []
         curve, cap = served.turn(bucket), served.cap(bucket, now)
-        late = served.queue.late(bucket, lambda rows: now + curve.seconds(rows), cap)
+        late = served.queue.late(bucket, lambda rows: begins + curve.seconds(rows), cap)
         for key in late:
             self.cancel(key)
         return late
@@ -261,6 +280,7 @@ class Scheduler:
                     cost_s=served.curve(bucket).seconds(rows) + load_s,
                     last_served=served.queue.last_served,
                     head_arrival=head.arrival,
+                    full=rows >= cap,
                 )
             )
         return ordered(choices, self.order), wake_at
@@ -274,6 +294,7 @@ class Scheduler:
             load_bytes=served.footprint.load_bytes,
             bytes_per_row=served.footprint.bytes_per_row,
             passed_over=served.queue.passed_over,
+            full=choice.full,
         )
 
     def _devices(self, now: float) -> list[dispatch.Device]:
@@ -298,9 +319,10 @@ class Scheduler:
             if part.key not in served.queue.entries:
                 self._model_of.pop(part.key, None)
         predicted = served.curve(run.bucket).seconds(run.rows)
-        books.start_batch(run.model, now, now + predicted + served.overhead_s)
+        self._batches += 1
+        books.start_batch(Flight(serial=self._batches, model=run.model, device_s=predicted), now, served.overhead_s)
         left = run.bucket in served.queue.groups
-        return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left)
+        return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left, serial=self._batches)
 
     def _pass_over(self, models: tuple[str, ...]) -> None:
         for name in models:

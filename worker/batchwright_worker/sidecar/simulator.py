@@ -40,6 +40,8 @@ class SimulatedDevice:
     load_s: float = 0.0
     load_bytes: int = 0
     overlaps_loads: bool = False
+    depth: int = 1
+    """How many batches it may be given at a time; it runs them one after the other."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,6 +130,7 @@ class Simulation:
     _machines: dict[str, SimulatedDevice] = field(init=False)
     _events: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
     _count: int = 0
+    _free_at: dict[str, float] = field(default_factory=dict)
     _open: dict[int, Arrival] = field(default_factory=dict)
     _missing: dict[int, int] = field(default_factory=dict)
     _report: Report = field(init=False)
@@ -136,7 +139,9 @@ class Simulation:
         self.scheduler = Scheduler(order=self.order)
         self._machines = {machine.name: machine for machine in self.devices}
         for machine in self._machines.values():
-            books = DeviceBooks(name=machine.name, kind="simulated", overlaps_loads=machine.overlaps_loads)
+            books = DeviceBooks(
+                name=machine.name, kind="simulated", overlaps_loads=machine.overlaps_loads, depth=machine.depth
+            )
             total = machine.memory_bytes
             books.measured(MemoryReport(total_bytes=total, used_bytes=0, free_bytes=total))
             self.scheduler.add_device(books)
@@ -225,8 +230,10 @@ class Simulation:
 
     def _start_batch(self, batch: Batch, now: float) -> None:
         machine = self._machines[batch.run.device]
-        seconds = machine.seconds(batch.run.model, batch.run.rows, now)
-        self._at(now + seconds, partial(self._end_batch, batch, seconds))
+        begins = max(now, self._free_at.get(machine.name, 0.0))
+        seconds = machine.seconds(batch.run.model, batch.run.rows, begins)
+        self._free_at[machine.name] = begins + seconds
+        self._at(begins + seconds, partial(self._end_batch, batch, seconds))
 
     def _end_batch(self, batch: Batch, seconds: float, now: float) -> None:
         self.scheduler.batch_ended(batch, seconds, 0, now)

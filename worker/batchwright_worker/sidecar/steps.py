@@ -32,12 +32,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind."""
+    """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind;
+    `serial`: its number in the device's books."""
 
     run: RunBatch
     slices: tuple[Slice, ...]
     predicted_s: float
     left_waiting: bool
+    serial: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,120 @@
+"""A device that takes two batches at a time gets the second one only when waiting could not improve it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from batchwright_worker.sidecar.dispatch import Nothing
+from batchwright_worker.sidecar.residency import DeviceBooks, Held
+from batchwright_worker.sidecar.scheduler import Scheduler
+from batchwright_worker.sidecar.served import Plan
+from batchwright_worker.sidecar.simulator import SimulatedDevice, Simulation, poisson
+from batchwright_worker.sidecar.steps import Batch, Offer
+from batchwright_worker.sidecar.tuning import Rules
+
+
+def scheduler_of(*models: str, latency_s: float | None = None, per_row_s: float = 0.002, depth: int = 2) -> Scheduler:
+    """Models of known speed (5 rows are a full batch), all in the memory of one idle device."""
+    scheduler = Scheduler()
+    books = DeviceBooks(name="d", kind="test", depth=depth)
+    scheduler.add_device(books)
+    for name in models:
+        served = scheduler.add_model(Plan(name=name, rules=Rules(latency_s=latency_s, max_size=5), initial_size=5), 0.0)
+        for rows in (1, 2, 4):
+            served.ran((), rows, 5 * per_row_s + per_row_s * rows)
+        books.held[name] = Held(memory_bytes=0, served=True)
+    return scheduler
+
+
+def offer(scheduler: Scheduler, rows: int, now: float = 0.0, model: str = "m") -> list[int]:
+    keys = [scheduler.offer(Offer(model=model, rows=1, arrival=now), now) for _ in range(rows)]
+    assert all(isinstance(key, int) for key in keys)
+    return [key for key in keys if isinstance(key, int)]
+
+
+def started(scheduler: Scheduler, now: float = 0.0) -> Batch | None:
+    action = scheduler.next(now).action
+    assert isinstance(action, Batch | Nothing)
+    return action if isinstance(action, Batch) else None
+
+
+def test_a_full_batch_follows_a_running_one_and_a_third_waits() -> None:
+    scheduler = scheduler_of("m")
+    offer(scheduler, 15)
+    first, second = started(scheduler), started(scheduler)
+    assert first is not None
+    assert second is not None
+    assert started(scheduler) is None
+    books = scheduler.devices["d"]
+    assert books.until == pytest.approx(2 * 0.020)
+    assert scheduler.expected_wait_s("m", 0.0) == pytest.approx(2 * 0.020 + 0.020)
+    scheduler.batch_ended(first, 0.020, 0, 0.020)
+    assert books.running == "m"
+    assert started(scheduler, 0.020) is not None
+    scheduler.batch_ended(second, 0.020, 0, 0.040)
+    assert books.busy_at(0.040) == pytest.approx(0.040)
+
+
+def test_a_batch_that_may_still_grow_waits_for_the_device() -> None:
+    scheduler = scheduler_of("m")
+    offer(scheduler, 9)
+    assert started(scheduler) is not None
+    assert started(scheduler) is None
+    offer(scheduler, 1, now=0.001)
+    assert started(scheduler, 0.001) is not None
+
+
+def test_behind_a_very_short_batch_any_batch_follows() -> None:
+    scheduler = scheduler_of("m", per_row_s=0.00001)
+    offer(scheduler, 6)
+    assert started(scheduler) is not None
+    second = started(scheduler)
+    assert second is not None
+    assert second.run.rows == 1
+
+
+def test_a_full_batch_does_not_overtake_the_queue_that_is_first_in_order() -> None:
+    scheduler = scheduler_of("a", "m")
+    offer(scheduler, 5, now=0.0, model="m")
+    assert started(scheduler) is not None
+    offer(scheduler, 1, now=0.0, model="a")
+    offer(scheduler, 5, now=0.009, model="m")
+    assert started(scheduler, 0.010) is None
+
+
+def test_one_batch_at_a_time_is_the_default() -> None:
+    scheduler = scheduler_of("m", depth=1)
+    offer(scheduler, 10)
+    assert started(scheduler) is not None
+    assert started(scheduler) is None
+
+
+def test_what_would_end_too_late_behind_the_running_batch_is_dropped_not_handed_over() -> None:
+    scheduler = scheduler_of("m", latency_s=0.05)
+    offer(scheduler, 5)
+    assert started(scheduler) is not None
+    in_time = scheduler.offer(Offer(model="m", rows=5, arrival=0.0, deadline=0.041), 0.0)
+    assert isinstance(in_time, int)
+    scheduler.devices["d"].until = 0.030
+    step = scheduler.next(0.0)
+    assert step.late == (in_time,)
+    assert isinstance(step.action, Nothing)
+
+
+def test_cancelled_rows_are_not_handed_over() -> None:
+    scheduler = scheduler_of("m")
+    offer(scheduler, 5)
+    assert started(scheduler) is not None
+    keys = offer(scheduler, 5)
+    scheduler.cancel(keys[0])
+    assert started(scheduler) is None
+
+
+@pytest.mark.parametrize(("rate", "least"), [(325, 0.99), (400, 0.93)])
+def test_answers_in_time_are_as_many_as_with_one_at_a_time(rate: float, least: float) -> None:
+    device = SimulatedDevice(seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, depth=2)
+    plan = Plan(name="m", rules=Rules(latency_s=0.1), initial_size=32)
+    report = Simulation([plan], [device]).run(poisson(rate, 20, random.Random(7)), 20)
+    assert report.in_time_share(0.1) >= least

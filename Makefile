@@ -24,7 +24,7 @@ $(VENV)/.installed: locks/all.txt pyproject.toml
 	@touch $@
 
 lock: install ## resolve the locks anew
-	$(BIN)/$(LOCK) --group dev --all-extras -o locks/all.txt
+	$(BIN)/$(LOCK) --group dev --group bench --all-extras -o locks/all.txt
 	$(BIN)/$(LOCK) --extra operator -c locks/all.txt -o locks/operator.txt
 	$(BIN)/$(LOCK) --extra worker -c locks/all.txt -o locks/worker.txt
 	$(BIN)/$(LOCK) --extra worker --extra ocr -c locks/all.txt -o locks/ocr.txt

@@ -15,7 +15,7 @@ from batchwright_worker.sidecar.board import Board
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
 from batchwright_worker.sidecar.isolation import Part, PartsLost, run_isolated
 from batchwright_worker.sidecar.loader import Loader
-from batchwright_worker.sidecar.measures import ModelMeasures, WindowCounts
+from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.outcome import BatchOutcome
 from batchwright_worker.sidecar.pulse import Pulse
 from batchwright_worker.sidecar.queues import Waiting
@@ -130,6 +130,7 @@ class Dispatcher:
             part.ticket.started(now, run.rows)
         outcome = BatchOutcome(
             batch=batch,
+            scheduler=self.scheduler,
             served=served,
             books=books,
             measures=self.measures[run.model],
@@ -199,8 +200,7 @@ class Dispatcher:
         """There is traffic: if no window is open, one begins."""
         if served.name not in self._windows:
             self._windows.add(served.name)
-            offered = served.window.offered
-            served.window = WindowCounts(began=self.clock(), offered=offered)
+            self.scheduler.open_window(served.name, self.clock())
             self._schedule_window(served)
 
     def _schedule_window(self, served: Served) -> None:
@@ -209,7 +209,7 @@ class Dispatcher:
 
     def _close_window(self, served: Served) -> None:
         now = self.clock()
-        verdict, counts = served.close_window(now)
+        verdict, counts = self.scheduler.close_window(served.name, now)
         self.board.closed(served.name, verdict, counts, now)
         if counts.quiet and not served.queue.rows:
             self._windows.discard(served.name)

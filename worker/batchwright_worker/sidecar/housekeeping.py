@@ -63,11 +63,10 @@ class Housekeeper:
 
     def loaded(self, model: str, *, first: bool) -> None:
         """A load is done and measured (callback of the loader)."""
-        served = self.scheduler.models[model]
         if first:
-            served.warmed_up()
-            message = f"the warm-up's batches predict that {served.tuning.size} rows are best"
-            self.board.resized(model, served.tuning.size, "Initial", message)
+            size = self.scheduler.warmed_up(model)
+            message = f"the warm-up's batches predict that {size} rows are best"
+            self.board.resized(model, size, "Initial", message)
         self.board.become(model, "Ready")
 
     def load_failed(self, model: str, why: str, retry_after_s: float) -> None:
@@ -108,8 +107,7 @@ class Housekeeper:
         if model not in books.held:
             return
         epoch = books.epoch
-        books.unload(model)
-        books.loading = model
+        self.scheduler.begin_eviction(device, model)
         try:
             await self.loader.unload(device, (model,))
             await self.loader.measure(device)
@@ -117,7 +115,7 @@ class Housekeeper:
             _log.info("runtime %s was lost while %s was unloaded", device, model)
         finally:
             if books.epoch == epoch:
-                books.loading = ""
+                self.scheduler.eviction_ended(device)
             self.pulse.beat()
 
     def watch(self, device: str) -> None:
@@ -126,9 +124,7 @@ class Housekeeper:
 
     def _lost(self, device: str, why: str) -> None:
         _log.warning("runtime %s is lost: %s", device, why)
-        books = self.scheduler.devices[device]
-        if not books.down:
-            self.scheduler.former[device] = books.lose()
+        if self.scheduler.runtime_lost(device):
             self.board.bump()
         self.pulse.beat()
 
@@ -142,10 +138,10 @@ class Housekeeper:
         except RuntimeTrouble as trouble:
             _log.warning("runtime %s does not answer yet: %s", device, trouble)
             return
-        self.scheduler.devices[device].down = False
+        former = self.scheduler.runtime_back(device)
         self.board.bump()
         self.pulse.beat()
-        for model in self.scheduler.former.pop(device, []):
+        for model in former:
             if not self.scheduler.models[model].blocked:
                 await self.place(model, device, evict=False)
 

@@ -10,7 +10,6 @@ from typing import Protocol
 from batchwright_worker import manifest_model
 from batchwright_worker.sidecar.dispatch import LoadModel
 from batchwright_worker.sidecar.measures import ModelMeasures
-from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.signature import Signature
@@ -79,7 +78,7 @@ class Loader:
             _log.warning("load of %s on %s was cut off: %s", load.model, load.device, lost)
         except OutOfMemory as trouble:
             if books.epoch == epoch:
-                self._too_large(load, books, str(trouble))
+                self._too_large(load, str(trouble))
         except Exception as trouble:
             if not isinstance(trouble, BatchFailed):
                 _log.exception("load of %s on %s", load.model, load.device)
@@ -136,12 +135,11 @@ class Loader:
             try:
                 result = await self.runtimes[device].run(served.name, [signature.warm_up(size)], size)
             except OutOfMemory:
-                self.scheduler.devices[device].limit(served.name, size)
+                self.scheduler.out_of_memory(device, served.name, size)
                 break
             except BatchFailed:
                 break
-            served.ran((), size, result.device_seconds)
-            served.footprint.ran(size, result.batch_bytes)
+            self.scheduler.tried(served.name, size, result.device_seconds, result.batch_bytes)
             spent += result.device_seconds
             size = most if size < most < 2 * size else 2 * size
 
@@ -154,16 +152,9 @@ class Loader:
             )
         return ModelSource(artifact=artifact, inputs=_specs(spec.inputs), outputs=_specs(spec.outputs))
 
-    def _too_large(self, load: LoadModel, books: DeviceBooks, why: str) -> None:
-        """It did not fit: next time expect that it needs more than was free, so that idle models make room."""
-        footprint = self.scheduler.models[load.model].footprint
-        free = books.free_bytes + footprint.load_bytes
-        self.scheduler.load_failed(load, self.clock())
-        others = any(name != load.model for name in books.held)
-        if others and books.total_bytes:
-            footprint.load_bytes = max(footprint.load_bytes, free + 1)
-            books.barred.discard(load.model)
-        else:
+    def _too_large(self, load: LoadModel, why: str) -> None:
+        """It did not fit; next time idle models make room, where there are some."""
+        if not self.scheduler.did_not_fit(load, self.clock()):
             self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
 
     def next_backoff_s(self, model: str) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from batchwright_worker.sidecar.isolation import Part
 from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.residency import DeviceBooks
+from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.ticket import Ticket
@@ -19,6 +20,7 @@ class BatchOutcome:
     """`isolation.Report` of one batch. `fail(ticket, error)` answers a caller with an error."""
 
     batch: Batch
+    scheduler: Scheduler
     served: Served
     books: DeviceBooks
     measures: ModelMeasures
@@ -38,7 +40,7 @@ class BatchOutcome:
         self.measures.ran(rows, result.device_seconds, self.served.curve(self.batch.run.bucket).seconds(rows))
         self.measures.last_inference = self.wall()
         if result.memory is not None:
-            self.books.measured(result.memory)
+            self.scheduler.measured(self.books.name, result.memory)
         if whole and rows == self.batch.run.rows:
             self.whole = result
 
@@ -55,7 +57,7 @@ class BatchOutcome:
             return
         ticket.answer.set_result(result)
         self.measures.answered(ticket.request.rows, result.queue_ms / 1e3, result.run_ms / 1e3)
-        self.served.window.answered(ticket.request.rows, now - ticket.request.arrival)
+        self.scheduler.answered(self.served.name, ticket.request.rows, now - ticket.request.arrival)
 
     def failed(self, part: Part, message: str) -> None:
         """The model raised on these rows: their caller's own error, which names the row where it is known."""
@@ -66,4 +68,4 @@ class BatchOutcome:
 
     def out_of_memory(self, rows: int) -> int:
         """Learn the cap, so that no later batch meets the same wall."""
-        return self.books.limit(self.served.name, rows)
+        return self.scheduler.out_of_memory(self.books.name, self.served.name, rows)

@@ -13,37 +13,21 @@ from dataclasses import dataclass, field, replace
 from batchwright_worker.sidecar import admission, dispatch
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.fit import Curve
+from batchwright_worker.sidecar.ledger import Ledger
 from batchwright_worker.sidecar.outlook import line
-from batchwright_worker.sidecar.queues import Choice, Order, Waiting, ordered
-from batchwright_worker.sidecar.residency import DeviceBooks, Flight, keep_value
-from batchwright_worker.sidecar.served import Plan, Served, serve
+from batchwright_worker.sidecar.queues import Choice, Waiting, ordered
+from batchwright_worker.sidecar.residency import Flight, keep_value
+from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
-from batchwright_worker.sidecar.values import LoadReport, MemoryReport
 
 
 @dataclass(slots=True)
-class Scheduler:
-    """All models and devices of one sidecar. Devices appear by `add_device`."""
+class Scheduler(Ledger):
+    """Queues, admission and dispatch over the books of a `Ledger`. Its methods are the only way to change any of it."""
 
-    order: Order = "Balanced"
-    models: dict[str, Served] = field(default_factory=dict)
-    devices: dict[str, DeviceBooks] = field(default_factory=dict)
-    former: dict[str, list[str]] = field(default_factory=dict)
-    """Per lost device what it held, to be loaded when it is back."""
     _keys: int = 0
     _batches: int = 0
     _model_of: dict[int, str] = field(default_factory=dict)
-
-    def holders(self, model: str) -> list[DeviceBooks]:
-        """Devices that hold the model."""
-        return [books for books in self.devices.values() if model in books.held]
-
-    def add_model(self, plan: Plan, now: float) -> Served:
-        self.models[plan.name] = served = serve(plan, now)
-        return served
-
-    def add_device(self, books: DeviceBooks) -> None:
-        self.devices[books.name] = books
 
     # --- requests ---
 
@@ -141,14 +125,6 @@ class Scheduler:
         assert not isinstance(action, RunBatch)
         return action
 
-    def begin_load(self, load: LoadModel, now: float) -> LoadModel:
-        """Enter a load (and its unloads) into the books."""
-        books, footprint = self.devices[load.device], self.models[load.model].footprint
-        for victim in load.unload:
-            books.unload(victim)
-        books.start_load(load.model, footprint.load_bytes, now, now + footprint.load_s)
-        return load
-
     # --- what happened ---
 
     def batch_ended(self, batch: Batch, device_s: float, batch_bytes: int, now: float) -> None:
@@ -161,45 +137,9 @@ class Scheduler:
         if not batch.run.unload:
             served.turned(device_s, took)
 
-    def retains(self, batch: Batch, retained_bytes: int) -> None:
-        """What the model keeps of its batches' memory on that device, as the runtime measured it."""
-        held = self.devices[batch.run.device].held.get(batch.run.model)
-        if held is not None:
-            held.retained_bytes = retained_bytes
-
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
         self.devices[batch.run.device].end_batch(batch.serial, now)
-
-    def load_ended(self, load: LoadModel, report: LoadReport, now: float) -> None:
-        """The model is there; a `MemoryReport` should follow."""
-        books, served = self.devices[load.device], self.models[load.model]
-        expected = served.footprint.load_bytes
-        served.footprint.loaded(report)
-        books.end_load(load.model, served.footprint.load_bytes, now)
-        if books.total_bytes:
-            books.free_bytes -= served.footprint.load_bytes - expected
-        served.blocked = ""
-
-    def load_failed(self, load: LoadModel, now: float) -> None:
-        """The load raised; its device is free again, and not tried for this model before `let_in`."""
-        books = self.devices[load.device]
-        books.fail_load(self.models[load.model].footprint.load_bytes, now)
-        books.barred.add(load.model)
-
-    def let_in(self, model: str) -> None:
-        """Try this model again, everywhere."""
-        self.models[model].blocked = ""
-        for books in self.devices.values():
-            books.barred.discard(model)
-
-    def nowhere(self, model: str) -> bool:
-        """Is it in no memory, and barred from every device that is up?"""
-        up = [books for books in self.devices.values() if not books.down]
-        return not self.holders(model) and all(model in books.barred for books in up)
-
-    def measured(self, device: str, report: MemoryReport) -> None:
-        self.devices[device].measured(report)
 
     def block(self, model: str, why: str, until: float) -> list[int]:
         """Do not load it before `until`; the keys that waited for it and are now out of the queue."""

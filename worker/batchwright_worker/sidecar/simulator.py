@@ -143,8 +143,8 @@ class Simulation:
                 name=machine.name, kind="simulated", overlaps_loads=machine.overlaps_loads, depth=machine.depth
             )
             total = machine.memory_bytes
-            books.measured(MemoryReport(total_bytes=total, used_bytes=0, free_bytes=total))
             self.scheduler.add_device(books)
+            self.scheduler.measured(machine.name, MemoryReport(total_bytes=total, used_bytes=0, free_bytes=total))
         for plan in self.plans:
             self.scheduler.add_model(plan, 0.0).footprint.load_s = max(m.load_s for m in self._machines.values())
 
@@ -176,9 +176,9 @@ class Simulation:
     def _warm(self, served: Served, machine: SimulatedDevice) -> None:
         size = 1
         while size <= served.plan.rules.max_size:
-            served.ran((), size, machine.seconds(served.name, size, 0.0))
+            self.scheduler.tried(served.name, size, machine.seconds(served.name, size, 0.0), 0)
             size *= 2
-        served.warmed_up()
+        self.scheduler.warmed_up(served.name)
 
     def _at(self, time: float, happen: Callable[[float], None]) -> None:
         self._count += 1
@@ -204,8 +204,7 @@ class Simulation:
     def _finish(self, arrival: Arrival, outcome: Outcome, now: float) -> None:
         self._report.done.append(Fate(arrival, outcome, now))
         if outcome == "Answered":
-            window = self.scheduler.models[arrival.model].window
-            window.answered(arrival.rows, now - arrival.time)
+            self.scheduler.answered(arrival.model, arrival.rows, now - arrival.time)
         if arrival.caller >= 0:
             pause = 0.0 if outcome == "Answered" else 0.1
             again = Arrival(now + pause, arrival.model, arrival.rows, arrival.bucket, arrival.caller)
@@ -256,11 +255,10 @@ class Simulation:
         self._dispatch(now)
 
     def _window(self, name: str, now: float) -> None:
-        served = self.scheduler.models[name]
-        verdict, _ = served.close_window(now)
+        verdict, _ = self.scheduler.close_window(name, now)
         self._report.sizes.setdefault(name, []).append(verdict.size)
         self._report.reasons.setdefault(name, []).append(verdict.reason)
-        self._at(now + served.plan.window_s, partial(self._window, name))
+        self._at(now + self.scheduler.models[name].plan.window_s, partial(self._window, name))
 
 
 def books_entry(memory_bytes: int) -> Held:

@@ -17,6 +17,7 @@ from tests.reliability.fates import fated_model, manifest
 from tests.reliability.ordeal import Request
 from tests.reliability.usage import Usage, family, slots, usage
 
+pytestmark = pytest.mark.slow
 CONNECTIONS = 48
 ROOM_BYTES = 3 << 20
 """Private memory may move by this much between two looks: allocators' arenas, not requests (10,000 of which

@@ -6,9 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.reliability.callers import traffic
 from tests.reliability.fates import fated_model, journal, manifest
 from tests.reliability.pod import pod
+
+pytestmark = pytest.mark.slow
 
 
 async def test_every_caller_is_answered_once_across_kills(tmp_path: Path) -> None:
@@ -33,4 +37,4 @@ async def test_every_caller_is_answered_once_across_kills(tmp_path: Path) -> Non
     assert again <= cut_off
     assert len(again) <= 4 * 2 * 8, "two batches of eight may be in flight"
     assert len(slots) <= 2
-    print(len(again), max(load.seconds), slots, len(load.rights))
+    assert max(load.seconds) < 5

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,23 +19,27 @@ _CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(slots=True)
 class Ledger:
-    """Emulated device memory: what loaded models and the running batch are said to hold."""
+    """Emulated device memory: what loaded models and the running batch are said to hold. Thread-safe: a load may run
+    beside a batch."""
 
     total_bytes: int
     used_bytes: int = 0
     peak_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, size: int) -> bool:
         """Book `size` bytes; False where they do not fit (total_bytes 0: everything fits)."""
-        if self.total_bytes and self.used_bytes + size > self.total_bytes:
-            return False
-        self.used_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        return True
+        with self._lock:
+            if self.total_bytes and self.used_bytes + size > self.total_bytes:
+                return False
+            self.used_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+            return True
 
     def give(self, size: int) -> None:
         """Book them back."""
-        self.used_bytes -= size
+        with self._lock:
+            self.used_bytes -= size
 
 
 class Meter(Protocol):

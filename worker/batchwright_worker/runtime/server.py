@@ -74,6 +74,8 @@ class Server:
         self._slots = SlotCache()
         self._on_loaded = on_loaded
         self._stop = Stop()
+        self._loads: list[threading.Thread] = []
+        """Those beside the conversation: what one of them loads after its sidecar has gone belongs to nobody."""
 
     def serve(self, listener: socket.socket) -> None:
         """Until SIGTERM (SystemExit)."""
@@ -81,6 +83,9 @@ class Server:
             connection, _ = listener.accept()
             with connection:
                 self._converse(connection)
+                for load in self._loads:
+                    load.join()
+            self._loads.clear()
             self._residents.unload_all()
             self._slots.enter(Path())
 
@@ -97,8 +102,14 @@ class Server:
 
     def _take(self, ask: Ask, sender: _Sender) -> None:
         if isinstance(ask, Load) and ask.source.emulated is not None and ask.source.emulated.load_overlaps:
-            threading.Thread(target=lambda: sender.send(self.answer(ask)), name="load", daemon=True).start()
+            self._loads = [load for load in self._loads if load.is_alive()]
+            self._loads.append(threading.Thread(target=self._load_beside, args=(ask, sender), daemon=True))
+            self._loads[-1].start()
         else:
+            sender.send(self.answer(ask))
+
+    def _load_beside(self, ask: Load, sender: _Sender) -> None:
+        with contextlib.suppress(ConnectionError):
             sender.send(self.answer(ask))
 
     def answer(self, ask: Ask) -> Answer:

@@ -76,11 +76,18 @@ def in_pieces(
     last row. piece 0 (a dynamic batch dimension): one run."""
     if piece in (0, rows):
         return run(inputs)
-    results = []
-    for start in range(0, rows, piece):
-        part = {name: _filled_up(array[start : start + piece], piece) for name, array in inputs.items()}
-        results.append(run(part))
+    results = [run(part) for part in pieces(inputs, rows, piece)]
     return {name: np.concatenate([result[name] for result in results])[:rows] for name in results[0]}
+
+
+def pieces(inputs: Mapping[str, Array], rows: int, piece: int) -> list[Mapping[str, Array]]:
+    """The batch as `in_pieces` runs it."""
+    if piece in (0, rows):
+        return [inputs]
+    return [
+        {name: _filled_up(array[start : start + piece], piece) for name, array in inputs.items()}
+        for start in range(0, rows, piece)
+    ]
 
 
 def _filled_up(array: Array, rows: int) -> Array:

@@ -80,9 +80,9 @@ class TorchModel:
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         assert self._call is not None, "run after close"
         with torch.inference_mode():
-            tensors = [_tensor(inputs[spec.name]).to(self._device) for spec in self.inputs]
+            tensors = [tensor_of(inputs[spec.name]).to(self._device) for spec in self.inputs]
             values = _flat(self._call(*tensors), self.outputs)
-            return {spec.name: _array(value) for spec, value in zip(self.outputs, values, strict=True)}
+            return {spec.name: array_of(value) for spec, value in zip(self.outputs, values, strict=True)}
 
 
 def load(source: ModelSource, host: Host) -> TorchModel:
@@ -94,7 +94,7 @@ def load(source: ModelSource, host: Host) -> TorchModel:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError("this image's torch sees no CUDA device; use an image with CUDA and a pod with a GPU")
     try:
-        with _no_pickles():
+        with held_to_weights():
             return _LOADERS[source.format](source, device)
     except torch.OutOfMemoryError as error:
         raise OutOfDeviceMemoryError(str(error)) from error
@@ -110,7 +110,7 @@ def _load_program(source: ModelSource, device: torch.device) -> TorchModel:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    inputs, outputs, piece = _program_signature(program, source)
+    inputs, outputs, piece = program_signature(program, source)
     return TorchModel(program.module(), inputs, outputs, device, piece)
 
 
@@ -120,6 +120,11 @@ def _load_torchscript(source: ModelSource, device: torch.device) -> TorchModel:
 
 
 def _load_safetensors(source: ModelSource, device: torch.device) -> TorchModel:
+    return TorchModel(module_of(source).to(device), source.inputs, source.outputs, device)
+
+
+def module_of(source: ModelSource) -> torch.nn.Module:
+    """The script's `Model` with the weights of a safetensors file, on the CPU. Raises LoadError."""
     from safetensors.torch import load_file
 
     _need_signature(source)
@@ -127,7 +132,7 @@ def _load_safetensors(source: ModelSource, device: torch.device) -> TorchModel:
     if not isinstance(module, torch.nn.Module):
         raise LoadError(f"script {source.script!r}: Model must be a torch.nn.Module for format safetensors")
     module.load_state_dict(load_file(source.path))
-    return TorchModel(module.to(device).eval(), source.inputs, source.outputs, device)
+    return module.eval()
 
 
 _LOADERS: Final = {
@@ -142,7 +147,7 @@ def _need_signature(source: ModelSource) -> None:
         raise LoadError(f"model {source.name!r}: format {source.format} needs `inputs` and `outputs` in the manifest")
 
 
-def _program_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec], int]:
+def program_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec], int]:
     """Declared names where there are any, else the program's own; and its fixed batch size or 0."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
     signature = program.graph_signature
@@ -171,13 +176,13 @@ def _spec(name: str, value: Any) -> TensorSpec:
     return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape)
 
 
-def _tensor(array: Array) -> torch.Tensor:
+def tensor_of(array: Array) -> torch.Tensor:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _array(value: Any) -> Array:
+def array_of(value: Any) -> Array:
     tensor = value.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         array: Array = tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
@@ -199,7 +204,7 @@ def _flat(value: Any, outputs: Sequence[TensorSpec]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _no_pickles() -> Iterator[None]:
+def held_to_weights() -> Iterator[None]:
     """CVE-2025-32434, CVE-2026-24747 and the fall-backs inside torch.export: never anything but weights_only."""
     original = torch.load
 

@@ -2,8 +2,9 @@
 
     python -m e2e.bench.noop [--seconds 5] [--rounds 3] [--connections 64,8] [--json FILE]
 
-The server is pinned to core 0 and the client (Debian's `wrk`) to core 1; Batchwright is measured with its runtime beside
-the client on core 1, where a pod's other container would be, and with all of it on core 0, where all of Mosec is.
+The server is pinned to core 0 and the client (Debian's `wrk`) to core 1; Batchwright is measured with its runtime
+beside the client on core 1, where a pod's other container would be, and with all of it on core 0, where all of Mosec
+is.
 Sides are measured in turn, `rounds` times; the table shows medians. An answer that is not 2xx fails the run.
 """
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", default="64,8")
     parser.add_argument("--sides", default="mosec,batchwright,batchwright-one-core")
-    parser.add_argument("--mosec-python", default=None, help="interpreter that has mosec; default: an environment is made")
+    parser.add_argument("--mosec-python", default=None, help="interpreter that has mosec; default: this one")
     parser.add_argument("--json", type=Path, default=None, help="write the rounds to this file")
     args = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -162,7 +163,7 @@ def started(side: str, scratch: Path, mosec_python: str | None) -> Iterator[Serv
 def mosec(python: str | None) -> Iterator[Server]:
     """Mosec, all of it on core 0."""
     port = 18_211
-    command = ["taskset", "-c", "0", python or _mosec_python(), str(HERE / "noop_mosec.py"), "--port", str(port)]
+    command = ["taskset", "-c", "0", python or sys.executable, str(HERE / "noop_mosec.py"), "--port", str(port)]
     with running([*command, "--log-level", "error"]) as process:
         time.sleep(1.5)
         yield Server(url=f"http://127.0.0.1:{port}/inference", pids=tree(process.pid))
@@ -249,13 +250,9 @@ def show(measured: Sequence[tuple[str, int, Measured]], connections: Sequence[in
 
 def median(measured: Sequence[tuple[str, int, Measured]], side: str, connections: int, name: str) -> float:
     """Of one figure over the rounds."""
-    return statistics.median(getattr(one, name) for who, count, one in measured if (who, count) == (side, connections))
-
-
-def _mosec_python() -> str:
-    from e2e.peers import peer_venv
-
-    return str(peer_venv("mosec"))
+    return statistics.median(
+        float(asdict(one)[name]) for who, count, one in measured if (who, count) == (side, connections)
+    )
 
 
 if __name__ == "__main__":

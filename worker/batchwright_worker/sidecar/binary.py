@@ -12,7 +12,7 @@ from batchwright_worker.sidecar.values import BadInput
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
-def split(body: bytes, header_length: bytes | None, limits: Limits) -> tuple[memoryview, memoryview]:
+def split(body: bytes | memoryview, header_length: bytes | None, limits: Limits) -> tuple[memoryview, memoryview]:
     """JSON and binary part of a body; without the header all of it is JSON. Raises BadInput."""
     view = memoryview(body)
     length = len(view) if header_length is None else _parsed(header_length, len(view))

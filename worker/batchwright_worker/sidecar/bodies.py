@@ -83,7 +83,7 @@ class Parsed:
         return self.binary.get(output, self.binary_default)
 
 
-def parse(model: str, body: bytes, header_length: bytes | None, arrival: float, limits: Limits) -> Parsed:
+def parse(model: str, body: bytes | memoryview, header_length: bytes | None, arrival: float, limits: Limits) -> Parsed:
     """Raises BadInput."""
     header, rest = split(body, header_length, limits)
     asked = _decoded(header)

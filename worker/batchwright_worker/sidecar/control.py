@@ -7,9 +7,7 @@ keeps everyone else out. What an intruder could do is to make this replica unrea
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -19,24 +17,9 @@ import msgspec
 from batchwright_worker.contract import STATE_PATH, SidecarState
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.http_messages import (
-    Answer,
-    CallerLeftError,
-    HttpError,
-    Receive,
-    Request,
-    Scope,
-    Send,
-    error_answer,
-    finished,
-    json_answer,
-    request_of,
-    send_answer,
-)
+from batchwright_worker.sidecar.http_messages import Answer, Handlers, HttpError, Request, json_answer
 from batchwright_worker.sidecar.metadata import Catalogue
-from batchwright_worker.sidecar.values import InferenceError
 
-_LOG = logging.getLogger(__name__)
 _WAIT_MOST_S = 60.0
 _BODY_BYTES = 1 << 16
 
@@ -53,8 +36,8 @@ def token_from(path: Path) -> Callable[[], bytes]:
     return lambda: path.read_bytes().strip()
 
 
-class ControlApp:
-    """A plain ASGI application."""
+class ControlApp(Handlers):
+    """The application of the control port."""
 
     def __init__(
         self,
@@ -64,34 +47,16 @@ class ControlApp:
         token: Callable[[], bytes],
         seen: Callable[[SidecarState], SidecarState],
     ) -> None:
+        super().__init__()
         self._engine = engine
         self._catalogue = catalogue
         self._drain = drain
         self._token = token
         self._seen = seen
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, one answer."""
-        request = request_of(scope, receive)
-        try:
-            answer = await self._answered(request)
-        except (InferenceError, HttpError) as error:
-            answer = error_answer(error)
-        except CallerLeftError:
-            return
-        except asyncio.CancelledError:
-            if request.caller.gone:
-                return
-            raise
-        except Exception:
-            _LOG.exception("%s %s failed", scope["method"], scope["path"])
-            answer = json_answer({"error": "internal error; the sidecar's log has the details"}, 500)
-        finally:
-            finished(request)
-        await send_answer(send, answer)
-
-    async def _answered(self, request: Request) -> Answer:
-        match request.method, request.scope["path"]:
+    async def answered(self, request: Request) -> Answer:
+        """See `Handlers`."""
+        match request.method, request.path:
             case "GET", path if path == STATE_PATH:
                 return await self._state(request)
             case "GET", "/v1/drain":
@@ -103,7 +68,7 @@ class ControlApp:
                 return await self._residency(request, path)
         raise HttpError(
             404,
-            f"there is nothing at {request.method} {request.scope['path']!r}; there are GET {STATE_PATH}, "
+            f"there is nothing at {request.method} {request.path!r}; there are GET {STATE_PATH}, "
             "GET /v1/drain, GET /v1/drained, POST /v1/load, POST /v1/unload",
         )
 
@@ -112,19 +77,19 @@ class ControlApp:
         self._authorize(request)
         asked = _query(request)
         after, wait_s = _number(asked, "after", -1), min(_WAIT_MOST_S, _number(asked, "waitSeconds", 0))
-        _cancel_when_gone(request)
+        request.cancel_when_gone()
         state = await self._engine.wait_for_revision(int(after), wait_s)
         return json_answer(self._seen(state))
 
     async def _drained(self, request: Request) -> Answer:
-        _cancel_when_gone(request)
+        request.cancel_when_gone()
         wait_s = _number(_query(request), "waitSeconds", 3600)
         drained = await self._drain.wait(wait_s)
         return json_answer({"drained": drained}, 200 if drained else 503)
 
     async def _residency(self, request: Request, path: str) -> Answer:
         self._authorize(request)
-        body = await request.body(_BODY_BYTES)
+        body = request.body(_BODY_BYTES)
         try:
             asked = msgspec.json.decode(body, type=ModelBody)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -142,14 +107,6 @@ class ControlApp:
                 "wrong token: send Authorization: Bearer with the deployment's token",
                 ((b"www-authenticate", b"Bearer"),),
             )
-
-
-def _cancel_when_gone(request: Request) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    request.caller.on_gone = task.cancel
-    if request.caller.gone:
-        raise CallerLeftError
 
 
 def _query(request: Request) -> dict[str, str]:

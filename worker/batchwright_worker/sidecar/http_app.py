@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,26 +12,11 @@ import msgspec
 from batchwright_worker.contract import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.sidecar import bodies
 from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.http_messages import (
-    Answer,
-    CallerLeftError,
-    HttpError,
-    Receive,
-    Request,
-    Scope,
-    Send,
-    error_answer,
-    finished,
-    json_answer,
-    request_of,
-    send_answer,
-)
+from batchwright_worker.sidecar.http_messages import Answer, Handlers, HttpError, Request, json_answer
 from batchwright_worker.sidecar.metadata import VERSION, Catalogue
 from batchwright_worker.sidecar.metrics import CONTENT_TYPE, Metrics
 from batchwright_worker.sidecar.tensors import Limits
-from batchwright_worker.sidecar.values import InferenceError
 
-_LOG = logging.getLogger(__name__)
 _EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
 _BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
 _BINARY: Final = (b"content-type", b"application/octet-stream")
@@ -58,8 +41,8 @@ class Route:
     target: Target
 
 
-class HttpApp:
-    """A plain ASGI application."""
+class HttpApp(Handlers):
+    """The application of the inference port."""
 
     def __init__(
         self,
@@ -71,41 +54,26 @@ class HttpApp:
         ready: Callable[[], bool],
         repository_control: bool,
     ) -> None:
+        super().__init__()
         self._engine = engine
         self._catalogue = catalogue
         self._metrics = metrics
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
-        self._routes: dict[str, Route | None] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; every way out is one answer, or none where the caller has left."""
-        request = request_of(scope, receive)
-        route: Route | None = None
-        try:
-            route = self._route(scope["path"])
-            answer = await self._answered(request, route)
-        except (InferenceError, HttpError) as error:
-            answer = error_answer(error)
-        except CallerLeftError:
-            return
-        except asyncio.CancelledError:
-            if request.caller.gone:
-                return
-            raise
-        except Exception:
-            _LOG.exception("%s %s failed", scope["method"], scope["path"])
-            answer = json_answer({"error": "internal error; the sidecar's log has the details"}, 500)
-        finally:
-            finished(request)
+    def finish(self, request: Request, answer: Answer) -> Answer:
+        """Every answer tells the wait that a new row would meet."""
+        route = request.head.plan
         model = route.target.model if route is not None else ""
         answer.headers.append((_EXPECTED_WAIT, b"%d" % self._catalogue.expected_wait_ms(model)))
-        await send_answer(send, answer)
+        return answer
 
-    async def _answered(self, request: Request, route: Route | None) -> Answer:
+    async def answered(self, request: Request) -> Answer:
+        """See `Handlers`."""
+        route = self._route(request)
         if route is None:
-            raise HttpError(404, f"there is nothing at {request.scope['path']!r}; GET /v2 says what this server is")
+            raise HttpError(404, f"there is nothing at {request.path!r}; GET /v2 says what this server is")
         if request.method not in route.methods:
             allowed = ", ".join(route.methods)
             raise HttpError(
@@ -115,13 +83,12 @@ class HttpApp:
 
     # --- routes -----------------------------------------------------------------------------------
 
-    def _route(self, path: str) -> Route | None:
-        """Remembered for paths that exist (there are few)."""
-        route = self._routes.get(path)
-        if route is None:
-            route = self._found([unquote(part) for part in path.strip("/").split("/")])
-            if route is not None and len(self._routes) < 4096 and route.target.model in ("", *self._catalogue.models):
-                self._routes[path] = route
+    def _route(self, request: Request) -> Route | None:
+        """Remembered with the request's head."""
+        head = request.head
+        if head.plan is None:
+            head.plan = self._found([unquote(part) for part in head.path.strip("/").split("/")])
+        route: Route | None = head.plan
         return route
 
     def _found(self, parts: list[str]) -> Route | None:
@@ -164,19 +131,12 @@ class HttpApp:
     async def _infer(self, request: Request, target: Target) -> Answer:
         if request.headers.get(b"content-encoding", b"identity") != b"identity":
             raise HttpError(415, "a compressed body is not read here; send it without Content-Encoding")
-        body = await request.body(self._limits.body_bytes)
         self._catalogue.check(target.model, target.version)
         arrival = self._engine.clock()
         header_length = request.headers.get(b"inference-header-content-length")
-        parsed = bodies.parse(target.model, body, header_length, arrival, self._limits)
-        task = asyncio.current_task()
-        assert task is not None
-        caller = request.caller
-        if caller.gone:
-            raise CallerLeftError
-        caller.on_gone = task.cancel
+        parsed = bodies.parse(target.model, request.content, header_length, arrival, self._limits)
+        request.cancel_when_gone()
         result = await self._engine.infer(parsed.request)
-        caller.on_gone = None
         encoded, json_length = bodies.answer(parsed, VERSION, result)
         answer = Answer(200, encoded)
         if json_length is not None:
@@ -218,7 +178,7 @@ class HttpApp:
         return json_answer(self._catalogue.statistics(target.model or None))
 
     async def _index(self, request: Request, _target: Target) -> Answer:
-        body = await request.body(self._limits.json_bytes)
+        body = request.body(self._limits.json_bytes)
         try:
             asked = msgspec.json.decode(body, type=dict[str, object]) if body else {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -226,17 +186,17 @@ class HttpApp:
         return json_answer(self._catalogue.index(ready_only=asked.get("ready") is True))
 
     async def _load(self, request: Request, target: Target) -> Answer:
-        await self._check_control(request, target)
+        self._check_control(request, target)
         await self._engine.load(target.model)
         return Answer(200, b"{}")
 
     async def _unload(self, request: Request, target: Target) -> Answer:
-        await self._check_control(request, target)
+        self._check_control(request, target)
         await self._engine.unload(target.model)
         return Answer(200, b"{}")
 
-    async def _check_control(self, request: Request, target: Target) -> None:
-        await request.body(self._limits.json_bytes)
+    def _check_control(self, request: Request, target: Target) -> None:
+        request.body(self._limits.json_bytes)
         self._catalogue.check(target.model)
         if not self._repository_control:
             raise HttpError(

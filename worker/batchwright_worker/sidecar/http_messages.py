@@ -1,28 +1,31 @@
-"""Reading requests from and writing answers to an ASGI server."""
+"""Requests and answers of the HTTP ports, and the frame in which handlers run."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import logging
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Final, Protocol
 
 import msgspec
 
-from batchwright_worker.sidecar.http_server import SCOPE_KEY, Caller
+from batchwright_worker.sidecar.http_heads import Head
 from batchwright_worker.sidecar.values import InferenceError
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 JSON: Final = (b"content-type", b"application/json")
-_DISCARD_BYTES: Final = 8 << 20
-"""How much of a refused body is read, so that its sender gets to see the answer."""
+STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+_LOG = logging.getLogger(__name__)
 
 
 class CallerLeftError(Exception):
-    """The connection was lost while the request was read; there is nobody to answer."""
+    """The connection was lost; there is nobody to answer."""
 
 
 class HttpError(Exception):
@@ -43,67 +46,104 @@ class Answer:
     headers: list[Header] = field(default_factory=lambda: [JSON])
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request; `headers` holds lower-case names, the last value of each."""
+class Caller(Protocol):
+    """Who waits for one answer."""
 
-    scope: Scope
-    receive: Receive
-    headers: dict[bytes, bytes]
+    on_gone: Callable[[], object] | None
+    """Called if the connection is lost before the answer; forgotten with the answer."""
+
+    @property
+    def gone(self) -> bool:
+        """Is the connection lost? Answers go nowhere then."""
+
+    def answer(self, answer: Answer) -> None:
+        """The one answer."""
+
+    def send(self, head: bytes, *body: bytes) -> None:
+        """The one answer as it goes over the wire: status line and headers without the blank line, then the body."""
+
+
+class Request:
+    """One whole request. `content` is its body; the memory is reused after the answer."""
+
+    __slots__ = ("caller", "content", "head")
+
+    def __init__(self, head: Head, content: memoryview, caller: Caller) -> None:
+        self.head = head
+        self.content = content
+        self.caller = caller
 
     @property
     def method(self) -> str:
-        return str(self.scope["method"])
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        return self.head.path
 
     @property
     def query(self) -> bytes:
-        return bytes(self.scope["query_string"])
+        return self.head.query
 
     @property
-    def caller(self) -> Caller:
-        """Tells when the connection is lost (a dummy where the server does not say)."""
-        caller: Caller = self.scope.get(SCOPE_KEY) or Caller()
-        return caller
+    def headers(self) -> dict[bytes, bytes]:
+        """By lower-case name, the last value of each."""
+        return self.head.headers
 
-    async def body(self, limit_bytes: int) -> bytes:
-        """All of it. Raises HttpError 413 for more than `limit_bytes` (counted, whatever Content-Length says) and
-        CallerLeftError."""
-        declared = self.headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > limit_bytes:
-            await self._discard()
-            raise _too_large(limit_bytes)
-        chunks, total = [], 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise CallerLeftError
-            chunk = message["body"]
-            total += len(chunk)
-            if total > limit_bytes:
-                await self._discard()
-                raise _too_large(limit_bytes)
-            chunks.append(chunk)
-            if not message["more_body"]:
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    def body(self, limit_bytes: int) -> bytes:
+        """A copy of all of it. Raises HttpError 413 for more than `limit_bytes`."""
+        if len(self.content) > limit_bytes:
+            raise too_large(limit_bytes)
+        return bytes(self.content)
 
-    async def _discard(self) -> None:
-        left = _DISCARD_BYTES
-        while left > 0:
-            message = await self.receive()
-            if message["type"] == "http.disconnect" or not message["more_body"]:
+    def cancel_when_gone(self) -> None:
+        """Cancel the current task if the caller leaves. Raises CallerLeftError if it has left."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self.caller.gone:
+            raise CallerLeftError
+        self.caller.on_gone = task.cancel
+
+
+class Handlers:
+    """An application whose handlers run as tasks; every way out is one answer, or none where the caller has left."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def handle(self, request: Request) -> None:
+        """Take a request; the answer goes to its caller."""
+        task = asyncio.get_running_loop().create_task(self._answer(request))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    @abstractmethod
+    async def answered(self, request: Request) -> Answer:
+        """The answer. Raises InferenceError, HttpError, CallerLeftError."""
+
+    def finish(self, request: Request, answer: Answer) -> Answer:
+        """A last touch to every answer."""
+        return answer
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            answer = await self.answered(request)
+        except (InferenceError, HttpError) as error:
+            answer = error_answer(error)
+        except CallerLeftError:
+            return
+        except asyncio.CancelledError:
+            if request.caller.gone:
                 return
-            left -= len(message["body"])
+            raise
+        except Exception:
+            answer = self.broken(request)
+        request.caller.answer(self.finish(request, answer))
 
-
-def finished(request: Request) -> None:
-    """Nobody needs to hear of a lost connection any more."""
-    request.caller.on_gone = None
-    request.caller.done = True
-
-
-def request_of(scope: Scope, receive: Receive) -> Request:
-    """The request of an ASGI http scope."""
-    return Request(scope, receive, dict(scope["headers"]))
+    def broken(self, request: Request) -> Answer:
+        """A bug, told in the log."""
+        _LOG.exception("%s %s failed", request.method, request.path)
+        return json_answer({"error": "internal error; the sidecar's log has the details"}, 500)
 
 
 def json_answer(value: object, status: int = 200) -> Answer:
@@ -123,16 +163,13 @@ def error_answer(error: InferenceError | HttpError) -> Answer:
     return answer
 
 
-async def send_answer(send: Send, answer: Answer) -> None:
-    """Writes it."""
-    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+def too_large(limit_bytes: int) -> HttpError:
+    """413."""
+    return HttpError(413, f"the body is too large: wanted at most {limit_bytes} bytes; send fewer rows at a time")
 
 
-def _too_large(limit_bytes: int) -> HttpError:
-    return HttpError(
-        413,
-        f"the body is too large: wanted at most {limit_bytes} bytes; send fewer rows at a time",
-        ((b"connection", b"close"),),
-    )
+def encoded_head(status: int, headers: list[Header], body_bytes: int) -> bytes:
+    """Status line and headers, without the blank line."""
+    lines = [STATUS_LINES[status], *(b"%b: %b\r\n" % header for header in headers)]
+    lines.append(b"content-length: %d\r\n" % body_bytes)
+    return b"".join(lines)

@@ -165,7 +165,7 @@ def test_a_request_that_kills_two_runtimes_fails() -> None:
         await engine.start()
         poison = asyncio.ensure_future(engine.infer(request(engine, POISON)))
         good = [asyncio.ensure_future(engine.infer(request(engine, float(i)))) for i in range(3)]
-        with pytest.raises(ModelFailed, match="died twice under this request"):
+        with pytest.raises(ModelFailed, match="quarantined: 2 runtimes"):
             await poison
         results = await asyncio.gather(*good)
         assert [result.outputs["y"][0, 0] for result in results] == [0, 10, 20]

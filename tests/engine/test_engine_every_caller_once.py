@@ -100,7 +100,7 @@ class Story:
                 assert (task.result().outputs["y"] == wanted.inputs["x"] * 10).all()
             else:
                 assert isinstance(error, InferenceError)
-                assert bad or not isinstance(error, ModelFailed) or "died twice" in str(error)
+                assert bad or not isinstance(error, ModelFailed) or "died" in str(error)
         for errand in self.errands:
             trouble = errand.exception()
             assert trouble is None or isinstance(trouble, InferenceError | RuntimeTrouble)

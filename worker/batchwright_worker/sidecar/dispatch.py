@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from batchwright_worker.sidecar.queues import Bucket
+from batchwright_worker.sidecar.queues import Apart, Bucket
 
 UNBOUNDED = 1 << 60
 PASS_LIMIT = 16
@@ -146,6 +146,8 @@ def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | No
     if not queued:
         return None
     queue = min(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+    if isinstance(queue.bucket, Apart):
+        return None
     able = [device for device in devices if device.followable and queue.model in device.residents]
     for device in sorted(able, key=lambda device: (device.until, device.name)):
         wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))

@@ -18,10 +18,11 @@ from batchwright_worker.sidecar.loader import Loader
 from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.outcome import BatchOutcome
 from batchwright_worker.sidecar.pulse import Pulse
-from batchwright_worker.sidecar.queues import Waiting
+from batchwright_worker.sidecar.queues import Bucket, Waiting
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch
+from batchwright_worker.sidecar.suspects import Suspects
 from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import (
     DeadlineExceeded,
@@ -31,9 +32,6 @@ from batchwright_worker.sidecar.values import (
     Runtime,
     RuntimeTrouble,
 )
-
-MOST_LOSSES = 2
-"""A request whose batches have lost so many runtimes fails: it may be what kills them."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +50,7 @@ class Dispatcher:
     tickets: dict[int, Ticket] = field(default_factory=dict)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no caller waits."""
+    suspects: Suspects = field(default_factory=Suspects)
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     _windows: set[str] = field(default_factory=set)
 
@@ -143,9 +142,9 @@ class Dispatcher:
             await self.loader.unload(run.device, run.unload)
             await run_isolated(self.runtimes[run.device], run.model, parts, outcome)
         except PartsLost as lost:
-            self._retry(run.model, lost.parts, str(lost))
+            self._retry(batch, lost)
         except RuntimeTrouble as trouble:
-            self._retry(run.model, parts, str(trouble))
+            self._retry(batch, PartsLost([], parts, str(trouble)))
         except Exception as bug:
             _log.exception("batch of %s on %s", run.model, run.device)
             for part in parts:
@@ -160,35 +159,46 @@ class Dispatcher:
             self.scheduler.batch_failed(batch, self.clock())
         else:
             whole = outcome.whole
+            self.suspects.ran(batch.run.model)
             self.scheduler.batch_ended(batch, whole.device_seconds, whole.batch_bytes, self.clock())
             self.scheduler.retains(batch, whole.retained_bytes)
 
-    def _retry(self, model: str, parts: list[Part], why: str) -> None:
-        """The runtime died under these rows: once more on the next one, in their old place in the queue."""
-        self.measures[model].retried += bool(parts)
-        counted: set[int] = set()
-        for part in parts:
-            ticket = part.ticket
-            if id(ticket) not in counted:
-                counted.add(id(ticket))
-                ticket.losses += 1
-            if not ticket.waits:
-                continue
-            if ticket.losses >= MOST_LOSSES:
-                self.fail(ticket, ModelFailed(f"the runtime of model {model} died twice under this request: {why}"))
-                continue
-            entry = Waiting(
-                key=0,
-                rows=part.start + part.rows,
-                start=part.start,
-                arrival=ticket.request.arrival,
-                bucket=ticket.bucket,
-                priority=ticket.request.priority,
-                drop_after=ticket.request.deadline,
-            )
-            key = self.scheduler.requeue(entry, model)
-            ticket.keys.add(key)
-            self.tickets[key] = ticket
+    def _retry(self, batch: Batch, lost: PartsLost) -> None:
+        """The runtime died under these rows: once more on the next one, in their old place in the queue; those that it
+        died under in halves apart from each other, so that what kills it is found."""
+        model, bucket = batch.run.model, batch.run.bucket
+        self.measures[model].retried += 1
+        for part in lost.others:
+            self._requeue(part, model, bucket)
+        tickets = {id(part.ticket): part.ticket for part in lost.suspects if part.ticket.waits}
+        if not tickets:
+            return
+        sentence = self.suspects.lost(model, bucket, [ticket.deaths_alone for ticket in tickets.values()])
+        places = [bucket for size, bucket in zip(sentence.sizes, sentence.buckets, strict=True) for _ in range(size)]
+        group = dict(zip(tickets, places, strict=False))
+        for ticket in tickets.values():
+            ticket.deaths_alone += sentence.alone
+            if sentence.guilty:
+                self.fail(ticket, ModelFailed(f"{sentence.reason} ({lost})"))
+        for part in lost.suspects:
+            self._requeue(part, model, group.get(id(part.ticket), bucket))
+
+    def _requeue(self, part: Part, model: str, bucket: Bucket) -> None:
+        ticket = part.ticket
+        if not ticket.waits:
+            return
+        entry = Waiting(
+            key=0,
+            rows=part.start + part.rows,
+            start=part.start,
+            arrival=ticket.request.arrival,
+            bucket=bucket,
+            priority=ticket.request.priority,
+            drop_after=ticket.request.deadline,
+        )
+        key = self.scheduler.requeue(entry, model)
+        ticket.keys.add(key)
+        self.tickets[key] = ticket
 
     async def _load(self, load: LoadModel) -> None:
         await self.loader.load(load)

@@ -1,6 +1,6 @@
 """Run one batch so that a bad row fails alone: bisection, splitting when memory runs out.
 
-`run_isolated` reports every part through `Report` as soon as its fate is known, and raises RuntimeLost with the parts
+`run_isolated` reports every part through `Report` as soon as its fate is known, and raises PartsLost with the parts
 whose fate is not.
 """
 
@@ -44,11 +44,12 @@ class Report(Protocol):
 
 
 class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
-    """The runtime died; `parts` have neither result nor error."""
+    """The runtime died while it ran `suspects`; neither they nor `others` have a result or an error."""
 
-    def __init__(self, parts: list[Part], why: str) -> None:
+    def __init__(self, suspects: list[Part], others: list[Part], why: str) -> None:
         super().__init__(why)
-        self.parts = parts
+        self.suspects = suspects
+        self.others = others
 
 
 @dataclass(slots=True)
@@ -72,11 +73,13 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
         if not batch:
             continue
         budget.runs -= 1
+        others = [part for rest in work for part in rest]
+        if report.device_lost():
+            raise PartsLost([], [*batch, *others], "the runtime died between two runs")
         try:
-            _check_device(report)
             result = await _run(runtime, model, batch, rows)
         except RuntimeLost as lost:
-            raise PartsLost([*batch, *(part for rest in work for part in rest)], str(lost)) from lost
+            raise PartsLost(batch, others, str(lost)) from lost
         except OutOfMemory as trouble:
             limit = report.out_of_memory(rows)
             _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
@@ -88,11 +91,6 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
         else:
             report.ran(rows, result, rows == total)
             _hand_out(batch, result, report)
-
-
-def _check_device(report: Report) -> None:
-    if report.device_lost():
-        raise RuntimeLost("the runtime died between two runs")
 
 
 async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int) -> RunResult:

@@ -16,6 +16,20 @@ from typing import Literal
 Order = Literal["Balanced", "Longest", "Oldest"]
 Bucket = Hashable
 
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A bucket of rows of one shape that share no batch with others of that shape (see `suspects`)."""
+
+    shape: Bucket
+    group: int
+
+
+def shape_of(bucket: Bucket) -> Bucket:
+    """The bucket of shapes that its rows belong to."""
+    return bucket.shape if isinstance(bucket, Apart) else bucket
+
+
 MIDDLE_PRIORITY = 1 << 31
 """Where priority 0 (the default) stands among Triton's priorities (1 is served first)."""
 

@@ -53,11 +53,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """A batch that the device has been given: `serial` is its number, `device_s` its predicted device time."""
+    """A batch that the device has been given: `serial` is its number, `device_s` its predicted device time. `apart`: it
+    may be what kills the runtime, so nothing else is in flight beside it."""
 
     serial: int
     model: str
     device_s: float
+    apart: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,7 +108,9 @@ class DeviceBooks:
     @property
     def followable(self) -> bool:
         """Does a batch run, with room for another behind it?"""
-        return 0 < len(self.in_flight) < self.depth and not self.down and (not self.loading or self.overlaps_loads)
+        if not 0 < len(self.in_flight) < self.depth or any(flight.apart for flight in self.in_flight):
+            return False
+        return not self.down and (not self.loading or self.overlaps_loads)
 
     @property
     def short(self) -> bool:

@@ -15,7 +15,7 @@ from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.fit import Curve
 from batchwright_worker.sidecar.ledger import Ledger
 from batchwright_worker.sidecar.outlook import line
-from batchwright_worker.sidecar.queues import Choice, Waiting, ordered
+from batchwright_worker.sidecar.queues import Apart, Choice, Waiting, ordered
 from batchwright_worker.sidecar.residency import Flight, keep_value
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
@@ -260,7 +260,11 @@ class Scheduler(Ledger):
                 self._model_of.pop(part.key, None)
         predicted = served.curve(run.bucket).seconds(run.rows)
         self._batches += 1
-        books.start_batch(Flight(serial=self._batches, model=run.model, device_s=predicted), now, served.overhead_s)
+        books.start_batch(
+            Flight(serial=self._batches, model=run.model, device_s=predicted, apart=isinstance(run.bucket, Apart)),
+            now,
+            served.overhead_s,
+        )
         left = run.bucket in served.queue.groups
         return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left, serial=self._batches)
 

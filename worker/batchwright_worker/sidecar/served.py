@@ -9,7 +9,7 @@ from batchwright_worker.sidecar import tuner
 from batchwright_worker.sidecar.admission import OfferedRate, in_time_size
 from batchwright_worker.sidecar.fit import Curve, DeviceTime
 from batchwright_worker.sidecar.measures import WindowCounts
-from batchwright_worker.sidecar.queues import Bucket, ModelQueue
+from batchwright_worker.sidecar.queues import Bucket, ModelQueue, shape_of
 from batchwright_worker.sidecar.residency import Footprint
 from batchwright_worker.sidecar.tuning import Rules, Tuning, Verdict
 
@@ -90,11 +90,12 @@ class Served:
 
     def curve(self, bucket: Bucket) -> Curve:
         """The fit of this bucket, or of the whole model while the bucket has none."""
-        times = self.by_bucket.get(bucket)
+        times = self.by_bucket.get(shape_of(bucket))
         return times.curve if times is not None and times.samples else self.overall.curve
 
     def turn(self, bucket: Bucket) -> Curve:
         """Time from the start of a batch to its answers: the device time and what goes around it."""
+        bucket = shape_of(bucket)
         curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
         known = self._turns.get(bucket)
         if known is not None and known[0] is curve and known[1] == overhead_s:
@@ -111,6 +112,7 @@ class Served:
 
     def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
         """Learn from a batch."""
+        bucket = shape_of(bucket)
         self.overall.observe(rows, device_s)
         if bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
             self.by_bucket[bucket] = DeviceTime()

@@ -26,7 +26,8 @@ class Ticket:
     rows_left: int = 0
     began: float | None = None
     batch_size: int = 0
-    losses: int = 0
+    deaths_alone: int = 0
+    """How often a runtime has died while it ran nothing but this request."""
 
     @property
     def waits(self) -> bool:

@@ -1,0 +1,123 @@
+"""A request that kills its runtime is found by halving; its batch-mates are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchwright_worker.sidecar.queues import Apart
+from batchwright_worker.sidecar.suspects import MOST_ALONE, MOST_IN_A_ROW, Suspects
+from batchwright_worker.sidecar.values import InferResult, ModelFailed
+from tests.engine.devices import POISON, FakeDevice, engine_of, model, request
+from tests.engine.virtual import run
+
+
+@given(st.integers(1, 64), st.data())
+def test_one_killer_among_many_is_found_and_nobody_else_is_blamed(requests: int, data: st.DataObject) -> None:
+    killer = data.draw(st.integers(0, requests - 1))
+    suspects, alone, deaths = Suspects(), [0] * requests, 0
+    answered: set[int] = set()
+    batches: list[list[int]] = [list(range(requests))]
+    guilty: list[int] = []
+    while batches:
+        batch = batches.pop(0)
+        if killer not in batch:
+            suspects.ran("m")
+            answered.update(batch)
+            continue
+        deaths += 1
+        sentence = suspects.lost("m", (), [alone[one] for one in batch])
+        for one in batch:
+            alone[one] += sentence.alone
+        if sentence.guilty:
+            guilty += batch
+        first = sentence.sizes[0] if sentence.sizes else 0
+        batches += [part for part in (batch[:first], batch[first:]) if part and not sentence.guilty]
+    assert guilty == [killer]
+    assert answered == set(range(requests)) - {killer}
+    assert deaths <= math.ceil(math.log2(requests)) + 2
+
+
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=40))
+def test_halves_are_apart_and_hold_all(alone_before: list[int]) -> None:
+    sentence = Suspects().lost("m", Apart(("wide",), 7), alone_before)
+    assert sum(sentence.sizes) == len(alone_before)
+    assert max(sentence.sizes) - min(sentence.sizes) <= 1
+    assert len(set(sentence.buckets)) == 2
+    assert all(isinstance(bucket, Apart) and bucket.shape == ("wide",) for bucket in sentence.buckets)
+
+
+def test_the_search_ends_where_everything_kills() -> None:
+    suspects = Suspects()
+    reasons = [suspects.lost("m", (), [0, 0]).reason for _ in range(MOST_IN_A_ROW)]
+    assert set(reasons[:-1]) == {""}
+    assert "16 times in a row" in reasons[-1]
+    suspects.ran("m")
+    assert not suspects.lost("m", (), [0, 0]).guilty
+
+
+class Deaths(FakeDevice):
+    """Counts how often it died."""
+
+    def die(self, back_after_s: float = 0.005) -> None:
+        self.deaths = getattr(self, "deaths", 0) + self.up
+        super().die(back_after_s)
+
+
+@pytest.mark.parametrize("at", [0, 7, 24])
+def test_a_poison_request_takes_no_batch_mate_along(at: int) -> None:
+    async def scenario() -> None:
+        device = Deaths()
+        engine = engine_of([model(initial_size=32)], device)
+        await engine.start()
+        values = [POISON if i == at else float(i) for i in range(25)]
+        answers = await asyncio.gather(
+            *(engine.infer(request(engine, value)) for value in values), return_exceptions=True
+        )
+        for value, answer in zip(values, answers, strict=True):
+            if value == POISON:
+                assert isinstance(answer, ModelFailed)
+                assert "quarantined" in str(answer)
+            else:
+                assert isinstance(answer, InferResult)
+                assert answer.outputs["y"][0, 0] == value * 10
+        assert device.deaths <= math.ceil(math.log2(25)) + 2
+        assert device.violations == []
+        await engine.close()
+
+    run(scenario())
+
+
+def test_alone_it_is_answered_after_two_dead_runtimes() -> None:
+    async def scenario() -> None:
+        device = Deaths()
+        engine = engine_of([model()], device)
+        await engine.start()
+        with pytest.raises(ModelFailed, match="quarantined"):
+            await engine.infer(request(engine, POISON))
+        assert device.deaths == MOST_ALONE
+        await engine.close()
+
+    run(scenario())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=4))
+def test_runtimes_killed_from_outside_fail_no_innocent_beside_others(kills_ms: list[int]) -> None:
+    """Four losses at most cannot meet one request alone twice: they come while 20 requests are searched through."""
+
+    async def scenario() -> None:
+        device = FakeDevice()
+        engine = engine_of([model(initial_size=32)], device)
+        await engine.start()
+        for kill_ms in kills_ms:
+            asyncio.get_running_loop().call_later(kill_ms / 1e3, device.die)
+        answers = await asyncio.gather(*(engine.infer(request(engine, float(i))) for i in range(20)))
+        assert [answer.outputs["y"][0, 0] for answer in answers] == [10.0 * i for i in range(20)]
+        await engine.close()
+
+    run(scenario())

@@ -139,6 +139,17 @@ class Served:
         return time.monotonic() - began
 
 
+def infer_linear(served: Served, rows: np.ndarray) -> np.ndarray:
+    """`linear`'s answer to rows of FP32 [16], binary both ways over HTTP."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(rows.shape)}
+    tensor["parameters"] = {"binary_data_size": rows.nbytes}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    length = {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
+    status, headers, answer = served.get("/v2/models/linear/infer", header + rows.tobytes(), **length)
+    assert status == 200, answer
+    return np.frombuffer(answer[int(headers["inference-header-content-length"]) :], np.float32).reshape(len(rows), -1)
+
+
 def fetched(request: urllib.request.Request) -> tuple[int, dict[str, str], bytes]:
     """Any status is an answer."""
     try:

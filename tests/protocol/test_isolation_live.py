@@ -109,7 +109,6 @@ def test_metrics_have_tritons_names_and_count_what_happened(fragile: Served) -> 
     labels = '{model="echo",version="1"}'
     for name in (
         "nv_inference_request_success",
-        "nv_inference_request_failure",
         "nv_inference_count",
         "nv_inference_exec_count",
         "nv_inference_request_duration_us",
@@ -122,6 +121,7 @@ def test_metrics_have_tritons_names_and_count_what_happened(fragile: Served) -> 
     ):
         assert values[name + labels] > 0, name
     assert values["nv_inference_pending_request_count" + labels] == 0
+    assert values['nv_inference_request_failure{model="echo",version="1",reason="BACKEND"}'] > 0
     assert values["batchwright_retried_batches_total" + labels] >= 1
     assert any(name.startswith('batchwright_dispatch_total{model="echo"') for name in values)
     assert any(name.startswith('batchwright_batches_total{model="echo"') for name in values)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -139,13 +140,15 @@ class RuntimeClient:
     async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
         """See `Runtime.run`. A cancelled run keeps its slot until the runtime has answered."""
         connection = self._connected()
+        began = time.perf_counter()
         columns = {name: [part[name] for part in parts] for name in parts[0]}
         slot = self._acquire(sum(parts_size(column) for column in columns.values()))
         placed, end = _placed(slot, columns)
+        input_s = time.perf_counter() - began
         asked = connection.ask(
             lambda call: Run(call=call, model=model, rows=rows, slot=slot.path.name, inputs=placed, offset_free=end)
         )
-        collecting = asyncio.ensure_future(self._collect(asked, slot))
+        collecting = asyncio.ensure_future(self._collect(asked, slot, input_s))
         collecting.add_done_callback(seen)
         return await asyncio.shield(collecting)
 
@@ -158,7 +161,7 @@ class RuntimeClient:
         """Returns once there has been a process at the other end."""
         await self._ever_connected.wait()
 
-    async def _collect(self, asked: asyncio.Future[Answer], slot: Slot) -> RunResult:
+    async def _collect(self, asked: asyncio.Future[Answer], slot: Slot, input_s: float) -> RunResult:
         try:
             ran = _expect(await asked, Ran)
         except ConnectionLostError as error:
@@ -168,12 +171,13 @@ class RuntimeClient:
             self._pool.release(slot)
             raise
         try:
-            return self._result(ran, slot)
+            return self._result(ran, slot, input_s)
         finally:
             self._pool.release(slot)
 
-    def _result(self, ran: Ran, slot: Slot) -> RunResult:
+    def _result(self, ran: Ran, slot: Slot, input_s: float) -> RunResult:
         """Outputs are copied out of the slot, once for the whole batch, so that it is free for the next."""
+        began = time.perf_counter()
         if ran.slot_bytes > slot.size:
             self._pool.adopt_growth(slot, ran.slot_bytes)
         outputs = {placed.name: read(slot.view, placed).copy() for placed in ran.outputs}
@@ -186,6 +190,8 @@ class RuntimeClient:
             batch_bytes=max(0, ran.batch_bytes),
             retained_bytes=ran.retained_bytes,
             row_errors=ran.row_errors,
+            input_s=input_s + ran.input_seconds,
+            output_s=time.perf_counter() - began + ran.output_seconds,
         )
 
     def _acquire(self, size: int) -> Slot:

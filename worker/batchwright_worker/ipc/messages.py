@@ -130,6 +130,9 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """Rows that failed on their own; what the outputs hold for them means nothing."""
     retained_bytes: int = 0
     """Part of batch_bytes that the model's allocator keeps for its next batch; it counts as used."""
+    input_seconds: float = 0.0
+    """Time from the ask to the run, and from the run's end to the outputs' last byte in the slot."""
+    output_seconds: float = 0.0
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=15):

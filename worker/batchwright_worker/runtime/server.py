@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -157,20 +158,26 @@ class Server:
         )
 
     def _run(self, ask: Run) -> Ran:
+        asked = time.perf_counter()
         slot = self._slots.get(ask.slot, ask.offset_free)
         inputs = {placed.name: read(slot.view, placed) for placed in ask.inputs}
+        began = time.perf_counter()
         outcome = self._residents.run(ask.model, inputs, ask.rows)
+        ended = time.perf_counter()
         outputs = {name: np.asarray(array) for name, array in outcome.outputs.items()}
         slot.grow(sized(ask.offset_free, outputs))
+        written = write(slot.view, ask.offset_free, outputs)
         return Ran(
             call=ask.call,
-            outputs=write(slot.view, ask.offset_free, outputs),
+            outputs=written,
             device_seconds=outcome.device_seconds,
             batch_bytes=outcome.batch_bytes,
             slot_bytes=slot.size,
             memory_used_bytes=self._meter.used() if outcome.batch_bytes >= 0 else -1,
             row_errors=dict(outcome.row_errors),
             retained_bytes=outcome.retained_bytes,
+            input_seconds=began - asked,
+            output_seconds=time.perf_counter() - ended,
         )
 
 

@@ -81,6 +81,7 @@ class Dispatcher:
         if refused:
             measures.refused[refused] += 1
         else:
+            measures.failed += 1
             measures.failed_rows += ticket.request.rows
         self.forget(ticket)
 

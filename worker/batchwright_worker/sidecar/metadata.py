@@ -28,7 +28,9 @@ _PLATFORMS: Final = {
     "emulated": ("batchwright_emulated", "batchwright"),
 }
 """Artifact format -> platform and backend, in Triton's words where it has some."""
-_NANOSECONDS: Final = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+
+_NEVER: Final = Tally()
+"""There is no response cache here; Triton's clients expect to be told."""
 
 Body = dict[str, Any]
 
@@ -92,7 +94,8 @@ class Catalogue:
     def statistics(self, name: str | None) -> Body:
         """GET /v2/models[/NAME]/stats. Every model's where name is None."""
         names = sorted(self.models) if name is None else [name]
-        return {"model_stats": [_statistics(each, self.engine.measures[each]) for each in names]}
+        counts = [_statistics(each, self.engine.measures[each]) for each in names]
+        return {"model_stats": [{**each, "memory_usage": self._memory(each["name"])} for each in counts]}
 
     def index(self, *, ready_only: bool = False) -> list[Body]:
         """POST /v2/repository/index."""
@@ -105,6 +108,15 @@ class Catalogue:
                 reason = "" if view is None else view.message
                 entries.append({"name": name, "version": VERSION, "state": word, "reason": reason})
         return entries
+
+    def _memory(self, name: str) -> list[Body]:
+        """Bytes on each device that holds the model."""
+        kind = "GPU" if self.kind == KIND_NVIDIA else "CPU"
+        return [
+            {"type": kind, "id": number, "byte_size": books.held[name].memory_bytes}
+            for number, books in enumerate(self.engine.scheduler.devices.values())
+            if name in books.held
+        ]
 
     def _platform(self, name: str) -> tuple[str, str]:
         artifacts = self.models[name].artifacts
@@ -122,12 +134,15 @@ def _dims(spec: TensorSpec) -> Body:
 
 
 def _statistics(name: str, measures: ModelMeasures) -> Body:
-    durations = dict.fromkeys(_NANOSECONDS, Tally())
-    durations |= {
+    durations = {
         "success": measures.success,
         "fail": measures.fail,
         "queue": measures.queue,
+        "compute_input": measures.compute_input,
         "compute_infer": measures.compute,
+        "compute_output": measures.compute_output,
+        "cache_hit": _NEVER,
+        "cache_miss": _NEVER,
     }
     return {
         "name": name,
@@ -139,9 +154,9 @@ def _statistics(name: str, measures: ModelMeasures) -> Body:
         "batch_stats": [
             {
                 "batch_size": size,
-                "compute_input": _duration(Tally()),
-                "compute_infer": _duration(tally),
-                "compute_output": _duration(Tally()),
+                "compute_input": _duration(tally.compute_input),
+                "compute_infer": _duration(tally.compute),
+                "compute_output": _duration(tally.compute_output),
             }
             for size, tally in sorted(measures.batches.items())
         ],

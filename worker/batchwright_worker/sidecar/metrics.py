@@ -17,15 +17,27 @@ CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _TRITON: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
     "nv_inference_request_success": ("Requests answered with a result", lambda m: m.success.count),
-    "nv_inference_request_failure": ("Requests answered with an error", lambda m: m.fail.count),
     "nv_inference_count": ("Rows answered with a result", lambda m: m.rows),
     "nv_inference_exec_count": ("Batches run", lambda m: m.executions.count),
     "nv_inference_request_duration_us": ("Time from arrival to result", lambda m: m.success.ns // 1000),
     "nv_inference_queue_duration_us": ("Time that requests waited", lambda m: m.queue.ns // 1000),
-    "nv_inference_compute_input_duration_us": ("Time to prepare inputs (part of compute_infer)", lambda _: 0),
+    "nv_inference_compute_input_duration_us": (
+        "Time of inputs' way to the model",
+        lambda m: m.compute_input.ns // 1000,
+    ),
     "nv_inference_compute_infer_duration_us": ("Time that requests spent in batches", lambda m: m.compute.ns // 1000),
-    "nv_inference_compute_output_duration_us": ("Time to prepare outputs (part of compute_infer)", lambda _: 0),
+    "nv_inference_compute_output_duration_us": (
+        "Time of the way from the model",
+        lambda m: m.compute_output.ns // 1000,
+    ),
 }
+_FAILURES: Final[dict[str, Callable[[ModelMeasures], int]]] = {
+    "REJECTED": lambda m: m.refused_total,
+    "CANCELED": lambda m: m.cancelled,
+    "BACKEND": lambda m: m.failed,
+    "OTHER": lambda m: m.fail.count - m.refused_total - m.failed,
+}
+"""Triton's reasons of nv_inference_request_failure."""
 _OWN: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
     "batchwright_device_seconds": ("Device time of batches", lambda m: m.executions.ns / 1e9),
     "batchwright_predicted_device_seconds": ("The same as the fit predicted it", lambda m: m.predicted_ns / 1e9),
@@ -40,7 +52,7 @@ _LABELS: Final = ("model", "version")
 
 
 class SidecarCollector(Collector):
-    """`measures` by model, and the state for what is not a counter."""
+    """What goes by own names: `measures` by model, and the state for what is not a counter."""
 
     def __init__(self, measures: Mapping[str, ModelMeasures], state: Callable[[], SidecarState]) -> None:
         self._measures = measures
@@ -48,23 +60,10 @@ class SidecarCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called for each scrape."""
-        yield from self._triton()
         yield from self._own()
         yield from self._by_reason()
         yield self._latencies()
         yield from self._gauges()
-
-    def _triton(self) -> Iterator[Metric]:
-        """Of type unknown, because the client library would add `_total` to the names of counters."""
-        for name, (text, value) in _TRITON.items():
-            metric = Metric(name, text, "unknown")
-            for model, measures in self._measures.items():
-                metric.add_sample(name, {"model": model, "version": VERSION}, value(measures))
-            yield metric
-        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait or run", labels=_LABELS)
-        for model, measures in self._measures.items():
-            pending.add_metric([model, VERSION], measures.pending)
-        yield pending
 
     def _own(self) -> Iterator[Metric]:
         for name, (text, value) in _OWN.items():
@@ -85,7 +84,7 @@ class SidecarCollector(Collector):
             for reason, count in sorted(measures.refused.items()):
                 refused.add_metric([model, VERSION, reason], count)
             for size, tally in sorted(measures.batches.items()):
-                batches.add_metric([model, VERSION, str(size)], tally.count)
+                batches.add_metric([model, VERSION, str(size)], tally.compute.count)
         yield from (dispatched, refused, batches)
 
     def _latencies(self) -> Metric:
@@ -118,9 +117,36 @@ class Metrics:
     """What /metrics answers."""
 
     def __init__(self, measures: Mapping[str, ModelMeasures], state: Callable[[], SidecarState]) -> None:
+        self._measures = measures
         self._registry = CollectorRegistry()
         self._registry.register(SidecarCollector(measures, state))
 
     def text(self) -> bytes:
         """Prometheus text format."""
-        return generate_latest(self._registry)
+        return "".join(triton_lines(self._measures)).encode() + generate_latest(self._registry)
+
+
+def triton_lines(measures: Mapping[str, ModelMeasures]) -> Iterator[str]:
+    """Triton's families. The client library would add `_total` to the names of counters, which Triton lacks."""
+    for name, (text, value) in _TRITON.items():
+        yield _header(name, "counter", text)
+        for model, counts in measures.items():
+            yield f"{name}{{{_of_model(model)}}} {float(value(counts))}\n"
+    name = "nv_inference_request_failure"
+    yield _header(name, "counter", "Requests answered with an error, by reason")
+    for model, counts in measures.items():
+        for reason, number in _FAILURES.items():
+            yield f'{name}{{{_of_model(model)},reason="{reason}"}} {float(number(counts))}\n'
+    name = "nv_inference_pending_request_count"
+    yield _header(name, "gauge", "Requests that wait or run")
+    for model, counts in measures.items():
+        yield f"{name}{{{_of_model(model)}}} {float(counts.pending)}\n"
+
+
+def _header(name: str, kind: str, text: str) -> str:
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+
+
+def _of_model(model: str) -> str:
+    """Labels; the manifest's rules leave nothing to escape in a model's name."""
+    return f'model="{model}",version="{VERSION}"'

@@ -30,6 +30,8 @@ class BatchOutcome:
     epoch: int
     whole: RunResult | None = None
     """The result of the batch as dispatched, if it went well."""
+    last: RunResult | None = None
+    """The result of the newest run, whose parts are being answered."""
 
     def device_lost(self) -> bool:
         """The books' epoch tells."""
@@ -37,7 +39,8 @@ class BatchOutcome:
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole teaches the tuner."""
-        self.measures.ran(rows, result.device_seconds, self.served.curve(self.batch.run.bucket).seconds(rows))
+        self.last = result
+        self.measures.ran(rows, result, self.served.curve(self.batch.run.bucket).seconds(rows))
         self.measures.last_inference = self.wall()
         if result.memory is not None:
             self.scheduler.measured(self.books.name, result.memory)
@@ -56,7 +59,7 @@ class BatchOutcome:
             self.fail(ticket, ModelFailed(f"model {self.served.name} gave outputs that do not fit: {trouble}"))
             return
         ticket.answer.set_result(result)
-        self.measures.answered(ticket.request.rows, result.queue_ms / 1e3, result.run_ms / 1e3)
+        self.measures.answered(ticket.request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self.last)
         self.scheduler.answered(self.served.name, ticket.request.rows, now - ticket.request.arrival)
 
     def failed(self, part: Part, message: str) -> None:

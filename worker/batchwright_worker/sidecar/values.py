@@ -214,7 +214,8 @@ class RunResult:
 
     `batch_bytes`: memory that the batch held beyond the model (0: not known); `retained_bytes`: what of it the model
     keeps for its next batch and nobody else can have meanwhile. `row_errors`: rows (of the batch)
-    that failed on their own while the others are good.
+    that failed on their own while the others are good. `input_s` and `output_s`: copies and conversions before and
+    after the run, on both sides of the socket.
     """
 
     outputs: Mapping[str, Array]
@@ -223,6 +224,8 @@ class RunResult:
     batch_bytes: int = 0
     retained_bytes: int = 0
     row_errors: Mapping[int, str] = field(default_factory=dict)
+    input_s: float = 0.0
+    output_s: float = 0.0
 
 
 class Runtime(Protocol):

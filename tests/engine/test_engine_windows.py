@@ -127,7 +127,7 @@ def test_the_state_tells_rates_latencies_and_devices() -> None:
         assert counted.success.count == counted.rows == len(calls)
         assert counted.fail.count == 0
         assert sum(counted.latency_counts) == len(calls)
-        assert sum(tally.count for tally in counted.batches.values()) == counted.executions.count
+        assert sum(tally.compute.count for tally in counted.batches.values()) == counted.executions.count
         assert counted.predicted_ns == pytest.approx(counted.executions.ns, rel=0.1)
 
     run(scenario())

@@ -2,7 +2,7 @@
 
 A test instrument. Each output row is the index of the largest element of the row's first input, so that a wrongly
 routed answer shows. A row that holds NaN has no largest element and is a bad row. A model that declares no inputs takes
-any; one that declares no outputs has `argmax`, INT64 [1].
+any; one that declares no outputs has `argmax`, INT64 [1]. Benches may change the speed in mid-run: `emulated_speed`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from batchwright_worker.ipc.messages import EmulatedSource, ModelSource, TensorSpec
 from batchwright_worker.oip.datatypes import numpy_of
 from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, LoadError, OutOfDeviceMemoryError
+from batchwright_worker.runtime.backends.emulated_speed import EmulatedSpeed, SpeedSource
 
 _PR_SET_TIMERSLACK: Final = 29
 _DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
@@ -29,11 +30,16 @@ class EmulatedModel:
         self.inputs: Sequence[TensorSpec] = source.inputs
         self.outputs: Sequence[TensorSpec] = source.outputs or [_DEFAULT_OUTPUT]
         self._emulated = emulated
+        self._speed = SpeedSource(
+            EmulatedSpeed(
+                fixed_microseconds=emulated.fixed_microseconds, per_row_microseconds=emulated.per_row_microseconds
+            )
+        )
         self._ledger = host.ledger
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """Takes the device's time, books its memory, answers each row's argmax."""
-        end = time.monotonic() + (self._emulated.fixed_microseconds + rows * self._emulated.per_row_microseconds) / 1e6
+        end = time.monotonic() + self._speed.now().seconds(rows)
         size = rows * self._emulated.bytes_per_row
         if not self._ledger.take(size):
             raise OutOfDeviceMemoryError(

@@ -1,0 +1,1 @@
+"""The servers that are measured beside Batchwright, written as their users would write them."""

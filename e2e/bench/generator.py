@@ -27,14 +27,16 @@ from e2e.bench.connections import Client
 from e2e.bench.wire import Protocol, Sample, argmax_answer, request_of, rows_of
 
 _TRACED = re.compile(
-    rb'"sample_seq": ?(\d+), ?"query_seq": ?\d+, ?"sample_idx": ?\d+, ?"issue_start_ns": ?(-?\d+), ?"complete_ns": ?(\d+)'
+    rb'"sample_seq": ?(\d+), ?"query_seq": ?\d+, ?"sample_idx": ?\d+, '
+    rb'?"issue_start_ns": ?(-?\d+), ?"complete_ns": ?(\d+)'
 )
 _INDICES = 10_000
 """Samples that LoadGen chooses from, uniformly; `models` are spread over them by weight."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `rate` 0: closed loop of `connections`. `start_at` (monotonic seconds, 0: at once) lets runs begin together.
+    """One run. `rate` 0: closed loop of `connections`. `start_at`: in monotonic seconds (0: at once), so that several
+    can begin together.
 
     `models`: name -> weight. `checked`: answers must be the emulated device's argmax."""
 
@@ -100,7 +102,7 @@ def main() -> None:
     spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Spec)
     sys.setswitchinterval(1e-4)  # the default lets one thread keep the other waiting for 5 ms
     columns = open_loop(spec) if spec.rate else closed_loop(spec)
-    np.savez(sys.argv[2], **columns)
+    np.savez(sys.argv[2], allow_pickle=False, **columns)
 
 
 def closed_loop(spec: Spec) -> dict[str, NDArray[Any]]:

@@ -36,7 +36,7 @@ def drive(spec: Spec, cores: Cores) -> Run:
 
 
 def drive_all(specs: Sequence[Spec], cores: Cores, meanwhile: Callable[[float], None] | None = None) -> list[Run]:
-    """Loads whose `start_at` counts from one common origin, which is also told to `meanwhile` (called while they run)."""
+    """Loads whose `start_at` counts from one common origin. `meanwhile` is called with it while they run."""
     several = len(specs) > 1 or meanwhile is not None
     origin = time.monotonic() + _PREPARE_S if several else 0.0
     with tempfile.TemporaryDirectory(prefix="batchwright-load-") as scratch:

@@ -16,7 +16,7 @@ from e2e.bench.device import Device
 
 Array = NDArray[Any]
 LATE_MS = 2.0
-"""A run whose generator sent 1 of 100 requests this long after schedule says more about the generator than the server."""
+"""A run whose generator sent 1 of 100 requests this late says more about the generator than about the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,7 +117,7 @@ def together(runs: Sequence[Run]) -> Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """What happened to the requests that were scheduled in one piece of time (of `width_s`), `at_s` after the origin."""
+    """What happened to the requests that were scheduled in one piece of time, `at_s` after the origin."""
 
     at_s: float
     offered: int

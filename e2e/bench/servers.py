@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -233,14 +232,20 @@ def _stop(leader: subprocess.Popen[bytes]) -> None:
 def _await(port: int, path: str, leader: subprocess.Popen[bytes], scratch: Path) -> None:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
-                if response.status == 200:
-                    return
+        if _answers(port, path):
+            return
         if leader.poll() is not None:
             break
         time.sleep(0.05)
     raise ServerFailed(f"{' '.join(leader.args)} is not ready:\n{_tail(scratch)}")  # type: ignore[arg-type]
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 def _tail(scratch: Path) -> str:

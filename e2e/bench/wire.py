@@ -28,7 +28,7 @@ def rows_of(count: int, shape: tuple[int, ...], seed: int) -> list[bytes]:
 
 def argmax_answer(row: bytes) -> bytes:
     """What the emulated device answers for this row: INT64, little endian."""
-    return np.frombuffer(row, np.float32).argmax().astype("<i8").tobytes()
+    return int(np.frombuffer(row, np.float32).argmax()).to_bytes(8, "little")
 
 
 def request_of(

@@ -70,7 +70,7 @@ async def main() -> None:
     model = described()
     batcher = Batcher(forward_of(model), model.max_size)
     options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off", "backlog": 4096}
-    config = uvicorn.Config(App(batcher), port=int(sys.argv[1]), timeout_keep_alive=600, **options)  # type: ignore[arg-type]
+    config = uvicorn.Config(App(batcher), port=int(sys.argv[1]), timeout_keep_alive=600, **options)
     serving = asyncio.create_task(batcher.serve())
     await uvicorn.Server(config).serve()
     serving.cancel()

@@ -1,0 +1,67 @@
+"""The command line: `python -m e2e.bench serving` and `python -m e2e.bench ocr`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def cli() -> None:
+    """Side-by-side performance tables."""
+
+
+@cli.command()
+@click.option("--only", default="", help="Sections, separated by commas; default: all.")
+@click.option("--servers", default="batchwright,mosec,plain", show_default=True, help="Which servers the tables show.")
+@click.option("--quick", is_flag=True, help="Fewer seconds per run: a few minutes in all.")
+@click.option("--pin/--no-pin", default=True, show_default=True, help="Server and client on a CPU each.")
+@click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write everything to this file.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a bar is missed.")
+def serving(only: str, servers: str, quick: bool, pin: bool, path: Path | None, strict: bool) -> None:
+    """The tables of serving.md: Batchwright beside Mosec and a plain greedy batcher, on one machine, in one run."""
+    from e2e.bench.report import Report
+    from e2e.bench.sections import SECTIONS
+    from e2e.bench.sections.bench import Bench
+    from e2e.bench.servers import Cores
+
+    wanted = _chosen(only, tuple(SECTIONS), "section")
+    bench = Bench(
+        report=Report(quick=quick),
+        cores=Cores.apart() if pin else Cores(),
+        quick=quick,
+        servers=_chosen(servers, ("batchwright", "mosec", "plain"), "server"),
+    )
+    try:
+        for name in wanted:
+            bench.report.progress(f"== {name}")
+            SECTIONS[name](bench)
+    finally:
+        met = bench.report.show_bars()
+        if path is not None:
+            bench.report.write(path)
+    if strict and not met:
+        raise SystemExit(1)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1)
+def ocr(arguments: tuple[str, ...]) -> None:
+    """OCR in local mode beside RapidOCR; `ocr -- --help` tells its options."""
+    import subprocess
+    import sys
+
+    raise SystemExit(subprocess.call([sys.executable, "-m", "e2e.bench.ocr_local", *arguments]))
+
+
+def _chosen(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in given.split(",") if name.strip()) or known
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"there is no {what} {name!r}; choose from {', '.join(known)}")
+    return names
+
+
+if __name__ == "__main__":
+    cli()

@@ -3,6 +3,8 @@
 Mosec does not hand headers to its workers: the JSON part of a body ends at its first line feed.
 """
 
+from typing import Any
+
 import msgspec
 import numpy as np
 from mosec import Server, Worker
@@ -26,20 +28,20 @@ _DECODER = msgspec.json.Decoder(Request)
 _HEADER = b'{"model_name":"noop","outputs":[{"name":"argmax","datatype":"INT64","shape":[1,1],"binary_data_size":8}]}\n'
 
 
-class Noop(Worker):
+class Noop(Worker):  # type: ignore[misc]
     """Parses, batches, answers one number per row."""
 
-    def deserialize(self, data):
+    def deserialize(self, data: bytes) -> Any:
         """The tensor, as a view of the body."""
         end = data.index(b"\n") + 1
         asked = _DECODER.decode(data[:end]).inputs[0]
         return np.frombuffer(data, np.float32, offset=end).reshape(asked.shape)
 
-    def forward(self, data):
+    def forward(self, data: list[Any]) -> list[int]:
         """Nothing is computed."""
         return [0] * len(data)
 
-    def serialize(self, data):
+    def serialize(self, data: int) -> bytes:
         """A binary answer."""
         return _HEADER + data.to_bytes(8, "little")
 

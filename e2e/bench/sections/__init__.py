@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from e2e.bench.sections import overload, steady
+from e2e.bench.sections import models, network, overload, prediction, steady
 from e2e.bench.sections.bench import Bench
 
 SECTIONS: Mapping[str, Callable[[Bench], None]] = {
@@ -13,4 +13,8 @@ SECTIONS: Mapping[str, Callable[[Bench], None]] = {
     "overload": overload.overload,
     "devices": overload.devices,
     "jump": overload.jump,
+    "prediction": prediction.prediction,
+    "models": models.models,
+    "residency": models.residency,
+    "network": network.network,
 }

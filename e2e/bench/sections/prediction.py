@@ -1,0 +1,54 @@
+"""What the simulator predicts beside what the live server does: highest rate and p99."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+from batchwright_worker.sidecar.served import Plan
+from batchwright_worker.sidecar.simulator import Report, SimulatedDevice, Simulation, poisson
+from batchwright_worker.sidecar.tuning import Rules
+from e2e.bench.report import Bar
+from e2e.bench.sections.bench import DEVICE, TARGET_MS, TARGET_S, Bench
+from e2e.bench.sections.steady import running
+
+RATES = (100, 200, 300)
+SIMULATED_S = 60.0
+
+
+def prediction(bench: Bench) -> None:
+    """Both within 10 %."""
+    with running(bench, "batchwright") as server:
+        live = {rate: bench.load("prediction", server, rate, bench.lasting(30, 10)) for rate in RATES}
+        highest = bench.highest_rate(
+            "prediction", server, DEVICE.rate(DEVICE.max_size), lambda run: run.latency_ms(0.99) <= TARGET_MS
+        )
+    foretold = _highest(10 if not bench.quick else 20)
+    rows: list[tuple[object, ...]] = [("max QPS", foretold, highest, f"{foretold / max(1, highest) - 1:+.1%}")]
+    off = abs(foretold / max(1, highest) - 1)
+    bench.report.bar(Bar(name="simulated max QPS: off by", measured=100 * off, wanted=10, at_least=False, unit="%"))
+    for rate, run in live.items():
+        expected, seen = 1e3 * _simulated(rate).latency_s(0.99), run.answered_latency_ms(0.99)
+        off = 100 * abs(expected / seen - 1)
+        rows.append((f"p99 at {rate}/s, ms", f"{expected:.1f}", f"{seen:.1f}", f"{expected / seen - 1:+.1%}"))
+        name = f"simulated p99 at {rate}/s: off by"
+        bench.report.bar(Bar(name=name, measured=off, wanted=10, at_least=False, unit="%", valid=run.valid))
+    bench.report.table(f"Predicted by the simulator, {DEVICE}", ("what", "simulated", "live", "off by"), rows)
+
+
+@cache
+def _simulated(rate: int) -> Report:
+    device = SimulatedDevice(seconds=lambda _model, rows, _now: DEVICE.seconds(rows))
+    plan = Plan(name="m", rules=Rules(latency_s=TARGET_S, max_size=DEVICE.max_size), initial_size=1)
+    arrivals = poisson(rate, SIMULATED_S, random.Random(rate))  # noqa: S311 - no secret
+    return Simulation([plan], [device]).run(arrivals, SIMULATED_S)
+
+
+def _highest(step: int) -> int:
+    """The highest rate of which 99 of 100 are answered in time: as the live search judges."""
+    low, high = 0, int(DEVICE.rate(DEVICE.max_size) // step) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        good = _simulated(middle * step).in_time_share(TARGET_S) >= 0.99
+        low, high = (middle, high) if good else (low, middle)
+    return low * step

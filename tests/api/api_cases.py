@@ -68,7 +68,7 @@ spec:
   - {accelerator: cpu, resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 2}},
      env: [{name: A, value: b}, {name: N, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}],
      memoryBudgetBytes: 1000000}
-  - {accelerator: nvidia.com/gpu, count: 2, image: triton, protocol: open-inference, port: 9000,
+  - {accelerator: nvidia.com/gpu, count: 2, image: triton, protocol: open-inference, port: 9000, grpcPort: 9001,
      args: [--http-port=9000]}
   queueOrder: Oldest
   layerwise: {mode: Balanced, skipLimit: 16, memoryBudgetBytes: 500000000}

@@ -48,7 +48,7 @@ BAD = {
             onnx("file:///etc/hostname"),
             runtimes=[{"accelerator": "cpu", "image": "mine", "protocol": "open-inference", "port": 9000}],
         ),
-        ("open-inference", "start that server yourself"),
+        ("open-inference", "start that server yourself", "--runtime-url"),
     ),
 }
 

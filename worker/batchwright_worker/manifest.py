@@ -88,6 +88,13 @@ class Runtime(Value, kw_only=True, frozen=True):
         Annotated[int, msgspec.Meta(ge=1024, le=65_535)] | None,
         doc("HTTP port of the open-inference server; 8000, 8001 and 8090 are the sidecar's own."),
     ] = None
+    grpc_port: Annotated[
+        Annotated[int, msgspec.Meta(ge=1024, le=65_535)] | None,
+        doc(
+            "gRPC port of the open-inference server. Set: batches travel over it, always as raw tensors. Unset: over "
+            "HTTP, as JSON unless the server tells that it has the binary tensor extension."
+        ),
+    ] = None
     command: Annotated[
         tuple[Text, ...],
         doc("Command of the open-inference server. Unset: the image's.", max_length=64, extra_json_schema=ATOMIC),

@@ -110,11 +110,13 @@ RULES: Final = (
     Rule(
         on=Runtime,
         names="protocol",
-        cel="self.protocol == 'open-inference' || !(has(self.port) || has(self.command) || has(self.args))",
+        cel="self.protocol == 'open-inference' || "
+        "!(has(self.port) || has(self.grpcPort) || has(self.command) || has(self.args))",
         holds=lambda runtime: (
-            runtime.protocol == "open-inference" or not (runtime.port or runtime.command or runtime.args)
+            runtime.protocol == "open-inference"
+            or not (runtime.port or runtime.grpc_port or runtime.command or runtime.args)
         ),
-        wrong="port, command and args are those of an open-inference server",
+        wrong="port, grpcPort, command and args are those of an open-inference server",
         remedy="write protocol: open-inference or remove them",
     ),
     Rule(
@@ -124,6 +126,22 @@ RULES: Final = (
         holds=lambda port: port not in SIDECAR_PORTS,
         wrong="8000, 8001 and 8090 are the sidecar's own",
         remedy="let the server listen on another port, for example 9000",
+    ),
+    Rule(
+        on=Runtime,
+        at="grpc_port",
+        cel="!(self in [8000, 8001, 8090])",
+        holds=lambda port: port not in SIDECAR_PORTS,
+        wrong="8000, 8001 and 8090 are the sidecar's own",
+        remedy="let the server listen on another port, for example 9001",
+    ),
+    Rule(
+        on=Runtime,
+        names="grpcPort",
+        cel="!(has(self.port) && has(self.grpcPort)) || self.port != self.grpcPort",
+        holds=lambda runtime: runtime.port is None or runtime.port != runtime.grpc_port,
+        wrong="port and grpcPort are the same",
+        remedy="write the port that the server serves HTTP on and the one that it serves gRPC on",
     ),
     Rule(
         on=Weights,

@@ -16,6 +16,14 @@ from batchwright_worker.manifest_documents import Document, ManifestError, valid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnServerAddress:
+    """`url` http://HOST:PORT, `grpc` HOST:PORT or empty."""
+
+    url: str
+    grpc: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalDeployment:
     """`document` is the ModelDeployment with defaults and with file:// addresses; `scripts` the ConfigMaps that it
     names, as name -> key -> text."""
@@ -25,6 +33,8 @@ class LocalDeployment:
     kind: str
     runtimes: int = 1
     memory_budget_bytes: int | None = None
+    server: OwnServerAddress | None = None
+    """Where the user's own server is, for protocol open-inference: then there are no runtimes of ours."""
     scripts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def write_scripts(self, folder: Path) -> None:
@@ -36,10 +46,15 @@ class LocalDeployment:
 
 
 def local_deployment(
-    documents: Sequence[Document], name: str | None, kind: str | None, volumes: Mapping[str, Path]
+    documents: Sequence[Document],
+    name: str | None,
+    kind: str | None,
+    volumes: Mapping[str, Path],
+    server: OwnServerAddress | None = None,
 ) -> LocalDeployment:
-    """The ModelDeployment of this name (None: the only one). `volumes` maps claims to folders. Raises ManifestError
-    for manifests that the API server would refuse too, and for files that are not here."""
+    """The ModelDeployment of this name (None: the only one). `volumes` maps claims to folders, `server` says where the
+    user's own server is. Raises ManifestError for manifests that the API server would refuse too, and for files that
+    are not here."""
     document = with_defaults(_chosen(documents, name))
     problems = validate(document)
     if problems:
@@ -47,20 +62,33 @@ def local_deployment(
     spec = document["spec"]
     kind = _kind(spec, kind)
     runtime: Document = next((each for each in spec.get("runtimes", []) if each["accelerator"] == kind), {})
-    if runtime.get("protocol") == "open-inference":
-        raise ManifestError(
-            f"spec.runtimes: {kind} has protocol open-inference, whose server is a container image: "
-            "start that server yourself and use its own port, or leave the runtime out to serve the artifact here"
-        )
-    local = _with_local_files(document, kind, volumes)
+    _check_server(runtime, kind, server)
+    local = document if server is not None else _with_local_files(document, kind, volumes)
     return LocalDeployment(
         name=document["metadata"]["name"],
         document=local,
         kind=kind,
         runtimes=runtime.get("count", 1),
         memory_budget_bytes=runtime.get("memoryBudgetBytes"),
-        scripts=_scripts(local, kind, documents),
+        server=server,
+        scripts={} if server is not None else _scripts(local, kind, documents),
     )
+
+
+def _check_server(runtime: Document, kind: str, server: OwnServerAddress | None) -> None:
+    """Raises ManifestError unless there is a server exactly where the manifest asks for one."""
+    asked = runtime.get("protocol") == "open-inference"
+    if asked and server is None:
+        raise ManifestError(
+            f"spec.runtimes: {kind} has protocol open-inference, whose server is a container image: start that server "
+            "yourself and say where, --runtime-url http://HOST:PORT, or leave the runtime out to serve the artifact "
+            "here"
+        )
+    if server is not None and not asked:
+        raise ManifestError(
+            f"--runtime-url is where the server of protocol open-inference is, and spec.runtimes has none for {kind}: "
+            "leave the option out, or write that runtime"
+        )
 
 
 def _chosen(documents: Sequence[Document], name: str | None) -> Document:

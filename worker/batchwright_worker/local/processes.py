@@ -86,13 +86,15 @@ async def _started(
     manifest.write_bytes(msgspec.json.encode(deployment.document))
     (folder / "token").write_text(token)
     deployment.write_scripts(folder / "scripts")
-    for index in range(deployment.runtimes):
+    for index in range(0 if deployment.server is not None else deployment.runtimes):
         arguments = ["runtime", "--socket", str(folder / f"runtime-{index}.sock"), "--deployment", str(manifest)]
         processes.append(await _spawn(arguments, deployment))
     arguments = ["sidecar", "--deployment", str(manifest), "--ipc-dir", str(folder), "--host", ports.host]
     arguments += ["--http-port", str(ports.http), "--grpc-port", str(ports.grpc), "--control-port", str(ports.control)]
     arguments += ["--token-file", str(folder / "token"), "--scripts-dir", str(folder / "scripts")]
     arguments += ["--runtimes", str(deployment.runtimes), "--ready-file", str(listening)]
+    if deployment.server is not None:
+        arguments += ["--server-url", deployment.server.url, "--server-grpc", deployment.server.grpc]
     arguments += ["--linger-seconds", "0", "--drain-seconds", "8", *sidecar_options]
     processes.append(await _spawn(arguments, deployment))
     ended = _first_end(processes)

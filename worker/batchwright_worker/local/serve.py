@@ -7,10 +7,12 @@ import contextlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
-from batchwright_worker.local.deployment import LocalDeployment, local_deployment
+from batchwright_worker.local.deployment import LocalDeployment, OwnServerAddress, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, Served, served
 from batchwright_worker.manifest_documents import ManifestError, load_manifests
 
@@ -26,6 +28,18 @@ def volume(_context: click.Context, _option: click.Parameter, values: tuple[str,
     return mapped
 
 
+def own_server(url: str | None, grpc: str) -> OwnServerAddress | None:
+    """The user's own server, if there is one. Raises ManifestError for an address that is none."""
+    if url is None:
+        if grpc:
+            raise ManifestError("--runtime-grpc goes with --runtime-url, which says where the server's HTTP side is")
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
+        raise ManifestError(f"--runtime-url {url!r}: write http://HOST:PORT, for example http://127.0.0.1:9000")
+    return OwnServerAddress(url=url, grpc=grpc)
+
+
 @click.command()
 @click.option("-f", "--filename", "paths", multiple=True, required=True, type=click.Path(path_type=Path))
 @click.option("--name", default=None, help="Which ModelDeployment, if the files hold several.")
@@ -35,6 +49,8 @@ def volume(_context: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option(
     "--volume", "volumes", multiple=True, callback=volume, help="CLAIM=FOLDER: where a claim's files are here."
 )
+@click.option("--runtime-url", default=None, help="http://HOST:PORT of your own server (protocol open-inference).")
+@click.option("--runtime-grpc", default="", help="HOST:PORT of its gRPC side; batches then travel over gRPC.")
 @click.option("--http", type=int, default=8000, show_default=True, help="Port; 0: any free one.")
 @click.option("--grpc", type=int, default=8001, show_default=True, help="Port; 0: any free one.")
 @click.option("--control", type=int, default=0, help="Port of state, drain, load and unload; default: any free one.")
@@ -46,12 +62,13 @@ def command(
     accelerator: str | None,
     volumes: dict[str, Path],
     extra: tuple[str, ...],
-    **ports: int | str,
+    **options: Any,
 ) -> None:
     """Serve a ModelDeployment with the sidecar and runtimes of a pod. Ready when /v2/health/ready answers 200."""
     try:
-        deployment = local_deployment(load_manifests(paths), name, accelerator, volumes)
-        asyncio.run(_serve(deployment, LocalPorts(**ports), extra))  # type: ignore[arg-type]
+        server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
+        deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
+        asyncio.run(_serve(deployment, LocalPorts(**options), extra))
     except (ManifestError, LocalFailed) as error:
         raise click.ClickException(str(error)) from error
 

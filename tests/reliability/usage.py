@@ -50,3 +50,8 @@ def serving_child(supervisor: int) -> int:
 def slots(folder: Path) -> Mapping[str, int]:
     """Shared memory files below a folder and their sizes."""
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("slot-*") if path.is_file()}
+
+
+def connected(pid: int) -> int:
+    """TCP connections that this process has not closed."""
+    return sum(each.status != psutil.CONN_LISTEN for each in psutil.Process(pid).net_connections(kind="tcp"))

@@ -117,6 +117,10 @@ class Ledger:
         books.fail_load(self.models[load.model].footprint.load_bytes, now)
         books.barred.add(load.model)
 
+    def load_kills(self, device: str, model: str) -> None:
+        """Loading it has cost this device its process again and again: not tried there before `let_in`."""
+        self.devices[device].barred.add(model)
+
     def did_not_fit(self, load: LoadModel, now: float) -> bool:
         """The load ran out of memory: next time expect that it needs more than was free, so that idle models make
         room. False if there is nothing that could make room."""

@@ -27,6 +27,7 @@ WARM_UP_BUDGET_S = 1.0
 """The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 60.0
+MOST_CUTS = 2
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Loader:
     _warm: set[tuple[str, str]] = field(default_factory=set)
     """Model and device of every first load: later loads of the same are not warmed up again."""
     _failures: dict[str, int] = field(default_factory=dict)
+    _cuts: dict[str, int] = field(default_factory=dict)
+    """Per model how many runtimes in a row have died while they loaded it."""
 
     def follow(self, follower: LoadFollower) -> None:
         """Tell `follower` of every load that is done or has failed."""
@@ -75,7 +78,7 @@ class Loader:
             if books.epoch == epoch:
                 await self._settle(load, report, epoch)
         except RuntimeLost as lost:
-            _log.warning("load of %s on %s was cut off: %s", load.model, load.device, lost)
+            self._cut_off(load, str(lost))
         except OutOfMemory as trouble:
             if books.epoch == epoch:
                 self._too_large(load, str(trouble))
@@ -112,6 +115,7 @@ class Loader:
         await self.measure(load.device)
         self.measures[load.model].loads.add(report.seconds)
         self._failures.pop(load.model, None)
+        self._cuts.pop(load.model, None)
         if self._follower is not None:
             self._follower.loaded(load.model, first=first)
 
@@ -156,6 +160,15 @@ class Loader:
         """It did not fit; next time idle models make room, where there are some."""
         if not self.scheduler.did_not_fit(load, self.clock()):
             self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
+
+    def _cut_off(self, load: LoadModel, why: str) -> None:
+        """The runtime died while it loaded: once more on the next one, then with back-off, so that the other models
+        of the device are served meanwhile."""
+        _log.warning("load of %s on %s was cut off: %s", load.model, load.device, why)
+        count = self._cuts[load.model] = self._cuts.get(load.model, 0) + 1
+        if count >= MOST_CUTS:
+            self.scheduler.load_kills(load.device, load.model)
+            self._give_up(load, f"the runtime died {count} times in a row while it was loaded: {why}")
 
     def next_backoff_s(self, model: str) -> float:
         """Count one more failure in a row; how long to wait before the next try."""

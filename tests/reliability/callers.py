@@ -76,6 +76,14 @@ class Caller:
 
     async def answer(self) -> Answer:
         """The next answer on this connection. Raises ConnectionError."""
+        status, body = await self._next()
+        return Answer(status, json.loads(body))
+
+    async def text(self) -> str:
+        """The next answer's body, whatever it is. Raises ConnectionError."""
+        return (await self._next())[1].decode()
+
+    async def _next(self) -> tuple[int, bytes]:
         assert self._reader is not None
         try:
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -87,10 +95,9 @@ class Caller:
         except ConnectionError:
             await self.close()
             raise
-        answer = Answer(int(head.split()[1]), json.loads(body))
         if "connection: close" in head:
             await self.close()
-        return answer
+        return int(head.split()[1]), body
 
     def abort(self) -> None:
         """Leave without a word."""

@@ -1,0 +1,76 @@
+"""Small networks with the structures that matter to a splitter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.body(x) + x)
+
+
+class ConvNet(nn.Module):
+    """Stem, three residual blocks, head: five units."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(3)))
+        self.head = nn.Linear(width, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
+
+
+class Encoder(nn.Module):
+    """A transformer whose mask is alive everywhere, with a table of positions and tied ends."""
+
+    def __init__(self, width: int = 32, layers: int = 3) -> None:
+        super().__init__()
+        self.words = nn.Embedding(50, width)
+        self.positions = nn.Parameter(torch.randn(64, width))
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm": nn.LayerNorm(width),
+                    "mix": nn.Linear(width, 3 * width),
+                    "out": nn.Linear(width, width),
+                    "up": nn.Linear(width, 4 * width),
+                    "down": nn.Linear(4 * width, width),
+                    "last": nn.LayerNorm(width),
+                }
+            )
+            for _ in range(layers)
+        )
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        bias = (1.0 - mask)[:, None, :] * -1e4
+        x = self.words(ids) + self.positions[: ids.shape[1]]
+        for layer in self.layers:
+            q, k, v = layer["mix"](layer["norm"](x)).chunk(3, dim=-1)
+            weights = torch.softmax(q @ k.transpose(1, 2) / 5.0 + bias, dim=-1)
+            x = x + layer["out"](weights @ v)
+            x = layer["last"](x + layer["down"](torch.nn.functional.gelu(layer["up"](x))))
+        return x @ self.words.weight.t(), x.mean(1)
+
+
+def export(module: nn.Module, examples: tuple[torch.Tensor, ...], path: Path, *, dynamic: bool = True) -> Path:
+    """As torch-export artifacts are made."""
+    torch.manual_seed(7)
+    rows = torch.export.Dim("rows", min=1, max=64)
+    shapes = tuple({0: rows} for _ in examples) if dynamic else None
+    torch.export.save(torch.export.export(module.eval(), examples, dynamic_shapes=shapes), path)
+    return path

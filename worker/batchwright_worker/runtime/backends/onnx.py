@@ -48,8 +48,8 @@ class OnnxModel:
 
     def __init__(self, session: Any, name: str) -> None:
         self._session = session
-        self.inputs: Sequence[TensorSpec] = [_spec(argument, name) for argument in session.get_inputs()]
-        self.outputs: Sequence[TensorSpec] = [_spec(argument, name) for argument in session.get_outputs()]
+        self.inputs: Sequence[TensorSpec] = [spec_of(argument, name) for argument in session.get_inputs()]
+        self.outputs: Sequence[TensorSpec] = [spec_of(argument, name) for argument in session.get_outputs()]
         batch = session.get_inputs()[0].shape[0]
         self._piece = batch if isinstance(batch, int) else 0
 
@@ -67,9 +67,9 @@ class OnnxModel:
         try:
             if any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs)):
                 return self._run_bfloat16(inputs)
-            values = self._session.run(None, _as_text(inputs))
+            values = self._session.run(None, as_text(inputs))
         except Exception as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise OutOfDeviceMemoryError(str(error)) from error
             raise
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
@@ -78,13 +78,13 @@ class OnnxModel:
         """onnxruntime has no numpy type for bfloat16, so such values go in and out as their 16 bits."""
         binding = self._session.io_binding()
         for spec in self.inputs:
-            binding.bind_ortvalue_input(spec.name, _ort_value(spec, inputs[spec.name]))
+            binding.bind_ortvalue_input(spec.name, ort_value(spec, inputs[spec.name]))
         for spec in self.outputs:
             binding.bind_output(spec.name)
         self._session.run_with_iobinding(binding)
         values = {}
         for spec, value in zip(self.outputs, binding.get_outputs(), strict=True):
-            values[spec.name] = _bfloat16(value) if spec.datatype == "BF16" else value.numpy()
+            values[spec.name] = array_of(spec, value)
         return values
 
 
@@ -105,13 +105,13 @@ def load(source: ModelSource, host: Host) -> OnnxModel:
     try:
         session = ort.InferenceSession(source.path, options, providers=providers)
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise OutOfDeviceMemoryError(str(error)) from error
         raise LoadError(f"{source.path} is no usable ONNX model: {error}") from error
     return OnnxModel(session, source.name)
 
 
-def _spec(argument: Any, model: str) -> TensorSpec:
+def spec_of(argument: Any, model: str) -> TensorSpec:
     datatype = _DATATYPES.get(argument.type)
     if datatype is None:
         raise LoadError(f"model {model!r}: {argument.name!r} is a {argument.type}, which the protocol cannot carry")
@@ -124,7 +124,7 @@ def _spec(argument: Any, model: str) -> TensorSpec:
     return TensorSpec(name=argument.name, datatype=datatype, shape=shape)
 
 
-def _as_text(inputs: Mapping[str, Array]) -> dict[str, Array]:
+def as_text(inputs: Mapping[str, Array]) -> dict[str, Array]:
     """BYTES are UTF-8 text to ONNX; elements that are not raise UnicodeDecodeError, which names the byte."""
     return {name: _decoded(array) if array.dtype == object else array for name, array in inputs.items()}
 
@@ -134,10 +134,18 @@ def _decoded(array: Array) -> Array:
     return np.array(words, dtype=object).reshape(array.shape)
 
 
-def _ort_value(spec: TensorSpec, array: Array) -> Any:
+def ort_value(spec: TensorSpec, array: Array) -> Any:
     if spec.datatype == "BF16":
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16), _BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def array_of(spec: TensorSpec, value: Any) -> Array:
+    """An output as numpy holds it."""
+    if spec.datatype == "BF16":
+        return _bfloat16(value)
+    array: Array = value.numpy()
+    return array
 
 
 def _bfloat16(value: Any) -> Array:
@@ -147,7 +155,7 @@ def _bfloat16(value: Any) -> Array:
     return np.frombuffer(bits, dtype=ml_dtypes.bfloat16).reshape(shape)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in text for words in ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")

@@ -123,7 +123,8 @@ def _read(folder: Path) -> _Graph:
     model = onnx.load(str(folder / _OPTIMIZED), load_external_data=False)
     if model.graph.sparse_initializer:
         raise NotDivisible("the model has sparse weights, which cannot be streamed")
-    held, small = {}, {}
+    held: dict[str, Any] = {}
+    small: dict[str, Any] = {}
     for tensor in model.graph.initializer:
         large = external_data_helper.uses_external_data(tensor) and tensor.data_type != TensorProto.STRING
         (held if large else small)[tensor.name] = tensor

@@ -145,7 +145,7 @@ class UnitWriter:
         pieces, begin, at = [], self._end, 0
         for piece, data in tensors:
             self._file.seek(begin + at)
-            self._file.write(data)
+            self._file.write(data.data)
             pieces.append(msgspec.structs.replace(piece, offset=at, size=data.nbytes))
             at = aligned(at + data.nbytes)
         unit = Unit(name=name, offset=begin, size=aligned(at, PAGE), pieces=pieces, operations=operations)

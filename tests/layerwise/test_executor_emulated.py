@@ -1,0 +1,121 @@
+"""The executor on an accelerator of sleeps: order, memory, failures, and execution against the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from batchwright_worker.layerwise.device_emulated import EmulatedAccelerator
+from batchwright_worker.layerwise.execution import Batch, Record
+from batchwright_worker.layerwise.executor import Executor
+from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, Policy
+from batchwright_worker.layerwise.replaying import replay
+from batchwright_worker.layerwise.values import BudgetTooSmall, Layer
+
+
+def layers(count: int, compute: float, fetch: float, size: int) -> tuple[Layer, ...]:
+    return tuple(Layer(compute=compute, fetch=fetch, bytes=size) for _ in range(count))
+
+
+class Rig:
+    """Submits everything before anything runs, so that the order is the policy's alone."""
+
+    def __init__(self, budget: int, policy: Policy, answer: Callable[[Batch], dict[str, np.ndarray]] | None = None):
+        self.records: list[Record] = []
+        self.settled: list[Batch] = []
+        self._lock = threading.Lock()
+        device = EmulatedAccelerator(budget, answer) if answer else EmulatedAccelerator(budget)
+        self.device = device
+        self.executor = Executor(device, policy, self.records.append)
+
+    def batch(self, model: str, plan: tuple[Layer, ...]) -> Batch:
+        return Batch(model=model, inputs={}, rows=1, layers=plan, settled=self._settle)
+
+    def run(self, *batches: Batch) -> None:
+        with self.executor._changed:  # the threads wait for this lock: all batches are there at the first decision
+            for batch in batches:
+                self.executor.submit(batch)
+        self.executor.close()
+
+    def _settle(self, batch: Batch) -> None:
+        with self._lock:
+            self.settled.append(batch)
+
+    @property
+    def order(self) -> str:
+        return "".join(record.model for record in self.records)
+
+
+@pytest.mark.slow
+def test_balanced_interleaves_the_golden_case_and_fifo_does_not() -> None:
+    a, m = layers(3, 0.12, 0.03, 1), layers(3, 0.03, 0.12, 4)
+    rig = Rig(6, Balanced(skip_limit=1, fill_time=0.18))
+    rig.run(rig.batch("A", a), rig.batch("M", m))
+    assert rig.order == "AMAMAM"
+    rig = Rig(6, Fifo())
+    rig.run(rig.batch("A", a), rig.batch("M", m))
+    assert rig.order == "AAAMMM"
+    assert rig.device.ring.peak <= 6
+    assert rig.device.ring.held == 0
+
+
+def test_every_batch_is_settled_once_with_its_own_answer() -> None:
+    rig = Rig(8, Literal(skip_limit=4), lambda batch: {"y": np.array([batch.order])})
+    batches = [rig.batch(model, layers(3, 0.0, 0.0, 3)) for model in "ABCABC"]
+    rig.run(*batches)
+    assert sorted(map(id, rig.settled)) == sorted(map(id, batches))
+    assert [batch.outputs["y"][0] for batch in batches] == [batch.order for batch in batches]
+
+
+def test_a_batch_that_fails_leaves_the_others_alone() -> None:
+    def answer(batch: Batch) -> dict[str, np.ndarray]:
+        if batch.model == "B":
+            raise ArithmeticError("bad rows")
+        return {}
+
+    rig = Rig(4, Literal(skip_limit=4), answer)
+    batches = [rig.batch(model, layers(2, 0.001, 0.001, 2)) for model in "ABA"]
+    rig.run(*batches)
+    assert [type(batch.error) for batch in batches] == [type(None), ArithmeticError, type(None)]
+
+
+def test_a_unit_that_fails_fails_its_batch_and_frees_its_memory() -> None:
+    rig = Rig(4, Literal(skip_limit=4))
+    whole = rig.device.compute.finish
+
+    def finish(job):  # type: ignore[no-untyped-def]
+        if job.batch.model == "B" and job.position == 1:
+            job.error = MemoryError("no room")
+        return whole(job)
+
+    rig.device.compute.finish = finish  # type: ignore[method-assign]
+    batches = [rig.batch(model, layers(4, 0.001, 0.001, 2)) for model in "AB"]
+    rig.run(*batches)
+    assert batches[0].error is None
+    assert isinstance(batches[1].error, MemoryError)
+    assert rig.device.ring.held == 0
+    assert len(rig.settled) == 2
+
+
+def test_a_unit_larger_than_the_memory_is_refused_at_once() -> None:
+    rig = Rig(4, Literal(skip_limit=4))
+    with pytest.raises(BudgetTooSmall, match="split the layer or raise the budget"):
+        rig.executor.submit(rig.batch("A", layers(1, 0, 0, 5)))
+    rig.executor.close()
+
+
+@pytest.mark.slow
+def test_execution_keeps_to_the_model() -> None:
+    """Acceptance 8: the recurrence on measured times within 3 % of the wall time, the plan within 10 %."""
+    a, m = layers(8, 0.040, 0.010, 1), layers(8, 0.010, 0.040, 4)
+    for policy in (Fifo(), Literal(skip_limit=2), Balanced(skip_limit=2, fill_time=0.06)):
+        rig = Rig(8, policy)
+        rig.run(rig.batch("A", a), rig.batch("M", m), rig.batch("A", a), rig.batch("M", m))
+        told = replay(rig.records, 8)
+        assert told.error <= 0.03, (policy.name, told)
+        assert told.plan_error <= 0.10, (policy.name, told)
+        assert rig.device.ring.peak <= 8
+        assert rig.executor.totals.decision_s < 0.03 * told.measured_s

@@ -63,8 +63,9 @@ def test_real_cpu_benchmark_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert len(log.read_bytes()) <= TERMINATION_MESSAGE_MAX_BYTES
     assert (result.kind, result.error) == ("cpu", "")
     assert result.runtime_version.startswith("onnxruntime ")
-    assert result.load_table[0].batch_size == 1
-    assert len(result.load_table) >= 2
+    sizes = [row.batch_size for row in result.load_table]
+    assert sizes == [2**step for step in range(len(sizes))]  # how many fit in the budget is the machine's affair
+    assert sizes
     assert result.capacity_images_per_second == max(row.images_per_second for row in result.load_table) > 0.5
     assert all(row.max_services >= 1 for row in result.load_table)
     assert result.seconds > 1

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
 from typing import Final
 
 import click
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
-    """Where a subcommand lives (`module:attribute`) and its one line of help."""
-
-    target: str
-    help: str
-
+from batchwright_worker.roles import Role, RoleGroup
 
 ROLES: Final = {
     "sidecar": Role(
@@ -42,6 +33,10 @@ ROLES: Final = {
         target="batchwright_worker.fetch.command:command",
         help="Download and verify the artifacts of a ModelDeployment.",
     ),
+    "layerwise": Role(
+        target="batchwright_worker.layerwise.command:command",
+        help="Schedule several models layer by layer on one accelerator.",
+    ),
     "serve": Role(
         target="batchwright_worker.local.serve:command",
         help="Run a ModelDeployment on this machine, without a cluster.",
@@ -53,30 +48,7 @@ ROLES: Final = {
 }
 
 
-class RoleGroup(click.Group):
-    """A group whose subcommands are imported on use; its help imports none of them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of `ROLES`."""
-        return list(ROLES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The imported subcommand, or None for an unknown name (click then says which exist)."""
-        role = ROLES.get(cmd_name)
-        if role is None:
-            return None
-        module, attribute = role.target.split(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command), f"{role.target} is no click command"
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of roles, from `ROLES` alone."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, role.help) for name, role in ROLES.items()])
-
-
-@click.group(cls=RoleGroup)
+@click.group(cls=RoleGroup, roles=ROLES)
 @click.version_option(package_name="batchwright")
 def main() -> None:
     """Batchwright's worker: everything that runs beside models, and the same without a cluster."""

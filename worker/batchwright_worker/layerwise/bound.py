@@ -4,8 +4,8 @@ Runs per time x_i of every model, total compute C_i and fetch M_i of one run, t_
 
     maximize sum x_i * t_i   subject to   sum x_i * C_i <= 1,   sum x_i * M_i <= 1,   x >= 0
 
-Neither memory nor order bind here, so no schedule beats it; for one compute-bound and one memory-bound model with t = C and
-t = M it is (2 - rho_a - rho_b) / (1 - rho_a * rho_b) (methods C).
+Neither memory nor order bind here, so no schedule beats it; for one compute-bound and one memory-bound model with t = C
+and t = M it is (2 - rho_a - rho_b) / (1 - rho_a * rho_b) (methods C).
 """
 
 from __future__ import annotations

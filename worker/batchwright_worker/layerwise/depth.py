@@ -11,8 +11,8 @@ __all__ = ["auto_skip_limit", "fill_time"]
 
 
 def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> float:
-    """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times); infinite for a
-    boundless budget, or if nothing is fetched."""
+    """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times); infinite for
+    a boundless budget, or if nothing is fetched."""
     size = sum(layer.bytes for layers in models for layer in layers)
     fetch = sum(layer.fetch for layers in models for layer in layers)
     if not size or isinf(budget_bytes):
@@ -21,9 +21,11 @@ def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> float
 
 
 def auto_skip_limit(models: Collection[Sequence[Layer]], budget_bytes: float) -> int:
-    """N = (time to fill B at memory bandwidth) / (mean compute time per layer of the most compute-heavy model), at least
-    1. More skips than that, and the memory fills up with finished fetches while the skipped model waits; far fewer, and
-    the rule never gets to choose. 0 (no guard) where nothing fills the memory: then order costs nothing."""
+    """N = (time to fill B at memory bandwidth) / (mean compute time per layer of the most compute-heavy model), >= 1.
+
+    More skips than that, and the memory fills up with finished fetches while the skipped model waits; far fewer, and
+    the rule never gets to choose. 0 (no guard) where nothing fills the memory: then order costs nothing.
+    """
     heaviest = max(models, key=_compute_share, default=())
     compute = sum(layer.compute for layer in heaviest)
     filled = fill_time(models, budget_bytes)

@@ -1,8 +1,9 @@
 """The eight networks of the acceptance as the matrix products they run, from their published architectures. Pure.
 
-Batch 1. Convolutional networks see one image of 224 x 224 (Inception-v3: 299 x 299); transformers and GNMT 32 tokens, which
-for GNMT (eight LSTM layers in the encoder and eight in the decoder, 1,024 wide) are 32 steps of one sentence. Embeddings
-are looked up, not multiplied: they are no weights to fetch. Biases and normalization are folded or negligible.
+Batch 1. Convolutional networks see one image of 224 x 224 (Inception-v3: 299 x 299); transformers and GNMT 32 tokens,
+which for GNMT (eight LSTM layers in the encoder and eight in the decoder, 1,024 wide) are 32 steps of one sentence.
+Embeddings are looked up, not multiplied: they are no weights to fetch. Biases and normalization are folded or
+negligible.
 """
 
 from __future__ import annotations
@@ -134,14 +135,11 @@ def _inception() -> list[Product]:
 
 def _inception_last(image: _Image) -> None:
     """The blocks at 8 x 8, whose branches fork once more at their ends (384 channels each way)."""
-    channels = image.channels
     image.branches(((320, 1, 1),), ((384, 1, 1),), ((448, 1, 1), (384, 3, 3)), ((192, 1, 1),))
-    image.channels = 384
     for kernel in ((1, 3), (3, 1), (1, 3), (3, 1)):
         image.channels = 384
         image.convolve(384, kernel)
-    del channels
-    image.channels = 2048
+    image.channels = 320 + 4 * 384 + 192
 
 
 def _transformer(layers: int, width: int, *, relative: bool = False) -> list[Product]:
@@ -149,25 +147,25 @@ def _transformer(layers: int, width: int, *, relative: bool = False) -> list[Pro
     products: list[Product] = []
     heads = width // 64
 
-    def add(name: str, rows: int, inner: int, columns: int) -> None:
-        products.append(Product(name=f"layer{layer}.{name}", rows=rows, inner=inner, columns=columns))
+    def project(name: str, inner: int, columns: int, rows: int = TOKENS) -> Product:
+        return Product(name=name, rows=rows, inner=inner, columns=columns)
 
     for layer in range(layers):
-        for name in ("query", "key", "value"):
-            add(name, TOKENS, width, width)
+        products += [project(f"layer{layer}.{name}", width, width) for name in ("query", "key", "value")]
         if relative:
-            add("position", 2 * TOKENS, width, width)
-        scores = Product(name="scores", rows=TOKENS, inner=64, columns=TOKENS, groups=heads, weights=False)
-        mixed = Product(name="mixed", rows=TOKENS, inner=TOKENS, columns=64, groups=heads, weights=False)
-        products += [scores, mixed]
-        add("output", TOKENS, width, width)
-        add("widen", TOKENS, width, 4 * width)
-        add("narrow", TOKENS, 4 * width, width)
+            products.append(project(f"layer{layer}.position", width, width, 2 * TOKENS))
+        products += [
+            Product(name="scores", rows=TOKENS, inner=64, columns=TOKENS, groups=heads, weights=False),
+            Product(name="mixed", rows=TOKENS, inner=TOKENS, columns=64, groups=heads, weights=False),
+            project(f"layer{layer}.output", width, width),
+            project(f"layer{layer}.widen", width, 4 * width),
+            project(f"layer{layer}.narrow", 4 * width, width),
+        ]
     return products
 
 
 def _gnmt(layers: int = 8, width: int = 1024) -> list[Product]:
-    """Eight LSTM layers each way: four gates of (input, state). The state's half runs step by step, weights in place."""
+    """Eight LSTM layers each way: four gates of (input, state). The state's half runs step by step, in place."""
     sides = [f"{part}{layer}" for part in ("encoder", "decoder") for layer in range(layers)]
     return [
         Product(name=f"{side}.{half}", rows=TOKENS, inner=width, columns=4 * width)

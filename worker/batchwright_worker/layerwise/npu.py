@@ -4,14 +4,14 @@ Four 128 x 128 arrays of 8-bit multipliers at 0.7 GHz, 400 GB/s of memory of whi
 (layerwise.md, acceptance 5). A layer is a matrix product: `rows` activations (the pixels of the output, or tokens) of
 length `inner` (im2col: input channels times kernel) against weights of `columns` (output channels).
 
-- Weights stay in the arrays (weight-stationary): inner x columns is cut into tiles of 128 x 128; every tile sees all rows
-  stream by, one a cycle. A layer whose shape fills its tiles badly (147 x 64 of ResNet's first, 9 x 1 of a depthwise
-  channel) wastes the rest of the array: this is why a compute time is not just operations over the peak.
-- A tile's weights are loaded behind the rows of the tile before it, four rows of weights a cycle: a pass takes 32 cycles at
-  least. With 32 tokens a transformer just hides that, which makes it the shortest sequence worth a full array.
+- Weights stay in the arrays (weight-stationary): inner x columns is cut into tiles of 128 x 128; every tile sees all
+  rows stream by, one a cycle. A layer whose shape fills its tiles badly (147 x 64 of ResNet's first, 9 x 1 of a
+  depthwise channel) wastes the rest of the array: a compute time is not just operations over the peak.
+- A tile's weights are loaded behind the rows of the tile before it, four rows of weights a cycle: a pass takes 32
+  cycles at least. With 32 tokens a transformer just hides that.
 - Rows come in blocks of 16 (the banks of the accumulators); a layer costs 8 cycles to begin.
-- Groups of a convolution lie on the diagonal of one tile as long as they fit (3 groups of 36 x 4 in ResNeXt's first stage, 14
-  channels of a depthwise convolution); a group larger than a tile has its tiles to itself.
+- Groups of a convolution lie on the diagonal of one tile as long as they fit (3 groups of 36 x 4 in ResNeXt's first
+  stage, 14 channels of a depthwise convolution); a group larger than a tile has its tiles to itself.
 - The arrays share a layer's tiles, or the rows of one tile, or two by two, whichever is fastest.
 - Weights are one byte each. Activations stay on the chip; pooling, normalization and additions run beside the arrays.
 """
@@ -75,7 +75,9 @@ class Npu:
         """Cycles of the fastest way to share the product among the arrays."""
         tiles = self.tiles(product)
         ways = [ways for ways in range(1, self.arrays + 1) if self.arrays % ways == 0]
-        return min(ceil(tiles / (self.arrays // by_rows)) * self._pass(ceil(product.rows / by_rows)) for by_rows in ways)
+        return min(
+            ceil(tiles / (self.arrays // by_rows)) * self._pass(ceil(product.rows / by_rows)) for by_rows in ways
+        )
 
     def _pass(self, rows: int) -> int:
         return max(ceil(rows / self.row_block) * self.row_block, self.least_rows)

@@ -1,0 +1,29 @@
+"""`batchwright-worker layerwise`: several models on one accelerator, layer by layer (method C)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from batchwright_worker.roles import Role, RoleGroup
+
+COMMANDS: Final = {
+    "schedule": Role(
+        target="batchwright_worker.layerwise.command_schedule:command",
+        help="Schedule one instance from a file and print where every layer lies.",
+    ),
+    "simulate": Role(
+        target="batchwright_worker.layerwise.command_simulate:simulate",
+        help="Throughput of 16 pairs of networks on an NPU model, beside the baselines and the bound.",
+    ),
+    "ablate": Role(
+        target="batchwright_worker.layerwise.command_simulate:ablate",
+        help="What each part of the rule is worth: guard, N, tie-break, theta, prefetch, budget.",
+    ),
+}
+
+
+@click.group(cls=RoleGroup, roles=COMMANDS)
+def command() -> None:
+    """Several models on one accelerator, layer by layer: whose layer next leaves neither engine idle?"""

@@ -80,7 +80,9 @@ class Run:
 
     def answered_rate(self) -> float:
         """Answers per second while the load lasted."""
-        end = float(self.scheduled_s.min(initial=0.0)) + self.seconds
+        if not self.count:
+            return 0.0
+        end = float(self.scheduled_s.min()) + self.seconds
         return float((self.answered & (self.done_s <= end)).sum() / self.seconds)
 
     def latency_ms(self, share: float) -> float:

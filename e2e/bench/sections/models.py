@@ -6,13 +6,14 @@ import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from batchwright_worker.contract import KIND_EMULATED
+from batchwright_worker.manifest import parse_deployment
 from batchwright_worker.sidecar.queues import Order
 from batchwright_worker.sidecar.scheduler import Scheduler
-from batchwright_worker.sidecar.served import Plan, Served
+from batchwright_worker.sidecar.served import Served, plan_of
 from batchwright_worker.sidecar.simulator import Arrival, Report, SimulatedDevice, Simulation
-from batchwright_worker.sidecar.tuning import Rules
 from e2e.bench.device import Device
 from e2e.bench.load import drive, drive_all, spec_for
 from e2e.bench.report import Bar
@@ -119,15 +120,18 @@ def _line(name: str, p50_ms: float, p99_ms: float, run: Run) -> tuple[object, ..
 
 @contextlib.contextmanager
 def _serving(bench: Bench, order: Order, overlaps: bool) -> Iterator[Server]:
+    bench.report.progress(f"starting Batchwright with {MODELS} models, order {order}")
+    with batchwright(_manifest(order, overlaps), bench.cores) as server:
+        yield server
+
+
+def _manifest(order: Order, overlaps: bool) -> dict[str, Any]:
     emulated = {"weightsBytes": WEIGHTS_BYTES, "loadMilliseconds": LOAD_MS, "loadOverlaps": overlaps}
-    manifest = deployment(
+    return deployment(
         [emulated_model(name, DEVICE, None, **emulated) for name in WEIGHTS],
         queueOrder=order,
         runtimes=[{"accelerator": KIND_EMULATED, "memoryBudgetBytes": IN_MEMORY * WEIGHTS_BYTES}],
     )
-    bench.report.progress(f"starting Batchwright with {MODELS} models, order {order}")
-    with batchwright(manifest, bench.cores) as server:
-        yield server
 
 
 def _live(bench: Bench, order: Order, overlaps: bool) -> Run:
@@ -167,7 +171,8 @@ def simulated(order: Order, *, overlaps: bool, lru: bool = False, seconds: float
         load_s=LOAD_MS / 1e3,
         overlaps_loads=overlaps,
     )
-    plans = [Plan(name=name, rules=Rules(), initial_size=32, load_bytes=WEIGHTS_BYTES) for name in WEIGHTS]
+    manifest = parse_deployment(_manifest(order, overlaps))
+    plans = [plan_of(model, load_bytes=WEIGHTS_BYTES) for model in manifest.spec.models]
     simulation = Simulation(plans, [device], order)
     if lru:
         simulation.scheduler.__class__ = LeastRecentlyUsed  # same slots: the books that were opened stay

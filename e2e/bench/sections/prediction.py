@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from batchwright_worker.sidecar.served import Plan
+from batchwright_worker.manifest import parse_deployment
+from batchwright_worker.sidecar.served import plan_of
 from batchwright_worker.sidecar.simulator import Report, SimulatedDevice, Simulation, poisson
-from batchwright_worker.sidecar.tuning import Rules
 from e2e.bench.report import Bar
 from e2e.bench.sections.bench import DEVICE, TARGET_MS, TARGET_S, Bench
 from e2e.bench.sections.steady import running
+from e2e.bench.servers import deployment, emulated_model
 
 RATES = (100, 200, 300)
 SIMULATED_S = 60.0
@@ -39,7 +40,8 @@ def prediction(bench: Bench) -> None:
 @cache
 def _simulated(rate: int) -> Report:
     device = SimulatedDevice(seconds=lambda _model, rows, _now: DEVICE.seconds(rows))
-    plan = Plan(name="m", rules=Rules(latency_s=TARGET_S, max_size=DEVICE.max_size), initial_size=1)
+    manifest = parse_deployment(deployment([emulated_model("m", DEVICE, TARGET_MS)]))
+    plan = plan_of(manifest.spec.models[0])
     arrivals = poisson(rate, SIMULATED_S, random.Random(rate))  # noqa: S311 - no secret
     return Simulation([plan], [device]).run(arrivals, SIMULATED_S)
 

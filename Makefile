@@ -29,7 +29,7 @@ lock: install ## resolve the locks anew
 	$(BIN)/$(LOCK) --extra worker -c locks/all.txt -o locks/worker.txt
 	$(BIN)/$(LOCK) --extra worker --extra ocr -c locks/all.txt -o locks/ocr.txt
 	$(BIN)/$(subst pyproject.toml,,$(LOCK)) --group build -o locks/build.txt
-	for peer in locks/peers-*.in; do $(BIN)/$(subst pyproject.toml,,$(LOCK)) $$peer -o $${peer%.in}.txt; done
+	for peer in locks/peers-*.in; do $(BIN)/$(subst pyproject.toml,,$(LOCK)) $$(sed -n 's/^# \(no-deps\).*/--\1/p' $$peer) $$peer -o $${peer%.in}.txt; done
 
 check: install ## lint, types, import contracts, generated files, unit and property tests: the fast part
 	$(BIN)/ruff check .

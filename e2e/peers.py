@@ -36,5 +36,5 @@ def _make(folder: Path, lock: Path) -> None:
     installer = [sys.executable, "-m", "uv"]
     subprocess.run([*installer, "venv", "-q", "--python", sys.executable, str(folder)], check=True)
     install = [*installer, "pip", "install", "-q", "--python", str(folder / "bin" / "python")]
-    subprocess.run([*install, "--require-hashes", "-r", str(lock)], check=True)
+    subprocess.run([*install, "--no-deps", "--require-hashes", "-r", str(lock)], check=True)
     (folder / "done").touch()

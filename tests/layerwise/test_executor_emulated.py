@@ -35,7 +35,7 @@ class Rig:
         return Batch(model=model, inputs={}, rows=1, layers=plan, settled=self._settle)
 
     def run(self, *batches: Batch) -> None:
-        with self.executor._changed:  # the threads wait for this lock: all batches are there at the first decision
+        with self.executor.held():
             for batch in batches:
                 self.executor.submit(batch)
         self.executor.close()

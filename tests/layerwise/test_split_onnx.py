@@ -161,5 +161,5 @@ def test_a_fixed_batch_dimension_runs_in_pieces_and_is_prepared_once(tmp_path: P
 def test_a_file_that_is_no_model_says_so(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(LoadError, match="cannot be cut into units"):
+    with pytest.raises(LoadError, match="no usable ONNX model"):
         opened(path, tmp_path)

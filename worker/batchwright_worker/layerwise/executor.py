@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from batchwright_worker.layerwise.execution import Accelerator, Batch, Interval, Job, Record
@@ -78,10 +79,9 @@ class Executor:
             self._batches[batch.order] = batch
             self._changed.notify_all()
 
-    def idle(self, model: str | None = None) -> bool:
-        """Is no batch (of this model) here?"""
-        with self._changed:
-            return all(model not in (None, batch.model) for batch in self._batches.values())
+    def held(self) -> AbstractContextManager[object]:
+        """No decision is taken within: what is submitted there is seen all at once."""
+        return self._changed
 
     def wait_idle(self, model: str | None = None) -> None:
         """Until no batch (of this model) is here."""

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
-from batchwright_worker.layerwise.splitting_onnx import prepare, read_models, session_options
+from batchwright_worker.layerwise.splitting_onnx import external_files, prepare, read_models, session_options
 from batchwright_worker.layerwise.units import (
     Array,
     Bytes,
@@ -107,7 +107,8 @@ def open_onnx(source: ModelSource, host: Host, folder_of: Callable[[str], Path],
     path = Path(source.path)
     if not path.is_file():
         raise LoadError(f"there is no file at {path}; check the artifact's uri")
-    digest = file_digest(path, ort.__version__, _processor(), str(limit_bytes))
+    others = [file_digest(each) for each in external_files(path)]
+    digest = file_digest(path, *others, ort.__version__, _processor(), str(limit_bytes))
     folder = folder_of(digest)
     index = read_index(folder)
     if index is None:

@@ -97,7 +97,10 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
     """Prepared on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
     torch.set_num_threads(host.threads)
     path = Path(source.path)
-    digest = file_digest(path, source.format, source.script, torch.__version__, str(limit_bytes))
+    if not path.is_file():
+        raise LoadError(f"there is no file at {path}; check the artifact's uri")
+    script = file_digest(Path(source.script)) if source.script.endswith(".py") else source.script
+    digest = file_digest(path, source.format, script, torch.__version__, str(limit_bytes))
     folder = folder_of(digest)
     index = read_index(folder)
     with warnings.catch_warnings(), held_to_weights():

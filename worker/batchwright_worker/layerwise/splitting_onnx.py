@@ -22,8 +22,9 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 
 from batchwright_worker.layerwise.cuts import Operation, Span, cut
 from batchwright_worker.layerwise.units import Bytes, NotDivisible, Piece, UnitIndex, UnitWriter, write_index
+from batchwright_worker.runtime.backends.base import LoadError
 
-__all__ = ["SMALL_BYTES", "UnitModel", "UnitModels", "prepare", "read_models", "session_options"]
+__all__ = ["SMALL_BYTES", "UnitModel", "UnitModels", "external_files", "prepare", "read_models", "session_options"]
 
 SMALL_BYTES: Final = 4096
 """Weights below this stay in the sub-model."""
@@ -104,6 +105,21 @@ def prepare(path: Path, folder: Path, model: str, digest: str, limit_bytes: int)
 def read_models(folder: Path) -> UnitModels:
     """Of a prepared folder."""
     return msgspec.msgpack.decode((folder / MODELS_FILE).read_bytes(), type=UnitModels)
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files beside a model that hold its weights. Raises LoadError if the model cannot be read."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise LoadError(f"{path} is no usable ONNX model: {error}") from error
+    tensors = [tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    found = [path.parent / name for name in sorted(names)]
+    for file in found:
+        if not file.is_file():
+            raise LoadError(f"{path} keeps weights in {file.name}, which is not beside it")
+    return found
 
 
 def _optimize(path: Path, folder: Path) -> None:

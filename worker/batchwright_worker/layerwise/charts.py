@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from batchwright_worker.layerwise.execution import Record
 from batchwright_worker.layerwise.scheduler import Step
 
-__all__ = ["draw_bars", "draw_engines"]
+__all__ = ["draw_bars", "draw_engines", "draw_records"]
 
 
 def draw_engines(steps: Sequence[Step], path: Path) -> None:
@@ -34,6 +35,28 @@ def draw_engines(steps: Sequence[Step], path: Path) -> None:
     axes.set_xlabel("time")
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     axes.legend(handles, list(colours), loc="upper left", bbox_to_anchor=(1, 1))
+    _save(figure, path)
+
+
+def draw_records(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """The same of units as they ran, one chart below the other on one time axis."""
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(
+        len(runs), 1, figsize=(12, 2 * len(runs)), layout="constrained", sharex=True, squeeze=False
+    )
+    models = list(dict.fromkeys(record.model for records in runs.values() for record in records))
+    colours = {model: f"C{number % 10}" for number, model in enumerate(models)}
+    for (name, records), axes in zip(runs.items(), panels[:, 0], strict=True):
+        origin = min(record.arrival for record in records)
+        for row, start, end in ((1, "fetch_start", "fetch_end"), (0, "compute_start", "compute_end")):
+            starts = [getattr(record, start) - origin for record in records]
+            widths = [getattr(record, end) - getattr(record, start) for record in records]
+            axes.barh(row, widths, left=starts, height=0.8, color=[colours[record.model] for record in records])
+        axes.set_yticks([0, 1], ["compute", "memory"])
+        axes.set_title(name, loc="left")
+    panels[-1, 0].set_xlabel("seconds")
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    panels[0, 0].legend(handles, list(colours), loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
 
 

@@ -17,6 +17,18 @@ COMMANDS: Final = {
         target="batchwright_worker.layerwise.command_simulate:simulate",
         help="Throughput of 16 pairs of networks on an NPU model, beside the baselines and the bound.",
     ),
+    "profile": Role(
+        target="batchwright_worker.layerwise.command_streams:profile",
+        help="Cut real networks into units and measure them on this machine.",
+    ),
+    "run": Role(
+        target="batchwright_worker.layerwise.command_streams:run",
+        help="Run real networks from files within a budget, and compare with the other ways.",
+    ),
+    "trace": Role(
+        target="batchwright_worker.layerwise.command_streams:trace",
+        help="The same, and write what ran when for Perfetto.",
+    ),
     "ablate": Role(
         target="batchwright_worker.layerwise.command_simulate:ablate",
         help="What each part of the rule is worth: guard, N, tie-break, theta, prefetch, budget.",

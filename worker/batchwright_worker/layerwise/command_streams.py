@@ -26,7 +26,7 @@ __all__ = ["profile", "run", "trace"]
 _UNITS: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "": 1}
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType[int]):
     """Bytes: 268435456, 256Mi, 1Gi."""
 
     name = "bytes"
@@ -41,7 +41,7 @@ class _Size(click.ParamType):
         return int(number) * _UNITS[unit]
 
 
-class _Named(click.ParamType):
+class _Named(click.ParamType[tuple[str, str]]):
     """NAME=VALUE."""
 
     name = "name=value"

@@ -89,6 +89,7 @@ CATALOGUE: dict[str, Component] = {
         Component(name="containerd", programs=_CONTAINERD_PROGRAMS, package="tool", tags="seccomp"),
         Component(name="coredns", programs=("coredns",)),
         Component(name="kwok", programs=("kwok",)),
+        Component(name="k6", programs=("k6",), package="tool"),
     )
 }
 

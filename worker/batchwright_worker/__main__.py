@@ -41,6 +41,10 @@ ROLES: Final = {
         target="batchwright_worker.local.serve:command",
         help="Run a ModelDeployment on this machine, without a cluster.",
     ),
+    "replay": Role(
+        target="batchwright_worker.local.replay:command",
+        help="Repeat the decisions of a dispatch log, and say what happened in it.",
+    ),
     "run": Role(
         target="batchwright_worker.local.run:command",
         help="Run an InferenceJob on this machine, without a cluster.",

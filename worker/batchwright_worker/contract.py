@@ -88,6 +88,8 @@ ENV_NAMESPACE: Final = "BATCHWRIGHT_NAMESPACE"
 ENV_CPU_MILLIS: Final = "BATCHWRIGHT_CPU_MILLIS"
 """The container's CPU request in thousandths of a core (downward API, divisor 1m)."""
 ENV_MEMORY_BUDGET: Final = "BATCHWRIGHT_MEMORY_BUDGET_BYTES"
+ENV_DISPATCH_LOG: Final = "BATCHWRIGHT_DISPATCH_LOG"
+"""Of the sidecar: the file of the dispatch log; unset: none is written."""
 ENV_EMULATED_DEVICE: Final = "BATCHWRIGHT_EMULATED_DEVICE"
 """JSON of `EmulatedDevice`."""
 EXIT_PERMANENT: Final = 42

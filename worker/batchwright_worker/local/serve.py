@@ -55,6 +55,12 @@ def own_server(url: str | None, grpc: str) -> OwnServerAddress | None:
 @click.option("--grpc", type=int, default=8001, show_default=True, help="Port; 0: any free one.")
 @click.option("--control", type=int, default=0, help="Port of state, drain, load and unload; default: any free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--dispatch-log",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Write the scheduler's events and decisions to this file; see batchwright-worker replay.",
+)
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
 def command(
     paths: tuple[Path, ...],
@@ -62,12 +68,15 @@ def command(
     accelerator: str | None,
     volumes: dict[str, Path],
     extra: tuple[str, ...],
+    dispatch_log: Path | None,
     **options: Any,
 ) -> None:
     """Serve a ModelDeployment with the sidecar and runtimes of a pod. Ready when /v2/health/ready answers 200."""
     try:
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
         deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
+        if dispatch_log is not None:
+            extra = (*extra, f"--dispatch-log={dispatch_log.absolute()}")
         asyncio.run(_serve(deployment, LocalPorts(**options), extra))
     except (ManifestError, LocalFailed) as error:
         raise click.ClickException(str(error)) from error

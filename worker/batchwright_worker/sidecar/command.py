@@ -12,6 +12,7 @@ import click
 from batchwright_worker.contract import (
     CONTROL_PORT,
     DEPLOYMENT_FILE,
+    ENV_DISPATCH_LOG,
     ENV_KIND,
     GRPC_PORT,
     HTTP_PORT,
@@ -41,6 +42,16 @@ from batchwright_worker.contract import (
 @click.option("--max-body-bytes", type=int, default=64 << 20, show_default=True, help="Longest request body.")
 @click.option("--header-seconds", type=float, default=10.0, show_default=True, help="Deadline for request headers.")
 @click.option("--body-seconds", type=float, default=60.0, show_default=True, help="Deadline for request bodies.")
+@click.option(
+    "--dispatch-log",
+    type=click.Path(path_type=Path),
+    default=None,
+    envvar=ENV_DISPATCH_LOG,
+    help="Write what the scheduler is told and decides to this file, for `batchwright-worker replay`.",
+)
+@click.option(
+    "--dispatch-log-bytes", type=int, default=64 << 20, show_default=True, help="Then FILE becomes FILE.1, once."
+)
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
 @click.option("--ready-file", type=click.Path(path_type=Path), default=None, hidden=True, help="Ports, as JSON.")
 def command(**options: object) -> None:

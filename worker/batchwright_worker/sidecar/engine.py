@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from batchwright_worker import contract, manifest, manifest_model
 from batchwright_worker.sidecar.board import Board
@@ -52,7 +53,8 @@ class ModelMetadata:
 
 
 class Engine:
-    """One per sidecar. `clock` is the monotonic clock of requests, `wall` gives Unix seconds for the state.
+    """One per sidecar. `clock` is the monotonic clock of requests, `wall` gives Unix seconds for the state; a
+    `scheduler` that is given (one that records, say) has an order of its own.
 
     Use it from one event loop: `start`, then `infer` as often and as concurrently as you like, `drain`, `close`.
     `measures` holds the counters per model.
@@ -66,11 +68,12 @@ class Engine:
         order: Order = "Balanced",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        scheduler: Scheduler | None = None,
     ) -> None:
         self.clock = clock
         self.models: Mapping[str, manifest_model.Model] = {model.name: model for model in models}
         self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
-        self.scheduler = Scheduler(order=order)
+        self.scheduler = scheduler or Scheduler(order=order)
         self.measures: dict[str, ModelMeasures] = {model.name: ModelMeasures() for model in models}
         self.board = Board(scheduler=self.scheduler, measures=self.measures, clock=clock, wall=wall)
         self.loader = Loader(
@@ -104,9 +107,11 @@ class Engine:
         self._stopping = False
 
     @classmethod
-    def for_deployment(cls, deployment: manifest.ModelDeployment, runtimes: Sequence[Runtime]) -> Engine:
+    def for_deployment(
+        cls, deployment: manifest.ModelDeployment, runtimes: Sequence[Runtime], scheduler: Scheduler | None = None
+    ) -> Self:
         """From contract.DEPLOYMENT_FILE as parsed by `manifest.parse_deployment`."""
-        return cls(deployment.spec.models, runtimes, order=deployment.spec.queue_order)
+        return cls(deployment.spec.models, runtimes, order=deployment.spec.queue_order, scheduler=scheduler)
 
     # --- life ---
 

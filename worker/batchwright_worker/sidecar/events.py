@@ -31,7 +31,9 @@ CALLS: Final = (
     "answered",
     "load_ended",
     "load_failed",
+    "load_kills",
     "did_not_fit",
+    "resides",
     "let_in",
     "tried",
     "warmed_up",
@@ -54,6 +56,16 @@ _INFINITE: Final = {"is": "infinite"}
 
 class BadLineError(Exception):
     """A line that is no event of this version; says what is wrong with it."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The first line of a file. `wall` is Unix seconds at `t`; `state` a pickle, compressed, in base64."""
+
+    dispatch_log: int
+    version: str
+    t: float
+    wall: float
+    state: str
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

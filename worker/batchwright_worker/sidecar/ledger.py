@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.sidecar.dispatch import LoadModel
 from batchwright_worker.sidecar.measures import WindowCounts
 from batchwright_worker.sidecar.queues import Order
-from batchwright_worker.sidecar.residency import DeviceBooks
+from batchwright_worker.sidecar.residency import DeviceBooks, Held
 from batchwright_worker.sidecar.served import Plan, Served, serve
 from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.tuning import Verdict
@@ -80,6 +80,13 @@ class Ledger:
         self.models[model].window.answered(rows, latency_s)
 
     # --- loads ---
+
+    def resides(self, device: str, model: str, memory_bytes: int) -> None:
+        """It is there and has served already (simulations begin so)."""
+        books = self.devices[device]
+        books.held[model] = Held(memory_bytes=memory_bytes, served=True)
+        if books.total_bytes:
+            books.free_bytes -= memory_bytes
 
     def tried(self, model: str, rows: int, device_s: float, batch_bytes: int) -> None:
         """A batch of the warm-up has run."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from batchwright_worker.sidecar.http_app import HttpApp
 from batchwright_worker.sidecar.http_server import HttpServer, bound, http_server
 from batchwright_worker.sidecar.metadata import Catalogue
 from batchwright_worker.sidecar.metrics import Metrics
+from batchwright_worker.sidecar.recording import DEFAULT_BYTES, DispatchLog, RecordedScheduler
+from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.tensors import Limits
 
 _LOG = logging.getLogger(__name__)
@@ -60,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     server_url: str = ""
     server_grpc: str = ""
+    dispatch_log: Path | None = None
+    dispatch_log_bytes: int = DEFAULT_BYTES
 
 
 async def run(settings: Settings) -> None:
@@ -70,8 +75,8 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with _runtimes(settings, deployment) as clients:
-        engine = Engine.for_deployment(deployment, clients)
+    async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
+        engine = Engine.for_deployment(deployment, clients, _recorded(settings, deployment, stack))
         async with Sidecar(settings, deployment, engine) as sidecar:
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
@@ -155,6 +160,17 @@ class Sidecar:
         for server in self._servers:
             server.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _recorded(
+    settings: Settings, deployment: manifest.ModelDeployment, stack: contextlib.AsyncExitStack
+) -> Scheduler | None:
+    """A scheduler that writes the dispatch log, where one is asked for."""
+    if settings.dispatch_log is None:
+        return None
+    log = DispatchLog(settings.dispatch_log, settings.dispatch_log_bytes, time.monotonic)
+    stack.callback(log.close)
+    return RecordedScheduler(log, order=deployment.spec.queue_order, clock=time.monotonic, wall=time.time)
 
 
 @contextlib.asynccontextmanager

@@ -29,16 +29,6 @@ _FLUSH_S: Final = 1.0
 _LOG = logging.getLogger(__name__)
 
 
-class Header(msgspec.Struct, frozen=True):
-    """The first line of a file. `wall` is Unix seconds at `t`; `state` a pickle, compressed, in base64."""
-
-    dispatch_log: int
-    version: str
-    t: float
-    wall: float
-    state: str
-
-
 class DispatchLog:
     """Lines in a file of at most `limit_bytes`; then it becomes FILE.1 (the one before is lost) and a new one begins.
 
@@ -54,7 +44,7 @@ class DispatchLog:
         self._written = 0
         self._flushed = 0.0
         self._encoder = msgspec.json.Encoder()
-        self.header: Callable[[], Header] | None = None
+        self.header: Callable[[], events.Header] | None = None
 
     def write(self, event: events.Event) -> None:
         """One line."""
@@ -109,9 +99,9 @@ class RecordedScheduler(Scheduler):
         self._batches_seen: dict[int, Batch] = {}
         log.header = self._header
 
-    def _header(self) -> Header:
+    def _header(self) -> events.Header:
         state = pickle.dumps((events.state_of(self), self._batches_seen))
-        return Header(
+        return events.Header(
             dispatch_log=events.FORMAT,
             version=package_version("batchwright"),
             t=self._clock(),

@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 
 from batchwright_worker.sidecar import events
-from batchwright_worker.sidecar.events import BadLineError, Event
-from batchwright_worker.sidecar.recording import Header
+from batchwright_worker.sidecar.events import BadLineError, Event, Header
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
 

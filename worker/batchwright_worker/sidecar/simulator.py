@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
 from batchwright_worker.sidecar.measures import percentile
 from batchwright_worker.sidecar.queues import Bucket, Order
-from batchwright_worker.sidecar.residency import DeviceBooks, Held
+from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Plan, Served
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal
@@ -166,9 +166,7 @@ class Simulation:
             for machine in self._machines.values():
                 books = self.scheduler.devices[machine.name]
                 if books.free_bytes >= machine.load_bytes:
-                    books.held.setdefault(name, books_entry(machine.load_bytes))
-                    if machine.memory_bytes:
-                        books.free_bytes -= machine.load_bytes
+                    self.scheduler.resides(machine.name, name, machine.load_bytes)
         if self.warm_up:
             for served in self.scheduler.models.values():
                 self._warm(served, next(iter(self._machines.values())))
@@ -259,8 +257,3 @@ class Simulation:
         self._report.sizes.setdefault(name, []).append(verdict.size)
         self._report.reasons.setdefault(name, []).append(verdict.reason)
         self._at(now + self.scheduler.models[name].plan.window_s, partial(self._window, name))
-
-
-def books_entry(memory_bytes: int) -> Held:
-    """A resident that has been there all along."""
-    return Held(memory_bytes=memory_bytes, served=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.sidecar.queues import Choice, ModelQueue, Order, Waiting, ordered
+from batchwright_worker.sidecar.queues import ModelQueue, Waiting
 
 
 def queue_of(*entries: Waiting) -> ModelQueue:
@@ -92,36 +91,6 @@ def test_every_row_leaves_once_in_order_and_the_counts_hold(steps: list[tuple[st
     for bucket in "ab":
         mine = [key for key, _ in out if pushed[key][1] == bucket]
         assert mine == sorted(mine)
-
-
-def choice(model: str, **facts: float) -> Choice:
-    base: dict[str, float] = {
-        "rows": 1,
-        "waiting_rows": 1,
-        "waited_s": 0,
-        "cost_s": 1,
-        "last_served": 0,
-        "head_arrival": 0,
-    }
-    return Choice(model=model, bucket=(), **{**base, **facts})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("order", "first"),
-    [("Longest", "many"), ("Oldest", "neglected"), ("Balanced", "worthwhile")],
-)
-def test_each_order_has_its_own_first(order: Order, first: str) -> None:
-    choices = [
-        choice("many", waiting_rows=50, waited_s=1, last_served=9),
-        choice("neglected", waiting_rows=2, waited_s=2, cost_s=3, last_served=1),
-        choice("worthwhile", waiting_rows=9, waited_s=2, cost_s=0.5, last_served=8),
-    ]
-    assert ordered(choices, order)[0].model == first
-
-
-def test_equals_go_by_the_older_head_then_by_name() -> None:
-    choices = [choice("c", head_arrival=1), choice("b", head_arrival=0), choice("a", head_arrival=1)]
-    assert [one.model for one in ordered(choices, "Longest")] == ["b", "a", "c"]
 
 
 def test_an_empty_queue_takes_a_request_of_any_size() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchwright_worker.sidecar.queues import Order
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.served import Plan
 from batchwright_worker.sidecar.simulator import (
     Arrival,

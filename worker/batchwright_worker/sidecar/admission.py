@@ -10,9 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from batchwright_worker.sidecar.fit import Curve
 
 RATE_MEMORY_S = 0.5
+COARSE = 1 / 256
+"""Share of the memory within which arrivals count as simultaneous: an estimate need not decay with every one."""
 
 
 @dataclass(slots=True)
@@ -24,9 +28,10 @@ class OfferedRate:
     last: float = 0.0
     first: float = math.inf
 
-    def arrived(self, rows: int, now: float) -> None:
-        self._decay(now)
-        self.first = min(self.first, now)
+    def arrived(self, rows: float, now: float) -> None:
+        if now - self.last > self.memory_s * COARSE or self.first is math.inf:
+            self._decay(now)
+            self.first = min(self.first, now)
         self.weight += rows
 
     def at(self, now: float) -> float:
@@ -63,12 +68,12 @@ def _gathered(curve: Curve, target_s: float, rate: float, most: int) -> int:
     return largest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Struct, frozen=True, kw_only=True, gc=False):
     """What a new request finds.
 
-    `free_in_s`: until a device takes the next batch; `rows_ahead` of the same model; `others_s` of device time that
-    other models will take first; the `cap` of a batch; the offered `rate`; `own_runs`: a batch of this model runs.
+    `free_in_s`: until a device takes the next batch; `rows_ahead` of the same bucket; `others_s` of device time that
+    other models (or buckets) will take first; the `cap` of a batch; the offered `rate`; `own_runs`: a batch of this
+    model runs; `left_share` of the device's time that other models leave to this one while it waits.
     """
 
     free_in_s: float
@@ -77,6 +82,7 @@ class Line:
     cap: int
     rate: float
     own_runs: bool = False
+    left_share: float = 1.0
 
 
 def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
@@ -84,7 +90,7 @@ def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
     cap = max(1, line.cap)
     last = line.rows_ahead + rows
     batches_ahead = (last - 1) // cap
-    start_s = line.free_in_s + line.others_s + batches_ahead * curve.seconds(cap)
+    start_s = line.free_in_s + (line.others_s + batches_ahead * curve.seconds(cap)) / line.left_share
     joined = last - batches_ahead * cap
     grown = joined + line.rate * start_s
     return start_s + curve.seconds(min(cap, max(joined, int(grown))))
@@ -93,17 +99,19 @@ def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
 def expected_wait_s(curve: Curve, line: Line) -> float:
     """Seconds that a new row would wait before its batch starts."""
     cap = max(1, line.cap)
-    return line.free_in_s + line.others_s + (line.rows_ahead // cap) * curve.seconds(cap)
+    return line.free_in_s + (line.others_s + (line.rows_ahead // cap) * curve.seconds(cap)) / line.left_share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Struct, frozen=True, kw_only=True, gc=False):
     """`accepted`, with the time allowed (None: no bound), or the wait after which trying again makes sense."""
 
     accepted: bool
     allowed_s: float | None = None
     finish_s: float = 0.0
     retry_after_s: float = 0.0
+
+
+ACCEPTED = Verdict(accepted=True)
 
 
 def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: float) -> Verdict:
@@ -114,7 +122,7 @@ def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: 
     sooner, its lateness is the doing of other models, and refusing it for ever would starve it.
     """
     if target_s is None or not curve.known or curve.seconds(1) > target_s:
-        return Verdict(accepted=True)
+        return ACCEPTED
     finish_s = expected_finish_s(curve, line, rows)
     allowed_s = allowance_s(curve, line.cap, rows, target_s)
     if spent_s + finish_s <= allowed_s:
@@ -127,6 +135,8 @@ def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: 
 def allowance_s(curve: Curve, cap: int, rows: int, target_s: float) -> float:
     """The target, or for a request of more rows than fit in it even alone, twice the time that they take alone."""
     cap = max(1, cap)
+    if rows == 1:
+        return target_s if curve.seconds(1) <= target_s else 2 * curve.seconds(1)
     full, rest = divmod(rows, cap)
     alone = full * curve.seconds(cap) + (curve.seconds(rest) if rest else 0.0)
     return target_s if alone <= target_s else 2 * alone

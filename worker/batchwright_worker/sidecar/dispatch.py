@@ -10,8 +10,10 @@ runtime's own answer is the truth).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from batchwright_worker.sidecar.queues import Apart, Bucket
 
@@ -20,11 +22,10 @@ PASS_LIMIT = 16
 Reason = Literal["LoadedAndIdle", "LoadedAfterUnload", "FreeMemory", "FreeAfterUnload"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resident:
-    """A model on a device. `keep_value`: reload seconds x demand / bytes; `fresh`: loaded for rows that still wait,
-    and not served since (unloading it now would only thrash). `retained_bytes`: the part of `memory_bytes` that its
-    own next batch uses again."""
+class Resident(Struct, frozen=True, kw_only=True):
+    """A model on a device. `keep_value`: reload seconds x demand / bytes; `fresh`: loaded for rows that still wait
+    and not served since, or about to serve rows that wait while the device is busy (unloading it would only thrash).
+    `retained_bytes`: the part of `memory_bytes` that its own next batch uses again."""
 
     model: str
     memory_bytes: int
@@ -33,8 +34,7 @@ class Resident:
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(Struct, frozen=True, kw_only=True):
     """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
     put behind the one that it runs until `until` (which is `short` if any batch may be). `free_bytes` is UNBOUNDED
     where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned most rows per model."""
@@ -73,8 +73,7 @@ class Device:
         return replace(self, residents=stale)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queued:
+class Queued(Struct, frozen=True, kw_only=True):
     """A queue to serve: `try_batch` rows of `bucket` wait (already capped by tuned size and admission's n*).
     `load_bytes` is what loading takes (measured or, before the first load, estimated); `bytes_per_row` what each
     row of a batch takes (0: not known to take any). `full`: waiting would not make the batch larger."""
@@ -88,8 +87,7 @@ class Queued:
     full: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunBatch:
+class RunBatch(Struct, frozen=True, kw_only=True):
     """Run `rows` rows of `bucket` on `device`, after unloading `unload` (option 1 or 2)."""
 
     device: str
@@ -100,8 +98,7 @@ class RunBatch:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadModel:
+class LoadModel(Struct, frozen=True, kw_only=True):
     """Load `model` on `device`, after unloading `unload` (option 3 or 4); `rows` of `bucket` are waiting for it."""
 
     device: str
@@ -112,15 +109,13 @@ class LoadModel:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nothing:
+class Nothing(Struct, frozen=True, kw_only=True):
     """No queue can be served now; `why` per model that has rows waiting."""
 
     why: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """The decision, and the models whose queue came earlier in the order but could not be served."""
 
     action: RunBatch | LoadModel | Nothing
@@ -131,12 +126,12 @@ def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozens
     """The first queue in order that one of B5's options serves. Models in `loading` are on their way: they wait.
 
     A queue passed over PASS_LIMIT times comes first, and the device that suits it best is kept for it. Fresh models
-    are unloaded only when nothing at all could be served otherwise.
+    are unloaded only from idle devices, and only when nothing at all could be served otherwise.
     """
     outcome = _decide(queued, devices, loading)
-    has_fresh = any(one.fresh for device in devices for one in device.residents.values())
+    has_fresh = any(one.fresh for device in devices if device.idle for one in device.residents.values())
     if isinstance(outcome.action, Nothing) and has_fresh:
-        return _decide(queued, [device.unprotected() for device in devices], loading)
+        return _decide(queued, [device.unprotected() if device.idle else device for device in devices], loading)
     return outcome
 
 
@@ -179,7 +174,8 @@ def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozen
 def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) -> RunBatch | LoadModel | str:
     """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
     holders = [device for device in devices if queue.model in device.residents]
-    for device in _most_free_first(device for device in holders if device.idle):
+    able = (device for device in holders if device.idle and queue.model not in device.busy_models)
+    for device in _most_free_first(able):
         ran = _run_on(queue, device)
         if ran is not None:
             return ran

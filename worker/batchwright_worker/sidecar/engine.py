@@ -16,8 +16,8 @@ from batchwright_worker.sidecar.dispatcher import Dispatcher
 from batchwright_worker.sidecar.housekeeping import Housekeeper
 from batchwright_worker.sidecar.loader import Loader, artifact_for
 from batchwright_worker.sidecar.measures import ModelMeasures
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.pulse import Pulse
-from batchwright_worker.sidecar.queues import Order
 from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served, plan_of

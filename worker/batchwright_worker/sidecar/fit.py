@@ -16,6 +16,8 @@ KEPT = 48
 """Newest batches that the fit is made of; at 25 batches a second those of the last two seconds."""
 REMEMBERED = 1000
 """A size that was firm once is remembered for so many batches: what was too slow is not tried again and again."""
+REFIT_S = 0.2
+"""New batches of sizes known before are read into the fit after so much device time (a fit takes up to 0.3 ms)."""
 JUMP_BATCHES = 5
 """So many batches in a row off by `JUMP_RATIO` on the same side are a jump: what was before is forgotten."""
 JUMP_RATIO = 1.25
@@ -101,6 +103,7 @@ class DeviceTime:
     """Batches in a row that were slower (positive) or faster (negative) than predicted by JUMP_RATIO."""
     _curve: Curve = UNKNOWN
     _unread: int = 0
+    _unread_s: float = 0.0
 
     def observe(self, rows: int, seconds: float) -> None:
         """One batch of `rows` took `seconds` on the device."""
@@ -116,15 +119,21 @@ class DeviceTime:
             self._unread = KEPT
         is_new = all(rows != size for size, _ in self._curve.points)
         self._unread += KEPT if is_new else 1
+        self._unread_s += seconds
+
+    def twin(self) -> DeviceTime:
+        """A copy that goes its own way."""
+        samples = deque(self.samples, maxlen=KEPT)
+        return replace(self, samples=samples, remembered=dict(self.remembered))
 
     @property
     def curve(self) -> Curve:
-        """The fit of the batches remembered; it may lack the newest eighth of those of known sizes (a fit takes up to
-        0.3 ms)."""
-        if self._unread > len(self.samples) // 8:
+        """The fit of the batches remembered; it may lack the newest eighth of those of known sizes, or more of them
+        while they took less than REFIT_S together."""
+        if self._unread > len(self.samples) // 8 and (self._unread_s >= REFIT_S or self._unread >= len(self.samples)):
             self._remember()
             self._curve = fit(self.samples, {rows: seconds for rows, (seconds, _) in self.remembered.items()})
-            self._unread = 0
+            self._unread, self._unread_s = 0, 0.0
         return self._curve
 
     def _remember(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from batchwright_worker.sidecar.dispatch import LoadModel
 from batchwright_worker.sidecar.measures import WindowCounts
-from batchwright_worker.sidecar.queues import Order
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.residency import DeviceBooks, Held
 from batchwright_worker.sidecar.served import Plan, Served, serve
 from batchwright_worker.sidecar.steps import Batch

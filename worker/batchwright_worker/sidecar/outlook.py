@@ -5,41 +5,86 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from batchwright_worker.sidecar.admission import Line
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.queues import Bucket
 from batchwright_worker.sidecar.residency import DeviceBooks
-from batchwright_worker.sidecar.served import Served
+from batchwright_worker.sidecar.served import Facts, Served
 
 
 def line(
-    served: Served, bucket: Bucket, models: Mapping[str, Served], devices: Mapping[str, DeviceBooks], now: float
+    served: Served,
+    bucket: Bucket,
+    models: Mapping[str, Served],
+    devices: Mapping[str, DeviceBooks],
+    now: float,
+    order: Order = "Balanced",
 ) -> Line:
     """Of the devices that hold the model (else of all), the one that is free first counts."""
-    up = [books for books in devices.values() if not books.down]
-    holders = [books for books in up if served.name in books.held]
-    usable = holders or up
-    free_in_s = min((books.free_at(now) - now for books in usable), default=0.0)
-    if not holders and usable:
-        free_in_s += served.footprint.load_s
+    facts, queue = served.facts(bucket, now), served.queue
+    free_in_s, usable, own_runs = _device(served, devices, now)
+    rows_ahead, others_s = queue.rows, 0.0
+    if len(queue.groups) > 1 or (rows_ahead and bucket not in queue.groups):
+        rows_ahead, others_s = _own_buckets(served, bucket, now)
+    if len(models) > 1:
+        mine = 1 + queue.rows // facts.cap
+        others_s += sum(
+            _ahead_s(served, other, mine, order, now)
+            for other in models.values()
+            if other is not served and other.queue.rows
+        )
     return Line(
         free_in_s=free_in_s,
-        rows_ahead=served.queue.rows,
-        others_s=_others_s(served, models, now) / max(1, len(usable)),
-        cap=served.cap(bucket, now),
-        rate=served.offered.at(now),
-        own_runs=any(flight.model == served.name for books in usable for flight in books.in_flight),
+        rows_ahead=rows_ahead,
+        others_s=others_s / usable if usable > 1 else others_s,
+        cap=facts.cap,
+        rate=facts.rate,
+        own_runs=own_runs,
+        left_share=served.left_share,
     )
 
 
-def _others_s(served: Served, models: Mapping[str, Served], now: float) -> float:
-    """Device time of the other models' batches that will probably run before a new row of this one: at most as many
-    of each as there are batches of its own ahead, and one."""
-    mine = 1 + served.queue.rows // max(1, served.tuning.size)
-    total = 0.0
-    for other in models.values():
-        if other is served or not other.queue.rows:
-            continue
-        bucket = other.queue.next_bucket()
-        curve, cap = other.turn(bucket), other.cap(bucket, now)
-        full, rest = divmod(other.queue.rows, cap)
-        total += min(mine, full) * curve.seconds(cap) + (curve.seconds(rest) if rest and full < mine else 0.0)
-    return total
+def _device(served: Served, devices: Mapping[str, DeviceBooks], now: float) -> tuple[float, int, bool]:
+    """Seconds until a device is free for the model, how many could be, and whether one runs it now."""
+    up = [books for books in devices.values() if not books.down]
+    holders = [books for books in up if served.name in books.held]
+    usable = holders or up
+    if not usable:
+        return 0.0, 1, False
+    free_in_s = min(books.free_at(now) for books in usable) - now
+    if not holders:
+        free_in_s += served.footprint.load_s
+    own_runs = any(flight.model == served.name for books in usable for flight in books.in_flight)
+    return free_in_s, len(usable), own_runs
+
+
+def _own_buckets(served: Served, bucket: Bucket, now: float) -> tuple[int, float]:
+    """Rows of the same bucket, and the device time of the others' batches: rows share none across buckets."""
+    rows, others_s = 0, 0.0
+    for other, group in served.queue.groups.items():
+        if other == bucket:
+            rows = group.rows
+        else:
+            others_s += _batches_s(served.facts(other, now), group.rows)
+    return rows, others_s
+
+
+def _ahead_s(served: Served, other: Served, mine: int, order: Order, now: float) -> float:
+    """Device time of the batches of a queue that will probably run before a new row of this model, which `mine` batches
+    of its own will serve. Where both have targets, `Balanced` goes by deadline when that matters."""
+    bucket = other.queue.next_bucket()
+    facts, rows = other.facts(bucket, now), other.queue.rows
+    if order == "Balanced" and served.target_s is not None:
+        if other.target_s is None:
+            return 0.0
+        if other.target_s > served.target_s:
+            head = other.queue.head(bucket)
+            if head is None or head.arrival + other.target_s > now + served.target_s:
+                return 0.0
+            return facts.turn.seconds(min(rows, facts.cap))
+        return _batches_s(facts, rows)
+    return _batches_s(facts, min(rows, mine * facts.cap))
+
+
+def _batches_s(facts: Facts, rows: int) -> float:
+    full, rest = divmod(rows, facts.cap)
+    return full * facts.turn.seconds(facts.cap) + (facts.turn.seconds(rest) if rest else 0.0)

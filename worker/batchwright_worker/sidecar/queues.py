@@ -1,8 +1,7 @@
 """The batch queues: one per model (method B4), grouped by shape bucket, bounded. Pure.
 
 Rows of one bucket may share a batch. A request of many rows may be split over batches; it is known by its key and
-the caller puts the pieces together. Orders: `Longest` (most waiting rows), `Oldest` (longest since last served),
-`Balanced` (waiting time served per second of device time, loads included; serving.md, 7).
+the caller puts the pieces together. Which queue goes first is `order`'s matter.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ import math
 from bisect import insort
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
-Order = Literal["Balanced", "Longest", "Oldest"]
+from msgspec import Struct
+
 Bucket = Hashable
 
 
-@dataclass(frozen=True, slots=True)
-class Apart:
+class Apart(Struct, frozen=True):
     """A bucket of rows of one shape that share no batch with others of that shape (see `suspects`)."""
 
     shape: Bucket
@@ -34,8 +32,7 @@ MIDDLE_PRIORITY = 1 << 31
 """Where priority 0 (the default) stands among Triton's priorities (1 is served first)."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Waiting:
+class Waiting(Struct, kw_only=True):
     """A request in a queue: `start` is the first row that is not yet in a batch. `drop_after`: when a batch would
     end later than this, the request is late (None: it waits however long)."""
 
@@ -58,8 +55,7 @@ class Waiting:
         return (self.priority or MIDDLE_PRIORITY, self.arrival, self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Struct, frozen=True, gc=False):
     """Rows [start, start + rows) of the request `key`."""
 
     key: int
@@ -76,11 +72,15 @@ class Group:
     head: int = 0
 
     def push(self, entry: Waiting) -> None:
-        if not self.entries or self.entries[-1].rank <= entry.rank:
-            self.entries.append(entry)
+        entries = self.entries
+        last = entries[-1] if entries else None
+        if last is None or (
+            last.priority == entry.priority and last.arrival <= entry.arrival and last.key <= entry.key
+        ):
+            entries.append(entry)
         else:
-            insort(self.entries, entry, lo=self.head, key=lambda other: other.rank)
-        self.rows += entry.left
+            insort(entries, entry, lo=self.head, key=lambda other: other.rank)
+        self.rows += entry.rows - entry.start
 
     def first(self) -> Waiting | None:
         """The request that is next, None if there is none."""
@@ -100,24 +100,17 @@ class Group:
         """Remove up to `rows` rows from the front."""
         taken: list[Slice] = []
         while rows > 0 and (entry := self.first()) is not None:
-            part = min(rows, entry.left)
-            taken.append(Slice(entry.key, entry.start, part))
-            entry.start += part
-            entry.gone = entry.left == 0
+            start, part = entry.start, entry.rows - entry.start
+            if part <= rows:
+                entry.gone = True
+                self.head += 1
+            else:
+                part = rows
+            taken.append(Slice(entry.key, start, part))
+            entry.start = start + part
             self.rows -= part
             rows -= part
         return taken
-
-    def waited_s(self, rows: int, now: float) -> float:
-        """Sum of the waiting times of the first `rows` rows."""
-        total = 0.0
-        for entry in self.waiting():
-            part = min(rows, entry.left)
-            total += part * (now - entry.arrival)
-            rows -= part
-            if rows <= 0:
-                break
-        return total
 
 
 @dataclass(slots=True)
@@ -192,43 +185,6 @@ class ModelQueue:
         group = self.groups.get(bucket)
         return group.first() if group else None
 
-    def waited_s(self, bucket: Bucket, rows: int, now: float) -> float:
-        """Sum of the waiting times of the first `rows` rows of a bucket."""
-        return self.groups[bucket].waited_s(rows, now)
-
     def _tidy(self, bucket: Bucket) -> None:
         if self.groups[bucket].rows == 0:
             del self.groups[bucket]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A queue as the order sees it: what its next batch would be and cost."""
-
-    model: str
-    bucket: Bucket
-    rows: int
-    """Rows of the next batch (its bucket's, at most the cap)."""
-    waiting_rows: int
-    """Rows of the whole queue (B4's number of waiting tasks)."""
-    waited_s: float
-    """Sum of the waiting times of the batch's rows."""
-    cost_s: float
-    """Device time of the batch, the load included if the model is nowhere resident."""
-    last_served: float
-    head_arrival: float
-    full: bool = False
-    """Would waiting not make the batch larger?"""
-
-
-def ordered(choices: list[Choice], order: Order) -> list[Choice]:
-    """First served first. Ties: the older head, then the name."""
-    return sorted(choices, key=lambda choice: (_key(choice, order), choice.head_arrival, choice.model))
-
-
-def _key(choice: Choice, order: Order) -> float:
-    if order == "Longest":
-        return -choice.waiting_rows
-    if order == "Oldest":
-        return choice.last_served
-    return -choice.waited_s / max(choice.cost_s, 1e-6)

@@ -54,19 +54,21 @@ class Held:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
     """A batch that the device has been given: `serial` is its number, `device_s` its predicted device time. `apart`: it
-    may be what kills the runtime, so nothing else is in flight beside it."""
+    may be what kills the runtime, so nothing else is in flight beside it. `began`: when it was given."""
 
     serial: int
     model: str
     device_s: float
     apart: bool = False
+    began: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
 class DeviceBooks:
-    """One device. `depth`: how many batches it may be given at a time (it runs them one after the other). `until`: when
-    all its work is predicted to end; `began`: when what it works on began; `loading`: the model on its way in;
-    `epoch` grows when its runtime is lost (what was begun before ends in no books)."""
+    """One device. `depth`: how many batches it may be given at a time; it runs them one after the other, or side by
+    side if it `interleaves` (then at most one per model). `until`: when all its work is predicted to end; `began`: when
+    what it works on began; `loading`: the model on its way in; `epoch` grows when its runtime is lost (what was begun
+    before ends in no books)."""
 
     name: str
     kind: str
@@ -75,6 +77,7 @@ class DeviceBooks:
     used_bytes: int = 0
     free_bytes: int = UNBOUNDED
     depth: int = 1
+    interleaves: bool = False
     in_flight: list[Flight] = field(default_factory=list)
     loading: str = ""
     down: bool = False
@@ -103,12 +106,16 @@ class DeviceBooks:
     @property
     def idle(self) -> bool:
         """Can it start a batch? A load that overlaps leaves it free for one."""
-        return not self.down and not self.in_flight and (not self.loading or self.overlaps_loads)
+        if self.in_flight and not (self.interleaves and len(self.in_flight) < self.depth):
+            return False
+        return not self.down and (not self.loading or self.overlaps_loads)
 
     @property
     def followable(self) -> bool:
         """Does a batch run, with room for another behind it?"""
-        if not 0 < len(self.in_flight) < self.depth or any(flight.apart for flight in self.in_flight):
+        if self.interleaves or not 0 < len(self.in_flight) < self.depth:
+            return False
+        if any(flight.apart for flight in self.in_flight):
             return False
         return not self.down and (not self.loading or self.overlaps_loads)
 
@@ -147,6 +154,8 @@ class DeviceBooks:
         took = max(0.0, now - self.began)
         self.busy_s += took
         self.began = now
+        if self.interleaves:
+            took = max((now - flight.began for flight in self.in_flight if flight.serial == serial), default=took)
         self.in_flight = [flight for flight in self.in_flight if flight.serial != serial]
         if self.in_flight:
             self.until = now + sum(flight.device_s for flight in self.in_flight)
@@ -203,7 +212,7 @@ class DeviceBooks:
                 memory_bytes=held.memory_bytes + held.retained_bytes,
                 retained_bytes=held.retained_bytes,
                 keep_value=keep.get(model, 0.0),
-                fresh=not held.served and model in waiting,
+                fresh=model in waiting and (not held.served or (self.overlaps_loads and bool(self.in_flight))),
             )
             for model, held in self.held.items()
         }

@@ -7,18 +7,22 @@ until it answers `Nothing` (method B6: decisions on events only). `engine` perfo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from batchwright_worker.sidecar import admission, dispatch
+from batchwright_worker.sidecar import admission, candidates, dispatch, order, sharing
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.fit import Curve
 from batchwright_worker.sidecar.ledger import Ledger
+from batchwright_worker.sidecar.order import Choice
 from batchwright_worker.sidecar.outlook import line
-from batchwright_worker.sidecar.queues import Apart, Choice, Waiting, ordered
-from batchwright_worker.sidecar.residency import Flight, keep_value
+from batchwright_worker.sidecar.queues import Apart, Waiting
+from batchwright_worker.sidecar.residency import Flight
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
+
+NOTHING = Step(action=Nothing(why={}))
+REBALANCE_S = 0.02
+"""So long what the models leave to each other may lag behind."""
 
 
 @dataclass(slots=True)
@@ -27,6 +31,10 @@ class Scheduler(Ledger):
 
     _keys: int = 0
     _batches: int = 0
+    _turns: order.Turns = field(default_factory=order.Turns)
+    _load_turns: order.Turns = field(default_factory=order.Turns)
+    """Who is loaded next where loads overlap batches."""
+    _rebalance_at: float = 0.0
     _model_of: dict[int, str] = field(default_factory=dict)
 
     # --- requests ---
@@ -35,13 +43,15 @@ class Scheduler(Ledger):
         """Queue it and return its key, or say why not."""
         served = self.models[offer.model]
         served.offered.arrived(offer.rows, now)
-        served.demand.arrived(offer.rows, now)
+        if len(self.models) > 1:
+            served.demand.arrived(offer.rows, now)
         served.window.offered += offer.rows
         if not served.queue.has_room(offer.rows):
             return self._full(served, offer, now)
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
-        curve, found = served.turn(offer.bucket), line(served, offer.bucket, self.models, self.devices, now)
+        curve = served.facts(offer.bucket, now).turn
+        found = line(served, offer.bucket, self.models, self.devices, now, self.order)
         verdict = admission.judge(curve, found, offer.rows, served.target_s, now - offer.arrival)
         if not verdict.accepted:
             message = (
@@ -65,41 +75,78 @@ class Scheduler(Ledger):
         """Seconds that a new row of this model would wait before its batch starts."""
         served = self.models[model]
         bucket = served.queue.next_bucket() or ()
-        found = line(served, bucket, self.models, self.devices, now)
+        found = line(served, bucket, self.models, self.devices, now, self.order)
         return admission.expected_wait_s(served.turn(bucket), found)
 
     # --- decisions ---
 
     def next(self, now: float) -> Step:
         """The next thing to do; books and queues are already changed as if it had begun."""
-        if not any(books.idle or books.loadable for books in self.devices.values()):
-            return self._next_behind(now)
+        free = behind = False
+        for books in self.devices.values():
+            free = free or books.idle or books.loadable
+            behind = behind or books.followable
         waiting = [served for served in self.models.values() if served.queue.rows]
+        if not waiting or not free:
+            return self._next_behind(now) if waiting and behind else NOTHING
         late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
-        choices, wake_at = self._choices(waiting, now)
-        if not choices:
+        found, wake_at = self._ordered(waiting, now)
+        if not found:
             return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
-        outcome = dispatch.decide([self._queued(choice) for choice in choices], self._devices(now), self._loading())
-        match outcome.action:
+        action = self._decide(found, now)
+        match action:
             case RunBatch() as run:
-                self._pass_over(outcome.passed_over)
                 return Step(action=self._begin_batch(run, now), late=late)
             case LoadModel() as load:
-                self._pass_over(outcome.passed_over)
-                return Step(action=self.begin_load(load, now), late=late)
+                return Step(action=self._begin_load_in_turn(load, now), late=late)
             case Nothing() as nothing:
-                behind = self._next_behind(now)
-                if isinstance(behind.action, Batch) or behind.late:
-                    return replace(behind, late=late + behind.late, wake_at=wake_at)
+                step = self._next_behind(now) if behind else NOTHING
+                if isinstance(step.action, Batch) or step.late:
+                    return Step(action=step.action, late=late + step.late, wake_at=wake_at)
                 return Step(action=nothing, late=late, wake_at=wake_at)
+
+    def _decide(self, found: list[Choice], now: float) -> RunBatch | LoadModel | Nothing:
+        """B5 for the queues in this order; straight from the books where its first option serves the first queue."""
+        overdue = any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found)
+        if not overdue:
+            first = candidates.at_once(found[0], self.models[found[0].model], self.devices)
+            if first is not None:
+                self._displace(first.model)
+                return first
+        queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
+        outcome = dispatch.decide(queued, candidates.views(self.models, self.devices, now), self._loading())
+        if not isinstance(outcome.action, Nothing):
+            for name in outcome.passed_over:
+                self.models[name].queue.passed_over += 1
+            self._displace(outcome.action.model)
+        return outcome.action
+
+    def _ordered(self, waiting: list[Served], now: float) -> tuple[list[Choice], float | None]:
+        """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
+        then the resident models take their turns at the device, the others theirs at being loaded."""
+        found, wake_at = candidates.choices(waiting, self.devices, now)
+        if len(found) < 2 or not any(books.overlaps_loads for books in self.devices.values()):
+            return order.ordered(found, self.order, self._turns, now), wake_at
+        resident = order.ordered([choice for choice in found if not choice.load_s], self.order, self._turns, now)
+        lacking = order.ordered([choice for choice in found if choice.load_s], self.order, self._load_turns, now)
+        return [*resident, *lacking], wake_at
+
+    def _displace(self, served: str) -> None:
+        """Count that a queue was to be first but for the deadlines of others."""
+        displaced = self._turns.displaced
+        if displaced and displaced != served:
+            self.models[displaced].queue.passed_over += 1
 
     def _next_behind(self, now: float) -> Step:
         """A batch to put behind one that runs, on devices that take two (see `dispatch.follow`)."""
         late: tuple[int, ...] = ()
-        while any(books.followable for books in self.devices.values()):
+        while True:
             waiting = [served for served in self.models.values() if served.queue.rows]
-            choices, _ = self._choices(waiting, now)
-            run = dispatch.follow([self._queued(choice) for choice in choices], self._devices(now))
+            found, _ = self._ordered(waiting, now)
+            if not found or not self._may_follow(found):
+                break
+            queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
+            run = dispatch.follow(queued, candidates.views(self.models, self.devices, now))
             if run is None:
                 break
             begins = self.devices[run.device].free_at(now)
@@ -107,7 +154,13 @@ class Scheduler(Ledger):
             if not dropped:
                 return Step(action=self._begin_batch(run, now), late=late)
             late += tuple(dropped)
-        return Step(action=Nothing(why={}), late=late)
+        return Step(action=Nothing(why={}), late=late) if late else NOTHING
+
+    def _may_follow(self, found: list[Choice]) -> bool:
+        """Cheaply: could any of these be put behind a running batch?"""
+        if any(choice.full for choice in found):
+            return True
+        return any(books.followable and (books.short or books.caps) for books in self.devices.values())
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
@@ -120,7 +173,8 @@ class Scheduler(Ledger):
             load_bytes=footprint.load_bytes,
             bytes_per_row=footprint.bytes_per_row,
         )
-        lacking = [one for one in self._devices(now) if model not in one.residents and device in (None, one.name)]
+        views = candidates.views(self.models, self.devices, now)
+        lacking = [one for one in views if model not in one.residents and device in (None, one.name)]
         action = dispatch.serve(queued, lacking, model in self._loading())
         assert not isinstance(action, RunBatch)
         return action
@@ -188,64 +242,11 @@ class Scheduler(Ledger):
         head = served.queue.head(bucket)
         if head is None or head.drop_after is None:
             return []
-        curve, cap = served.turn(bucket), served.cap(bucket, now)
-        late = served.queue.late(bucket, lambda rows: begins + curve.seconds(rows), cap)
+        facts = served.facts(bucket, now)
+        late = served.queue.late(bucket, lambda rows: begins + facts.turn.seconds(rows), facts.cap)
         for key in late:
             self.cancel(key)
         return late
-
-    def _choices(self, waiting: Iterable[Served], now: float) -> tuple[list[Choice], float | None]:
-        choices: list[Choice] = []
-        wake_at: float | None = None
-        resident = {name for books in self.devices.values() for name in books.held}
-        for served in waiting:
-            bucket = served.queue.next_bucket()
-            head = served.queue.head(bucket)
-            if head is None:
-                continue
-            cap = served.cap(bucket, now)
-            rows = min(served.queue.groups[bucket].rows, cap)
-            ripe_at = head.arrival + served.plan.queue_delay_s
-            if rows < cap and now < ripe_at:
-                wake_at = _earlier(wake_at, ripe_at)
-                continue
-            load_s = 0.0 if served.name in resident else served.footprint.load_s
-            choices.append(
-                Choice(
-                    model=served.name,
-                    bucket=bucket,
-                    rows=rows,
-                    waiting_rows=served.queue.rows,
-                    waited_s=served.queue.waited_s(bucket, rows, now) if self.order == "Balanced" else 0.0,
-                    cost_s=served.curve(bucket).seconds(rows) + load_s,
-                    last_served=served.queue.last_served,
-                    head_arrival=head.arrival,
-                    full=rows >= cap,
-                )
-            )
-        return ordered(choices, self.order), wake_at
-
-    def _queued(self, choice: Choice) -> dispatch.Queued:
-        served = self.models[choice.model]
-        return dispatch.Queued(
-            model=choice.model,
-            bucket=choice.bucket,
-            try_batch=choice.rows,
-            load_bytes=served.footprint.load_bytes,
-            bytes_per_row=served.footprint.bytes_per_row,
-            passed_over=served.queue.passed_over,
-            full=choice.full,
-        )
-
-    def _devices(self, now: float) -> list[dispatch.Device]:
-        waiting = frozenset(served.name for served in self.models.values() if served.queue.rows)
-        several = len(self.models) > 1
-        keep = {name: self._keep(served, now) for name, served in self.models.items()} if several else {}
-        return [books.as_device(keep, waiting) for books in self.devices.values() if not books.down]
-
-    def _keep(self, served: Served, now: float) -> float:
-        footprint = served.footprint
-        return keep_value(footprint.load_s, served.demand.at(now), footprint.load_bytes)
 
     def _loading(self) -> frozenset[str]:
         return frozenset(books.loading for books in self.devices.values() if books.loading)
@@ -259,18 +260,37 @@ class Scheduler(Ledger):
             if part.key not in served.queue.entries:
                 self._model_of.pop(part.key, None)
         predicted = served.curve(run.bucket).seconds(run.rows)
+        served.used.arrived(predicted + served.overhead_s, now)
+        if len(self.models) > 1:
+            self._turns.spent(run.model, predicted + served.overhead_s, loads=False)
+            self._rebalance(now)
         self._batches += 1
         books.start_batch(
-            Flight(serial=self._batches, model=run.model, device_s=predicted, apart=isinstance(run.bucket, Apart)),
+            Flight(
+                serial=self._batches,
+                model=run.model,
+                device_s=predicted,
+                apart=isinstance(run.bucket, Apart),
+                began=now,
+            ),
             now,
             served.overhead_s,
         )
         left = run.bucket in served.queue.groups
         return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left, serial=self._batches)
 
-    def _pass_over(self, models: tuple[str, ...]) -> None:
-        for name in models:
-            self.models[name].queue.passed_over += 1
+    def _begin_load_in_turn(self, load: LoadModel, now: float) -> LoadModel:
+        overlaps = self.devices[load.device].overlaps_loads
+        turns = self._load_turns if overlaps else self._turns
+        turns.spent(load.model, self.models[load.model].footprint.load_s, loads=not overlaps)
+        return self.begin_load(load, now)
+
+    def _rebalance(self, now: float) -> None:
+        """Tell the models what they leave to each other, now and then."""
+        if now >= self._rebalance_at:
+            self._rebalance_at = now + REBALANCE_S
+            up = sum(1 for books in self.devices.values() if not books.down)
+            sharing.rebalance(self.models.values(), up, now)
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

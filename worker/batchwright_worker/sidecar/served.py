@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from batchwright_worker import manifest_model
@@ -15,6 +16,9 @@ from batchwright_worker.sidecar.tuning import Rules, Tuning, Verdict
 
 DEMAND_MEMORY_S = 10.0
 OVERHEAD_WEIGHT = 0.1
+FACTS_S = 0.005
+"""So long a derived fact may lag behind the offered rate."""
+USED_MEMORY_S = 1.0
 MOST_BUCKETS = 64
 """Shape buckets that keep a fit of their own; the model's overall fit serves the others."""
 
@@ -59,6 +63,18 @@ def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int
     )
 
 
+@dataclass(slots=True)
+class Facts:
+    """What decisions need to know of one bucket, derived from everything learned: good for FACTS_S and one `version`.
+    `turn`: time from the start of a batch to its answers; `cap`: most rows of a batch; the offered `rate`."""
+
+    turn: Curve
+    cap: int
+    rate: float
+    until: float
+    version: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Served:
     """The living side of a `Plan`."""
@@ -72,9 +88,19 @@ class Served:
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
     offered: OfferedRate = field(default_factory=OfferedRate)
     demand: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=DEMAND_MEMORY_S))
+    used: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=USED_MEMORY_S))
+    """Seconds of device time that it takes per second."""
     overhead_s: float = 0.0
     """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
+    batch_s: float = 0.0
+    """Smoothed time of a batch."""
+    left_share: float = 1.0
+    """Share of the device's time that other models leave to this one's waiting rows (see `sharing`)."""
+    room_s: float = math.inf
+    """How long a batch may take for the sake of models with tighter targets (see `sharing`)."""
+    _version: int = 0
     _turns: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
+    _facts: dict[Bucket, Facts] = field(default_factory=dict)
     blocked: str = ""
     """Why it must not be loaded now: unloaded by request, or failed to load."""
     blocked_until: float = 0.0
@@ -108,33 +134,67 @@ class Served:
 
     def turned(self, device_s: float, turn_s: float) -> None:
         """Learn what goes around a batch."""
+        self._version += 1
         self.overhead_s += OVERHEAD_WEIGHT * (max(0.0, turn_s - device_s) - self.overhead_s)
+        self.batch_s += OVERHEAD_WEIGHT * (turn_s - self.batch_s)
 
     def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
-        """Learn from a batch."""
+        """Learn from a batch. While there is but one bucket, its fit is the overall one."""
+        self._version += 1
         bucket = shape_of(bucket)
-        self.overall.observe(rows, device_s)
-        if bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
+        if not self.by_bucket:
+            self.by_bucket[bucket] = self.overall
+        elif bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
+            if len(self.by_bucket) == 1:
+                self.overall = self.overall.twin()
             self.by_bucket[bucket] = DeviceTime()
-        if (times := self.by_bucket.get(bucket)) is not None:
+        self.overall.observe(rows, device_s)
+        times = self.by_bucket.get(bucket)
+        if times is not None and times is not self.overall:
             times.observe(rows, device_s)
 
+    def facts(self, bucket: Bucket, now: float) -> Facts:
+        """See `Facts`."""
+        known = self._facts.get(bucket)
+        if known is not None and known.version == self._version and now < known.until:
+            return known
+        if len(self._facts) > MOST_BUCKETS:
+            self._facts.clear()
+        rate, turn = self.offered.at(now), self.turn(bucket)
+        facts = Facts(turn, self._cap(bucket, turn, rate), rate, now + FACTS_S, self._version)
+        self._facts[bucket] = facts
+        return facts
+
     def cap(self, bucket: Bucket, now: float) -> int:
-        """Most rows of a batch of this bucket: the tuned size, n* of admission, and where more is no faster."""
+        """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
+        leaves models with tighter targets in time (but at least half of the throughput)."""
+        return self.facts(bucket, now).cap
+
+    def share(self, left_share: float, room_s: float) -> None:
+        """What other models leave to this one."""
+        if (left_share, room_s) != (self.left_share, self.room_s):
+            self.left_share, self.room_s = left_share, room_s
+            self._version += 1
+
+    def _cap(self, bucket: Bucket, turn: Curve, rate: float) -> int:
         curve = self.curve(bucket)
         most = min(self.tuning.size, curve.knee(self.tuning.size))
         if self.target_s is not None and curve.known:
-            most = min(most, in_time_size(self.turn(bucket), self.target_s, self.offered.at(now), most))
+            most = min(most, in_time_size(turn, self.target_s, rate, most))
+        if self.room_s < math.inf and curve.known:
+            most = min(most, turn.largest_within(max(self.room_s, 2 * turn.seconds(1)), most))
         return max(1, most)
 
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""
+        self._version += 1
         started = tuner.initial(self.plan.rules, self.plan.initial_size, self.overall.curve)
         if not self.tuning.wants:
             self.tuning = replace(self.tuning, size=started.size)
 
     def close_window(self, now: float) -> tuple[Verdict, WindowCounts]:
         """Let the tuner decide on the window that ends now and begin a new one."""
+        self._version += 1
         closed, self.window = self.window, WindowCounts(began=now)
         verdict = tuner.decide(self.plan.rules, self.tuning, closed.close(now), self._mixed_curve())
         self.tuning = verdict.tuning

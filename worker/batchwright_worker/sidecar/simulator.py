@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
 from batchwright_worker.sidecar.measures import percentile
-from batchwright_worker.sidecar.queues import Bucket, Order
+from batchwright_worker.sidecar.order import Order
+from batchwright_worker.sidecar.queues import Bucket
 from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Plan, Served

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.queues import Bucket, Slice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(Struct, frozen=True, kw_only=True):
     """A request for the queues. `deadline` is the caller's own; its rows may share a batch within `bucket`."""
 
     model: str
@@ -21,8 +21,7 @@ class Offer:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(Struct, frozen=True, kw_only=True):
     """An offer that is not taken, with numbers; trying again makes sense after `retry_after_s`."""
 
     reason: Literal["LatencyTarget", "QueueFull", "Deadline", "Unavailable"]
@@ -30,8 +29,7 @@ class Refusal:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind;
     `serial`: its number in the device's books."""
 
@@ -42,8 +40,7 @@ class Batch:
     serial: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """What to do now: `late` requests to answer as late, then `action`. With Nothing, look again at `wake_at`
     (a queue delay ends then) unless something happens before."""
 

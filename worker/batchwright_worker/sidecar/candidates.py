@@ -1,0 +1,91 @@
+"""The queues that could be served now and the devices as dispatch sees them, from the scheduler's books. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from batchwright_worker.sidecar.dispatch import UNBOUNDED, Device, Queued, RunBatch, rows_that_fit
+from batchwright_worker.sidecar.order import Choice
+from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
+from batchwright_worker.sidecar.served import Served
+
+
+def choices(
+    waiting: Iterable[Served], devices: Mapping[str, DeviceBooks], now: float
+) -> tuple[list[Choice], float | None]:
+    """What the next batch of every queue would be, and when the first that is not ripe yet (maxQueueDelay) will be."""
+    found: list[Choice] = []
+    wake_at: float | None = None
+    for served in waiting:
+        queue = served.queue
+        bucket = queue.next_bucket()
+        head = queue.head(bucket)
+        if head is None:
+            continue
+        cap = served.facts(bucket, now).cap
+        rows = min(queue.groups[bucket].rows, cap)
+        ripe_at = head.arrival + served.plan.queue_delay_s
+        if rows < cap and now < ripe_at:
+            wake_at = ripe_at if wake_at is None else min(wake_at, ripe_at)
+            continue
+        resident = any(served.name in books.held for books in devices.values())
+        found.append(
+            Choice(
+                model=served.name,
+                bucket=bucket,
+                rows=rows,
+                waiting_rows=queue.rows,
+                run_s=served.curve(bucket).seconds(rows),
+                load_s=0.0 if resident else max(served.footprint.load_s, 1e-6),
+                last_served=queue.last_served,
+                head_arrival=head.arrival,
+                due=head.drop_after,
+                full=rows >= cap,
+            )
+        )
+    return found, wake_at
+
+
+def queued(choice: Choice, served: Served) -> Queued:
+    """A choice as dispatch sees it."""
+    return Queued(
+        model=choice.model,
+        bucket=choice.bucket,
+        try_batch=choice.rows,
+        load_bytes=served.footprint.load_bytes,
+        bytes_per_row=served.footprint.bytes_per_row,
+        passed_over=served.queue.passed_over,
+        full=choice.full,
+    )
+
+
+def views(models: Mapping[str, Served], devices: Mapping[str, DeviceBooks], now: float) -> list[Device]:
+    """The devices that are up as dispatch sees them, with what each model's memory is worth."""
+    waiting = frozenset(served.name for served in models.values() if served.queue.rows)
+    keep = {name: _keep(served, now) for name, served in models.items()} if len(models) > 1 else {}
+    return [books.as_device(keep, waiting) for books in devices.values() if not books.down]
+
+
+def at_once(choice: Choice, served: Served, devices: Mapping[str, DeviceBooks]) -> RunBatch | None:
+    """B5's option 1 for the first queue in order, straight from the books: what `dispatch.decide` would answer where an
+    idle device holds the model and has memory for some of its rows; None where that takes a closer look."""
+    best: DeviceBooks | None = None
+    for books in devices.values():
+        held_here = choice.model in books.held and books.idle
+        if held_here and (best is None or (-books.free_bytes, books.name) < (-best.free_bytes, best.name)):
+            best = books
+    if best is None or any(flight.model == choice.model for flight in best.in_flight):
+        return None
+    wanted = min(choice.rows, best.caps.get(choice.model, UNBOUNDED))
+    free = best.free_bytes + best.held[choice.model].retained_bytes
+    rows = min(wanted, rows_that_fit(free, served.footprint.bytes_per_row))
+    if rows == 0:
+        return None
+    return RunBatch(
+        device=best.name, model=choice.model, bucket=choice.bucket, rows=rows, unload=(), reason="LoadedAndIdle"
+    )
+
+
+def _keep(served: Served, now: float) -> float:
+    footprint = served.footprint
+    return keep_value(footprint.load_s, served.demand.at(now), footprint.load_bytes)

@@ -1,0 +1,130 @@
+"""Which queue is served first (method B4, and our own default). Pure.
+
+`Longest` (most waiting rows) and `Oldest` (longest since last served) are B4's. `Balanced`, the default, shares device
+time between two simple rules: `OLDEST_SHARE` of it goes to the queue with the oldest row, which bounds every wait
+(p99); the rest to the queue that serves most rows per second of device time, loads included, which keeps the queues
+short (p50). Whoever is behind its share goes next; there is no constant in seconds, so it suits models of any speed.
+Neither may make a row late that could still be in time: then the queues go in order of their deadlines, up to
+`dispatch.PASS_LIMIT` times in a row past the same queue.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from batchwright_worker.sidecar.queues import Bucket
+
+Order = Literal["Balanced", "Longest", "Oldest"]
+OLDEST_SHARE = 0.69
+"""Chosen on the frontier of p50 and p99 with 50 models in memory for 10 (docs/measurements.md)."""
+MOST_BALANCE_S = 1.0
+"""A share that could not be used is remembered up to here."""
+
+
+class Choice(Struct, frozen=True, kw_only=True, gc=False):
+    """A queue as the order sees it: what its next batch would be and cost. `rows` of the next batch (its bucket's, at
+    most the cap), `waiting_rows` of the whole queue (B4's number of waiting tasks); `run_s`: device time of the batch,
+    `load_s`: of the load if the model is nowhere resident; `due`: when the first row is late (None: never); `full`:
+    waiting would not make the batch larger."""
+
+    model: str
+    bucket: Bucket
+    rows: int
+    waiting_rows: int
+    run_s: float
+    last_served: float
+    head_arrival: float
+    load_s: float = 0.0
+    due: float | None = None
+    full: bool = False
+
+    @property
+    def cost_s(self) -> float:
+        return self.run_s + self.load_s
+
+
+class Turns:
+    """The shares of `Balanced`: what each of the two rules has had of the device's time."""
+
+    __slots__ = ("balance_s", "displaced", "oldest", "owed")
+
+    def __init__(self) -> None:
+        self.balance_s = 0.0
+        """From 0 on it is the oldest row's turn."""
+        self.oldest = ""
+        """The model whose turn it is as the oldest, empty if it is not."""
+        self.owed = ""
+        """The model that was loaded in the oldest row's turn, until its batch has begun."""
+        self.displaced = ""
+        """The model that would be first but for the others' deadlines."""
+
+    def pick(self, choices: list[Choice]) -> Choice | None:
+        """The queue whose turn it is regardless of worth, None when the most worthwhile one is next."""
+        self.oldest = ""
+        first = next((choice for choice in choices if choice.model == self.owed), None) if self.owed else None
+        if first is None:
+            self.owed = ""
+            if self.balance_s < 0:
+                return None
+            first = min(choices, key=_age)
+        self.oldest = first.model
+        return first
+
+    def spent(self, model: str, seconds: float, *, loads: bool) -> None:
+        """A batch or a load of this model has begun that takes so much device time."""
+        is_oldest = model == self.oldest
+        change = (OLDEST_SHARE - 1) * seconds if is_oldest else OLDEST_SHARE * seconds
+        self.balance_s = max(-MOST_BALANCE_S, min(MOST_BALANCE_S, self.balance_s + change))
+        if loads and is_oldest:
+            self.owed = model
+        elif not loads and model == self.owed:
+            self.owed = ""
+
+
+def ordered(choices: list[Choice], order: Order, turns: Turns, now: float) -> list[Choice]:
+    """First served first. Ties: the older head, then the name."""
+    turns.displaced = ""
+    if len(choices) < 2:
+        turns.oldest = ""
+        return choices
+    if order == "Longest":
+        return sorted(choices, key=lambda choice: (-choice.waiting_rows, choice.head_arrival, choice.model))
+    if order == "Oldest":
+        return sorted(choices, key=lambda choice: (choice.last_served, choice.head_arrival, choice.model))
+    ranked = sorted(choices, key=_worth)
+    first = turns.pick(ranked) or ranked[0]
+    urgent = _urgent(first, ranked, now)
+    if urgent is not None:
+        turns.displaced = first.model
+        return urgent
+    return [first, *(choice for choice in ranked if choice is not first)]
+
+
+def _age(choice: Choice) -> tuple[float, str]:
+    return (choice.head_arrival, choice.model)
+
+
+def _worth(choice: Choice) -> tuple[float, float, str]:
+    return (-choice.rows / max(choice.run_s + choice.load_s, 1e-6), choice.head_arrival, choice.model)
+
+
+def _urgent(first: Choice, choices: list[Choice], now: float) -> list[Choice] | None:
+    """Would serving `first` now make a row late that is in time if the queues go by deadline? Then that order."""
+    dated = sorted((choice for choice in choices if choice.due is not None), key=_due)
+    if not dated or dated[0] is first:
+        return None
+    end_s = now
+    for choice in dated:
+        end_s += choice.cost_s
+        due = _due(choice)[0]
+        if choice is first:
+            break
+        if end_s <= due < end_s + first.cost_s:
+            return [*dated, *(choice for choice in choices if choice.due is None)]
+    return None
+
+
+def _due(choice: Choice) -> tuple[float, float, str]:
+    return (choice.due if choice.due is not None else float("inf"), choice.head_arrival, choice.model)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from batchwright_worker.sidecar import events, recording
 from batchwright_worker.sidecar.engine import Engine
 from batchwright_worker.sidecar.events import BadLineError
-from batchwright_worker.sidecar.queues import Order
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.recording import DispatchLog, RecordedScheduler
 from batchwright_worker.sidecar.replay import Replayed, replay
 from batchwright_worker.sidecar.scheduler import Scheduler

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchwright_worker.contract import KIND_EMULATED
 from batchwright_worker.manifest import parse_deployment
-from batchwright_worker.sidecar.queues import Order
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served, plan_of
 from batchwright_worker.sidecar.simulator import Arrival, Report, SimulatedDevice, Simulation

@@ -132,6 +132,11 @@ def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: 
     return Verdict(accepted=False, finish_s=finish_s, retry_after_s=max(0.001, finish_s - allowed_s))
 
 
+def is_hopeless(left_s: float, curve: Curve, line: Line, rows: int) -> bool:
+    """Can rows whose caller waits for `left_s` more seconds not be in time?"""
+    return left_s <= 0 or (curve.known and expected_finish_s(curve, line, rows) > left_s)
+
+
 def allowance_s(curve: Curve, cap: int, rows: int, target_s: float) -> float:
     """The target, or for a request of more rows than fit in it even alone, twice the time that they take alone."""
     cap = max(1, cap)

@@ -85,7 +85,7 @@ def _classes() -> Mapping[str, type[Any]]:
 
 _CLASSES: Final = _classes()
 STATE_MODULES: Final = frozenset(each.__module__ for each in _CLASSES.values()) | {
-    f"batchwright_worker.sidecar.{name}" for name in ("admission", "fit", "measures", "trend")
+    f"batchwright_worker.sidecar.{name}" for name in ("admission", "fit", "measures", "order", "trend")
 }
 """Where the classes of a scheduler's state are."""
 

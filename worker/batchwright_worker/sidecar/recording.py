@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from batchwright_worker.sidecar import events
-from batchwright_worker.sidecar.queues import Order
+from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.steps import Batch, Step
 

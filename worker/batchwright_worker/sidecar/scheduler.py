@@ -59,7 +59,7 @@ class Scheduler(Ledger):
                 f"the latency target of {served.name} is {(served.target_s or 0) * 1e3:.0f} ms"
             )
             return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
-        if offer.deadline is not None and _hopeless(offer.deadline, now, curve, found, offer.rows):
+        if offer.deadline is not None and admission.is_hopeless(offer.deadline - now, curve, found, offer.rows):
             message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
             return Refusal(reason="Deadline", message=message, retry_after_s=found.free_in_s)
         allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
@@ -297,9 +297,3 @@ def _earlier(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
-
-
-def _hopeless(deadline: float, now: float, curve: Curve, found: admission.Line, rows: int) -> bool:
-    if deadline <= now:
-        return True
-    return curve.known and now + admission.expected_finish_s(curve, found, rows) > deadline

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from batchwright_worker.sidecar import admission, candidates, dispatch, order, sharing
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
-from batchwright_worker.sidecar.fit import Curve
 from batchwright_worker.sidecar.ledger import Ledger
 from batchwright_worker.sidecar.order import Choice
 from batchwright_worker.sidecar.outlook import line

@@ -1,0 +1,75 @@
+"""How far from the best order (layerwise.md, acceptance 6): exhaustive search by a recurrence of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from batchwright_worker.layerwise.instance import policy_of
+from batchwright_worker.layerwise.values import Layer
+from tests.layerwise.instances import plan, requests
+
+Held = tuple[tuple[float, int], ...]
+"""(end of compute, bytes) of what may still be in memory, oldest first."""
+
+
+def best_makespan(models: Sequence[Sequence[Layer]], budget: float) -> float:
+    """The smallest makespan over all orders that keep each model's own order (branch and bound)."""
+    least = math.inf
+
+    def go_on(done: tuple[int, ...], fetched: float, computed: float, held: Held) -> None:
+        nonlocal least
+        if computed >= least:
+            return
+        if all(count == len(layers) for count, layers in zip(done, models, strict=True)):
+            least = computed
+            return
+        for number, (count, layers) in enumerate(zip(done, models, strict=True)):
+            if count < len(layers):
+                after = (*done[:number], count + 1, *done[number + 1 :])
+                go_on(after, *placed(layers[count], fetched, computed, held, budget))
+
+    go_on((0,) * len(models), 0, 0, ())
+    return least
+
+
+def placed(layer: Layer, fetched: float, computed: float, held: Held, budget: float) -> tuple[float, float, Held]:
+    """The recurrence of methods C for one layer: (Me, Ce, what is in memory then)."""
+    start = fetched
+    held = tuple(entry for entry in held if entry[0] > start)
+    while sum(size for _, size in held) + layer.bytes > budget:
+        start, held = held[0][0], held[1:]
+    end = max(start + layer.fetch, computed) + layer.compute
+    return start + layer.fetch, end, (*held, (end, layer.bytes))
+
+
+def random_models(random: np.random.Generator) -> dict[str, list[Layer]]:
+    """Two models of six layers; compute and fetch up to 1.00 (hundredths), a unit of fetch is a unit of memory."""
+
+    def layer() -> Layer:
+        compute, fetch = (int(hundredths) for hundredths in random.integers(1, 101, 2))
+        return Layer(compute=compute, fetch=fetch, bytes=fetch)
+
+    return {name: [layer() for _ in range(6)] for name in ("a", "b")}
+
+
+def test_the_search_finds_the_golden_cases_best() -> None:
+    models = [[Layer(compute=4, fetch=1, bytes=1)] * 3, [Layer(compute=1, fetch=4, bytes=4)] * 3]
+    assert best_makespan(models, 6) == 16
+
+
+@pytest.mark.slow
+def test_balanced_is_within_five_percent_of_the_best_order_on_average() -> None:
+    random = np.random.default_rng(1)
+    above = []
+    for budget in (200, 400, math.inf):
+        for _ in range(100):
+            models = random_models(random)
+            policy = policy_of("balanced", list(models.values()), budget, skip_limit=None, theta=0.5)
+            makespan = plan(policy, budget, requests(models))[-1].placement.compute_end
+            above.append(makespan / best_makespan(list(models.values()), budget))
+    assert min(above) >= 1
+    assert np.mean(above) <= 1.05

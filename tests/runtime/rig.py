@@ -45,12 +45,19 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, kind: str = "cpu", *, formats: tuple[str, ...] = (), device: EmulatedDevice | None = None
+    folder: Path,
+    kind: str = "cpu",
+    *,
+    formats: tuple[str, ...] = (),
+    device: EmulatedDevice | None = None,
+    layerwise: dict[str, Any] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A runtime of its own; `formats` are imported ahead of need, as the deployment's would be."""
+    """A runtime of its own; `formats` are imported ahead of need, as the deployment's would be; `layerwise` is the
+    section of the deployment."""
     deployment = folder / "deployment.json"
     artifacts = [{"format": name} for name in formats]
-    deployment.write_bytes(msgspec.json.encode({"spec": {"models": [{"artifacts": artifacts}]}}))
+    models = [{"artifacts": artifacts}] * (2 if layerwise else 1)
+    deployment.write_bytes(msgspec.json.encode({"spec": {"models": models, "layerwise": layerwise}}))
     environment = {**os.environ, ENV_KIND: kind, ENV_CPU_MILLIS: "1000", "LOG_LEVEL": "WARNING"}
     if device is not None:
         environment[ENV_EMULATED_DEVICE] = msgspec.json.encode(device).decode()

@@ -97,6 +97,31 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
     memory_used_bytes: int
 
 
+class Streams(msgspec.Struct, frozen=True, array_like=True):
+    """Layerwise: seconds since the runtime began. Idle: an engine waited although a batch was there (compute for
+    weights, memory for room). `peak_bytes` of weights in flight never exceed `capacity_bytes`."""
+
+    compute_busy_seconds: float
+    compute_idle_seconds: float
+    memory_busy_seconds: float
+    memory_idle_seconds: float
+    decision_seconds: float
+    units: int
+    bytes: int
+    peak_bytes: int
+    capacity_bytes: int
+
+
+class Streamed(msgspec.Struct, frozen=True, array_like=True):
+    """Layerwise: a model cut into units, of which the resident ones need no fetch; times of one row, alone."""
+
+    units: int
+    resident_units: int
+    weight_bytes: int
+    compute_milliseconds: float
+    fetch_milliseconds: float
+
+
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     """Answer to Load. `memory_bytes`: measured growth by the weights; `warmup_bytes`: more, by one row."""
 
@@ -107,6 +132,8 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     warmup_bytes: int
     seconds: float
     memory_used_bytes: int
+    streamed: Streamed | None = None
+    """Layerwise: how the model was cut."""
 
 
 class Unloaded(msgspec.Struct, frozen=True, array_like=True, tag=13):
@@ -133,6 +160,8 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
     input_seconds: float = 0.0
     """Time from the ask to the run, and from the run's end to the outputs' last byte in the slot."""
     output_seconds: float = 0.0
+    streams: Streams | None = None
+    """Layerwise: the counters of both engines."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=15):

@@ -83,6 +83,11 @@ class Executor:
         """No decision is taken within: what is submitted there is seen all at once."""
         return self._changed
 
+    def use(self, policy: Policy) -> None:
+        """Decide by this policy from now on."""
+        with self._changed:
+            self._scheduler.policy = policy
+
     def wait_idle(self, model: str | None = None) -> None:
         """Until no batch (of this model) is here."""
         with self._changed:

@@ -27,6 +27,7 @@ def command(path: Path, deployment: Path, parent: int) -> None:
     if parent:
         die_with_parent(parent)
     path.parent.mkdir(parents=True, exist_ok=True)
+    announce_layerwise(deployment)
     with listen(path) as listener:
         try:
             raise SystemExit(
@@ -34,6 +35,16 @@ def command(path: Path, deployment: Path, parent: int) -> None:
             )
         finally:
             path.unlink(missing_ok=True)
+
+
+def announce_layerwise(deployment: Path) -> None:
+    """Leave the deployment's layerwise section, if its mode is not Off, to the processes that serve."""
+    import msgspec
+
+    from batchwright_worker.layerwise.settings import ENV_LAYERWISE, settings_of
+
+    if deployment.is_file() and (settings := settings_of(msgspec.json.decode(deployment.read_bytes()))) is not None:
+        os.environ[ENV_LAYERWISE] = msgspec.json.encode(settings).decode()
 
 
 def libraries(deployment: Path) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -32,10 +33,14 @@ from batchwright_worker.ipc.messages import (
 )
 from batchwright_worker.ipc.slots import SlotCache, SlotsFullError
 from batchwright_worker.ipc.tensors import read, sized, write
+from batchwright_worker.layerwise.settings import from_environment
 from batchwright_worker.runtime.backends.base import Host, OutOfDeviceMemoryError
-from batchwright_worker.runtime.memory import Ledger, emulated_memory_bytes, meter_of
+from batchwright_worker.runtime.memory import Ledger, Meter, emulated_memory_bytes, meter_of
 from batchwright_worker.runtime.residents import Residents
 from batchwright_worker.runtime.threads import thread_count
+
+if TYPE_CHECKING:
+    from batchwright_worker.runtime.streamed import StreamedModels
 
 _RECEIVE_BYTES = 1 << 18
 
@@ -71,8 +76,11 @@ class Server:
         ledger = Ledger(emulated_memory_bytes())
         self._meter = meter_of(kind, ledger)
         self._kind = kind
-        self._residents = Residents(Host(kind=kind, threads=thread_count(), ledger=ledger), self._meter)
+        host = Host(kind=kind, threads=thread_count(), ledger=ledger)
+        self._residents = Residents(host, self._meter)
         self._slots = SlotCache()
+        self._streamed = _streamed(kind, host, self._meter, self._slots)
+        """Instead of the residents, where the deployment asks for layerwise."""
         self._on_loaded = on_loaded
         self._stop = Stop()
         self._loads: list[threading.Thread] = []
@@ -80,10 +88,21 @@ class Server:
 
     def serve(self, listener: socket.socket) -> None:
         """Until SIGTERM (SystemExit)."""
+        try:
+            self._serve(listener)
+        finally:
+            if self._streamed is not None:
+                self._streamed.close()
+
+    def _serve(self, listener: socket.socket) -> None:
         while True:
             connection, _ = listener.accept()
             with connection:
-                self._converse(connection)
+                try:
+                    self._converse(connection)
+                finally:
+                    if self._streamed is not None:
+                        self._streamed.unload_all()  # answers what is under way, also before a stop
                 for load in self._loads:
                     load.join()
             self._loads.clear()
@@ -102,7 +121,9 @@ class Server:
             return
 
     def _take(self, ask: Ask, sender: _Sender) -> None:
-        if isinstance(ask, Load) and ask.source.emulated is not None and ask.source.emulated.load_overlaps:
+        if self._streamed is not None and isinstance(ask, Run):
+            self._streamed.take(ask, sender.send_if_there, _refused)
+        elif self._streamed is None and _overlaps(ask):
             self._loads = [load for load in self._loads if load.is_alive()]
             self._loads.append(threading.Thread(target=self._load_beside, args=(ask, sender), daemon=True))
             self._loads[-1].start()
@@ -117,12 +138,8 @@ class Server:
         """The one answer to an ask; whatever the model raises becomes a refusal."""
         try:
             return self._answer(ask)
-        except (OutOfDeviceMemoryError, MemoryError) as error:
-            return Refused(call=ask.call, kind="OutOfMemory", message=str(error))
-        except SlotsFullError as error:
-            return Refused(call=ask.call, kind="OutOfMemory", message=str(error))
         except Exception as error:
-            return Refused(call=ask.call, kind="Failed", message=_words(error))
+            return _refused(ask.call, error)
 
     def _answer(self, ask: Ask) -> Answer:
         if isinstance(ask, Run):
@@ -130,6 +147,8 @@ class Server:
         if isinstance(ask, Load):
             return self._load(ask)
         if isinstance(ask, Unload):
+            if self._streamed is not None:
+                return self._streamed.unload(ask)
             self._residents.unload(ask.model)
             return Unloaded(call=ask.call, memory_used_bytes=self._meter.used())
         return self._welcome(ask)
@@ -141,10 +160,14 @@ class Server:
             pid=os.getpid(),
             device=self._kind,
             memory_bytes=self._meter.total_bytes,
-            memory_used_bytes=self._meter.used(),
+            memory_used_bytes=self._meter.used() if self._streamed is None else self._streamed.used(),
         )
 
     def _load(self, ask: Load) -> Loaded:
+        if self._streamed is not None:
+            loaded = self._streamed.load(ask)
+            self._on_loaded()
+            return loaded
         resident = self._residents.load(ask.source)
         self._on_loaded()
         return Loaded(
@@ -196,6 +219,11 @@ class _Sender:
         with self._lock:
             self._connection.sendall(frame)
 
+    def send_if_there(self, answer: Answer) -> None:
+        """From a thread that nobody would tell that the sidecar has gone."""
+        with contextlib.suppress(OSError):
+            self.send(answer)
+
 
 def serve(listener: socket.socket, loaded: int) -> None:
     """Entry point of the process that the supervisor forks; a byte on the pipe `loaded` tells of a loaded model."""
@@ -207,7 +235,28 @@ def serve(listener: socket.socket, loaded: int) -> None:
     Server(on_loaded).serve(listener)
 
 
-def _words(error: Exception) -> str:
+def _refused(call: int, error: BaseException) -> Refused:
+    """What an error means to the sidecar."""
+    if isinstance(error, OutOfDeviceMemoryError | MemoryError | SlotsFullError):
+        return Refused(call=call, kind="OutOfMemory", message=str(error))
+    return Refused(call=call, kind="Failed", message=_words(error))
+
+
+def _overlaps(ask: Ask) -> bool:
+    return isinstance(ask, Load) and ask.source.emulated is not None and ask.source.emulated.load_overlaps
+
+
+def _streamed(kind: str, host: Host, meter: Meter, slots: SlotCache) -> StreamedModels | None:
+    """Where the deployment asks for it; imported only there."""
+    settings = from_environment()
+    if settings is None:
+        return None
+    from batchwright_worker.runtime.streamed import StreamedModels
+
+    return StreamedModels.of(kind, settings, host, meter, slots)
+
+
+def _words(error: BaseException) -> str:
     text = str(error)
     return (
         text if text and type(error).__module__.startswith("batchwright_worker") else f"{type(error).__name__}: {text}"

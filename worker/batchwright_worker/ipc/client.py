@@ -31,6 +31,8 @@ from batchwright_worker.ipc.messages import (
     Ran,
     Refused,
     Run,
+    Streamed,
+    Streams,
     Unload,
     Unloaded,
     Welcome,
@@ -80,6 +82,10 @@ class RuntimeClient:
         self._used_bytes = 0
         self._ever_connected = asyncio.Event()
         self.pid = 0
+        self.streams: Streams | None = None
+        """Layerwise: the counters of both engines as of the last batch."""
+        self.streamed: dict[str, Streamed] = {}
+        """Layerwise: how each loaded model was cut."""
 
     @property
     def kind(self) -> str:
@@ -124,6 +130,8 @@ class RuntimeClient:
         wire = wire_source(model, source, self._settings.paths)
         loaded = await self._ask(lambda call: Load(call=call, source=wire), Loaded)
         self._used_bytes = loaded.memory_used_bytes
+        if loaded.streamed is not None:
+            self.streamed[model] = loaded.streamed
         return LoadReport(
             memory_bytes=loaded.memory_bytes,
             bytes_per_row=loaded.warmup_bytes,
@@ -183,6 +191,7 @@ class RuntimeClient:
         outputs = {placed.name: read(slot.view, placed).copy() for placed in ran.outputs}
         if ran.memory_used_bytes >= 0:
             self._used_bytes = ran.memory_used_bytes
+        self.streams = ran.streams or self.streams
         return RunResult(
             outputs=outputs,
             device_seconds=ran.device_seconds,

@@ -19,7 +19,7 @@ from batchwright_worker.layerwise.units import PAGE, Network, NotDivisible
 __all__ = ["Stage", "staged"]
 
 _FORMATS: Final = {".onnx": "onnx", ".pt2": "torch-export"}
-_SAMPLE_ROWS: Final = {"resnet50": 8}
+_SAMPLE_ROWS: Final = {"resnet50": 12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

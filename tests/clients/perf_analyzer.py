@@ -1,0 +1,63 @@
+"""Triton's perf_analyzer, from the wheel tritonclient==2.41.0, with the two libraries that the wheel leaves out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from e2e.cluster.errors import RequirementError
+from e2e.cluster.paths import cache_folder
+from e2e.peers import peer_python
+
+VERSION = "2.41.0"
+_PACKAGE = "libb64-0d"
+_LIBRARY = "libb64.so.0d"
+_TIMES = ("Server Queue", "Server Compute Input", "Server Compute Infer", "Server Compute Output")
+
+
+@cache
+def _libraries() -> str:
+    """Folders for LD_LIBRARY_PATH: CUDA's runtime from its wheel, libb64 from Debian's package (needs no root)."""
+    folder = cache_folder() / "peers" / _PACKAGE
+    if not list(folder.rglob(_LIBRARY)):
+        _download(folder)
+    python = peer_python("perfanalyzer")
+    [cuda] = python.parents[1].glob("lib/python*/site-packages/nvidia/cuda_runtime/lib")
+    return f"{next(folder.rglob(_LIBRARY)).parent}:{cuda}"
+
+
+def _download(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            subprocess.run(["apt-get", "download", "-q", _PACKAGE], cwd=scratch, check=True, capture_output=True)
+            [package] = Path(scratch).glob("*.deb")
+            subprocess.run(["dpkg-deb", "-x", str(package), f"{scratch}/out"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            remedy = f"run apt-get update, or put {_LIBRARY} into {folder}"
+            raise RequirementError(f"Debian's {_PACKAGE} cannot be downloaded: {error}", remedy=remedy) from error
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(scratch, "out").rename(folder)
+
+
+def perf_analyzer(folder: Path, *options: str) -> list[dict[str, float]]:
+    """One short measurement per load level: perf_analyzer's own table, times in microseconds."""
+    table = folder / "table.csv"
+    program = peer_python("perfanalyzer").with_name("perf_analyzer")
+    steady = ["--measurement-interval", "300", "--max-trials", "3", "--stability-percentage", "999"]
+    command = [str(program), *options, *steady, "-f", str(table)]
+    environment = {**os.environ, "LD_LIBRARY_PATH": _libraries()}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    with table.open() as rows:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(rows)]
+
+
+def server_time(row: dict[str, float]) -> float:
+    """What the statistics say that a request spent in the server."""
+    return sum(row[name] for name in _TIMES)

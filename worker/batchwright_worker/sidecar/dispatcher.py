@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from batchwright_worker.sidecar.board import Board
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
-from batchwright_worker.sidecar.isolation import Part, PartsLost, run_isolated
+from batchwright_worker.sidecar.isolation import Part, PartsLost, check_outputs, hand_out, run_isolated
 from batchwright_worker.sidecar.loader import Loader
 from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.outcome import BatchOutcome
@@ -27,8 +28,10 @@ from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import (
     DeadlineExceeded,
     InferenceError,
+    InferResult,
     ModelFailed,
     Refused,
+    RunResult,
     Runtime,
     RuntimeTrouble,
 )
@@ -58,23 +61,24 @@ class Dispatcher:
 
     def admit(self, key: int, ticket: Ticket) -> None:
         """A request is in the queue under `key`."""
-        ticket.keys.add(key)
+        ticket.keys.append(key)
+        if not self.tickets:
+            self.idle.clear()
         self.tickets[key] = ticket
-        self.idle.clear()
+        self.measures[ticket.request.model].pending += 1
         self.pulse.beat()
 
-    def forget(self, ticket: Ticket) -> None:
-        """Its caller has its answer or has gone: what has not started is skipped."""
-        for key in ticket.keys:
-            self.tickets.pop(key, None)
-            self.scheduler.cancel(key)
-        ticket.keys.clear()
-        if not self.tickets:
-            self.idle.set()
+    def settle(self, ticket: Ticket, answer: InferResult | InferenceError) -> None:
+        """Give a caller that waits its answer."""
+        self._forget(ticket)
+        try:
+            ticket.done(answer)
+        except Exception:
+            _log.exception("a caller's own callback failed")
 
     def fail(self, ticket: Ticket, error: InferenceError, refused: str = "") -> None:
         """Answer with an error, unless it is answered already; `refused`: the reason to count it under."""
-        if not ticket.fail(error):
+        if not ticket.waits:
             return
         measures = self.measures[ticket.request.model]
         measures.fail.add(self.clock() - ticket.request.arrival)
@@ -83,7 +87,22 @@ class Dispatcher:
         else:
             measures.failed += 1
             measures.failed_rows += ticket.request.rows
-        self.forget(ticket)
+        self.settle(ticket, error)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone: rows that have not started are skipped, the others' results go nowhere."""
+        if ticket.waits:
+            self.measures[ticket.request.model].cancelled += 1
+            self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        ticket.waits = False
+        self.measures[ticket.request.model].pending -= 1
+        for key in ticket.keys:
+            self.tickets.pop(key, None)
+            self.scheduler.cancel(key)
+        if not self.tickets:
+            self.idle.set()
 
     def turn_away(self, keys: list[int], error: InferenceError) -> None:
         """Answer the callers of these queue entries, which will not be served."""
@@ -103,7 +122,7 @@ class Dispatcher:
             match step.action:
                 case Batch() as batch:
                     self.measures[batch.run.model].dispatched[batch.run.reason] += 1
-                    self.pulse.spawn(self._run(batch))
+                    self._begin(batch)
                 case LoadModel() as load:
                     self.measures[load.model].dispatched[load.reason] += 1
                     self.pulse.spawn(self._load(load))
@@ -120,40 +139,74 @@ class Dispatcher:
 
     # --- batches ---
 
-    async def _run(self, batch: Batch) -> None:
+    def _begin(self, batch: Batch) -> None:
+        """Run it; where all goes well, as nearly always, no task is needed."""
         run, now = batch.run, self.clock()
-        books, served = self.scheduler.devices[run.device], self.scheduler.models[run.model]
         parts = [
             Part(self.tickets[part.key], part.start, part.rows) for part in batch.slices if part.key in self.tickets
         ]
         for part in parts:
             part.ticket.started(now, run.rows)
-        outcome = BatchOutcome(
+        outcome = self._outcome(batch)
+        if run.unload or not parts:
+            self.pulse.spawn(self._run_with_care(outcome, parts, None))
+            return
+        rows = [part.ticket.rows_of(part.start, part.rows) for part in parts]
+        running = self.runtimes[run.device].run(run.model, rows, sum(part.rows for part in parts))
+        future = running if isinstance(running, asyncio.Future) else self.pulse.spawn(running)
+        future.add_done_callback(partial(self._first_ended, outcome, parts))
+
+    def _outcome(self, batch: Batch) -> BatchOutcome:
+        run = batch.run
+        books = self.scheduler.devices[run.device]
+        return BatchOutcome(
             batch=batch,
             scheduler=self.scheduler,
-            served=served,
+            served=self.scheduler.models[run.model],
             books=books,
             measures=self.measures[run.model],
             clock=self.clock,
             wall=self.board.wall,
             fail=self.fail,
+            settle=self.settle,
             epoch=books.epoch,
         )
+
+    def _first_ended(self, outcome: BatchOutcome, parts: list[Part], future: asyncio.Future[RunResult]) -> None:
+        if self.pulse.closed or future.cancelled():
+            return
         try:
-            await self.loader.unload(run.device, run.unload)
-            await run_isolated(self.runtimes[run.device], run.model, parts, outcome)
+            result, rows = future.result(), sum(part.rows for part in parts)
+            check_outputs(result, rows)
+            outcome.ran(rows, result, True)
+            hand_out(parts, result, outcome)
+        except Exception as trouble:
+            self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
+        else:
+            self._finish(outcome)
+
+    async def _run_with_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
+        """A batch that needs room first, or whose first run has ended in trouble."""
+        batch, run = outcome.batch, outcome.batch.run
+        try:
+            if trouble is None:
+                await self.loader.unload(run.device, run.unload)
+            await run_isolated(self.runtimes[run.device], run.model, parts, outcome, trouble)
         except PartsLost as lost:
             self._retry(batch, lost)
-        except RuntimeTrouble as trouble:
-            self._retry(batch, PartsLost([], parts, str(trouble)))
+        except RuntimeTrouble as lost:
+            self._retry(batch, PartsLost([], parts, str(lost)))
         except Exception as bug:
             _log.exception("batch of %s on %s", run.model, run.device)
             for part in parts:
                 self.fail(part.ticket, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
         finally:
-            if not outcome.device_lost():
-                self._ended(batch, outcome)
-            self.pulse.beat()
+            self._finish(outcome)
+
+    def _finish(self, outcome: BatchOutcome) -> None:
+        if not outcome.device_lost():
+            self._ended(outcome.batch, outcome)
+        self.pulse.beat()
 
     def _ended(self, batch: Batch, outcome: BatchOutcome) -> None:
         if outcome.whole is None:
@@ -198,7 +251,7 @@ class Dispatcher:
             drop_after=ticket.request.deadline,
         )
         key = self.scheduler.requeue(entry, model)
-        ticket.keys.add(key)
+        ticket.keys.append(key)
         self.tickets[key] = ticket
 
     async def _load(self, load: LoadModel) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from batchwright_worker import contract, manifest, manifest_model
@@ -18,12 +19,14 @@ from batchwright_worker.sidecar.loader import Loader, artifact_for
 from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.pulse import Pulse
+from batchwright_worker.sidecar.queues import Bucket
 from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served, plan_of
 from batchwright_worker.sidecar.steps import Offer, Refusal
 from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import (
+    Array,
     DeadlineExceeded,
     InferenceError,
     InferRequest,
@@ -159,22 +162,27 @@ class Engine:
 
     async def infer(self, request: InferRequest) -> InferResult:
         """The answer, or one of the errors of `values`. Cancel it, and its rows that have not started are skipped."""
-        served = self._served(request.model)
-        measures = self.measures[request.model]
+        answer: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
+        ticket = self.submit(request, partial(_settle, answer))
         try:
-            ticket = self._accept(request, served)
-        except InferenceError:
-            measures.fail.add(self.clock() - request.arrival)
-            raise
-        measures.pending += 1
-        try:
-            return await ticket.answer
+            return await answer
         except asyncio.CancelledError:
-            measures.cancelled += 1
+            self.leave(ticket)
             raise
-        finally:
-            measures.pending -= 1
-            self.dispatcher.forget(ticket)
+
+    def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> Ticket:
+        """The same for callers without a task: `done` is called with the answer, later and exactly once, unless the
+        caller `leave`s before. Raises InferenceError for what is not even taken."""
+        served = self._served(request.model)
+        try:
+            return self._accept(request, served, done)
+        except InferenceError:
+            self.measures[request.model].fail.add(self.clock() - request.arrival)
+            raise
+
+    def leave(self, ticket: Ticket) -> None:
+        """Its caller has gone; rows that have not started are skipped."""
+        self.dispatcher.leave(ticket)
 
     def expected_wait_ms(self, model: str) -> float:
         """The wait that a new row of this model would meet now (contract.HEADER_EXPECTED_WAIT)."""
@@ -242,33 +250,43 @@ class Engine:
             raise UnknownModel(f"there is no model '{name}' here; there are {sorted(self.models)}")
         return served
 
-    def _accept(self, request: InferRequest, served: Served) -> Ticket:
+    def _accept(
+        self, request: InferRequest, served: Served, done: Callable[[InferResult | InferenceError], None]
+    ) -> Ticket:
         """Check, admit, queue. Raises InferenceError."""
         now = self.clock()
-        self._check_open(served, now)
-        inputs, bucket = self.loader.signature(served.name).prepare(request.inputs, request.rows, request.outputs)
-        offer = Offer(
-            model=request.model,
-            rows=request.rows,
-            arrival=request.arrival,
-            bucket=bucket,
-            deadline=request.deadline,
-            priority=request.priority,
-        )
+        if self._stopping or served.blocked:
+            self._check_open(served, now)
+        inputs, bucket = self._prepared(request)
         self.dispatcher.observe(served)
-        key = self.scheduler.offer(offer, now)
+        key = self.scheduler.offer(
+            Offer(
+                model=request.model,
+                rows=request.rows,
+                arrival=request.arrival,
+                bucket=bucket,
+                deadline=request.deadline,
+                priority=request.priority,
+            ),
+            now,
+        )
         if isinstance(key, Refusal):
             self.measures[served.name].refused[key.reason] += 1
             raise _error_of(key)
-        ticket = Ticket(
-            request=request,
-            inputs=inputs,
-            bucket=bucket,
-            answer=asyncio.get_running_loop().create_future(),
-            rows_left=request.rows,
-        )
+        ticket = Ticket(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
         self.dispatcher.admit(key, ticket)
         return ticket
+
+    def _prepared(self, request: InferRequest) -> tuple[Mapping[str, Array], Bucket]:
+        """The arrays as the model takes them, and their bucket; once per form where nothing has to be padded. Raises
+        BadInput."""
+        signature, form = self.loader.signature(request.model), request.form
+        if form is not None and form.checked is signature:
+            return request.inputs, form.bucket
+        inputs, bucket = signature.prepare(request.inputs, request.rows, request.outputs)
+        if form is not None and inputs is request.inputs:
+            form.checked, form.bucket = signature, bucket
+        return inputs, bucket
 
     def _check_open(self, served: Served, now: float) -> None:
         refused = self.measures[served.name].refused
@@ -293,6 +311,15 @@ class Engine:
         kinds = [runtime.kind for runtime in self.runtimes.values()]
         artifact = next((one for kind in kinds if (one := artifact_for(self.models[name], kind)) is not None), None)
         return artifact.format if artifact is not None else self.models[name].artifacts[0].format
+
+
+def _settle(future: asyncio.Future[InferResult], answer: InferResult | InferenceError) -> None:
+    if future.done():
+        return
+    if isinstance(answer, InferResult):
+        future.set_result(answer)
+    else:
+        future.set_exception(answer)
 
 
 def _error_of(refusal: Refusal) -> InferenceError:

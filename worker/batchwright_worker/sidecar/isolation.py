@@ -15,9 +15,9 @@ from batchwright_worker.sidecar.ticket import Ticket
 from batchwright_worker.sidecar.values import Array, BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
-    """Rows [start, start + rows) of one request."""
+    """Rows [start, start + rows) of one request; never changed."""
 
     ticket: Ticket
     start: int
@@ -59,8 +59,11 @@ class _Budget:
     runs: int
 
 
-async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], report: Report) -> None:
-    """Run the parts as one batch; on an error run halves until the bad rows are known (at most 6 log2(n) + 4 runs)."""
+async def run_isolated(
+    runtime: Runtime, model: str, parts: Sequence[Part], report: Report, ended: Exception | None = None
+) -> None:
+    """Run the parts as one batch; on an error run halves until the bad rows are known (at most 6 log2(n) + 4 runs).
+    `ended`: what the first run, of all parts, has ended with already."""
     total = sum(part.rows for part in parts)
     budget = _Budget(runs=6 * math.ceil(math.log2(total + 1)) + 4)
     work, limit = [list(parts)], total
@@ -74,10 +77,11 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
             continue
         budget.runs -= 1
         others = [part for rest in work for part in rest]
-        if report.device_lost():
+        if ended is None and report.device_lost():
             raise PartsLost([], [*batch, *others], "the runtime died between two runs")
         try:
-            result = await _run(runtime, model, batch, rows)
+            first, ended = ended, None
+            result = await _run(runtime, model, batch, rows, first)
         except RuntimeLost as lost:
             raise PartsLost(batch, others, str(lost)) from lost
         except OutOfMemory as trouble:
@@ -90,18 +94,25 @@ async def run_isolated(runtime: Runtime, model: str, parts: Sequence[Part], repo
                 _split_or_fail(batch, rows, str(trouble), work, report.failed)
         else:
             report.ran(rows, result, rows == total)
-            _hand_out(batch, result, report)
+            hand_out(batch, result, report)
 
 
-async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int) -> RunResult:
+async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None) -> RunResult:
+    if ended is not None:
+        raise ended
     result = await runtime.run(model, [part.ticket.rows_of(part.start, part.rows) for part in batch], rows)
+    check_outputs(result, rows)
+    return result
+
+
+def check_outputs(result: RunResult, rows: int) -> None:
+    """Raises BatchFailed unless all outputs have as many rows as the batch."""
     for name, array in result.outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:
             raise BatchFailed(
                 f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows; "
                 f"its first dimension must be the batch"
             )
-    return result
 
 
 def _split_or_fail(
@@ -134,7 +145,11 @@ def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
     return first, second
 
 
-def _hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
+def hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
+    """Report each part: its rows of the outputs, or the error of its first bad row."""
+    if not result.row_errors:
+        _hand_out_all(batch, result.outputs, report)
+        return
     at = 0
     for part in batch:
         bad = next((row for row in range(at, at + part.rows) if row in result.row_errors), None)
@@ -143,3 +158,11 @@ def _hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
         else:
             report.done(part, {name: array[at : at + part.rows] for name, array in result.outputs.items()})
         at += part.rows
+
+
+def _hand_out_all(batch: Sequence[Part], outputs: Mapping[str, Array], report: Report) -> None:
+    at = 0
+    for part in batch:
+        end = at + part.rows
+        report.done(part, {name: array[at:end] for name, array in outputs.items()})
+        at = end

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from batchwright_worker.sidecar.isolation import Part
 from batchwright_worker.sidecar.measures import ModelMeasures
@@ -12,12 +13,12 @@ from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.ticket import Ticket
-from batchwright_worker.sidecar.values import Array, InferenceError, ModelFailed, RunResult
+from batchwright_worker.sidecar.values import Array, InferenceError, InferResult, ModelFailed, RunResult
 
 
 @dataclass(slots=True, kw_only=True)
 class BatchOutcome:
-    """`isolation.Report` of one batch. `fail(ticket, error)` answers a caller with an error."""
+    """`isolation.Report` of one batch. `settle(ticket, result)` and `fail(ticket, error)` answer a caller."""
 
     batch: Batch
     scheduler: Scheduler
@@ -27,11 +28,15 @@ class BatchOutcome:
     clock: Callable[[], float]
     wall: Callable[[], float]
     fail: Callable[[Ticket, InferenceError], None]
+    settle: Callable[[Ticket, InferResult], None]
     epoch: int
     whole: RunResult | None = None
     """The result of the batch as dispatched, if it went well."""
     last: RunResult | None = None
     """The result of the newest run, whose parts are being answered."""
+    now: float = 0.0
+    """When that run ended."""
+    shared: dict[Any, Any] = field(default_factory=dict)
 
     def device_lost(self) -> bool:
         """The books' epoch tells."""
@@ -39,7 +44,7 @@ class BatchOutcome:
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole teaches the tuner."""
-        self.last = result
+        self.last, self.now = result, self.clock()
         self.measures.ran(rows, result, self.served.curve(self.batch.run.bucket).seconds(rows))
         self.measures.last_inference = self.wall()
         if result.memory is not None:
@@ -52,15 +57,15 @@ class BatchOutcome:
         ticket = part.ticket
         if not ticket.waits or not ticket.add(part.start, part.rows, outputs):
             return
-        now = self.clock()
+        request, now = ticket.request, self.now
         try:
-            result = ticket.result(now)
+            result = ticket.result(now, self.shared)
         except (KeyError, ValueError) as trouble:
             self.fail(ticket, ModelFailed(f"model {self.served.name} gave outputs that do not fit: {trouble}"))
             return
-        ticket.answer.set_result(result)
-        self.measures.answered(ticket.request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self.last)
-        self.scheduler.answered(self.served.name, ticket.request.rows, now - ticket.request.arrival)
+        self.measures.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self.last)
+        self.scheduler.answered(request.model, request.rows, now - request.arrival)
+        self.settle(ticket, result)
 
     def failed(self, part: Part, message: str) -> None:
         """The model raised on these rows: their caller's own error, which names the row where it is known."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def _nothing() -> None:
@@ -19,33 +21,44 @@ class Pulse:
 
     decide: Callable[[], None] = _nothing
     _due: bool = False
-    _moved: asyncio.Event = field(default_factory=asyncio.Event)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    closed: bool = False
+    _watchers: list[asyncio.Future[None]] = field(default_factory=list)
+    _tasks: set[asyncio.Future[Any]] = field(default_factory=set)
 
     def beat(self) -> None:
         """Something happened that may change what can be dispatched."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._decide)
-        self._moved.set()
-        self._moved = asyncio.Event()
+        if self._watchers:
+            self._wake()
 
     async def next(self) -> None:
         """Until the next beat."""
-        await self._moved.wait()
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append(watcher)
+        await watcher
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Awaitable[T]) -> asyncio.Future[T]:
         """Run it as a task of its own until it ends or `close`."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """End all tasks."""
+        self.closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _wake(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
 
     def _decide(self) -> None:
         self._due = False

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from batchwright_worker.sidecar.queues import Bucket
-from batchwright_worker.sidecar.values import Array, InferRequest, InferResult
+from batchwright_worker.sidecar.values import Array, InferenceError, InferRequest, InferResult
 
 
-@dataclass(slots=True, kw_only=True)
-class Ticket:
-    """One request in the engine. `keys` are its entries in the queues (more than one after a retry); `answer` is set
-    exactly once, whatever happens first."""
+class Ticket(msgspec.Struct, kw_only=True, eq=False):
+    """One request in the engine. `keys` are its entries in the queues (more than one after a retry); `waits` until it
+    is answered or its caller has gone, whatever happens first; `done` is called with the answer, exactly once unless
+    the caller has gone."""
 
     request: InferRequest
     inputs: Mapping[str, Array]
     bucket: Bucket
-    answer: asyncio.Future[InferResult]
-    keys: set[int] = field(default_factory=set)
-    pieces: list[tuple[int, Mapping[str, Array]]] = field(default_factory=list)
+    done: Callable[[InferResult | InferenceError], None]
+    waits: bool = True
+    keys: list[int] = []
+    pieces: list[tuple[int, Mapping[str, Array]]] = []
     rows_left: int = 0
     began: float | None = None
     batch_size: int = 0
+    batches: int = 0
     deaths_alone: int = 0
     """How often a runtime has died while it ran nothing but this request."""
-
-    @property
-    def waits(self) -> bool:
-        """Is anyone still waiting for the answer?"""
-        return not self.answer.done()
 
     def rows_of(self, start: int, rows: int) -> Mapping[str, Array]:
         """The input rows [start, start + rows); views, no copies."""
@@ -42,7 +39,9 @@ class Ticket:
 
     def started(self, now: float, batch_rows: int) -> None:
         """A batch with some of its rows begins."""
-        self.began = now if self.began is None else self.began
+        if self.began is None:
+            self.began = now
+        self.batches += 1
         self.batch_size = max(self.batch_size, batch_rows)
 
     def add(self, start: int, rows: int, outputs: Mapping[str, Array]) -> bool:
@@ -51,25 +50,21 @@ class Ticket:
         self.rows_left -= rows
         return self.rows_left == 0
 
-    def result(self, now: float) -> InferResult:
-        """All rows in order, only the wanted outputs."""
-        began = self.request.arrival if self.began is None else self.began
-        names = self.request.outputs or tuple(self.pieces[0][1])
-        self.pieces.sort(key=lambda piece: piece[0])
-        if len(self.pieces) == 1:
-            outputs = {name: self.pieces[0][1][name] for name in names}
+    def result(self, now: float, shared: dict[Any, Any] | None = None) -> InferResult:
+        """All rows in order, only the wanted outputs; `shared` is its last batch's."""
+        arrival, pieces = self.request.arrival, self.pieces
+        began = arrival if self.began is None else self.began
+        whole = pieces[0][1]
+        if len(pieces) == 1:
+            outputs = {name: whole[name] for name in self.request.outputs} if self.request.outputs else whole
         else:
-            outputs = {name: np.concatenate([piece[name] for _, piece in self.pieces]) for name in names}
+            pieces.sort(key=lambda piece: piece[0])
+            names = self.request.outputs or tuple(whole)
+            outputs = {name: np.concatenate([piece[name] for _, piece in pieces]) for name in names}
         return InferResult(
             outputs=outputs,
             batch_size=self.batch_size,
-            queue_ms=(began - self.request.arrival) * 1e3,
+            queue_ms=(began - arrival) * 1e3,
             run_ms=(now - began) * 1e3,
+            shared=shared if len(pieces) == 1 and self.batches == 1 else None,
         )
-
-    def fail(self, error: Exception) -> bool:
-        """Answer with an error; False if it was answered before."""
-        if self.answer.done():
-            return False
-        self.answer.set_exception(error)
-        return True

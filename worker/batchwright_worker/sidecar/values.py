@@ -25,10 +25,11 @@ Errors, by what the caller does next (each carries its HTTP status and gRPC code
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import msgspec
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -36,8 +37,18 @@ Array = NDArray[Any]
 # --- requests and results ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferRequest:
+class Form:
+    """What many requests have in common: all that carry the same one have inputs of the same names, datatypes and
+    shapes, and want the same outputs. The engine notes on it what it has checked of the first."""
+
+    __slots__ = ("bucket", "checked")
+
+    def __init__(self) -> None:
+        self.checked: object = None
+        self.bucket: Hashable = ()
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One call: every array of `inputs` has the same leading batch dimension, `rows` (>= 1).
 
     `arrival` is when the request was there to be served; `deadline` is the caller's own (both on the engine's clock).
@@ -53,20 +64,22 @@ class InferRequest:
     priority: int = 0
     request_id: str = ""
     outputs: tuple[str, ...] = ()
+    form: Form | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferResult:
+class InferResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Outputs with `rows` as leading dimension, in the order of the request's rows.
 
     `batch_size` is the number of rows of the batch that the request ran in (the largest if it was split),
-    `queue_ms` from arrival to the start of its first batch, `run_ms` from there to the answer.
+    `queue_ms` from arrival to the start of its first batch, `run_ms` from there to the answer. `shared` is the same
+    dictionary for all requests that the same batch answered whole: a front end keeps there what their answers share.
     """
 
     outputs: Mapping[str, Array]
     batch_size: int
     queue_ms: float
     run_ms: float
+    shared: dict[Any, Any] | None = None
 
 
 # --- errors that callers see ---------------------------------------------------------------------
@@ -253,8 +266,9 @@ class Runtime(Protocol):
     async def unload(self, model: str) -> None:
         """Give its memory back; when this returns, it is free."""
 
-    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
-        """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum."""
+    def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> Awaitable[RunResult]:
+        """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum. A
+        coroutine, or the future of a run that has begun."""
 
     async def memory(self) -> MemoryReport:
         """Measured now."""

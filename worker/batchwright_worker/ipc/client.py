@@ -14,13 +14,14 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 from numpy.typing import NDArray
 
-from batchwright_worker.ipc.connection import Connection, ConnectionLostError, seen
+from batchwright_worker.ipc.connection import Connection, ConnectionLostError
 from batchwright_worker.ipc.messages import (
     Answer,
     Ask,
@@ -145,20 +146,33 @@ class RuntimeClient:
         unloaded = await self._ask(lambda call: Unload(call=call, model=model), Unloaded)
         self._used_bytes = unloaded.memory_used_bytes
 
-    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
-        """See `Runtime.run`. A cancelled run keeps its slot until the runtime has answered."""
+    def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> asyncio.Future[RunResult]:
+        """See `Runtime.run`. The parts have been copied when this returns; several runs may be under way, their
+        answers come in their order. A cancelled run keeps its slot until the runtime has answered."""
+        ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        try:
+            self._begin(model, parts, rows, ended)
+        except Exception as trouble:
+            fail(ended, trouble)
+        return ended
+
+    def _begin(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, ended: asyncio.Future[RunResult]
+    ) -> None:
         connection = self._connected()
         began = time.perf_counter()
         columns = {name: [part[name] for part in parts] for name in parts[0]}
         slot = self._acquire(sum(parts_size(column) for column in columns.values()))
-        placed, end = _placed(slot, columns)
+        try:
+            placed, end = _placed(slot, columns)
+        except BaseException:
+            self._pool.release(slot)
+            raise
         input_s = time.perf_counter() - began
-        asked = connection.ask(
-            lambda call: Run(call=call, model=model, rows=rows, slot=slot.path.name, inputs=placed, offset_free=end)
+        connection.call(
+            lambda call: Run(call=call, model=model, rows=rows, slot=slot.name, inputs=placed, offset_free=end),
+            partial(self._ran, slot, input_s, ended),
         )
-        collecting = asyncio.ensure_future(self._collect(asked, slot, input_s))
-        collecting.add_done_callback(seen)
-        return await asyncio.shield(collecting)
 
     async def memory(self) -> MemoryReport:
         """As of the last answer that told it. Raises RuntimeLost while there is no process."""
@@ -169,17 +183,20 @@ class RuntimeClient:
         """Returns once there has been a process at the other end."""
         await self._ever_connected.wait()
 
-    async def _collect(self, asked: asyncio.Future[Answer], slot: Slot, input_s: float) -> RunResult:
-        try:
-            ran = _expect(await asked, Ran)
-        except ConnectionLostError as error:
+    def _ran(
+        self, slot: Slot, input_s: float, ended: asyncio.Future[RunResult], answer: Answer | ConnectionLostError
+    ) -> None:
+        if isinstance(answer, ConnectionLostError):
             self._pool.discard(slot)
-            raise RuntimeLost(str(error)) from error
-        except BaseException:
-            self._pool.release(slot)
-            raise
+            fail(ended, RuntimeLost(str(answer)))
+            return
         try:
-            return self._result(ran, slot, input_s)
+            result = self._result(_expect(answer, Ran), slot, input_s)
+        except Exception as trouble:
+            fail(ended, trouble)
+        else:
+            if not ended.done():
+                ended.set_result(result)
         finally:
             self._pool.release(slot)
 
@@ -257,6 +274,13 @@ class RuntimeClient:
         self.pid = welcome.pid
         self._total_bytes, self._used_bytes = welcome.memory_bytes, welcome.memory_used_bytes
         return connection
+
+
+def fail(future: asyncio.Future[Any], error: Exception) -> None:
+    """End it with an error, which is no news where nobody waits any more."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()
 
 
 def _placed(slot: Slot, columns: Mapping[str, Sequence[Array]]) -> tuple[list[Placed], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,10 @@ class ConnectionLostError(Exception):
     """The runtime process is gone."""
 
 
+Answered = Callable[[Answer | ConnectionLostError], None]
+"""What becomes of an ask."""
+
+
 class Connection(asyncio.Protocol):
     """`closed` completes, with the reason, when the other end is gone; all open asks fail then."""
 
@@ -31,7 +36,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._decoder: FrameDecoder[Answer] = FrameDecoder(Answer)
         self._calls = itertools.count(1)
-        self._open: dict[int, asyncio.Future[Answer]] = {}
+        self._open: dict[int, Answered] = {}
         self._transport: asyncio.Transport | None = None
         self._why = "it closed the connection"
 
@@ -43,15 +48,21 @@ class Connection(asyncio.Protocol):
 
     def ask(self, make: Callable[[int], Ask]) -> asyncio.Future[Answer]:
         """Send the ask that `make` builds from its call number. The future raises ConnectionLostError."""
-        call = next(self._calls)
         answer: asyncio.Future[Answer] = self._loop.create_future()
         answer.add_done_callback(seen)
-        if self.closed.done() or self._transport is None:
-            answer.set_exception(ConnectionLostError(self._why))
-            return answer
-        self._open[call] = answer
-        self._transport.write(encode(make(call)))
+        self.call(make, partial(_settle, answer))
         return answer
+
+    def call(self, make: Callable[[int], Ask], answered: Answered) -> None:
+        """Send the ask that `make` builds from its call number; `answered` is called once, at once if the connection
+        is lost already."""
+        if self._transport is None or self.closed.done():
+            answered(ConnectionLostError(self._why))
+            return
+        call = next(self._calls)
+        ask = encode(make(call))
+        self._open[call] = answered
+        self._transport.write(ask)
 
     def close(self) -> None:
         """Hang up."""
@@ -67,8 +78,8 @@ class Connection(asyncio.Protocol):
         try:
             for answer in self._decoder.feed(data):
                 asked = self._open.pop(answer.call, None)
-                if asked is not None and not asked.done():
-                    asked.set_result(answer)
+                if asked is not None:
+                    asked(answer)
         except BrokenFrameError as error:
             self._why = str(error)
             self.close()
@@ -76,9 +87,17 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio.Protocol."""
         self._why = str(exc) if exc else self._why
-        for asked in self._open.values():
-            if not asked.done():
-                asked.set_exception(ConnectionLostError(self._why))
-        self._open.clear()
+        open_asks, self._open = self._open, {}
+        for asked in open_asks.values():
+            asked(ConnectionLostError(self._why))
         if not self.closed.done():
             self.closed.set_result(self._why)
+
+
+def _settle(future: asyncio.Future[Answer], answer: Answer | ConnectionLostError) -> None:
+    if future.done():
+        return
+    if isinstance(answer, ConnectionLostError):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

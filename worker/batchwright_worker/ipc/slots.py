@@ -30,6 +30,7 @@ class Slot:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
+        self.name = path.name
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         try:
             self._map = self._mapped(max(size, os.fstat(self._file).st_size))

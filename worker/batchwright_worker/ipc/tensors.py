@@ -47,9 +47,21 @@ def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]
         view[offset : offset + len(data)] = data
         return Placed(name=name, datatype="BYTES", shape=shape, offset=offset, size=len(data))
     size = math.prod(shape) * first.dtype.itemsize
+    if size and first.dtype.isbuiltin and all(part.flags.c_contiguous for part in parts):
+        _write_bytes(view, offset, parts)
+        return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
     target = np.frombuffer(view[offset : offset + size], dtype=first.dtype).reshape(shape)
     np.concatenate(parts, axis=0, out=target)
     return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
+
+
+def _write_bytes(view: memoryview, offset: int, parts: Sequence[Array]) -> None:
+    """Plain memory copies, whatever the parts' alignment."""
+    for part in parts:
+        size = part.nbytes
+        if size:
+            view[offset : offset + size] = part.data.cast("B")
+        offset += size
 
 
 def parts_size(parts: Sequence[Array]) -> int:
@@ -70,6 +82,6 @@ def _write(view: memoryview, offset: int, name: str, array: Array) -> Placed:
 
 
 def _size(array: Array) -> int:
-    if array.dtype == object:
+    if array.dtype.hasobject:
         return sum(4 + len(element.encode() if isinstance(element, str) else element) for element in array.reshape(-1))
     return int(array.nbytes)

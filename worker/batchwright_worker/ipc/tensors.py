@@ -47,7 +47,7 @@ def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]
         view[offset : offset + len(data)] = data
         return Placed(name=name, datatype="BYTES", shape=shape, offset=offset, size=len(data))
     size = math.prod(shape) * first.dtype.itemsize
-    if size and first.dtype.isbuiltin and all(part.flags.c_contiguous for part in parts):
+    if size and first.dtype.isbuiltin == 1 and all(part.flags.c_contiguous for part in parts):
         _write_bytes(view, offset, parts)
         return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
     target = np.frombuffer(view[offset : offset + size], dtype=first.dtype).reshape(shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -70,8 +69,7 @@ _DECODER: Final = msgspec.json.Decoder(InferBody)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A request, and how its answer is to be written: `binary` by output name, `binary_default` for the others."""
 
     request: InferRequest

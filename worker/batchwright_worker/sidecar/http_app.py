@@ -9,17 +9,23 @@ from urllib.parse import unquote
 
 import msgspec
 
-from batchwright_worker.contract import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
-from batchwright_worker.sidecar import bodies
+from batchwright_worker.contract import HEADER_EXPECTED_WAIT
 from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.http_messages import Answer, Handlers, HttpError, Request, json_answer
-from batchwright_worker.sidecar.metadata import VERSION, Catalogue
+from batchwright_worker.sidecar.http_infer import Inference, InferHead
+from batchwright_worker.sidecar.http_messages import (
+    Answer,
+    Handlers,
+    HttpError,
+    Request,
+    error_answer,
+    json_answer,
+)
+from batchwright_worker.sidecar.metadata import Catalogue
 from batchwright_worker.sidecar.metrics import CONTENT_TYPE, Metrics
 from batchwright_worker.sidecar.tensors import Limits
+from batchwright_worker.sidecar.values import InferenceError
 
 _EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
-_BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
-_BINARY: Final = (b"content-type", b"application/octet-stream")
 
 Handler = Callable[[Request, "Target"], Awaitable[Answer]]
 
@@ -39,6 +45,7 @@ class Route:
     handler: Handler
     methods: tuple[str, ...]
     target: Target
+    infers: bool = False
 
 
 class HttpApp(Handlers):
@@ -61,6 +68,7 @@ class HttpApp(Handlers):
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
+        self._inference = Inference(engine, catalogue, limits, self.finish, self.broken)
 
     def finish(self, request: Request, answer: Answer) -> Answer:
         """Every answer tells the wait that a new row would meet."""
@@ -116,7 +124,7 @@ class HttpApp(Handlers):
 
     def _of_model(self, target: Target, rest: list[str]) -> Route | None:
         if rest == ["infer"]:
-            return Route(handler=self._infer, methods=("POST",), target=target)
+            return Route(handler=self._infer, methods=("POST",), target=target, infers=True)
         handlers: dict[tuple[str, ...], Handler] = {
             (): self._model,
             ("ready",): self._model_ready,
@@ -128,21 +136,32 @@ class HttpApp(Handlers):
 
     # --- inference --------------------------------------------------------------------------------
 
+    def handle(self, request: Request) -> None:
+        """See `Handlers`: inference goes its own way, all else runs as a task."""
+        infer = request.head.infer
+        if infer is None and (route := self._route(request)) is not None and route.infers and request.method == "POST":
+            infer = self._infer_head(request, route.target)
+            if infer is None:
+                return
+        if infer is None:
+            super().handle(request)
+            return
+        try:
+            self._inference.begin(request, infer)
+        except InferenceError as error:
+            request.caller.answer(self.finish(request, error_answer(error)))
+
+    def _infer_head(self, request: Request, target: Target) -> InferHead | None:
+        """Remembered with the head; None where it has been refused."""
+        try:
+            request.head.infer = known = InferHead(request.head, target.model, target.version)
+        except HttpError as error:
+            request.caller.answer(self.finish(request, error_answer(error)))
+            return None
+        return known
+
     async def _infer(self, request: Request, target: Target) -> Answer:
-        if request.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise HttpError(415, "a compressed body is not read here; send it without Content-Encoding")
-        self._catalogue.check(target.model, target.version)
-        arrival = self._engine.clock()
-        header_length = request.headers.get(b"inference-header-content-length")
-        parsed = bodies.parse(target.model, request.content, header_length, arrival, self._limits)
-        request.cancel_when_gone()
-        result = await self._engine.infer(parsed.request)
-        encoded, json_length = bodies.answer(parsed, VERSION, result)
-        answer = Answer(200, encoded)
-        if json_length is not None:
-            answer.headers = [_BINARY, (b"inference-header-content-length", b"%d" % json_length)]
-        answer.headers.append((_BATCH_SIZE, b"%d" % result.batch_size))
-        return answer
+        raise AssertionError("infer requests do not come here")
 
     # --- everything else --------------------------------------------------------------------------
 

@@ -27,13 +27,14 @@ class BadHeadError(Exception):
 class Head:
     """One head of `size` bytes. `headers` by lower-case name, the last value of each; `body_bytes` is the length of the
     body, CHUNKED where chunks tell it; `connection` is the header line that the answer needs for this version and
-    wish. `plan` is the application's own memory of what such a request asks for."""
+    wish. `plan` and `infer` are the application's own memory of what such a request asks for."""
 
     __slots__ = (
         "body_bytes",
         "connection",
         "expects_continue",
         "headers",
+        "infer",
         "keep_alive",
         "method",
         "path",
@@ -57,6 +58,7 @@ class Head:
         self.expects_continue = events.headers.get(b"expect", b"").lower() == b"100-continue" and version != "1.0"
         self.body_bytes = _body_bytes(events.headers)
         self.plan: Any = None
+        self.infer: Any = None
 
 
 class Heads:

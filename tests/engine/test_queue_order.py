@@ -17,11 +17,13 @@ from batchwright_worker.sidecar.tuning import Rules
 
 def choice(
     model: str,
+    *,
     rows: int = 1,
     run_s: float = 1.0,
     head_arrival: float = 0.0,
     last_served: float = 0.0,
     due: float | None = None,
+    use: float = 0.0,
 ) -> Choice:
     return Choice(
         model=model,
@@ -32,6 +34,7 @@ def choice(
         last_served=last_served,
         head_arrival=head_arrival,
         due=due,
+        use=use,
     )
 
 
@@ -83,10 +86,21 @@ def test_what_was_loaded_for_the_oldest_row_is_served_next() -> None:
 
 def test_nobody_is_made_late_for_the_sake_of_worth_or_age() -> None:
     turns = Turns()
+    turns.balance_s = -1
     worthy, hurried = choice("worthy", rows=9, run_s=0.5), choice("hurried", run_s=0.1, due=5.3, head_arrival=1)
     assert names(ordered([worthy, hurried], "Balanced", turns, 5.0)) == ["hurried", "worthy"]
     assert turns.displaced == "worthy"
     assert names(ordered([worthy, hurried], "Balanced", turns, 4.5)) == ["worthy", "hurried"]
+
+
+@pytest.mark.parametrize(("use", "first"), [(0.35, "hungry"), (0.05, "other")])
+def test_where_one_of_two_must_be_late_it_is_the_one_that_takes_more(use: float, first: str) -> None:
+    turns = Turns()
+    turns.balance_s = -1
+    hungry = choice("hungry", rows=9, run_s=0.4, due=5.5, use=0.3)
+    other = choice("other", run_s=0.2, due=5.3, use=use)
+    choices = [hungry, other]
+    assert ordered(choices, "Balanced", turns, 5.0)[0].model == first
 
 
 def test_a_row_that_is_late_anyway_displaces_nobody() -> None:

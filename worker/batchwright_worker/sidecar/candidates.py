@@ -41,6 +41,7 @@ def choices(
                 head_arrival=head.arrival,
                 due=head.drop_after,
                 full=rows >= cap,
+                use=served.use,
             )
         )
     return found, wake_at

@@ -4,8 +4,8 @@
 time between two simple rules: `OLDEST_SHARE` of it goes to the queue with the oldest row, which bounds every wait
 (p99); the rest to the queue that serves most rows per second of device time, loads included, which keeps the queues
 short (p50). Whoever is behind its share goes next; there is no constant in seconds, so it suits models of any speed.
-Neither may make a row late that could still be in time: then the queues go in order of their deadlines, up to
-`dispatch.PASS_LIMIT` times in a row past the same queue.
+Neither may make a row late that could still be in time: such a row goes first, up to `dispatch.PASS_LIMIT` times in a
+row past the same queue. Where one of two must be late it is that of the model that takes more of the device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Choice(Struct, frozen=True, kw_only=True, gc=False):
     """A queue as the order sees it: what its next batch would be and cost. `rows` of the next batch (its bucket's, at
     most the cap), `waiting_rows` of the whole queue (B4's number of waiting tasks); `run_s`: device time of the batch,
     `load_s`: of the load if the model is nowhere resident; `due`: when the first row is late (None: never); `full`:
-    waiting would not make the batch larger."""
+    waiting would not make the batch larger; `use`: the share of the device that the model has had lately."""
 
     model: str
     bucket: Bucket
@@ -39,6 +39,7 @@ class Choice(Struct, frozen=True, kw_only=True, gc=False):
     load_s: float = 0.0
     due: float | None = None
     full: bool = False
+    use: float = 0.0
 
     @property
     def cost_s(self) -> float:
@@ -95,7 +96,7 @@ def ordered(choices: list[Choice], order: Order, turns: Turns, now: float) -> li
         return sorted(choices, key=lambda choice: (choice.last_served, choice.head_arrival, choice.model))
     ranked = sorted(choices, key=_worth)
     first = turns.pick(ranked) or ranked[0]
-    urgent = _urgent(first, ranked, now)
+    urgent = _urgent(first, ranked, now, in_turn=bool(turns.oldest))
     if urgent is not None:
         turns.displaced = first.model
         return urgent
@@ -110,19 +111,22 @@ def _worth(choice: Choice) -> tuple[float, float, str]:
     return (-choice.rows / max(choice.run_s + choice.load_s, 1e-6), choice.head_arrival, choice.model)
 
 
-def _urgent(first: Choice, choices: list[Choice], now: float) -> list[Choice] | None:
-    """Would serving `first` now make a row late that is in time if the queues go by deadline? Then that order."""
-    dated = sorted((choice for choice in choices if choice.due is not None), key=_due)
-    if not dated or dated[0] is first:
-        return None
+def _urgent(first: Choice, choices: list[Choice], now: float, *, in_turn: bool) -> list[Choice] | None:
+    """Would serving `first` now make a row late that is in time if the queues go by deadline? Then that order; except
+    that `first` keeps its place if it would be late itself (without a deadline: in its turn as the oldest, if it has
+    waited longer than the other may) and its model has had less of the device: who takes more is the one to be late."""
     end_s = now
+    dated = sorted((choice for choice in choices if choice.due is not None and choice is not first), key=_due)
     for choice in dated:
         end_s += choice.cost_s
-        due = _due(choice)[0]
-        if choice is first:
-            break
-        if end_s <= due < end_s + first.cost_s:
-            return [*dated, *(choice for choice in choices if choice.due is None)]
+        if not end_s <= _due(choice)[0] < end_s + first.cost_s:
+            continue
+        if first.due is None:
+            loses = in_turn and now - first.head_arrival > _due(choice)[0] - choice.head_arrival
+        else:
+            loses = end_s + first.cost_s > first.due
+        if not loses or choice.use < first.use:
+            return [choice, *(other for other in choices if other is not choice)]
     return None
 
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from batchwright_worker.sidecar.admission import Line
 from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.queues import Bucket
 from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.served import Facts, Served
+
+NEARLY = 1.1
+"""Models whose use of the device differs by less count as equals."""
+
+
+class _Mine(NamedTuple):
+    """A new row's own side: batches that it takes until it is served, seconds until the device is free and until a full
+    batch that starts then has ended, and whether queues go by deadline where that matters."""
+
+    batches: int
+    start_s: float
+    end_s: float
+    by_deadline: bool
 
 
 def line(
@@ -26,11 +40,11 @@ def line(
     if len(queue.groups) > 1 or (rows_ahead and bucket not in queue.groups):
         rows_ahead, others_s = _own_buckets(served, bucket, now)
     if len(models) > 1:
-        mine = 1 + queue.rows // facts.cap
+        by_deadline = order == "Balanced" and served.target_s is not None
+        end_s = free_in_s + facts.turn.seconds(facts.cap)
+        mine = _Mine(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
         others_s += sum(
-            _ahead_s(served, other, mine, order, now)
-            for other in models.values()
-            if other is not served and other.queue.rows
+            _ahead_s(served, other, mine, now) for other in models.values() if other is not served and other.queue.rows
         )
     return Line(
         free_in_s=free_in_s,
@@ -68,21 +82,25 @@ def _own_buckets(served: Served, bucket: Bucket, now: float) -> tuple[int, float
     return rows, others_s
 
 
-def _ahead_s(served: Served, other: Served, mine: int, order: Order, now: float) -> float:
-    """Device time of the batches of a queue that will probably run before a new row of this model, which `mine` batches
-    of its own will serve. Where both have targets, `Balanced` goes by deadline when that matters."""
+def _ahead_s(served: Served, other: Served, mine: _Mine, now: float) -> float:
+    """Device time of the batches of a queue that will probably run before a new row of this model. Under `Balanced`,
+    for a model with a target: who has had more of the device makes way where one of two must be late (see `order`)."""
     bucket = other.queue.next_bucket()
     facts, rows = other.facts(bucket, now), other.queue.rows
-    if order == "Balanced" and served.target_s is not None:
-        if other.target_s is None:
-            return 0.0
-        if other.target_s > served.target_s:
-            head = other.queue.head(bucket)
-            if head is None or head.arrival + other.target_s > now + served.target_s:
-                return 0.0
-            return facts.turn.seconds(min(rows, facts.cap))
+    if not mine.by_deadline:
+        return _batches_s(facts, min(rows, mine.batches * facts.cap))
+    assert served.target_s is not None
+    if other.use > NEARLY * served.use:
+        return 0.0
+    once_s = facts.turn.seconds(min(rows, facts.cap))
+    head = other.queue.head(bucket)
+    assert head is not None
+    if other.target_s is None:
+        return once_s if now + mine.start_s - head.arrival > served.target_s else 0.0
+    if other.target_s <= served.target_s:
         return _batches_s(facts, rows)
-    return _batches_s(facts, min(rows, mine * facts.cap))
+    due = head.arrival + other.target_s
+    return once_s if due < max(now + served.target_s, now + mine.end_s + once_s) else 0.0
 
 
 def _batches_s(facts: Facts, rows: int) -> float:

@@ -94,6 +94,8 @@ class Served:
     """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
     batch_s: float = 0.0
     """Smoothed time of a batch."""
+    use: float = 0.0
+    """The same, as of a moment ago (see `sharing`)."""
     left_share: float = 1.0
     """Share of the device's time that other models leave to this one's waiting rows (see `sharing`)."""
     room_s: float = math.inf

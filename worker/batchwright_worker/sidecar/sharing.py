@@ -26,20 +26,20 @@ TIGHTER = 0.9
 
 
 def rebalance(models: Collection[Served], devices: int, now: float) -> None:
-    """Tell every model with a target what the others leave to it."""
+    """Tell every model what the others leave to it."""
     wanted = {served.name: _wanted_share(served, now) / max(1, devices) for served in models}
     active = [served for served in models if wanted[served.name] > IDLE_SHARE]
     equal = 1 / max(1, len(active))
     for served in models:
-        if served.target_s is None:
-            continue
+        served.use = served.used.at(now)
+        target_s = math.inf if served.target_s is None else served.target_s
         left, room_s = 1.0, math.inf
         for other in active:
             if other is served:
                 continue
-            if other.target_s is None or other.target_s < TIGHTER * served.target_s:
+            if other.target_s is None or other.target_s < TIGHTER * target_s:
                 left -= min(wanted[other.name], equal)
-            if other.target_s is not None and other.target_s < TIGHTER * served.target_s:
+            if other.target_s is not None and other.target_s < TIGHTER * target_s:
                 room_s = min(room_s, other.target_s - 2 * other.batch_s)
         served.share(round(max(LEAST_LEFT, left), 2), round(room_s, 3) if room_s < math.inf else room_s)
 

@@ -47,10 +47,13 @@ def holdings(served: Served) -> Holdings:
 
 
 def counted(served: Served) -> Counter[str]:
-    """The sidecar's own counters of the model."""
+    """The sidecar's own counters of the model, over all reasons but that a caller left."""
     lines = served.get("/metrics")[2].decode().splitlines()
-    split = [line.rsplit(" ", 1) for line in lines if '{model="m",version="1"}' in line]
-    return Counter({name.split("{")[0]: int(float(value)) for name, value in split})
+    split = [line.rsplit(" ", 1) for line in lines if '{model="m",version="1"' in line and "CANCELED" not in line]
+    counts: Counter[str] = Counter()
+    for name, value in split:
+        counts[name.split("{")[0]] += int(float(value))
+    return counts
 
 
 def check_holdings(before: Holdings, after: Holdings) -> None:

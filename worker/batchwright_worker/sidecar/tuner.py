@@ -25,7 +25,10 @@ BUSY = 0.85
 GAIN = 1.02
 """A larger size is worth it only if the fit says that twice the size serves more rows per second by this factor."""
 OVERLOAD_SHARE = 0.75
-"""While requests are refused a batch may take this share of the latency target (n* of admission bounds it too)."""
+"""While requests are refused, or a smaller batch could not serve all, a batch may take this share of the latency target
+(n* of admission bounds it too)."""
+HEADROOM = 1.1
+"""A size that serves less than so many times the offered rows leaves no room for bursts."""
 FIRM_BATCHES = 12
 """Auto trusts the fit once so many batches were seen."""
 REACH = 2
@@ -78,14 +81,19 @@ def targets_met(rules: Rules, window: Window) -> bool | None:
     return in_time and not _throughput_missed(rules, window)
 
 
-def fitted_size(rules: Rules, curve: Curve) -> int:
+def fitted_size(rules: Rules, curve: Curve, offered: float = 0.0) -> int:
     """The size that the fit predicts to be best: the largest whose batch takes at most half of the latency target
-    (then the next batch is in time behind it too), as far as rows per second still rise; no target: the latter."""
+    (then the next batch is in time behind it too), as far as rows per second still rise; no target: the latter.
+    Where that cannot serve all that is offered, the smallest that can within OVERLOAD_SHARE of the target."""
     most = min(rules.max_size, max(1, REACH * curve.largest_seen))
     most = min(most, curve.knee(most))
     if rules.latency_s is None:
         return most
-    return max(1, curve.largest_within(rules.latency_s / 2, most))
+    size = max(1, curve.largest_within(rules.latency_s / 2, most))
+    most = curve.largest_within(OVERLOAD_SHARE * rules.latency_s, most)
+    while size < most and curve.rows_per_second(size) < HEADROOM * offered:
+        size += 1
+    return size
 
 
 def uses_fit(rules: Rules, curve: Curve) -> bool:
@@ -148,12 +156,15 @@ def _slow_batch(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> _
     assert rules.latency_s is not None
     ceiling = curve.rows_per_second(tuning.size)
     facts = f"p95 is {_ms(window.latency_s)} ms, the batch alone takes {_ms(window.device_s)} ms"
+    bearable = window.device_s <= OVERLOAD_SHARE * rules.latency_s
+    if bearable and HEADROOM * window.offered > ceiling > 0 and _worth_growing(rules, tuning, curve):
+        return _larger(rules, tuning, window, curve, "RowsWaiting")
     if window.device_s < rules.latency_s and ceiling > 0 and window.offered > ceiling:
         because = f"{facts}, but {_rate(window.offered)} rows/s are offered and {_rate(ceiling)} are the ceiling"
         return _Want(size=tuning.size, reason="Overloaded", because=because, hold=True)
     size = tuning.size - rules.step
     if uses_fit(rules, curve):
-        size = min(size, fitted_size(rules, curve))
+        size = min(size, fitted_size(rules, curve, window.offered))
     size = _bounded(rules, size)
     if size == tuning.size:
         return _Want(size=size, reason="AtMinimum", because=facts, hold=True)
@@ -174,7 +185,7 @@ def _larger(rules: Rules, tuning: Tuning, window: Window, curve: Curve, reason: 
         return _Want(size=_bounded(rules, knee), reason="NoFasterBeyond", because=because, hold=tuning.size == knee)
     size = tuning.size + rules.step
     if uses_fit(rules, curve):
-        size = max(size, fitted_size(rules, curve))
+        size = max(size, fitted_size(rules, curve, window.offered))
     return _Want(size=_bounded(rules, min(size, knee)), reason=reason, because=facts)
 
 
@@ -190,6 +201,13 @@ def _would_serve_more(rules: Rules, tuning: Tuning, window: Window, curve: Curve
     if rules.latency_s is None or curve.seconds(larger) <= rules.latency_s / 2:
         return True
     return refusing and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
+
+
+def _worth_growing(rules: Rules, tuning: Tuning, curve: Curve) -> bool:
+    """Would a larger batch serve more, and take at most OVERLOAD_SHARE of the target?"""
+    larger = tuning.size + rules.step
+    gains = curve.rows_per_second(larger) > GAIN ** (rules.step / tuning.size) * curve.rows_per_second(tuning.size)
+    return gains and rules.latency_s is not None and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
 
 
 def _hold(rules: Rules, tuning: Tuning, window: Window, curve: Curve, want: _Want, met: bool | None) -> Verdict:

@@ -60,6 +60,9 @@ class ModelStatus(Value, kw_only=True, frozen=True):
     queue_length: Annotated[Whole, doc("Rows that wait.")] = None
     last_change_time: Annotated[datetime | None, doc("When a replica last changed its batch size.")] = None
     last_change_reason: Annotated[Text, doc("Why it did.")] = None
+    layerwise: Annotated[
+        Text, doc("Where it is served layer by layer: how it was cut, and what its units take alone.")
+    ] = None
 
 
 class ReplicaModelStatus(Value, kw_only=True, frozen=True):

@@ -172,7 +172,9 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
         "throughput": round(sum(state.throughput for state in states)),
         "queueLength": sum(state.queue_length for state in states),
     }
-    return body | _latencies(states, old) | kept | _last_change(states, old)
+    cut = next((state.layerwise for state in states if state.layerwise), "")
+    layers: Raw = {"layerwise": cut} if cut else {}
+    return body | layers | _latencies(states, old) | kept | _last_change(states, old)
 
 
 def trend_of(state: ModelState) -> str:

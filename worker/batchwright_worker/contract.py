@@ -156,6 +156,24 @@ class ModelState(_Message, kw_only=True, frozen=True):
     failed_total: int = 0
     changes: list[ChangeState] = []
     """The newest changes of batch size, oldest first, at most 8; times identify them."""
+    layerwise: str = ""
+    """Served layer by layer: how it was cut and what its units take, in a sentence."""
+
+
+class StreamState(_Message, kw_only=True, frozen=True):
+    """A device that serves layer by layer; seconds since its runtime began. Idle: an engine waited although a batch
+    was there (compute for weights, memory for room)."""
+
+    compute_busy_seconds: float
+    compute_idle_seconds: float
+    memory_busy_seconds: float
+    memory_idle_seconds: float
+    decision_seconds: float
+    units: int
+    bytes: int
+    peak_bytes: int
+    """Of weights in flight; never above `capacity_bytes`."""
+    capacity_bytes: int
 
 
 class DeviceState(_Message, kw_only=True, frozen=True):
@@ -166,6 +184,8 @@ class DeviceState(_Message, kw_only=True, frozen=True):
     busy_ratio: float
     memory_used_bytes: int
     memory_bytes: int
+    streams: StreamState | None = None
+    """Where it serves layer by layer."""
 
 
 class SidecarState(_Message, kw_only=True, frozen=True):

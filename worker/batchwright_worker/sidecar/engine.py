@@ -108,13 +108,17 @@ class Engine:
         self.pulse.decide = self.dispatcher.decide
         self.loader.follow(self.housekeeper)
         self._stopping = False
+        self.interleaves = False
+        """Layerwise: the runtimes run batches of several models at once."""
 
     @classmethod
     def for_deployment(
         cls, deployment: manifest.ModelDeployment, runtimes: Sequence[Runtime], scheduler: Scheduler | None = None
     ) -> Self:
         """From contract.DEPLOYMENT_FILE as parsed by `manifest.parse_deployment`."""
-        return cls(deployment.spec.models, runtimes, order=deployment.spec.queue_order, scheduler=scheduler)
+        engine = cls(deployment.spec.models, runtimes, order=deployment.spec.queue_order, scheduler=scheduler)
+        engine.interleaves = deployment.spec.layerwise.mode != "Off"
+        return engine
 
     # --- life ---
 
@@ -127,6 +131,8 @@ class Engine:
             self.board.add(model.name, served.tuning.size)
         for runtime in self.runtimes.values():
             books = DeviceBooks(name=runtime.device, kind=runtime.kind, overlaps_loads=runtime.overlaps_loads)
+            if self.interleaves:
+                books.interleaves, books.depth = True, max(2, len(self.models))
             books.down = True
             self.scheduler.add_device(books)
             self.housekeeper.watch(runtime.device)
@@ -301,7 +307,10 @@ class Engine:
             raise ModelUnavailable(f"model {served.name} cannot be loaded: {served.blocked}", retry_after_s=wait)
 
     def _expected_footprint(self, model: manifest_model.Model) -> tuple[int, int]:
-        """Bytes of a load and per row as far as the manifest says; 0 until measured otherwise."""
+        """Bytes of a load and per row as far as the manifest says; 0 until measured otherwise, and where weights come
+        and go within a budget of their own."""
+        if self.interleaves:
+            return (0, 0)
         kinds = {runtime.kind for runtime in self.runtimes.values()}
         artifacts = [one for kind in kinds if (one := artifact_for(model, kind)) is not None]
         emulated = next((one.emulated for one in artifacts if one.emulated is not None), None)

@@ -111,6 +111,35 @@ class SidecarCollector(Collector):
             busy.add_metric([device.kind, device.device], device.busy_ratio)
             used.add_metric([device.kind, device.device], device.memory_used_bytes)
         yield from (size, queue, busy, used)
+        yield from _engines(state)
+
+
+def _engines(state: SidecarState) -> Iterator[Metric]:
+    """Of devices that serve layer by layer."""
+    told = [(each.kind, each.device, each.streams) for each in state.devices if each.streams is not None]
+    if not told:
+        return
+    labels = ("kind", "device", "engine")
+    busy = CounterMetricFamily("batchwright_engine_busy_seconds", "Time that an engine worked", labels=labels)
+    idle = CounterMetricFamily(
+        "batchwright_engine_idle_seconds",
+        "Time that an engine waited although a batch was there: compute for weights, memory for room",
+        labels=labels,
+    )
+    fetched = CounterMetricFamily("batchwright_weights_fetched_bytes", "Weights brought in", labels=labels[:2])
+    decided = CounterMetricFamily("batchwright_decision_seconds", "Time spent deciding what is next", labels=labels[:2])
+    peak = GaugeMetricFamily("batchwright_weights_peak_bytes", "Most weights in flight at once", labels=labels[:2])
+    capacity = GaugeMetricFamily("batchwright_weights_capacity_bytes", "Memory for them", labels=labels[:2])
+    for kind, device, streams in told:
+        busy.add_metric([kind, device, "compute"], streams.compute_busy_seconds)
+        busy.add_metric([kind, device, "memory"], streams.memory_busy_seconds)
+        idle.add_metric([kind, device, "compute"], streams.compute_idle_seconds)
+        idle.add_metric([kind, device, "memory"], streams.memory_idle_seconds)
+        fetched.add_metric([kind, device], streams.bytes)
+        decided.add_metric([kind, device], streams.decision_seconds)
+        peak.add_metric([kind, device], streams.peak_bytes)
+        capacity.add_metric([kind, device], streams.capacity_bytes)
+    yield from (busy, idle, fetched, decided, peak, capacity)
 
 
 class Metrics:

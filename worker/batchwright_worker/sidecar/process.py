@@ -30,6 +30,7 @@ from batchwright_worker.sidecar.metadata import Catalogue
 from batchwright_worker.sidecar.metrics import Metrics
 from batchwright_worker.sidecar.recording import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.sidecar.scheduler import Scheduler
+from batchwright_worker.sidecar.streaming import told
 from batchwright_worker.sidecar.tensors import Limits
 
 _LOG = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Sidecar:
         models = {model.name: model for model in deployment.spec.models}
         self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
         self._control = deployment.spec.repository_control
+        self._streaming = [each for each in engine.runtimes.values() if isinstance(each, RuntimeClient)]
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer] = []
         self._grpc: Any = None
@@ -115,6 +117,7 @@ class Sidecar:
 
     def seen(self, state: SidecarState) -> SidecarState:
         """A state as the operator shall see it."""
+        state = told(state, self._streaming)
         return msgspec.structs.replace(state, ready=False, message="stopping") if self.drain.started else state
 
     async def __aenter__(self) -> Sidecar:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from batchwright_worker.layerwise.depth import auto_skip_limit, fill_time
-from batchwright_worker.layerwise.device_cpu import CpuAccelerator
-from batchwright_worker.layerwise.execution import Batch, Record
+from batchwright_worker.layerwise.execution import Accelerator, Batch, Record
 from batchwright_worker.layerwise.executor import Executor, Totals
 from batchwright_worker.layerwise.planner import Plans
 from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, Policy, RoundRobin
@@ -59,7 +58,7 @@ def policy_named(name: str, plans: Plans, asks: Sequence[Ask], budget_bytes: int
     raise ValueError(f"there is no policy {name!r}")
 
 
-def run_streamed(device: CpuAccelerator, plans: Plans, asks: Sequence[Ask], policy: Policy) -> Run:
+def run_streamed(device: Accelerator, plans: Plans, asks: Sequence[Ask], policy: Policy) -> Run:
     """All requests are there at once; answers come as the policy has it. Raises what a batch raised."""
     run = Run(name=policy.name)
     device.ring.peak = 0

@@ -24,33 +24,33 @@ from batchwright_worker.layerwise.pool import UnitReader
 from batchwright_worker.layerwise.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.profiles import Profile, fit_fetch, read_profile, write_profile
 from batchwright_worker.layerwise.ring import Ring
-from batchwright_worker.layerwise.units import PAGE, Array, Unit
+from batchwright_worker.layerwise.units import PAGE, Array, State, Unit
 from batchwright_worker.runtime.backends.base import OutOfDeviceMemoryError
 
-__all__ = ["AHEAD", "CudaAccelerator", "EventClock"]
+__all__ = ["AHEAD", "ANCHOR_S", "CudaAccelerator", "EventClock"]
 
 AHEAD: Final = 1
 """Jobs lined up per engine behind the one that runs."""
+ANCHOR_S: Final = 10.0
 
 
 class EventClock:
-    """Device events on the host's monotonic clock: one event whose host time is known, and the time since it.
+    """Device events on the host's clock: one event whose host time is known, and the time since it.
 
-    Event times have a resolution of about half a microsecond and drift against the host's clock, so the anchor is set
-    anew whenever the device is idle (`anchor`).
+    The time between two events is a 32-bit float of milliseconds: 2 microseconds are lost after 16 seconds. So the
+    anchor moves on to an event of its own every so often.
     """
 
-    def __init__(self, anchor: Callable[[], tuple[Any, float]]) -> None:
-        self._make = anchor
-        self._event, self._host = anchor()
-
-    def anchor(self) -> None:
-        """Take a new anchor; the device should be idle."""
-        self._event, self._host = self._make()
+    def __init__(self, event: Any, host_s: float) -> None:
+        self._anchor = (event, host_s)
 
     def at(self, event: Any) -> float:
         """Host time of an event that has happened."""
-        return float(self._host + self._event.elapsed_time(event) / 1e3)
+        anchor, host_s = self._anchor
+        since_s = float(anchor.elapsed_time(event)) / 1e3
+        if since_s > ANCHOR_S:
+            self._anchor = (event, host_s + since_s)
+        return host_s + since_s
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class CudaAccelerator:
         self.arena = torch.empty(self.ring.capacity, dtype=torch.uint8, device=self._device)
         self.copy_stream = torch.cuda.Stream(self._device)
         self.compute_stream = torch.cuda.Stream(self._device)
-        self.clock = EventClock(self._anchor)
+        self.clock = EventClock(*self._anchor())
         self.memory = _Copying(self, ahead)
         self.compute = _Running(self, ahead)
         self._loaded: dict[str, _Loaded] = {}
@@ -119,12 +119,21 @@ class CudaAccelerator:
 
     def begin(self, batch: Batch) -> None:
         """Inputs go to the device on the compute stream, in order with the units that read them."""
-        state = self._loaded[batch.model].network.begin(batch.inputs, batch.rows)
+        batch.state = self.to_device(self._loaded[batch.model].network.begin(batch.inputs, batch.rows))
+
+    def to_device(self, state: State) -> State:
+        """A state that `begin` made on the host."""
         with torch.cuda.stream(self.compute_stream):
-            batch.state = [
+            return [
                 {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in values.items()}
                 for values in state
             ]
+
+    def on_device(self, name: str) -> list[Any]:
+        """All weights of a network, copied now, in memory of their own beyond the arena (to compare with)."""
+        weights = [host.to(self._device) for host in self._loaded[name].host]
+        torch.cuda.synchronize(self._device)
+        return weights
 
     def end(self, batch: Batch) -> Mapping[str, Array]:
         """The outputs, copied back behind the last unit."""

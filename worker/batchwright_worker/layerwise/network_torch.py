@@ -5,38 +5,46 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
+from batchwright_worker.contract import KIND_NVIDIA
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
-from batchwright_worker.layerwise.splitting_torch import PROGRAM_FILE, UnitGraph, prepare, unit_graphs
+from batchwright_worker.layerwise.splitting_torch import PROGRAM_FILE, UnitGraph, onto, prepare, unit_graphs
 from batchwright_worker.layerwise.units import Array, Bytes, NotDivisible, State, UnitIndex, file_digest, read_index
 from batchwright_worker.runtime.backends.base import Host, LoadError, check_outputs, pieces
 from batchwright_worker.runtime.backends.torch import array_of, held_to_weights, module_of, program_signature, tensor_of
 
 __all__ = ["TorchUnits", "open_torch", "views"]
 
+_CPU: Final = torch.device("cpu")
+
 
 class TorchUnits:
-    """See `Network`."""
+    """See `Network`. On another device than the CPU its executor brings the activations and the weights there."""
 
-    def __init__(self, program: Any, source: ModelSource, folder: Path, index: UnitIndex, limit_bytes: int) -> None:
+    def __init__(
+        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, limit_bytes: int, device: Any = _CPU
+    ) -> None:
         self.index = index
         self.folder = folder
         self.inputs: Sequence[TensorSpec]
         self.outputs: Sequence[TensorSpec]
         self.inputs, self.outputs, self._piece = program_signature(program, source)
-        self._takes = [str(name) for name in program.graph_signature.user_inputs]
+        self.takes = [str(name) for name in program.graph_signature.user_inputs]
         self._gives = [str(name) for name in program.graph_signature.user_outputs]
         self.graphs: list[UnitGraph] = unit_graphs(program, limit_bytes)
+        if device.type != "cpu":
+            for graph in self.graphs:
+                onto(graph, device)
         if [list(graph.weights) for graph in self.graphs] != [[p.name for p in unit.pieces] for unit in index.units]:
             raise LoadError(f"{folder} does not fit this version; remove it")
 
     def begin(self, inputs: Mapping[str, Array], rows: int) -> State:
         """As Network.begin; the inputs are copied (their memory is reused by the caller)."""
-        names = list(zip((spec.name for spec in self.inputs), self._takes, strict=True))
+        names = list(zip((spec.name for spec in self.inputs), self.takes, strict=True))
         return [
             {inner: tensor_of(np.array(piece[outer])) for outer, inner in names}
             for piece in pieces(inputs, rows, self._piece)
@@ -108,7 +116,8 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
         if index is None:
             index = prepare(_program(source), folder, source.name, digest, limit_bytes)
         program = torch.export.load(folder / PROGRAM_FILE)
-    return TorchUnits(program, source, folder, index, limit_bytes)
+    device = torch.device("cuda:0") if host.kind == KIND_NVIDIA else _CPU
+    return TorchUnits(program, source, index, folder, limit_bytes, device)
 
 
 def _program(source: ModelSource) -> Any:

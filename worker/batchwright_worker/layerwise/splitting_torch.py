@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from batchwright_worker.layerwise.cuts import Operation, Span, cut
 from batchwright_worker.layerwise.units import Bytes, NotDivisible, Piece, UnitIndex, UnitWriter, write_index
 
-__all__ = ["PROGRAM_FILE", "UnitGraph", "prepare", "unit_graphs"]
+__all__ = ["PROGRAM_FILE", "UnitGraph", "onto", "prepare", "unit_graphs"]
 
 PROGRAM_FILE: Final = "program.pt2"
 """The program with weights that have shapes and no contents."""
@@ -182,6 +182,18 @@ def _graph(
         drops=tuple(sorted(name for name in takes if last_read[name] < span.stop)),
         operations=len(nodes),
     )
+
+
+def onto(graph: UnitGraph, device: Any) -> None:
+    """Let what the unit makes by itself (ranges, constants) be made on this device; in place."""
+
+    def moved(value: Any) -> Any:
+        return device if isinstance(value, torch.device) else value
+
+    for node in graph.module.graph.nodes:
+        node.args = fx.node.map_aggregate(node.args, moved)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
+    graph.module.recompile()
 
 
 def _piece(key: str, tensor: Any) -> tuple[Piece, Bytes]:

@@ -87,15 +87,22 @@ def simulate(  # noqa: PLR0913 - one parameter per option
 
 @click.command()
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(min=4), help="Runs of each network.")
+@click.option(
+    "--study",
+    "titles",
+    multiple=True,
+    type=click.Choice([study.title for study in STUDIES]),
+    help="Only this table (may be given again).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def ablate(*, rounds: int, as_json: bool) -> None:
+def ablate(*, rounds: int, titles: Sequence[str], as_json: bool) -> None:
     """What each part of the rule is worth: guard, N, tie-break by IM, theta, prefetch, budget.
 
     Geometric means of the system throughput over the 16 pairs of `simulate`, one thing changed at a time.
     """
     console = _console()
     document = {}
-    for study in STUDIES:
+    for study in [study for study in STUDIES if study.title in (titles or [study.title])]:
         rows = list(study_rows(study, rounds=rounds))
         document[study.title] = {budget: {**means, "bound": bound} for budget, means, bound in rows}
         if as_json:

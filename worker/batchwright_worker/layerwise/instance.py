@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -27,6 +27,7 @@ from batchwright_worker.layerwise.values import Layer, LayerwiseError, Prefetch,
 __all__ = ["Instance", "InstanceError", "Schedule", "parse", "policy_of", "schedule_of", "scheduled"]
 
 Number = int | float
+LARGEST: Final = 2**63
 
 
 class InstanceError(LayerwiseError):
@@ -140,8 +141,8 @@ def _problems(instance: Instance) -> Iterator[str]:
 
 
 def _number(place: str, value: Number, *, whole: bool = False) -> Iterator[str]:
-    if not math.isfinite(value) or value < 0 or (whole and value != int(value)):
-        yield f"{place}: wanted a {'whole ' if whole else ''}number of 0 or more, given {value!r}"
+    if not 0 <= value <= LARGEST or (whole and value != int(value)):
+        yield f"{place}: wanted a {'whole ' if whole else ''}number of 0 or more (2^63 at most), given {value!r}"
 
 
 def policy_of(

@@ -35,7 +35,7 @@ async def test_a_model_whose_load_kills_the_runtime_is_given_up_and_its_neighbou
         await here.start_runtime()
         await here.start_sidecar()
         state = await here.state_when(lambda state: [each["state"] for each in state["models"]] == ["Failed", "Ready"])
-        assert "died 2 times in a row while it was loaded" in state["models"][0]["message"]
+        assert "died 5 times in a row while it was loaded" in state["models"][0]["message"]
         async with Caller(here.http) as caller:
             assert (await caller.ask([row_of(1)])).is_right([row_of(1)])
             refused = await caller.ask([row_of(2)], "deadly")

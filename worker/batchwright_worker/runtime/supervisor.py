@@ -30,7 +30,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 5.0
 _SETTLED_S: Final = 10.0
-"""A process that lived this long resets the pause before its successor."""
+"""A process that lived this long, or has loaded a model, resets the pause before its successor: what kills it then is
+the sidecar's to find out."""
 _STOP_S: Final = 25.0
 """How long a batch that runs may take to end after SIGTERM."""
 
@@ -71,6 +72,7 @@ class Supervisor:
         self._active: _Child | None = None
         self._spare: _Child | None = None
         self._pause_s = 0.0
+        self._has_loaded = False
         self._stopping = False
 
     def run(self) -> int:
@@ -95,8 +97,10 @@ class Supervisor:
         for pipe in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(pipe, 4096)
-        if self._loaded_read in readable and self._spare is None and not self._stopping:
-            self._spare = self._fork()
+        if self._loaded_read in readable:
+            self._has_loaded = True
+            if self._spare is None and not self._stopping:
+                self._spare = self._fork()
 
     def _reap(self) -> None:
         """Collect every dead child; a dead server is succeeded at once, a dead spare with the next loaded model."""
@@ -119,7 +123,8 @@ class Supervisor:
         if self._stopping:
             return
         lived = time.monotonic() - dead.since
-        self._pause_s = 0.0 if lived > _SETTLED_S else min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, self._pause_s * 2))
+        settled, self._has_loaded = lived > _SETTLED_S or self._has_loaded, False
+        self._pause_s = 0.0 if settled else min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, self._pause_s * 2))
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         _LOG.warning("runtime %d %s after %.1f s; the next one serves in %.2f s", dead.pid, how, lived, self._pause_s)
         if self._pause_s > _FIRST_PAUSE_S:

@@ -41,6 +41,8 @@ CALLS: Final = (
     "runtime_lost",
     "runtime_back",
     "out_of_memory",
+    "claim",
+    "release",
     "begin_eviction",
     "eviction_ended",
     "block",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batchwright_worker.sidecar.board import Board
 from batchwright_worker.sidecar.dispatch import LoadModel
 from batchwright_worker.sidecar.loader import Loader
 from batchwright_worker.sidecar.pulse import Pulse
+from batchwright_worker.sidecar.residency import DeviceBooks
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.values import InferenceError, ModelUnavailable, Runtime, RuntimeLost, RuntimeTrouble
 
@@ -40,6 +41,7 @@ class Housekeeper:
     async def place(self, model: str, device: str | None = None, *, evict: bool = True) -> str:
         """Load a model (on this device) as B5's options 3 and 4 put it, waiting while devices are busy or not up yet.
         Returns why it cannot be, empty once it is there. With `evict` False only into free memory."""
+        drained = False
         while True:
             if any(device in (None, books.name) for books in self.scheduler.holders(model)):
                 return ""
@@ -51,15 +53,23 @@ class Housekeeper:
                 await self.load(plan)
                 if self.scheduler.models[model].blocked:
                     return self.scheduler.models[model].blocked
-            elif self._is_final(device):
-                return plan
             else:
-                await self.pulse.next()
+                asked = [books for books in self.scheduler.devices.values() if device in (None, books.name)]
+                if all(books.quiet for books in asked):
+                    return plan
+                drained = drained or all(books.quiet or books.down for books in asked)
+                await self._changed([] if drained else asked)
 
-    def _is_final(self, device: str | None) -> bool:
-        """Would waiting not help: is every device (that is asked for) up and idle?"""
-        asked = [books for books in self.scheduler.devices.values() if device in (None, books.name)]
-        return all(books.idle and books.loadable for books in asked)
+    async def _changed(self, wanted: Sequence[DeviceBooks]) -> None:
+        """Until the next event. The wanted devices begin nothing meanwhile: under traffic they would never be free."""
+        for books in wanted:
+            self.scheduler.claim(books.name)
+        try:
+            await self.pulse.next()
+        finally:
+            for books in wanted:
+                self.scheduler.release(books.name)
+            self.pulse.look()
 
     def loaded(self, model: str, *, first: bool) -> None:
         """A load is done and measured (callback of the loader)."""
@@ -103,7 +113,7 @@ class Housekeeper:
         """Out of this device's memory, as soon as it is idle; it counts as busy meanwhile."""
         books = self.scheduler.devices[device]
         while model in (books.running, books.loading) or (model in books.held and books.work != "Idle"):
-            await self.pulse.next()
+            await self._changed([books])
         if model not in books.held:
             return
         epoch = books.epoch

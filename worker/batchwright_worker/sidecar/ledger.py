@@ -146,6 +146,14 @@ class Ledger:
         for books in self.devices.values():
             books.barred.discard(model)
 
+    def claim(self, device: str) -> None:
+        """Start nothing more on it until `release`: a load or unload that no row asks for waits for it."""
+        self.devices[device].claims += 1
+
+    def release(self, device: str) -> None:
+        """The end of one claim."""
+        self.devices[device].claims -= 1
+
     def begin_eviction(self, device: str, model: str) -> None:
         """Take it out of an idle device's memory; the device counts as busy until `eviction_ended`."""
         books = self.devices[device]

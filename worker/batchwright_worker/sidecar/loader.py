@@ -27,7 +27,8 @@ WARM_UP_BUDGET_S = 1.0
 """The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 60.0
-MOST_CUTS = 2
+MOST_CUTS = 5
+"""After so many runtimes in a row that died while they loaded a model, it is the model's fault."""
 
 _log = logging.getLogger(__name__)
 
@@ -162,8 +163,8 @@ class Loader:
             self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
 
     def _cut_off(self, load: LoadModel, why: str) -> None:
-        """The runtime died while it loaded: once more on the next one, then with back-off, so that the other models
-        of the device are served meanwhile."""
+        """The runtime died while it loaded: again on the next ones, then with back-off, so that the other models of the
+        device are served meanwhile."""
         _log.warning("load of %s on %s was cut off: %s", load.model, load.device, why)
         count = self._cuts[load.model] = self._cuts.get(load.model, 0) + 1
         if count >= MOST_CUTS:

@@ -27,11 +27,15 @@ class Pulse:
 
     def beat(self) -> None:
         """Something happened that may change what can be dispatched."""
+        self.look()
+        if self._watchers:
+            self._wake()
+
+    def look(self) -> None:
+        """Decide once more, though nothing has happened that those who wait for `next` would want to know."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._decide)
-        if self._watchers:
-            self._wake()
 
     async def next(self) -> None:
         """Until the next beat."""

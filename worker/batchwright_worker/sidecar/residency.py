@@ -89,6 +89,8 @@ class DeviceBooks:
     caps: dict[str, int] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
     """Models whose load has failed here; not tried again until they are let in."""
+    claims: int = 0
+    """How many loads and unloads that no rows wait for want it next: until they begin, nothing else does."""
 
     @property
     def running(self) -> str:
@@ -106,6 +108,8 @@ class DeviceBooks:
     @property
     def idle(self) -> bool:
         """Can it start a batch? A load that overlaps leaves it free for one."""
+        if self.claims:
+            return False
         if self.in_flight and not (self.interleaves and len(self.in_flight) < self.depth):
             return False
         return not self.down and (not self.loading or self.overlaps_loads)
@@ -113,7 +117,7 @@ class DeviceBooks:
     @property
     def followable(self) -> bool:
         """Does a batch run, with room for another behind it?"""
-        if self.interleaves or not 0 < len(self.in_flight) < self.depth:
+        if self.claims or self.interleaves or not 0 < len(self.in_flight) < self.depth:
             return False
         if any(flight.apart for flight in self.in_flight):
             return False
@@ -127,7 +131,17 @@ class DeviceBooks:
     @property
     def loadable(self) -> bool:
         """Can it start a load?"""
+        return not self.claims and self.can_load
+
+    @property
+    def can_load(self) -> bool:
+        """The same for one that has claimed it."""
         return not self.down and not self.loading and (not self.in_flight or self.overlaps_loads)
+
+    @property
+    def quiet(self) -> bool:
+        """Is it up and does nothing at all?"""
+        return not self.down and not self.in_flight and not self.loading
 
     def free_at(self, now: float) -> float:
         """When it can start one more batch, as predicted."""
@@ -204,8 +218,9 @@ class DeviceBooks:
         """Seconds spent busy so far, work in progress included."""
         return self.busy_s + (now - self.began if self.in_flight or (self.loading and not self.overlaps_loads) else 0.0)
 
-    def as_device(self, keep: Mapping[str, float], waiting: frozenset[str]) -> Device:
-        """The device as dispatch sees it; `keep` is each model's keep value, `waiting` the models with rows waiting."""
+    def as_device(self, keep: Mapping[str, float], waiting: frozenset[str], *, claimant: bool = False) -> Device:
+        """The device as dispatch, or a `claimant`, sees it; `keep` is each model's keep value, `waiting` the models with
+        rows waiting."""
         residents = {
             model: Resident(
                 model=model,
@@ -219,7 +234,7 @@ class DeviceBooks:
         return Device(
             name=self.name,
             idle=self.idle,
-            loadable=self.loadable,
+            loadable=self.can_load if claimant else self.loadable,
             followable=self.followable,
             short=self.short,
             until=self.until,

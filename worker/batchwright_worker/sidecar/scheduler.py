@@ -172,7 +172,7 @@ class Scheduler(Ledger):
             load_bytes=footprint.load_bytes,
             bytes_per_row=footprint.bytes_per_row,
         )
-        views = candidates.views(self.models, self.devices, now)
+        views = candidates.views(self.models, self.devices, now, claimant=True)
         lacking = [one for one in views if model not in one.residents and device in (None, one.name)]
         action = dispatch.serve(queued, lacking, model in self._loading())
         assert not isinstance(action, RunBatch)

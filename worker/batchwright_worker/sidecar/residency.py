@@ -219,8 +219,8 @@ class DeviceBooks:
         return self.busy_s + (now - self.began if self.in_flight or (self.loading and not self.overlaps_loads) else 0.0)
 
     def as_device(self, keep: Mapping[str, float], waiting: frozenset[str], *, claimant: bool = False) -> Device:
-        """The device as dispatch, or a `claimant`, sees it; `keep` is each model's keep value, `waiting` the models with
-        rows waiting."""
+        """As dispatch, or a `claimant`, sees it; `keep` is each model's keep value, `waiting` the models with rows
+        waiting."""
         residents = {
             model: Resident(
                 model=model,

@@ -25,6 +25,8 @@ FIRM = 3
 """So many batches of one size make a median to lean on."""
 LINE_TOLERANCE = 0.15
 """Largest relative distance of a size's median from the line for the line to hold there."""
+SLOWER = 0.03
+"""More than what medians of a few batches scatter by on a busy machine's best days."""
 OFF_SHARE = 0.25
 """From this share of firm sizes off the line on it does not describe the device (some are outliers always)."""
 
@@ -38,6 +40,8 @@ class Curve:
     points: tuple[tuple[int, float], ...]
     linear: bool
     batches: int
+    firm: tuple[tuple[int, float], ...] = ()
+    """Those points that a few batches stand for."""
 
     @property
     def known(self) -> bool:
@@ -72,13 +76,13 @@ class Curve:
     def plus(self, seconds: float) -> Curve:
         """The same with `seconds` more at every size."""
         points = tuple((rows, known + seconds) for rows, known in self.points)
-        return replace(self, fixed_s=self.fixed_s + seconds, points=points)
+        return replace(self, fixed_s=self.fixed_s + seconds, points=points, firm=())
 
     def knee(self, most: int, gain: float = 0.02) -> int:
         """The measured size from which rows per second stop rising by `gain`; `most` where they still rise."""
-        best_rows, best_rate = 1, self.rows_per_second(1)
         if self.linear or not self.points:
-            return most
+            return self._measured_best(most)
+        best_rows, best_rate = 1, self.rows_per_second(1)
         for rows, seconds in self.points:
             rate = rows / seconds if seconds > 0 else 0.0
             if rate > best_rate * (1 + gain):
@@ -86,6 +90,14 @@ class Curve:
         if best_rows >= self.largest_seen:
             return most
         return best_rows
+
+
+    def _measured_best(self, most: int) -> int:
+        """On a line more rows are always faster, by less and less: the medians know better where the largest size is
+        slower than the best one by SLOWER (caches overflow by then)."""
+        rates = [(rows / seconds, rows) for rows, seconds in self.firm if seconds > 0]
+        best_rate, best_rows = max(rates, default=(0.0, most))
+        return best_rows if rates and rates[-1][0] < best_rate * (1 - SLOWER) else most
 
 
 UNKNOWN = Curve(fixed_s=0.0, per_row_s=0.0, points=(), linear=True, batches=0)
@@ -176,7 +188,9 @@ def fit(samples: Iterable[tuple[int, float]], remembered: Mapping[int, float] | 
     if not linear and len(firm) >= 2:
         points = tuple(firm)
     batches = sum(len(seen) for seen in by_size.values())
-    return Curve(fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches)
+    return Curve(
+        fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches, firm=tuple(firm)
+    )
 
 
 def _by_size(samples: Iterable[tuple[int, float]]) -> dict[int, list[float]]:

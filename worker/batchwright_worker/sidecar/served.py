@@ -208,7 +208,7 @@ class Served:
         if len(self.by_bucket) == 1:
             return next(iter(self.by_bucket.values())).curve
         curve = self.overall.curve
-        return replace(curve, linear=True) if len(self.by_bucket) > 1 else curve
+        return replace(curve, linear=True, firm=()) if len(self.by_bucket) > 1 else curve
 
 
 def serve(plan: Plan, now: float) -> Served:

@@ -203,7 +203,7 @@ WORKLOADS: Final = {
             inputs=_tokens(-1),
             output=_EMBEDDING,
             lengths=_sentence_lengths(),
-            bucket=16,
+            bucket=8,
         ),
     )
 }

@@ -91,7 +91,6 @@ class Curve:
             return most
         return best_rows
 
-
     def _measured_best(self, most: int) -> int:
         """On a line more rows are always faster, by less and less: the medians know better where the largest size is
         slower than the best one by SLOWER (caches overflow by then)."""
@@ -188,9 +187,7 @@ def fit(samples: Iterable[tuple[int, float]], remembered: Mapping[int, float] | 
     if not linear and len(firm) >= 2:
         points = tuple(firm)
     batches = sum(len(seen) for seen in by_size.values())
-    return Curve(
-        fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches, firm=tuple(firm)
-    )
+    return Curve(fixed_s=fixed_s, per_row_s=per_row_s, points=points, linear=linear, batches=batches, firm=tuple(firm))
 
 
 def _by_size(samples: Iterable[tuple[int, float]]) -> dict[int, list[float]]:

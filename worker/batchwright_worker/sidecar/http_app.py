@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -51,6 +51,8 @@ class Route:
 class HttpApp(Handlers):
     """The application of the inference port."""
 
+    inference: ClassVar[type[Inference]] = Inference
+
     def __init__(
         self,
         engine: Engine,
@@ -68,7 +70,7 @@ class HttpApp(Handlers):
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
-        self._inference = Inference(engine, catalogue, limits, self.finish, self.broken)
+        self._inference = self.inference(engine, catalogue, limits, self.finish, self.broken)
 
     def finish(self, request: Request, answer: Answer) -> Answer:
         """Every answer tells the wait that a new row would meet."""

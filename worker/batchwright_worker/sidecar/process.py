@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -29,9 +30,10 @@ from batchwright_worker.sidecar.http_server import HttpServer, bound, http_serve
 from batchwright_worker.sidecar.metadata import Catalogue
 from batchwright_worker.sidecar.metrics import Metrics
 from batchwright_worker.sidecar.recording import DEFAULT_BYTES, DispatchLog, RecordedScheduler
-from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.streaming import told
 from batchwright_worker.sidecar.tensors import Limits
+from batchwright_worker.sidecar.traced import TracedApp, TracedEngine, TracedRuntime, TracedService
+from batchwright_worker.sidecar.tracing import tracing_of
 
 _LOG = logging.getLogger(__name__)
 _SLOTS_BYTES = 512 << 20
@@ -77,7 +79,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
-        engine = Engine.for_deployment(deployment, clients, _recorded(settings, deployment, stack))
+        engine = _engine(settings, deployment, clients, stack)
         async with Sidecar(settings, deployment, engine) as sidecar:
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
@@ -123,7 +125,8 @@ class Sidecar:
     async def __aenter__(self) -> Sidecar:
         settings, limits = self._settings, self._limits
         metrics = Metrics(self._engine.measures, self.state)
-        app = HttpApp(
+        is_traced = isinstance(self._engine, TracedEngine)
+        app = (TracedApp if is_traced else HttpApp)(
             self._engine, self._catalogue, metrics, limits, ready=self.ready, repository_control=self._control
         )
         try:
@@ -133,7 +136,7 @@ class Sidecar:
                 "http": self._serve(app, settings.http_port),
                 "control": self._serve(control, settings.control_port),
             }
-            service = InferenceService(
+            service = (TracedService if is_traced else InferenceService)(
                 self._engine, self._catalogue, limits, self.ready, repository_control=self._control
             )
             self._grpc, ports["grpc"] = grpc_server(service, limits, f"{settings.host}:{settings.grpc_port}")
@@ -165,15 +168,26 @@ class Sidecar:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _recorded(
-    settings: Settings, deployment: manifest.ModelDeployment, stack: contextlib.AsyncExitStack
-) -> Scheduler | None:
-    """A scheduler that writes the dispatch log, where one is asked for."""
-    if settings.dispatch_log is None:
-        return None
-    log = DispatchLog(settings.dispatch_log, settings.dispatch_log_bytes, time.monotonic)
-    stack.callback(log.close)
-    return RecordedScheduler(log, order=deployment.spec.queue_order, clock=time.monotonic, wall=time.time)
+def _engine(
+    settings: Settings,
+    deployment: manifest.ModelDeployment,
+    clients: Sequence[RuntimeClient | OwnServer],
+    stack: contextlib.AsyncExitStack,
+) -> Engine:
+    """The plain one, or one that writes the dispatch log or sends traces, where that is asked for."""
+    tracing = tracing_of(os.environ, deployment.name)
+    if tracing is None and settings.dispatch_log is None:
+        return Engine.for_deployment(deployment, clients)
+    log = None
+    if settings.dispatch_log is not None:
+        log = DispatchLog(settings.dispatch_log, settings.dispatch_log_bytes, time.monotonic)
+        stack.callback(log.close)
+    scheduler = RecordedScheduler(log, order=deployment.spec.queue_order, clock=time.monotonic, wall=time.time)
+    if tracing is None:
+        return Engine.for_deployment(deployment, clients, scheduler)
+    stack.push_async_callback(asyncio.to_thread, tracing.stop)
+    runtimes = [TracedRuntime(client, tracing) for client in clients]
+    return TracedEngine.for_deployment(deployment, cast(Any, runtimes), scheduler).traced(tracing)
 
 
 @contextlib.asynccontextmanager

@@ -85,19 +85,22 @@ class DispatchLog:
 
 
 class RecordedScheduler(Scheduler):
-    """A `Scheduler` whose every call of `events.CALLS` is a line of the log."""
+    """A `Scheduler` whose every call of `events.CALLS` is a line of the log, and told to `observe` with its arguments
+    and what it gave."""
 
-    __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_wall")
+    __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_wall", "observe")
 
     def __init__(
-        self, log: DispatchLog, *, order: Order, clock: Callable[[], float], wall: Callable[[], float]
+        self, log: DispatchLog | None, *, order: Order, clock: Callable[[], float], wall: Callable[[], float]
     ) -> None:
         super().__init__(order=order)
+        self.observe: Callable[[str, tuple[Any, ...], Any], None] | None = None
         self._lines = log
         self._clock, self._wall = clock, wall
         self._inside = False
         self._batches_seen: dict[int, Batch] = {}
-        log.header = self._header
+        if log is not None:
+            log.header = self._header
 
     def _header(self) -> events.Header:
         state = pickle.dumps((events.state_of(self), self._batches_seen))
@@ -113,15 +116,18 @@ class RecordedScheduler(Scheduler):
         """Perform the call and write it down; calls that it makes itself are part of it."""
         if self._inside:
             return act()
-        told = [events.argument(each) for each in arguments]
+        told = [] if self._lines is None else [events.argument(each) for each in arguments]
         self._inside = True
         try:
             given = act()
         finally:
             self._inside = False
-        if isinstance(given, Step) and isinstance(given.action, Batch):
-            self._remember(given.action)
-        self._lines.write(events.Event(self._clock(), call, told, events.answer(call, given)))
+        if self._lines is not None:
+            if isinstance(given, Step) and isinstance(given.action, Batch):
+                self._remember(given.action)
+            self._lines.write(events.Event(self._clock(), call, told, events.answer(call, given)))
+        if self.observe is not None:
+            self.observe(call, arguments, given)
         return given
 
     def _remember(self, batch: Batch) -> None:

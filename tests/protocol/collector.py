@@ -1,0 +1,110 @@
+"""A collector of OpenTelemetry's traces: a real HTTP server that decodes what exporters send."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+
+@dataclass(frozen=True)
+class Received:
+    """One span as it came over the wire; identifiers in hexadecimal digits."""
+
+    name: str
+    trace: str
+    span: str
+    parent: str
+    links: tuple[str, ...]
+    attributes: dict[str, Any]
+    start: int
+    end: int
+    failed: bool
+    kind: int
+    service: str
+
+
+class Collector:
+    """Listens on `port` while it is entered; `until` waits for spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Received] = []
+        self._arrived = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.port = self._server.server_port
+
+    def __enter__(self) -> Collector:
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, _k: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def until(self, holds: Callable[[list[Received]], bool], seconds: float = 15) -> list[Received]:
+        """The spans, once that holds."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: holds(self.spans), seconds), [each.name for each in self.spans]
+            return list(self.spans)
+
+    def of_trace(self, trace: str, *names: str) -> dict[str, Received]:
+        """The spans of one trace by name, once all of these names are there."""
+        wanted = set(names)
+        found = self.until(lambda spans: wanted <= {each.name for each in spans if each.trace == trace})
+        return {each.name: each for each in found if each.trace == trace}
+
+    def _handler(collector) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler has a self of its own
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                spans = _decoded(ExportTraceServiceRequest.FromString(body)) if self.path == "/v1/traces" else []
+                with collector._arrived:
+                    collector.spans += spans
+                    collector._arrived.notify_all()
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                """Silent."""
+
+        return Handler
+
+
+def _decoded(message: ExportTraceServiceRequest) -> list[Received]:
+    found = []
+    for resource in message.resource_spans:
+        service = next(each.value.string_value for each in resource.resource.attributes if each.key == "service.name")
+        for scope in resource.scope_spans:
+            found += [_received(span, service) for span in scope.spans]
+    return found
+
+
+def _received(span: Any, service: str) -> Received:
+    values = {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+    return Received(
+        name=span.name,
+        trace=span.trace_id.hex(),
+        span=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        links=tuple(link.span_id.hex() for link in span.links),
+        attributes=values,
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
+        failed=span.status.code == 2,
+        kind=span.kind,
+        service=service,
+    )

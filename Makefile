@@ -60,8 +60,10 @@ demo: install ## the main job on a real cluster (kind where Docker answers, else
 demo-down: install ## remove the demo and its cluster
 	$(BIN)/python -m e2e.demo down
 
-bench: install ## side-by-side performance tables
-	$(BIN)/python -m e2e.bench.ocr_local
+bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--quick": fewer seconds)
+	$(BIN)/python -m e2e.bench serving $(BENCH)
+	$(BIN)/python -m e2e.bench noop
+	$(BIN)/python -m e2e.bench ocr
 
 generate: install ## regenerate CRDs and protocol stubs
 	$(BIN)/python -m batchwright_operator.crd --write

@@ -1,4 +1,4 @@
-"""The command line: `python -m e2e.bench serving` and `python -m e2e.bench ocr`."""
+"""The command line: `python -m e2e.bench serving`, `noop`, `ocr`."""
 
 from __future__ import annotations
 
@@ -45,14 +45,20 @@ def serving(only: str, servers: str, quick: bool, pin: bool, path: Path | None, 
         raise SystemExit(1)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1)
-def ocr(arguments: tuple[str, ...]) -> None:
-    """OCR in local mode beside RapidOCR; `ocr -- --help` tells its options."""
-    import subprocess
-    import sys
+def _passed_on(name: str, module: str, about: str) -> None:
+    """A bench with a command line of its own."""
 
-    raise SystemExit(subprocess.call([sys.executable, "-m", "e2e.bench.ocr_local", *arguments]))
+    @cli.command(name, help=about, context_settings={"ignore_unknown_options": True}, add_help_option=False)
+    @click.argument("arguments", nargs=-1)
+    def command(arguments: tuple[str, ...]) -> None:
+        import subprocess
+        import sys
+
+        raise SystemExit(subprocess.call([sys.executable, "-m", module, *arguments]))
+
+
+_passed_on("noop", "e2e.bench.noop", "A model that does nothing, beside Mosec: what the front end and the IPC cost.")
+_passed_on("ocr", "e2e.bench.ocr_local", "OCR in local mode beside RapidOCR page by page.")
 
 
 def _chosen(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

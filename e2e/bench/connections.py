@@ -180,12 +180,13 @@ class Client:
             self._drop(connection)
         if number < 0 or connection.sample is None:
             return
-        if connection.retried:
-            self._done(number, LOST)
-            return
         try:
             fresh = self._open()
         except OSError:
+            self._done(number, LOST)
+            return
+        if connection.retried:
+            self._release(fresh)
             self._done(number, LOST)
             return
         fresh.number, fresh.sample, fresh.retried = number, connection.sample, True

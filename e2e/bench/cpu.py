@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,28 @@ def metered(leader: int, part: Part) -> Iterator[Usage]:
     usage.seconds = time.monotonic() - began
     for (pid, name), cpu in after.items():
         usage.by_part[name] = usage.by_part.get(name, 0.0) + cpu - before.get((pid, name), 0.0)
+
+
+@dataclass(slots=True)
+class Others:
+    """Mean number of cores that neither the server nor the bench used (time that the host stole included)."""
+
+    cores: float = 0.0
+
+
+@contextlib.contextmanager
+def others(leader: int) -> Iterator[Others]:
+    """Fills in the load by others when the block ends."""
+    found, before, began = Others(), _foreign(leader), time.monotonic()
+    yield found
+    found.cores = max(0.0, (_foreign(leader) - before) / (time.monotonic() - began))
+
+
+def _foreign(leader: int) -> float:
+    machine, bench = psutil.cpu_times(), os.times()
+    busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal
+    ours = bench.user + bench.system + bench.children_user + bench.children_system
+    return float(busy - ours - sum(_now(leader, lambda _: "").values()))
 
 
 def _now(leader: int, part: Part) -> dict[tuple[int, str], float]:

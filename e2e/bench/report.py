@@ -56,7 +56,8 @@ class Report:
         """Note one run; the progress line says what became of it."""
         record = {"section": section, "what": what, **summary(run, target_s), **facts}
         self.records.append(record)
-        self.progress(f"{what}: {one_line(run, target_s)}")
+        besides = f"; others used {facts['other_cores']:.2f} cores" if "other_cores" in facts else ""
+        self.progress(f"{what}: {one_line(run, target_s)}{besides}")
         return run
 
     def bar(self, bar: Bar) -> None:

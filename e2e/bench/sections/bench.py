@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from e2e.bench.cpu import metered
+from e2e.bench.cpu import metered, others
 from e2e.bench.device import Device
+from e2e.bench.generator import Spec
 from e2e.bench.load import drive, spec_for
 from e2e.bench.report import Report
 from e2e.bench.run import Run, device_truth
@@ -43,11 +44,16 @@ class Bench:
         repeated once."""
         target_s = fields.pop("target_s", TARGET_S)
         spec = spec_for(server, rate, seconds, **fields)
-        run = self.report.ran(section, server.name, drive(spec, self.cores), target_s)
+        run = self._driven(section, server, spec, target_s)
         if not run.valid and rate:
             settle(server, spec.output)
-            run = self.report.ran(section, server.name, drive(spec, self.cores), target_s, again=True)
+            run = self._driven(section, server, spec, target_s, again=True)
         return run
+
+    def _driven(self, section: str, server: Server, spec: Spec, target_s: float, **facts: Any) -> Run:
+        with others(server.leader) as besides:
+            run = drive(spec, self.cores)
+        return self.report.ran(section, server.name, run, target_s, other_cores=round(besides.cores, 3), **facts)
 
     def highest_rate(
         self, section: str, server: Server, most: float, good: Callable[[Run], bool], **fields: Any

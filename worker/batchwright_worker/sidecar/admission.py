@@ -137,6 +137,13 @@ def is_hopeless(left_s: float, curve: Curve, line: Line, rows: int) -> bool:
     return left_s <= 0 or (curve.known and expected_finish_s(curve, line, rows) > left_s)
 
 
+def earlier(one: float | None, other: float | None) -> float | None:
+    """The first of two times, of which either may never come."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
 def allowance_s(curve: Curve, cap: int, rows: int, target_s: float) -> float:
     """The target, or for a request of more rows than fit in it even alone, twice the time that they take alone."""
     cap = max(1, cap)

@@ -66,7 +66,7 @@ def views(
     """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is worth."""
     waiting = frozenset(served.name for served in models.values() if served.queue.rows)
     keep = {name: _keep(served, now) for name, served in models.items()} if len(models) > 1 else {}
-    return [books.as_device(keep, waiting, claimant=claimant) for books in devices.values() if not books.down]
+    return [books.as_device(keep, waiting, now, claimant=claimant) for books in devices.values() if not books.down]
 
 
 def at_once(choice: Choice, served: Served, devices: Mapping[str, DeviceBooks]) -> RunBatch | None:

@@ -36,8 +36,8 @@ class Resident(Struct, frozen=True, kw_only=True):
 
 class Device(Struct, frozen=True, kw_only=True):
     """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
-    put behind the one that it runs until `until` (which is `short` if any batch may be). `free_bytes` is UNBOUNDED
-    where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned most rows per model."""
+    put behind the one that it runs until `until` (`takes_any`: any batch may, not only a full one). `free_bytes` is
+    UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned most rows."""
 
     name: str
     idle: bool
@@ -50,7 +50,7 @@ class Device(Struct, frozen=True, kw_only=True):
     barred: frozenset[str] = frozenset()
     """Models whose load has failed here."""
     followable: bool = False
-    short: bool = False
+    takes_any: bool = False
     until: float = 0.0
 
     def unloadable(self, model: str) -> list[Resident]:
@@ -137,7 +137,7 @@ def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozens
 
 def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | None:
     """The batch to put behind a running one: of the first queue in order, whole, without unloading anything, and only
-    if waiting could not improve it (it is full already, or what runs is short)."""
+    if waiting could not improve it (it is full already, or what runs is about to end)."""
     if not queued:
         return None
     queue = min(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
@@ -146,7 +146,7 @@ def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | No
     able = [device for device in devices if device.followable and queue.model in device.residents]
     for device in sorted(able, key=lambda device: (device.until, device.name)):
         wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
-        if not (queue.full or device.short or wanted < queue.try_batch):
+        if not (queue.full or device.takes_any or wanted < queue.try_batch):
             continue
         ran = _run_on(queue, device)
         if ran is not None and not ran.unload and ran.rows == wanted:

@@ -16,6 +16,12 @@ Work = Literal["Idle", "Running", "Loading", "Down"]
 SHORT_S = 0.002
 """Behind a batch predicted to take less device time than this the next one follows at once, full or not: the way to the
 runtime and back takes longer than what waiting could gather."""
+LEAD_SHARE = 0.05
+"""Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
+MOST_LEAD_S = 0.004
+TIMER_S = 0.0005
+"""... as long as the way to the runtime and back takes, and what a timer may be late by."""
+ROUND_TRIP_WEIGHT = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +91,8 @@ class DeviceBooks:
     until: float = 0.0
     began: float = 0.0
     busy_s: float = 0.0
+    round_trip_s: float = 0.0
+    """Smoothed time that a batch given to the idle device takes beyond its device time."""
     held: dict[str, Held] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
@@ -124,9 +132,12 @@ class DeviceBooks:
         return not self.down and (not self.loading or self.overlaps_loads)
 
     @property
-    def short(self) -> bool:
-        """Is what it runs so short that the next batch should be there before it ends?"""
-        return bool(self.in_flight) and sum(flight.device_s for flight in self.in_flight) < SHORT_S
+    def follow_at(self) -> float:
+        """From when on any batch may be put behind the running one, so that the device never waits for it."""
+        device_s = sum(flight.device_s for flight in self.in_flight)
+        if device_s < SHORT_S:
+            return self.began
+        return self.until - min(self.round_trip_s + TIMER_S, LEAD_SHARE * device_s, MOST_LEAD_S)
 
     @property
     def loadable(self) -> bool:
@@ -158,15 +169,19 @@ class DeviceBooks:
         if self.in_flight:
             self.until = max(now, self.until) + flight.device_s
         else:
-            self.began, self.until = now, now + flight.device_s + overhead_s
+            self.began, self.until = now, now + flight.device_s + max(overhead_s, self.round_trip_s)
         self.in_flight.append(flight)
         if (held := self.held.get(flight.model)) is not None:
             held.served = True
 
-    def end_batch(self, serial: int, now: float) -> float:
-        """Seconds that it took, from when the device could begin it."""
+    def end_batch(self, serial: int, now: float, device_s: float | None = None) -> float:
+        """Seconds that it took, from when the device could begin it; `device_s` of them on the device, if that is
+        known."""
         took = max(0.0, now - self.began)
         self.busy_s += took
+        was_idle = any(flight.serial == serial and flight.began == self.began for flight in self.in_flight)
+        if device_s is not None and was_idle:
+            self.round_trip_s += ROUND_TRIP_WEIGHT * (max(0.0, took - device_s) - self.round_trip_s)
         self.began = now
         if self.interleaves:
             took = max((now - flight.began for flight in self.in_flight if flight.serial == serial), default=took)
@@ -218,7 +233,9 @@ class DeviceBooks:
         """Seconds spent busy so far, work in progress included."""
         return self.busy_s + (now - self.began if self.in_flight or (self.loading and not self.overlaps_loads) else 0.0)
 
-    def as_device(self, keep: Mapping[str, float], waiting: frozenset[str], *, claimant: bool = False) -> Device:
+    def as_device(
+        self, keep: Mapping[str, float], waiting: frozenset[str], now: float, *, claimant: bool = False
+    ) -> Device:
         """As dispatch, or a `claimant`, sees it; `keep` is each model's keep value, `waiting` the models with rows
         waiting."""
         residents = {
@@ -236,7 +253,7 @@ class DeviceBooks:
             idle=self.idle,
             loadable=self.can_load if claimant else self.loadable,
             followable=self.followable,
-            short=self.short,
+            takes_any=self.followable and now >= self.follow_at,
             until=self.until,
             total_bytes=self.total_bytes or UNBOUNDED,
             free_bytes=self.free_bytes,

@@ -55,14 +55,14 @@ class Scheduler(Ledger):
         if not verdict.accepted:
             message = (
                 f"the answer would take {(now - offer.arrival + verdict.finish_s) * 1e3:.0f} ms; "
-                f"the latency target of {served.name} is {(served.target_s or 0) * 1e3:.0f} ms"
+                f"the latency target of {served.name} is {(served.plan.rules.latency_s or 0) * 1e3:.0f} ms"
             )
             return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
         if offer.deadline is not None and admission.is_hopeless(offer.deadline - now, curve, found, offer.rows):
             message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
             return Refusal(reason="Deadline", message=message, retry_after_s=found.free_in_s)
         allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
-        return self._push(served, offer, _earlier(allowed, offer.deadline))
+        return self._push(served, offer, admission.earlier(allowed, offer.deadline))
 
     def cancel(self, key: int) -> None:
         """Its caller has gone: skip what has not started."""
@@ -100,9 +100,9 @@ class Scheduler(Ledger):
                 return Step(action=self._begin_load_in_turn(load, now), late=late)
             case Nothing() as nothing:
                 step = self._next_behind(now) if behind else NOTHING
-                if isinstance(step.action, Batch) or step.late:
-                    return Step(action=step.action, late=late + step.late, wake_at=wake_at)
-                return Step(action=nothing, late=late, wake_at=wake_at)
+                wake_at = admission.earlier(wake_at, step.wake_at)
+                then = step.action if isinstance(step.action, Batch) else nothing
+                return Step(action=then, late=late + step.late, wake_at=wake_at)
 
     def _decide(self, found: list[Choice], now: float) -> RunBatch | LoadModel | Nothing:
         """B5 for the queues in this order; straight from the books where its first option serves the first queue."""
@@ -142,7 +142,7 @@ class Scheduler(Ledger):
         while True:
             waiting = [served for served in self.models.values() if served.queue.rows]
             found, _ = self._ordered(waiting, now)
-            if not found or not self._may_follow(found):
+            if not found or not self._may_follow(found, now):
                 break
             queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
             run = dispatch.follow(queued, candidates.views(self.models, self.devices, now))
@@ -153,13 +153,14 @@ class Scheduler(Ledger):
             if not dropped:
                 return Step(action=self._begin_batch(run, now), late=late)
             late += tuple(dropped)
-        return Step(action=Nothing(why={}), late=late) if late else NOTHING
+        later = [books.follow_at for books in self.devices.values() if books.followable and books.follow_at > now]
+        return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
 
-    def _may_follow(self, found: list[Choice]) -> bool:
+    def _may_follow(self, found: list[Choice], now: float) -> bool:
         """Cheaply: could any of these be put behind a running batch?"""
         if any(choice.full for choice in found):
             return True
-        return any(books.followable and (books.short or books.caps) for books in self.devices.values())
+        return any(books.followable and (now >= books.follow_at or books.caps) for books in self.devices.values())
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
@@ -186,7 +187,7 @@ class Scheduler(Ledger):
         served.ran(batch.run.bucket, batch.run.rows, device_s)
         served.window.ran(batch.run.rows, device_s, batch.left_waiting)
         served.footprint.ran(batch.run.rows, batch_bytes)
-        took = self.devices[batch.run.device].end_batch(batch.serial, now)
+        took = self.devices[batch.run.device].end_batch(batch.serial, now, None if batch.run.unload else device_s)
         if not batch.run.unload:
             served.turned(device_s, took)
 
@@ -290,9 +291,3 @@ class Scheduler(Ledger):
             self._rebalance_at = now + REBALANCE_S
             up = sum(1 for books in self.devices.values() if not books.down)
             sharing.rebalance(self.models.values(), up, now)
-
-
-def _earlier(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)

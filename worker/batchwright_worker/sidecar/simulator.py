@@ -43,6 +43,10 @@ class SimulatedDevice:
     overlaps_loads: bool = False
     depth: int = 1
     """How many batches it may be given at a time; it runs them one after the other."""
+    there_s: float = 0.0
+    """From the decision to the start of a batch on the idle device: copies, the way to the runtime."""
+    back_s: float = 0.0
+    """From the end of a batch on the device to the answers."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,10 +131,17 @@ class Simulation:
     order: Order = "Balanced"
     warm_up: bool = True
     """Begin with what the engine's warm-up would have measured: one batch of 1, 2, 4, ... rows."""
+    arrival_s: float = 0.0
+    """From a caller's request to its offer: the network and reading it."""
+    answer_s: float = 0.0
+    """From the end of a batch, as the sidecar sees it, to the caller."""
+    timer_s: float = 0.0
+    """How much later than asked for a timer wakes the dispatcher."""
     scheduler: Scheduler = field(init=False)
     _machines: dict[str, SimulatedDevice] = field(init=False)
     _events: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)
     _count: int = 0
+    _alarm: float = -1.0
     _free_at: dict[str, float] = field(default_factory=dict)
     _open: dict[int, Arrival] = field(default_factory=dict)
     _missing: dict[int, int] = field(default_factory=dict)
@@ -186,28 +197,28 @@ class Simulation:
     def _feed(self, feed: Iterator[Arrival]) -> None:
         arrival = next(feed, None)
         if arrival is not None:
-            self._at(arrival.time, lambda now: self._arrive(arrival, feed))
+            self._at(arrival.time + self.arrival_s, lambda now: self._arrive(arrival, feed, now))
 
-    def _arrive(self, arrival: Arrival, feed: Iterator[Arrival] | None) -> None:
+    def _arrive(self, arrival: Arrival, feed: Iterator[Arrival] | None, now: float) -> None:
         if feed is not None:
             self._feed(feed)
-        offer = Offer(model=arrival.model, rows=arrival.rows, arrival=arrival.time, bucket=arrival.bucket)
-        key = self.scheduler.offer(offer, arrival.time)
+        offer = Offer(model=arrival.model, rows=arrival.rows, arrival=now, bucket=arrival.bucket)
+        key = self.scheduler.offer(offer, now)
         if isinstance(key, Refusal):
-            self._finish(arrival, "Refused", arrival.time)
+            self._finish(arrival, "Refused", now)
             return
         self._open[key] = arrival
         self._missing[key] = arrival.rows
-        self._dispatch(arrival.time)
+        self._dispatch(now)
 
     def _finish(self, arrival: Arrival, outcome: Outcome, now: float) -> None:
-        self._report.done.append(Fate(arrival, outcome, now))
+        self._report.done.append(Fate(arrival, outcome, now + self.answer_s))
         if outcome == "Answered":
-            self.scheduler.answered(arrival.model, arrival.rows, now - arrival.time)
+            self.scheduler.answered(arrival.model, arrival.rows, now - arrival.time - self.arrival_s)
         if arrival.caller >= 0:
             pause = 0.0 if outcome == "Answered" else 0.1
             again = Arrival(now + pause, arrival.model, arrival.rows, arrival.bucket, arrival.caller)
-            self._at(again.time, lambda _: self._arrive(again, None))
+            self._at(again.time + self.answer_s + self.arrival_s, lambda later: self._arrive(again, None, later))
 
     def _dispatch(self, now: float) -> None:
         while True:
@@ -222,16 +233,20 @@ class Simulation:
                     machine = self._machines[load.device]
                     self._at(now + machine.load_s, partial(self._end_load, load))
                 case Nothing():
-                    if step.wake_at is not None:
-                        self._at(max(now, step.wake_at), self._dispatch)
+                    self._wake_at(step.wake_at, now)
                     return
+
+    def _wake_at(self, when: float | None, now: float) -> None:
+        if when is not None and when + self.timer_s != self._alarm:
+            self._alarm = when + self.timer_s
+            self._at(max(now, self._alarm), self._dispatch)
 
     def _start_batch(self, batch: Batch, now: float) -> None:
         machine = self._machines[batch.run.device]
-        begins = max(now, self._free_at.get(machine.name, 0.0))
+        begins = max(now + machine.there_s, self._free_at.get(machine.name, 0.0))
         seconds = machine.seconds(batch.run.model, batch.run.rows, begins)
         self._free_at[machine.name] = begins + seconds
-        self._at(begins + seconds, partial(self._end_batch, batch, seconds))
+        self._at(begins + seconds + machine.back_s, partial(self._end_batch, batch, seconds))
 
     def _end_batch(self, batch: Batch, seconds: float, now: float) -> None:
         self.scheduler.batch_ended(batch, seconds, 0, now)

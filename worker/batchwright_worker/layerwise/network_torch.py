@@ -15,7 +15,8 @@ from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.layerwise.splitting_torch import PROGRAM_FILE, UnitGraph, onto, prepare, unit_graphs
 from batchwright_worker.layerwise.units import Array, Bytes, NotDivisible, State, UnitIndex, file_digest, read_index
 from batchwright_worker.runtime.backends.base import Host, LoadError, check_outputs, pieces
-from batchwright_worker.runtime.backends.torch import array_of, held_to_weights, module_of, program_signature, tensor_of
+from batchwright_worker.runtime.backends.torch import held_to_weights, module_of, program_signature
+from batchwright_worker.runtime.backends.torch_values import array_of, tensor_of
 
 __all__ = ["TorchUnits", "open_torch", "views"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,8 +167,11 @@ def meter_of(kind: str, ledger: Ledger) -> Meter:
 
 
 def give_back() -> None:
-    """Return freed memory to the system: collect cycles, then trim the C heap."""
+    """Return freed memory to the system: collect cycles, then trim the CUDA allocator and the C heap."""
     gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +13,7 @@ import numpy as np
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.oip.datatypes import numpy_of
 from batchwright_worker.runtime import backends
-from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, LoadedModel, LoadError
+from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, LoadedModel, LoadError, Overlapping
 from batchwright_worker.runtime.memory import Meter, give_back
 
 WARMUP_SIZES: Final = (64, 224, 16, 1)
@@ -46,6 +46,14 @@ class Outcome:
     row_errors: Mapping[int, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measuring:
+    """`before`: memory used before the batch, None where this one is not measured."""
+
+    elements: int
+    before: int | None = None
+
+
 class NotLoadedError(Exception):
     """A batch for a model that is not here."""
 
@@ -57,6 +65,7 @@ class Residents:
         self._host = host
         self._meter = meter
         self._models: dict[str, _Resident] = {}
+        self._last_end = 0.0
 
     def load(self, source: ModelSource) -> _Resident:
         """Loads, with one warm-up inference. Raises LoadError, OutOfDeviceMemoryError, or what the model raises."""
@@ -92,19 +101,59 @@ class Residents:
 
     def run(self, name: str, inputs: Mapping[str, Array], rows: int) -> Outcome:
         """One batch. Raises NotLoadedError, OutOfDeviceMemoryError, or what the model raises."""
+        resident = self._resident(name)
+        measuring = self._measuring(resident, inputs)
+        begin = time.perf_counter()
+        outputs, errors = _run_good_rows(resident.model, inputs, rows)
+        return self._outcome(resident, measuring, outputs, errors, time.perf_counter() - begin)
+
+    def overlaps(self, name: str) -> bool:
+        """May the next batch of this model begin before one ends?"""
+        resident = self._models.get(name)
+        return resident is not None and isinstance(resident.model, Overlapping)
+
+    def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], Outcome]:
+        """As `run`, in two steps, for models that overlap. A batch's time counts from when the one before it ended."""
+        resident = self._resident(name)
+        model = resident.model
+        assert isinstance(model, Overlapping), f"model {name!r} cannot begin a batch beside another"
+        measuring = self._measuring(resident, inputs)
+        began = time.perf_counter()
+        finish = model.begin(inputs, rows)
+
+        def ended() -> Outcome:
+            outputs = finish()
+            now = time.perf_counter()
+            seconds, self._last_end = now - max(began, self._last_end), now
+            return self._outcome(resident, measuring, outputs, {}, seconds)
+
+        return ended
+
+    def _resident(self, name: str) -> _Resident:
         resident = self._models.get(name)
         if resident is None:
             raise NotLoadedError(f"model {name!r} is not loaded here")
+        return resident
+
+    def _measuring(self, resident: _Resident, inputs: Mapping[str, Array]) -> _Measuring:
+        """The first, every so many'th and every larger batch is measured."""
         elements = sum(array.size for array in inputs.values())
-        measured = elements > resident.largest or next(resident.runs) % _MEASURE_EVERY == 0
-        before = self._meter.used() if measured else 0
-        if measured:
-            self._meter.start_peak()
-        begin = time.perf_counter()
-        outputs, errors = _run_good_rows(resident.model, inputs, rows)
-        seconds = time.perf_counter() - begin
-        batch_bytes = self._batch_bytes(resident, before) if measured else -1
-        resident.largest = max(resident.largest, elements)
+        if elements <= resident.largest and next(resident.runs) % _MEASURE_EVERY:
+            return _Measuring(elements=elements)
+        before = self._meter.used()
+        self._meter.start_peak()
+        return _Measuring(elements=elements, before=before)
+
+    def _outcome(
+        self,
+        resident: _Resident,
+        measuring: _Measuring,
+        outputs: Mapping[str, Array],
+        errors: Mapping[int, str],
+        seconds: float,
+    ) -> Outcome:
+        batch_bytes = -1 if measuring.before is None else self._batch_bytes(resident, measuring.before)
+        resident.largest = max(resident.largest, measuring.elements)
         return Outcome(
             outputs=outputs,
             device_seconds=seconds,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -31,12 +31,13 @@ from batchwright_worker.ipc.messages import (
     Unloaded,
     Welcome,
 )
-from batchwright_worker.ipc.slots import SlotCache, SlotsFullError
+from batchwright_worker.ipc.slots import Slot, SlotCache, SlotsFullError
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.layerwise.settings import from_environment
+from batchwright_worker.runtime.ahead import Ahead
 from batchwright_worker.runtime.backends.base import Host, OutOfDeviceMemoryError
 from batchwright_worker.runtime.memory import Ledger, Meter, emulated_memory_bytes, meter_of
-from batchwright_worker.runtime.residents import Residents
+from batchwright_worker.runtime.residents import Outcome, Residents
 from batchwright_worker.runtime.threads import thread_count
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Server:
         """Instead of the residents, where the deployment asks for layerwise."""
         self._on_loaded = on_loaded
         self._stop = Stop()
+        self._ahead = Ahead()
         self._loads: list[threading.Thread] = []
         """Those beside the conversation: what one of them loads after its sidecar has gone belongs to nobody."""
 
@@ -101,6 +103,7 @@ class Server:
                 try:
                     self._converse(connection)
                 finally:
+                    self._ahead.drain()
                     if self._streamed is not None:
                         self._streamed.unload_all()  # answers what is under way, also before a stop
                 for load in self._loads:
@@ -127,8 +130,29 @@ class Server:
             self._loads = [load for load in self._loads if load.is_alive()]
             self._loads.append(threading.Thread(target=self._load_beside, args=(ask, sender), daemon=True))
             self._loads[-1].start()
+        elif isinstance(ask, Run) and self._residents.overlaps(ask.model):
+            self._begin(ask, sender)
         else:
+            self._ahead.drain()
             sender.send(self.answer(ask))
+
+    def _begin(self, ask: Run, sender: _Sender) -> None:
+        """The batch is queued on the device; its answer is sent by the thread that waits for it."""
+        try:
+            end = self._begun(ask)
+        except Exception as error:
+            self._ahead.drain()  # answers keep the order of the asks
+            sender.send(_refused(ask.call, error))
+            return
+
+        def answered() -> None:
+            try:
+                answer: Answer = end()
+            except Exception as error:
+                answer = _refused(ask.call, error)
+            sender.send_if_there(answer)
+
+        self._ahead.push(answered)
 
     def _load_beside(self, ask: Load, sender: _Sender) -> None:
         with contextlib.suppress(ConnectionError):
@@ -182,10 +206,24 @@ class Server:
 
     def _run(self, ask: Run) -> Ran:
         asked = time.perf_counter()
-        slot = self._slots.get(ask.slot, ask.offset_free)
-        inputs = {placed.name: read(slot.view, placed) for placed in ask.inputs}
+        slot, inputs = self._inputs(ask)
         began = time.perf_counter()
         outcome = self._residents.run(ask.model, inputs, ask.rows)
+        return self._ran(ask, slot, outcome, began - asked)
+
+    def _begun(self, ask: Run) -> Callable[[], Ran]:
+        """As `_run`, in two steps."""
+        asked = time.perf_counter()
+        slot, inputs = self._inputs(ask)
+        began = time.perf_counter()
+        finish = self._residents.begin(ask.model, inputs, ask.rows)
+        return lambda: self._ran(ask, slot, finish(), began - asked)
+
+    def _inputs(self, ask: Run) -> tuple[Slot, dict[str, Any]]:
+        slot = self._slots.get(ask.slot, ask.offset_free)
+        return slot, {placed.name: read(slot.view, placed) for placed in ask.inputs}
+
+    def _ran(self, ask: Run, slot: Slot, outcome: Outcome, input_seconds: float) -> Ran:
         ended = time.perf_counter()
         outputs = {name: np.asarray(array) for name, array in outcome.outputs.items()}
         slot.grow(sized(ask.offset_free, outputs))
@@ -199,7 +237,7 @@ class Server:
             memory_used_bytes=self._meter.used() if outcome.batch_bytes >= 0 else -1,
             row_errors=dict(outcome.row_errors),
             retained_bytes=outcome.retained_bytes,
-            input_seconds=began - asked,
+            input_seconds=input_seconds,
             output_seconds=time.perf_counter() - ended,
         )
 

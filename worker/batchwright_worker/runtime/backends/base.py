@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,15 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Let go of all memory."""
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """A LoadedModel that need not end one batch before the next begins (`torch_device`)."""
+
+    def begin(self, inputs: Mapping[str, Array], rows: int) -> Callable[[], Mapping[str, Array]]:
+        """Queue a batch; what it returns waits for it and gives its outputs, in the order of the begins, on any thread.
+        The inputs' memory may be reused at once. Both raise as `run` does."""
 
 
 def check_outputs(outputs: Mapping[str, Array], rows: int) -> None:

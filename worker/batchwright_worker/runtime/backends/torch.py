@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import ml_dtypes
-import numpy as np
 import torch
 
 from batchwright_worker.contract import KIND_NVIDIA
@@ -26,6 +24,8 @@ from batchwright_worker.runtime.backends.base import (
     in_pieces,
 )
 from batchwright_worker.runtime.backends.python import attribute, script
+from batchwright_worker.runtime.backends.torch_device import CudaKit, DeviceModel
+from batchwright_worker.runtime.backends.torch_values import array_of, flat, tensor_of
 
 _DATATYPES: Final = {
     torch.bool: "BOOL",
@@ -45,47 +45,48 @@ _DATATYPES: Final = {
 
 
 class TorchModel:
-    """A callable that takes the inputs as positional tensors in the order of `inputs`."""
+    """A callable on the CPU that takes the inputs as positional tensors in the order of `inputs`."""
 
     def __init__(
         self,
         call: Callable[..., Any],
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        device: torch.device,
         piece: int = 0,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self._call: Callable[..., Any] | None = call
-        self._device = device
         self._piece = piece
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """As LoadedModel.run."""
         try:
             outputs = in_pieces(self._run, inputs, rows, self._piece)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise OutOfDeviceMemoryError(str(error)) from error
+        except RuntimeError as error:
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise OutOfDeviceMemoryError(str(error)) from error
+            raise
         check_outputs(outputs, rows)
         return outputs
 
     def close(self) -> None:
-        """Lets go of the weights and of what the CUDA allocator keeps."""
+        """Lets go of the weights."""
         self._call = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         assert self._call is not None, "run after close"
         with torch.inference_mode():
-            tensors = [tensor_of(inputs[spec.name]).to(self._device) for spec in self.inputs]
-            values = _flat(self._call(*tensors), self.outputs)
+            tensors = [tensor_of(inputs[spec.name]) for spec in self.inputs]
+            values = flat(self._call(*tensors), self.outputs)
             return {spec.name: array_of(value) for spec, value in zip(self.outputs, values, strict=True)}
 
 
-def load(source: ModelSource, host: Host) -> TorchModel:
+_NO_MEMORY: Final = ("can't allocate memory", "not enough memory", "bad_alloc")
+"""How torch's CPU allocator says it."""
+
+
+def load(source: ModelSource, host: Host) -> TorchModel | DeviceModel:
     """By format. Raises LoadError for files that are missing, broken, or hold pickled objects."""
     if not Path(source.path).is_file():
         raise LoadError(f"there is no file at {source.path}; check the artifact's uri")
@@ -104,23 +105,35 @@ def load(source: ModelSource, host: Host) -> TorchModel:
         raise LoadError(f"{source.path} is no usable {source.format} file: {type(error).__name__}: {error}") from error
 
 
-def _load_program(source: ModelSource, device: torch.device) -> TorchModel:
+def _load_program(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
     program = torch.export.load(source.path)
     if device.type == "cuda":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
     inputs, outputs, piece = program_signature(program, source)
-    return TorchModel(program.module(), inputs, outputs, device, piece)
+    return _on(device, program.module(), inputs, outputs, piece)
 
 
-def _load_torchscript(source: ModelSource, device: torch.device) -> TorchModel:
+def _load_torchscript(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
     _need_signature(source)
-    return TorchModel(torch.jit.load(source.path, map_location=device).eval(), source.inputs, source.outputs, device)
+    return _on(device, torch.jit.load(source.path, map_location=device).eval(), source.inputs, source.outputs)
 
 
-def _load_safetensors(source: ModelSource, device: torch.device) -> TorchModel:
-    return TorchModel(module_of(source).to(device), source.inputs, source.outputs, device)
+def _load_safetensors(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
+    return _on(device, module_of(source).to(device), source.inputs, source.outputs)
+
+
+def _on(
+    device: torch.device,
+    call: Callable[..., Any],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    piece: int = 0,
+) -> TorchModel | DeviceModel:
+    if device.type == "cuda":
+        return DeviceModel(call, inputs, outputs, CudaKit(), piece)
+    return TorchModel(call, inputs, outputs, piece)
 
 
 def module_of(source: ModelSource) -> torch.nn.Module:
@@ -174,33 +187,6 @@ def _spec(name: str, value: Any) -> TensorSpec:
         raise LoadError(f"{name!r} has no dimensions; the first must be the batch")
     shape = [size if isinstance(size, int) else -1 for size in value.shape[1:]]
     return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape)
-
-
-def tensor_of(array: Array) -> torch.Tensor:
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def array_of(value: Any) -> Array:
-    tensor = value.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        array: Array = tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-        return array
-    plain: Array = tensor.numpy()
-    return plain
-
-
-def _flat(value: Any, outputs: Sequence[TensorSpec]) -> list[Any]:
-    if isinstance(value, dict):
-        missing = [spec.name for spec in outputs if spec.name not in value]
-        if missing:
-            raise LoadError(f"the model returned {sorted(value)} and not the declared output {missing[0]!r}")
-        return [value[spec.name] for spec in outputs]
-    flat = list(value) if isinstance(value, tuple | list) else [value]
-    if len(flat) != len(outputs):
-        raise LoadError(f"the model returned {len(flat)} outputs, {len(outputs)} are declared")
-    return flat
 
 
 @contextlib.contextmanager

@@ -1,0 +1,24 @@
+"""A runtime process whose torch models run as on a GPU, with a host kit in CUDA's place: `python FILE SOCKET`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    from batchwright_worker.runtime.backends import torch as backend
+    from batchwright_worker.runtime.backends.torch_device import DeviceModel
+    from batchwright_worker.runtime.server import serve
+    from batchwright_worker.runtime.supervisor import die_with_parent, listen
+    from tests.runtime.test_torch_device import HostKit
+
+    die_with_parent(int(sys.argv[2]))
+    backend._on = lambda _device, call, inputs, outputs, piece=0: DeviceModel(call, inputs, outputs, HostKit(), piece)
+    with listen(Path(sys.argv[1])) as listener:
+        serve(listener, os.open(os.devnull, os.O_WRONLY))
+
+
+if __name__ == "__main__":
+    main()

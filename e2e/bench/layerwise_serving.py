@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=2, help="per model")
     parser.add_argument("--layers", type=int, default=6, help="of the wide model, 64 MiB each")
     parser.add_argument("--memory", type=int, default=256 << 20, help="bytes for weights")
-    parser.add_argument("--whole-memory", type=int, default=700 << 20, help="of the whole process with mode Off")
+    parser.add_argument("--whole-memory", type=int, default=520 << 20, help="of the whole process with mode Off")
     parser.add_argument("--modes", nargs="*", default=list(MODES))
     asyncio.run(_compare(parser.parse_args()))
 

@@ -1,0 +1,94 @@
+"""Profiles and what is planned from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright_worker.layerwise.execution import Record
+from batchwright_worker.layerwise.planner import Plans
+from batchwright_worker.layerwise.pool import UnitReader
+from batchwright_worker.layerwise.profiler import Effort, measured
+from batchwright_worker.layerwise.profiles import Profile, Summary, fit_fetch, read_profile
+from batchwright_worker.layerwise.replaying import replay
+from batchwright_worker.layerwise.tracing import trace
+from batchwright_worker.layerwise.values import Layer
+from tests.layerwise.test_split_onnx import conv_net, opened
+
+
+def profile(rows: int, compute: list[float], sizes: list[int]) -> Profile:
+    return Profile(
+        digest="d", model="m", processor="p", rows=rows, compute_s=compute, bytes=sizes, latency_s=0.001,
+        bytes_per_second=1000.0,
+    )  # fmt: skip
+
+
+@given(
+    latency=st.floats(0, 0.1),
+    bandwidth=st.floats(1e3, 1e10),
+    sizes=st.lists(st.integers(1, 1 << 30), min_size=2, max_size=20, unique=True),
+)
+def test_the_fit_finds_latency_and_bandwidth(latency: float, bandwidth: float, sizes: list[int]) -> None:
+    found_latency, found_bandwidth = fit_fetch(sizes, [latency + size / bandwidth for size in sizes])
+    for size in sizes:
+        assert found_latency + size / found_bandwidth == pytest.approx(latency + size / bandwidth, rel=0.02, abs=1e-6)
+
+
+def test_one_size_is_all_bandwidth() -> None:
+    assert fit_fetch([100, 100], [0.5, 0.5]) == (0.0, 200.0)
+
+
+def test_compute_is_interpolated_between_sizes_and_resident_units_need_no_fetch() -> None:
+    plans = Plans()
+    plans.add("m", [profile(4, [0.040], [500]), profile(1, [0.010], [500])])
+    assert [plans.layers("m", rows)[0].compute for rows in (1, 2, 4, 8)] == pytest.approx([0.01, 0.02, 0.04, 0.08])
+    assert plans.layers("m", 1)[0].fetch == pytest.approx(0.501)
+    plans.keep("m", frozenset({0}))
+    assert plans.layers("m", 1)[0] == Layer(compute=plans.layers("m", 1)[0].compute, fetch=0.0, bytes=0)
+
+
+def record(planned: Layer, compute: float, fetch: float) -> Record:
+    return Record("m", 0, 0, 1, planned.bytes, 0.0, 1.0, 1.0 + fetch, 2.0, 2.0 + compute, planned, 0, 0.0)
+
+
+def test_plans_follow_what_is_measured() -> None:
+    plans = Plans()
+    plans.add("m", [profile(1, [0.010], [500])])
+    for _ in range(200):
+        plans.learn(record(plans.layers("m", 1)[0], compute=0.030, fetch=0.25))
+    [layer] = plans.layers("m", 1)
+    assert layer.compute == pytest.approx(0.030, rel=0.05)
+    assert layer.fetch == pytest.approx(0.25, rel=0.05)
+
+
+def test_a_profile_is_measured_once_per_processor_and_batch_size(tmp_path: Path) -> None:
+    network = opened(conv_net(tmp_path / "net.onnx"), tmp_path)
+    reader = UnitReader(network.folder)
+    first = measured(network, reader, 2, "this one", Effort(runs=20, least=20))
+    assert len(first.compute_s) == len(first.bytes) == len(network.index.units)
+    assert first.runs >= 20
+    assert all(seconds > 0 for seconds in first.compute_s)
+    assert first.bytes_per_second > 0
+    assert measured(network, reader, 2, "this one", Effort(runs=20, least=20)) == first
+    assert read_profile(network.folder, "another one", 2) is None
+    assert f"{len(first.bytes)} units" in str(Summary(profile=first))
+    reader.close()
+
+
+def test_a_replay_of_what_ran_as_planned_has_no_error_and_its_trace_has_both_engines() -> None:
+    planned = Layer(compute=2.0, fetch=1.0, bytes=3)
+    ran = [
+        Record("a", 0, 0, 1, 3, 10.0, 10.0, 11.0, 11.0, 13.0, planned, 0, 0.0),
+        Record("b", 1, 0, 1, 3, 10.0, 13.0, 14.0, 14.0, 16.0, planned, 1, 0.0),
+    ]
+    told = replay(ran, budget_bytes=3)
+    assert told.measured_s == told.replayed_s == told.planned_s == 6.0
+    assert told.error == told.plan_error == 0.0
+    assert replay(ran, budget_bytes=6).replayed_s == 5.0
+    events = [event for event in trace({"run": ran})["traceEvents"] if event["ph"] == "X"]
+    assert [(event["tid"], event["ts"], event["dur"]) for event in events] == [
+        (2, 1e6, 2e6), (1, 0.0, 1e6), (2, 4e6, 2e6), (1, 3e6, 1e6),
+    ]  # fmt: skip

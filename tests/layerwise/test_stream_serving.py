@@ -1,0 +1,151 @@
+"""`batchwright-worker serve` with layerwise on and off: two models, memory for less than both, the same load."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from batchwright_worker.contract import KIND_EMULATED
+from batchwright_worker.layerwise.profiles import ENV_CACHE
+from batchwright_worker.local.processes import Served
+from tests.layerwise.test_split_onnx import alone, conv_net
+from tests.runner.serving_rig import replica, state_of
+
+BUDGET = 4000
+
+
+def emulated(name: str, weights: int, load_ms: int, fixed_us: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}],
+        "artifacts": [
+            {
+                "accelerator": KIND_EMULATED,
+                "format": "emulated",
+                "emulated": {
+                    "fixedMicroseconds": fixed_us,
+                    "perRowMicroseconds": 0,
+                    "weightsBytes": weights,
+                    "loadMilliseconds": load_ms,
+                },
+            }
+        ],
+        "batching": {"maxSize": 1},
+    }
+
+
+def pair(mode: str) -> dict[str, Any]:
+    """`compute`: 160 ms to compute, 20 to fetch; `weights`: the other way round. Neither fits beside the other."""
+    layerwise = {"mode": mode} if mode == "Off" else {"mode": mode, "memoryBudgetBytes": BUDGET}
+    return {
+        "apiVersion": "batchwright.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "pair"},
+        "spec": {
+            "models": [emulated("compute", 2400, 20, 160_000), emulated("weights", 3200, 160, 20_000)],
+            "runtimes": [{"accelerator": KIND_EMULATED, "memoryBudgetBytes": BUDGET}],
+            "layerwise": layerwise,
+        },
+    }
+
+
+async def ready(here: Served) -> Any:
+    async with asyncio.timeout(60):
+        state = await state_of(here)
+        while not state.ready:
+            state = await state_of(here, state.revision)
+    return state
+
+
+async def ask(session: aiohttp.ClientSession, here: Served, model: str, row: list[float]) -> int:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": row}]}
+    async with session.post(f"{here.url}/v2/models/{model}/infer", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return int((await answer.json())["outputs"][0]["data"][0])
+
+
+async def serve_both(mode: str, each: int) -> tuple[float, str, Any]:
+    """Seconds until `each` requests per model, from two clients per model, are answered; metrics; state."""
+    async with replica(pair(mode)) as here, aiohttp.ClientSession() as session:
+        await ready(here)
+        left = Counter({"compute": each, "weights": each})
+
+        async def client(model: str) -> None:
+            while left[model] > 0:
+                left[model] -= 1
+                row = [0.0] * 5
+                row[left[model] % 5] = 1.0
+                assert await ask(session, here, model, row) == row.index(1.0)
+
+        begin = time.monotonic()
+        await asyncio.gather(*(client(model) for model in ("compute", "weights") for _ in range(2)))
+        seconds = time.monotonic() - begin
+        async with session.get(f"{here.url}/metrics") as answer:
+            metrics = await answer.text()
+        return seconds, metrics, await state_of(here)
+
+
+@pytest.mark.slow
+async def test_layerwise_serves_both_faster_than_swapping_them_within_the_same_memory() -> None:
+    """16 requests: swapping whole models costs up to 180 ms of loads a turn; the two engines overlap to half of it."""
+    off, metrics, state = await serve_both("Off", 8)
+    assert "batchwright_engine" not in metrics
+    for mode in ("Balanced", "Literal"):
+        on, metrics, state = await serve_both(mode, 8)
+        assert on < 0.75 * off, (mode, on, off)
+        lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+        label = f'{{device="runtime-0",engine="compute",kind="{KIND_EMULATED}"}}'
+        assert float(lines[f"batchwright_engine_busy_seconds_total{label}"]) >= 7 * 0.18
+        assert 0 <= float(lines[f"batchwright_engine_idle_seconds_total{label}"]) < on
+        [device] = state.devices
+        assert 0 < device.streams.peak_bytes <= device.streams.capacity_bytes <= BUDGET
+        assert [model.layerwise.split(";")[0] for model in state.models] == ["8 units, 0.0 MB", "8 units, 0.0 MB"]
+
+
+async def test_real_models_within_a_budget_below_their_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENV_CACHE, str(tmp_path / "cache"))
+    document = pair("Balanced")
+    paths = [conv_net(tmp_path / f"{name}.onnx") for name in ("a", "b")]
+    document["spec"] |= {
+        "models": [
+            {"name": p.stem, "artifacts": [{"format": "onnx", "uri": p.as_uri()}], "batching": {"maxSize": 1}}
+            for p in paths
+        ],
+        "runtimes": [{"accelerator": "cpu"}],
+        "layerwise": {"mode": "Balanced", "memoryBudgetBytes": 240_000},
+    }
+    x = np.random.default_rng(4).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    async with replica(document) as here, aiohttp.ClientSession() as session:
+        state = await ready(here)
+        assert all("units" in model.layerwise for model in state.models)
+
+        async def once(name: str) -> list[float]:
+            body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3, 16, 16], "data": x.ravel().tolist()}]}
+            async with session.post(f"{here.url}/v2/models/{name}/infer", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                data: list[float] = (await answer.json())["outputs"][0]["data"]
+                return data
+
+        answers = await asyncio.gather(*(once(name) for name in "abababab"))
+    for name, data in zip("abababab", answers, strict=True):
+        expected = alone(tmp_path / f"{name}.onnx", {"x": x})[0].ravel()
+        np.testing.assert_array_equal(np.array(data, np.float32), expected)
+
+
+async def test_a_model_that_cannot_be_cut_says_why_and_leaves_the_other_alone(tmp_path: Path) -> None:
+    document = pair("Balanced")
+    document["spec"]["models"][1] = emulated("huge", 1_000_000, 10, 1000)
+    async with replica(document) as here, aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60):
+            state = await state_of(here)
+            while {model.name: model.state for model in state.models} != {"compute": "Ready", "huge": "Failed"}:
+                state = await state_of(here, state.revision)
+        assert "raise memoryBudgetBytes" in next(m.message for m in state.models if m.name == "huge")
+        assert await ask(session, here, "compute", [0.0, 1.0]) == 1

@@ -11,8 +11,7 @@ from typing import Any
 from batchwright_worker.contract import KIND_EMULATED
 from batchwright_worker.manifest import parse_deployment
 from batchwright_worker.sidecar.order import Order
-from batchwright_worker.sidecar.scheduler import Scheduler
-from batchwright_worker.sidecar.served import Served, plan_of
+from batchwright_worker.sidecar.served import plan_of
 from batchwright_worker.sidecar.simulator import Arrival, Report, SimulatedDevice, Simulation
 from e2e.bench.device import Device
 from e2e.bench.load import drive, drive_all, spec_for
@@ -146,15 +145,6 @@ def _live(bench: Bench, order: Order, overlaps: bool) -> Run:
 # --- simulated ------------------------------------------------------------------------------------
 
 
-class LeastRecentlyUsed(Scheduler):
-    """Evicts the model that was served longest ago: what everyone does first."""
-
-    __slots__ = ()
-
-    def _keep(self, served: Served, _now: float) -> float:
-        return served.queue.last_served
-
-
 def _simulated_line(order: Order, overlaps: bool, *, lru: bool = False) -> tuple[object, ...]:
     report = simulated(order, overlaps=overlaps, lru=lru)
     name = f"{order}{', evict least recently used' * lru}, simulated"
@@ -173,9 +163,7 @@ def simulated(order: Order, *, overlaps: bool, lru: bool = False, seconds: float
     )
     manifest = parse_deployment(_manifest(order, overlaps))
     plans = [plan_of(model, load_bytes=WEIGHTS_BYTES) for model in manifest.spec.models]
-    simulation = Simulation(plans, [device], order)
-    if lru:
-        simulation.scheduler.__class__ = LeastRecentlyUsed  # same slots: the books that were opened stay
+    simulation = Simulation(plans, [device], order, "LeastRecentlyUsed" if lru else "LeastWorth")
     return simulation.run(_zipf(seconds), seconds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from batchwright_worker.sidecar.dispatch import UNBOUNDED, Device, Queued, RunBatch, rows_that_fit
+from batchwright_worker.sidecar.ledger import Ledger
 from batchwright_worker.sidecar.order import Choice
 from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
 from batchwright_worker.sidecar.served import Served
@@ -60,13 +61,16 @@ def queued(choice: Choice, served: Served) -> Queued:
     )
 
 
-def views(
-    models: Mapping[str, Served], devices: Mapping[str, DeviceBooks], now: float, *, claimant: bool = False
-) -> list[Device]:
+def views(books: Ledger, now: float, *, claimant: bool = False) -> list[Device]:
     """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is worth."""
+    models, devices = books.models, books.devices
     waiting = frozenset(served.name for served in models.values() if served.queue.rows)
-    keep = {name: _keep(served, now) for name, served in models.items()} if len(models) > 1 else {}
-    return [books.as_device(keep, waiting, now, claimant=claimant) for books in devices.values() if not books.down]
+    keep: dict[str, float] = {}
+    if len(models) > 1 and books.eviction == "LeastWorth":
+        keep = {name: _keep(served, now) for name, served in models.items()}
+    elif len(models) > 1:
+        keep = {name: served.queue.last_served for name, served in models.items()}
+    return [one.as_device(keep, waiting, now, claimant=claimant) for one in devices.values() if not one.down]
 
 
 def at_once(choice: Choice, served: Served, devices: Mapping[str, DeviceBooks]) -> RunBatch | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.sidecar.dispatch import LoadModel
 from batchwright_worker.sidecar.measures import WindowCounts
 from batchwright_worker.sidecar.order import Order
-from batchwright_worker.sidecar.residency import DeviceBooks, Held
+from batchwright_worker.sidecar.residency import DeviceBooks, Eviction, Held
 from batchwright_worker.sidecar.served import Plan, Served, serve
 from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.tuning import Verdict
@@ -23,6 +23,7 @@ class Ledger:
     """All models and devices of one sidecar. Devices appear by `add_device`."""
 
     order: Order = "Balanced"
+    eviction: Eviction = "LeastWorth"
     models: dict[str, Served] = field(default_factory=dict)
     devices: dict[str, DeviceBooks] = field(default_factory=dict)
     former: dict[str, list[str]] = field(default_factory=dict)

@@ -13,6 +13,9 @@ from batchwright_worker.sidecar.dispatch import UNBOUNDED, Device, Resident
 from batchwright_worker.sidecar.values import LoadReport, MemoryReport
 
 Work = Literal["Idle", "Running", "Loading", "Down"]
+Eviction = Literal["LeastWorth", "LeastRecentlyUsed"]
+"""Which idle model makes room: the one worth least (`keep_value`, the default), or what everyone does first (kept to
+compare with)."""
 SHORT_S = 0.002
 """Behind a batch predicted to take less device time than this the next one follows at once, full or not: the way to the
 runtime and back takes longer than what waiting could gather."""

@@ -113,7 +113,7 @@ class Scheduler(Ledger):
                 self._displace(first.model)
                 return first
         queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
-        outcome = dispatch.decide(queued, candidates.views(self.models, self.devices, now), self._loading())
+        outcome = dispatch.decide(queued, candidates.views(self, now), self._loading())
         if not isinstance(outcome.action, Nothing):
             for name in outcome.passed_over:
                 self.models[name].queue.passed_over += 1
@@ -145,7 +145,7 @@ class Scheduler(Ledger):
             if not found or not self._may_follow(found, now):
                 break
             queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
-            run = dispatch.follow(queued, candidates.views(self.models, self.devices, now))
+            run = dispatch.follow(queued, candidates.views(self, now))
             if run is None:
                 break
             begins = self.devices[run.device].free_at(now)
@@ -173,7 +173,7 @@ class Scheduler(Ledger):
             load_bytes=footprint.load_bytes,
             bytes_per_row=footprint.bytes_per_row,
         )
-        views = candidates.views(self.models, self.devices, now, claimant=True)
+        views = candidates.views(self, now, claimant=True)
         lacking = [one for one in views if model not in one.residents and device in (None, one.name)]
         action = dispatch.serve(queued, lacking, model in self._loading())
         assert not isinstance(action, RunBatch)

@@ -16,7 +16,7 @@ from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
 from batchwright_worker.sidecar.measures import percentile
 from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.queues import Bucket
-from batchwright_worker.sidecar.residency import DeviceBooks
+from batchwright_worker.sidecar.residency import DeviceBooks, Eviction
 from batchwright_worker.sidecar.scheduler import Scheduler
 from batchwright_worker.sidecar.served import Plan, Served
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal
@@ -129,6 +129,7 @@ class Simulation:
     plans: Iterable[Plan]
     devices: Iterable[SimulatedDevice]
     order: Order = "Balanced"
+    eviction: Eviction = "LeastWorth"
     warm_up: bool = True
     """Begin with what the engine's warm-up would have measured: one batch of 1, 2, 4, ... rows."""
     arrival_s: float = 0.0
@@ -148,7 +149,7 @@ class Simulation:
     _report: Report = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(order=self.order)
+        self.scheduler = Scheduler(order=self.order, eviction=self.eviction)
         self._machines = {machine.name: machine for machine in self.devices}
         for machine in self._machines.values():
             books = DeviceBooks(

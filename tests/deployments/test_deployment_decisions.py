@@ -446,6 +446,16 @@ def test_a_stored_object_that_breaks_the_schema_is_told_and_left_alone() -> None
 # --- what sidecars say
 
 
+def test_how_a_model_was_cut_into_layers_is_told() -> None:
+    world = World(deployment(replicas=1))
+    world.serve()
+    [pod] = world.api.pods()
+    cut = "18 units, 2 of them resident, 102.1 MB; compute 60.0 ms, fetch 90.0 ms: bound by memory"
+    world.hear(pod, state(model_state(layerwise=cut)))
+    world.settle()
+    assert [each["layerwise"] for each in world.status["models"]] == [cut]
+
+
 def test_models_are_pooled_over_replicas() -> None:
     world = World(deployment(replicas=3))
     world.serve()

@@ -30,7 +30,7 @@ from batchwright_worker.sidecar.http_server import HttpServer, bound, http_serve
 from batchwright_worker.sidecar.metadata import Catalogue
 from batchwright_worker.sidecar.metrics import Metrics
 from batchwright_worker.sidecar.recording import DEFAULT_BYTES, DispatchLog, RecordedScheduler
-from batchwright_worker.sidecar.streaming import told
+from batchwright_worker.sidecar.streaming import Streaming, told
 from batchwright_worker.sidecar.tensors import Limits
 from batchwright_worker.sidecar.traced import TracedApp, TracedEngine, TracedRuntime, TracedService
 from batchwright_worker.sidecar.tracing import tracing_of
@@ -104,7 +104,8 @@ class Sidecar:
         models = {model.name: model for model in deployment.spec.models}
         self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
         self._control = deployment.spec.repository_control
-        self._streaming = [each for each in engine.runtimes.values() if isinstance(each, RuntimeClient)]
+        runtimes = [each for each in engine.runtimes.values() if hasattr(each, "streamed")]
+        self._streaming = cast(list[Streaming], runtimes)
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer] = []
         self._grpc: Any = None

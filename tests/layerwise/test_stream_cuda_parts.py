@@ -1,0 +1,83 @@
+"""What of the CUDA device can be shown without a GPU: its clock, its memory's books, and where units make tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.device_cuda import ANCHOR_S, EventClock
+from batchwright_worker.layerwise.grounds import leading
+from batchwright_worker.layerwise.network_torch import open_torch
+from batchwright_worker.layerwise.ring import Ring
+from batchwright_worker.layerwise.splitting_torch import onto
+from batchwright_worker.runtime.backends.base import Host
+from batchwright_worker.runtime.memory import Ledger
+from tests.layerwise.splits import ConvNet, export
+
+
+@dataclass
+class Happened:
+    """An event of a device whose clock counts milliseconds in 32-bit floats, as CUDA's does."""
+
+    at_s: float
+
+    def elapsed_time(self, later: Happened) -> float:
+        return float(np.float32((later.at_s - self.at_s) * 1e3))
+
+
+def test_event_times_stay_exact_over_hours() -> None:
+    clock = EventClock(Happened(100.0), 5000.0)
+    for second in range(1, 7200):
+        assert clock.at(Happened(100.0 + second * 1.7)) == pytest.approx(5000.0 + second * 1.7, abs=2e-4)
+    assert ANCHOR_S > 1
+
+
+def test_an_arena_that_is_not_mirrored_skips_its_end_and_still_takes_the_largest_unit() -> None:
+    ring = Ring(10, mirrored=False)
+    assert [ring.place(4), ring.place(3)] == [0, 4]
+    ring.retire()
+    assert not ring.fits(5)
+    assert ring.place(4) == 0
+    assert ring.held == 10
+    ring.retire()
+    ring.retire()
+    assert ring.fits(10)
+
+
+class Ramp(torch.nn.Module):
+    """Makes a tensor by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.line(x) + torch.arange(8, dtype=torch.float32, device=x.device)
+
+
+def test_what_a_unit_makes_by_itself_is_made_on_the_device_of_its_weights(tmp_path: Path) -> None:
+    path = export(Ramp(), (torch.randn(2, 8),), tmp_path / "net.pt2")
+    source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
+    host = Host(kind="cpu", threads=1, ledger=Ledger(0))
+    [graph] = open_torch(source, host, lambda digest: tmp_path / digest, 1 << 20).graphs
+    onto(graph, torch.device("meta"))
+    line = Ramp().line
+    [found] = graph.module(torch.randn(3, 8, device="meta"), *(weight.to("meta") for weight in line.parameters()))
+    assert found.device.type == "meta"
+    assert found.shape == (3, 8)
+
+
+def test_the_first_units_stay_as_far_as_their_share_goes(tmp_path: Path) -> None:
+    path = export(ConvNet(), (torch.randn(2, 3, 8, 8),), tmp_path / "net.pt2")
+    source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
+    host = Host(kind="cpu", threads=1, ledger=Ledger(0))
+    network = open_torch(source, host, lambda digest: tmp_path / digest, 1 << 20)
+    sizes = [unit.size for unit in network.index.units]
+    assert leading(network, 0) == frozenset()
+    assert leading(network, sizes[0] + sizes[1]) == {0, 1}
+    assert leading(network, sum(sizes)) == set(range(len(sizes)))

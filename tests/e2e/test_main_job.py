@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import aiohttp
 import pytest
 
 from e2e.demo.kubectl import wait_for
 from e2e.demo.report import placements
-from tests.e2e.load import SteppedLoad
+from tests.e2e.load import BODY, SteppedLoad
 from tests.e2e.stage import SYSTEM, Stage, watch
 
 RUNNERS = "batchwright.dev/inferencejob={},batchwright.dev/step=run"
@@ -93,6 +96,22 @@ def test_batch_size_follows_a_stepped_load(stage: Stage) -> None:
     }
     assert all("p95 is" in event["note"] for event in changes)
     stage.kubectl.run("delete", "modeldeployment", "stepped", "-n", stage.namespace)
+
+
+def test_two_models_share_an_accelerator_layer_by_layer(stage: Stage) -> None:
+    took = {}
+    for mode in ("Off", "Balanced"):
+        name = f"pair-{mode.lower()}"
+        stage.apply(layerwise_pair(name, mode))
+        stage.await_condition("modeldeployment", name, "Ready", timeout_s=180)
+        (pod,) = stage.all("pods", selector=MODELS.format(name))
+        took[mode] = asyncio.run(serve_both(f"http://{pod['status']['podIP']}:8000", each=12))
+        models = (stage.get("modeldeployment", name) or {})["status"]["models"]
+        told = [model.get("layerwise", "")[:7] for model in models]
+        assert told == (["", ""] if mode == "Off" else ["8 units", "8 units"])
+        stage.kubectl.run("delete", "modeldeployment", name, "-n", stage.namespace, "--timeout=120s", timeout_s=150)
+    print(f"24 requests, layerwise off and on: {took}")
+    assert took["Balanced"] < 0.8 * took["Off"], took
 
 
 def test_delete_leaves_no_child(stage: Stage) -> None:
@@ -176,6 +195,45 @@ def emulated_deployment(name: str) -> dict[str, Any]:
     """One model on the emulated accelerator, 10 + 2n ms, target 100 ms, starting at batches of one row."""
     batching = {"minSize": 1, "initialSize": 1, "maxSize": 64, "step": 1, "windowMilliseconds": 1000}
     return _deployment(name, "batchwright.dev/emulated", targets={"latencyMilliseconds": 100}, batching=batching)
+
+
+def layerwise_pair(name: str, mode: str) -> dict[str, Any]:
+    """One model that computes for 160 ms and fetches for 20, one the other way round, and memory for one of them."""
+    budget = 4000
+    pair = _deployment(name, "batchwright.dev/emulated", batching={"maxSize": 1})
+    pair["spec"]["runtimes"][0]["memoryBudgetBytes"] = budget
+    pair["spec"]["layerwise"] = {"mode": mode} if mode == "Off" else {"mode": mode, "memoryBudgetBytes": budget}
+    (model,) = pair["spec"]["models"]
+    pair["spec"]["models"] = []
+    for own, (weights, load_ms, fixed_us) in {"compute": (2400, 20, 160_000), "weights": (3200, 160, 20_000)}.items():
+        emulated = {
+            "fixedMicroseconds": fixed_us,
+            "perRowMicroseconds": 0,
+            "weightsBytes": weights,
+            "loadMilliseconds": load_ms,
+        }
+        artifact = {**model["artifacts"][0], "emulated": emulated}
+        pair["spec"]["models"].append({**model, "name": own, "artifacts": [artifact]})
+    return pair
+
+
+async def serve_both(base: str, *, each: int) -> float:
+    """Seconds until so many requests per model, from two clients per model, have their right answers."""
+    left = Counter({"compute": each, "weights": each})
+
+    async def client(session: aiohttp.ClientSession, model: str) -> None:
+        while left[model] > 0:
+            left[model] -= 1
+            async with session.post(f"{base}/v2/models/{model}/infer", json=BODY) as answer:
+                assert answer.status == 200, await answer.text()
+                assert (await answer.json())["outputs"][0]["data"] == [2]
+
+    begin = time.monotonic()
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as clients:
+        for model in ("compute", "weights"):
+            for _ in range(2):
+                clients.create_task(client(session, model))
+    return time.monotonic() - begin
 
 
 def assert_equal_records(given: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:

@@ -45,6 +45,7 @@ class FakeDevice:
     kind: str = "cpu"
     device: str = "runtime-0"
     overlaps_loads: bool = False
+    depth: int = 1
     variable: bool = False
     most_rows: int = 1 << 30
     load_errors: list[Exception] = field(default_factory=list)

@@ -47,6 +47,7 @@ from batchwright_worker.sidecar.values import (
     MemoryReport,
     ModelSource,
     OutOfMemory,
+    PromptRuntime,
     RunResult,
     RuntimeLost,
 )
@@ -69,7 +70,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
     overlaps_loads: bool = False
 
 
-class RuntimeClient:
+class RuntimeClient(PromptRuntime):
     """See the module. `start` returns at once; the runtime is usable from the first `on_back` on."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
@@ -102,6 +103,11 @@ class RuntimeClient:
     def overlaps_loads(self) -> bool:
         """May a load run beside a batch?"""
         return self._settings.overlaps_loads
+
+    @property
+    def depth(self) -> int:
+        """How many batches it may be given at a time: the next one waits where the runtime reads it."""
+        return 2
 
     @property
     def connected(self) -> bool:
@@ -146,33 +152,41 @@ class RuntimeClient:
         unloaded = await self._ask(lambda call: Unload(call=call, model=model), Unloaded)
         self._used_bytes = unloaded.memory_used_bytes
 
-    def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> asyncio.Future[RunResult]:
-        """See `Runtime.run`. The parts have been copied when this returns; several runs may be under way, their
-        answers come in their order. A cancelled run keeps its slot until the runtime has answered."""
+    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+        """See `Runtime.run`."""
         ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
-        try:
-            self._begin(model, parts, rows, ended)
-        except Exception as trouble:
-            fail(ended, trouble)
-        return ended
+        self.begin(model, parts, rows, partial(_settle, ended))
+        return await ended
 
-    def _begin(
-        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, ended: asyncio.Future[RunResult]
+    def begin(
+        self,
+        model: str,
+        parts: Sequence[Mapping[str, Array]],
+        rows: int,
+        ended: Callable[[RunResult | Exception], None],
     ) -> None:
-        connection = self._connected()
-        began = time.perf_counter()
-        columns = {name: [part[name] for part in parts] for name in parts[0]}
-        slot = self._acquire(sum(parts_size(column) for column in columns.values()))
+        """See `PromptRuntime`. Several batches may be under way, their answers come in their order. A batch keeps its
+        slot until the runtime has answered."""
         try:
-            placed, end = _placed(slot, columns)
-        except BaseException:
-            self._pool.release(slot)
-            raise
+            connection, began = self._connected(), time.perf_counter()
+            slot, placed, end = self._filled(parts)
+        except Exception as trouble:
+            ended(trouble)
+            return
         input_s = time.perf_counter() - began
         connection.call(
             lambda call: Run(call=call, model=model, rows=rows, slot=slot.name, inputs=placed, offset_free=end),
             partial(self._ran, slot, input_s, ended),
         )
+
+    def _filled(self, parts: Sequence[Mapping[str, Array]]) -> tuple[Slot, list[Placed], int]:
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        slot = self._acquire(sum(parts_size(column) for column in columns.values()))
+        try:
+            return slot, *_placed(slot, columns)
+        except BaseException:
+            self._pool.release(slot)
+            raise
 
     async def memory(self) -> MemoryReport:
         """As of the last answer that told it. Raises RuntimeLost while there is no process."""
@@ -184,21 +198,23 @@ class RuntimeClient:
         await self._ever_connected.wait()
 
     def _ran(
-        self, slot: Slot, input_s: float, ended: asyncio.Future[RunResult], answer: Answer | ConnectionLostError
+        self,
+        slot: Slot,
+        input_s: float,
+        ended: Callable[[RunResult | Exception], None],
+        answer: Answer | ConnectionLostError,
     ) -> None:
         if isinstance(answer, ConnectionLostError):
             self._pool.discard(slot)
-            fail(ended, RuntimeLost(str(answer)))
+            ended(RuntimeLost(str(answer)))
             return
+        result: RunResult | Exception
         try:
             result = self._result(_expect(answer, Ran), slot, input_s)
         except Exception as trouble:
-            fail(ended, trouble)
-        else:
-            if not ended.done():
-                ended.set_result(result)
-        finally:
-            self._pool.release(slot)
+            result = trouble
+        self._pool.release(slot)
+        ended(result)
 
     def _result(self, ran: Ran, slot: Slot, input_s: float) -> RunResult:
         """Outputs are copied out of the slot, once for the whole batch, so that it is free for the next."""
@@ -276,11 +292,13 @@ class RuntimeClient:
         return connection
 
 
-def fail(future: asyncio.Future[Any], error: Exception) -> None:
-    """End it with an error, which is no news where nobody waits any more."""
-    if not future.done():
-        future.set_exception(error)
-        future.exception()
+def _settle(future: asyncio.Future[RunResult], answer: RunResult | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _placed(slot: Slot, columns: Mapping[str, Sequence[Array]]) -> tuple[list[Placed], int]:

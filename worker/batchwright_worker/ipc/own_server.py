@@ -76,6 +76,11 @@ class OwnServer:
         return self._settings.device
 
     @property
+    def depth(self) -> int:
+        """See `Runtime.depth`."""
+        return 1
+
+    @property
     def overlaps_loads(self) -> bool:
         """May a load run beside a batch? Not relied upon."""
         return False

@@ -14,7 +14,7 @@ from functools import partial
 
 from batchwright_worker.sidecar.board import Board
 from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
-from batchwright_worker.sidecar.isolation import Part, PartsLost, check_outputs, hand_out, run_isolated
+from batchwright_worker.sidecar.isolation import Part, PartsLost, hand_out, run_isolated, wrong_outputs
 from batchwright_worker.sidecar.loader import Loader
 from batchwright_worker.sidecar.measures import ModelMeasures
 from batchwright_worker.sidecar.outcome import BatchOutcome
@@ -30,6 +30,7 @@ from batchwright_worker.sidecar.values import (
     InferenceError,
     InferResult,
     ModelFailed,
+    PromptRuntime,
     Refused,
     RunResult,
     Runtime,
@@ -55,6 +56,8 @@ class Dispatcher:
     """Set while no caller waits."""
     suspects: Suspects = field(default_factory=Suspects)
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+    _wakes: float | None = None
+    _waker: asyncio.TimerHandle | None = None
     _windows: set[str] = field(default_factory=set)
 
     # --- callers ---
@@ -131,11 +134,20 @@ class Dispatcher:
                     return
 
     def _wake_at(self, when: float | None) -> None:
-        if (timer := self._timers.pop("queue delay", None)) is not None:
-            timer.cancel()
+        """Look again then. An earlier timer for the same moment goes on."""
+        if when == self._wakes:
+            return
+        if self._waker is not None:
+            self._waker.cancel()
+            self._waker = None
+        self._wakes = when
         if when is not None:
             delay = max(0.0, when - self.clock())
-            self._timers["queue delay"] = asyncio.get_running_loop().call_later(delay, self.pulse.beat)
+            self._waker = asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._wakes = self._waker = None
+        self.pulse.now()
 
     # --- batches ---
 
@@ -147,16 +159,18 @@ class Dispatcher:
         ]
         for part in parts:
             part.ticket.started(now, run.rows)
-        outcome = self._outcome(batch)
+        outcome = self._outcome(batch, sum(part.rows for part in parts))
         if run.unload or not parts:
             self.pulse.spawn(self._run_with_care(outcome, parts, None))
             return
         rows = [part.ticket.rows_of(part.start, part.rows) for part in parts]
-        running = self.runtimes[run.device].run(run.model, rows, sum(part.rows for part in parts))
-        future = running if isinstance(running, asyncio.Future) else self.pulse.spawn(running)
-        future.add_done_callback(partial(self._first_ended, outcome, parts))
+        runtime, ended = self.runtimes[run.device], partial(self._first_ended, outcome, parts)
+        if isinstance(runtime, PromptRuntime):
+            runtime.begin(run.model, rows, outcome.rows, ended)
+        else:
+            self.pulse.spawn(runtime.run(run.model, rows, outcome.rows)).add_done_callback(partial(_told, ended))
 
-    def _outcome(self, batch: Batch) -> BatchOutcome:
+    def _outcome(self, batch: Batch, rows: int) -> BatchOutcome:
         run = batch.run
         books = self.scheduler.devices[run.device]
         return BatchOutcome(
@@ -170,20 +184,26 @@ class Dispatcher:
             fail=self.fail,
             settle=self.settle,
             epoch=books.epoch,
+            rows=rows,
         )
 
-    def _first_ended(self, outcome: BatchOutcome, parts: list[Part], future: asyncio.Future[RunResult]) -> None:
-        if self.pulse.closed or future.cancelled():
+    def _first_ended(self, outcome: BatchOutcome, parts: list[Part], ended: RunResult | Exception) -> None:
+        """The device waits: its next batch goes out before this one's callers are answered."""
+        if self.pulse.closed:
             return
-        try:
-            result, rows = future.result(), sum(part.rows for part in parts)
-            check_outputs(result, rows)
-            outcome.ran(rows, result, True)
-            hand_out(parts, result, outcome)
-        except Exception as trouble:
+        trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows)
+        if trouble is not None:
             self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
-        else:
-            self._finish(outcome)
+            return
+        assert isinstance(ended, RunResult)
+        outcome.ran(outcome.rows, ended, True)
+        if not outcome.device_lost():
+            self._ended(outcome.batch, outcome)
+        self.pulse.now()
+        try:
+            hand_out(parts, ended, outcome)
+        except Exception as bug:
+            self._broken(outcome.batch, parts, bug)
 
     async def _run_with_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
         """A batch that needs room first, or whose first run has ended in trouble."""
@@ -197,16 +217,17 @@ class Dispatcher:
         except RuntimeTrouble as lost:
             self._retry(batch, PartsLost([], parts, str(lost)))
         except Exception as bug:
-            _log.exception("batch of %s on %s", run.model, run.device)
-            for part in parts:
-                self.fail(part.ticket, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
+            self._broken(batch, parts, bug)
         finally:
-            self._finish(outcome)
+            if not outcome.device_lost():
+                self._ended(batch, outcome)
+            self.pulse.beat()
 
-    def _finish(self, outcome: BatchOutcome) -> None:
-        if not outcome.device_lost():
-            self._ended(outcome.batch, outcome)
-        self.pulse.beat()
+    def _broken(self, batch: Batch, parts: list[Part], bug: Exception) -> None:
+        run = batch.run
+        _log.error("batch of %s on %s", run.model, run.device, exc_info=bug)
+        for part in parts:
+            self.fail(part.ticket, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
 
     def _ended(self, batch: Batch, outcome: BatchOutcome) -> None:
         if outcome.whole is None:
@@ -284,8 +305,18 @@ class Dispatcher:
 
     def close(self) -> None:
         """No more windows, no more waiting for batches to fill."""
-        for timer in self._timers.values():
-            timer.cancel()
+        for timer in (*self._timers.values(), self._waker):
+            if timer is not None:
+                timer.cancel()
+
+
+def _told(ended: Callable[[RunResult | Exception], None], running: asyncio.Future[RunResult]) -> None:
+    """A coroutine's end as a callback's argument."""
+    if running.cancelled():
+        return
+    trouble = running.exception()
+    if trouble is None or isinstance(trouble, Exception):
+        ended(trouble or running.result())
 
 
 def _late(ticket: Ticket, now: float) -> InferenceError:

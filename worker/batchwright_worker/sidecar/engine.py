@@ -130,7 +130,12 @@ class Engine:
             served = self.scheduler.add_model(plan_of(model, *self._expected_footprint(model)), now)
             self.board.add(model.name, served.tuning.size)
         for runtime in self.runtimes.values():
-            books = DeviceBooks(name=runtime.device, kind=runtime.kind, overlaps_loads=runtime.overlaps_loads)
+            books = DeviceBooks(
+                name=runtime.device,
+                kind=runtime.kind,
+                overlaps_loads=runtime.overlaps_loads,
+                depth=runtime.depth,
+            )
             if self.interleaves:
                 books.interleaves, books.depth = True, max(2, len(self.models))
             books.down = True

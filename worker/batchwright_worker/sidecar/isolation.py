@@ -101,18 +101,20 @@ async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int, e
     if ended is not None:
         raise ended
     result = await runtime.run(model, [part.ticket.rows_of(part.start, part.rows) for part in batch], rows)
-    check_outputs(result, rows)
+    if (wrong := wrong_outputs(result, rows)) is not None:
+        raise wrong
     return result
 
 
-def check_outputs(result: RunResult, rows: int) -> None:
-    """Raises BatchFailed unless all outputs have as many rows as the batch."""
+def wrong_outputs(result: RunResult, rows: int) -> BatchFailed | None:
+    """An error unless all outputs have as many rows as the batch."""
     for name, array in result.outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:
-            raise BatchFailed(
+            return BatchFailed(
                 f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows; "
                 f"its first dimension must be the batch"
             )
+    return None
 
 
 def _split_or_fail(

@@ -30,6 +30,8 @@ class BatchOutcome:
     fail: Callable[[Ticket, InferenceError], None]
     settle: Callable[[Ticket, InferResult], None]
     epoch: int
+    rows: int
+    """Of the parts; the batch may have been larger before callers left."""
     whole: RunResult | None = None
     """The result of the batch as dispatched, if it went well."""
     last: RunResult | None = None

@@ -37,6 +37,12 @@ class Pulse:
             self._due = True
             asyncio.get_running_loop().call_soon(self._decide)
 
+    def now(self) -> None:
+        """The same, where the next decision is more urgent than what else this round of the event loop may bring."""
+        if self._watchers:
+            self._wake()
+        self.decide()
+
     async def next(self) -> None:
         """Until the next beat."""
         watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()

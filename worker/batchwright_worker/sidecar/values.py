@@ -25,6 +25,7 @@ Errors, by what the caller does next (each carries its HTTP status and gRPC code
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -242,8 +243,9 @@ class RunResult:
 
 
 class Runtime(Protocol):
-    """One device and the process that drives it. One `run` or `load` at a time, except that `overlaps_loads`
-    allows a `load` beside a `run`. All raise `RuntimeTrouble`; a cancelled `run` may still finish on the device."""
+    """One device and the process that drives it. One `load` or `depth` times `run` at a time, except that
+    `overlaps_loads` allows a `load` beside a `run`. All raise `RuntimeTrouble`; a cancelled `run` may still finish on
+    the device."""
 
     @property
     def kind(self) -> str:
@@ -257,6 +259,10 @@ class Runtime(Protocol):
     def overlaps_loads(self) -> bool:
         """May a load run beside a batch?"""
 
+    @property
+    def depth(self) -> int:
+        """How many batches it may be given at a time; it runs them in their order."""
+
     def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
         """On the event loop: call `on_lost(why)` when the process is gone, `on_back()` when a new, empty one runs."""
 
@@ -267,8 +273,25 @@ class Runtime(Protocol):
         """Give its memory back; when this returns, it is free."""
 
     def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> Awaitable[RunResult]:
-        """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum. A
-        coroutine, or the future of a run that has begun."""
+        """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum."""
 
     async def memory(self) -> MemoryReport:
         """Measured now."""
+
+
+RunEnded = Callable[[RunResult | Exception], None]
+
+
+class PromptRuntime(ABC):
+    """A runtime whose runs need no task; a base class, because it is asked for with every batch."""
+
+    @abstractmethod
+    def begin(
+        self,
+        model: str,
+        parts: Sequence[Mapping[str, Array]],
+        rows: int,
+        ended: Callable[[RunResult | Exception], None],
+    ) -> None:
+        """As `Runtime.run`. The parts have been copied and the runtime was asked when this returns; `ended` is called
+        once, at once where it cannot even begin."""

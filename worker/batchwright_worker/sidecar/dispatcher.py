@@ -37,6 +37,8 @@ from batchwright_worker.sidecar.values import (
     RuntimeTrouble,
 )
 
+_TIMER_S = 0.001
+"""uvloop's timers count milliseconds: one that is asked for less would fire at once, and again, and again."""
 _log = logging.getLogger(__name__)
 
 
@@ -142,7 +144,7 @@ class Dispatcher:
             self._waker = None
         self._wakes = when
         if when is not None:
-            delay = max(0.0, when - self.clock())
+            delay = max(_TIMER_S, when - self.clock())
             self._waker = asyncio.get_running_loop().call_later(delay, self._wake)
 
     def _wake(self) -> None:

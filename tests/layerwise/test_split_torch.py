@@ -16,6 +16,8 @@ from batchwright_worker.runtime.backends.torch import load
 from batchwright_worker.runtime.memory import Ledger
 from tests.layerwise.splits import ConvNet, Encoder, export
 
+pytestmark = pytest.mark.slow
+
 HOST = Host(kind="cpu", threads=2, ledger=Ledger(0))
 IDS = np.arange(20).reshape(4, 5) % 50
 EXAMPLES = {

@@ -97,6 +97,7 @@ def test_an_unloaded_model_is_unknown_until_it_is_loaded(own: Served) -> None:
     assert infer(own, "a")[0] == 200
 
 
+@pytest.mark.slow
 def test_drain_makes_unready_and_finishes_what_it_has(tmp_path: Path) -> None:
     documents = manifest("drain", [emulated_model("a", fixed_ms=300, maxSize=1)])
     with serving(tmp_path, documents, "--sidecar-option=--linger-seconds=1") as own:
@@ -130,6 +131,7 @@ def test_drained_does_not_drain(own: Served) -> None:
     assert infer(own, "a")[0] == 200
 
 
+@pytest.mark.slow
 def test_serve_ends_clean_and_answers_what_runs(tmp_path: Path) -> None:
     with serving(tmp_path, manifest("end", [emulated_model("a", fixed_ms=400, maxSize=1)])) as own:
         children = psutil.Process(own.process.pid).children(recursive=True)
@@ -147,6 +149,7 @@ def running(served: Served) -> bool:
     return b'nv_inference_pending_request_count{model="a",version="1"} 1.0' in served.get("/metrics")[2]
 
 
+@pytest.mark.slow
 def test_nothing_survives_a_killed_serve(tmp_path: Path) -> None:
     with serving(tmp_path, manifest("killed", [emulated_model("a", fixed_ms=1)])) as killed:
         children = psutil.Process(killed.process.pid).children(recursive=True)
@@ -157,6 +160,7 @@ def test_nothing_survives_a_killed_serve(tmp_path: Path) -> None:
     assert len(gone) == len(children)
 
 
+@pytest.mark.slow
 def test_a_dead_sidecar_ends_serve_with_its_reason(tmp_path: Path) -> None:
     with serving(tmp_path, manifest("dead", [emulated_model("a", fixed_ms=1)])) as dead:
         children = psutil.Process(dead.process.pid).children()

@@ -8,7 +8,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.protocol.serving import emulated_model, manifest, serving
+
+pytestmark = pytest.mark.slow
 
 
 def replay(path: Path) -> subprocess.CompletedProcess[str]:

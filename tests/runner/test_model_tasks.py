@@ -25,6 +25,8 @@ from tests.runner.serving_rig import (
     state_of,
 )
 
+pytestmark = pytest.mark.slow
+
 MakeBench = Callable[..., Bench]
 FAN_OUT = (
     cpu("rows", "sample_functions:rows"),

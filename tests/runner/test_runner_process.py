@@ -75,6 +75,7 @@ class Runner:
         return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_killed_runner_leaves_nothing_and_the_next_one_gives_the_same_bytes(
     bench: MakeBench, number: signal.Signals, tmp_path: Path
@@ -116,6 +117,7 @@ async def test_the_state_is_told_to_bearers_of_the_token_only(bench: MakeBench) 
     assert await process.wait() == 143
 
 
+@pytest.mark.slow
 async def test_plan_and_commit_tell_their_results_and_errors(bench: MakeBench) -> None:
     job = bench(cpu("a", "sample_functions:double"))
     runner = Runner(job)

@@ -31,6 +31,7 @@ def test_network_has_the_parameters_of_resnet50() -> None:
     assert sum(sizes.values()) == 25_530_472  # torchvision's 25,557,032 less the folded normalisations' scales
 
 
+@pytest.mark.slow
 def test_torch_and_onnxruntime_agree() -> None:
     """The same architecture and weights: equal logits up to rounding, and of a usable size."""
     import torch
@@ -46,6 +47,7 @@ def test_torch_and_onnxruntime_agree() -> None:
     np.testing.assert_allclose(by_onnx, by_torch, rtol=1e-3, atol=1e-3 * float(by_onnx.std()))
 
 
+@pytest.mark.slow
 def test_real_cpu_benchmark_in_a_process_of_its_own(tmp_path: Path) -> None:
     """A few seconds' budget: a result in the termination message, modest in memory, quick to start."""
     script = (
@@ -73,6 +75,7 @@ def test_real_cpu_benchmark_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert int(done.stderr.rsplit("PEAK", 1)[1]) < 600 << 10  # KiB
 
 
+@pytest.mark.slow
 def test_emulated_table_rises_as_its_formula_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         ENV_EMULATED_DEVICE, '{"fixedMicroseconds": 20000, "perRowMicroseconds": 1000, "memoryBytes": 134217728}'

@@ -99,12 +99,13 @@ def cache_folder() -> Path:
     given = os.environ.get(ENV_CACHE)
     if given:
         return Path(given)
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchwright" / "layerwise"
+    temporary = Path(tempfile.gettempdir()) / "batchwright-layerwise"
     try:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchwright" / "layerwise"
         user.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / "batchwright-layerwise"
-    return user if os.access(user, os.W_OK) else Path(tempfile.gettempdir()) / "batchwright-layerwise"
+    except (OSError, RuntimeError):  # no home, or none to write to
+        return temporary
+    return user if os.access(user, os.W_OK) else temporary
 
 
 def read_profile(folder: Path, processor: str, rows: int) -> Profile | None:

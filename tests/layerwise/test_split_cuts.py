@@ -1,0 +1,73 @@
+"""Where networks are cut: every operation once, units within the limit, residual blocks whole."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright_worker.layerwise.cuts import Operation, aligned, boundaries, cut, weight_bytes
+
+
+def operation(index: int, reads: set[int], size: int, *, matrix: bool) -> Operation:
+    weights = {f"w{index}": size} if size else {}
+    return Operation(
+        reads=frozenset(f"v{read}" for read in reads),
+        writes=(f"v{index}",),
+        weights=weights,
+        matrices=frozenset(weights) if matrix else frozenset(),
+    )
+
+
+def chain(*sizes: int, skips: dict[int, int] | None = None) -> list[Operation]:
+    """Each reads the one before; `skips`: also this earlier one."""
+    return [
+        operation(index, {index - 1, (skips or {}).get(index, index - 1)} - {-1}, size, matrix=size > 0)
+        for index, size in enumerate(sizes)
+    ]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[Operation]:
+    count = draw(st.integers(1, 30))
+    return [
+        operation(
+            index,
+            draw(st.sets(st.integers(0, index - 1), max_size=3)) if index else set(),
+            draw(st.integers(0, 500)),
+            matrix=draw(st.booleans()),
+        )
+        for index in range(count)
+    ]
+
+
+@given(operations=graphs(), limit=st.integers(1, 3000))
+def test_every_operation_is_in_one_unit_in_order_and_units_keep_the_limit(
+    operations: list[Operation], limit: int
+) -> None:
+    spans = cut(operations, limit)
+    assert [index for span in spans for index in range(span.start, span.stop)] == list(range(len(operations)))
+    for span in spans:
+        matrices = [each for each in operations[span.start : span.stop] if each.matrices]
+        heavy = sum(aligned(sum(each.weights.values())) for each in matrices)
+        assert heavy <= limit or len(matrices) <= 1
+    held = [any(each.matrices for each in operations[span.start : span.stop]) for span in spans]
+    assert all(held) or len(spans) == 1
+
+
+def test_a_residual_block_stays_whole_and_what_has_no_weights_goes_backwards() -> None:
+    operations = chain(100, 100, 0, 100, 0, 100, 0, 100, 100, skips={4: 0})
+    assert boundaries(operations) == [1, 2, 2, 2, 1, 1, 1, 1]
+    spans = [(span.start, span.stop) for span in cut(operations, 1 << 20)]
+    assert spans == [(0, 1), (1, 5), (5, 7), (7, 8), (8, 9)]
+
+
+def test_a_block_above_the_limit_is_cut_where_the_least_is_alive() -> None:
+    operations = chain(0, 128, 128, 128, 128, 128, 128, 128, 128, 128, skips={4: 0})
+    spans = cut(operations, 256)
+    assert [weight_bytes(operations, span) for span in spans] == [256, 256, *[128] * 5]
+
+
+def test_a_mask_that_lives_throughout_does_not_stand_in_the_way() -> None:
+    operations = [operation(0, set(), 0, matrix=False)]
+    operations += [operation(index, {0, index - 1}, 100, matrix=True) for index in range(1, 8)]
+    assert len(cut(operations, 1 << 20)) == 7

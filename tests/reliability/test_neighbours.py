@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.callers import HOST, Caller, ask_all, request_of, traffic
-from tests.reliability.fates import Fate, fated_model, manifest, row_of
+from tests.reliability.fates import Fate, fated_model, journal, manifest, row_of
 from tests.reliability.pod import Pod, pod
 from tests.reliability.usage import connected, usage
 
@@ -53,6 +53,17 @@ async def test_a_model_that_raises_on_every_row_leaves_its_neighbour_alone(here:
     assert (load.wrongs, load.lost) == ({}, set())
 
 
+async def test_batches_that_do_not_fit_are_split_and_the_cap_is_learned(here: Pod, tmp_path: Path) -> None:
+    """Rows that run out of memory in batches of more than four are answered all the same, soon in batches of four."""
+    greedy = [(row_of(number, Fate.GREEDY),) for number in range(1, 65)]
+    answers = await ask_all(here.http, greedy)
+    assert [answer for answer, rows in zip(answers, greedy, strict=True) if not answer.is_right(rows)] == []
+    before = len(journal(tmp_path, "m").entries())
+    await ask_all(here.http, greedy)
+    later = journal(tmp_path, "m").entries()[before:]
+    assert max(len(entry.numbers) for entry in later) <= 4, "none that does not fit is tried again"
+
+
 async def test_clients_that_stall_or_never_read_cost_the_others_nothing(here: Pod) -> None:
     """Sixty of them: half a header, half a body, and thousands of requests whose answers nobody takes."""
     assert here.sidecar is not None
@@ -77,9 +88,9 @@ async def test_clients_that_stall_or_never_read_cost_the_others_nothing(here: Po
 def stall(client: socket.socket, number: int) -> None:
     """One of three ways to be a burden."""
     whole = request_of([row_of(number + 1)], "m")
-    if number % 3 == 0:
+    if number % 12 < 6:
         client.send(whole[:40])
-    elif number % 3 == 1:
+    elif number % 12 < 11:
         client.send(whole[:-20])
     else:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

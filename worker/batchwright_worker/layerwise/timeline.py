@@ -105,15 +105,20 @@ class Timeline:
         """Put the layer next on both engines."""
         held = _Held(self._next, layer, max(arrival, self._floor))
         self._next += 1
-        placement = self._place(held)
+        computed = self.compute_free
+        pause = self._place(held)
         self._retire()
-        return placement
+        idle = Idle(max(0, held.fetch_end - computed), pause)
+        return Placement(held.sequence, held.fetch_start, held.fetch_end, held.compute_start, held.compute_end, idle)
 
     def advance(self, now: float) -> None:
         """It is `now`: no fetch starts before, and what is not measured as ended has not ended before."""
         if now > self._floor:
             self._floor = now
-            self._replay()
+            if any(held.fetch_end < now and held.measured_fetch_end is None for held in self._held) or any(
+                held.compute_end < now and held.measured_compute_end is None for held in self._held
+            ):
+                self._replay()
 
     def correct(
         self,
@@ -175,7 +180,7 @@ class Timeline:
             room += held.layer.bytes
         return pause
 
-    def _first_room(self, layer: Layer, earliest: float, pause: float) -> float:
+    def _first_room(self, earliest: float, pause: float) -> float:
         """When the first byte can move: with whole layers all wait together, a fluid fetch starts with any room."""
         if not pause or self.prefetch is Prefetch.WHOLE:
             return earliest + pause
@@ -187,27 +192,35 @@ class Timeline:
             earliest = max(earliest, held.compute_end)
         return earliest
 
-    def _place(self, held: _Held) -> Placement:
-        """The recurrence, measured times first."""
+    def _place(self, held: _Held) -> float:
+        """The recurrence for the layer behind all others, measured times first; returns IM as planned."""
         layer = held.layer
-        earliest = max(self.memory_free, held.arrival)
-        pause = self._pause(layer, earliest)
-        idle_until = self.compute_free
-        if held.measured_fetch_start is None:
-            held.fetch_start = self._first_room(layer, earliest, pause)
-            fetch_end = earliest + pause + layer.fetch
+        pause: float = 0
+        if held.measured_fetch_end is None:
+            pause = self._fetch(held)
         else:
-            held.fetch_start = held.measured_fetch_start
-            fetch_end = held.fetch_start + layer.fetch
-        held.fetch_end = self._known(held.measured_fetch_end, fetch_end)
+            held.fetch_start = held.fetch_start if held.measured_fetch_start is None else held.measured_fetch_start
+            held.fetch_end = held.measured_fetch_end
         compute_start = max(self.compute_free, held.fetch_end)
         held.compute_start = compute_start if held.measured_compute_start is None else held.measured_compute_start
         held.compute_end = self._known(held.measured_compute_end, held.compute_start + layer.compute)
         self.memory_free, self.compute_free = held.fetch_end, held.compute_end
         self._held.append(held)
         self._used += layer.bytes
-        idle = Idle(max(0, held.fetch_end - idle_until), pause)
-        return Placement(held.sequence, held.fetch_start, held.fetch_end, held.compute_start, held.compute_end, idle)
+        return pause
+
+    def _fetch(self, held: _Held) -> float:
+        """Plan a fetch that has not been measured to its end; returns IM."""
+        earliest = max(self.memory_free, held.arrival)
+        pause = self._pause(held.layer, earliest)
+        if held.measured_fetch_start is None:
+            held.fetch_start = self._first_room(earliest, pause)
+            fetch_end = earliest + pause + held.layer.fetch
+        else:
+            held.fetch_start = held.measured_fetch_start
+            fetch_end = held.fetch_start + held.layer.fetch
+        held.fetch_end = self._known(None, fetch_end)
+        return pause
 
     def _known(self, measured: float | None, planned: float) -> float:
         """The measured time; else the planned one, which cannot lie in the past of an executor."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.sidecar import events, recording
@@ -119,6 +119,7 @@ def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> No
 
 
 @settings(max_examples=8, deadline=None)
+@example(rates=[5.0], order="Balanced", memory=100, target=None, seed=0)
 @given(
     rates=st.lists(st.floats(5, 600), min_size=1, max_size=3),
     order=st.sampled_from(["Balanced", "Longest", "Oldest"]),

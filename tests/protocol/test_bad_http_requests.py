@@ -86,6 +86,12 @@ CASES = [
     Case("a null in the data", ("wrong kind", "nulls"), body(tensor(data=[None, *ROW[1:]]))),
     Case("data that is no list", ("no list", "int"), body(tensor(data=12345678901234567))),
     Case("no data", ("no data", "binary_data_size"), body(tensor(data=None))),
+    Case(
+        "words that are no UTF-8",
+        ("input 'x'", "unreadable data"),
+        body(tensor(datatype="BYTES", shape=[1, 1], data=["?"])).replace(b"?", b"\xff"),
+        path="/v2/models/echo-bytes/infer",
+    ),
     Case("a number out of range", ("out of range", "FP64"), body(tensor(data=[1e300] * 16))),
     Case(
         "integers with a fraction",

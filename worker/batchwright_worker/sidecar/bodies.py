@@ -217,7 +217,7 @@ def _array(described: Described, body: InputBody, tail: Tail) -> Array:
 def _values(described: Described, raw: memoryview) -> object:
     try:
         values = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise described.bad("has unreadable data", "a list", str(error), "send a flat list") from error
     if not isinstance(values, list):
         raise described.bad("has data that is no list", "a list", type(values).__name__, "send a flat list")

@@ -46,14 +46,19 @@ class DispatchLog:
         self._encoder = msgspec.json.Encoder()
         self.header: Callable[[], events.Header] | None = None
 
+    def begin(self) -> None:
+        """Before the first call: the file begins with the state that it finds."""
+        if self._file is None and not self._ended:
+            try:
+                self._begin()
+            except OSError as error:
+                self._end(error)
+
     def write(self, event: events.Event) -> None:
-        """One line."""
-        if self._ended:
+        """One line; a file that becomes too long by it is followed by another one."""
+        if self._file is None:
             return
         try:
-            if self._file is None:
-                self._begin()
-            assert self._file is not None
             line = self._encoder.encode(event)
             self._file.write(line + b"\n")
             self._written += len(line) + 1
@@ -63,8 +68,11 @@ class DispatchLog:
                 self._file.flush()
                 self._flushed = event.t
         except OSError as error:
-            _LOG.warning("the dispatch log %s ends: %s", self._path, error)
-            self._ended = True
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        _LOG.warning("the dispatch log %s ends: %s", self._path, error)
+        self._ended, self._file = True, None
 
     def close(self) -> None:
         """What is in the buffer reaches the file."""
@@ -116,7 +124,10 @@ class RecordedScheduler(Scheduler):
         """Perform the call and write it down; calls that it makes itself are part of it."""
         if self._inside:
             return act()
-        told = [] if self._lines is None else [events.argument(each) for each in arguments]
+        told: list[Any] = []
+        if self._lines is not None:
+            self._lines.begin()
+            told = [events.argument(each) for each in arguments]
         self._inside = True
         try:
             given = act()

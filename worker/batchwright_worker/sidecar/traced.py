@@ -96,16 +96,16 @@ class TracedRuntime:
     """A runtime whose runs have spans; all else is the runtime's own."""
 
     def __init__(self, runtime: Runtime, tracing: Tracing) -> None:
-        self._runtime = runtime
+        self.plain = runtime
         self._tracing = tracing
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
+        return getattr(self.plain, name)
 
     def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> Awaitable[RunResult]:
         """See `Runtime.run`."""
-        span = self._tracing.runs(self._runtime.device, model, rows)
-        running = asyncio.ensure_future(self._runtime.run(model, parts, rows))
+        span = self._tracing.runs(self.plain.device, model, rows)
+        running = asyncio.ensure_future(self.plain.run(model, parts, rows))
         if span is not None:
             running.add_done_callback(partial(_ran, span))
         return running

@@ -29,14 +29,14 @@ class OfferedRate:
     first: float = math.inf
 
     def arrived(self, rows: float, now: float) -> None:
-        if now - self.last > self.memory_s * COARSE or self.first is math.inf:
+        if now - self.last > self.memory_s * COARSE or self.first == math.inf:
             self._decay(now)
             self.first = min(self.first, now)
         self.weight += rows
 
     def at(self, now: float) -> float:
         """Rows per second as of now; young estimates are corrected for the time not yet seen."""
-        if self.first is math.inf:
+        if self.first == math.inf:
             return 0.0
         age = max(now - self.first, 0.05)
         faded = self.weight * math.exp(-max(0.0, now - self.last) / self.memory_s)

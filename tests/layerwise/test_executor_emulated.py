@@ -10,7 +10,7 @@ import pytest
 
 from batchwright_worker.layerwise.device_emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution import Batch, Record
-from batchwright_worker.layerwise.executor import Executor
+from batchwright_worker.layerwise.executor import Executor, ExecutorBrokenError
 from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, Policy
 from batchwright_worker.layerwise.replaying import replay
 from batchwright_worker.layerwise.values import BudgetTooSmall, Layer
@@ -98,6 +98,22 @@ def test_a_unit_that_fails_fails_its_batch_and_frees_its_memory() -> None:
     assert isinstance(batches[1].error, MemoryError)
     assert rig.device.ring.held == 0
     assert len(rig.settled) == 2
+
+
+@pytest.mark.parametrize("engine", ["memory", "compute"])
+def test_a_device_that_fails_leaves_nobody_waiting(engine: str) -> None:
+    rig = Rig(4, Literal(skip_limit=4))
+
+    def finish(_job):  # type: ignore[no-untyped-def]
+        raise SystemError("the device is gone")
+
+    getattr(rig.device, engine).finish = finish
+    batches = [rig.batch(model, layers(2, 0.0, 0.0, 2)) for model in "AB"]
+    rig.run(*batches)
+    assert [str(batch.error) for batch in batches] == ["the device is gone"] * 2
+    assert len(rig.settled) == 2
+    with pytest.raises(ExecutorBrokenError):
+        rig.executor.submit(rig.batch("A", layers(1, 0, 0, 1)))
 
 
 def test_a_unit_larger_than_the_memory_is_refused_at_once() -> None:

@@ -22,7 +22,11 @@ from batchwright_worker.layerwise.scheduler import Scheduler
 from batchwright_worker.layerwise.timeline import Timeline
 from batchwright_worker.layerwise.values import Prefetch, Request
 
-__all__ = ["Executor", "Totals"]
+__all__ = ["Executor", "ExecutorBrokenError", "Totals"]
+
+
+class ExecutorBrokenError(RuntimeError):
+    """It runs nothing any more: closed, or an engine of its device has failed for a reason that no batch explains."""
 
 
 @dataclass(slots=True)
@@ -40,17 +44,22 @@ class Totals:
 
 
 class Executor:
-    """`submit` from any thread; `close` when all is done (what is not is failed). `on_record` is called under the lock
-    for every unit that ran."""
+    """`submit` from any thread; `close` when all is done. `on_record` is called under the lock for every unit that ran;
+    `on_broken` once, when the device has failed and nothing will run any more (all batches have been settled then)."""
 
     def __init__(
-        self, device: Accelerator, policy: Policy, on_record: Callable[[Record], None] = lambda _record: None
+        self,
+        device: Accelerator,
+        policy: Policy,
+        on_record: Callable[[Record], None] = lambda _record: None,
+        on_broken: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
         timeline = Timeline(device.ring.capacity, prefetch=Prefetch.WHOLE, origin=time.monotonic(), live=True)
         self.totals = Totals()
         self._device = device
         self._scheduler = Scheduler(timeline, policy)
         self._on_record = on_record
+        self._on_broken = on_broken
         self._changed = threading.Condition()
         self._batches: dict[int, Batch] = {}
         self._orders = itertools.count()
@@ -59,9 +68,10 @@ class Executor:
         self._computing: deque[Job] = deque()
         self._memory_free = self._compute_free = time.monotonic()
         self._closing = False
+        self._broken: BaseException | None = None
         self._threads = [
-            threading.Thread(target=self._fetch_all, name="layerwise memory", daemon=True),
-            threading.Thread(target=self._compute_all, name="layerwise compute", daemon=True),
+            threading.Thread(target=self._guarded, args=(work,), name=f"layerwise {name}", daemon=True)
+            for name, work in (("memory", self._fetch_all), ("compute", self._compute_all))
         ]
         for thread in self._threads:
             thread.start()
@@ -70,8 +80,8 @@ class Executor:
         """Take a batch. Raises BudgetTooSmall, or what is wrong with its inputs; then `settled` is not called."""
         self._device.begin(batch)
         with self._changed:
-            if self._closing:
-                raise RuntimeError("the executor is closed")
+            if self._closing or self._broken is not None:
+                raise ExecutorBrokenError("the executor is closed") from self._broken
             batch.arrival = batch.arrival or time.monotonic()
             batch.order = next(self._orders)
             request = Request(model=batch.model, layers=batch.layers, arrival=batch.arrival, order=batch.order)
@@ -101,6 +111,22 @@ class Executor:
         for thread in self._threads:
             thread.join()
 
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """What no job explains (a device that is gone) fails all batches: nobody waits for ever."""
+        try:
+            work()
+        except BaseException as error:
+            with self._changed:
+                if self._broken is not None:
+                    return
+                self._broken = error
+                left, self._batches = list(self._batches.values()), {}
+                self._changed.notify_all()
+            for batch in left:
+                if batch.error is None:
+                    self._settle(batch, error)
+            self._on_broken(error)
+
     # --- the memory engine's thread ---
 
     def _fetch_all(self) -> None:
@@ -129,6 +155,8 @@ class Executor:
                     job.offset = self._device.ring.place(job.bytes)
                     self._pending = None
                     return job
+                if self._broken is not None:
+                    raise ExecutorBrokenError("the other engine failed") from self._broken
                 if busy or (job is None and self._closing and not self._batches):
                     return None
                 self._changed.wait()
@@ -179,7 +207,7 @@ class Executor:
     def _compute_all(self) -> None:
         engine = self._device.compute
         while True:
-            job = self._next_compute(engine.ahead)
+            job = self._next_compute()
             if job is not None:
                 engine.start(job)
                 self._computing.append(job)
@@ -190,12 +218,14 @@ class Executor:
             done = self._computing.popleft()
             self._computed(done, engine.finish(done))
 
-    def _next_compute(self, ahead: int) -> Job | None:
+    def _next_compute(self) -> Job | None:
         """The next job whose weights are there (or on their way, where the device waits itself)."""
         with self._changed:
             while True:
                 if self._startable():
                     return self._to_compute.popleft()
+                if self._broken is not None:
+                    raise ExecutorBrokenError("the other engine failed") from self._broken
                 if self._computing or (self._closing and not self._batches):
                     return None
                 self._changed.wait()
@@ -210,7 +240,9 @@ class Executor:
     def _computed(self, job: Job, interval: Interval) -> None:
         batch = job.batch
         with self._changed:
-            self._changed.wait_for(lambda: job.fetch is not None)
+            self._changed.wait_for(lambda: job.fetch is not None or self._broken is not None)
+            if self._broken is not None:
+                raise ExecutorBrokenError("the other engine failed") from self._broken
             self._device.ring.retire()
             self._scheduler.timeline.correct(job.sequence, compute_start=interval.start, compute_end=interval.end)
             self._count_compute(job, interval)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from batchwright_worker.ipc.messages import ModelSource, Streams
@@ -23,15 +23,17 @@ _PLANNED_ROWS: Final = 1
 
 
 class Service:
-    """`add`, `remove` and `submit` from one thread; answers come on another."""
+    """`add`, `remove` and `submit` from one thread; answers come on another. `on_broken`: the device has failed."""
 
-    def __init__(self, kind: str, settings: LayerwiseSettings, host: Host) -> None:
+    def __init__(
+        self, kind: str, settings: LayerwiseSettings, host: Host, on_broken: Callable[[BaseException], None]
+    ) -> None:
         self._settings = settings
         self._ground = ground_of(kind, settings, host)
         self._plans = Plans()
         self._added: dict[str, Added] = {}
         self._lock = threading.Lock()
-        self._executor = Executor(self._ground.device, Fifo(), self._plans.learn)
+        self._executor = Executor(self._ground.device, Fifo(), self._plans.learn, on_broken)
 
     @property
     def reserved_bytes(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from batchwright_worker.runtime.memory import Meter, give_back
 __all__ = ["StreamedModels"]
 
 Send = Callable[[Answer], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class StreamedModels:
 
     @classmethod
     def of(cls, kind: str, settings: LayerwiseSettings, host: Host, meter: Meter, slots: SlotCache) -> StreamedModels:
-        return cls(Service(kind, settings, host), meter, slots)
+        return cls(Service(kind, settings, host, _end), meter, slots)
 
     def take(self, ask: Run, send: Send, refusal: Callable[[int, BaseException], Refused]) -> None:
         """Line a batch up; it is answered once, from the executor's thread or at once where it cannot begin."""
@@ -102,6 +105,12 @@ class StreamedModels:
             output_seconds=time.perf_counter() - ended,
             streams=self.service.streams(),
         )
+
+
+def _end(error: BaseException) -> None:
+    """The device has failed: only a new process can serve again, and the supervisor starts one."""
+    _log.critical("the layerwise executor has failed", exc_info=error)
+    os._exit(1)
 
 
 def summary(added: Added) -> Streamed:

@@ -146,3 +146,12 @@ async def test_sigterm_ends_it_clean(tmp_path: Path) -> None:
         assert (await batch).outputs["argmax"].shape == (1, 1), "the batch that ran was finished"
         assert await rig.process.wait() == 0
         assert not (tmp_path / "r.sock").exists()
+
+
+async def test_a_model_that_is_loaded_again_takes_its_load_time_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, KIND_EMULATED, device=DEVICE) as rig:
+        first = await rig.client.load("m", emulated(fixed_microseconds=200_000, bytes_per_row=100))
+        await rig.client.unload("m")
+        again = await rig.client.load("m", emulated(fixed_microseconds=200_000, bytes_per_row=100))
+        assert first.seconds >= 0.2 > again.seconds
+        assert first.bytes_per_row == again.bytes_per_row == 100

@@ -166,6 +166,13 @@ def meter_of(kind: str, ledger: Ledger) -> Meter:
     return HostMeter(memory_budget_bytes())
 
 
+def settle_objects() -> None:
+    """What is there now (modules, settings) stays for good: later collections need not look at it. With torch imported
+    that is 45 ms of every `give_back`, and of the pauses that the interpreter makes by itself."""
+    gc.collect()
+    gc.freeze()
+
+
 def give_back() -> None:
     """Return freed memory to the system: collect cycles, then trim the CUDA allocator and the C heap."""
     gc.collect()

@@ -13,7 +13,15 @@ import numpy as np
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.oip.datatypes import numpy_of
 from batchwright_worker.runtime import backends
-from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, LoadedModel, LoadError, Overlapping
+from batchwright_worker.runtime.backends.base import (
+    Array,
+    BadRowsError,
+    FastAtOnce,
+    Host,
+    LoadedModel,
+    LoadError,
+    Overlapping,
+)
 from batchwright_worker.runtime.memory import Meter, give_back
 
 WARMUP_SIZES: Final = (64, 224, 16, 1)
@@ -66,6 +74,8 @@ class Residents:
         self._meter = meter
         self._models: dict[str, _Resident] = {}
         self._last_end = 0.0
+        self._known: dict[str, tuple[ModelSource, int]] = {}
+        """Of models that need one warm-up in a process's life: what it took."""
 
     def load(self, source: ModelSource) -> _Resident:
         """Loads, with one warm-up inference. Raises LoadError, OutOfDeviceMemoryError, or what the model raises."""
@@ -77,7 +87,7 @@ class Residents:
         model = backends.load(source, self._host)
         resident = _Resident(model=model, source=source, memory_bytes=max(0, self._meter.used() - before))
         try:
-            resident.warmup_bytes = self._warm_up(resident)
+            resident.warmup_bytes = self._warmed_up(resident)
         except BaseException:
             model.close()
             give_back()
@@ -167,6 +177,17 @@ class Residents:
         batch_bytes = resident.retained_bytes + max(0, self._meter.peak() - before)
         resident.retained_bytes += max(0, self._meter.used() - before)
         return batch_bytes
+
+    def _warmed_up(self, resident: _Resident) -> int:
+        """Bytes that one row took, now or at an earlier load of a model that is as fast at once as later."""
+        source = resident.source
+        known = self._known.get(source.name)
+        if known is not None and known[0] == source:
+            return known[1]
+        taken = self._warm_up(resident)
+        if isinstance(resident.model, FastAtOnce):
+            self._known[source.name] = (source, taken)
+        return taken
 
     def _warm_up(self, resident: _Resident) -> int:
         """Bytes that one row took. With variable dimensions several sizes are tried, and none need work."""

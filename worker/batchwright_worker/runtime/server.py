@@ -36,7 +36,7 @@ from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.layerwise.settings import from_environment
 from batchwright_worker.runtime.ahead import Ahead
 from batchwright_worker.runtime.backends.base import Host, OutOfDeviceMemoryError
-from batchwright_worker.runtime.memory import Ledger, Meter, emulated_memory_bytes, meter_of
+from batchwright_worker.runtime.memory import Ledger, Meter, emulated_memory_bytes, meter_of, settle_objects
 from batchwright_worker.runtime.residents import Outcome, Residents
 from batchwright_worker.runtime.threads import thread_count
 
@@ -270,6 +270,7 @@ def serve(listener: socket.socket, loaded: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(loaded, b"+")
 
+    settle_objects()
     Server(on_loaded).serve(listener)
 
 

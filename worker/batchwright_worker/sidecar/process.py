@@ -20,6 +20,7 @@ from batchwright_worker.contract import KIND_EMULATED, SidecarState
 from batchwright_worker.ipc.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.ipc.own_server import OwnServer, OwnServerSettings
 from batchwright_worker.ipc.sources import Paths
+from batchwright_worker.runtime.memory import settle_objects
 from batchwright_worker.runtime.supervisor import die_with_parent
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
@@ -81,6 +82,7 @@ async def run(settings: Settings) -> None:
     async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = _engine(settings, deployment, clients, stack)
         async with Sidecar(settings, deployment, engine) as sidecar:
+            settle_objects()
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
             sidecar.drain.hurry()

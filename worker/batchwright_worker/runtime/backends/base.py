@@ -68,6 +68,14 @@ class Overlapping(Protocol):
         The inputs' memory may be reused at once. Both raise as `run` does."""
 
 
+@runtime_checkable
+class FastAtOnce(Protocol):
+    """A LoadedModel whose first batch takes no longer than later ones: loaded again, it needs no warm-up."""
+
+    @property
+    def fast_at_once(self) -> bool: ...
+
+
 def check_outputs(outputs: Mapping[str, Array], rows: int) -> None:
     """Raises LoadError unless every output has `rows` as its leading dimension."""
     for name, array in outputs.items():

@@ -8,6 +8,7 @@ any; one that declares no outputs has `argmax`, INT64 [1]. Benches may change th
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -20,6 +21,8 @@ from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, 
 from batchwright_worker.runtime.backends.emulated_speed import EmulatedSpeed, SpeedSource
 
 _PR_SET_TIMERSLACK: Final = 29
+_DEVICE: Final = threading.Lock()
+"""A process drives one device, which runs one batch at a time, also while a load overlaps it."""
 _DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
 
 
@@ -39,6 +42,10 @@ class EmulatedModel:
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """Takes the device's time, books its memory, answers each row's argmax."""
+        with _DEVICE:
+            return self._run(inputs, rows)
+
+    def _run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         end = time.monotonic() + self._speed.now().seconds(rows)
         size = rows * self._emulated.bytes_per_row
         if not self._ledger.take(size):
@@ -56,6 +63,11 @@ class EmulatedModel:
         """The outputs alone, at once."""
         winners = _argmax(next(iter(inputs.values()), np.zeros((rows, 1))), rows)
         return {spec.name: _filled(spec, winners) for spec in self.outputs}
+
+    @property
+    def fast_at_once(self) -> bool:
+        """Its loads take load_milliseconds, no more."""
+        return True
 
     def close(self) -> None:
         """Frees the weights."""

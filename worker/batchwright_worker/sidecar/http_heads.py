@@ -52,7 +52,7 @@ class Head:
         self.method: str = parser.get_method().decode("latin-1")
         self.path: str = (url.path or b"/").decode("latin-1")
         self.query: bytes = url.query or b""
-        self.keep_alive: bool = parser.should_keep_alive()
+        self.keep_alive = events.keep_alive
         version = parser.get_http_version()
         self.connection = _connection(self.keep_alive, version)
         self.expects_continue = events.headers.get(b"expect", b"").lower() == b"100-continue" and version != "1.0"
@@ -83,9 +83,11 @@ class Heads:
 class _Events:
     """What httptools calls back."""
 
-    __slots__ = ("complete", "headers", "url")
+    __slots__ = ("complete", "headers", "keep_alive", "parser", "url")
 
     def __init__(self) -> None:
+        self.parser: Any = httptools.HttpRequestParser(self)
+        self.keep_alive = False
         self.url = b""
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
@@ -98,12 +100,13 @@ class _Events:
 
     def on_headers_complete(self) -> None:
         self.complete = True
+        self.keep_alive = self.parser.should_keep_alive()
 
 
 def _parsed(raw: bytes) -> tuple[_Events, Any]:
     """The last byte alone must complete the head: then it ends where we say that it ends."""
     events = _Events()
-    parser = httptools.HttpRequestParser(events)
+    parser = events.parser
     try:
         parser.feed_data(raw[:-1])
         early = events.complete
@@ -112,6 +115,7 @@ def _parsed(raw: bytes) -> tuple[_Events, Any]:
         early = False  # answered as a plain request, as the protocol allows
     except httptools.HttpParserError as error:
         raise BadHeadError(f"this is no HTTP/1.1 request: {error}") from error
+    events.parser = None
     if early or not events.complete:
         raise BadHeadError("this is no HTTP/1.1 request: its head does not end with its first blank line")
     return events, parser

@@ -172,7 +172,7 @@ def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Setting
         settings,
         restartPolicy="Always",
         command=[PROGRAM, "sidecar"],
-        env=_env(plan),
+        env=merged_env([{"name": name, "value": text} for name, text in settings.sidecar_env.items()], _env(plan)),
         ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         resources=settings.sidecar_resources.as_dict(),
         startupProbe=_probe("/v2/health/live", period_s=1, failures=120),

@@ -64,6 +64,9 @@ class Settings(_Section, kw_only=True, frozen=True):
     runner_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
     benchmark_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
     fetch_resources: Resources = Resources(requests=_RESTRICTED)
+    sidecar_env: dict[str, str] = {}
+    """Environment variables of all sidecars, for example OTEL_EXPORTER_OTLP_ENDPOINT (traces) or
+    BATCHWRIGHT_DISPATCH_LOG (a file under /tmp that `batchwright-worker replay` reads)."""
     fetched_size_limit: str = "10Gi"
     """Size of the emptyDir that fetched weights go to."""
 

@@ -134,3 +134,13 @@ def test_the_users_environment_wins_over_the_table_but_not_over_ours() -> None:
     raw = deployment(runtimes=[{"accelerator": "cpu", "env": env}])
     given = {each["name"]: each.get("value") for each in template(raw, table)["spec"]["containers"][0]["env"]}
     assert (given["A"], given["B"], given["BATCHWRIGHT_ACCELERATOR"]) == ("table", "user", "cpu")
+
+
+def test_the_administrators_environment_of_sidecars_is_there_but_not_over_ours() -> None:
+    settings = Settings(sidecar_env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318", "BATCHWRIGHT_POD": "other"})
+    spec = template(deployment(), settings)["spec"]
+    [sidecar] = [each for each in spec["initContainers"] if each["name"] == "sidecar"]
+    given = {each["name"]: each for each in sidecar["env"]}
+    assert given["OTEL_EXPORTER_OTLP_ENDPOINT"]["value"] == "http://otel:4318"
+    assert "valueFrom" in given["BATCHWRIGHT_POD"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in {each["name"] for each in spec["containers"][0]["env"]}

@@ -20,6 +20,8 @@ from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.protocol.collector import Collector, Received
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 
+pytestmark = pytest.mark.slow
+
 TREE = ("infer m", "queue", "execute", "batch", "runtime")
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 8], "data": [1.0] * 8}]}).encode()
 BAD = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1.0] * 3}]}).encode()

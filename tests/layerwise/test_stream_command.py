@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from batchwright_worker.layerwise.command import command
 from tests.layerwise.test_split_onnx import conv_net
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:

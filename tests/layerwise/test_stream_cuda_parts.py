@@ -19,6 +19,8 @@ from batchwright_worker.runtime.backends.base import Host
 from batchwright_worker.runtime.memory import Ledger
 from tests.layerwise.splits import ConvNet, export
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Happened:

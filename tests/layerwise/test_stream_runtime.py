@@ -14,6 +14,8 @@ from batchwright_worker.sidecar.values import BatchFailed, ModelSource
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runtime.rig import KIND_EMULATED, running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from batchwright_worker.local.processes import Served
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runner.serving_rig import replica, state_of
 
+pytestmark = pytest.mark.slow
+
 BUDGET = 4000
 
 
@@ -92,7 +94,6 @@ async def serve_both(mode: str, each: int) -> tuple[float, str, Any]:
         return seconds, metrics, await state_of(here)
 
 
-@pytest.mark.slow
 async def test_layerwise_serves_both_faster_than_swapping_them_within_the_same_memory() -> None:
     """16 requests: swapping whole models costs up to 180 ms of loads a turn; the two engines overlap to half of it."""
     off, metrics, state = await serve_both("Off", 8)

@@ -79,6 +79,7 @@ class CudaAccelerator:
 
     def __init__(self, budget_bytes: int, device: str = "cuda:0", ahead: int = AHEAD) -> None:
         self._device = torch.device(device)
+        self._pinned = self._device.type == "cuda"
         self.ring = Ring(budget_bytes // PAGE * PAGE, mirrored=False)
         self.arena = torch.empty(self.ring.capacity, dtype=torch.uint8, device=self._device)
         self.copy_stream = torch.cuda.Stream(self._device)
@@ -92,7 +93,7 @@ class CudaAccelerator:
         """Read its units into pinned memory."""
         reader = UnitReader(network.folder)
         try:
-            host = [_pinned(reader, unit) for unit in network.index.units]
+            host = [_read(reader, unit, pinned=self._pinned) for unit in network.index.units]
         finally:
             reader.close()
         self._loaded[name] = _Loaded(network=network, host=host)
@@ -124,10 +125,11 @@ class CudaAccelerator:
     def to_device(self, state: State) -> State:
         """A state that `begin` made on the host."""
         with torch.cuda.stream(self.compute_stream):
-            return [
-                {name: value.pin_memory().to(self._device, non_blocking=True) for name, value in values.items()}
-                for values in state
-            ]
+            return [{name: self._moved(value) for name, value in values.items()} for values in state]
+
+    def _moved(self, value: Any) -> Any:
+        """Through pinned memory, so that the host need not wait."""
+        return (value.pin_memory() if self._pinned else value).to(self._device, non_blocking=True)
 
     def on_device(self, name: str) -> list[Any]:
         """All weights of a network, copied now, in memory of their own beyond the arena (to compare with)."""
@@ -296,7 +298,7 @@ def _recorded(stream: Any) -> Any:
     return event
 
 
-def _pinned(reader: UnitReader, unit: Unit) -> Any:
-    host = torch.empty(unit.size, dtype=torch.uint8, pin_memory=True)
+def _read(reader: UnitReader, unit: Unit, *, pinned: bool) -> Any:
+    host = torch.empty(unit.size, dtype=torch.uint8, pin_memory=pinned)
     reader.read(unit, host.numpy())
     return host

@@ -140,6 +140,20 @@ async def trickle(client: Client, stream: bytes, pieces: list[int]) -> None:
     await client.writer.drain()
 
 
+async def test_heads_that_come_in_pieces_are_found_again() -> None:
+    """The same head twice, its second time in two pieces; then a shorter one."""
+    async with serving() as (_, _, connect), connect() as client:
+        request = post("/first", b"x", "X-Long: " + "y" * 200)
+        client.send(request)
+        assert (await client.answer())[2] == b"/first x"
+        client.send(request[:180])
+        await asyncio.sleep(0.02)  # or the server would see both pieces as one
+        client.send(request[180:])
+        assert (await client.answer())[2] == b"/first x"
+        client.send(b"GET /b HTTP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(client.answer(), 5))[2] == b"/b "
+
+
 async def test_a_client_that_asks_may_go_on() -> None:
     async with serving() as (_, _, connect), connect() as client:
         client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")

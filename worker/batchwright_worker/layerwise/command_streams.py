@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -11,7 +12,15 @@ from typing import Any, Final
 import click
 import msgspec
 
-from batchwright_worker.layerwise.comparison import Ask, Run, policy_named, run_streamed, run_whole, same_outputs
+from batchwright_worker.layerwise.comparison import (
+    WHOLE,
+    Ask,
+    Run,
+    policy_named,
+    run_streamed,
+    run_whole,
+    same_outputs,
+)
 from batchwright_worker.layerwise.device_cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution import Record
 from batchwright_worker.layerwise.planner import Plans
@@ -100,7 +109,9 @@ def profile(as_json: bool, **options: Any) -> None:
 @click.option("--policies", default="balanced,literal,fifo", show_default=True, help="Ways to order the units.")
 @click.option("--skip-limit", type=click.IntRange(0), default=None, help="Guard N; default: from the measured times.")
 @click.option("--whole/--no-whole", default=True, help="Also one whole model after the other.")
-@click.option("--repeat", type=click.IntRange(1), default=1, show_default=True, help="Take the median of so many runs.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=1, show_default=True, help="So many runs of every way, in turn."
+)
 @click.option("--trace", "trace_to", type=click.Path(path_type=Path), default=None, help="Write a trace for Perfetto.")
 @click.option("--plot", type=click.Path(path_type=Path), default=None, help="Draw both engines (extra `plot`).")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
@@ -139,16 +150,18 @@ def _run(ways: _Ways, **options: Any) -> None:
     with ExitStack() as stack:
         stage = staged(stack, **options)
         asks = _asks(stage, ways.requests)
-        runs = _runs(stack, stage, asks, ways)
-        reference = run_whole({name: (stage.networks[name], stage.readers[name]) for name in stage.networks}, asks)
-        equal = {each.name: same_outputs(each, reference) for each in runs}
-        if ways.whole:
-            runs.append(reference)
+        tried = _tries(stack, stage, asks, ways)
+    reference = tried[WHOLE][0]
+    equal = {name: all(same_outputs(each, reference) for each in runs) for name, runs in tried.items()}
+    if not ways.whole:
+        del tried[WHOLE]
     if ways.as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode([_facts(each, equal) for each in runs])).decode())
+        facts = [_facts(runs, equal=equal[name]) for name, runs in tried.items()]
+        click.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
     else:
-        _tell(stage, runs, equal)
-    _draw({each.name: each.records for each in runs if each.records}, ways)
+        _tell(stage, tried, equal)
+    fastest = {name: _fastest(runs).records for name, runs in tried.items()}
+    _draw({name: records for name, records in fastest.items() if records}, ways)
     if not all(equal.values()):
         raise click.ClickException("outputs differ from those of the networks run alone")
 
@@ -175,23 +188,32 @@ def _asks(stage: Stage, requests: int) -> list[Ask]:
     ]
 
 
-def _runs(stack: ExitStack, stage: Stage, asks: Sequence[Ask], ways: _Ways) -> list[Run]:
-    """Each policy `repeat` times in turn; of each the run with the median makespan."""
+def _tries(stack: ExitStack, stage: Stage, asks: Sequence[Ask], ways: _Ways) -> dict[str, list[Run]]:
+    """Every way `repeat` times, in turn, so that what disturbs this machine disturbs all of them."""
     device, plans = CpuAccelerator(stage.budget, stage.reads), Plans()
     stack.callback(device.pool.close)
     for name, network in stage.networks.items():
         device.add(name, network)
         plans.add(name, [stage.profiles[name]])
-    names = ways.policies.split(",")
-    found: dict[str, list[Run]] = {name: [] for name in names}
-    for _ in range(ways.repeat):
-        for name in names:
+    networks = {name: (stage.networks[name], stage.readers[name]) for name in stage.networks}
+    tried: dict[str, list[Run]] = {name: [] for name in (*ways.policies.split(","), WHOLE)}
+    for turn in range(ways.repeat):
+        for name, runs in tried.items():
+            if name == WHOLE:
+                if ways.whole or not turn:
+                    runs.append(run_whole(networks, asks))
+                continue
             try:
                 policy = policy_named(name, plans, asks, device.ring.capacity, ways.skip_limit)
             except ValueError as error:
                 raise click.ClickException(str(error)) from error
-            found[name].append(run_streamed(device, plans, asks, policy))
-    return [sorted(runs, key=lambda each: each.makespan_s)[len(runs) // 2] for runs in found.values()]
+            runs.append(run_streamed(device, plans, asks, policy))
+    return tried
+
+
+def _fastest(runs: Sequence[Run]) -> Run:
+    """The least disturbed one."""
+    return min(runs, key=lambda each: each.makespan_s)
 
 
 def _tell_profile(name: str, network: Network, found: Profile) -> None:
@@ -204,15 +226,21 @@ def _tell_profile(name: str, network: Network, found: Profile) -> None:
         click.echo(f"  {unit.name:40} {unit.size / 1e6:9.2f} MB {seconds * 1e3:9.2f} ms")
 
 
-def _facts(run: Run, equal: Mapping[str, bool]) -> dict[str, Any]:
+def _facts(runs: Sequence[Run], *, equal: bool) -> dict[str, Any]:
+    run = _fastest(runs)
     told, totals = run.told, run.totals
-    facts: dict[str, Any] = {"way": run.name, "makespanSeconds": run.makespan_s, "peakBytes": run.peak_bytes}
+    facts: dict[str, Any] = {
+        "way": run.name,
+        "makespanSeconds": run.makespan_s,
+        "medianMakespanSeconds": statistics.median(each.makespan_s for each in runs),
+        "peakBytes": max(each.peak_bytes for each in runs),
+    }
     if told is None:
         return facts
     return {
         **facts,
-        "bitwiseEqual": equal[run.name],
-        "replayError": told.error,
+        "bitwiseEqual": equal,
+        "replayError": max(each.told.error for each in runs if each.told),
         "planError": told.plan_error,
         "computeIdleSeconds": totals.compute_idle_s,
         "memoryIdleSeconds": totals.memory_idle_s,
@@ -222,23 +250,26 @@ def _facts(run: Run, equal: Mapping[str, bool]) -> dict[str, Any]:
     }
 
 
-def _tell(stage: Stage, runs: Sequence[Run], equal: Mapping[str, bool]) -> None:
+def _tell(stage: Stage, tried: Mapping[str, Sequence[Run]], equal: Mapping[str, bool]) -> None:
     for name, found in stage.profiles.items():
         click.echo(f"{name}: {Summary(profile=found)}")
     total = sum(network.index.weight_bytes for network in stage.networks.values())
     click.echo(f"weights {total / 1e6:.0f} MB in all, budget {stage.budget / 1e6:.0f} MB, reads {stage.reads}")
     click.echo(
-        f"{'way':13} {'makespan':>10} {'peak MB':>8} {'IC s':>7} {'IM s':>7} "
+        f"{'way':13} {'fastest':>10} {'median':>10} {'peak MB':>8} {'IC s':>7} {'IM s':>7} "
         f"{'replay':>7} {'plan':>7} {'decide':>8}  equal"
     )
-    for each in runs:
-        line = f"{each.name:13} {each.makespan_s:8.3f} s {each.peak_bytes / 1e6:8.1f}"
-        if each.told is not None:
-            totals, told = each.totals, each.told
+    facts = {name: _facts(runs, equal=equal[name]) for name, runs in tried.items()}
+    for name, each in facts.items():
+        line = f"{name:13} {each['makespanSeconds']:8.3f} s {each['medianMakespanSeconds']:8.3f} s"
+        line += f" {each['peakBytes'] / 1e6:8.1f}"
+        if "replayError" in each:
             line += (
-                f" {totals.compute_idle_s:7.3f} {totals.memory_idle_s:7.3f} {told.error:7.2%} {told.plan_error:7.1%}"
-                f" {totals.decision_s / each.makespan_s:8.3%}  {'bitwise' if equal[each.name] else 'NO'}"
+                f" {each['computeIdleSeconds']:7.3f} {each['memoryIdleSeconds']:7.3f} {each['replayError']:7.2%}"
+                f" {each['planError']:7.1%} {each['decisionShare']:8.3%}  {'bitwise' if equal[name] else 'NO'}"
             )
         click.echo(line)
-    best = runs[0].makespan_s
-    click.echo("; ".join(f"{each.name} takes x{each.makespan_s / best:.2f} of {runs[0].name}" for each in runs[1:]))
+    first = next(iter(facts))
+    best = facts[first]["makespanSeconds"]
+    rest = [f"{name} takes x{each['makespanSeconds'] / best:.2f}" for name, each in facts.items() if name != first]
+    click.echo(f"against {first}: {'; '.join(rest)}")

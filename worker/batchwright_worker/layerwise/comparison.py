@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from batchwright_worker.layerwise.pool import UnitReader, page_aligned
 from batchwright_worker.layerwise.replaying import Replay, replay
 from batchwright_worker.layerwise.units import Array, Network
 
-__all__ = ["Ask", "Run", "policy_named", "run_streamed", "run_whole", "same_outputs"]
+__all__ = ["WHOLE", "Ask", "Run", "policy_named", "run_streamed", "run_whole", "same_outputs"]
+
+WHOLE: Final = "whole model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,7 @@ def run_streamed(device: Accelerator, plans: Plans, asks: Sequence[Ask], policy:
 
 def run_whole(networks: Mapping[str, tuple[Network, UnitReader]], asks: Sequence[Ask]) -> Run:
     """In order of the requests; a model that is not there is read whole, in the place of the one that is."""
-    run = Run(name="whole model")
+    run = Run(name=WHOLE)
     memory = page_aligned(max(network.index.weight_bytes for network, _ in networks.values()))
     begin, here = time.monotonic(), ""
     for ask in asks:

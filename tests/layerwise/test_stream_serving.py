@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+import yaml
 
 from batchwright_worker.contract import KIND_EMULATED
 from batchwright_worker.layerwise.profiles import ENV_CACHE
@@ -150,3 +151,11 @@ async def test_a_model_that_cannot_be_cut_says_why_and_leaves_the_other_alone(tm
                 state = await state_of(here, state.revision)
         assert "raise memoryBudgetBytes" in next(m.message for m in state.models if m.name == "huge")
         assert await ask(session, here, "compute", [0.0, 1.0]) == 1
+
+
+async def test_the_example_serves_both_models() -> None:
+    example = Path(__file__).parents[2] / "examples" / "layerwise" / "pair.yaml"
+    async with replica(yaml.safe_load(example.read_text())) as here, aiohttp.ClientSession() as session:
+        await ready(here)
+        answers = await asyncio.gather(*(ask(session, here, name, [0.0, 0.0, 1.0]) for name in ("compute", "weights")))
+    assert answers == [2, 2]

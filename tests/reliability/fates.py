@@ -141,6 +141,11 @@ class Journal:
         """How often each row was begun."""
         return Counter(number for entry in self.entries() if entry.what == "begin" for number in entry.numbers)
 
+    def last(self, pid: int, batches: int) -> set[int]:
+        """Rows of the last batches that this process began: their answers may have died with it."""
+        begun = [entry.numbers for entry in self.entries() if entry.pid == pid and entry.what == "begin"]
+        return {number for numbers in begun[-batches:] for number in numbers}
+
     def cut_off(self, pid: int) -> set[int]:
         """Rows that this process had begun and not ended."""
         mine = [entry for entry in self.entries() if entry.pid == pid]

@@ -101,8 +101,8 @@ def test_an_unloaded_model_is_unknown_until_it_is_loaded(own: Served) -> None:
 def test_drain_makes_unready_and_finishes_what_it_has(tmp_path: Path) -> None:
     documents = manifest("drain", [emulated_model("a", fixed_ms=300, maxSize=1)])
     with serving(tmp_path, documents, "--sidecar-option=--linger-seconds=1") as own:
-        with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(infer, own, "a") for _ in range(2)]
+        with ThreadPoolExecutor(5) as pool:
+            asked = [pool.submit(infer, own, "a") for _ in range(3)]
             wait_for(lambda: own.state()["models"][0]["queueLength"] == 1)
             drained = pool.submit(control, own, "/v1/drained")
             draining = pool.submit(control, own, "/v1/drain")
@@ -110,7 +110,7 @@ def test_drain_makes_unready_and_finishes_what_it_has(tmp_path: Path) -> None:
             assert own.get("/v2/health/live")[0] == 200
             assert not own.state()["ready"]
             assert infer(own, "a")[0] == 200, "it still serves while it lingers"
-            assert [future.result()[0] for future in asked] == [200, 200]
+            assert [future.result()[0] for future in asked] == [200, 200, 200]
             assert draining.result() == (200, {"drained": True})
             assert drained.result() == (200, {"drained": True})
         status, answer = infer(own, "a")

@@ -10,6 +10,9 @@ from batchwright_worker.sidecar.order import Choice
 from batchwright_worker.sidecar.residency import DeviceBooks, keep_value
 from batchwright_worker.sidecar.served import Served
 
+SOON_S = 1.0
+"""Rows that wait count as demand of so many seconds."""
+
 
 def choices(
     waiting: Iterable[Served], devices: Mapping[str, DeviceBooks], now: float
@@ -29,7 +32,7 @@ def choices(
         if rows < cap and now < ripe_at:
             wake_at = ripe_at if wake_at is None else min(wake_at, ripe_at)
             continue
-        resident = any(served.name in books.held for books in devices.values())
+        resident = any(served.name in books.held or served.name == books.expects for books in devices.values())
         found.append(
             Choice(
                 model=served.name,
@@ -95,4 +98,5 @@ def at_once(choice: Choice, served: Served, devices: Mapping[str, DeviceBooks]) 
 
 def _keep(served: Served, now: float) -> float:
     footprint = served.footprint
-    return keep_value(footprint.load_s, served.demand.at(now), footprint.load_bytes)
+    soon = served.demand.at(now) + served.queue.rows / SOON_S
+    return keep_value(footprint.load_s, soon, footprint.load_bytes)

@@ -36,8 +36,9 @@ class Resident(Struct, frozen=True, kw_only=True):
 
 class Device(Struct, frozen=True, kw_only=True):
     """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
-    put behind the one that it runs until `until` (`takes_any`: any batch may, not only a full one). `free_bytes` is
-    UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned most rows."""
+    put behind what it does until `until` (`takes_any`: any batch may, not only a full one; `loads_behind`: a load may).
+    `free_bytes` is UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned
+    most rows per model."""
 
     name: str
     idle: bool
@@ -51,6 +52,7 @@ class Device(Struct, frozen=True, kw_only=True):
     """Models whose load has failed here."""
     followable: bool = False
     takes_any: bool = False
+    loads_behind: bool = False
     until: float = 0.0
 
     def unloadable(self, model: str) -> list[Resident]:
@@ -152,6 +154,18 @@ def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | No
         if ran is not None and not ran.unload and ran.rows == wanted:
             return ran
     return None
+
+
+def load_behind(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> LoadModel | None:
+    """The load to put behind a batch that is about to end: for the first queue in order, if its model is nowhere."""
+    if not queued:
+        return None
+    queue = min(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+    if queue.model in loading or any(queue.model in device.residents for device in devices):
+        return None
+    able = [device for device in devices if device.loads_behind and queue.model not in device.barred]
+    loads = (_load_on(queue, device) for device in _most_free_first(able))
+    return next((load for load in loads if load is not None), None)
 
 
 def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> Outcome:

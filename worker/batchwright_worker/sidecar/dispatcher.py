@@ -194,6 +194,11 @@ class Dispatcher:
         if self.pulse.closed:
             return
         trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows)
+        if trouble is not None and outcome.behind_failed_load():
+            self._retry(outcome.batch, PartsLost([], parts, str(trouble)))
+            self._ended(outcome.batch, outcome)
+            self.pulse.beat()
+            return
         if trouble is not None:
             self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -74,8 +75,12 @@ class Loader:
         runtime, books = self.runtimes[load.device], self.scheduler.devices[load.device]
         epoch = books.epoch
         try:
-            await self.unload(load.device, load.unload)
-            report = await runtime.load(load.model, self._source(load.model, runtime.kind))
+            source = self._source(load.model, runtime.kind)
+            # Asked for at once, in this order: the runtime does them without waiting for us in between.
+            asks = [*(runtime.unload(victim) for victim in load.unload), runtime.load(load.model, source)]
+            report = (await asyncio.gather(*asks))[-1]
+            assert report is not None
+            self._unloaded(load.unload)
             if books.epoch == epoch:
                 await self._settle(load, report, epoch)
         except RuntimeLost as lost:
@@ -94,6 +99,10 @@ class Loader:
         """Give the memory of models back that the books have dropped already."""
         for victim in victims:
             await self.runtimes[device].unload(victim)
+        self._unloaded(victims)
+
+    def _unloaded(self, victims: tuple[str, ...]) -> None:
+        for victim in victims:
             self.measures[victim].unloads += 1
 
     async def measure(self, device: str) -> None:

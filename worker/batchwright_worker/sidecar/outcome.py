@@ -44,6 +44,10 @@ class BatchOutcome:
         """The books' epoch tells."""
         return self.books.epoch != self.epoch
 
+    def behind_failed_load(self) -> bool:
+        """Was the batch put behind a load that has failed, so that the model is not there?"""
+        return not self.device_lost() and self.batch.run.model not in self.books.held
+
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole teaches the tuner."""
         self.last, self.now = result, self.clock()

@@ -19,7 +19,7 @@ compare with)."""
 SHORT_S = 0.002
 """Behind a batch predicted to take less device time than this the next one follows at once, full or not: the way to the
 runtime and back takes longer than what waiting could gather."""
-LEAD_SHARE = 0.05
+LEAD_SHARE = 0.1
 """Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
 MOST_LEAD_S = 0.004
 TIMER_S = 0.0005
@@ -89,6 +89,8 @@ class DeviceBooks:
     interleaves: bool = False
     in_flight: list[Flight] = field(default_factory=list)
     loading: str = ""
+    expects: str = ""
+    """The model on its way in, as `loading`, but not the one on its way out."""
     down: bool = False
     epoch: int = 0
     until: float = 0.0
@@ -127,17 +129,18 @@ class DeviceBooks:
 
     @property
     def followable(self) -> bool:
-        """Does a batch run, with room for another behind it?"""
-        if self.claims or self.interleaves or not 0 < len(self.in_flight) < self.depth:
+        """Does a batch run (or a load, where it blocks the device), with room for a batch behind it?"""
+        if self.claims or self.interleaves or self.down or len(self.in_flight) >= self.depth:
             return False
-        if any(flight.apart for flight in self.in_flight):
-            return False
-        return not self.down and (not self.loading or self.overlaps_loads)
+        if self.loading and not self.overlaps_loads:
+            has_time = self.until - self.began > 2 * MOST_LEAD_S
+            return self.depth > 1 and self.expects != "" and has_time and not self.in_flight
+        return bool(self.in_flight) and not any(flight.apart for flight in self.in_flight)
 
     @property
     def follow_at(self) -> float:
-        """From when on any batch may be put behind the running one, so that the device never waits for it."""
-        device_s = sum(flight.device_s for flight in self.in_flight)
+        """From when on any batch may be put behind what runs, so that the device never waits for it."""
+        device_s = sum(flight.device_s for flight in self.in_flight) if self.in_flight else self.until - self.began
         if device_s < SHORT_S:
             return self.began
         return self.until - min(self.round_trip_s + TIMER_S, LEAD_SHARE * device_s, MOST_LEAD_S)
@@ -157,6 +160,10 @@ class DeviceBooks:
         """Is it up and does nothing at all?"""
         return not self.down and not self.in_flight and not self.loading
 
+    def can_load_behind(self, now: float) -> bool:
+        """Does a batch run that is about to end, so that a load may be put behind it?"""
+        return self.followable and not self.loading and now >= self.follow_at
+
     def free_at(self, now: float) -> float:
         """When it can start one more batch, as predicted."""
         return now if self.idle else max(now, self.until)
@@ -169,7 +176,7 @@ class DeviceBooks:
 
     def start_batch(self, flight: Flight, now: float, overhead_s: float) -> None:
         """Behind a running batch what goes around it overlaps that one."""
-        if self.in_flight:
+        if self.in_flight or (self.loading and not self.overlaps_loads):
             self.until = max(now, self.until) + flight.device_s
         else:
             self.began, self.until = now, now + flight.device_s + max(overhead_s, self.round_trip_s)
@@ -194,18 +201,21 @@ class DeviceBooks:
         return took
 
     def start_load(self, model: str, load_bytes: int, now: float, until: float) -> None:
-        self.loading = model
+        self.loading = self.expects = model
         self._reserve(load_bytes)
         if not self.in_flight:
             self.began, self.until = now, until
+        elif not self.overlaps_loads:
+            self.until = max(now, self.until) + until - now
 
     def end_load(self, model: str, memory_bytes: int, now: float) -> None:
-        self.loading = ""
-        self.held[model] = Held(memory_bytes=memory_bytes)
+        self.loading = self.expects = ""
+        served = any(flight.model == model for flight in self.in_flight)
+        self.held[model] = Held(memory_bytes=memory_bytes, served=served)
         self._count_load(now)
 
     def fail_load(self, load_bytes: int, now: float) -> None:
-        self.loading = ""
+        self.loading = self.expects = ""
         self._reserve(-load_bytes)
         self._count_load(now)
 
@@ -222,7 +232,7 @@ class DeviceBooks:
         self.held.clear()
         self.barred.clear()
         self.in_flight = []
-        self.loading = ""
+        self.loading = self.expects = ""
         self.down = True
         self.epoch += 1
         return was
@@ -251,12 +261,17 @@ class DeviceBooks:
             )
             for model, held in self.held.items()
         }
+        takes_any = self.followable and now >= self.follow_at
+        behind_load = self.expects != "" and not self.overlaps_loads and not self.in_flight
+        if behind_load and takes_any:
+            residents[self.expects] = Resident(model=self.expects, memory_bytes=0, fresh=True)
         return Device(
             name=self.name,
             idle=self.idle,
             loadable=self.can_load if claimant else self.loadable,
-            followable=self.followable,
-            takes_any=self.followable and now >= self.follow_at,
+            followable=takes_any if behind_load else self.followable,
+            takes_any=takes_any,
+            loads_behind=self.can_load_behind(now),
             until=self.until,
             total_bytes=self.total_bytes or UNBOUNDED,
             free_bytes=self.free_bytes,
@@ -272,8 +287,9 @@ class DeviceBooks:
             self.used_bytes += size
 
     def _count_load(self, now: float) -> None:
-        if not self.in_flight:
-            self.busy_s += max(0.0, now - self.began) if not self.overlaps_loads else 0.0
+        if not self.overlaps_loads:
+            self.busy_s += max(0.0, now - self.began)
+            self.began = now
 
 
 def keep_value(load_s: float, demand: float, memory_bytes: int) -> float:

@@ -101,7 +101,7 @@ class Scheduler(Ledger):
             case Nothing() as nothing:
                 step = self._next_behind(now) if behind else NOTHING
                 wake_at = admission.earlier(wake_at, step.wake_at)
-                then = step.action if isinstance(step.action, Batch) else nothing
+                then = nothing if isinstance(step.action, Nothing) else step.action
                 return Step(action=then, late=late + step.late, wake_at=wake_at)
 
     def _decide(self, found: list[Choice], now: float) -> RunBatch | LoadModel | Nothing:
@@ -145,9 +145,13 @@ class Scheduler(Ledger):
             if not found or not self._may_follow(found, now):
                 break
             queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
-            run = dispatch.follow(queued, candidates.views(self, now))
+            views = candidates.views(self, now)
+            run = dispatch.follow(queued, views)
             if run is None:
-                break
+                load = dispatch.load_behind(queued, views, self._loading())
+                if load is None:
+                    break
+                return Step(action=self._begin_load_in_turn(load, now), late=late)
             begins = self.devices[run.device].free_at(now)
             dropped = self._drop_late(self.models[run.model], now, begins)
             if not dropped:

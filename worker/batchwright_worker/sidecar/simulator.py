@@ -231,8 +231,7 @@ class Simulation:
                 case Batch() as batch:
                     self._start_batch(batch, now)
                 case LoadModel() as load:
-                    machine = self._machines[load.device]
-                    self._at(now + machine.load_s, partial(self._end_load, load))
+                    self._start_load(load, now)
                 case Nothing():
                     self._wake_at(step.wake_at, now)
                     return
@@ -241,6 +240,14 @@ class Simulation:
         if when is not None and when + self.timer_s != self._alarm:
             self._alarm = when + self.timer_s
             self._at(max(now, self._alarm), self._dispatch)
+
+    def _start_load(self, load: LoadModel, now: float) -> None:
+        machine = self._machines[load.device]
+        begins = now + machine.there_s
+        if not machine.overlaps_loads:
+            begins = max(begins, self._free_at.get(machine.name, 0.0))
+            self._free_at[machine.name] = begins + machine.load_s
+        self._at(begins + machine.load_s + machine.back_s, partial(self._end_load, load))
 
     def _start_batch(self, batch: Batch, now: float) -> None:
         machine = self._machines[batch.run.device]

@@ -57,15 +57,15 @@ def serving(workload: Workload, format_: str, framework: int, rest: int, **batch
 
 def served_rate(server: Server, workload: Workload, seconds: float, *, warm: float = 2.0) -> ServedRate:
     """`warm` seconds of the same load first: sizes settle."""
-    loop = ClosedLoop(server.port, [_sample(workload.row(number)) for number in range(_DISTINCT)])
+    loop = ClosedLoop(server.port, [request_for(workload.row(number)) for number in range(_DISTINCT)])
     loop.start(CALLERS)
     time.sleep(warm)
-    before = _batches(server)
+    before = batches_of(server)
     with metered(server.leader, server.part) as usage:
         begin = time.perf_counter()
         time.sleep(seconds)
         end = time.perf_counter()
-    rows, runs = (now - then for now, then in zip(_batches(server), before, strict=True))
+    rows, runs = (now - then for now, then in zip(batches_of(server), before, strict=True))
     loop.stop()
     return ServedRate(
         rows_per_second=loop.rate(begin, end),
@@ -138,7 +138,8 @@ def answer_of(server: Server, rows: Rows, output: str) -> Any:
     return np.frombuffer(raw[-found["parameters"]["binary_data_size"] :], np.float32).reshape(found["shape"])
 
 
-def _sample(rows: Rows) -> Sample:
+def request_for(rows: Rows) -> Sample:
+    """The request with these rows; any answer is right."""
     length, body = _body(rows)
     head = f"POST /v2/models/m/infer HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n"
     head += f"content-type: application/octet-stream\r\ninference-header-content-length: {length}\r\n\r\n"
@@ -146,7 +147,7 @@ def _sample(rows: Rows) -> Sample:
 
 
 def _body(rows: Rows) -> tuple[int, bytes]:
-    names = {np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32"}
+    names = {np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8"}
     inputs = [
         {
             "name": name,
@@ -160,7 +161,7 @@ def _body(rows: Rows) -> tuple[int, bytes]:
     return len(header), header + b"".join(array.tobytes() for array in rows.values())
 
 
-def _batches(server: Server) -> tuple[float, float]:
+def batches_of(server: Server) -> tuple[float, float]:
     """Rows and batches so far."""
     totals = {"nv_inference_count": 0.0, "nv_inference_exec_count": 0.0}
     for line in server.get("/metrics").decode().splitlines():

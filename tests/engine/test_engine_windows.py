@@ -82,7 +82,7 @@ def test_windows_rest_when_there_is_no_traffic() -> None:
         assert quiet.models[0].throughput == 0
         state = await engine.wait_for_revision(quiet.revision, 3600)
         assert state.revision == quiet.revision
-        assert not engine.dispatcher._windows
+        assert not engine.windows.timers
         await engine.close()
 
     run(scenario())

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from numpy.typing import NDArray
 
+from batchwright_worker.ipc.answers import expect
 from batchwright_worker.ipc.connection import Connection, ConnectionLostError
 from batchwright_worker.ipc.messages import (
     Answer,
@@ -30,7 +31,6 @@ from batchwright_worker.ipc.messages import (
     Loaded,
     Placed,
     Ran,
-    Refused,
     Run,
     Streamed,
     Streams,
@@ -40,9 +40,8 @@ from batchwright_worker.ipc.messages import (
 )
 from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
 from batchwright_worker.ipc.sources import Paths, spec_of, wire_source
-from batchwright_worker.ipc.tensors import parts_size, read, write_parts
+from batchwright_worker.ipc.tensors import parts_size, read, write_columns
 from batchwright_worker.sidecar.values import (
-    BatchFailed,
     LoadReport,
     MemoryReport,
     ModelSource,
@@ -183,7 +182,7 @@ class RuntimeClient(PromptRuntime):
         columns = {name: [part[name] for part in parts] for name in parts[0]}
         slot = self._acquire(sum(parts_size(column) for column in columns.values()))
         try:
-            return slot, *_placed(slot, columns)
+            return slot, *write_columns(slot.view, columns)
         except BaseException:
             self._pool.release(slot)
             raise
@@ -210,7 +209,7 @@ class RuntimeClient(PromptRuntime):
             return
         result: RunResult | Exception
         try:
-            result = self._result(_expect(answer, Ran), slot, input_s)
+            result = self._result(expect(answer, Ran), slot, input_s)
         except Exception as trouble:
             result = trouble
         self._pool.release(slot)
@@ -255,7 +254,7 @@ class RuntimeClient(PromptRuntime):
 
     async def _ask(self, make: Callable[[int], Ask], answer: type[A]) -> A:
         try:
-            return _expect(await asyncio.shield(self._connected().ask(make)), answer)
+            return expect(await asyncio.shield(self._connected().ask(make)), answer)
         except ConnectionLostError as error:
             raise RuntimeLost(str(error)) from error
 
@@ -283,7 +282,7 @@ class RuntimeClient(PromptRuntime):
         session, slots = secrets.token_hex(8), str(self._settings.slots)
         try:
             answer = await connection.ask(lambda call: Hello(call=call, session=session, slots=slots))
-            welcome = _expect(answer, Welcome)
+            welcome = expect(answer, Welcome)
         except BaseException:
             connection.close()
             raise
@@ -299,21 +298,3 @@ def _settle(future: asyncio.Future[RunResult], answer: RunResult | Exception) ->
         future.set_exception(answer)
     else:
         future.set_result(answer)
-
-
-def _placed(slot: Slot, columns: Mapping[str, Sequence[Array]]) -> tuple[list[Placed], int]:
-    """Every input written behind the one before; and the first free offset."""
-    placed, end = [], 0
-    for name, parts in columns.items():
-        placed.append(write_parts(slot.view, end, name, parts))
-        end += parts_size(parts)
-    return placed, end
-
-
-def _expect(answer: Answer, wanted: type[A]) -> A:
-    """The answer, or what its refusal means."""
-    if isinstance(answer, wanted):
-        return answer
-    if isinstance(answer, Refused):
-        raise OutOfMemory(answer.message) if answer.kind == "OutOfMemory" else BatchFailed(answer.message)
-    raise BatchFailed(f"the runtime answered {type(answer).__name__} where {wanted.__name__} was due")

@@ -64,6 +64,15 @@ def _write_bytes(view: memoryview, offset: int, parts: Sequence[Array]) -> None:
         offset += size
 
 
+def write_columns(view: memoryview, columns: Mapping[str, Sequence[Array]]) -> tuple[list[Placed], int]:
+    """Every input's parts (`write_parts`), each input behind the one before; and the first free offset."""
+    placed, end = [], 0
+    for name, parts in columns.items():
+        placed.append(write_parts(view, end, name, parts))
+        end += parts_size(parts)
+    return placed, end
+
+
 def parts_size(parts: Sequence[Array]) -> int:
     """Aligned bytes that write_parts takes."""
     return aligned(sum(_size(part) for part in parts))

@@ -1,4 +1,4 @@
-"""Performs what the scheduler decides for the rows that wait: batches, loads, retries, observation windows.
+"""Performs what the scheduler decides for the rows that wait: batches, loads, retries.
 
 Woken by events only (method B6): an arrival, the end of a batch or a load, a device lost or back, the end of a window
 while there is traffic.
@@ -21,7 +21,6 @@ from batchwright_worker.sidecar.outcome import BatchOutcome
 from batchwright_worker.sidecar.pulse import Pulse
 from batchwright_worker.sidecar.queues import Bucket, Waiting
 from batchwright_worker.sidecar.scheduler import Scheduler
-from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch
 from batchwright_worker.sidecar.suspects import Suspects
 from batchwright_worker.sidecar.ticket import Ticket
@@ -57,10 +56,8 @@ class Dispatcher:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no caller waits."""
     suspects: Suspects = field(default_factory=Suspects)
-    _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     _wakes: float | None = None
     _waker: asyncio.TimerHandle | None = None
-    _windows: set[str] = field(default_factory=set)
 
     # --- callers ---
 
@@ -286,35 +283,10 @@ class Dispatcher:
         await self.loader.load(load)
         self.pulse.beat()
 
-    # --- windows ---
-
-    def observe(self, served: Served) -> None:
-        """There is traffic: if no window is open, one begins."""
-        if served.name not in self._windows:
-            self._windows.add(served.name)
-            self.scheduler.open_window(served.name, self.clock())
-            self._schedule_window(served)
-
-    def _schedule_window(self, served: Served) -> None:
-        loop = asyncio.get_running_loop()
-        self._timers[f"window {served.name}"] = loop.call_later(served.plan.window_s, self._close_window, served)
-
-    def _close_window(self, served: Served) -> None:
-        now = self.clock()
-        verdict, counts = self.scheduler.close_window(served.name, now)
-        self.board.closed(served.name, verdict, counts, now)
-        if counts.quiet and not served.queue.rows:
-            self._windows.discard(served.name)
-        else:
-            self._schedule_window(served)
-        if verdict.changed:
-            self.pulse.beat()
-
     def close(self) -> None:
-        """No more windows, no more waiting for batches to fill."""
-        for timer in (*self._timers.values(), self._waker):
-            if timer is not None:
-                timer.cancel()
+        """No more waiting for batches to fill."""
+        if self._waker is not None:
+            self._waker.cancel()
 
 
 def _told(ended: Callable[[RunResult | Exception], None], running: asyncio.Future[RunResult]) -> None:

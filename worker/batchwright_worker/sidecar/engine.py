@@ -39,6 +39,7 @@ from batchwright_worker.sidecar.values import (
     TensorSpec,
     UnknownModel,
 )
+from batchwright_worker.sidecar.windows import Windows
 
 UNLOADED = "unloaded by request"
 
@@ -96,6 +97,7 @@ class Engine:
             measures=self.measures,
             clock=clock,
         )
+        self.windows = Windows(scheduler=self.scheduler, board=self.board, pulse=self.pulse, clock=clock)
         self.housekeeper = Housekeeper(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
@@ -166,6 +168,7 @@ class Engine:
         """Stop for good: requests still open are answered with Stopping, timers and tasks end."""
         await self.drain(0)
         self.dispatcher.close()
+        self.windows.close()
         self.housekeeper.close()
         await self.pulse.close()
 
@@ -269,7 +272,7 @@ class Engine:
         if self._stopping or served.blocked:
             self._check_open(served, now)
         inputs, bucket = self._prepared(request)
-        self.dispatcher.observe(served)
+        self.windows.observe(served)
         key = self.scheduler.offer(
             Offer(
                 model=request.model,

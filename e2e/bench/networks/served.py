@@ -48,11 +48,16 @@ def serving(workload: Workload, format_: str, framework: int, rest: int, **batch
     if workload.bucket:
         model["batching"]["padding"] = {"dimension": 0, "multiple": workload.bucket, "value": "0"}
     with batchwright(deployment([model]), Cores(server=(rest,)), "cpu") as server:
-        for process in psutil.Process(server.leader).children(recursive=True):
-            if server.part(process.cmdline()) == "runtime":
-                _pin(process, framework)
-        _await_idle(server)
+        pin_runtimes(server, framework)
         yield server
+
+
+def pin_runtimes(server: Server, cpu: int) -> None:
+    """The framework's processes onto this CPU; returns when they are idle."""
+    for process in psutil.Process(server.leader).children(recursive=True):
+        if server.part(process.cmdline()) == "runtime":
+            _pin(process, cpu)
+    _await_idle(server)
 
 
 def served_rate(server: Server, workload: Workload, seconds: float, *, warm: float = 2.0) -> ServedRate:

@@ -63,6 +63,8 @@ demo-down: install ## remove the demo and its cluster
 bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--quick": fewer seconds)
 	$(BIN)/python -m e2e.bench serving $(BENCH)
 	$(BIN)/python -m e2e.bench noop
+	$(BIN)/python -m e2e.bench.networks
+	$(BIN)/python -m e2e.bench.networks.static
 	$(BIN)/python -m e2e.bench ocr
 
 generate: install ## regenerate CRDs and protocol stubs

@@ -153,6 +153,7 @@ def many_models(
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
+@pytest.mark.slow
 def test_fifty_models_in_memory_for_ten_are_served_on_the_frontier(seed: int) -> None:
     report = many_models("Balanced", seed=seed, seconds=40)
     assert report.count("Refused") == report.count("Late") == 0
@@ -161,6 +162,7 @@ def test_fifty_models_in_memory_for_ten_are_served_on_the_frontier(seed: int) ->
     assert report.rows_per_second() > 190
 
 
+@pytest.mark.slow
 def test_which_neither_of_b4s_orders_is() -> None:
     longest, oldest = many_models("Longest", seconds=40), many_models("Oldest", seconds=40)
     assert longest.latency_s(0.99) > 2 * 1.950
@@ -168,12 +170,14 @@ def test_which_neither_of_b4s_orders_is() -> None:
     assert oldest.latency_s(0.5) > 2 * 0.450
 
 
+@pytest.mark.slow
 def test_the_model_worth_least_is_a_better_one_to_evict_than_the_least_recently_used() -> None:
     worth, lru = many_models("Balanced", seconds=40), many_models("Balanced", "LeastRecentlyUsed", seconds=40)
     assert worth.latency_s(0.99) < 0.85 * lru.latency_s(0.99)
     assert worth.loads < lru.loads
 
 
+@pytest.mark.slow
 def test_loads_that_overlap_the_batches_are_planned_ahead() -> None:
     planned, blocking = many_models("Balanced", overlaps=True), many_models("Balanced")
     assert planned.latency_s(0.99) < 0.4 * blocking.latency_s(0.99)

@@ -138,6 +138,7 @@ def test_a_table_for_people() -> None:
     assert "makespan 24" in result.output
 
 
+@pytest.mark.slow
 def test_a_picture_of_both_engines(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "engines.png"

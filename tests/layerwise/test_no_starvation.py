@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pytest
 
+from batchwright_worker.layerwise.depth import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.policy import Balanced, Literal, Policy
 from batchwright_worker.layerwise.scheduler import Scheduler
 from batchwright_worker.layerwise.timeline import Timeline
@@ -65,3 +67,9 @@ def test_the_bound_is_reached() -> None:
 
 def test_without_the_guard_the_model_with_large_weights_starves() -> None:
     assert most_skips(GOLDEN, Literal(0), 6, Prefetch.WHOLE, decisions=900) > 890
+
+
+def test_a_boundless_memory_starves_nobody() -> None:
+    models = list(GOLDEN.values())
+    policy = Balanced(auto_skip_limit(models, math.inf), fill_time(models, math.inf))
+    assert most_skips(GOLDEN, policy, math.inf, Prefetch.WHOLE) <= 8

@@ -194,7 +194,8 @@ def test_requests_of_one_model_follow_one_another() -> None:
     [
         ([layers((4, 1, 1)), layers((1, 4, 4))], 6, 2),  # 6 to fill, 4 per layer: 1.5
         ([layers((1, 1, 1), (3, 1, 1)), layers((1, 4, 4))], 24, 12),  # 2 per layer on average
-        ([layers((4, 1, 1))], float("inf"), 0),
+        ([layers((4, 1, 1)), layers((1, 4, 4))], float("inf"), 1),  # as if it held both: 5 to fill
+        ([layers((4, 0, 0))], 6, 0),
         ([layers((100, 1, 1))], 1, 1),
     ],
 )

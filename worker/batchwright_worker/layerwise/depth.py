@@ -11,20 +11,23 @@ __all__ = ["auto_skip_limit", "fill_time"]
 
 
 def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> float:
-    """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times); infinite for
-    a boundless budget, or if nothing is fetched."""
+    """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times).
+
+    A boundless memory counts as one that holds all models once: with no limit at all, compute could be queued up for
+    ever while a memory-bound model waits. Infinite if nothing is fetched.
+    """
     size = sum(layer.bytes for layers in models for layer in layers)
     fetch = sum(layer.fetch for layers in models for layer in layers)
-    if not size or isinf(budget_bytes):
+    if not fetch:
         return inf
-    return budget_bytes * fetch / size
+    return fetch if isinf(budget_bytes) or not size else budget_bytes * fetch / size
 
 
 def auto_skip_limit(models: Collection[Sequence[Layer]], budget_bytes: float) -> int:
     """N = (time to fill B at memory bandwidth) / (mean compute time per layer of the most compute-heavy model), >= 1.
 
     More skips than that, and the memory fills up with finished fetches while the skipped model waits; far fewer, and
-    the rule never gets to choose. 0 (no guard) where nothing fills the memory: then order costs nothing.
+    the rule never gets to choose. 0 (no guard) if nothing is fetched or computed: then order costs nothing.
     """
     heaviest = max(models, key=_compute_share, default=())
     compute = sum(layer.compute for layer in heaviest)

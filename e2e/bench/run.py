@@ -78,6 +78,11 @@ class Run:
         """Answers in time per second of load."""
         return float(self.in_time(target_s).sum() / self.seconds)
 
+    def good_rate_between(self, begin_s: float, end_s: float, target_s: float) -> float:
+        """Answers in time that came within this piece of time, per second."""
+        here = self.in_time(target_s) & (self.done_s >= begin_s) & (self.done_s < end_s)
+        return float(here.sum() / (end_s - begin_s))
+
     def answered_rate(self) -> float:
         """Answers per second while the load lasted."""
         if not self.count:

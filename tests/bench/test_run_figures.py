@@ -62,6 +62,12 @@ def test_intervals_and_recovery_go_by_the_schedule() -> None:
     assert recovery_s(run, 100.245, 0.1) == 0
 
 
+def test_a_rate_counts_answers_when_they_came() -> None:
+    run = run_of([50] * 10 + [200] * 10)
+    assert run.good_rate_between(100.0, 100.1, 0.1) == pytest.approx(50)
+    assert run.good_rate_between(100.1, 100.2, 0.1) == pytest.approx(50)
+
+
 def test_loads_at_the_same_time_count_as_one() -> None:
     both = together([run_of([10] * 10), run_of([200] * 10)])
     assert (both.count, both.rate) == (20, 200)

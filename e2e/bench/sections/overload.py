@@ -83,8 +83,7 @@ def _overload(bench: Bench, server: Server, device: Device, offered: float, want
 def _tell(bench: Bench, name: str, both: Run, burst: Run, target_s: float, wanted: float) -> None:
     began, ended = float(burst.scheduled_s.min()), float(burst.scheduled_s.max())
     per_100_ms = intervals(both, began - 1.0, ended + 2.0, target_s)
-    during = [one for one in per_100_ms if 1.0 <= one.at_s + 1e-9 < 1.0 + (ended - began)]
-    rate = sum(one.in_time for one in during) / (0.1 * len(during))
+    rate = both.good_rate_between(began, ended, target_s)
     back = recovery_s(both, ended, target_s)
     late = max(both.lateness_ms(0.99), burst.lateness_ms(0.99))
     title = f"{name}: {rate:.1f}/s in time, all in time {back:.2f} s after the overload; sent late p99 {late:.2f} ms"

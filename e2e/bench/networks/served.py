@@ -52,11 +52,11 @@ def serving(workload: Workload, format_: str, framework: int, rest: int, **batch
         yield server
 
 
-def pin_runtimes(server: Server, cpu: int) -> None:
-    """The framework's processes onto this CPU; returns when they are idle."""
+def pin_runtimes(server: Server, *cpus: int) -> None:
+    """The framework's processes onto these CPUs; returns when they are idle."""
     for process in psutil.Process(server.leader).children(recursive=True):
         if server.part(process.cmdline()) == "runtime":
-            _pin(process, cpu)
+            _pin(process, cpus)
     _await_idle(server)
 
 
@@ -177,11 +177,11 @@ def batches_of(server: Server) -> tuple[float, float]:
     return totals["nv_inference_count"], totals["nv_inference_exec_count"]
 
 
-def _pin(process: psutil.Process, cpu: int) -> None:
+def _pin(process: psutil.Process, cpus: Sequence[int]) -> None:
     """All its threads."""
     for task in Path(f"/proc/{process.pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(int(task.name), {cpu})
+            os.sched_setaffinity(int(task.name), cpus)
 
 
 def _await_idle(server: Server) -> None:

@@ -1,8 +1,9 @@
 """`python -m e2e.bench.networks.static`: the tuned batch size beside every static one where bigger is not faster.
 
 PP-OCRv4's recognizer (its network from rapidocr, the last softmax replaced by its argmax, as its decoder reads it) with
-lines of three widths, one CPU for onnxruntime. A static size is driven directly with full batches of one width: what a
-server with that size could reach at best. The sidecar has its queue, HTTP, and the sizes that it finds.
+lines of three widths, one CPU for onnxruntime (with --both two, and none left for sidecar and callers). A static size is
+driven directly with full batches of one width: what a server with that size could reach at best. The sidecar has its
+queue, HTTP, and the sizes that it finds.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def lines(width: int, rows: int) -> Any:
     return np.random.default_rng(width).random((rows, 3, 48, width), np.float32)
 
 
-def static_rate(path: str, size: int, seconds: float, cpu: int) -> float:
+def static_rate(path: str, size: int, seconds: float, cpus: tuple[int, ...]) -> float:
     """Rows per second with as many rows of each width; in a process of its own."""
     import onnxruntime as ort
 
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = len(cpus), 1
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     batches = [lines(width, size) for width in WIDTHS]
     for batch in batches:
@@ -69,12 +70,12 @@ def static_rate(path: str, size: int, seconds: float, cpu: int) -> float:
     return rows / spent
 
 
-def tuned_rate(path: Path, seconds: float, cpus: tuple[int, int]) -> tuple[float, float]:
+def tuned_rate(path: Path, seconds: float, cores: Cores) -> tuple[float, float]:
     """Rows per second through the sidecar, and rows per batch."""
     model = {"name": "m", "artifacts": [{"format": "onnx", "uri": path.as_uri()}], "batching": {"maxSize": 32}}
     requests = [request_for({"x": lines(width, 1)}) for width in WIDTHS]
-    with batchwright(deployment([model]), Cores(server=(cpus[1],)), "cpu") as server:
-        pin_runtimes(server, cpus[0])
+    with batchwright(deployment([model]), cores, "cpu") as server:
+        pin_runtimes(server, *cores.client)
         loop = ClosedLoop(server.port, requests)
         loop.start(CALLERS)
         time.sleep(2 * seconds)
@@ -92,20 +93,22 @@ def tuned_rate(path: Path, seconds: float, cpus: tuple[int, int]) -> tuple[float
 @click.command(help=(__doc__ or "").strip())
 @click.option("--rounds", type=int, default=2, show_default=True)
 @click.option("--seconds", type=float, default=4.0, show_default=True)
+@click.option("--both", is_flag=True, help="Two threads on both CPUs.")
 @click.option("--json", "out", type=click.Path(path_type=Path), default=None, help="Write the rounds to this file.")
-def main(rounds: int, seconds: float, out: Path | None) -> None:
+def main(rounds: int, seconds: float, both: bool, out: Path | None) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         raise click.ClickException("two CPUs are needed: one for the framework, one for sidecar and callers")
-    os.sched_setaffinity(0, {cpus[1]})
+    framework, rest = (tuple(cpus[:2]), tuple(cpus[:2])) if both else ((cpus[0],), (cpus[1],))
+    os.sched_setaffinity(0, rest)
     path = network()
     static: dict[int, list[float]] = {size: [] for size in SIZES}
     tuned = []
     for _ in range(rounds):
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             for size in SIZES:
-                static[size].append(pool.apply(static_rate, (str(path), size, seconds, cpus[0])))
-        tuned.append(tuned_rate(path, seconds, (cpus[0], cpus[1])))
+                static[size].append(pool.apply(static_rate, (str(path), size, seconds, framework)))
+        tuned.append(tuned_rate(path, seconds, Cores(server=rest, client=framework)))
     print("| " + " | ".join(f"static {size}" for size in SIZES) + " | tuned (mean batch) |")
     print("|" + "---|" * (len(SIZES) + 1))
     medians = [f"{statistics.median(rates):.1f}" for rates in static.values()]

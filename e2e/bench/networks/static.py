@@ -1,7 +1,7 @@
 """`python -m e2e.bench.networks.static`: the tuned batch size beside every static one where bigger is not faster.
 
 PP-OCRv4's recognizer (its network from rapidocr, the last softmax replaced by its argmax, as its decoder reads it) with
-lines of three widths, one CPU for onnxruntime (with --both two, and none left for sidecar and callers). A static size is
+lines of three widths, one CPU for onnxruntime (--both: two, and none left for sidecar and callers). A static size is
 driven directly with full batches of one width: what a server with that size could reach at best. The sidecar has its
 queue, HTTP, and the sizes that it finds.
 """

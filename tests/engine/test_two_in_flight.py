@@ -97,13 +97,17 @@ def test_the_lead_is_what_a_batch_takes_beyond_its_device_time_but_never_much_of
     assert books.until - books.follow_at == pytest.approx(0.1 * 0.020)
 
 
-def test_behind_a_very_short_batch_any_batch_follows() -> None:
+def test_behind_a_very_short_batch_one_of_half_its_rows_follows_at_once() -> None:
     scheduler = scheduler_of("m", per_row_s=0.00001)
-    offer(scheduler, 6)
-    assert started(scheduler) is not None
+    offer(scheduler, 7)
+    first = started(scheduler)
+    assert first is not None
+    assert first.run.rows == 5
+    assert started(scheduler) is None
+    offer(scheduler, 1)
     second = started(scheduler)
     assert second is not None
-    assert second.run.rows == 1
+    assert second.run.rows == 3
 
 
 def test_a_full_batch_does_not_overtake_the_queue_that_is_first_in_order() -> None:

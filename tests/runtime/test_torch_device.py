@@ -205,10 +205,13 @@ def test_ends_keep_their_order_and_drain_waits_for_all() -> None:
         order.append(number)
 
     for number in range(3):
-        ahead.push(lambda number=number: end(number))  # type: ignore[misc]
+        ahead.push("model", lambda number=number: end(number))  # type: ignore[misc]
     assert not order
+    assert "model" in ahead
+    assert "other" not in ahead
     gate.set()
     ahead.drain()
+    assert "model" not in ahead
     assert order == [0, 1, 2]
 
 

@@ -21,6 +21,7 @@ from batchwright_worker.runtime.backends.base import (
     LoadedModel,
     LoadError,
     Overlapping,
+    Weighed,
 )
 from batchwright_worker.runtime.memory import Meter, give_back
 
@@ -56,10 +57,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measuring:
-    """`before`: memory used before the batch, None where this one is not measured."""
+    """`before`: memory used before the batch, None where this one is not measured; `moves` when it began."""
 
     elements: int
     before: int | None = None
+    moves: int = 0
 
 
 class NotLoadedError(Exception):
@@ -74,6 +76,9 @@ class Residents:
         self._meter = meter
         self._models: dict[str, _Resident] = {}
         self._last_end = 0.0
+        self._moves = 0
+        """Counts beginnings and ends of loads, and unloads: a batch beside one cannot be measured."""
+        self._loading = False
         self._known: dict[str, tuple[ModelSource, int]] = {}
         """Of models that need one warm-up in a process's life: what it took."""
 
@@ -83,9 +88,18 @@ class Residents:
         if resident is not None and resident.source == source:
             return resident
         self.unload(source.name)
+        self._moves, self._loading = self._moves + 1, True
+        try:
+            return self._load(source)
+        finally:
+            self._moves, self._loading = self._moves + 1, False
+
+    def _load(self, source: ModelSource) -> _Resident:
         begin, before = time.monotonic(), self._meter.used()
         model = backends.load(source, self._host)
-        resident = _Resident(model=model, source=source, memory_bytes=max(0, self._meter.used() - before))
+        grown = max(0, self._meter.used() - before)
+        taken = model.weights_bytes if isinstance(model, Weighed) else grown
+        resident = _Resident(model=model, source=source, memory_bytes=taken)
         try:
             resident.warmup_bytes = self._warmed_up(resident)
         except BaseException:
@@ -100,6 +114,7 @@ class Residents:
         """Gives the memory back; nothing happens if the model is not here."""
         resident = self._models.pop(name, None)
         if resident is not None:
+            self._moves += 1
             resident.model.close()
             del resident
             give_back()
@@ -148,11 +163,11 @@ class Residents:
     def _measuring(self, resident: _Resident, inputs: Mapping[str, Array]) -> _Measuring:
         """The first, every so many'th and every larger batch is measured."""
         elements = sum(array.size for array in inputs.values())
-        if elements <= resident.largest and next(resident.runs) % _MEASURE_EVERY:
+        if self._loading or (elements <= resident.largest and next(resident.runs) % _MEASURE_EVERY):
             return _Measuring(elements=elements)
         before = self._meter.used()
         self._meter.start_peak()
-        return _Measuring(elements=elements, before=before)
+        return _Measuring(elements=elements, before=before, moves=self._moves)
 
     def _outcome(
         self,
@@ -162,8 +177,10 @@ class Residents:
         errors: Mapping[int, str],
         seconds: float,
     ) -> Outcome:
-        batch_bytes = -1 if measuring.before is None else self._batch_bytes(resident, measuring.before)
-        resident.largest = max(resident.largest, measuring.elements)
+        batch_bytes = -1
+        if measuring.before is not None and measuring.moves == self._moves:
+            batch_bytes = self._batch_bytes(resident, measuring.before)
+            resident.largest = max(resident.largest, measuring.elements)
         return Outcome(
             outputs=outputs,
             device_seconds=seconds,

@@ -132,6 +132,8 @@ class Server:
             self._loads[-1].start()
         elif isinstance(ask, Run) and self._residents.overlaps(ask.model):
             self._begin(ask, sender)
+        elif isinstance(ask, Unload) and self._streamed is None and ask.model not in self._ahead:
+            sender.send(self.answer(ask))  # a load that is to overlap batches waits for this
         else:
             self._ahead.drain()
             sender.send(self.answer(ask))
@@ -152,7 +154,7 @@ class Server:
                 answer = _refused(ask.call, error)
             sender.send_if_there(answer)
 
-        self._ahead.push(answered)
+        self._ahead.push(ask.model, answered)
 
     def _load_beside(self, ask: Load, sender: _Sender) -> None:
         with contextlib.suppress(ConnectionError):

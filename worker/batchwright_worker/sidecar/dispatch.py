@@ -36,7 +36,8 @@ class Resident(Struct, frozen=True, kw_only=True):
 
 class Device(Struct, frozen=True, kw_only=True):
     """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
-    put behind what it does until `until` (`takes_any`: any batch may, not only a full one; `loads_behind`: a load may).
+    put behind what it does until `until` (`takes_any`: any batch of `least_behind` rows may, not only a full one;
+    `loads_behind`: a load may).
     `free_bytes` is UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned
     most rows per model."""
 
@@ -52,6 +53,7 @@ class Device(Struct, frozen=True, kw_only=True):
     """Models whose load has failed here."""
     followable: bool = False
     takes_any: bool = False
+    least_behind: int = 1
     loads_behind: bool = False
     until: float = 0.0
 
@@ -148,7 +150,8 @@ def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | No
     able = [device for device in devices if device.followable and queue.model in device.residents]
     for device in sorted(able, key=lambda device: (device.until, device.name)):
         wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
-        if not (queue.full or device.takes_any or wanted < queue.try_batch):
+        takes_it = device.takes_any and wanted >= device.least_behind
+        if not (queue.full or takes_it or wanted < queue.try_batch):
             continue
         ran = _run_on(queue, device)
         if ran is not None and not ran.unload and ran.rows == wanted:

@@ -17,8 +17,9 @@ Eviction = Literal["LeastWorth", "LeastRecentlyUsed"]
 """Which idle model makes room: the one worth least (`keep_value`, the default), or what everyone does first (kept to
 compare with)."""
 SHORT_S = 0.002
-"""Behind a batch predicted to take less device time than this the next one follows at once, full or not: the way to the
-runtime and back takes longer than what waiting could gather."""
+"""Behind a batch predicted to take less device time than this the next one follows at once: the way to the runtime and
+back takes longer than what waiting could gather. It has half the rows at least, so that two of a size take turns; else
+few rows at a time would chase each other."""
 LEAD_SHARE = 0.1
 """Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
 MOST_LEAD_S = 0.004
@@ -62,14 +63,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """A batch that the device has been given: `serial` is its number, `device_s` its predicted device time. `apart`: it
-    may be what kills the runtime, so nothing else is in flight beside it. `began`: when it was given."""
+    """A batch of `rows` that the device has been given: `serial` is its number, `device_s` its predicted device time.
+    `apart`: it may be what kills the runtime, so nothing else is in flight beside it. `began`: when it was given."""
 
     serial: int
     model: str
     device_s: float
     apart: bool = False
     began: float = 0.0
+    rows: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,6 +146,12 @@ class DeviceBooks:
         if device_s < SHORT_S:
             return self.began
         return self.until - min(self.round_trip_s + TIMER_S, LEAD_SHARE * device_s, MOST_LEAD_S)
+
+    @property
+    def least_behind(self) -> int:
+        """The rows that a batch needs to be put behind what runs, unless it is full."""
+        last = self.in_flight[-1] if self.in_flight else None
+        return (last.rows + 1) // 2 if last is not None and last.device_s < SHORT_S else 1
 
     @property
     def loadable(self) -> bool:
@@ -271,6 +279,7 @@ class DeviceBooks:
             loadable=self.can_load if claimant else self.loadable,
             followable=takes_any if behind_load else self.followable,
             takes_any=takes_any,
+            least_behind=self.least_behind,
             loads_behind=self.can_load_behind(now),
             until=self.until,
             total_bytes=self.total_bytes or UNBOUNDED,

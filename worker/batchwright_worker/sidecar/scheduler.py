@@ -164,7 +164,11 @@ class Scheduler(Ledger):
         """Cheaply: could any of these be put behind a running batch?"""
         if any(choice.full for choice in found):
             return True
-        return any(books.followable and (now >= books.follow_at or books.caps) for books in self.devices.values())
+        most = max(choice.rows for choice in found)
+        return any(
+            books.followable and (books.caps or (most >= books.least_behind and now >= books.follow_at))
+            for books in self.devices.values()
+        )
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
@@ -276,6 +280,7 @@ class Scheduler(Ledger):
                 device_s=predicted,
                 apart=isinstance(run.bucket, Apart),
                 began=now,
+                rows=run.rows,
             ),
             now,
             served.overhead_s,

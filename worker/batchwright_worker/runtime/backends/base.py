@@ -69,6 +69,14 @@ class Overlapping(Protocol):
 
 
 @runtime_checkable
+class Weighed(Protocol):
+    """A LoadedModel that knows its own size, so that what else moves memory meanwhile is not counted as its."""
+
+    @property
+    def weights_bytes(self) -> int: ...
+
+
+@runtime_checkable
 class FastAtOnce(Protocol):
     """A LoadedModel whose first batch takes no longer than later ones: loaded again, it needs no warm-up."""
 

@@ -3,14 +3,16 @@
 A test instrument. Each output row is the index of the largest element of the row's first input, so that a wrongly
 routed answer shows. A row that holds NaN has no largest element and is a bad row. A model that declares no inputs takes
 any; one that declares no outputs has `argmax`, INT64 [1]. Benches may change the speed in mid-run: `emulated_speed`.
+Where `loadOverlaps` gives the device a copy engine of its own, batches may queue on it (`OverlappingEmulatedModel`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -21,9 +23,24 @@ from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, 
 from batchwright_worker.runtime.backends.emulated_speed import EmulatedSpeed, SpeedSource
 
 _PR_SET_TIMERSLACK: Final = 29
-_DEVICE: Final = threading.Lock()
-"""A process drives one device, which runs one batch at a time, also while a load overlaps it."""
 _DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
+
+
+class _Device:
+    """A process drives one device, which runs one batch at a time, also while a load overlaps it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def occupy(self, begin: float, seconds: float) -> float:
+        """When a batch that is there at `begin` will have run, behind what the device has taken already."""
+        with self._lock:
+            self._free_at = max(begin, self._free_at) + seconds
+            return self._free_at
+
+
+_DEVICE: Final = _Device()
 
 
 class EmulatedModel:
@@ -42,27 +59,34 @@ class EmulatedModel:
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """Takes the device's time, books its memory, answers each row's argmax."""
-        with _DEVICE:
-            return self._run(inputs, rows)
+        begin = time.monotonic()
+        with self._memory_of(rows):
+            answer = self.answer(inputs, rows)
+            _sleep_until(_DEVICE.occupy(begin, self._speed.now().seconds(rows)))
+        return answer
 
-    def _run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
-        end = time.monotonic() + self._speed.now().seconds(rows)
+    @contextlib.contextmanager
+    def _memory_of(self, rows: int) -> Iterator[None]:
+        """Holds the batch's memory."""
         size = rows * self._emulated.bytes_per_row
         if not self._ledger.take(size):
             raise OutOfDeviceMemoryError(
                 f"{rows} rows need {size} bytes; {self._ledger.used_bytes} of {self._ledger.total_bytes} are used"
             )
         try:
-            answer = self.answer(inputs, rows)
-            _sleep_until(end)
+            yield
         finally:
             self._ledger.give(size)
-        return answer
 
     def answer(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """The outputs alone, at once."""
         winners = _argmax(next(iter(inputs.values()), np.zeros((rows, 1))), rows)
         return {spec.name: _filled(spec, winners) for spec in self.outputs}
+
+    @property
+    def weights_bytes(self) -> int:
+        """What `close` frees."""
+        return self._emulated.weights_bytes
 
     @property
     def fast_at_once(self) -> bool:
@@ -71,7 +95,24 @@ class EmulatedModel:
 
     def close(self) -> None:
         """Frees the weights."""
-        self._ledger.give(self._emulated.weights_bytes)
+        self._ledger.give(self.weights_bytes)
+
+
+class OverlappingEmulatedModel(EmulatedModel):
+    """Its batches queue on the device, so that whoever asks for them can go on asking (for loads, above all)."""
+
+    def begin(self, inputs: Mapping[str, Array], rows: int) -> Callable[[], Mapping[str, Array]]:
+        """As `run`, in two steps."""
+        begin = time.monotonic()
+        answer = self.answer(inputs, rows)
+        end = _DEVICE.occupy(begin, self._speed.now().seconds(rows))
+
+        def finish() -> Mapping[str, Array]:
+            with self._memory_of(rows):
+                _sleep_until(end)
+            return answer
+
+        return finish
 
 
 def load(source: ModelSource, host: Host) -> EmulatedModel:
@@ -87,7 +128,8 @@ def load(source: ModelSource, host: Host) -> EmulatedModel:
             f"{host.ledger.used_bytes} of {host.ledger.total_bytes} are used"
         )
     _sleep_until(end)
-    return EmulatedModel(source, emulated, host)
+    kind = OverlappingEmulatedModel if emulated.load_overlaps else EmulatedModel
+    return kind(source, emulated, host)
 
 
 def unbooked(source: ModelSource, emulated: EmulatedSource, host: Host) -> EmulatedModel:

@@ -64,7 +64,7 @@ async def state_of(here: Served, after: int = -1) -> SidecarState:
 async def rows_served(here: Served) -> int:
     """How many rows it has answered, as soon as there are some."""
     state = await state_of(here)
-    while not state.models[0].rows_total:
+    while not (state.models and state.models[0].rows_total):
         state = await state_of(here, state.revision)
     return state.models[0].rows_total
 

@@ -149,18 +149,17 @@ class Bed:
         found = audit.writes(self.plane.audit_log_path, user=user, since=since)
         return [one for one in found if one.resource != "leases"]
 
-    def settle(self, user: str = "operator") -> None:
+    def settle(self, user: str = "operator", calm_s: float = 1.5) -> None:
         """Waits until the last Events are out: nothing written for a while."""
-        calm_s = 1.5
         wait(
             lambda: not self.writes(user, datetime.now(UTC) - timedelta(seconds=calm_s)),
             30,
             lambda: f"still writing: {self.writes(user)[-5:]}",
         )
 
-    def assert_silent(self, user: str = "operator", quiet_s: float = QUIET_S) -> None:
-        """Nothing at all is written for this long, once the last Events are out."""
-        self.settle(user)
+    def assert_silent(self, user: str = "operator", quiet_s: float = QUIET_S, calm_s: float = 1.5) -> None:
+        """Nothing at all is written for this long, once the last Events are out (`calm_s` without a write)."""
+        self.settle(user, calm_s)
         since = datetime.now(UTC)
         time.sleep(quiet_s)
         found = Counter((one.verb, one.resource, one.name) for one in self.writes(user, since))

@@ -21,8 +21,8 @@ WAITING = 60
 
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[Pod]:
-    """50 ms a batch of at most two: sixty callers wait for one and a half seconds."""
-    async with pod(manifest("stopping", [fated_model(tmp_path, "m", fixed_ms=50.0, maxSize=2)])) as here:
+    """100 ms a batch of at most two: sixty callers wait for three seconds."""
+    async with pod(manifest("stopping", [fated_model(tmp_path, "m", fixed_ms=100.0, maxSize=2)])) as here:
         await here.start_runtime()
         yield here
 
@@ -60,14 +60,14 @@ async def test_what_was_taken_is_finished(here: Pod, tmp_path: Path, front: str)
     async with Caller(here.http) as late, GrpcCaller(here.grpc) as channel:
         await late.ask([row_of(1000)])
         tasks = await asked(here, tmp_path, None if front == "http" else channel)
-        await wait_pending(here, WAITING - 10)
+        await wait_pending(here, WAITING // 3)
         stopped = asyncio.create_task(here.end(here.sidecar))
         await here.state_when(lambda state: state["message"] == "stopping")
         refused = [await late.ask([row_of(2000)]), await channel.ask([row_of(2001)])]
         answers = await asyncio.gather(*tasks)
         assert await stopped == 0
     others = [answer for number, answer in enumerate(answers) if not answer.is_right(row(number))]
-    assert len(others) <= 10  # whose calls were still on their way when it began to stop
+    assert len(others) <= WAITING * 2 // 3  # whose calls were still on their way when it began to stop
     assert all(answer.status == 503 and "stopping" in answer.error for answer in others)
     assert [(answer.status, "stopping" in answer.error) for answer in refused] == [(503, True)] * 2
 
@@ -77,7 +77,7 @@ async def test_what_cannot_be_finished_in_time_is_told_so(here: Pod, tmp_path: P
     await start(here, "--drain-seconds", "0.4")
     async with GrpcCaller(here.grpc) as channel:
         tasks = await asked(here, tmp_path, None if front == "http" else channel)
-        await wait_pending(here, WAITING - 10)
+        await wait_pending(here, WAITING // 3)
         began = time.monotonic()
         assert await here.end(here.sidecar) == 0
         answers = await asyncio.gather(*tasks)

@@ -151,7 +151,7 @@ class _Check:
             moved = min(missing, room, (retirement - now) / pace if pace else missing)
             first = now if first is None and moved > 0 else first
             missing -= moved
-            if missing <= 0:
+            if missing <= 1e-9 * layer.bytes:
                 return first or start, now + moved * pace
             held -= sum(earlier.bytes for earlier in before if earlier.compute_end == retirement)
             now = retirement

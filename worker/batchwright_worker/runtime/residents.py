@@ -115,9 +115,11 @@ class Residents:
         resident = self._models.pop(name, None)
         if resident is not None:
             self._moves += 1
+            outside = isinstance(resident.model, Weighed)
             resident.model.close()
             del resident
-            give_back()
+            if not outside:
+                give_back()
 
     def unload_all(self) -> None:
         """A new sidecar starts with an empty runtime."""

@@ -70,7 +70,8 @@ class Overlapping(Protocol):
 
 @runtime_checkable
 class Weighed(Protocol):
-    """A LoadedModel that knows its own size, so that what else moves memory meanwhile is not counted as its."""
+    """A LoadedModel whose weights lie outside this process's heap, in memory that `close` frees by itself, and that
+    knows their size: what else moves memory meanwhile is not counted as its."""
 
     @property
     def weights_bytes(self) -> int: ...

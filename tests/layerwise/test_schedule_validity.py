@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from batchwright_worker.layerwise.policy import Fifo
 from batchwright_worker.layerwise.scheduler import Step
 from batchwright_worker.layerwise.validator import violations
-from batchwright_worker.layerwise.values import BudgetTooSmall, Prefetch
+from batchwright_worker.layerwise.values import BudgetTooSmall, Layer, Prefetch, Request
 from tests.layerwise.instances import GOLDEN, layers, plan, requests
 from tests.layerwise.strategies import Case, cases, lying
 
@@ -50,8 +50,31 @@ def check_sums(case: Case, steps: Sequence[Step]) -> None:
         assert waited == 0
 
 
+ROUNDED = Case(
+    budget=6,
+    prefetch=Prefetch.FLUID,
+    policy_name="literal",
+    skip_limit=0,
+    requests=[
+        Request(
+            model="m0",
+            layers=[
+                Layer(compute=6.0, fetch=0.0, bytes=0),
+                Layer(compute=1.0, fetch=0.0, bytes=0),
+                Layer(compute=1.0, fetch=0.0, bytes=1),
+                Layer(compute=0.0, fetch=7.0, bytes=5),
+            ],
+            arrival=0.0,
+            order=0,
+        )
+    ],
+)
+"""Its last fetch fills memory exactly when it ends; in floating point next to nothing seemed to be missing."""
+
+
 @settings(max_examples=60, deadline=None)
 @given(cases())
+@example(ROUNDED)
 def test_every_schedule_is_possible_and_its_idle_times_are_its_gaps(case: Case) -> None:
     check_case(case)
 
@@ -59,6 +82,7 @@ def test_every_schedule_is_possible_and_its_idle_times_are_its_gaps(case: Case) 
 @pytest.mark.slow
 @settings(max_examples=2500, deadline=None)
 @given(cases())
+@example(ROUNDED)
 def test_thousands_of_schedules_are_possible(case: Case) -> None:
     check_case(case)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import math
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
+import tritonclient.http as httpclient
 
 from e2e.demo.kubectl import wait_for
 from e2e.demo.report import placements
@@ -112,6 +116,24 @@ def test_two_models_share_an_accelerator_layer_by_layer(stage: Stage) -> None:
         stage.kubectl.run("delete", "modeldeployment", name, "-n", stage.namespace, "--timeout=120s", timeout_s=150)
     print(f"24 requests, layerwise off and on: {took}")
     assert took["Balanced"] < 0.8 * took["Off"], took
+
+
+def test_two_real_networks_share_a_cpu_layer_by_layer(stage: Stage) -> None:
+    """The demo's detector and recognizer with memory for fewer weights than they have: the same answers."""
+    answers, took = {}, {}
+    for mode in ("Off", "Balanced"):
+        name = f"networks-{mode.lower()}"
+        stage.apply(networks(stage, name, mode))
+        stage.await_condition("modeldeployment", name, "Ready", timeout_s=300)
+        (pod,) = stage.all("pods", selector=MODELS.format(name))
+        answers[mode], took[mode] = ask_networks(f"{pod['status']['podIP']}:8000", each=6)
+        models = (stage.get("modeldeployment", name) or {})["status"]["models"]
+        assert [" units" in model.get("layerwise", "") for model in models] == [mode != "Off"] * 2
+        stage.kubectl.run("delete", "modeldeployment", name, "-n", stage.namespace, "--timeout=120s", timeout_s=150)
+    print(f"12 requests to two networks, layerwise off and on: {took}")
+    for model, outputs in answers["Off"].items():
+        for output, wanted in outputs.items():
+            np.testing.assert_allclose(answers["Balanced"][model][output], wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_delete_leaves_no_child(stage: Stage) -> None:
@@ -215,6 +237,35 @@ def layerwise_pair(name: str, mode: str) -> dict[str, Any]:
         artifact = {**model["artifacts"][0], "emulated": emulated}
         pair["spec"]["models"].append({**model, "name": own, "artifacts": [artifact]})
     return pair
+
+
+def networks(stage: Stage, name: str, mode: str) -> dict[str, Any]:
+    """The demo's models once more; but for mode Off with memory for two thirds of their weights (15 MB)."""
+    ocr = stage.get("modeldeployment", "ocr") or {}
+    spec = copy.deepcopy(ocr["spec"])
+    spec["layerwise"] = {"mode": mode} if mode == "Off" else {"mode": mode, "memoryBudgetBytes": 10_000_000}
+    metadata = {"name": name, "namespace": stage.namespace}
+    return {"apiVersion": ocr["apiVersion"], "kind": ocr["kind"], "metadata": metadata, "spec": spec}
+
+
+def ask_networks(address: str, *, each: int) -> tuple[dict[str, dict[str, Any]], float]:
+    """Each model's outputs for one picture, and the seconds that so many requests to both at a time took."""
+    pictures = {"detector": (1, 3, 320, 320), "recognizer": (1, 3, 48, 320)}
+    outputs: dict[str, dict[str, Any]] = {}
+
+    def ask(model: str) -> None:
+        tensor = httpclient.InferInput("x", list(pictures[model]), "UINT8")
+        tensor.set_data_from_numpy(np.random.default_rng(5).integers(0, 256, pictures[model], np.uint8))
+        with contextlib.closing(httpclient.InferenceServerClient(address, network_timeout=120)) as client:
+            for _ in range(each):
+                answer = client.infer(model, [tensor])
+                names = [output["name"] for output in answer.get_response()["outputs"]]
+                outputs[model] = {name: answer.as_numpy(name) for name in names}
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(2) as callers:
+        list(callers.map(ask, pictures))
+    return outputs, time.monotonic() - begin
 
 
 async def serve_both(base: str, *, each: int) -> float:

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bed import SYSTEM, Bed, moment_ago, wait
+from tests.faults.bed import SYSTEM, Bed, moment_ago, stop, wait
 
 pytestmark = pytest.mark.apiserver
 
 WRITES = ["create", "update", "patch", "delete"]
 EVERYTHING = [*WRITES, "get", "list", "continue", "watch"]
 LEASES = "/leases"
-LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/batchwright-operator"
 
 
 def survive(
@@ -171,14 +170,18 @@ def late(bed: Bed, since: datetime) -> list[int]:
 
 def test_leadership_moves_at_once_on_sigterm(bed: Bed) -> None:
     bed.create(5)
-    with bed.operator("second", BATCHWRIGHT_RESYNC_SECONDS="300") as second:
-        with bed.operator("first"):
-            wait(lambda: "leading as" in second.text() or bool(bed.api.exists(LEASE)), 30, second.text)
+    with bed.operator("first") as first:
+        wait(lambda: "leading as" in first.text(), 30, first.text)
+        with bed.operator("second", BATCHWRIGHT_RESYNC_SECONDS="300") as second:
+            wait(lambda: "caches are filled" in second.text(), 30, second.text)
             bed.converge(5, 30)
-        started = time.monotonic()
-        bed.change(5, replicas=2)
-        bed.converge(5, 5)
-        assert time.monotonic() - started < 6, "the Lease was released, so nobody waited for its end"
+            assert "leading as" not in second.text()
+            stop(first.process)
+            started = time.monotonic()
+            bed.change(5, replicas=2)
+            bed.converge(5, 5)
+            assert time.monotonic() - started < 6, "the Lease was released, so nobody waited for its end"
+            assert "leading as" in second.text()
 
 
 @pytest.mark.soak

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+
+from batchwright_worker.layerwise.units import WEIGHTS_FILE, Network
 
 
 class Residual(nn.Module):
@@ -74,3 +77,14 @@ def export(module: nn.Module, examples: tuple[torch.Tensor, ...], path: Path, *,
     shapes = tuple({0: rows} for _ in examples) if dynamic else None
     torch.export.save(torch.export.export(module.eval(), examples, dynamic_shapes=shapes), path)
     return path
+
+
+def answer(network: Network, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Every unit on a copy of its weights, which is overwritten at once."""
+    weights = np.fromfile(network.folder / WEIGHTS_FILE, np.uint8)
+    state = network.begin(inputs, rows)
+    for position, unit in enumerate(network.index.units):
+        held = weights[unit.offset : unit.offset + unit.size].copy()
+        network.compute(position, held, state)
+        held[:] = 255
+    return dict(network.end(state, rows))

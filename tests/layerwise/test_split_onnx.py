@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.network_onnx import OnnxUnits, open_onnx
-from batchwright_worker.layerwise.units import WEIGHTS_FILE, NotDivisible
+from batchwright_worker.layerwise.units import NotDivisible
 from batchwright_worker.runtime.backends.base import Host, LoadError
 from batchwright_worker.runtime.memory import Ledger
+from tests.layerwise.splits import answer
 
 HOST = Host(kind="cpu", threads=2, ledger=Ledger(0))
 RNG = np.random.default_rng(5)
@@ -101,17 +102,6 @@ def alone(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     options.intra_op_num_threads = 2
     options.add_session_config_entry("session.disable_prepacking", "1")
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, inputs)
-
-
-def answer(network: OnnxUnits, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """Every unit on a copy of its weights, which is overwritten at once."""
-    weights = np.fromfile(network.folder / WEIGHTS_FILE, np.uint8)
-    state = network.begin(inputs, rows)
-    for position, unit in enumerate(network.index.units):
-        held = weights[unit.offset : unit.offset + unit.size].copy()
-        network.compute(position, held, state)
-        held[:] = 255
-    return dict(network.end(state, rows))
 
 
 @pytest.mark.parametrize("limit", [1 << 20, 8192])

@@ -10,11 +10,11 @@ import torch
 
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.network_torch import TorchUnits, open_torch
-from batchwright_worker.layerwise.units import WEIGHTS_FILE, NotDivisible
+from batchwright_worker.layerwise.units import NotDivisible
 from batchwright_worker.runtime.backends.base import Host
 from batchwright_worker.runtime.backends.torch import load
 from batchwright_worker.runtime.memory import Ledger
-from tests.layerwise.splits import ConvNet, Encoder, export
+from tests.layerwise.splits import ConvNet, Encoder, answer, export
 
 pytestmark = pytest.mark.slow
 
@@ -29,17 +29,6 @@ EXAMPLES = {
 def opened(path: Path, tmp_path: Path, limit: int = 1 << 20) -> tuple[TorchUnits, ModelSource]:
     source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
     return open_torch(source, HOST, lambda digest: tmp_path / digest, limit), source
-
-
-def answer(network: TorchUnits, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """Every unit on a copy of its weights, which is overwritten at once."""
-    weights = np.fromfile(network.folder / WEIGHTS_FILE, np.uint8)
-    state = network.begin(inputs, rows)
-    for position, unit in enumerate(network.index.units):
-        held = weights[unit.offset : unit.offset + unit.size].copy()
-        network.compute(position, held, state)
-        held[:] = 255
-    return dict(network.end(state, rows))
 
 
 def inputs_of(kind: str, rows: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from batchwright_worker.ipc.own_server_http import ServerGoneError
 from batchwright_worker.ipc.own_server_wire import Parts, ServerRefusedError, check_rows
 from batchwright_worker.oip import inference_pb2 as pb
-from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, name_of, numpy_of
 from batchwright_worker.oip.http_tensors import from_raw, raw_of
 from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from batchwright_worker.sidecar.values import Array, BatchFailed
@@ -26,20 +26,6 @@ _STATUS: Final = {
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 413,
-}
-_TYPED: Final = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
 }
 
 
@@ -95,7 +81,7 @@ def _outputs(answer: pb.ModelInferResponse) -> dict[str, Array]:
 
 
 def _typed(tensor: Any) -> Array:
-    values = getattr(tensor.contents, _TYPED[tensor.datatype])
+    values = getattr(tensor.contents, CONTENTS_FIELDS[tensor.datatype])
     if tensor.datatype == "BYTES":
         elements = np.empty(len(values), dtype=np.object_)
         elements[:] = list(values)

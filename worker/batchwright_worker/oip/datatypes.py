@@ -31,6 +31,21 @@ _NUMPY: Final[dict[str, np.dtype[Any]]] = {
 }
 DATATYPES: Final = tuple(_NUMPY)
 _NAMES: Final = {dtype: name for name, dtype in _NUMPY.items()}
+CONTENTS_FIELDS: Final = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Datatype -> field of gRPC's InferTensorContents; FP16 and BF16 travel raw only."""
 _LENGTH: Final = struct.Struct("<I")
 
 

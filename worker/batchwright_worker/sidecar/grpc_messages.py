@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from batchwright_worker.oip import inference_pb2 as pb
-from batchwright_worker.oip.datatypes import encode_bytes, name_of
+from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, encode_bytes, name_of
 from batchwright_worker.sidecar.bodies import add_input, check_inputs_count, deadline_of, priority_of
 from batchwright_worker.sidecar.tensors import RAW_ONLY, Described, Limits, describe, from_bytes, rows_of
 from batchwright_worker.sidecar.values import Array, BadInput, InferRequest, InferResult
-
-_CONTENTS: Final = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
-"""Datatype -> field of InferTensorContents."""
 
 
 def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | None, limits: Limits) -> InferRequest:
@@ -91,7 +75,7 @@ def _typed(described: Described, contents: pb.InferTensorContents) -> Array:
         raise described.bad(
             "cannot travel as typed contents", "raw_input_contents", described.datatype, "send the tensor's bytes raw"
         )
-    field = _CONTENTS[described.datatype]
+    field = CONTENTS_FIELDS[described.datatype]
     others = [set_field.name for set_field, _ in contents.ListFields() if set_field.name != field]
     if others:
         raise described.bad("has contents of the wrong type", field, others[0], "fill the field of its datatype")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.bed import SYSTEM, Bed, moment_ago, stop, wait
+from tests.faults.bed import Bed, moment_ago, stop, wait
 
 pytestmark = pytest.mark.apiserver
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +14,12 @@ from batchwright_worker.sidecar.values import (
     BatchFailed,
     InferenceError,
     LoadReport,
+    ModelFailed,
     ModelSource,
     ModelUnavailable,
     RunResult,
 )
-from tests.engine.devices import FakeDevice, engine_of, model, request
+from tests.engine.devices import BAD, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 
 NAMES = [f"m{i}" for i in range(8)]
@@ -29,6 +31,9 @@ class Lane(FakeDevice):
 
     depth: int = 2
     idle_s: float = 0.0
+    left_behind: int = 0
+    """Unloads that were asked for while a batch of that model was still to end."""
+    _open: Counter[str] = field(default_factory=Counter)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _free_since: float | None = None
 
@@ -37,14 +42,19 @@ class Lane(FakeDevice):
             return await super().load(model, source)
 
     async def unload(self, model: str) -> None:
+        self.left_behind += self._open[model] > 0
         async with self._lock:
             await super().unload(model)
 
     async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
-        async with self._lock:
-            if model not in self.resident:
-                raise BatchFailed(f"{model} is not loaded")
-            return await super().run(model, parts, rows)
+        self._open[model] += 1
+        try:
+            async with self._lock:
+                if model not in self.resident:
+                    raise BatchFailed(f"{model} is not loaded")
+                return await super().run(model, parts, rows)
+        finally:
+            self._open[model] -= 1
 
 
 async def ask(engine: Engine, name: str, value: float) -> float:
@@ -59,12 +69,12 @@ async def started(device: Lane) -> Engine:
     return engine
 
 
-async def traffic(engine: Engine, count: int) -> list[float | BaseException]:
+async def traffic(engine: Engine, count: int, bad: frozenset[int] = frozenset()) -> list[float | BaseException]:
     generator = random.Random(5)
     calls: list[asyncio.Future[float]] = []
     for number in range(count):
         name = NAMES[int(generator.paretovariate(1)) % len(NAMES)]
-        calls.append(asyncio.ensure_future(ask(engine, name, float(number))))
+        calls.append(asyncio.ensure_future(ask(engine, name, BAD if number in bad else float(number))))
         await asyncio.sleep(generator.expovariate(150))
     return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -76,6 +86,23 @@ def test_no_request_meets_an_unloaded_model() -> None:
         assert await traffic(engine, 400) == [10.0 * number for number in range(400)]
         assert device.violations == []
         assert len(device.loads) > 20
+        assert sum(device.resident.values()) <= 330
+        books = engine.scheduler.devices[device.device]
+        assert (books.in_flight, books.loading, set(books.held)) == ([], "", set(device.resident))
+        await engine.close()
+
+    run(scenario())
+
+
+def test_the_model_whose_batch_ends_makes_room_and_its_bad_rows_are_found_all_the_same() -> None:
+    async def scenario() -> None:
+        device = Lane(total_bytes=330)
+        engine = await started(device)
+        bad = frozenset(range(7, 1000, 40))
+        answers = await traffic(engine, 1000, bad)
+        assert device.left_behind > 5
+        assert all(isinstance(answers[number], ModelFailed) for number in bad)
+        assert all(answer == 10.0 * number for number, answer in enumerate(answers) if number not in bad)
         assert sum(device.resident.values()) <= 330
         books = engine.scheduler.devices[device.device]
         assert (books.in_flight, books.loading, set(books.held)) == ([], "", set(device.resident))

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from batchwright_worker.runtime.memory import Meter, give_back
 WARMUP_SIZES: Final = (64, 224, 16, 1)
 """What a variable dimension is tried as in the warm-up inference, in this order."""
 _MEASURE_EVERY: Final = 64
+_TRAITS: Final[dict[tuple[type, Any], bool]] = {}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,15 +99,16 @@ class Residents:
         begin, before = time.monotonic(), self._meter.used()
         model = backends.load(source, self._host)
         grown = max(0, self._meter.used() - before)
-        taken = model.weights_bytes if isinstance(model, Weighed) else grown
-        resident = _Resident(model=model, source=source, memory_bytes=taken)
+        taken = cast(Weighed, model).weights_bytes if _is(model, Weighed) else grown
+        resident = _Resident(model=model, source=source, memory_bytes=taken, seconds=time.monotonic() - begin)
         try:
             resident.warmup_bytes = self._warmed_up(resident)
         except BaseException:
             model.close()
             give_back()
             raise
-        resident.seconds = time.monotonic() - begin
+        if not _is(model, FastAtOnce):
+            resident.seconds = time.monotonic() - begin  # the warm-up is part of every load
         self._models[source.name] = resident
         return resident
 
@@ -115,7 +117,7 @@ class Residents:
         resident = self._models.pop(name, None)
         if resident is not None:
             self._moves += 1
-            outside = isinstance(resident.model, Weighed)
+            outside = _is(resident.model, Weighed)
             resident.model.close()
             del resident
             if not outside:
@@ -137,7 +139,7 @@ class Residents:
     def overlaps(self, name: str) -> bool:
         """May the next batch of this model begin before one ends?"""
         resident = self._models.get(name)
-        return resident is not None and isinstance(resident.model, Overlapping)
+        return resident is not None and _is(resident.model, Overlapping)
 
     def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], Outcome]:
         """As `run`, in two steps, for models that overlap. A batch's time counts from when the one before it ended."""
@@ -204,7 +206,7 @@ class Residents:
         if known is not None and known[0] == source:
             return known[1]
         taken = self._warm_up(resident)
-        if isinstance(resident.model, FastAtOnce):
+        if _is(resident.model, FastAtOnce):
             self._known[source.name] = (source, taken)
         return taken
 
@@ -226,6 +228,14 @@ class Residents:
                 continue
             return self._batch_bytes(resident, before)
         return 0
+
+
+def _is(model: LoadedModel, trait: Any) -> bool:
+    """isinstance for protocols, where it is slow: once per class, because it lies on the way from batch to batch."""
+    key = (type(model), trait)
+    if key not in _TRAITS:
+        _TRAITS[key] = isinstance(model, trait)
+    return _TRAITS[key]
 
 
 def _run_good_rows(

@@ -20,27 +20,28 @@ def choices(
     """What the next batch of every queue would be, and when the first that is not ripe yet (maxQueueDelay) will be."""
     found: list[Choice] = []
     wake_at: float | None = None
+    resident = {name for books in devices.values() for name in (*books.held, books.expects)}
     for served in waiting:
         queue = served.queue
         bucket = queue.next_bucket()
         head = queue.head(bucket)
         if head is None:
             continue
-        cap = served.facts(bucket, now).cap
+        facts = served.facts(bucket, now)
+        cap = facts.cap
         rows = min(queue.groups[bucket].rows, cap)
         ripe_at = head.arrival + served.plan.queue_delay_s
         if rows < cap and now < ripe_at:
             wake_at = ripe_at if wake_at is None else min(wake_at, ripe_at)
             continue
-        resident = any(served.name in books.held or served.name == books.expects for books in devices.values())
         found.append(
             Choice(
                 model=served.name,
                 bucket=bucket,
                 rows=rows,
                 waiting_rows=queue.rows,
-                run_s=served.curve(bucket).seconds(rows),
-                load_s=0.0 if resident else max(served.footprint.load_s, 1e-6),
+                run_s=facts.curve.seconds(rows),
+                load_s=0.0 if served.name in resident else max(served.footprint.load_s, 1e-6),
                 last_served=queue.last_served,
                 head_arrival=head.arrival,
                 due=head.drop_after,
@@ -49,6 +50,16 @@ def choices(
             )
         )
     return found, wake_at
+
+
+def any_full(waiting: Iterable[Served], now: float) -> bool:
+    """Is there a queue whose next batch cannot become larger by waiting?"""
+    for served in waiting:
+        bucket = served.queue.next_bucket()
+        group = None if bucket is None else served.queue.groups.get(bucket)
+        if bucket is not None and group is not None and served.fills(bucket, group.rows, now):
+            return True
+    return False
 
 
 def queued(choice: Choice, served: Served) -> Queued:
@@ -64,14 +75,15 @@ def queued(choice: Choice, served: Served) -> Queued:
     )
 
 
-def views(books: Ledger, now: float, *, claimant: bool = False) -> list[Device]:
-    """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is worth."""
+def views(books: Ledger, now: float, *, claimant: bool = False, worth: bool = True) -> list[Device]:
+    """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is `worth`, unless
+    nothing is to be unloaded."""
     models, devices = books.models, books.devices
     waiting = frozenset(served.name for served in models.values() if served.queue.rows)
     keep: dict[str, float] = {}
-    if len(models) > 1 and books.eviction == "LeastWorth":
-        keep = {name: _keep(served, now) for name, served in models.items()}
-    elif len(models) > 1:
+    if worth and len(models) > 1 and books.eviction == "LeastWorth":
+        keep = {name: _keep(models[name], now) for one in devices.values() for name in one.held}
+    elif worth and len(models) > 1:
         keep = {name: served.queue.last_served for name, served in models.items()}
     return [one.as_device(keep, waiting, now, claimant=claimant) for one in devices.values() if not one.down]
 

@@ -38,8 +38,8 @@ class Device(Struct, frozen=True, kw_only=True):
     """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
     put behind what it does until `until` (`takes_any`: any batch of `least_behind` rows may, not only a full one;
     `loads_behind`: a load may).
-    `free_bytes` is UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded. `caps`: learned
-    most rows per model."""
+    `free_bytes` is UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded; those among them
+    that are `leavable` may be unloaded by what is put behind their batch. `caps`: learned most rows per model."""
 
     name: str
     idle: bool
@@ -48,6 +48,7 @@ class Device(Struct, frozen=True, kw_only=True):
     free_bytes: int
     residents: Mapping[str, Resident] = field(default_factory=dict)
     busy_models: frozenset[str] = frozenset()
+    leavable: frozenset[str] = frozenset()
     caps: Mapping[str, int] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
     """Models whose load has failed here."""
@@ -139,12 +140,9 @@ def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozens
     return outcome
 
 
-def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | None:
-    """The batch to put behind a running one: of the first queue in order, whole, without unloading anything, and only
-    if waiting could not improve it (it is full already, or what runs is about to end)."""
-    if not queued:
-        return None
-    queue = min(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+def follow(queue: Queued, devices: Sequence[Device]) -> RunBatch | None:
+    """The batch of this queue, the next one in order, to put behind a running one: whole, without unloading anything,
+    and only if waiting could not improve it (it is full already, or what runs is about to end)."""
     if isinstance(queue.bucket, Apart):
         return None
     able = [device for device in devices if device.followable and queue.model in device.residents]
@@ -159,14 +157,16 @@ def follow(queued: Sequence[Queued], devices: Sequence[Device]) -> RunBatch | No
     return None
 
 
-def load_behind(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> LoadModel | None:
-    """The load to put behind a batch that is about to end: for the first queue in order, if its model is nowhere."""
-    if not queued:
+def load_behind(queue: Queued, devices: Sequence[Device], loading: frozenset[str]) -> LoadModel | None:
+    """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is
+    nowhere. The model of that batch may make room for it."""
+    if queue.model in loading:
         return None
-    queue = min(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
-    if queue.model in loading or any(queue.model in device.residents for device in devices):
-        return None
-    able = [device for device in devices if device.loads_behind and queue.model not in device.barred]
+    able = [
+        replace(device, busy_models=device.busy_models - device.leavable)
+        for device in devices
+        if device.loads_behind and queue.model not in device.barred
+    ]
     loads = (_load_on(queue, device) for device in _most_free_first(able))
     return next((load for load in loads if load is not None), None)
 

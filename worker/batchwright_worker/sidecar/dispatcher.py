@@ -191,7 +191,7 @@ class Dispatcher:
         if self.pulse.closed:
             return
         trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows)
-        if trouble is not None and outcome.behind_failed_load():
+        if trouble is not None and outcome.model_gone():
             self._retry(outcome.batch, PartsLost([], parts, str(trouble)))
             self._ended(outcome.batch, outcome)
             self.pulse.beat()

@@ -44,8 +44,8 @@ class BatchOutcome:
         """The books' epoch tells."""
         return self.books.epoch != self.epoch
 
-    def behind_failed_load(self) -> bool:
-        """Was the batch put behind a load that has failed, so that the model is not there?"""
+    def model_gone(self) -> bool:
+        """Is the model not there: did the load fail that the batch was put behind, or is it unloaded behind it?"""
         return not self.device_lost() and self.batch.run.model not in self.books.held
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:

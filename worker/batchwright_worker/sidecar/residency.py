@@ -20,11 +20,12 @@ SHORT_S = 0.002
 """Behind a batch predicted to take less device time than this the next one follows at once: the way to the runtime and
 back takes longer than what waiting could gather. It has half the rows at least, so that two of a size take turns; else
 few rows at a time would chase each other."""
-LEAD_SHARE = 0.1
+LEAD_SHARE = 0.2
 """Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
 MOST_LEAD_S = 0.004
-TIMER_S = 0.0005
-"""... as long as the way to the runtime and back takes, and what a timer may be late by."""
+TIMER_S = 0.0025
+"""... as long as the way to the runtime and back takes, and what a timer may be late by and the decision takes (a
+millisecond with fifty queues and cold caches: it must not meet the end of the batch on the same processor)."""
 ROUND_TRIP_WEIGHT = 0.1
 
 
@@ -93,6 +94,8 @@ class DeviceBooks:
     loading: str = ""
     expects: str = ""
     """The model on its way in, as `loading`, but not the one on its way out."""
+    load_s: float = 0.0
+    """What that is predicted to take, from when the device can begin it."""
     down: bool = False
     epoch: int = 0
     until: float = 0.0
@@ -104,6 +107,9 @@ class DeviceBooks:
     caps: dict[str, int] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
     """Models whose load has failed here; not tried again until they are let in."""
+    troubled: set[str] = field(default_factory=set)
+    """Models whose last batch has failed: they are not unloaded before the next one has ended, so that its bad rows can
+    be found."""
     claims: int = 0
     """How many loads and unloads that no rows wait for want it next: until they begin, nothing else does."""
 
@@ -168,6 +174,13 @@ class DeviceBooks:
         """Is it up and does nothing at all?"""
         return not self.down and not self.in_flight and not self.loading
 
+    @property
+    def leavable(self) -> frozenset[str]:
+        """Models in flight that an unload put behind them finds at rest: the device works in the order of the asks."""
+        if self.overlaps_loads or self.interleaves:
+            return frozenset()
+        return frozenset(flight.model for flight in self.in_flight if not flight.apart) - self.troubled
+
     def can_load_behind(self, now: float) -> bool:
         """Does a batch run that is about to end, so that a load may be put behind it?"""
         return self.followable and not self.loading and now >= self.follow_at
@@ -206,10 +219,13 @@ class DeviceBooks:
         self.in_flight = [flight for flight in self.in_flight if flight.serial != serial]
         if self.in_flight:
             self.until = now + sum(flight.device_s for flight in self.in_flight)
+        elif self.expects and not self.overlaps_loads:
+            self.until = now + self.load_s
         return took
 
     def start_load(self, model: str, load_bytes: int, now: float, until: float) -> None:
         self.loading = self.expects = model
+        self.load_s = until - now
         self._reserve(load_bytes)
         if not self.in_flight:
             self.began, self.until = now, until
@@ -286,6 +302,7 @@ class DeviceBooks:
             free_bytes=self.free_bytes,
             residents=residents,
             busy_models=frozenset([*(flight.model for flight in self.in_flight), self.loading]) - {""},
+            leavable=self.leavable,
             caps=self.caps,
             barred=frozenset(self.barred),
         )

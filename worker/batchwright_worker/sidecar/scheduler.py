@@ -49,6 +49,8 @@ class Scheduler(Ledger):
             return self._full(served, offer, now)
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
+        if len(self.models) > 1:
+            self._rebalance(now)
         curve = served.facts(offer.bucket, now).turn
         found = line(served, offer.bucket, self.models, self.devices, now, self.order)
         verdict = admission.judge(curve, found, offer.rows, served.target_s, now - offer.arrival)
@@ -141,17 +143,21 @@ class Scheduler(Ledger):
         late: tuple[int, ...] = ()
         while True:
             waiting = [served for served in self.models.values() if served.queue.rows]
-            found, _ = self._ordered(waiting, now)
-            if not found or not self._may_follow(found, now):
+            if not self._may_follow(waiting, now):
                 break
-            queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
-            views = candidates.views(self, now)
-            run = dispatch.follow(queued, views)
-            if run is None:
-                load = dispatch.load_behind(queued, views, self._loading())
+            found, _ = self._ordered(waiting, now)
+            if not found:
+                break
+            first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
+            queue = candidates.queued(first, self.models[first.model])
+            if first.load_s:
+                load = dispatch.load_behind(queue, candidates.views(self, now), self._loading())
                 if load is None:
                     break
                 return Step(action=self._begin_load_in_turn(load, now), late=late)
+            run = dispatch.follow(queue, candidates.views(self, now, worth=False))
+            if run is None:
+                break
             begins = self.devices[run.device].free_at(now)
             dropped = self._drop_late(self.models[run.model], now, begins)
             if not dropped:
@@ -160,15 +166,13 @@ class Scheduler(Ledger):
         later = [books.follow_at for books in self.devices.values() if books.followable and books.follow_at > now]
         return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
 
-    def _may_follow(self, found: list[Choice], now: float) -> bool:
+    def _may_follow(self, waiting: list[Served], now: float) -> bool:
         """Cheaply: could any of these be put behind a running batch?"""
-        if any(choice.full for choice in found):
-            return True
-        most = max(choice.rows for choice in found)
+        most = max((served.queue.rows for served in waiting), default=0)
         return any(
             books.followable and (books.caps or (most >= books.least_behind and now >= books.follow_at))
             for books in self.devices.values()
-        )
+        ) or candidates.any_full(waiting, now)
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
@@ -192,6 +196,7 @@ class Scheduler(Ledger):
     def batch_ended(self, batch: Batch, device_s: float, batch_bytes: int, now: float) -> None:
         """A batch is done, well; `device_s` as the runtime measured it."""
         served = self.models[batch.run.model]
+        self.devices[batch.run.device].troubled.discard(batch.run.model)
         served.ran(batch.run.bucket, batch.run.rows, device_s)
         served.window.ran(batch.run.rows, device_s, batch.left_waiting)
         served.footprint.ran(batch.run.rows, batch_bytes)
@@ -201,7 +206,9 @@ class Scheduler(Ledger):
 
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
-        self.devices[batch.run.device].end_batch(batch.serial, now)
+        books = self.devices[batch.run.device]
+        books.end_batch(batch.serial, now)
+        books.troubled.add(batch.run.model)
 
     def block(self, model: str, why: str, until: float) -> list[int]:
         """Do not load it before `until`; the keys that waited for it and are now out of the queue."""
@@ -271,7 +278,6 @@ class Scheduler(Ledger):
         served.used.arrived(predicted + served.overhead_s, now)
         if len(self.models) > 1:
             self._turns.spent(run.model, predicted + served.overhead_s, loads=False)
-            self._rebalance(now)
         self._batches += 1
         books.start_batch(
             Flight(

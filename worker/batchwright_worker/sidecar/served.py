@@ -72,8 +72,10 @@ def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int
 @dataclass(slots=True)
 class Facts:
     """What decisions need to know of one bucket, derived from everything learned: good for FACTS_S and one `version`.
-    `turn`: time from the start of a batch to its answers; `cap`: most rows of a batch; the offered `rate`."""
+    `curve`: device time; `turn`: from the start of a batch to its answers; `cap`: most rows of a batch; the offered
+    `rate`."""
 
+    curve: Curve
     turn: Curve
     cap: int
     rate: float
@@ -172,7 +174,7 @@ class Served:
         if len(self._facts) > MOST_BUCKETS:
             self._facts.clear()
         rate, turn = self.offered.at(now), self.turn(bucket)
-        facts = Facts(turn, self._cap(bucket, turn, rate), rate, now + FACTS_S, self._version)
+        facts = Facts(self.curve(bucket), turn, self._cap(bucket, turn, rate), rate, now + FACTS_S, self._version)
         self._facts[bucket] = facts
         return facts
 
@@ -180,6 +182,11 @@ class Served:
         """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
         leaves models with tighter targets in time (but at least half of the throughput)."""
         return self.facts(bucket, now).cap
+
+    def fills(self, bucket: Bucket, rows: int, now: float) -> bool:
+        """Are these rows a full batch? Less than half of what was one at the last decision are none."""
+        known = self._facts.get(bucket)
+        return (known is None or 2 * rows >= known.cap) and rows >= self.facts(bucket, now).cap
 
     def share(self, left_share: float, room_s: float) -> None:
         """What other models leave to this one."""

@@ -27,21 +27,27 @@ TIGHTER = 0.9
 
 def rebalance(models: Collection[Served], devices: int, now: float) -> None:
     """Tell every model what the others leave to it."""
+    targets = {served.name: served.target_s for served in models}
     wanted = {served.name: _wanted_share(served, now) / max(1, devices) for served in models}
     active = [served for served in models if wanted[served.name] > IDLE_SHARE]
     equal = 1 / max(1, len(active))
+    takes = {served.name: min(wanted[served.name], equal) for served in active}
+    share_of: dict[float | None, float] = {}
+    room_of: dict[float, float] = {}
+    for served in active:
+        target_s = targets[served.name]
+        share_of[target_s] = share_of.get(target_s, 0.0) + takes[served.name]
+        if target_s is not None:
+            room_of[target_s] = min(room_of.get(target_s, math.inf), target_s - 2 * served.batch_s)
     for served in models:
         served.use = served.used.at(now)
-        target_s = math.inf if served.target_s is None else served.target_s
-        left, room_s = 1.0, math.inf
-        for other in active:
-            if other is served:
-                continue
-            if other.target_s is None or other.target_s < TIGHTER * target_s:
-                left -= min(wanted[other.name], equal)
-            if other.target_s is not None and other.target_s < TIGHTER * target_s:
-                room_s = min(room_s, other.target_s - 2 * other.batch_s)
-        served.share(round(max(LEAST_LEFT, left), 2), round(room_s, 3) if room_s < math.inf else room_s)
+        own = targets[served.name]
+        bound = TIGHTER * (math.inf if own is None else own)
+        taken = sum(share for target_s, share in share_of.items() if target_s is None or target_s < bound)
+        if own is None:
+            taken -= takes.get(served.name, 0.0)
+        room_s = min((room for target_s, room in room_of.items() if target_s < bound), default=math.inf)
+        served.share(round(max(LEAST_LEFT, 1.0 - taken), 2), round(room_s, 3) if room_s < math.inf else room_s)
 
 
 def _wanted_share(served: Served, now: float) -> float:

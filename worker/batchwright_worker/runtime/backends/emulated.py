@@ -23,6 +23,8 @@ from batchwright_worker.runtime.backends.base import Array, BadRowsError, Host, 
 from batchwright_worker.runtime.backends.emulated_speed import EmulatedSpeed, SpeedSource
 
 _PR_SET_TIMERSLACK: Final = 29
+_WAKING_S: Final = 60e-6
+"""The least that a virtual machine takes to wake a thread by a sharp timer; the rest of it is waited for awake."""
 _DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
 
 
@@ -120,16 +122,17 @@ def load(source: ModelSource, host: Host) -> EmulatedModel:
     emulated = source.emulated
     if emulated is None:
         raise LoadError(f"model {source.name!r} has format emulated and no `emulated` section in its artifact")
-    _sharpen_timers()
     end = time.monotonic() + emulated.load_milliseconds / 1e3
+    _sharpen_timers()
     if not host.ledger.take(emulated.weights_bytes):
         raise OutOfDeviceMemoryError(
             f"model {source.name!r} needs {emulated.weights_bytes} bytes; "
             f"{host.ledger.used_bytes} of {host.ledger.total_bytes} are used"
         )
-    _sleep_until(end)
     kind = OverlappingEmulatedModel if emulated.load_overlaps else EmulatedModel
-    return kind(source, emulated, host)
+    model = kind(source, emulated, host)
+    _sleep_until(end)
+    return model
 
 
 def unbooked(source: ModelSource, emulated: EmulatedSource, host: Host) -> EmulatedModel:
@@ -140,7 +143,8 @@ def unbooked(source: ModelSource, emulated: EmulatedSource, host: Host) -> Emula
 def _sleep_until(end: float) -> None:
     """Never returns early; late by microseconds once timers are sharp."""
     while (rest := end - time.monotonic()) > 0:
-        time.sleep(rest)
+        if rest > _WAKING_S:
+            time.sleep(rest - _WAKING_S)
 
 
 def _sharpen_timers() -> None:

@@ -160,7 +160,7 @@ class Dispatcher:
             part.ticket.started(now, run.rows)
         outcome = self._outcome(batch, sum(part.rows for part in parts))
         if run.unload or not parts:
-            self.pulse.spawn(self._run_with_care(outcome, parts, None))
+            self._take_care(outcome, parts, None)
             return
         rows = [part.ticket.rows_of(part.start, part.rows) for part in parts]
         runtime, ended = self.runtimes[run.device], partial(self._first_ended, outcome, parts)
@@ -197,7 +197,7 @@ class Dispatcher:
             self.pulse.beat()
             return
         if trouble is not None:
-            self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
+            self._take_care(outcome, parts, trouble)
             return
         assert isinstance(ended, RunResult)
         outcome.ran(outcome.rows, ended, True)
@@ -208,6 +208,10 @@ class Dispatcher:
             hand_out(parts, ended, outcome)
         except Exception as bug:
             self._broken(outcome.batch, parts, bug)
+
+    def _take_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
+        self.scheduler.batch_lingers(outcome.batch)
+        self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
 
     async def _run_with_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
         """A batch that needs room first, or whose first run has ended in trouble."""

@@ -27,6 +27,7 @@ CALLS: Final = (
     "begin_load",
     "batch_ended",
     "batch_failed",
+    "batch_lingers",
     "retains",
     "answered",
     "load_ended",

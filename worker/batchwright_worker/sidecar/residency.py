@@ -108,8 +108,8 @@ class DeviceBooks:
     barred: set[str] = field(default_factory=set)
     """Models whose load has failed here; not tried again until they are let in."""
     troubled: set[str] = field(default_factory=set)
-    """Models whose last batch has failed: they are not unloaded before the next one has ended, so that its bad rows can
-    be found."""
+    """Models whose last batch has failed or is run again in parts: they are not unloaded behind a batch before one has
+    ended well, so that bad rows can be found."""
     claims: int = 0
     """How many loads and unloads that no rows wait for want it next: until they begin, nothing else does."""
 

@@ -204,11 +204,14 @@ class Scheduler(Ledger):
         if not batch.run.unload:
             served.turned(device_s, took)
 
+    def batch_lingers(self, batch: Batch) -> None:
+        """It takes more than one run: its model stays in memory until a batch of it has ended well."""
+        self.devices[batch.run.device].troubled.add(batch.run.model)
+
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
-        books = self.devices[batch.run.device]
-        books.end_batch(batch.serial, now)
-        books.troubled.add(batch.run.model)
+        self.devices[batch.run.device].end_batch(batch.serial, now)
+        self.batch_lingers(batch)
 
     def block(self, model: str, why: str, until: float) -> list[int]:
         """Do not load it before `until`; the keys that waited for it and are now out of the queue."""

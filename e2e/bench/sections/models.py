@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ MODELS = 50
 IN_MEMORY = 10
 ZIPF = 1.1
 RATE = 200.0
+SEEDS = (31, 32, 33)
 LOAD_MS = 20
 WEIGHTS_BYTES = 1_000_000
 WEIGHTS = {f"m{rank:02d}": 1 / (rank + 1) ** ZIPF for rank in range(MODELS)}
@@ -90,10 +92,16 @@ def residency(bench: Bench) -> None:
     for overlaps in (False, True):
         rows: list[tuple[object, ...]] = []
         for order in ORDERS if not overlaps else ORDERS[:1]:
-            run = _live(bench, order, overlaps)
-            rows.append(_line(f"{order}, live", run.answered_latency_ms(0.5), run.answered_latency_ms(0.99), run))
-            if order == "Balanced" and not overlaps:
-                _bars(bench, run)
+            judged = order == "Balanced" and not overlaps
+            runs = [
+                _live(bench, order, overlaps, seed) for seed in (SEEDS if judged and not bench.quick else SEEDS[:1])
+            ]
+            rows += [
+                _line(f"{order}, live", run.answered_latency_ms(0.5), run.answered_latency_ms(0.99), run)
+                for run in runs
+            ]
+            if judged:
+                _bars(bench, runs)
         rows += [_simulated_line(order, overlaps) for order in ORDERS]
         rows.append(_simulated_line("Longest", overlaps, lru=True))
         title = "overlap the batches" if overlaps else "block the device"
@@ -104,12 +112,15 @@ def residency(bench: Bench) -> None:
         )
 
 
-def _bars(bench: Bench, run: Run) -> None:
-    p50, p99 = run.answered_latency_ms(0.5), run.answered_latency_ms(0.99)
-    unanswered = run.count - int(run.answered.sum())
+def _bars(bench: Bench, runs: Sequence[Run]) -> None:
+    """Medians of the runs; none of them may have failed a request."""
+    valid = all(run.valid for run in runs)
+    unanswered = sum(run.count - int(run.answered.sum()) for run in runs)
     bench.report.bar(Bar(name="50 models: not answered", measured=unanswered, wanted=0, at_least=False))
-    bench.report.bar(Bar(name="50 models: p50", measured=p50, wanted=450, at_least=False, unit="ms", valid=run.valid))
-    bench.report.bar(Bar(name="50 models: p99", measured=p99, wanted=1950, at_least=False, unit="ms", valid=run.valid))
+    for name, share, wanted in (("p50", 0.5, 450), ("p99", 0.99, 1950)):
+        found = statistics.median(run.answered_latency_ms(share) for run in runs)
+        bar = Bar(name=f"50 models: {name}", measured=found, wanted=wanted, at_least=False, unit="ms", valid=valid)
+        bench.report.bar(bar)
 
 
 def _line(name: str, p50_ms: float, p99_ms: float, run: Run) -> tuple[object, ...]:
@@ -133,9 +144,9 @@ def _manifest(order: Order, overlaps: bool) -> dict[str, Any]:
     )
 
 
-def _live(bench: Bench, order: Order, overlaps: bool) -> Run:
+def _live(bench: Bench, order: Order, overlaps: bool, seed: int) -> Run:
     with _serving(bench, order, overlaps) as server:
-        spec = spec_for(server, RATE, bench.lasting(60, 15), models=WEIGHTS, seed=31, grace_s=20.0, limit=4096)
+        spec = spec_for(server, RATE, bench.lasting(60, 15), models=WEIGHTS, seed=seed, grace_s=20.0, limit=4096)
         run = bench.report.ran("residency", f"{order}{', overlapping' * overlaps}", drive(spec, bench.cores), 1.95)
         truth = device_truth(run, DEVICE)
         bench.report.progress(f"device: fastest answer {truth.fastest_ms:.2f} ms; holds: {truth.holds}")

@@ -93,13 +93,9 @@ def residency(bench: Bench) -> None:
         rows: list[tuple[object, ...]] = []
         for order in ORDERS if not overlaps else ORDERS[:1]:
             judged = order == "Balanced" and not overlaps
-            runs = [
-                _live(bench, order, overlaps, seed) for seed in (SEEDS if judged and not bench.quick else SEEDS[:1])
-            ]
-            rows += [
-                _line(f"{order}, live", run.answered_latency_ms(0.5), run.answered_latency_ms(0.99), run)
-                for run in runs
-            ]
+            seeds = SEEDS if judged and not bench.quick else SEEDS[:1]
+            runs = [_live(bench, order, overlaps, seed) for seed in seeds]
+            rows += [_line(f"{order}, live", run) for run in runs]
             if judged:
                 _bars(bench, runs)
         rows += [_simulated_line(order, overlaps) for order in ORDERS]
@@ -123,7 +119,8 @@ def _bars(bench: Bench, runs: Sequence[Run]) -> None:
         bench.report.bar(bar)
 
 
-def _line(name: str, p50_ms: float, p99_ms: float, run: Run) -> tuple[object, ...]:
+def _line(name: str, run: Run) -> tuple[object, ...]:
+    p50_ms, p99_ms = run.answered_latency_ms(0.5), run.answered_latency_ms(0.99)
     unanswered = run.count - int(run.answered.sum())
     return (name, f"{p50_ms:.0f}", f"{p99_ms:.0f}", f"{run.answered_rate():.0f}", unanswered)
 

@@ -1,11 +1,12 @@
 """`python -m e2e.bench.networks`: ResNet-50 and MiniLM through the sidecar beside the framework driven directly.
 
-One CPU for the framework in both arms, in turn, in one run; the other CPU has sidecar and callers (64 in a closed loop,
-one row each). The framework's best batch size is found first; the sidecar finds its own.
+One CPU for the framework in both arms, in turn, each round in new processes; the other CPU has sidecar and callers (64
+in a closed loop, one row each). The framework's best batch size is found first; the sidecar finds its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -39,9 +40,9 @@ class Compared:
 
     @property
     def ratio(self) -> float:
-        """Median of the rounds' ratios: noise that lasts longer than a round hits both arms."""
-        pairs = zip(self.served, self.direct, strict=True)
-        return statistics.median(served.rows_per_second / direct for served, direct in pairs)
+        """Of the medians of the rounds."""
+        served = statistics.median(served.rows_per_second for served in self.served)
+        return served / statistics.median(self.direct)
 
 
 class Direct:
@@ -88,7 +89,7 @@ class Direct:
 @click.command(help=(__doc__ or "").strip())
 @click.option("--only", "names", multiple=True, type=click.Choice(sorted(WORKLOADS)), help="Workloads; default: all.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="Default: onnx, torch-export.")
-@click.option("--rounds", type=int, default=3, show_default=True)
+@click.option("--rounds", type=int, default=5, show_default=True)
 @click.option("--seconds", type=float, default=6.0, show_default=True, help="Of each arm of each round.")
 @click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write everything to this file.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a bar is missed.")
@@ -113,29 +114,27 @@ def main(
 
 
 def compare(workload: Workload, format_: str, cpus: tuple[int, int], rounds: int, seconds: float) -> Compared:
-    """Both arms are up all the time, one of them idle."""
+    """Every round has new processes in both arms: what memory a process happens to get makes torch up to a tenth faster
+    or slower for as long as it lives."""
     by_length = len(set(workload.lengths)) > 1
-    direct = Direct(workload, format_, cpus[0])
-    try:
-        sweep = {size: direct.rate(size, seconds / 4, by_length=by_length) for size in SIZES}
-        best = max(sweep, key=sweep.__getitem__)
-        told = ", ".join(f"{size}: {rate:.1f}" for size, rate in sweep.items())
-        print(f"{workload.name} on {format_} directly, rows/s by batch size: {told}", file=sys.stderr, flush=True)
+    best, driven, served = 0, [], []
+    for number in range(rounds):
+        with contextlib.closing(Direct(workload, format_, cpus[0])) as direct:
+            best = best or _best(direct, workload, format_, seconds, by_length=by_length)
+            driven.append(direct.rate(best, seconds, by_length=by_length))
         with serving(workload, format_, *cpus) as server:
-            check(server, workload, format_)
-            pairs = []
-            for _ in range(rounds):
-                driven = direct.rate(best, seconds, by_length=by_length)
-                pairs.append((driven, served_rate(server, workload, seconds)))
-    finally:
-        direct.close()
-    return Compared(
-        workload=workload.name,
-        format=format_,
-        best=best,
-        direct=tuple(driven for driven, _ in pairs),
-        served=tuple(served for _, served in pairs),
-    )
+            if not number:
+                check(server, workload, format_)
+            served.append(served_rate(server, workload, seconds))
+    return Compared(workload=workload.name, format=format_, best=best, direct=tuple(driven), served=tuple(served))
+
+
+def _best(direct: Direct, workload: Workload, format_: str, seconds: float, *, by_length: bool) -> int:
+    """The batch size with most rows per second."""
+    sweep = {size: direct.rate(size, seconds / 4, by_length=by_length) for size in SIZES}
+    told = ", ".join(f"{size}: {rate:.1f}" for size, rate in sweep.items())
+    print(f"{workload.name} on {format_} directly, rows/s by batch size: {told}", file=sys.stderr, flush=True)
+    return max(sweep, key=sweep.__getitem__)
 
 
 def check(server: Any, workload: Workload, format_: str) -> None:

@@ -60,7 +60,7 @@ def pin_runtimes(server: Server, *cpus: int) -> None:
     _await_idle(server)
 
 
-def served_rate(server: Server, workload: Workload, seconds: float, *, warm: float = 2.0) -> ServedRate:
+def served_rate(server: Server, workload: Workload, seconds: float, *, warm: float = 8.0) -> ServedRate:
     """`warm` seconds of the same load first: sizes settle."""
     loop = ClosedLoop(server.port, [request_for(workload.row(number)) for number in range(_DISTINCT)])
     loop.start(CALLERS)

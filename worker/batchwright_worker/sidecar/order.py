@@ -17,7 +17,7 @@ from msgspec import Struct
 from batchwright_worker.sidecar.queues import Bucket
 
 Order = Literal["Balanced", "Longest", "Oldest"]
-OLDEST_SHARE = 0.69
+OLDEST_SHARE = 0.68
 """Chosen on the frontier of p50 and p99 with 50 models in memory for 10 (docs/measurements.md)."""
 MOST_BALANCE_S = 1.0
 """A share that could not be used is remembered up to here."""

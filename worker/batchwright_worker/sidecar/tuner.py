@@ -83,17 +83,28 @@ def targets_met(rules: Rules, window: Window) -> bool | None:
 
 def fitted_size(rules: Rules, curve: Curve, offered: float = 0.0) -> int:
     """The size that the fit predicts to be best: the largest whose batch takes at most half of the latency target
-    (then the next batch is in time behind it too), as far as rows per second still rise; no target: the latter.
+    (then the next batch is in time behind it too), as far as rows per second still rise; no target: as far as they rise
+    by GAIN (a larger batch that serves no more only makes its rows wait for each other).
     Where that cannot serve all that is offered, the smallest that can within OVERLOAD_SHARE of the target."""
     most = min(rules.max_size, max(1, REACH * curve.largest_seen))
     most = min(most, curve.knee(most))
     if rules.latency_s is None:
-        return most
+        return _worthwhile(curve, most)
     size = max(1, curve.largest_within(rules.latency_s / 2, most))
     most = curve.largest_within(OVERLOAD_SHARE * rules.latency_s, most)
     while size < most and curve.rows_per_second(size) < HEADROOM * offered:
         size += 1
     return size
+
+
+def _worthwhile(curve: Curve, most: int) -> int:
+    """Of 1, 2, 4, ... and `most` the last one that serves more rows per second than the one chosen before by GAIN."""
+    best, size = 1, 1
+    while size < most:
+        size = min(2 * size, most)
+        if curve.rows_per_second(size) >= GAIN * curve.rows_per_second(best):
+            best = size
+    return best
 
 
 def uses_fit(rules: Rules, curve: Curve) -> bool:

@@ -23,7 +23,7 @@ few rows at a time would chase each other."""
 LEAD_SHARE = 0.2
 """Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
 MOST_LEAD_S = 0.004
-TIMER_S = 0.0025
+DECIDING_S = 0.0025
 """... as long as the way to the runtime and back takes, and what a timer may be late by and the decision takes (a
 millisecond with fifty queues and cold caches: it must not meet the end of the batch on the same processor)."""
 ROUND_TRIP_WEIGHT = 0.1
@@ -151,7 +151,7 @@ class DeviceBooks:
         device_s = sum(flight.device_s for flight in self.in_flight) if self.in_flight else self.until - self.began
         if device_s < SHORT_S:
             return self.began
-        return self.until - min(self.round_trip_s + TIMER_S, LEAD_SHARE * device_s, MOST_LEAD_S)
+        return self.until - min(self.round_trip_s + DECIDING_S, LEAD_SHARE * device_s, MOST_LEAD_S)
 
     @property
     def least_behind(self) -> int:

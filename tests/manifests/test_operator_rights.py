@@ -55,8 +55,14 @@ def operator_log(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
         process.wait(timeout=20)
 
 
+def plan_jobs(plane: ControlPlane) -> list[dict[str, Any]]:
+    """The sample InferenceJob's child Jobs."""
+    jobs = plane.api.get("/apis/batch/v1/namespaces/batchwright-samples/jobs")["items"]
+    return [job for job in jobs if job["metadata"]["name"].startswith("score-items")]
+
+
 def reconciled(plane: ControlPlane) -> bool:
-    """Every object has a status, every ModelDeployment a pod, the node a profile."""
+    """Every object has a status, every ModelDeployment a pod, the InferenceJob a Job, the node a profile."""
     objects = [
         each for kind in ("modeldeployments", "inferencejobs") for each in plane.api.get(f"{SAMPLES}/{kind}")["items"]
     ]
@@ -64,7 +70,8 @@ def reconciled(plane: ControlPlane) -> bool:
     gated = [pod for pod in pods if "batchwright.dev/deployment" in pod["metadata"].get("labels", {})]
     seen = all(each["status"]["observedGeneration"] == each["metadata"]["generation"] for each in objects)
     profiles = plane.api.get(f"{OWN}/acceleratorprofiles")["items"]
-    return seen and len(objects) == 3 and len(gated) == 2 and bool(profiles and profiles[0]["status"].get("conditions"))
+    made = len(objects) == 3 and len(gated) == 2 and bool(plan_jobs(plane))
+    return seen and made and bool(profiles and profiles[0]["status"].get("conditions"))
 
 
 def settled(look: Callable[[], bool]) -> bool:
@@ -77,8 +84,7 @@ def settled(look: Callable[[], bool]) -> bool:
 
 def followed(plane: ControlPlane) -> bool:
     """The user's changes have reached the children."""
-    jobs = plane.api.get("/apis/batch/v1/namespaces/batchwright-samples/jobs")["items"]
-    plans = [job for job in jobs if job["metadata"]["name"].startswith("score-items")]
+    plans = plan_jobs(plane)
     deployment = plane.api.get("/apis/apps/v1/namespaces/batchwright-samples/deployments/scorer-cpu")
     return bool(plans) and all(job["spec"]["suspend"] for job in plans) and deployment["spec"]["replicas"] == 2
 

@@ -144,11 +144,10 @@ class Residents:
     def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], Outcome]:
         """As `run`, in two steps, for models that overlap. A batch's time counts from when the one before it ended."""
         resident = self._resident(name)
-        model = resident.model
-        assert isinstance(model, Overlapping), f"model {name!r} cannot begin a batch beside another"
+        assert _is(resident.model, Overlapping), f"model {name!r} cannot begin a batch beside another"
         measuring = self._measuring(resident, inputs)
         began = time.perf_counter()
-        finish = model.begin(inputs, rows)
+        finish = cast(Overlapping, resident.model).begin(inputs, rows)
 
         def ended() -> Outcome:
             outputs = finish()

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Final, assert_never
 
-from batchwright_operator.actions import Action, Apply, Create, Delete, Key, Patch, Resource, StatusWrite
+from batchwright_operator.actions import Action, Apply, Create, Delete, Key, Patch, Raw, Resource, StatusWrite
 from batchwright_operator.applied import AppliedBodies, WrittenStatuses
 from batchwright_operator.cluster import Cluster
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
 from batchwright_operator.metrics import Metrics
-from batchwright_operator.store import Store
+from batchwright_operator.store import Store, controller_uid
 
 PATCHES_IN_FLIGHT: Final = 16
 
@@ -138,15 +138,24 @@ class Actor:
     async def _create(self, action: Create) -> None:
         metadata = action.body["metadata"]
         place = (action.resource, metadata.get("namespace", ""), metadata["name"])
-        if self._store.get(*place) is not None:
-            return
-        try:
-            answer = await self._cluster.create(action.resource, action.body)
-        except AlreadyExists:
-            await self._refresh(*place)
-            return
-        self._count("create", action.resource)
-        self._store.written(action.resource, answer)
+        held = self._store.get(*place)
+        if held is None:
+            try:
+                answer = await self._cluster.create(action.resource, action.body)
+            except AlreadyExists:
+                held = await self._refresh(*place)
+                if held is None:
+                    raise
+            else:
+                self._count("create", action.resource)
+                self._store.written(action.resource, answer)
+                return
+        if "deletionTimestamp" not in held["metadata"] and controller_uid(held) != controller_uid(action.body):
+            text = (
+                f"there is another {action.resource.kind} of this name, which belongs to {_owner(held)}: "
+                "delete it or take another name"
+            )
+            raise AlreadyExists(text, code=409)
 
     async def _patch(self, action: Patch) -> None:
         place = (action.resource, action.namespace, action.name)
@@ -181,14 +190,18 @@ class Actor:
         else:
             self._store.written(action.resource, answer)
 
-    async def _refresh(self, resource: Resource, namespace: str, name: str) -> None:
-        """The store was behind (its watch will catch up some time): read the object now."""
+    async def _refresh(self, resource: Resource, namespace: str, name: str) -> Raw | None:
+        """The store was behind (its watch will catch up some time): read the object now. None: it is gone, or there
+        was no answer."""
         try:
-            self._store.written(resource, await self._cluster.get(resource, namespace, name))
+            found = await self._cluster.get(resource, namespace, name)
         except NotFound:
             self._store.gone(resource, namespace, name)
+            return None
         except ApiError:
-            return  # the watch brings it
+            return None  # the watch brings it
+        self._store.written(resource, found)
+        return found
 
     def _count(self, verb: str, resource: Resource) -> None:
         self._metrics.writes.labels(verb, resource.kind).inc()
@@ -204,3 +217,9 @@ def _describe(action: Action) -> str:
 
 def _name(resource: Resource, name: str) -> str:
     return f"{resource.kind} {name}"
+
+
+def _owner(held: Raw) -> str:
+    references = held["metadata"].get("ownerReferences") or ()
+    owner = next((each for each in references if each.get("controller")), None)
+    return "nobody" if owner is None else f"{owner['kind']} {owner['name']} (uid {owner['uid']})"

@@ -12,7 +12,7 @@ from batchwright_operator.actions import Decision, Event, Key
 from batchwright_operator.breaker import Breaker
 from batchwright_operator.domain import Domain
 from batchwright_operator.emitter import Emitter
-from batchwright_operator.errors import Conflict, Forbidden, Invalid
+from batchwright_operator.errors import AlreadyExists, Conflict, Forbidden, Invalid
 from batchwright_operator.live import Live, Rejection
 from batchwright_operator.metrics import Metrics
 from batchwright_operator.store import Store
@@ -124,7 +124,7 @@ class Controller:
         return "rejected"
 
     def _is_final(self, key: Key, failure: ActionFailed) -> bool:
-        if isinstance(failure.cause, Invalid):
+        if isinstance(failure.cause, Invalid | AlreadyExists):
             return True
         if not isinstance(failure.cause, Forbidden):
             return False

@@ -4,7 +4,7 @@ OperatorError
 +-- SettingsError            stop and say what to change
 +-- ApiError                 an answer of the API server (or none)
     +-- NotFound             404: the object is gone; look again
-    +-- AlreadyExists        409 on create: that is success
+    +-- AlreadyExists        409 on create: ours, that is success; else tell the user, and try again slowly
     +-- Conflict             409: decide again from newer state
     +-- Gone                 410: list anew
     +-- Invalid              400, 422: the body is wrong; trying again alone will not help

@@ -27,6 +27,7 @@ from batchwright_operator.job_facts import (
     ANNOTATION_INDEX,
     JobFacts,
     child_job,
+    is_left_behind,
     last_words,
     result_of,
     run_pod,
@@ -37,7 +38,7 @@ from batchwright_operator.job_progress import RATE_WINDOW_S, progress
 from batchwright_operator.live import Live, Rejection
 from batchwright_operator.model import InvalidSpec
 from batchwright_operator.model_job import InferenceJob, parse
-from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, phase_of
+from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, delete, phase_of
 from batchwright_operator.rendering_job import Step, data_claims, step_name
 from batchwright_operator.replicas import VOLUMES_S, container_problem, volume_problem
 from batchwright_operator.runners import INFERENCE_JOB_DOMAIN
@@ -58,7 +59,10 @@ class ObservedJob:
     settings: Settings
     token: str
     jobs: tuple[Raw, ...] = ()
+    left_behind: tuple[Raw, ...] = ()
+    """Jobs of a deleted InferenceJob of this name, which the garbage collector has not reached yet."""
     pods: tuple[Raw, ...] = ()
+    """Of `jobs`."""
     states: Mapping[str, RunnerState] = field(default_factory=dict)
     """Pod uid -> newest state."""
     finished: Mapping[int, RunnerState] = field(default_factory=dict)
@@ -79,9 +83,10 @@ class InferenceJobDomain:
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and the deployments that tasks name."""
         yield Watch(resource=INFERENCE_JOB, keys=own_keys)
-        for resource in (JOB, CONFIG_MAP, NETWORK_POLICY):
+        yield Watch(resource=JOB, keys=label_keys, label_selector=LABEL_JOB, index_labels=(LABEL_JOB,))
+        for resource in (CONFIG_MAP, NETWORK_POLICY):
             yield Watch(resource=resource, keys=label_keys, label_selector=LABEL_JOB)
-        yield Watch(resource=POD, keys=label_keys, index_labels=(LABEL_JOB, LABEL_STEP))
+        yield Watch(resource=POD, keys=label_keys)
         yield Watch(resource=MODEL_DEPLOYMENT, keys=_no_keys)
         yield Watch(resource=PVC, keys=_no_keys)
 
@@ -91,7 +96,8 @@ class InferenceJobDomain:
         if raw is None or "deletionTimestamp" in raw["metadata"]:
             return None
         uid = raw["metadata"]["uid"]
-        pods = store.labelled(POD, LABEL_JOB, key.name, namespace=key.namespace)
+        jobs = store.owned(JOB, uid)
+        pods = [pod for child in jobs for pod in store.owned(POD, child["metadata"]["uid"])]
         states = {
             each["metadata"]["uid"]: received.state
             for each in pods
@@ -101,7 +107,12 @@ class InferenceJobDomain:
             raw=raw,
             settings=self._settings,
             token=self._live.control_token(uid),
-            jobs=tuple(store.owned(JOB, uid)),
+            jobs=tuple(jobs),
+            left_behind=tuple(
+                child
+                for child in store.labelled(JOB, LABEL_JOB, key.name, namespace=key.namespace)
+                if _lives(child) and is_left_behind(child, raw)
+            ),
             pods=tuple(pods),
             states=states,
             finished=dict(self._live.terminations.get(uid, {})),
@@ -221,7 +232,10 @@ def decide(observed: ObservedJob, now: float) -> Decision:
     new = status_of(facts, phase, done, now)
     verdict = compare(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
     return Decision(
-        actions=actions(facts, phase, observed.settings, token=observed.token, now=now),
+        actions=(
+            *map(delete, observed.left_behind),
+            *actions(facts, phase, observed.settings, token=observed.token, now=now),
+        ),
         status=None if verdict.status is None else _write(job, verdict.status),
         events=events_of(facts, phase, new) if verdict.status is not None else (),
         requeue_after_s=_look_again(facts, phase, verdict.due_in_s, now),

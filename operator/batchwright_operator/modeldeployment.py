@@ -45,8 +45,6 @@ from batchwright_worker.contract import (
     COMPONENT_MODEL,
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
-    LABEL_JOB,
-    LABEL_STEP,
     SidecarState,
     claim_of,
 )
@@ -83,8 +81,7 @@ class ModelDeploymentDomain:
         yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys)
         for resource in (DEPLOYMENT, CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
             yield Watch(resource=resource, keys=label_keys, label_selector=LABEL_DEPLOYMENT)
-        indexed = (LABEL_COMPONENT, LABEL_DEPLOYMENT, LABEL_JOB, LABEL_STEP)
-        yield Watch(resource=POD, keys=label_keys, index_labels=indexed)
+        yield Watch(resource=POD, keys=label_keys, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
         yield Watch(resource=ACCELERATOR_PROFILE, keys=_no_keys)
         yield Watch(resource=PVC, keys=_no_keys)
 

@@ -190,7 +190,8 @@ def actions(facts: JobFacts, phase: Phase, settings: Settings, *, token: str, no
     ]
     step = AFTER.get(phase.name)
     if step == "plan" and facts.plan is not None and facts.plan.complete:
-        return (*wanted, _again(facts.plan))
+        # The plan is done, but what it said is lost with its pod: the same plan is made again.
+        return (*wanted, delete(facts.plan.raw))
     for name, child in facts.children().items():
         if not child.ended:
             wanted += _grant(child, _wish(facts, name, child, now))
@@ -200,9 +201,9 @@ def actions(facts: JobFacts, phase: Phase, settings: Settings, *, token: str, no
     return tuple(wanted)
 
 
-def _again(plan: ChildJob) -> Delete:
-    """The plan is done, but what it said is lost with its pod: the same plan is made again."""
-    metadata = plan.raw["metadata"]
+def delete(child: Raw) -> Delete:
+    """This very Job, not another that has its name by then."""
+    metadata = child["metadata"]
     return Delete(resource=JOB, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
 
 

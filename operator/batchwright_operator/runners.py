@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from batchwright_operator.actions import INFERENCE_JOB, POD, Key, Raw
+from batchwright_operator.actions import INFERENCE_JOB, JOB, POD, Key, Raw
 from batchwright_operator.domain import Queue, StoreView
 from batchwright_operator.job_facts import succeeded_state
 from batchwright_operator.live import Live
@@ -19,7 +19,7 @@ from batchwright_operator.sidecars import (
     control_address,
     running_container,
 )
-from batchwright_worker.contract import LABEL_JOB, LABEL_STEP, RunnerState
+from batchwright_worker.contract import LABEL_STEP, RunnerState
 
 INFERENCE_JOB_DOMAIN: Final = "inferencejob"
 
@@ -45,38 +45,38 @@ class RunnerFollower:
         await self._follower.run(store, queue)
 
     def _targets(self, store: StoreView) -> Iterator[Target]:
-        jobs = {str(job["metadata"]["uid"]): job for job in store.all(INFERENCE_JOB)}
-        pods = store.labelled(POD, LABEL_STEP, "run")
-        self._keep_terminations(pods, jobs, store)
-        return runner_targets(store, pods, self._live.control_token)
+        pods = {str(job["metadata"]["uid"]): (job, _runner_pods(store, job)) for job in store.all(INFERENCE_JOB)}
+        self._keep_terminations({uid: found for uid, (_, found) in pods.items()})
+        for job, found in pods.values():
+            yield from runner_targets(job, found, self._live.control_token)
 
-    def _keep_terminations(self, pods: list[Raw], jobs: dict[str, Raw], store: StoreView) -> None:
-        """Remember the final state of every shard that succeeded; forget the jobs that are gone."""
-        for gone in self._live.terminations.keys() - jobs.keys():
+    def _keep_terminations(self, pods: dict[str, list[Raw]]) -> None:
+        """Remember the final state of every shard that succeeded; forget the jobs that are gone. Pods are by the uid
+        of their InferenceJob."""
+        for gone in self._live.terminations.keys() - pods.keys():
             del self._live.terminations[gone]
-        present = {str(pod["metadata"]["uid"]) for pod in pods}
-        self._read &= present
-        for pod in pods:
-            uid = str(pod["metadata"]["uid"])
-            if uid in self._read or (state := succeeded_state(pod)) is None:
-                continue
-            self._read.add(uid)
-            if (job := job_of(store, pod)) is not None:
-                self._live.terminations.setdefault(job["metadata"]["uid"], {})[state.shard] = state
+        self._read &= {str(pod["metadata"]["uid"]) for found in pods.values() for pod in found}
+        for job_uid, found in pods.items():
+            for pod in found:
+                uid = str(pod["metadata"]["uid"])
+                if uid in self._read or (state := succeeded_state(pod)) is None:
+                    continue
+                self._read.add(uid)
+                self._live.terminations.setdefault(job_uid, {})[state.shard] = state
 
 
-def runner_targets(store: StoreView, pods: list[Raw], token: Callable[[str], str]) -> Iterator[Target]:
-    """Every pod of a run Job whose runner runs; `token` maps the uid of an InferenceJob to its control token."""
+def _runner_pods(store: StoreView, job: Raw) -> list[Raw]:
+    """The pods that work for this very InferenceJob: a deleted one of the same name may have left some."""
+    children = store.owned(JOB, job["metadata"]["uid"])
+    runs = [child for child in children if (child["metadata"].get("labels") or {}).get(LABEL_STEP) == "run"]
+    return [pod for run in runs for pod in store.owned(POD, run["metadata"]["uid"])]
+
+
+def runner_targets(job: Raw, pods: list[Raw], token: Callable[[str], str]) -> Iterator[Target]:
+    """Every pod whose runner runs; `token` maps the uid of an InferenceJob to its control token."""
+    metadata = job["metadata"]
+    key = Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
     for pod in pods:
         address = control_address(pod)
-        if address is None or not running_container(pod, RUNNER) or (job := job_of(store, pod)) is None:
-            continue
-        metadata = job["metadata"]
-        key = Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
-        yield Target(uid=pod["metadata"]["uid"], address=address, token=token(metadata["uid"]), key=key)
-
-
-def job_of(store: StoreView, pod: Raw) -> Raw | None:
-    """The InferenceJob that a pod works for."""
-    metadata = pod["metadata"]
-    return store.get(INFERENCE_JOB, metadata["namespace"], str((metadata.get("labels") or {}).get(LABEL_JOB, "")))
+        if address is not None and running_container(pod, RUNNER):
+            yield Target(uid=pod["metadata"]["uid"], address=address, token=token(metadata["uid"]), key=key)

@@ -17,7 +17,7 @@ from aiohttp import web
 from deployment_objects import NAMESPACE, deployment, model_state, state
 from tiny_api import TinyApi
 
-from batchwright_operator.actions import INFERENCE_JOB, MODEL_DEPLOYMENT, POD, Key, Raw
+from batchwright_operator.actions import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Key, Raw
 from batchwright_operator.live import Live, control_token
 from batchwright_operator.runners import RunnerFollower
 from batchwright_operator.settings import Settings
@@ -198,9 +198,13 @@ async def test_pods_that_cannot_be_read_do_not_end_the_follower() -> None:
 # --- runners
 
 
-def runner_pod(name: str, address: str, **status: Any) -> Raw:
-    labels = {"batchwright.dev/step": "run", "batchwright.dev/inferencejob": "pages"}
-    metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-of-{name}", "labels": labels}
+LABELS = {"batchwright.dev/step": "run", "batchwright.dev/inferencejob": "pages"}
+
+
+def runner_pod(name: str, address: str, *, job_uid: str = "uid-of-run", **status: Any) -> Raw:
+    owner = {"kind": "Job", "name": "pages-run", "uid": job_uid, "controller": True}
+    metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-of-{name}", "labels": LABELS}
+    metadata["ownerReferences"] = [owner]
     container = {"name": "runner", "state": status or {"running": {}}}
     return {"metadata": metadata, "status": {"podIP": address, "containerStatuses": [container]}}
 
@@ -214,6 +218,9 @@ def said(shard: int, revision: int = 1, **parts: Any) -> RunnerState:
 def job_api() -> TinyApi:
     api = TinyApi()
     api.put(INFERENCE_JOB, {"metadata": {"name": "pages", "namespace": NAMESPACE, "uid": "uid-of-pages"}, "spec": {}})
+    owner = {"kind": "InferenceJob", "name": "pages", "uid": "uid-of-pages", "controller": True}
+    metadata = {"name": "pages-run", "namespace": NAMESPACE, "uid": "uid-of-run", "labels": LABELS}
+    api.put(JOB, {"metadata": metadata | {"ownerReferences": [owner]}, "spec": {}})
     return api
 
 
@@ -238,6 +245,8 @@ async def test_the_last_word_of_a_finished_shard_outlives_its_pod_but_not_its_jo
     job_api.put(POD, runner_pod("good", "", terminated={"exitCode": 0, "message": message}))
     job_api.put(POD, runner_pod("bad", "", terminated={"exitCode": 1, "message": message.replace("4", "5")}))
     job_api.put(POD, runner_pod("odd", "", terminated={"exitCode": 0, "message": "not json"}))
+    of_a_deleted_job = {"exitCode": 0, "message": message.replace("4", "7")}
+    job_api.put(POD, runner_pod("old", "", job_uid="uid-of-the-run-of-a-deleted-job", terminated=of_a_deleted_job))
     follower = RunnerFollower(Settings(), live, aiohttp.ClientSession)
     async with followed(follower, job_api, keys):
         await until(lambda: "uid-of-pages" in live.terminations)

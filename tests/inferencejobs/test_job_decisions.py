@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from job_objects import KEY, World, job, runner
 from kstatus import kstatus
 
-from batchwright_operator.actions import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC, Create, Patch
+from batchwright_operator.actions import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC, Create, Delete, Patch
 from batchwright_operator.conditions import find, rfc3339
 from batchwright_operator.live import Rejection
 from batchwright_worker.contract import CommitResult, ItemFailure, PlanResult
@@ -317,6 +317,23 @@ def test_a_plan_whose_words_are_lost_is_made_again() -> None:
     assert after is not None
     assert before["metadata"]["uid"] != after["metadata"]["uid"]
     assert world.child("run") is None
+
+
+def test_what_a_deleted_job_of_the_same_name_left_is_removed_and_never_taken_for_its_own() -> None:
+    world = World()
+    world.planned()
+    world.end(world.pod("run", "run-1", shard=0), runner(0, 10, done=True))
+    left = [(name, found["metadata"]["uid"]) for name in ("plan", "run") if (found := world.child(name))]
+    metadata = {"name": "pages", "namespace": NAMESPACE, "uid": "uid-of-the-next"}
+    world.api.put(INFERENCE_JOB, job() | {"metadata": metadata})  # the garbage collector is late
+    removed = [each for each in world.decide().actions if isinstance(each, Delete)]
+    assert [(each.name.removeprefix("pages-"), each.uid) for each in removed] == left
+    world.settle()
+    assert world.status["summary"]["reason"] == "Planning"
+    assert world.status["items"] == {"succeeded": 0, "failed": 0}
+    plan = world.child("plan")
+    assert plan is not None
+    assert plan["metadata"]["ownerReferences"][0]["uid"] == "uid-of-the-next"
 
 
 def test_an_image_that_cannot_be_pulled_is_stalled_but_not_failed() -> None:

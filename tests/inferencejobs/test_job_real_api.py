@@ -178,3 +178,48 @@ def test_suspend_resume_a_plan_that_fails_and_the_end_of_its_time_to_live(kubele
         lambda: with_crds("-n", NAMESPACE, "get", "infjob", "pages", check=False).returncode, "the job gone by itself"
     )
     assert gone == 1
+
+
+def test_a_name_that_is_taken_is_said_and_a_job_made_anew_does_not_wait_for_the_garbage_collector(
+    kubelet: Kubelet, with_crds: Kubectl
+) -> None:
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
+    head = {"name": "again-plan", "namespace": NAMESPACE}
+    others = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": head,
+        "spec": {"suspend": True, "template": template},
+    }
+    with_crds("apply", "-f", "-", text=others)
+    with_crds("apply", "-f", "-", text=_by_user(job("again")))
+
+    def stalled() -> str:
+        conditions = kubelet.get("infjob", "again")["status"].get("conditions") or ()
+        return next(
+            (each["message"] for each in conditions if (each["type"], each["status"]) == ("Stalled", "True")), ""
+        )
+
+    said = eventually(stalled, "the refusal in the status")
+    assert "Job again-plan" in said
+    assert "belongs to nobody: delete it or take another name" in said
+    with_crds("-n", NAMESPACE, "delete", "job", "again-plan")
+
+    def plan(uid: str) -> list[dict[str, Any]]:
+        owners = {
+            each["metadata"]["uid"]: each["metadata"]["ownerReferences"][0] for each in kubelet.get("jobs")["items"]
+        }
+        found = [(each, owners.get(each["metadata"]["ownerReferences"][0]["uid"])) for each in kubelet.pods("plan")]
+        return [each for each, owner in found if owner and owner["uid"] == uid]
+
+    old = kubelet.get("infjob", "again")["metadata"]["uid"]
+    [pod] = eventually(lambda: plan(old), "the plan pod, once the name is free")
+    kubelet.end(pod, PlanResult(items=15, shards=2, digest="d"))
+    eventually(lambda: len(kubelet.pods("run")) == 2, "a pod per shard")
+    with_crds("-n", NAMESPACE, "delete", "infjob", "again", "--wait=true")
+    with_crds("apply", "-f", "-", text=_by_user(job("again")))
+    new = kubelet.get("infjob", "again")["metadata"]["uid"]
+    eventually(lambda: plan(new), "the plan pod of the new job", within_s=15.0)
+    eventually(lambda: kubelet.get("infjob", "again")["status"]["summary"]["reason"] == "Planning", "its status")
+    assert kubelet.get("infjob", "again")["status"]["items"] == {"succeeded": 0, "failed": 0}
+    with_crds("-n", NAMESPACE, "delete", "infjob", "again", "--wait=true")

@@ -48,8 +48,8 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m e2e.cluster build
-	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not cluster" tests
-	$(BIN)/pytest -m "cluster and not soak" tests/cluster
+	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not cluster and not timed" tests
+	$(BIN)/pytest -m "(cluster or timed) and not soak" tests
 
 soak: install ## what takes long: minutes of silence, kill matrices
 	$(BIN)/pytest -m soak --timeout 3600 tests

@@ -108,7 +108,7 @@ def test_a_jump_of_speed_is_fitted_anew_within_two_seconds(rate: float) -> None:
     simulation = Simulation([plan], [slower_from(5)])
     simulation.run(poisson(rate, 7, random.Random(3)), 7)
     curve = simulation.scheduler.models["m"].overall.curve
-    typical = simulation.scheduler.models["m"].cap((), 7.0)
+    typical = simulation.scheduler.models["m"].facts((), 7.0).cap
     for rows in (max(1, typical // 2), typical):
         assert curve.seconds(rows) == pytest.approx(0.020 + 0.004 * rows, rel=0.1)
 

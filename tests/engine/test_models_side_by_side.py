@@ -91,9 +91,9 @@ def served_of(name: str, rate: float, now: float = 10.0) -> Served:
 def test_a_batch_leaves_room_for_the_tighter_target_while_that_model_is_active() -> None:
     wide, tight, idle = served_of("wide", 300), served_of("tight", 300), served_of("tight", 0.1)
     rebalance([wide, idle], 1, 10.0)
-    alone = wide.cap((), 10.0)
+    alone = wide.facts((), 10.0).cap
     rebalance([wide, tight], 1, 10.0)
-    assert wide.cap((), 10.0) < alone
-    assert wide.turn(()).seconds(wide.cap((), 10.0)) <= 0.040 - 2 * tight.batch_s + 1e-9
+    assert wide.facts((), 10.0).cap < alone
+    assert wide.turn(()).seconds(wide.facts((), 10.0).cap) <= 0.040 - 2 * tight.batch_s + 1e-9
     assert tight.room_s > 1e9
     assert (wide.left_share < 1, tight.left_share) == (True, 1.0)

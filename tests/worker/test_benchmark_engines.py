@@ -76,6 +76,7 @@ def test_real_cpu_benchmark_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_emulated_table_rises_as_its_formula_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         ENV_EMULATED_DEVICE, '{"fixedMicroseconds": 20000, "perRowMicroseconds": 1000, "memoryBytes": 134217728}'
@@ -85,8 +86,8 @@ def test_emulated_table_rises_as_its_formula_says(monkeypatch: pytest.MonkeyPatc
     assert list(rates) == [1, 2, 4, 8, 16]  # 32 images would need 256 MiB
     for batch, rate in rates.items():
         promised = batch / (0.020 + 0.001 * batch)
-        assert 0.1 * promised < rate < 1.05 * promised  # never faster; slower where others have the processor
-    assert rates[16] > rates[1]
+        assert 0.75 * promised < rate < 1.05 * promised  # never faster
+    assert list(rates.values()) == sorted(rates.values())
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,6 @@ class Served:
         self._facts[bucket] = facts
         return facts
 
-    def cap(self, bucket: Bucket, now: float) -> int:
-        """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
-        leaves models with tighter targets in time (but at least half of the throughput)."""
-        return self.facts(bucket, now).cap
-
     def fills(self, bucket: Bucket, rows: int, now: float) -> bool:
         """Are these rows a full batch? Less than half of what was one at the last decision are none."""
         known = self._facts.get(bucket)
@@ -195,6 +190,8 @@ class Served:
             self._version += 1
 
     def _cap(self, bucket: Bucket, turn: Curve, rate: float) -> int:
+        """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
+        leaves models with tighter targets in time (but at least half of the throughput)."""
         curve = self.curve(bucket)
         most = min(self.tuning.size, curve.knee(self.tuning.size))
         if self.target_s is not None and curve.known:
@@ -220,7 +217,7 @@ class Served:
 
     def _mixed_curve(self) -> Curve:
         """The fit for tuning: the bucket's own where there is one, else the overall one, which mixes the shapes and
-        so knows no knee of its own (each bucket's knee bounds its batches in `cap`)."""
+        so knows no knee of its own (each bucket's knee bounds its batches in `_cap`)."""
         if len(self.by_bucket) == 1:
             return next(iter(self.by_bucket.values())).curve
         curve = self.overall.curve

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 
 from batchwright_operator.actions import (
     CONFIG_MAP,
@@ -21,54 +20,24 @@ from batchwright_operator.actions import (
     Raw,
     StatusWrite,
 )
-from batchwright_operator.conditions import Condition, find, render, rfc3339, shorten, unix
+from batchwright_operator.conditions import Condition, find, render, unix
 from batchwright_operator.domain import StoreView, Watch
-from batchwright_operator.job_facts import (
-    ANNOTATION_INDEX,
-    JobFacts,
-    child_job,
-    is_left_behind,
-    last_words,
-    result_of,
-    run_pod,
-    server,
-    succeeded_state,
-)
-from batchwright_operator.job_progress import RATE_WINDOW_S, progress
-from batchwright_operator.live import Live, Rejection
+from batchwright_operator.job_facts import JobFacts, is_left_behind
+from batchwright_operator.job_progress import progress
+from batchwright_operator.job_reading import ObservedJob, facts_of, lives
+from batchwright_operator.live import Live
 from batchwright_operator.model import InvalidSpec
 from batchwright_operator.model_job import InferenceJob, parse
 from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, delete, phase_of
-from batchwright_operator.rendering_job import Step, data_claims, step_name
-from batchwright_operator.replicas import VOLUMES_S, container_problem, volume_problem
+from batchwright_operator.replicas import VOLUMES_S
 from batchwright_operator.runners import INFERENCE_JOB_DOMAIN
 from batchwright_operator.settings import Settings
 from batchwright_operator.status_job import compare, events_of, is_terminal, status_of
-from batchwright_worker.contract import LABEL_JOB, LABEL_STEP, CommitResult, PlanResult, RunnerState
+from batchwright_worker.contract import LABEL_JOB
 
 WAIT_S = 3.0
 """How often a job that waits for another object looks for it."""
 CONDITIONS = ("Complete", "Failed", "Suspended", "Reconciling", "Stalled", "DeadlineAtRisk", "WaitingForModels")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedJob:
-    """One InferenceJob and all that its decision needs."""
-
-    raw: Raw
-    settings: Settings
-    token: str
-    jobs: tuple[Raw, ...] = ()
-    left_behind: tuple[Raw, ...] = ()
-    """Jobs of a deleted InferenceJob of this name, which the garbage collector has not reached yet."""
-    pods: tuple[Raw, ...] = ()
-    """Of `jobs`."""
-    states: Mapping[str, RunnerState] = field(default_factory=dict)
-    """Pod uid -> newest state."""
-    finished: Mapping[int, RunnerState] = field(default_factory=dict)
-    deployments: Mapping[str, Raw] = field(default_factory=dict)
-    claims: frozenset[str] = frozenset()
-    rejection: Rejection | None = None
 
 
 class InferenceJobDomain:
@@ -111,7 +80,7 @@ class InferenceJobDomain:
             left_behind=tuple(
                 child
                 for child in store.labelled(JOB, LABEL_JOB, key.name, namespace=key.namespace)
-                if _lives(child) and is_left_behind(child, raw)
+                if lives(child) and is_left_behind(child, raw)
             ),
             pods=tuple(pods),
             states=states,
@@ -147,72 +116,6 @@ def _by_name(objects: Iterable[Raw]) -> dict[str, Raw]:
 
 def _no_keys(_raw: Raw) -> Iterator[Key]:
     return iter(())
-
-
-# --- facts
-
-
-def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
-    """What the raw objects mean."""
-    jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if _lives(each)}
-    steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
-    for pod in observed.pods:
-        step = (pod["metadata"].get("labels") or {}).get(LABEL_STEP)
-        if step in steps and not (step == "run" and _is_history(pod, observed.finished, now)):
-            steps[step].append(pod)
-    finished = {state.shard: state for pod in steps["run"] if (state := succeeded_state(pod)) is not None}
-    active = [pods for pods in steps.values() if pods]
-    return JobFacts(
-        job=job,
-        plan=jobs.get(step_name(job, "plan")),
-        run=jobs.get(step_name(job, "run")),
-        commit=jobs.get(step_name(job, "commit")),
-        plan_result=result_of(steps["plan"], PlanResult),
-        commit_result=result_of(steps["commit"], CommitResult),
-        pods=tuple(run_pod(pod, observed.states.get(pod["metadata"]["uid"])) for pod in steps["run"]),
-        finished={**observed.finished, **finished},
-        servers={name: server(observed.deployments.get(name)) for name in job.deployments()},
-        missing_claims=tuple(sorted(data_claims(job).keys() - observed.claims)),
-        pod_trouble=_trouble(active[-1], now, observed.settings.unfit_seconds) if active else None,
-        pods_pending=any(_pends(pod) for pod in observed.pods),
-        last_words=shorten(last_words(active[-1]), 400) if active else "",
-        rejection=observed.rejection,
-    )
-
-
-def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bool:
-    """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
-    if (pod.get("status") or {}).get("phase") != "Succeeded":
-        return False
-    containers = pod["status"].get("containerStatuses") or ()
-    ended = next(((each.get("state") or {}).get("terminated") for each in containers), None)
-    index = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_INDEX, "-1")
-    old = ended is not None and str(ended.get("finishedAt", "")) < rfc3339(now - RATE_WINDOW_S)
-    return old and int(index) in finished
-
-
-def _pends(pod: Raw) -> bool:
-    return _lives(pod) and (pod.get("status") or {}).get("phase") == "Pending"
-
-
-def _lives(raw: Raw) -> bool:
-    return "deletionTimestamp" not in raw["metadata"]
-
-
-def _trouble(pods: Sequence[Raw], now: float, patience_s: float) -> tuple[str, str] | None:
-    """Why no pod of a step can run: an image, a Secret, a claim, no node; None as soon as one runs."""
-    waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Pending" and _lives(pod)]
-    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and _lives(pod)]
-    if running or not waiting:
-        return None
-    found = container_problem(waiting[0]) or volume_problem(waiting[0], now)
-    if found is not None:
-        return found.reason, found.message.replace("spec.pod.", "spec.runner.pod.")
-    scheduled = find((waiting[0].get("status") or {}).get("conditions"), "PodScheduled")
-    since = unix(scheduled.get("lastTransitionTime")) or now
-    if scheduled.get("reason") != "Unschedulable" or now - since < patience_s:
-        return None
-    return "Unschedulable", f"pod {waiting[0]['metadata']['name']}: {shorten(str(scheduled.get('message')), 600)}"
 
 
 # --- decision

@@ -4,12 +4,15 @@ said otherwise; both controllers against the plain rule, other devices and targe
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import cache
 
+import numpy as np
 import pytest
 
+from batchwright_worker.sidecar.queues import Bucket
 from batchwright_worker.sidecar.served import Plan
-from batchwright_worker.sidecar.simulator import Report, SimulatedDevice, Simulation, closed_loop, poisson
+from batchwright_worker.sidecar.simulator import Arrival, Report, SimulatedDevice, Simulation, closed_loop, poisson
 from batchwright_worker.sidecar.tuning import Controller, Rules
 
 CONTROLLERS: list[Controller] = ["MannKendall", "Auto"]
@@ -111,6 +114,25 @@ def test_a_jump_of_speed_is_fitted_anew_within_two_seconds(rate: float) -> None:
     typical = simulation.scheduler.models["m"].facts((), 7.0).cap
     for rows in (max(1, typical // 2), typical):
         assert curve.seconds(rows) == pytest.approx(0.020 + 0.004 * rows, rel=0.1)
+
+
+SEARCH = {"query": ((1, 0.0037), (4, 0.0023), (32, 0.0018)), "passage": ((1, 0.099), (4, 0.110), (32, 0.134))}
+"""(size, seconds per row): short rows are cheaper together, long ones alone."""
+
+
+def of_shape(bucket: Bucket, rows: int) -> float:
+    sizes, each = zip(*SEARCH[bucket], strict=True)
+    return float(rows * np.interp(rows, sizes, each))
+
+
+def test_each_shape_finds_its_own_size_and_together_they_beat_every_static_one() -> None:
+    """serving.md, 4. Full batches of one size for both shapes, in the shares in which these callers ask."""
+    callers = [Arrival(0.0, "m", 1, "passage" if number < 2 else "query", number) for number in range(96)]
+    device = SimulatedDevice(seconds=lambda *_: 0.0, of_shape=of_shape)
+    report = Simulation([Plan(name="m", rules=Rules())], [device], warm_up=False).run(callers, SECONDS)
+    asked = Counter(one.arrival.bucket for one in report.answered(SETTLED))
+    best = min(sum(asked[shape] * of_shape(shape, size) / size for shape in SEARCH) for size in range(1, 33))
+    assert 0.95 * best > (SECONDS - SETTLED)
 
 
 def bound(fixed_s: float, per_row_s: float, target_s: float, rate: float) -> float:

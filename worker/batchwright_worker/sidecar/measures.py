@@ -113,19 +113,23 @@ class WindowCounts:
     rows: int = 0
     offered: int = 0
     batches: int = 0
-    batch_rows: int = 0
     device_s: float = 0.0
+    sized: int = 0
+    """Batches that could have been as large as the tuned size."""
+    sized_rows: int = 0
     full: int = 0
 
     def answered(self, rows: int, latency_s: float) -> None:
         self.latencies.append(latency_s)
         self.rows += rows
 
-    def ran(self, rows: int, device_s: float, left_waiting: bool) -> None:
+    def ran(self, rows: int, device_s: float, left_waiting: bool, sized: bool) -> None:
         self.batches += 1
-        self.batch_rows += rows
         self.device_s += device_s
-        self.full += left_waiting
+        if sized:
+            self.sized += 1
+            self.sized_rows += rows
+            self.full += left_waiting
 
     @property
     def quiet(self) -> bool:
@@ -148,8 +152,8 @@ class WindowCounts:
             requests=len(self.latencies),
             latency_s=percentile(self.latencies, 0.95),
             device_s=self.device_s / batches,
-            mean_rows=self.batch_rows / batches,
-            full_ratio=self.full / batches,
+            mean_rows=self.sized_rows / max(self.sized, 1),
+            full_ratio=self.full / max(self.sized, 1),
             busy=self.device_s / seconds,
             offered=self.offered / seconds,
             served=self.rows / seconds,

@@ -198,7 +198,7 @@ class Scheduler(Ledger):
         served = self.models[batch.run.model]
         self.devices[batch.run.device].troubled.discard(batch.run.model)
         served.ran(batch.run.bucket, batch.run.rows, device_s)
-        served.window.ran(batch.run.rows, device_s, batch.left_waiting)
+        served.window.ran(batch.run.rows, device_s, batch.left_waiting, served.is_sized(batch.run.bucket))
         served.footprint.ran(batch.run.rows, batch_bytes)
         took = self.devices[batch.run.device].end_batch(batch.serial, now, None if batch.run.unload else device_s)
         if not batch.run.unload:

@@ -166,6 +166,11 @@ class Served:
         if times is not None and times is not self.overall:
             times.observe(rows, device_s)
 
+    def is_sized(self, bucket: Bucket) -> bool:
+        """Is it the tuned size that bounds batches of this bucket? Where shapes are mixed, those whose own knee lies
+        below it say nothing about it."""
+        return len(self.by_bucket) < 2 or self._most(bucket) >= self.tuning.size
+
     def facts(self, bucket: Bucket, now: float) -> Facts:
         """See `Facts`."""
         known = self._facts.get(bucket)
@@ -192,13 +197,22 @@ class Served:
     def _cap(self, bucket: Bucket, turn: Curve, rate: float) -> int:
         """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
         leaves models with tighter targets in time (but at least half of the throughput)."""
-        curve = self.curve(bucket)
-        most = min(self.tuning.size, curve.knee(self.tuning.size))
+        curve, most = self.curve(bucket), self._most(bucket)
         if self.target_s is not None and curve.known:
             most = min(most, in_time_size(turn, self.target_s, rate, most))
         if self.room_s < math.inf and curve.known:
             most = min(most, turn.largest_within(max(self.room_s, 2 * turn.seconds(1)), most))
         return max(1, most)
+
+    def _most(self, bucket: Bucket) -> int:
+        """The tuned size, where more is no faster for this shape, and how far what is known of it reaches: a shape
+        among others is tried at twice the largest size that it was seen at, so that no batch takes long by surprise."""
+        most = min(self.tuning.size, self.curve(bucket).knee(self.tuning.size))
+        times = self.by_bucket.get(shape_of(bucket))
+        alone = len(self.by_bucket) == (times is not None)
+        if alone or (times is None and len(self.by_bucket) >= MOST_BUCKETS):
+            return most
+        return min(most, tuner.REACH * max(1, 0 if times is None else times.curve.largest_seen))
 
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol
 
-from batchwright_worker.sidecar.dispatch import LoadModel, Nothing
+from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.measures import percentile
 from batchwright_worker.sidecar.order import Order
 from batchwright_worker.sidecar.queues import Bucket
@@ -47,6 +47,12 @@ class SimulatedDevice:
     """From the decision to the start of a batch on the idle device: copies, the way to the runtime."""
     back_s: float = 0.0
     """From the end of a batch on the device to the answers."""
+    of_shape: Callable[[Bucket, int], float] | None = None
+    """Device time of so many rows of a bucket, where it depends on that; instead of `seconds`."""
+
+    def batch_s(self, run: RunBatch, now: float) -> float:
+        """Device time of a batch that starts now."""
+        return self.of_shape(run.bucket, run.rows) if self.of_shape else self.seconds(run.model, run.rows, now)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -252,7 +258,7 @@ class Simulation:
     def _start_batch(self, batch: Batch, now: float) -> None:
         machine = self._machines[batch.run.device]
         begins = max(now + machine.there_s, self._free_at.get(machine.name, 0.0))
-        seconds = machine.seconds(batch.run.model, batch.run.rows, begins)
+        seconds = machine.batch_s(batch.run, begins)
         self._free_at[machine.name] = begins + seconds
         self._at(begins + seconds + machine.back_s, partial(self._end_batch, batch, seconds))
 

@@ -46,8 +46,9 @@ class Rules:
 class Window:
     """What one observation window saw.
 
-    `latency_s`: p95 from arrival to answer. `device_s`: mean device time of a batch, `mean_rows` its mean size,
-    `full_ratio` the share of batches after which rows of the same bucket were left waiting.
+    `latency_s`: p95 from arrival to answer. `device_s`: mean device time of a batch. `mean_rows`: mean size of those
+    that the tuned size bounds (not the knee of their shape), `full_ratio`: the share of these after which rows of the
+    same bucket were left waiting.
     `busy`: share of the window that the device worked for this model (above 1 with several devices).
     `offered`: rows per second that arrived (refused ones too), `served`: rows per second answered.
     """

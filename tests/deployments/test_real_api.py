@@ -93,6 +93,18 @@ def test_children_appear_stay_untouched_and_go_with_their_owner(
     eventually(lambda: touched(control_plane, since), "the two labels in the audit log")
     assert audit_writes(control_plane, since) == []
     with_crds("-n", shop, "delete", "mdep", "cpu-claim", "--wait=true")
+    with_crds(
+        "apply", "-f", "-", text=raw
+    )  # at once, while the garbage collector still looks at the old one's children
+    uid = get()["metadata"]["uid"]
+
+    def owned() -> bool:
+        own = [each for each in found(kinds) if each["kind"] != "Pod"]
+        owners = [each["metadata"]["ownerReferences"][0]["uid"] for each in own]
+        return sorted(each["kind"] for each in own) == [kind for kind in wanted if kind != "Pod"] and {*owners} == {uid}
+
+    eventually(owned, "all children in the hands of the new object")
+    with_crds("-n", shop, "delete", "mdep", "cpu-claim", "--wait=true")
     # the garbage collector looks for kinds that are new to it (our CRDs) every 30 s
     eventually(lambda: not found(kinds), "everything garbage-collected", within_s=150.0)
     log = (running / "operator.log").read_text()

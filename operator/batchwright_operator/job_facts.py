@@ -57,12 +57,14 @@ def child_job(raw: Raw) -> ChildJob:
 
 
 def is_left_behind(child: Raw, job: Raw) -> bool:
-    """Was the Job made for an InferenceJob of the same name, which is gone now that `job` has the name?"""
+    """Was the Job made for an InferenceJob of the same name, which is gone now that `job` has the name? A Job younger
+    than `job` was not: then it is `job` that is gone, and whoever asks has not seen that yet."""
     references = child["metadata"].get("ownerReferences") or ()
     owner: Raw = next((each for each in references if each.get("controller")), {})
     same = all(owner.get(part) == job.get(part) for part in ("apiVersion", "kind"))
     metadata = job["metadata"]
-    return same and owner["name"] == metadata["name"] and owner["uid"] != metadata["uid"]
+    older = str(child["metadata"].get("creationTimestamp", "")) <= str(metadata.get("creationTimestamp", ""))
+    return same and older and owner["name"] == metadata["name"] and owner["uid"] != metadata["uid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,11 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     )
 
 
+def lives(raw: Raw) -> bool:
+    """Is it not being deleted?"""
+    return "deletionTimestamp" not in raw["metadata"]
+
+
 def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bool:
     """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
     if (pod.get("status") or {}).get("phase") != "Succeeded":
@@ -87,11 +92,6 @@ def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bo
 
 def _pends(pod: Raw) -> bool:
     return lives(pod) and (pod.get("status") or {}).get("phase") == "Pending"
-
-
-def lives(raw: Raw) -> bool:
-    """Is it not being deleted?"""
-    return "deletionTimestamp" not in raw["metadata"]
 
 
 def _trouble(pods: Sequence[Raw], now: float, patience_s: float) -> tuple[str, str] | None:

@@ -140,8 +140,10 @@ class DeviceTime:
     @property
     def curve(self) -> Curve:
         """The fit of the batches remembered; it may lack the newest eighth of those of known sizes, or more of them
-        while they took less than REFIT_S together."""
-        if self._unread > len(self.samples) // 8 and (self._unread_s >= REFIT_S or self._unread >= len(self.samples)):
+        while they took less than REFIT_S together (at first as many as it has: the first batches are often slow)."""
+        seen = len(self.samples)
+        many = seen if seen == KEPT else seen // 2
+        if self._unread > seen // 8 and (self._unread_s >= REFIT_S or self._unread >= many):
             self._remember()
             self._curve = fit(self.samples, {rows: seconds for rows, (seconds, _) in self.remembered.items()})
             self._unread, self._unread_s = 0, 0.0

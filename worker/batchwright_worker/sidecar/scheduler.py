@@ -14,7 +14,7 @@ from batchwright_worker.sidecar.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.sidecar.ledger import Ledger
 from batchwright_worker.sidecar.order import Choice
 from batchwright_worker.sidecar.outlook import line
-from batchwright_worker.sidecar.queues import Apart, Waiting
+from batchwright_worker.sidecar.queues import Apart, Bucket, Waiting
 from batchwright_worker.sidecar.residency import Flight
 from batchwright_worker.sidecar.served import Served
 from batchwright_worker.sidecar.steps import Batch, Offer, Refusal, Step
@@ -60,7 +60,7 @@ class Scheduler(Ledger):
                 f"the latency target of {served.name} is {(served.plan.rules.latency_s or 0) * 1e3:.0f} ms"
             )
             return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
-        if offer.deadline is not None and admission.is_hopeless(offer.deadline - now, curve, found, offer.rows):
+        if offer.deadline is not None and self._is_hopeless(served, offer, found, now):
             message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
             return Refusal(reason="Deadline", message=message, retry_after_s=found.free_in_s)
         allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
@@ -196,6 +196,7 @@ class Scheduler(Ledger):
     def batch_ended(self, batch: Batch, device_s: float, batch_bytes: int, now: float) -> None:
         """A batch is done, well; `device_s` as the runtime measured it."""
         served = self.models[batch.run.model]
+        served.ran_at = now
         self.devices[batch.run.device].troubled.discard(batch.run.model)
         served.ran(batch.run.bucket, batch.run.rows, device_s)
         served.window.ran(batch.run.rows, device_s, batch.left_waiting, served.is_sized(batch.run.bucket))
@@ -255,6 +256,19 @@ class Scheduler(Ledger):
         )
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
+    def _is_hopeless(self, served: Served, offer: Offer, found: admission.Line, now: float) -> bool:
+        assert offer.deadline is not None
+        left_s, curve = offer.deadline - now, served.facts(offer.bucket, now).turn
+        return admission.is_hopeless(left_s, curve, found, offer.rows) and not (
+            left_s > 0 and self._is_probe(served, offer.bucket, now)
+        )
+
+    def _is_probe(self, served: Served, bucket: Bucket, now: float) -> bool:
+        """Is a row of this model worth trying whatever is predicted of it?"""
+        if not served.is_doubtful(bucket, now):
+            return False
+        return not any(flight.model == served.name for books in self.devices.values() for flight in books.in_flight)
+
     def _drop_late(self, served: Served, now: float, begins: float) -> list[int]:
         bucket = served.queue.next_bucket()
         head = served.queue.head(bucket)
@@ -262,6 +276,8 @@ class Scheduler(Ledger):
             return []
         facts = served.facts(bucket, now)
         late = served.queue.late(bucket, lambda rows: begins + facts.turn.seconds(rows), facts.cap)
+        if late and self._is_probe(served, bucket, now):
+            late = served.queue.late(bucket, lambda _: now, facts.cap)
         for key in late:
             self.cancel(key)
         return late

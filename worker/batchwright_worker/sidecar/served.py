@@ -22,6 +22,10 @@ MOST_UNSEEN_SHARE = 0.2
 least so many seconds, at most a larger share. Without it an overloaded device answers a millisecond late (simulated:
 366 instead of 429 in time per second at ten times the load); it costs next to nothing."""
 OVERHEAD_WEIGHT = 0.1
+PROBE_S = 1.0
+PROBE_TURNS = 20.0
+"""What is predicted of a model is doubted when no batch of it has run for so long, and for so many times what one is
+predicted to take: a prediction by which all requests are too late is never corrected unless one is tried."""
 FACTS_S = 0.005
 """So long a derived fact may lag behind the offered rate."""
 USED_MEMORY_S = 1.0
@@ -102,6 +106,8 @@ class Served:
     """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
     batch_s: float = 0.0
     """Smoothed time of a batch."""
+    ran_at: float = -math.inf
+    """When a batch of it ended last."""
     use: float = 0.0
     """The same, as of a moment ago (see `sharing`)."""
     left_share: float = 1.0
@@ -170,6 +176,11 @@ class Served:
         """Is it the tuned size that bounds batches of this bucket? Where shapes are mixed, those whose own knee lies
         below it say nothing about it."""
         return len(self.by_bucket) < 2 or self._most(bucket) >= self.tuning.size
+
+    def is_doubtful(self, bucket: Bucket, now: float) -> bool:
+        """Has it not run for so long that its predictions may be wrong (see PROBE_S)?"""
+        idle_s = now - self.ran_at
+        return idle_s >= PROBE_S and idle_s >= PROBE_TURNS * self.turn(bucket).seconds(1)
 
     def facts(self, bucket: Bucket, now: float) -> Facts:
         """See `Facts`."""

@@ -11,8 +11,9 @@ from batchwright_operator.actions import Action, Apply, Create, Delete, Key, Pat
 from batchwright_operator.applied import AppliedBodies, WrittenStatuses
 from batchwright_operator.cluster import Cluster
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
+from batchwright_operator.metadata import controller_of, controller_uid, is_leaving
 from batchwright_operator.metrics import Metrics
-from batchwright_operator.store import Store, controller_uid
+from batchwright_operator.store import Store
 
 PATCHES_IN_FLIGHT: Final = 16
 
@@ -140,22 +141,26 @@ class Actor:
         place = (action.resource, metadata.get("namespace", ""), metadata["name"])
         held = self._store.get(*place)
         if held is None:
-            try:
-                answer = await self._cluster.create(action.resource, action.body)
-            except AlreadyExists:
-                held = await self._refresh(*place)
-                if held is None:
-                    raise
-            else:
-                self._count("create", action.resource)
-                self._store.written(action.resource, answer)
-                return
-        if "deletionTimestamp" not in held["metadata"] and controller_uid(held) != controller_uid(action.body):
+            held = await self._new_or_held(action, place)
+        if not is_leaving(held) and controller_uid(held) != controller_uid(action.body):
             text = (
                 f"there is another {action.resource.kind} of this name, which belongs to {_owner(held)}: "
                 "delete it or take another name"
             )
             raise AlreadyExists(text, code=409)
+
+    async def _new_or_held(self, action: Create, place: tuple[Resource, str, str]) -> Raw:
+        """The new object, or the one that was there. Raises AlreadyExists if that is gone again by now."""
+        try:
+            made = await self._cluster.create(action.resource, action.body)
+        except AlreadyExists:
+            found = await self._refresh(*place)
+            if found is None:
+                raise
+            return found
+        self._count("create", action.resource)
+        self._store.written(action.resource, made)
+        return made
 
     async def _patch(self, action: Patch) -> None:
         place = (action.resource, action.namespace, action.name)
@@ -220,6 +225,5 @@ def _name(resource: Resource, name: str) -> str:
 
 
 def _owner(held: Raw) -> str:
-    references = held["metadata"].get("ownerReferences") or ()
-    owner = next((each for each in references if each.get("controller")), None)
+    owner = controller_of(held)
     return "nobody" if owner is None else f"{owner['kind']} {owner['name']} (uid {owner['uid']})"

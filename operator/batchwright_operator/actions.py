@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Raw = dict[str, Any]
 """A Kubernetes object as JSON. Never mutated once it is in the store or in an action."""
@@ -103,6 +103,12 @@ class Delete:
     uid: str
     propagation: Literal["Background", "Foreground"] = "Background"
     grace_period_s: int | None = None
+
+    @classmethod
+    def of(cls, resource: Resource, obj: Raw) -> Self:
+        """This very object, not another that has its name by then."""
+        metadata = obj["metadata"]
+        return cls(resource=resource, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
 
 
 Action = Apply | Create | Patch | Delete

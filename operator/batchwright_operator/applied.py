@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from batchwright_operator.actions import Raw, Resource
+from batchwright_operator.metadata import is_leaving
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 
@@ -52,9 +53,9 @@ class AppliedBodies:
         """Whether applying `body` to `live` would change nothing, or has to wait until `live` is gone."""
         if live is None:
             return False
-        metadata = live["metadata"]
-        if metadata.get("deletionTimestamp"):
+        if is_leaving(live):
             return True
+        metadata = live["metadata"]
         at = _place(resource, body)
         last = self._applied.get(at)
         if last is None or last.uid != metadata["uid"] or last.body != digest(body):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from batchwright_operator.actions import Raw
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.processors import Processor, kinds_on, opted_out
 from batchwright_operator.quantities import Amounts, amounts
 from batchwright_worker.contract import ANNOTATION_EMULATED_DEVICE, KIND_CPU
@@ -57,7 +58,7 @@ def node_facts(node: Raw) -> NodeFacts:
         labels=metadata.get("labels") or {},
         taints=tuple(spec.get("taints") or ()),
         cordoned=bool(spec.get("unschedulable")),
-        ready=conditions.get("Ready") == "True" and not metadata.get("deletionTimestamp"),
+        ready=conditions.get("Ready") == "True" and not is_leaving(node),
         kinds=kinds_on(node),
         opted_out=opted_out(node),
         allocatable=amounts(status.get("allocatable")),

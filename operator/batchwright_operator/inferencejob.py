@@ -24,11 +24,12 @@ from batchwright_operator.conditions import Condition, find, render, unix
 from batchwright_operator.domain import StoreView, Watch
 from batchwright_operator.job_facts import JobFacts, is_left_behind
 from batchwright_operator.job_progress import progress
-from batchwright_operator.job_reading import ObservedJob, facts_of, lives
+from batchwright_operator.job_reading import ObservedJob, facts_of
 from batchwright_operator.live import Live
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.model import InvalidSpec
 from batchwright_operator.model_job import InferenceJob, parse
-from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, delete, phase_of
+from batchwright_operator.plan_job import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.replicas import VOLUMES_S
 from batchwright_operator.runners import INFERENCE_JOB_DOMAIN
 from batchwright_operator.settings import Settings
@@ -62,7 +63,7 @@ class InferenceJobDomain:
     def observe(self, store: StoreView, key: Key) -> ObservedJob | None:
         """None: there is no such object, or it is being deleted (its children go with it)."""
         raw = store.get(INFERENCE_JOB, key.namespace, key.name)
-        if raw is None or "deletionTimestamp" in raw["metadata"]:
+        if raw is None or is_leaving(raw):
             return None
         uid = raw["metadata"]["uid"]
         jobs = store.owned(JOB, uid)
@@ -80,7 +81,7 @@ class InferenceJobDomain:
             left_behind=tuple(
                 child
                 for child in store.labelled(JOB, LABEL_JOB, key.name, namespace=key.namespace)
-                if lives(child) and is_left_behind(child, raw)
+                if not is_leaving(child) and is_left_behind(child, raw)
             ),
             pods=tuple(pods),
             states=states,
@@ -136,7 +137,7 @@ def decide(observed: ObservedJob, now: float) -> Decision:
     verdict = compare(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
     return Decision(
         actions=(
-            *map(delete, observed.left_behind),
+            *(Delete.of(JOB, child) for child in observed.left_behind),
             *actions(facts, phase, observed.settings, token=observed.token, now=now),
         ),
         status=None if verdict.status is None else _write(job, verdict.status),
@@ -174,8 +175,7 @@ def _after_the_end(facts: JobFacts, observed: ObservedJob, now: float) -> Decisi
         status = _write(job, {**old, "observedGeneration": job.generation})
     left = _time_to_live(facts, now)
     if left is not None and left <= 0:
-        own = Delete(resource=INFERENCE_JOB, namespace=job.namespace, name=job.name, uid=job.uid)
-        return Decision(actions=(*wanted, own))
+        return Decision(actions=(*wanted, Delete.of(INFERENCE_JOB, job.raw)))
     return Decision(actions=wanted, status=status, requeue_after_s=left)
 
 

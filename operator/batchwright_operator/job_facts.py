@@ -11,6 +11,7 @@ import msgspec
 from batchwright_operator.actions import Raw
 from batchwright_operator.conditions import find, holds, unix
 from batchwright_operator.live import Rejection
+from batchwright_operator.metadata import controller_of, is_leaving
 from batchwright_operator.model_job import InferenceJob
 from batchwright_operator.rendering_job import RUNNER, Step
 from batchwright_worker.contract import CommitResult, PlanResult, RunnerState
@@ -59,12 +60,11 @@ def child_job(raw: Raw) -> ChildJob:
 def is_left_behind(child: Raw, job: Raw) -> bool:
     """Was the Job made for an InferenceJob of the same name, which is gone now that `job` has the name? A Job younger
     than `job` was not: then it is `job` that is gone, and whoever asks has not seen that yet."""
-    references = child["metadata"].get("ownerReferences") or ()
-    owner: Raw = next((each for each in references if each.get("controller")), {})
-    same = all(owner.get(part) == job.get(part) for part in ("apiVersion", "kind"))
-    metadata = job["metadata"]
+    owner, metadata = controller_of(child), job["metadata"]
+    if owner is None or any(owner.get(part) != job.get(part) for part in ("apiVersion", "kind")):
+        return False
     older = str(child["metadata"].get("creationTimestamp", "")) <= str(metadata.get("creationTimestamp", ""))
-    return same and older and owner["name"] == metadata["name"] and owner["uid"] != metadata["uid"]
+    return older and owner["name"] == metadata["name"] and owner["uid"] != metadata["uid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ def run_pod(pod: Raw, state: RunnerState | None) -> RunPod:
         start=unix(times.get("startedAt")),
         end=unix(ended.get("finishedAt")) if ended else None,
         exit_code=int(ended.get("exitCode", -1)) if ended else None,
-        leaving="deletionTimestamp" in metadata,
+        leaving=is_leaving(pod),
         state=state if ended is None else _message(pod, RunnerState),
     )
 

@@ -19,6 +19,7 @@ from batchwright_operator.job_facts import (
 )
 from batchwright_operator.job_progress import RATE_WINDOW_S
 from batchwright_operator.live import Rejection
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.model_job import InferenceJob
 from batchwright_operator.rendering_job import Step, data_claims, step_name
 from batchwright_operator.replicas import container_problem, volume_problem
@@ -48,7 +49,7 @@ class ObservedJob:
 
 def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     """What the raw objects mean."""
-    jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if lives(each)}
+    jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if not is_leaving(each)}
     steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
     for pod in observed.pods:
         step = (pod["metadata"].get("labels") or {}).get(LABEL_STEP)
@@ -74,11 +75,6 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     )
 
 
-def lives(raw: Raw) -> bool:
-    """Is it not being deleted?"""
-    return "deletionTimestamp" not in raw["metadata"]
-
-
 def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bool:
     """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
     if (pod.get("status") or {}).get("phase") != "Succeeded":
@@ -91,13 +87,13 @@ def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bo
 
 
 def _pends(pod: Raw) -> bool:
-    return lives(pod) and (pod.get("status") or {}).get("phase") == "Pending"
+    return not is_leaving(pod) and (pod.get("status") or {}).get("phase") == "Pending"
 
 
 def _trouble(pods: Sequence[Raw], now: float, patience_s: float) -> tuple[str, str] | None:
     """Why no pod of a step can run: an image, a Secret, a claim, no node; None as soon as one runs."""
-    waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Pending" and lives(pod)]
-    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and lives(pod)]
+    waiting = [pod for pod in pods if _pends(pod)]
+    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and not is_leaving(pod)]
     if running or not waiting:
         return None
     found = container_problem(waiting[0]) or volume_problem(waiting[0], now)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from batchwright_operator.actions import Raw
+from batchwright_operator.metadata import is_leaving
 from batchwright_worker.manifest import (
     Artifact,
     Layerwise,
@@ -58,7 +59,7 @@ def identity(raw: Raw) -> Identity:
         uid=metadata.get("uid", ""),
         generation=metadata.get("generation", 0),
         resource_version=metadata.get("resourceVersion", ""),
-        deleting="deletionTimestamp" in metadata,
+        deleting=is_leaving(raw),
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
     )

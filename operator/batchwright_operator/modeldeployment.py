@@ -25,6 +25,7 @@ from batchwright_operator.actions import (
 from batchwright_operator.conditions import Condition, find, render
 from batchwright_operator.domain import StoreView, Watch
 from batchwright_operator.live import Live, Rejection
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.model import InvalidSpec, ModelDeployment, parse
 from batchwright_operator.offers import Offer, offer
 from batchwright_operator.plan_model import (
@@ -88,7 +89,7 @@ class ModelDeploymentDomain:
     def observe(self, store: StoreView, key: Key) -> ObservedModel | None:
         """None: there is no such object, or it is being deleted (its children go with it)."""
         raw = store.get(MODEL_DEPLOYMENT, key.namespace, key.name)
-        if raw is None or "deletionTimestamp" in raw["metadata"]:
+        if raw is None or is_leaving(raw):
             return None
         uid = raw["metadata"]["uid"]
         pods = store.labelled(POD, LABEL_DEPLOYMENT, key.name, namespace=key.namespace)

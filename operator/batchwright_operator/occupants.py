@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from batchwright_operator import receipts
 from batchwright_operator.actions import Raw
 from batchwright_operator.conditions import find, unix
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.quantities import Amounts, requests_of
 from batchwright_operator.receipts import Waiting
 from batchwright_worker.contract import (
@@ -86,7 +87,7 @@ def occupant(raw: Raw) -> Occupant:
         over=status.get("phase") in ("Succeeded", "Failed"),
         bound=bool(spec.get("nodeName")),
         gated=is_model and gates == [SCHEDULING_GATE],
-        terminating=bool(metadata.get("deletionTimestamp")),
+        terminating=is_leaving(raw),
         ready_at=unix(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         receipt=receipt,
         waiting=receipts.waiting(raw) if gates else None,

@@ -23,6 +23,7 @@ from batchwright_operator.candidates import NodeFacts, node_facts
 from batchwright_operator.demands import Claims, ratio_of
 from batchwright_operator.domain import StoreView, Watch
 from batchwright_operator.live import Live
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.model import InvalidSpec, ModelDeployment
 from batchwright_operator.occupants import Occupant, occupant
 from batchwright_operator.placing import Observed
@@ -120,7 +121,7 @@ def _of_pod(pod: Raw) -> Iterable[Key]:
     """Model pods concern placement, and so does every pod that gives its node back."""
     is_model = (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_MODEL
     over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-    return (KEY,) if is_model or over or pod["metadata"].get("deletionTimestamp") else ()
+    return (KEY,) if is_model or over or is_leaving(pod) else ()
 
 
 def _needs_a_look(pod: Raw) -> bool:

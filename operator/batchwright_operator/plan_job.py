@@ -191,7 +191,7 @@ def actions(facts: JobFacts, phase: Phase, settings: Settings, *, token: str, no
     step = AFTER.get(phase.name)
     if step == "plan" and facts.plan is not None and facts.plan.complete:
         # The plan is done, but what it said is lost with its pod: the same plan is made again.
-        return (*wanted, delete(facts.plan.raw))
+        return (*wanted, Delete.of(JOB, facts.plan.raw))
     for name, child in facts.children().items():
         if not child.ended:
             wanted += _grant(child, _wish(facts, name, child, now))
@@ -199,12 +199,6 @@ def actions(facts: JobFacts, phase: Phase, settings: Settings, *, token: str, no
         body = step_job(job, step, wish=_wish(facts, step, None, now), shards=facts.shards or 1, settings=settings)
         wanted.append(Create(resource=JOB, body=body))
     return tuple(wanted)
-
-
-def delete(child: Raw) -> Delete:
-    """This very Job, not another that has its name by then."""
-    metadata = child["metadata"]
-    return Delete(resource=JOB, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
 
 
 def _wish(facts: JobFacts, step: Step, child: ChildJob | None, now: float) -> Wish:

@@ -21,6 +21,7 @@ from batchwright_operator.actions import (
     Resource,
 )
 from batchwright_operator.conditions import find, rfc3339, unix
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.model import ModelDeployment
 from batchwright_operator.offers import Offer
 from batchwright_operator.processors import processors_of
@@ -187,8 +188,8 @@ def actions(
     gone = [each for each in children.deployments if each["metadata"]["name"] not in names]
     return (
         *(Apply(resource=resource, body=body) for resource, body in applied),
-        *(_delete(DEPLOYMENT, each) for each in gone if not _is_deleted(each)),
-        *(_delete(CONFIG_MAP, each) for each in _unused(raw, deployments, children)),
+        *(Delete.of(DEPLOYMENT, each) for each in gone if not is_leaving(each)),
+        *(Delete.of(CONFIG_MAP, each) for each in _unused(raw, deployments, children)),
     )
 
 
@@ -201,17 +202,8 @@ def _unused(raw: Raw, deployments: Sequence[Raw], children: Children) -> Iterato
     used |= {config_of(each["spec"]["template"]["spec"]) for each in children.deployments}
     for each in children.config_maps:
         is_config = (each["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_CONFIG
-        if is_config and each["metadata"]["name"] not in used and not _is_deleted(each):
+        if is_config and each["metadata"]["name"] not in used and not is_leaving(each):
             yield each
-
-
-def _is_deleted(obj: Raw) -> bool:
-    return "deletionTimestamp" in obj["metadata"]
-
-
-def _delete(resource: Resource, obj: Raw) -> Delete:
-    metadata = obj["metadata"]
-    return Delete(resource=resource, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
 
 
 # --- how far it is

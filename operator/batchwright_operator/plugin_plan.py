@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from batchwright_operator import receipts
 from batchwright_operator.actions import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Apply, Key, Patch, Raw
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.modeldeployment import ModelDeploymentDomain
 from batchwright_operator.placement import KEY as PLACEMENT_KEY
 from batchwright_operator.placement import PlacementDomain
@@ -71,8 +72,7 @@ def _missing(children: list[Raw], picture: Picture) -> Iterator[Raw]:
         running = [
             pod
             for pod in picture.store.all(POD, namespace=namespace)
-            if labels.items() <= (pod["metadata"].get("labels") or {}).items()
-            and not pod["metadata"].get("deletionTimestamp")
+            if labels.items() <= (pod["metadata"].get("labels") or {}).items() and not is_leaving(pod)
         ]
         for _ in range(max(0, child["spec"]["replicas"] - len(running))):
             number += 1

@@ -31,6 +31,7 @@ from batchwright_operator.candidates import NodeFacts, node_facts
 from batchwright_operator.conditions import find, holds, unix
 from batchwright_operator.domain import StoreView, Watch
 from batchwright_operator.live import Live, Sample
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.processors import Processor, kinds_on, processors_of
 from batchwright_operator.quantities import requests_of
 from batchwright_operator.settings import Settings
@@ -95,7 +96,7 @@ class ProfileDomain:
     def observe(self, store: StoreView, key: Key) -> Observed | None:
         """The node and what concerns it; None when there is no such node (its profile goes with it)."""
         node = store.get(NODE, "", key.name)
-        if node is None or node["metadata"].get("deletionTimestamp"):
+        if node is None or is_leaving(node):
             return None
         namespace = self._settings.operator_namespace
         all_jobs = store.labelled(JOB, LABEL_BENCHMARK, "true", namespace=namespace)
@@ -234,12 +235,9 @@ class _Pass:
         return replace(known, reason=processors.AWAITING, message=why)
 
     def _delete(self, job: Raw) -> None:
-        metadata = job["metadata"]
         self._wake(LOOK_AGAIN_S)
-        if not metadata.get("deletionTimestamp"):
-            self.actions.append(
-                Delete(resource=JOB, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
-            )
+        if not is_leaving(job):
+            self.actions.append(Delete.of(JOB, job))
 
     def _tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         assert self.observed.profile is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchwright_operator.actions import Raw
 from batchwright_operator.conditions import find, holds, shorten, unix
+from batchwright_operator.metadata import is_leaving
 from batchwright_operator.processors import AWAITING
 from batchwright_operator.receipts import parse, waiting
 from batchwright_worker.contract import ANNOTATION_KIND, SCHEDULING_GATE, Receipt, SidecarState
@@ -72,7 +73,7 @@ def replica(pod: Raw, state: SidecarState | None, patience: Patience) -> Replica
         node=node,
         created=created,
         config=config_of(spec),
-        terminating="deletionTimestamp" in metadata or status.get("phase") in ("Failed", "Succeeded"),
+        terminating=is_leaving(pod) or status.get("phase") in ("Failed", "Succeeded"),
         ready=ready,
         waits_for_place=not node and not _awaits_benchmark(pod),
         serves_state=_sidecar_runs(status),

@@ -45,24 +45,23 @@ class RunnerFollower:
         await self._follower.run(store, queue)
 
     def _targets(self, store: StoreView) -> Iterator[Target]:
-        pods = {str(job["metadata"]["uid"]): (job, _runner_pods(store, job)) for job in store.all(INFERENCE_JOB)}
-        self._keep_terminations({uid: found for uid, (_, found) in pods.items()})
-        for job, found in pods.values():
-            yield from runner_targets(job, found, self._live.control_token)
+        found = [(job, _runner_pods(store, job)) for job in store.all(INFERENCE_JOB)]
+        self._keep_terminations(found)
+        for job, pods in found:
+            yield from runner_targets(job, pods, self._live.control_token)
 
-    def _keep_terminations(self, pods: dict[str, list[Raw]]) -> None:
-        """Remember the final state of every shard that succeeded; forget the jobs that are gone. Pods are by the uid
-        of their InferenceJob."""
-        for gone in self._live.terminations.keys() - pods.keys():
+    def _keep_terminations(self, found: list[tuple[Raw, list[Raw]]]) -> None:
+        """Remember the final state of every shard that succeeded; forget the jobs that are gone."""
+        for gone in self._live.terminations.keys() - {job["metadata"]["uid"] for job, _ in found}:
             del self._live.terminations[gone]
-        self._read &= {str(pod["metadata"]["uid"]) for found in pods.values() for pod in found}
-        for job_uid, found in pods.items():
-            for pod in found:
+        self._read &= {str(pod["metadata"]["uid"]) for _, pods in found for pod in pods}
+        for job, pods in found:
+            for pod in pods:
                 uid = str(pod["metadata"]["uid"])
                 if uid in self._read or (state := succeeded_state(pod)) is None:
                     continue
                 self._read.add(uid)
-                self._live.terminations.setdefault(job_uid, {})[state.shard] = state
+                self._live.terminations.setdefault(job["metadata"]["uid"], {})[state.shard] = state
 
 
 def _runner_pods(store: StoreView, job: Raw) -> list[Raw]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from batchwright_operator.actions import Key, Raw, Resource
 from batchwright_operator.domain import Watch
+from batchwright_operator.metadata import controller_uid
 from batchwright_operator.selectors import Matcher, matcher
 
 logger = logging.getLogger(__name__)
@@ -23,14 +24,6 @@ logger = logging.getLogger(__name__)
 def version_of(obj: Raw) -> int:
     """resourceVersion as an integer; 0 when there is none."""
     return int(obj["metadata"].get("resourceVersion") or 0)
-
-
-def controller_uid(obj: Raw) -> str | None:
-    """uid of the controller owner reference."""
-    for reference in obj["metadata"].get("ownerReferences") or ():
-        if reference.get("controller"):
-            return str(reference["uid"])
-    return None
 
 
 @dataclass(eq=False, slots=True)

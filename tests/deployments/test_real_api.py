@@ -93,9 +93,8 @@ def test_children_appear_stay_untouched_and_go_with_their_owner(
     eventually(lambda: touched(control_plane, since), "the two labels in the audit log")
     assert audit_writes(control_plane, since) == []
     with_crds("-n", shop, "delete", "mdep", "cpu-claim", "--wait=true")
-    with_crds(
-        "apply", "-f", "-", text=raw
-    )  # at once, while the garbage collector still looks at the old one's children
+    # at once, while the garbage collector still looks at the old one's children
+    with_crds("apply", "-f", "-", text=raw)
     uid = get()["metadata"]["uid"]
 
     def owned() -> bool:

@@ -133,6 +133,7 @@ def test_each_shape_finds_its_own_size_and_together_they_beat_every_static_one()
     asked = Counter(one.arrival.bucket for one in report.answered(SETTLED))
     best = min(sum(asked[shape] * of_shape(shape, size) / size for shape in SEARCH) for size in range(1, 33))
     assert 0.95 * best > (SECONDS - SETTLED)
+    assert report.sizes["m"][5] == 32, "batches of one passage do not slow the climb"
 
 
 def bound(fixed_s: float, per_row_s: float, target_s: float, rate: float) -> float:

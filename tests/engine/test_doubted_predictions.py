@@ -50,20 +50,16 @@ def test_a_model_that_seems_a_hair_too_slow_is_tried_again_and_found_fast(within
     assert target_s is not None
     scheduler = pessimist(target_s - ON_THE_WAY_S / 2)
     assert not answered_in(scheduler, PROBE_S / 2, 0.01, within_s), "it is taken at its word for a while"
-    now, tries = 0.0, 0
-    while tries < 5:
-        now, tries = now + 3 * PROBE_S, tries + 1
-        assert answered_in(scheduler, now, 0.01, within_s)
-    assert answered_in(scheduler, now + PROBE_S / 2, 0.01, within_s)
+    for tries in range(1, 6):
+        assert answered_in(scheduler, 3 * PROBE_S * tries, 0.01, within_s)
+    assert answered_in(scheduler, 15.5 * PROBE_S, 0.01, within_s)
 
 
 def test_a_model_that_is_slow_is_not_run_for_nobody_all_the_time() -> None:
     """One second a row, callers that give it 50 ms: at most a twentieth of the time goes into trying."""
-    scheduler, runs, now = pessimist(1.0), 0, 0.0
+    scheduler = pessimist(1.0)
     scheduler.models["m"].plan = Plan(name="m", rules=Rules())
-    while now < 100:
-        now += 0.5
-        runs += answered_in(scheduler, now, 1.0, 0.05)
+    runs = sum(answered_in(scheduler, number / 2, 1.0, 0.05) for number in range(1, 201))
     assert 1 <= runs <= 5
 
 

@@ -77,9 +77,8 @@ def test_the_start_under_503_on_list_and_410_on_further_pages(bed: Bed) -> None:
         proxy.set(*rules)
         with bed.operator(proxy=proxy, BATCHWRIGHT_LIST_PAGE_SIZE="10"):
             bed.converge(30, 60)
-            refused, expired = proxy.hits()
-            assert refused == 12
-            assert expired >= 2, "in the operator's own list and in kopf's"
+            # the third expired page may be that of the operator's own list a minute later
+            wait(lambda: proxy.hits() == [12, 3], 75, lambda: f"{proxy.hits()}")
             bed.assert_silent()
 
 

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from e2e.cluster.paths import cache_folder
 
 SIZES: Final = (1, 2, 4, 8, 16, 32)
 CALLERS: Final = 96
+MINILM: Final = WORKLOADS["minilm-128"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +69,16 @@ def pictures(width: int, rows: int) -> Rows:
     return {"x": np.random.default_rng(width).random((rows, 3, 48, width), np.float32)}
 
 
-def tokens(length: int, rows: int) -> Rows:
+def sentences(length: int, rows: int) -> Rows:
     """Random sentences."""
-    ids = np.random.default_rng(length).integers(1000, 30_000, (rows, length))
-    return {"input_ids": ids, "attention_mask": np.ones((rows, length), np.int64)}
+    return replace(MINILM, lengths=(length,)).batch(range(rows))
 
 
 LOADS: Final = {
     "search": Load(
         about="all-MiniLM-L6-v2, forty queries of 8 tokens to a passage of 384",
-        network=lambda: WORKLOADS["minilm-128"].path("onnx"),
-        rows=tokens,
+        network=lambda: MINILM.path("onnx"),
+        rows=sentences,
         mix={8: 40, 384: 1},
     ),
     "lines": Load(

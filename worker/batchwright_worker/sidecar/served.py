@@ -219,11 +219,10 @@ class Served:
         """The tuned size, where more is no faster for this shape, and how far what is known of it reaches: a shape
         among others is tried at twice the largest size that it was seen at, so that no batch takes long by surprise."""
         most = min(self.tuning.size, self.curve(bucket).knee(self.tuning.size))
-        times = self.by_bucket.get(shape_of(bucket))
-        alone = len(self.by_bucket) == (times is not None)
-        if alone or (times is None and len(self.by_bucket) >= MOST_BUCKETS):
-            return most
-        return min(most, tuner.REACH * max(1, 0 if times is None else times.curve.largest_seen))
+        times, known = self.by_bucket.get(shape_of(bucket)), len(self.by_bucket)
+        if times is None:
+            return min(most, tuner.REACH) if 0 < known < MOST_BUCKETS else most
+        return min(most, tuner.REACH * times.curve.largest_seen) if known > 1 else most
 
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""

@@ -68,7 +68,7 @@ bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--
 	$(BIN)/python -m e2e.bench ocr
 
 generate: install ## regenerate CRDs and protocol stubs
-	$(BIN)/python -m batchwright_operator.crd --write
+	$(BIN)/python -m batchwright_operator.crds.generate --write
 	$(BIN)/python -m batchwright_worker.oip.generate
 
 clean: ## remove what builds left in this folder (the cache of binaries and images stays)

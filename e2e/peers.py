@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from e2e.cluster.paths import cache_folder
-from e2e.cluster.progress import step
+from e2e.cluster.machine.paths import cache_folder
+from e2e.cluster.machine.progress import step
 
 _LOCKS = Path(__file__).resolve().parents[1] / "locks"
 

@@ -24,12 +24,12 @@ from typing import Any
 import msgspec
 import psutil
 
-from batchwright_worker.contract import KIND_EMULATED
-from batchwright_worker.runtime.backends.emulated_speed import ENV_EMULATED_SPEED
+from batchwright_worker.api.names import KIND_EMULATED
+from batchwright_worker.backends.emulated_speed import ENV_EMULATED_SPEED
+from e2e.bench.client.wire import Protocol
 from e2e.bench.cpu import Part
 from e2e.bench.device import Device
 from e2e.bench.peers.model import ENV_MODEL, PeerModel
-from e2e.bench.wire import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (3, 32, 32)

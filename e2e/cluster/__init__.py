@@ -1,12 +1,12 @@
 """A real Kubernetes on one Linux machine, from pinned Go modules: see README.md beside this file."""
 
-from .cluster import Cluster
-from .components import ensure_built, kubectl_path
-from .control_plane import ControlPlane
-from .control_plane_flags import ControlPlaneSpec
-from .errors import ApiError, BuildError, ClusterError, NotFoundError, RequirementError, StartError
-from .nodes import Node
-from .spec import ClusterSpec, EmulatedDevice, NodeSpec
+from e2e.cluster.build.components import ensure_built, kubectl_path
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.control_plane.flags import ControlPlaneSpec
+from e2e.cluster.control_plane.server import ControlPlane
+from e2e.cluster.machine.errors import ApiError, BuildError, ClusterError, NotFoundError, RequirementError, StartError
+from e2e.cluster.nodes.node import Node
+from e2e.cluster.spec import ClusterSpec, EmulatedDevice, NodeSpec
 
 __all__ = [
     "ApiError",

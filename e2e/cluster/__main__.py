@@ -1,6 +1,6 @@
 """The command line: python -m e2e.cluster --help."""
 
-from .cli import main
+from e2e.cluster.cli import main
 
 if __name__ == "__main__":
     main(prog_name="python -m e2e.cluster")

@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import components, processes
-from .api import Api, Object
-from .control_plane import ControlPlane
-from .errors import StartError
-from .network import Network
-from .paths import write_private
-from .processes import Process
-from .spec import EMULATED_ANNOTATION, EMULATED_RESOURCE, STORAGE_CLASS, NodeSpec
-from .waiting import wait_until
+from e2e.cluster.build import components
+from e2e.cluster.control_plane.api import Api, Object
+from e2e.cluster.control_plane.server import ControlPlane
+from e2e.cluster.machine import processes
+from e2e.cluster.machine.errors import StartError
+from e2e.cluster.machine.network import Network
+from e2e.cluster.machine.paths import write_private
+from e2e.cluster.machine.processes import Process
+from e2e.cluster.machine.waiting import wait_until
+from e2e.cluster.spec import EMULATED_ANNOTATION, EMULATED_RESOURCE, STORAGE_CLASS, NodeSpec
 
 _DNS_USER = "system:coredns"
 _READY_PORT = 8181

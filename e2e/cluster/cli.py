@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from . import components, images, teardown
-from .cluster import Cluster
-from .errors import ClusterError, NotFoundError
-from .progress import say
-from .spec import ClusterSpec, NodeSpec
+from e2e.cluster import teardown
+from e2e.cluster.build import components, images
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.machine.errors import ClusterError, NotFoundError
+from e2e.cluster.machine.progress import say
+from e2e.cluster.spec import ClusterSpec, NodeSpec
 
 _DEFAULT_NODES = ("fast=1.0", "slow=0.5")
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -12,18 +12,21 @@ from typing import Self
 
 import msgspec
 
-from . import addons, cgroups, components, kwok, network, nodes, oci, preflight, teardown
-from .api import Api
-from .control_plane import ControlPlane
-from .control_plane_flags import ControlPlaneSpec
-from .errors import ClusterError, NotFoundError, StartError
-from .network import Network
-from .node_files import NodeFiles
-from .nodes import Node
-from .paths import cache_folder, state_folder, write_private
-from .progress import say, step
-from .spec import ClusterSpec, NodeSpec
-from .waiting import wait_until
+from e2e.cluster import addons, kwok, teardown
+from e2e.cluster.build import components, oci
+from e2e.cluster.control_plane.api import Api
+from e2e.cluster.control_plane.flags import ControlPlaneSpec
+from e2e.cluster.control_plane.server import ControlPlane
+from e2e.cluster.machine import cgroups, network, preflight
+from e2e.cluster.machine.errors import ClusterError, NotFoundError, StartError
+from e2e.cluster.machine.network import Network
+from e2e.cluster.machine.paths import cache_folder, state_folder, write_private
+from e2e.cluster.machine.progress import say, step
+from e2e.cluster.machine.waiting import wait_until
+from e2e.cluster.nodes import node as nodes
+from e2e.cluster.nodes.files import NodeFiles
+from e2e.cluster.nodes.node import Node
+from e2e.cluster.spec import ClusterSpec, NodeSpec
 
 _RECORD = "cluster.json"
 _LONGEST_FOLDER = 85  # a unix socket's path has at most 107 characters

@@ -11,13 +11,14 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import components, processes
-from .api import Api, Object
-from .control_plane import ControlPlane
-from .errors import StartError
-from .paths import write_private
-from .processes import Process
-from .waiting import wait_until
+from e2e.cluster.build import components
+from e2e.cluster.control_plane.api import Api, Object
+from e2e.cluster.control_plane.server import ControlPlane
+from e2e.cluster.machine import processes
+from e2e.cluster.machine.errors import StartError
+from e2e.cluster.machine.paths import write_private
+from e2e.cluster.machine.processes import Process
+from e2e.cluster.machine.waiting import wait_until
 
 _CONNECTIONS = 4
 ANNOTATION = "kwok.x-k8s.io/node"

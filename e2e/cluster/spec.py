@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from .errors import ClusterError
+from e2e.cluster.machine.errors import ClusterError
 
 GIBIBYTE = 1 << 30
 EMULATED_RESOURCE = "batchwright.dev/emulated"

@@ -8,9 +8,9 @@ import contextlib
 import subprocess
 from pathlib import Path
 
-from . import cgroups, network, processes
-from .errors import ClusterError
-from .paths import state_folder
+from e2e.cluster.machine import cgroups, network, processes
+from e2e.cluster.machine.errors import ClusterError
+from e2e.cluster.machine.paths import state_folder
 
 
 def remove_cluster(name: str) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from .cluster import Cluster
-from .components import kubectl_path
-from .control_plane import ControlPlane
-from .spec import ClusterSpec, NodeSpec
+from e2e.cluster.build.components import kubectl_path
+from e2e.cluster.cluster import Cluster
+from e2e.cluster.control_plane.server import ControlPlane
+from e2e.cluster.spec import ClusterSpec, NodeSpec
 
 PROBE_IMAGE = "localhost/batchwright/probe:1"
 UNEQUAL_NODES = (NodeSpec(name="fast", cpus=1.0, emulated=1), NodeSpec(name="slow", cpus=0.5))

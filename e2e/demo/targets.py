@@ -13,16 +13,9 @@ from typing import Protocol
 
 import yaml
 
-from e2e.cluster import (
-    Cluster,
-    ClusterSpec,
-    NodeSpec,
-    components,
-    images,
-    kubectl_path,
-    preflight,
-    teardown,
-)
+from e2e.cluster import Cluster, ClusterSpec, NodeSpec, kubectl_path, teardown
+from e2e.cluster.build import components, images
+from e2e.cluster.machine import preflight
 from e2e.demo.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]

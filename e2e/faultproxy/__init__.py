@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from e2e.cluster.paths import cache_folder
-from e2e.cluster.toolchain import find_go
+from e2e.cluster.build.toolchain import find_go
+from e2e.cluster.machine.paths import cache_folder
 
 __all__ = ["FaultProxy", "Rule"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from batchwright_operator.credentials import find_credentials
 from batchwright_operator.errors import OperatorError
-from batchwright_operator.logs import LOG_FORMATS, start_logging
+from batchwright_operator.kube.credentials import find_credentials
+from batchwright_operator.process.logs import LOG_FORMATS, start_logging
+from batchwright_operator.process.operator import Options, run_operator
 from batchwright_operator.settings import load_settings
-from batchwright_operator.supervisor import Options, run_operator
-from batchwright_worker.contract import OPERATOR_METRICS_PORT
+from batchwright_worker.api.names import OPERATOR_METRICS_PORT
 
 logger = logging.getLogger("batchwright_operator")
 

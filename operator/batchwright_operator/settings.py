@@ -114,7 +114,7 @@ class Settings(_Section, kw_only=True, frozen=True):
     control_key_secret: str = "batchwright-control-key"  # noqa: S105 - a name
     lease_name: str = "batchwright-operator"
     domains: list[str] = []
-    """`module:Class` per domain; empty: those of the product (see domains.py). For tests."""
+    """`module:Class` per domain; empty: those of the product (see process/registry.py). For tests."""
     backgrounds: list[str] | None = None
     """As `domains`; None: those of the product, unless `domains` is set."""
 

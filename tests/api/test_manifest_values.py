@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from api_cases import GOOD, MINIMAL_DEPLOYMENT, MINIMAL_JOB, WHOLE_DEPLOYMENT, WHOLE_JOB, Document
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator import model, model_job
+from batchwright_operator.api import inference_job as model_job
+from batchwright_operator.api import model_deployment as model
 from batchwright_worker.__main__ import ROLES
-from batchwright_worker.manifest import parse_deployment
-from batchwright_worker.manifest_documents import ManifestError, load_manifests, validate, with_defaults
-from batchwright_worker.manifest_job import parse_job
+from batchwright_worker.api.deployment import parse_deployment
+from batchwright_worker.api.documents import ManifestError, load_manifests, validate, with_defaults
+from batchwright_worker.api.job import parse_job
+from tests.crds.api_cases import GOOD, MINIMAL_DEPLOYMENT, MINIMAL_JOB, WHOLE_DEPLOYMENT, WHOLE_JOB, Document
 
 HEAVY = {"numpy", "onnxruntime", "aiohttp", "kopf", "asyncio", "grpc", "scipy", "jsonschema", "torch"}
 PARSERS = {"ModelDeployment": parse_deployment, "InferenceJob": parse_job}
@@ -156,11 +157,14 @@ def imported(code: str) -> set[str]:
 
 
 def test_manifests_import_nothing_heavy() -> None:
-    assert imported("import batchwright_worker.manifest, batchwright_worker.manifest_documents") & HEAVY == set()
+    assert imported("import batchwright_worker.api.deployment, batchwright_worker.api.documents") & HEAVY == set()
 
 
 def test_the_crd_generator_imports_nothing_heavy() -> None:
-    assert imported("import batchwright_operator.crd; batchwright_operator.crd.files()") & HEAVY == set()
+    assert (
+        imported("import batchwright_operator.crds.generate; batchwright_operator.crds.generate.files()") & HEAVY
+        == set()
+    )
 
 
 def test_help_imports_no_role() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from e2e.bench.connections import GIVEN_UP, LOST, WRONG, Client
-from e2e.bench.wire import Sample, argmax_answer, request_of, rows_of
+from e2e.bench.client.connections import GIVEN_UP, LOST, WRONG, Client
+from e2e.bench.client.wire import Sample, argmax_answer, request_of, rows_of
 
 SHAPE = (2, 3)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n"

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from e2e.bench.client.load import drive, drive_all, spec_for
 from e2e.bench.device import Device
-from e2e.bench.load import drive, drive_all, spec_for
 from e2e.bench.run import device_truth
 from e2e.bench.servers import Cores, peer, peer_model
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from e2e.bench.connections import GIVEN_UP, WRONG
+from e2e.bench.client.connections import GIVEN_UP, WRONG
 from e2e.bench.device import Device
 from e2e.bench.report import Bar
 from e2e.bench.run import Run, device_truth, intervals, recovery_s, together

@@ -11,10 +11,14 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["batchwright_worker"]):
+    from batchwright_worker.inference.runtime import BadInput
     from batchwright_worker.oip import datatypes
-    from batchwright_worker.sidecar import bodies, http_chunks, http_connection, http_heads, http_messages
-    from batchwright_worker.sidecar.tensors import Limits
-    from batchwright_worker.sidecar.values import BadInput
+    from batchwright_worker.protocol import json_bodies as bodies
+    from batchwright_worker.protocol.http import chunks as http_chunks
+    from batchwright_worker.protocol.http import connection as http_connection
+    from batchwright_worker.protocol.http import heads as http_heads
+    from batchwright_worker.protocol.http import messages as http_messages
+    from batchwright_worker.protocol.tensors import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, json_bytes=1 << 16)
 SEEDS = {

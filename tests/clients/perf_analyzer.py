@@ -10,8 +10,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from e2e.cluster.errors import RequirementError
-from e2e.cluster.paths import cache_folder
+from e2e.cluster.machine.errors import RequirementError
+from e2e.cluster.machine.paths import cache_folder
 from e2e.peers import peer_python
 
 VERSION = "2.41.0"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2e.cluster.components import program
+from e2e.cluster.build.components import program
 from tests.protocol.serving import WEIGHTS, Served
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import Cluster
-from e2e.cluster.images import build_image
+from e2e.cluster.build.images import build_image
 from e2e.cluster.testing import PROBE_IMAGE, control_plane, control_planes, make_cluster
 
 __all__ = ["control_plane", "control_planes", "make_cluster"]

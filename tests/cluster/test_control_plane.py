@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from e2e.cluster import ApiError, ControlPlane, audit, footprint, kwok
-from e2e.cluster.api import Api
-from e2e.cluster.certificates import KeyPair
+from e2e.cluster import ApiError, ControlPlane, kwok
+from e2e.cluster.control_plane import audit
+from e2e.cluster.control_plane.api import Api
+from e2e.cluster.control_plane.certificates import KeyPair
+from e2e.cluster.machine import footprint
+from e2e.cluster.machine.waiting import wait_until
 from e2e.cluster.testing import kubectl
-from e2e.cluster.waiting import wait_until
 
 pytestmark = pytest.mark.apiserver
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from e2e.cluster import Cluster, ClusterError, ClusterSpec, NodeSpec, NotFoundError, cgroups, footprint, teardown
+from e2e.cluster import Cluster, ClusterError, ClusterSpec, NodeSpec, NotFoundError, teardown
+from e2e.cluster.machine import cgroups, footprint
+from e2e.cluster.machine.waiting import wait_until
 from e2e.cluster.testing import kubectl
-from e2e.cluster.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from e2e.cluster import ClusterError, ClusterSpec, NodeSpec, NotFoundError, audit, components, network, oci, processes
+from e2e.cluster import ClusterError, ClusterSpec, NodeSpec, NotFoundError
+from e2e.cluster.build import components, oci
 from e2e.cluster.cli import main
+from e2e.cluster.control_plane import audit
+from e2e.cluster.machine import network, processes
 
 
 @pytest.mark.parametrize("name", ["", "Fast", "-a", "a_b", "system", "x" * 33])
@@ -109,7 +112,7 @@ def test_an_unknown_cluster_is_told_in_a_line() -> None:
 
 
 def test_without_root_the_remedy_is_kind(tmp_path: Path) -> None:
-    script = "import os; from e2e.cluster import preflight; os.setuid(65534); preflight.require_images()"
+    script = "import os; from e2e.cluster.machine import preflight; os.setuid(65534); preflight.require_images()"
     if os.geteuid() != 0:
         pytest.skip("needs root to become nobody")
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "HOME": str(tmp_path)}

@@ -5,8 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from crd_schema import problems
-from deployment_objects import (
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from batchwright_operator.deployments.reconciler import ModelDeploymentDomain
+from batchwright_operator.kube.conditions import find, rfc3339
+from batchwright_operator.placement.receipts import render as receipt_text
+from batchwright_operator.reconcile.decisions import (
+    ACCELERATOR_PROFILE,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    MODEL_DEPLOYMENT,
+    POD,
+    PVC,
+    Decision,
+    Event,
+    Key,
+    Raw,
+)
+from batchwright_operator.reconcile.live_state import Live, Received, Rejection
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING, Receipt, RunnerUp, SidecarState, Terms
+from tests.deployments.crd_schema import problems
+from tests.deployments.deployment_objects import (
     EMULATED,
     NAMESPACE,
     NVIDIA,
@@ -20,37 +42,8 @@ from deployment_objects import (
     samples,
     state,
 )
-from hypothesis import given
-from hypothesis import settings as effort
-from hypothesis import strategies as st
-from kstatus import kstatus
-from tiny_api import TinyApi
-
-from batchwright_operator.actions import (
-    ACCELERATOR_PROFILE,
-    CONFIG_MAP,
-    DEPLOYMENT,
-    MODEL_DEPLOYMENT,
-    POD,
-    PVC,
-    Decision,
-    Event,
-    Key,
-    Raw,
-)
-from batchwright_operator.conditions import find, rfc3339
-from batchwright_operator.live import Live, Received, Rejection
-from batchwright_operator.modeldeployment import ModelDeploymentDomain
-from batchwright_operator.receipts import render as receipt_text
-from batchwright_operator.settings import Settings
-from batchwright_worker.contract import (
-    ANNOTATION_RECEIPT,
-    ANNOTATION_WAITING,
-    Receipt,
-    RunnerUp,
-    SidecarState,
-    Terms,
-)
+from tests.deployments.kstatus import kstatus
+from tests.deployments.tiny_api import TinyApi
 
 KEY = Key(domain="modeldeployment", namespace=NAMESPACE, name="ocr")
 

@@ -14,15 +14,15 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from deployment_objects import NAMESPACE, deployment, model_state, state
-from tiny_api import TinyApi
 
-from batchwright_operator.actions import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Key, Raw
-from batchwright_operator.live import Live, control_token
-from batchwright_operator.runners import RunnerFollower
+from batchwright_operator.deployments.sidecars import Pace, SidecarFollower, StateFollower, Target
+from batchwright_operator.jobs.runners import RunnerFollower
+from batchwright_operator.reconcile.decisions import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Key, Raw
+from batchwright_operator.reconcile.live_state import Live, control_token
 from batchwright_operator.settings import Settings
-from batchwright_operator.sidecars import Pace, SidecarFollower, StateFollower, Target
-from batchwright_worker.contract import CONTROL_PORT, STATE_PATH, RunnerState, SidecarState
+from batchwright_worker.api.names import CONTROL_PORT, STATE_PATH, RunnerState, SidecarState
+from tests.deployments.deployment_objects import NAMESPACE, deployment, model_state, state
+from tests.deployments.tiny_api import TinyApi
 
 KEY = Key(domain="modeldeployment", namespace=NAMESPACE, name="ocr")
 _addresses = (f"127.87.{high}.{low}" for high, low in itertools.product(range(1, 250), range(1, 250)))

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
-from deployment_objects import NAMESPACE, samples
-from kstatus import kstatus
-from real_api import OPERATOR, Kubectl, eventually, namespace, operator, service_account
-from test_rendering import children
 
-from e2e.cluster import ControlPlane, audit
+from e2e.cluster import ControlPlane
+from e2e.cluster.control_plane import audit
+from tests.deployments.deployment_objects import NAMESPACE, samples
+from tests.deployments.kstatus import kstatus
+from tests.deployments.real_api import OPERATOR, Kubectl, eventually, namespace, operator, service_account
+from tests.deployments.test_rendering import children
 
 pytestmark = pytest.mark.apiserver
-DOMAIN = "batchwright_operator.modeldeployment:ModelDeploymentDomain"
+DOMAIN = "batchwright_operator.deployments.reconciler:ModelDeploymentDomain"
 
 
 @pytest.fixture(scope="session")

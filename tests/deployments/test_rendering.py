@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, samples
 
-from batchwright_operator.actions import Apply, Raw
-from batchwright_operator.model import parse
-from batchwright_operator.modeldeployment import ObservedModel, decide
-from batchwright_operator.offers import offer
-from batchwright_operator.rendering import config_name, deployment_json
-from batchwright_operator.rendering_pod import pod_template, strategy_of
+from batchwright_operator.api.eligible_kinds import offer
+from batchwright_operator.api.model_deployment import parse
+from batchwright_operator.deployments.children import config_name, deployment_json
+from batchwright_operator.deployments.pod_template import pod_template, strategy_of
+from batchwright_operator.deployments.reconciler import ObservedModel, decide
+from batchwright_operator.reconcile.decisions import Apply, Raw
 from batchwright_operator.settings import RuntimeEntry, Settings
+from tests.deployments.deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, samples
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = Settings(worker_image="example.org/worker:1")

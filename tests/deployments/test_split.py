@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.split import Held, Supply, split
+from batchwright_operator.deployments.kind_split import Held, Supply, split
 
 KINDS = ["cpu", "gpu", "npu"]
 GPU = Supply(capacity=400.0, slots=2, processors=2)

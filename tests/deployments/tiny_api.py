@@ -10,7 +10,8 @@ import copy
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from batchwright_operator.actions import (
+from batchwright_operator.kube.conditions import rfc3339
+from batchwright_operator.reconcile.decisions import (
     DEPLOYMENT,
     POD,
     Action,
@@ -22,7 +23,6 @@ from batchwright_operator.actions import (
     Raw,
     Resource,
 )
-from batchwright_operator.conditions import rfc3339
 
 START = 1_800_000_000.0
 

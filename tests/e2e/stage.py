@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import Cluster, audit
+from e2e.cluster import Cluster
+from e2e.cluster.control_plane import audit
 from e2e.demo.kubectl import Kubectl, condition, wait_for
 from e2e.demo.report import Report
 from e2e.demo.story import SYSTEM, Story

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from batchwright_worker import manifest_model
-from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.values import (
+from batchwright_worker.api import model as manifest_model
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.inference.runtime import (
     Array,
     BatchFailed,
     InferRequest,

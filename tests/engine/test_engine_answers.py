@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from batchwright_worker.manifest_model import Padding
-from batchwright_worker.sidecar.values import (
+from batchwright_worker.api.model import Padding
+from batchwright_worker.inference.runtime import (
     BadInput,
     DeadlineExceeded,
     InferRequest,

@@ -8,14 +8,8 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.values import (
-    InferenceError,
-    InferRequest,
-    InferResult,
-    ModelFailed,
-    RuntimeTrouble,
-)
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.inference.runtime import InferenceError, InferRequest, InferResult, ModelFailed, RuntimeTrouble
 from tests.engine.devices import BAD, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.values import InferenceError
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.inference.runtime import InferenceError
 from tests.engine.devices import FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.values import (
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.inference.runtime import (
     Array,
     BatchFailed,
     InferenceError,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, Policy, RoundRobin
-from batchwright_worker.layerwise.scheduler import Scheduler, Step
-from batchwright_worker.layerwise.timeline import Timeline
-from batchwright_worker.layerwise.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
+from batchwright_worker.layerwise.core.scheduler import Scheduler, Step
+from batchwright_worker.layerwise.core.timeline import Timeline
+from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
 
 Times = tuple[float, float, int]
 """(compute, fetch, bytes)"""

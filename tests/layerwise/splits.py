@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from batchwright_worker.layerwise.units import WEIGHTS_FILE, Network
+from batchwright_worker.layerwise.networks.units import WEIGHTS_FILE, Network
 
 
 class Residual(nn.Module):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.instance import policy_of
-from batchwright_worker.layerwise.policy import POLICIES, Policy
-from batchwright_worker.layerwise.scheduler import Step
-from batchwright_worker.layerwise.validator import Lying
-from batchwright_worker.layerwise.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.policy import POLICIES, Policy
+from batchwright_worker.layerwise.core.scheduler import Step
+from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.tools.instance import policy_of
+from batchwright_worker.layerwise.tools.validator import Lying
 
 WHOLE_TIMES = st.integers(0, 12)
 REAL_TIMES = st.floats(0, 12, allow_subnormal=False).map(lambda time: round(time, 3))

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
+from batchwright_worker.backends.base import Host
+from batchwright_worker.backends.torch import load
+from batchwright_worker.host.memory import Ledger
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.comparison import Ask, policy_named, run_streamed
-from batchwright_worker.layerwise.device_cuda import CudaAccelerator
-from batchwright_worker.layerwise.network_torch import TorchUnits, open_torch
-from batchwright_worker.layerwise.planner import Plans
-from batchwright_worker.layerwise.profiler import Effort, example_inputs
-from batchwright_worker.runtime.backends.base import Host
-from batchwright_worker.runtime.backends.torch import load
-from batchwright_worker.runtime.memory import Ledger
+from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
+from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch
+from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
+from batchwright_worker.layerwise.tools.comparison import Ask, policy_named, run_streamed
 from tests.layerwise.splits import ConvNet, Encoder, export
 
 pytestmark = pytest.mark.slow

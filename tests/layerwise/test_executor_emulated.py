@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from batchwright_worker.layerwise.device_emulated import EmulatedAccelerator
-from batchwright_worker.layerwise.execution import Batch, Record
-from batchwright_worker.layerwise.executor import Executor, ExecutorBrokenError
-from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, Policy
-from batchwright_worker.layerwise.replaying import replay
-from batchwright_worker.layerwise.values import BudgetTooSmall, Layer
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
+from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer
+from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
+from batchwright_worker.layerwise.execution.executor import Executor, ExecutorBrokenError
+from batchwright_worker.layerwise.execution.jobs import Batch, Record
+from batchwright_worker.layerwise.tools.recurrence_check import replay
 
 
 def layers(count: int, compute: float, fetch: float, size: int) -> tuple[Layer, ...]:

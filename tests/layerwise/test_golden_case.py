@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, Policy, RoundRobin
-from batchwright_worker.layerwise.values import Prefetch
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
+from batchwright_worker.layerwise.core.values import Prefetch
 from tests.layerwise.instances import GOLDEN, order_of, plan, requests
 
 ONE_AT_A_TIME = [(1, 0), (0, 0), (0, 0), (0, 2), (4, 5), (4, 1)]

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchwright_worker.__main__ import main
-from batchwright_worker.layerwise.ablation import STUDIES, study_rows
+from batchwright_worker.layerwise.tools.ablation import STUDIES, study_rows
 
 A = {"compute": 4, "fetch": 1, "bytes": 1}
 M = {"compute": 1, "fetch": 4, "bytes": 4}

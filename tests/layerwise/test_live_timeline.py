@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.policy import Balanced, Literal
-from batchwright_worker.layerwise.scheduler import Scheduler
-from batchwright_worker.layerwise.timeline import Timeline
-from batchwright_worker.layerwise.values import Layer, Prefetch, Request, UnknownPlacement
+from batchwright_worker.layerwise.core.policy import Balanced, Literal
+from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.timeline import Timeline
+from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request, UnknownPlacement
 from tests.layerwise.instances import GOLDEN, layers
 
 TIMES = st.integers(0, 9)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright_worker.layerwise.networks import NETWORKS, REFERENCE_MICROSECONDS, layers_of
-from batchwright_worker.layerwise.npu import REFERENCE_NPU, Npu, Product, divided
-from batchwright_worker.layerwise.values import Layer
+from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.tools.npu_model import REFERENCE_NPU, Npu, Product, divided
+from batchwright_worker.layerwise.tools.published_networks import NETWORKS, REFERENCE_MICROSECONDS, layers_of
 
 MILLION = 1e6
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pytest
 
-from batchwright_worker.layerwise.depth import auto_skip_limit, fill_time
-from batchwright_worker.layerwise.policy import Balanced, Literal, Policy
-from batchwright_worker.layerwise.scheduler import Scheduler
-from batchwright_worker.layerwise.timeline import Timeline
-from batchwright_worker.layerwise.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.policy import Balanced, Literal, Policy
+from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.timeline import Timeline
+from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
 from tests.layerwise.instances import GOLDEN, layers
 
 Models = Mapping[str, Sequence[Layer]]

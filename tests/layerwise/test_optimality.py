@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from batchwright_worker.layerwise.instance import policy_of
-from batchwright_worker.layerwise.values import Layer
+from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.tools.instance import policy_of
 from tests.layerwise.instances import plan, requests
 
 Held = tuple[tuple[float, int], ...]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from batchwright_worker.layerwise.bound import stp_bound
-from batchwright_worker.layerwise.npu import REFERENCE_NPU, Npu
-from batchwright_worker.layerwise.pairs import (
+from batchwright_worker.layerwise.core.policy import Literal
+from batchwright_worker.layerwise.tools.bound import stp_bound
+from batchwright_worker.layerwise.tools.npu_model import REFERENCE_NPU, Npu
+from batchwright_worker.layerwise.tools.pairs import (
     LATENCY_PAIRS,
     MIXED_PAIRS,
     SAME_ENGINE_PAIRS,
@@ -19,7 +20,6 @@ from batchwright_worker.layerwise.pairs import (
     pair_latency,
     pair_throughput,
 )
-from batchwright_worker.layerwise.policy import Literal
 from tests.layerwise.instances import layers
 
 pytestmark = pytest.mark.slow

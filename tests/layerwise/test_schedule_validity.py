@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given, settings
 
-from batchwright_worker.layerwise.policy import Fifo
-from batchwright_worker.layerwise.scheduler import Step
-from batchwright_worker.layerwise.validator import violations
-from batchwright_worker.layerwise.values import BudgetTooSmall, Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.policy import Fifo
+from batchwright_worker.layerwise.core.scheduler import Step
+from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer, Prefetch, Request
+from batchwright_worker.layerwise.tools.validator import violations
 from tests.layerwise.instances import GOLDEN, layers, plan, requests
 from tests.layerwise.strategies import Case, cases, lying
 

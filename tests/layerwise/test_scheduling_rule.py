@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.depth import auto_skip_limit, fill_time
-from batchwright_worker.layerwise.policy import Balanced, Fifo, Literal, RoundRobin
-from batchwright_worker.layerwise.scheduler import Step
-from batchwright_worker.layerwise.timeline import Timeline
-from batchwright_worker.layerwise.values import Layer, Request
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, RoundRobin
+from batchwright_worker.layerwise.core.scheduler import Step
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.timeline import Timeline
+from batchwright_worker.layerwise.core.values import Layer, Request
 from tests.layerwise.instances import layers, order_of, plan, requests
 from tests.layerwise.strategies import Case, cases
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.cuts import Operation, aligned, boundaries, cut, weight_bytes
+from batchwright_worker.layerwise.networks.cuts import Operation, aligned, boundaries, cut, weight_bytes
 
 
 def operation(index: int, reads: set[int], size: int, *, matrix: bool) -> Operation:

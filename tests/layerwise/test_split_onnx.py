@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.host.memory import Ledger
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.network_onnx import OnnxUnits, open_onnx
-from batchwright_worker.layerwise.units import NotDivisible
-from batchwright_worker.runtime.backends.base import Host, LoadError
-from batchwright_worker.runtime.memory import Ledger
+from batchwright_worker.layerwise.networks.onnx import OnnxUnits, open_onnx
+from batchwright_worker.layerwise.networks.units import NotDivisible
 from tests.layerwise.splits import answer
 
 HOST = Host(kind="cpu", threads=2, ledger=Ledger(0))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from batchwright_worker.backends.base import Host
+from batchwright_worker.backends.torch import load
+from batchwright_worker.host.memory import Ledger
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.network_torch import TorchUnits, open_torch
-from batchwright_worker.layerwise.units import NotDivisible
-from batchwright_worker.runtime.backends.base import Host
-from batchwright_worker.runtime.backends.torch import load
-from batchwright_worker.runtime.memory import Ledger
+from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch
+from batchwright_worker.layerwise.networks.units import NotDivisible
 from tests.layerwise.splits import ConvNet, Encoder, answer, export
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from batchwright_worker.layerwise.command import command
+from batchwright_worker.layerwise.tools.command import command
 from tests.layerwise.test_split_onnx import conv_net
 
 pytestmark = pytest.mark.slow

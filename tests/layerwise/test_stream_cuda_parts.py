@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from batchwright_worker.backends.base import Host
+from batchwright_worker.host.memory import Ledger
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.device_cuda import ANCHOR_S, EventClock
-from batchwright_worker.layerwise.grounds import leading
-from batchwright_worker.layerwise.network_torch import open_torch
-from batchwright_worker.layerwise.ring import Ring
-from batchwright_worker.layerwise.splitting_torch import onto
-from batchwright_worker.runtime.backends.base import Host
-from batchwright_worker.runtime.memory import Ledger
+from batchwright_worker.layerwise.execution.cuda import ANCHOR_S, EventClock
+from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.split_torch import onto
+from batchwright_worker.layerwise.networks.torch import open_torch
+from batchwright_worker.layerwise.serving.accelerators import leading
 from tests.layerwise.splits import ConvNet, export
 
 pytestmark = pytest.mark.slow

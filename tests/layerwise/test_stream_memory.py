@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.pool import Pool, Reads, ShortReadError, UnitReader, read_all
-from batchwright_worker.layerwise.ring import Ring
-from batchwright_worker.layerwise.units import PAGE, Piece, UnitWriter
+from batchwright_worker.layerwise.memory.pool import Pool, Reads, ShortReadError, UnitReader, read_all
+from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.units import PAGE, Piece, UnitWriter
 
 
 @given(

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.execution import Record
-from batchwright_worker.layerwise.planner import Plans
-from batchwright_worker.layerwise.pool import UnitReader
-from batchwright_worker.layerwise.profiler import Effort, measured
-from batchwright_worker.layerwise.profiles import Profile, Summary, fit_fetch, read_profile
-from batchwright_worker.layerwise.replaying import replay
-from batchwright_worker.layerwise.tracing import trace
-from batchwright_worker.layerwise.values import Layer
+from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.execution.jobs import Record
+from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.memory.pool import UnitReader
+from batchwright_worker.layerwise.profiling.profiler import Effort, measured
+from batchwright_worker.layerwise.profiling.profiles import Profile, Summary, fit_fetch, read_profile
+from batchwright_worker.layerwise.tools.recurrence_check import replay
+from batchwright_worker.layerwise.tools.trace_export import trace
 from tests.layerwise.test_split_onnx import conv_net, opened
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchwright_worker.layerwise.profiles import ENV_CACHE
-from batchwright_worker.manifest import Artifact, Emulated
-from batchwright_worker.sidecar.values import BatchFailed, ModelSource
+from batchwright_worker.api.deployment import Artifact, Emulated
+from batchwright_worker.inference.runtime import BatchFailed, ModelSource
+from batchwright_worker.layerwise.profiling.profiles import ENV_CACHE
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runtime.rig import KIND_EMULATED, running
 

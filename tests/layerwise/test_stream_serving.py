@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from batchwright_worker.contract import KIND_EMULATED
-from batchwright_worker.layerwise.profiles import ENV_CACHE
+from batchwright_worker.api.names import KIND_EMULATED
+from batchwright_worker.layerwise.profiling.profiles import ENV_CACHE
 from batchwright_worker.local.processes import Served
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runner.serving_rig import replica, state_of

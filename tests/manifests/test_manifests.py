@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from batchwright_operator.settings import Settings
-from batchwright_worker.contract import AGENT_PORT, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK, OPERATOR_METRICS_PORT
-from batchwright_worker.manifest_documents import KINDS, validate
+from batchwright_worker.api.documents import KINDS, validate
+from batchwright_worker.api.names import AGENT_PORT, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK, OPERATOR_METRICS_PORT
 from e2e.cluster import ApiError, ControlPlane
 
 pytestmark = pytest.mark.apiserver  # kubectl is built with it

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from e2e.cluster import ApiError, ControlPlane, audit
-from e2e.cluster.waiting import wait_until
+from e2e.cluster import ApiError, ControlPlane
+from e2e.cluster.control_plane import audit
+from e2e.cluster.machine.waiting import wait_until
 
 pytestmark = pytest.mark.apiserver
 

@@ -166,7 +166,7 @@ def test_an_output_that_is_not_whole_is_not_evaluated(tmp_path: Path) -> None:
 
 
 def test_the_manifests_pass_the_checks_of_the_api() -> None:
-    from batchwright_worker.manifest_documents import validate
+    from batchwright_worker.api.documents import validate
 
     for path in (EXAMPLE / "job" / "job.yaml", EXAMPLE / "serve" / "deployment.yaml"):
         assert validate(yaml.safe_load(path.read_text())) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from batchwright_operator.actions import NODE, POD, Patch, Raw, Resource
-from batchwright_operator.conditions import rfc3339
-from batchwright_worker.contract import (
+from batchwright_operator.kube.conditions import rfc3339
+from batchwright_operator.reconcile.decisions import NODE, POD, Patch, Raw, Resource
+from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     COMPONENT_MODEL,
     KIND_CPU,

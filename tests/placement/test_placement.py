@@ -6,10 +6,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from placement_objects import NOW, Facts, applied, deployment, node, pinned_to, pod, profile, unschedulable
 
-from batchwright_operator import receipts
-from batchwright_operator.actions import (
+from batchwright_operator.placement import receipts
+from batchwright_operator.placement.reconciler import KEY, PlacementDomain
+from batchwright_operator.reconcile.decisions import (
     ACCELERATOR_PROFILE,
     MODEL_DEPLOYMENT,
     NODE,
@@ -21,10 +21,9 @@ from batchwright_operator.actions import (
     Patch,
     Raw,
 )
-from batchwright_operator.live import Live, Received, Sample
-from batchwright_operator.placement import KEY, PlacementDomain
+from batchwright_operator.reconcile.live_state import Live, Received, Sample
 from batchwright_operator.settings import Settings
-from batchwright_worker.contract import (
+from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_RECEIPT,
     ANNOTATION_WAITING,
@@ -34,6 +33,17 @@ from batchwright_worker.contract import (
     DeviceState,
     ModelState,
     SidecarState,
+)
+from tests.placement.placement_objects import (
+    NOW,
+    Facts,
+    applied,
+    deployment,
+    node,
+    pinned_to,
+    pod,
+    profile,
+    unschedulable,
 )
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from placement_objects import deployment, pod
 
-from batchwright_operator.actions import Raw
-from batchwright_worker.contract import (
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.names import (
     ANNOTATION_RECEIPT,
     ANNOTATION_WAITING,
     LABEL_BENCHMARK_OPT_OUT,
@@ -24,11 +23,17 @@ from batchwright_worker.contract import (
     LoadTableRow,
 )
 from e2e.cluster import ApiError, ControlPlane, kubectl_path
-from tests.faults.bed import ROOT, SYSTEM, Bed, wait
+from tests.placement.placement_objects import deployment, pod
+from tests.reconcile.bed import ROOT, SYSTEM, Bed, wait
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.skipif(not kubectl_path().exists(), reason="the cluster is not built")]
 
-DOMAINS = json.dumps(["batchwright_operator.profiles:ProfileDomain", "batchwright_operator.placement:PlacementDomain"])
+DOMAINS = json.dumps(
+    [
+        "batchwright_operator.processors.reconciler:ProfileDomain",
+        "batchwright_operator.placement.reconciler:PlacementDomain",
+    ]
+)
 PODS = "/api/v1/namespaces/user/pods"
 NODES = "/api/v1/nodes"
 PROFILES = "/apis/batchwright.dev/v1alpha1/acceleratorprofiles"

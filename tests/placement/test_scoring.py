@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.scoring import (
+from batchwright_operator.placement.scoring import (
     Board,
     Candidate,
     Policy,

@@ -36,7 +36,7 @@ class Model:
         self.marker = Path(path) if path else None
 
     def infer(self, inputs):
-        from batchwright_worker.runtime.backends.base import BadRowsError
+        from batchwright_worker.backends.base import BadRowsError
         x = inputs["x"]
         if x.dtype == np.float32:
             if (x == 13).any() and self.marker is not None and not self.marker.with_suffix(".killed").exists():

@@ -12,9 +12,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.sidecar.http_messages import Answer, Request
-from batchwright_worker.sidecar.http_server import HttpServer, bound, http_server
-from batchwright_worker.sidecar.tensors import Limits
+from batchwright_worker.protocol.http.messages import Answer, Request
+from batchwright_worker.protocol.http.server import HttpServer, bound, http_server
+from batchwright_worker.protocol.tensors import Limits
 
 LIMITS = Limits(header_seconds=30, body_seconds=30, body_bytes=1 << 20)
 

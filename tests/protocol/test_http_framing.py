@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.sidecar.http_chunks import BadChunkError, Chunks, ChunkTooLargeError
-from batchwright_worker.sidecar.http_heads import CHUNKED, KEPT_HEADS, BadHeadError, Heads
+from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
+from batchwright_worker.protocol.http.heads import CHUNKED, KEPT_HEADS, BadHeadError, Heads
 
 
 class Reference:

@@ -33,7 +33,7 @@ class Fate(IntEnum):
 SCRIPT = """
 import json, os, time
 import numpy as np
-from batchwright_worker.runtime.backends.base import BadRowsError
+from batchwright_worker.backends.base import BadRowsError
 
 class Model:
     def __init__(self, path):

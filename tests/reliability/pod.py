@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from batchwright_worker.contract import ENV_CPU_MILLIS, ENV_KIND, STATE_PATH
+from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, STATE_PATH
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from tests.reliability.callers import HOST
 from tests.reliability.usage import serving_child, slots

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchwright_worker.contract import ENV_EMULATED_DEVICE, KIND_EMULATED
+from batchwright_worker.api.names import ENV_EMULATED_DEVICE, KIND_EMULATED
 from tests.protocol.raw_http import infer_request
 from tests.protocol.serving import emulated_model
 from tests.reliability.callers import Caller, traffic

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from batchwright_worker.contract import EmulatedDevice
-from batchwright_worker.ipc.client import RuntimeClient
-from batchwright_worker.sidecar.values import RuntimeLost
+from batchwright_worker.api.names import EmulatedDevice
+from batchwright_worker.inference.runtime import RuntimeLost
+from batchwright_worker.sidecar.runtimes.client import RuntimeClient
 from tests.reliability.callers import Caller, ask_all, traffic
 from tests.reliability.fates import fated_model, manifest, row_of
 from tests.reliability.pod import Pod, pod

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchwright_worker.contract import JobConfig, RunnerState
-from batchwright_worker.runner.commit import Committed, commit
+from batchwright_worker.api.names import JobConfig, RunnerState
 from batchwright_worker.runner.job import Job, make_job
-from batchwright_worker.runner.plan import make_plan
 from batchwright_worker.runner.progress import Published
-from batchwright_worker.runner.shardstep import run_shard, shard_step
+from batchwright_worker.runner.steps.commit import Committed, commit
+from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.steps.shard import run_shard, shard_step
 
 FUNCTIONS = Path(__file__).parent / "functions"
 

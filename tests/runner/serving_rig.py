@@ -15,7 +15,7 @@ import msgspec
 import psutil
 import pytest
 
-from batchwright_worker.contract import KIND_EMULATED, STATE_PATH, SidecarState
+from batchwright_worker.api.names import KIND_EMULATED, STATE_PATH, SidecarState
 from batchwright_worker.local.deployment import local_deployment
 from batchwright_worker.local.processes import LocalPorts, Served, served
 

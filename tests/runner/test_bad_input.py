@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.plan import make_plan
+from batchwright_worker.runner.steps.plan import make_plan
 from tests.runner.bench import Bench, cpu, model
 
 MakeBench = Callable[..., Bench]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batchwright_worker.runner.builtin import BUILTINS
-from batchwright_worker.runner.functions import resolve
+from batchwright_worker.runner.cpu.builtin import BUILTINS
+from batchwright_worker.runner.cpu.functions import resolve
 
 
 def run(name: str, value: Any, /, **args: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.dag import Dag, InvalidDag, Node, Progress, build
+from batchwright_worker.runner.graph.dag import Dag, InvalidDag, Node, Progress, build
 
 
 @st.composite

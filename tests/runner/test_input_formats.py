@@ -17,10 +17,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs import shard_items
-from batchwright_worker.runner.plan import make_plan
-from batchwright_worker.runner.planfile import PlanFile, read_plan
-from batchwright_worker.runner.storage import locate
+from batchwright_worker.runner.inputs.inputs import shard_items
+from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.storage.locations import locate
+from batchwright_worker.runner.storage.plan_file import PlanFile, read_plan
 from tests.runner.bench import Bench, cpu
 
 MakeBench = Callable[..., Bench]

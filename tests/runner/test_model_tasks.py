@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from batchwright_worker.runner.commit import commit
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.plan import make_plan
 from batchwright_worker.runner.progress import Published
-from batchwright_worker.runner.shardstep import run_shard, shard_step
+from batchwright_worker.runner.steps.commit import commit
+from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.steps.shard import run_shard, shard_step
 from tests.runner.bench import Bench, cpu, model
 from tests.runner.serving_rig import (
     REPLICAS,

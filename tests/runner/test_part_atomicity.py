@@ -13,9 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.parts import PartStatistics, PartWriter, remove_temporaries, whole_part
-from batchwright_worker.runner.plan import make_plan
-from batchwright_worker.runner.storage import Location, locate
+from batchwright_worker.runner.outputs.parts import PartStatistics, PartWriter, remove_temporaries, whole_part
+from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.storage.locations import Location, locate
 from tests.runner.bench import Bench, cpu
 
 MakeBench = Callable[..., Bench]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.load import FIRST_WINDOW_ROWS, WINDOW_BATCHES, ReplicaLoad, backoff_s
+from batchwright_worker.runner.models.replica_load import FIRST_WINDOW_ROWS, WINDOW_BATCHES, ReplicaLoad, backoff_s
 
 
 def answer(load: ReplicaLoad, rows: int, batch: int, now: float = 1.0) -> None:

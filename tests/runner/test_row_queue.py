@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.rowqueue import RowQueue
+from batchwright_worker.runner.models.row_queue import RowQueue
 
 puts = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), max_size=20)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from batchwright_worker.runner.errors import TaskFailed
-from batchwright_worker.runner.signature import Signature, TensorType, group_of, mismatch, rows_of
-from batchwright_worker.runner.wire import BadAnswerError, request_parts, rows_of_answer
+from batchwright_worker.runner.models.signature import Signature, TensorType, group_of, mismatch, rows_of
+from batchwright_worker.runner.models.wire import BadAnswerError, request_parts, rows_of_answer
 
 
 def signature(datatype: str = "FP32", *shape: int) -> Signature:

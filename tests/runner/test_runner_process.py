@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from batchwright_worker.contract import (
+from batchwright_worker.api.names import (
     ENV_SHARD,
     EXIT_PERMANENT,
     STATE_PATH,
@@ -23,8 +23,8 @@ from batchwright_worker.contract import (
     PlanResult,
     RunnerState,
 )
-from batchwright_worker.runner.plan import make_plan
 from batchwright_worker.runner.progress import fit
+from batchwright_worker.runner.steps.plan import make_plan
 from tests.runner.bench import FUNCTIONS, Bench, cpu, model
 from tests.runner.serving_rig import deployment, free_port, replica
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.shards import split
+from batchwright_worker.runner.steps.shards import split
 
 counts = st.lists(st.integers(0, 40), max_size=12)
 

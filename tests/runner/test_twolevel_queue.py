@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from batchwright_worker.runner.twolevel import TwoLevelQueue
+from batchwright_worker.runner.graph.two_level_queue import TwoLevelQueue
 
 
 class AgainstTheRule(RuleBasedStateMachine):

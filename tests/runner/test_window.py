@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.window import MOST_ITEMS, Window
+from batchwright_worker.runner.graph.window import MOST_ITEMS, Window
 
 MIB = 1 << 20
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def main() -> None:
-    from batchwright_worker.runtime.backends import torch as backend
-    from batchwright_worker.runtime.backends.torch_device import DeviceModel
+    from batchwright_worker.backends import torch as backend
+    from batchwright_worker.backends.torch_device import DeviceModel
     from batchwright_worker.runtime.server import serve
     from batchwright_worker.runtime.supervisor import die_with_parent, listen
-    from tests.runtime.test_torch_device import HostKit
+    from tests.backends.test_torch_device import HostKit
 
     die_with_parent(int(sys.argv[2]))
     backend._on = lambda _device, call, inputs, outputs, piece=0: DeviceModel(call, inputs, outputs, HostKit(), piece)

@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from batchwright_worker.contract import ENV_CPU_MILLIS, ENV_EMULATED_DEVICE, ENV_KIND, EmulatedDevice
-from batchwright_worker.ipc.client import RuntimeClient, RuntimeSettings
-from batchwright_worker.ipc.sources import Paths
-from batchwright_worker.manifest import Artifact, Emulated, Script
-from batchwright_worker.manifest_model import ConfigMapKey
-from batchwright_worker.sidecar.values import ModelSource, TensorSpec
+from batchwright_worker.api.deployment import Artifact, Emulated, Script
+from batchwright_worker.api.model import ConfigMapKey
+from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_EMULATED_DEVICE, ENV_KIND, EmulatedDevice
+from batchwright_worker.inference.runtime import ModelSource, TensorSpec
+from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
+from batchwright_worker.sidecar.runtimes.sources import Paths
 
 KIND_EMULATED = "batchwright.dev/emulated"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchwright_worker.contract import EmulatedDevice
-from batchwright_worker.sidecar.values import BatchFailed, OutOfMemory, RuntimeLost
+from batchwright_worker.api.names import EmulatedDevice
+from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RuntimeLost
 from tests.runtime.rig import KIND_EMULATED, emulated, running
 
 DEVICE = EmulatedDevice(memory_bytes=1000)
@@ -110,7 +110,7 @@ async def test_it_comes_back_as_often_as_it_dies(tmp_path: Path) -> None:
 
 
 async def test_a_new_sidecar_finds_an_empty_runtime_and_no_stale_slots(tmp_path: Path) -> None:
-    from batchwright_worker.ipc.client import RuntimeClient
+    from batchwright_worker.sidecar.runtimes.client import RuntimeClient
     from tests.runtime.rig import settings
 
     async with running(tmp_path, KIND_EMULATED, device=DEVICE) as rig:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from batchwright_worker.sidecar.values import ModelSource, OutOfMemory
+from batchwright_worker.inference.runtime import ModelSource, OutOfMemory
 from tests.runtime.rig import Rig, file_source, running, spec, write_script
 
 pytestmark = pytest.mark.slow

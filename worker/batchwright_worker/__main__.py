@@ -34,7 +34,7 @@ ROLES: Final = {
         help="Download and verify the artifacts of a ModelDeployment.",
     ),
     "layerwise": Role(
-        target="batchwright_worker.layerwise.command:command",
+        target="batchwright_worker.layerwise.tools.command:command",
         help="Schedule several models layer by layer on one accelerator.",
     ),
     "serve": Role(

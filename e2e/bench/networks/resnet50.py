@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from batchwright_worker.benchmark import resnet
-from batchwright_worker.benchmark.torch_engine import TensorOps
+from batchwright_worker.benchmark import reference_model as resnet
+from batchwright_worker.benchmark.engines.torch import TensorOps
 
 
 class ResNet50(nn.Module):  # type: ignore[misc]

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
-from e2e.bench.connections import Client
+from e2e.bench.client.connections import Client
+from e2e.bench.client.wire import Sample
 from e2e.bench.cpu import metered
 from e2e.bench.networks.workloads import Rows, Workload
 from e2e.bench.servers import Cores, Server, batchwright, deployment
-from e2e.bench.wire import Sample
 
 CALLERS: Final = 64
 _SETTLED_CORES: Final = 0.05

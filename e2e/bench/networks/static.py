@@ -23,7 +23,7 @@ import numpy as np
 from e2e.bench.networks.served import ClosedLoop, batches_of, pin_runtimes, request_for
 from e2e.bench.networks.workloads import WORKLOADS, Rows
 from e2e.bench.servers import Cores, batchwright, deployment
-from e2e.cluster.paths import cache_folder
+from e2e.cluster.machine.paths import cache_folder
 
 SIZES: Final = (1, 2, 4, 8, 16, 32)
 CALLERS: Final = 96

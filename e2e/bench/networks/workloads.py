@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from e2e.cluster.paths import cache_folder
+from e2e.cluster.machine.paths import cache_folder
 from e2e.peers import peer_python
 
 Array = NDArray[Any]

@@ -46,10 +46,10 @@ def forward_of(model: PeerModel) -> Forward:
 
 
 def _emulated(model: PeerModel) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    from batchwright_worker.backends import emulated
+    from batchwright_worker.backends.base import Host
+    from batchwright_worker.host.memory import Ledger
     from batchwright_worker.ipc.messages import EmulatedSource, ModelSource, TensorSpec
-    from batchwright_worker.runtime.backends import emulated
-    from batchwright_worker.runtime.backends.base import Host
-    from batchwright_worker.runtime.memory import Ledger
 
     source = ModelSource(
         name=model.name,

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from e2e.bench.client.generator import Spec
+from e2e.bench.client.load import drive, spec_for
+from e2e.bench.client.wire import request_of
 from e2e.bench.cpu import metered, others
 from e2e.bench.device import Device
-from e2e.bench.generator import Spec
-from e2e.bench.load import drive, spec_for
 from e2e.bench.report import Bar, Report
 from e2e.bench.run import Run, device_truth
 from e2e.bench.servers import SHAPE, Cores, Server
-from e2e.bench.wire import request_of
 
 DEVICE = Device()
 TARGET_MS = 100

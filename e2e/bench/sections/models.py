@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright_worker.contract import KIND_EMULATED
-from batchwright_worker.manifest import parse_deployment
-from batchwright_worker.sidecar.order import Order
-from batchwright_worker.sidecar.served import plan_of
-from batchwright_worker.sidecar.simulator import Arrival, Report, SimulatedDevice, Simulation
+from batchwright_worker.api.deployment import parse_deployment
+from batchwright_worker.api.names import KIND_EMULATED
+from batchwright_worker.scheduler.order import Order
+from batchwright_worker.scheduler.served_model import plan_of
+from batchwright_worker.scheduler.simulator import Arrival, Report, SimulatedDevice, Simulation
+from e2e.bench.client.load import drive, drive_all, spec_for
 from e2e.bench.device import Device
-from e2e.bench.load import drive, drive_all, spec_for
 from e2e.bench.report import Bar
 from e2e.bench.run import Run, device_truth
 from e2e.bench.sections.bench import DEVICE, Bench

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from e2e.bench.client.wire import rows_of
 from e2e.bench.network import write_network
 from e2e.bench.peers.model import PeerModel, forward_of
 from e2e.bench.report import Bar
 from e2e.bench.sections.bench import TARGET_MS, TARGET_S, Bench, ask, settle
 from e2e.bench.servers import SHAPE, Cores, Server, batchwright, deployment, peer
-from e2e.bench.wire import rows_of
 
 _FIELDS: dict[str, Any] = {"output": "y", "checked": False}
 

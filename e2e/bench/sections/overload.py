@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from e2e.bench.client.load import drive_all, spec_for
 from e2e.bench.cpu import others
 from e2e.bench.device import Device, ideal_rate
-from e2e.bench.load import drive_all, spec_for
 from e2e.bench.report import Bar
 from e2e.bench.run import Interval, Run, intervals, recovery_s, together
 from e2e.bench.sections.bench import DEVICE, TARGET_S, Bench

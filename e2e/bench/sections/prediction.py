@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from batchwright_worker.manifest import parse_deployment
-from batchwright_worker.sidecar.served import plan_of
-from batchwright_worker.sidecar.simulator import Report, SimulatedDevice, Simulation, poisson
+from batchwright_worker.api.deployment import parse_deployment
+from batchwright_worker.scheduler.served_model import plan_of
+from batchwright_worker.scheduler.simulator import Report, SimulatedDevice, Simulation, poisson
 from e2e.bench.report import Bar
 from e2e.bench.sections.bench import DEVICE, TARGET_MS, TARGET_S, Bench
 from e2e.bench.sections.steady import running

@@ -23,8 +23,8 @@ import numpy as np
 import pyclipper
 from numpy.typing import NDArray
 
-from batchwright_worker.runner.builtin.scores import best_path
-from batchwright_worker.runner.functions import produces
+from batchwright_worker.runner.cpu.builtin.scores import best_path
+from batchwright_worker.runner.cpu.functions import produces
 
 cv2.setNumThreads(1)  # the pool has a process per core already
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from batchwright_worker.runner.functions import produces
+from batchwright_worker.runner.cpu.functions import produces
 
 
 def double(inputs: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from batchwright_worker.agent.cpu import CpuSource, find_node
 from batchwright_worker.agent.exposition import exposition, text
 from batchwright_worker.agent.nvidia import find_nvidia
 from batchwright_worker.agent.readings import Source
-from batchwright_worker.contract import AGENT_PORT, ENV_NODE
+from batchwright_worker.api.names import AGENT_PORT, ENV_NODE
 
 
 @click.command()

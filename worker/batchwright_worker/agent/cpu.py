@@ -10,7 +10,7 @@ from typing import Final
 
 from batchwright_worker.agent.cgroups import Accounts, accounts, node_root, pods_of
 from batchwright_worker.agent.readings import DeviceReading, share
-from batchwright_worker.contract import KIND_CPU
+from batchwright_worker.api.names import KIND_CPU
 
 SHORTEST_S: Final = 1.0
 """A busy share over less than this is mostly noise of the quota's periods; the last reading is told again."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from batchwright_worker.agent.readings import DeviceReading, share
-from batchwright_worker.contract import KIND_NVIDIA
+from batchwright_worker.api.names import KIND_NVIDIA
 
 _MIG_PROFILE = re.compile(r"MIG (\S+)$")
 

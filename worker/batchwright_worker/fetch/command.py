@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from batchwright_worker.contract import (
+from batchwright_worker.api.deployment import Artifact, ModelDeployment, parse_deployment
+from batchwright_worker.api.names import (
     DEPLOYMENT_FILE,
     ENV_KIND,
     TERMINATION_LOG,
@@ -23,7 +24,6 @@ from batchwright_worker.fetch.download import Wanted, download
 from batchwright_worker.fetch.errors import FetchError, Refused
 from batchwright_worker.fetch.policy import Policy, policy_of
 from batchwright_worker.fetch.sources import read_secret, source_of
-from batchwright_worker.manifest import Artifact, ModelDeployment, parse_deployment
 
 LOCAL_SCHEMES = ("pvc", "file")
 

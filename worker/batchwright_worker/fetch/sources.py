@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from batchwright_worker.contract import SECRETS_DIR
+from batchwright_worker.api.names import SECRETS_DIR
 from batchwright_worker.fetch.policy import Policy
 
 CHUNK_BYTES = 1 << 20

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchwright_worker.contract import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, weights_path
-from batchwright_worker.manifest_documents import Document, ManifestError, validate, with_defaults
+from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
+from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, weights_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

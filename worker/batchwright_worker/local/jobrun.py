@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchwright_worker.contract import ItemFailure, JobConfig, PlanResult, TaskState
+from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
+from batchwright_worker.api.names import ItemFailure, JobConfig, PlanResult, TaskState
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
-from batchwright_worker.manifest_documents import Document, ManifestError, validate, with_defaults
-from batchwright_worker.runner.commit import Manifest, commit, committed
-from batchwright_worker.runner.engines import Opened, check_models, opened
 from batchwright_worker.runner.job import Job, make_job
-from batchwright_worker.runner.parts import PartStatistics
-from batchwright_worker.runner.plan import make_plan
+from batchwright_worker.runner.outputs.parts import PartStatistics
 from batchwright_worker.runner.progress import ShardProgress
-from batchwright_worker.runner.shardstep import ShardStep, do_shard, shard_step
+from batchwright_worker.runner.steps.commit import Manifest, commit, committed
+from batchwright_worker.runner.steps.engines import Opened, check_models, opened
+from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.steps.shard import ShardStep, do_shard, shard_step
 
 _REFRESH_SECONDS = 0.25
 

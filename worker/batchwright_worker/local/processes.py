@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from batchwright_worker.contract import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET
+from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET
 from batchwright_worker.local.deployment import LocalDeployment
 
 _PREFIX: Final = "batchwright-"

@@ -16,8 +16,8 @@ def command(path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from batchwright_worker.sidecar.events import BadLineError
-    from batchwright_worker.sidecar.replay import COLUMNS, replay, table
+    from batchwright_worker.dispatch_log.calls import BadLineError
+    from batchwright_worker.dispatch_log.replay import COLUMNS, replay, table
 
     try:
         with path.open("rb") as lines:

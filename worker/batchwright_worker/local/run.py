@@ -38,9 +38,9 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
     import asyncio
     import json
 
+    from batchwright_worker.api.documents import ManifestError, load_manifests
     from batchwright_worker.local.jobrun import LocalJob, run_job
     from batchwright_worker.local.processes import LocalFailed
-    from batchwright_worker.manifest_documents import ManifestError, load_manifests
     from batchwright_worker.runner.errors import StepFailed
 
     searched = tuple(str(folder.resolve()) for folder in (*folders, *(_folder(path) for path in paths)))

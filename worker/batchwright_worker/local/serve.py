@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from batchwright_worker.api.documents import ManifestError, load_manifests
 from batchwright_worker.local.deployment import LocalDeployment, OwnServerAddress, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, Served, served
-from batchwright_worker.manifest_documents import ManifestError, load_manifests
 
 
 def volume(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
@@ -106,7 +106,7 @@ async def _announce(here: Served) -> None:
     import aiohttp
     import msgspec
 
-    from batchwright_worker.contract import STATE_PATH, SidecarState
+    from batchwright_worker.api.names import STATE_PATH, SidecarState
 
     revision, told = -1, ""
     url = f"http://{here.host}:{here.control}{STATE_PATH}"

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchwright_worker import contract
+from batchwright_worker.api import names as contract
 from batchwright_worker.runner.errors import StepFailed
 
 if TYPE_CHECKING:
     from batchwright_worker.runner.job import Job
     from batchwright_worker.runner.progress import Published
-    from batchwright_worker.runner.shardstep import ShardStep
+    from batchwright_worker.runner.steps.shard import ShardStep
 
 EXIT_TERMINATED = 143
 _job = click.option(
@@ -53,7 +53,7 @@ def command() -> None:
 )  # fmt: skip
 def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> None:
     """Read the input, check the tasks, write OUTPUT/_batchwright/plan.json."""
-    from batchwright_worker.contract import PlanResult
+    from batchwright_worker.api.names import PlanResult
 
     try:
         result = _planned(_load(job_file), wait_input_seconds)
@@ -68,9 +68,9 @@ def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> No
 @_log
 def commit(job_file: Path, termination_log: Path) -> None:
     """Verify all parts and write OUTPUT/manifest.json."""
-    from batchwright_worker.contract import CommitResult
-    from batchwright_worker.runner.commit import commit as commit_parts
+    from batchwright_worker.api.names import CommitResult
     from batchwright_worker.runner.progress import fit
+    from batchwright_worker.runner.steps.commit import commit as commit_parts
 
     try:
         result = commit_parts(_load(job_file)).result()
@@ -91,9 +91,9 @@ def commit(job_file: Path, termination_log: Path) -> None:
 )  # fmt: skip
 def run(job_file: Path, termination_log: Path, shard: int | None, control_port: int, token_file: Path) -> None:
     """Run one shard: every item through the tasks, results to OUTPUT/part-N."""
-    from batchwright_worker.contract import RunnerState
+    from batchwright_worker.api.names import RunnerState
     from batchwright_worker.runner.progress import fit
-    from batchwright_worker.runner.shardstep import shard_step
+    from batchwright_worker.runner.steps.shard import shard_step
 
     index = shard if shard is not None else int(os.environ.get(contract.ENV_SHARD, "-1"))
     try:
@@ -111,7 +111,7 @@ def run(job_file: Path, termination_log: Path, shard: int | None, control_port: 
 
 def _planned(job: Job, wait_s: float) -> contract.PlanResult:
     """The plan; an input that does not exist is looked for again until the time is over. SIGTERM ends the process."""
-    from batchwright_worker.runner.plan import make_plan
+    from batchwright_worker.runner.steps.plan import make_plan
 
     deadline = time.monotonic() + wait_s
     while True:
@@ -127,7 +127,7 @@ def _planned(job: Job, wait_s: float) -> contract.PlanResult:
 async def _until_signal(step: ShardStep, port: int, token_file: Path) -> contract.RunnerState | None:
     """The final state; None when SIGTERM came first (nothing is left behind but whole parts)."""
     from batchwright_worker.runner.control import ControlPort, read_token
-    from batchwright_worker.runner.shardstep import run_shard
+    from batchwright_worker.runner.steps.shard import run_shard
 
     token = read_token(token_file)
 

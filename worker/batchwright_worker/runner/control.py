@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from batchwright_worker import contract
+from batchwright_worker.api import names as contract
 from batchwright_worker.runner.progress import Published
 
 MAX_WAIT_SECONDS = 60.0

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from batchwright_worker import contract
-from batchwright_worker.contract import JobConfig
-from batchwright_worker.manifest_job import InferenceJobSpec, Input, Output, parse_job_spec
-from batchwright_worker.runner import dag, functions
-from batchwright_worker.runner.dag import Dag
+from batchwright_worker.api import names as contract
+from batchwright_worker.api.job import InferenceJobSpec, Input, Output, parse_job_spec
+from batchwright_worker.api.names import JobConfig
+from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.storage import Location, locate
+from batchwright_worker.runner.graph import dag
+from batchwright_worker.runner.graph.dag import Dag
+from batchwright_worker.runner.storage.locations import Location, locate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

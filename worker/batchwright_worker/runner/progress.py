@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from batchwright_worker.contract import (
+from batchwright_worker.api.names import (
     LATENCY_BOUNDS_MS,
     TERMINATION_MESSAGE_MAX_BYTES,
     CommitResult,
@@ -19,8 +19,8 @@ from batchwright_worker.contract import (
     RunnerState,
     TaskState,
 )
-from batchwright_worker.runner.dag import Dag
 from batchwright_worker.runner.errors import shortened
+from batchwright_worker.runner.graph.dag import Dag
 
 FIRST_FAILURES: Final = 10
 PUBLISH_SECONDS: Final = 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from batchwright_worker.contract import DEPLOYMENT_FILE
+from batchwright_worker.api.names import DEPLOYMENT_FILE
 from batchwright_worker.runtime.supervisor import Supervisor, die_with_parent, listen
 
 
@@ -41,7 +41,7 @@ def announce_layerwise(deployment: Path) -> None:
     """Leave the deployment's layerwise section, if its mode is not Off, to the processes that serve."""
     import msgspec
 
-    from batchwright_worker.layerwise.settings import ENV_LAYERWISE, settings_of
+    from batchwright_worker.layerwise.serving.settings import ENV_LAYERWISE, settings_of
 
     if deployment.is_file() and (settings := settings_of(msgspec.json.decode(deployment.read_bytes()))) is not None:
         os.environ[ENV_LAYERWISE] = msgspec.json.encode(settings).decode()

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from batchwright_worker.contract import ENV_KIND, KIND_CPU
+from batchwright_worker.api.names import ENV_KIND, KIND_CPU
+from batchwright_worker.backends.base import Host, OutOfDeviceMemoryError
+from batchwright_worker.host.memory import Ledger, Meter, emulated_memory_bytes, meter_of, settle_objects
+from batchwright_worker.host.threads import thread_count
 from batchwright_worker.ipc.frames import BrokenFrameError, FrameDecoder, encode
 from batchwright_worker.ipc.messages import (
     Answer,
@@ -33,15 +36,12 @@ from batchwright_worker.ipc.messages import (
 )
 from batchwright_worker.ipc.slots import Slot, SlotCache, SlotsFullError
 from batchwright_worker.ipc.tensors import read, sized, write
-from batchwright_worker.layerwise.settings import from_environment
-from batchwright_worker.runtime.ahead import Ahead
-from batchwright_worker.runtime.backends.base import Host, OutOfDeviceMemoryError
-from batchwright_worker.runtime.memory import Ledger, Meter, emulated_memory_bytes, meter_of, settle_objects
-from batchwright_worker.runtime.residents import Outcome, Residents
-from batchwright_worker.runtime.threads import thread_count
+from batchwright_worker.layerwise.serving.settings import from_environment
+from batchwright_worker.runtime.in_flight import Ahead
+from batchwright_worker.runtime.loaded_models import Outcome, Residents
 
 if TYPE_CHECKING:
-    from batchwright_worker.runtime.streamed import StreamedModels
+    from batchwright_worker.runtime.layerwise_models import StreamedModels
 
 _RECEIVE_BYTES = 1 << 18
 
@@ -292,7 +292,7 @@ def _streamed(kind: str, host: Host, meter: Meter, slots: SlotCache) -> Streamed
     settings = from_environment()
     if settings is None:
         return None
-    from batchwright_worker.runtime.streamed import StreamedModels
+    from batchwright_worker.runtime.layerwise_models import StreamedModels
 
     return StreamedModels.of(kind, settings, host, meter, slots)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from batchwright_worker.runtime.threads import pin_libraries
+from batchwright_worker.host.threads import pin_libraries
 
 _LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG: Final = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from batchwright_worker.contract import (
+from batchwright_worker.api.names import (
     CONTROL_PORT,
     DEPLOYMENT_FILE,
     ENV_DISPATCH_LOG,

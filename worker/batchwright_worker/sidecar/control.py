@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from batchwright_worker.contract import STATE_PATH, SidecarState
+from batchwright_worker.api.names import STATE_PATH, SidecarState
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.protocol.catalogue import Catalogue
+from batchwright_worker.protocol.http.messages import Answer, Handlers, HttpError, Request, json_answer
 from batchwright_worker.sidecar.drain import Drain
-from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.http_messages import Answer, Handlers, HttpError, Request, json_answer
-from batchwright_worker.sidecar.metadata import Catalogue
 
 _WAIT_MOST_S = 60.0
 _BODY_BYTES = 1 << 16

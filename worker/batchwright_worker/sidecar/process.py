@@ -15,26 +15,26 @@ from typing import Any, cast
 
 import msgspec
 
-from batchwright_worker import manifest
-from batchwright_worker.contract import KIND_EMULATED, SidecarState
-from batchwright_worker.ipc.client import RuntimeClient, RuntimeSettings
-from batchwright_worker.ipc.own_server import OwnServer, OwnServerSettings
-from batchwright_worker.ipc.sources import Paths
-from batchwright_worker.runtime.memory import settle_objects
+from batchwright_worker.api import deployment as manifest
+from batchwright_worker.api.names import KIND_EMULATED, SidecarState
+from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.host.memory import settle_objects
+from batchwright_worker.protocol.catalogue import Catalogue
+from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
+from batchwright_worker.protocol.http.routes import HttpApp
+from batchwright_worker.protocol.http.server import HttpServer, bound, http_server
+from batchwright_worker.protocol.metrics import Metrics
+from batchwright_worker.protocol.tensors import Limits
 from batchwright_worker.runtime.supervisor import die_with_parent
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
-from batchwright_worker.sidecar.engine import Engine
-from batchwright_worker.sidecar.grpc_server import InferenceService, grpc_server
-from batchwright_worker.sidecar.http_app import HttpApp
-from batchwright_worker.sidecar.http_server import HttpServer, bound, http_server
-from batchwright_worker.sidecar.metadata import Catalogue
-from batchwright_worker.sidecar.metrics import Metrics
-from batchwright_worker.sidecar.recording import DEFAULT_BYTES, DispatchLog, RecordedScheduler
-from batchwright_worker.sidecar.streaming import Streaming, told
-from batchwright_worker.sidecar.tensors import Limits
-from batchwright_worker.sidecar.traced import TracedApp, TracedEngine, TracedRuntime, TracedService
-from batchwright_worker.sidecar.tracing import tracing_of
+from batchwright_worker.sidecar.layerwise_state import Streaming, told
+from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
+from batchwright_worker.sidecar.runtimes.external.server import OwnServer, OwnServerSettings
+from batchwright_worker.sidecar.runtimes.sources import Paths
+from batchwright_worker.sidecar.tracing.instrumented import TracedApp, TracedEngine, TracedRuntime, TracedService
+from batchwright_worker.sidecar.tracing.spans import tracing_of
 
 _LOG = logging.getLogger(__name__)
 _SLOTS_BYTES = 512 << 20

@@ -1,0 +1,1 @@
+"""The load: connections, requests on a schedule, a generator process of its own. Knows no server's product."""

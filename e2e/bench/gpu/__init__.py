@@ -1,0 +1,1 @@
+"""Benches that need a GPU; each prints what it saw and refuses without one."""

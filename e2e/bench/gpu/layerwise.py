@@ -1,0 +1,350 @@
+"""Acceptance 9 of layer-by-layer serving, in one command on a machine with a CUDA GPU (and nothing else on it).
+
+    python -m e2e.bench.gpu.layerwise [--arena-gib 2] [--requests 6] [--repeat 5] [--quick]
+
+A network bound by compute (ResNet-50, the batch chosen so that it computes for as long as the other is copied) and one
+bound by its weights (residual layers of 8192 x 8192), both of random weights and together larger than the arena. Told:
+the GPU, copy bandwidth with and without compute, co-run factors, makespans of balanced, literal, FIFO (same arena, same
+kernels, prefetch across requests) and of loading each whole model before it runs, system throughput against the LP
+bound with the co-run costs, replay error, peak, equality with the networks run alone. Exit status 1: a bar was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.backends.base import Host
+from batchwright_worker.benchmark import reference_model as resnet
+from batchwright_worker.benchmark.engines.torch import TensorOps
+from batchwright_worker.host.memory import Ledger
+from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
+from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch, run_unit, views
+from batchwright_worker.layerwise.networks.units import Array
+from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
+from batchwright_worker.layerwise.tools.bound import stp_bound
+from batchwright_worker.layerwise.tools.comparison import Ask, Run, policy_named, run_streamed
+
+BARS: Final = {"over_fifo": 1.2, "over_whole": 1.5, "of_bound": 0.85, "replay_error": 0.03}
+
+
+class Wide(nn.Module):  # type: ignore[misc] # torch is untyped here
+    """Much to copy, little to compute."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return x
+
+
+class Conv(nn.Module):  # type: ignore[misc] # torch is untyped here
+    """ResNet-50, the reference model of the benchmark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterDict(
+            {name.replace(".", "_"): nn.Parameter(torch.from_numpy(array)) for name, array in resnet.parameters()}
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        named = _Dotted(self.weights)
+        return resnet.forward(TensorOps(named), images)
+
+
+class _Dotted(Mapping[str, Any]):
+    """Parameters under the names that the benchmark's operations ask for."""
+
+    def __init__(self, weights: nn.ParameterDict) -> None:
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> Any:
+        return self._weights[name.replace(".", "_")]
+
+    def __iter__(self) -> Any:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--arena-gib", type=float, default=2.0)
+    parser.add_argument("--requests", type=int, default=6, help="per model")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--width", type=int, default=8192)
+    parser.add_argument("--quick", action="store_true", help="small networks: does it run at all?")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    if options.quick:
+        options.arena_gib, options.layers, options.width, options.requests, options.repeat = 0.125, 8, 2048, 2, 1
+    if not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA device: run this on a machine with an NVIDIA GPU")
+    facts = _bench(options)
+    print(json.dumps(facts, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(facts, indent=2))
+    missed = [name for name, met in facts["bars"].items() if not met]
+    sys.exit(f"missed: {', '.join(missed)}" if missed and not options.quick else 0)
+
+
+def _bench(options: argparse.Namespace) -> dict[str, Any]:
+    budget = int(options.arena_gib * (1 << 30))
+    host = Host(kind=KIND_NVIDIA, threads=8, ledger=Ledger(0))
+    with tempfile.TemporaryDirectory(prefix="batchwright-gpu-") as folder:
+        device = CudaAccelerator(budget)
+        wide = _opened(Path(folder), "wide", Wide(options.layers, options.width), (options.width,), host, budget)
+        conv = _opened(Path(folder), "resnet50", Conv(), resnet.IMAGE_SHAPE, host, budget)
+        networks = {"resnet50": conv, "wide": wide}
+        for name, network in networks.items():
+            device.add(name, network)
+        effort = Effort(runs=20, least=20)
+        wide_profile = device.measured("wide", 1, effort)
+        rows = _rows_for(device, wide_profile.total_fetch_s, quick=options.quick)
+        profiles = {"resnet50": device.measured("resnet50", rows, effort), "wide": wide_profile}
+        together = _co_run(device, networks, rows)
+        plans = Plans()
+        for name, profile in profiles.items():
+            plans.add(name, [profile])
+        asks = _asks(networks, {"resnet50": rows, "wide": 1}, options.requests)
+        facts = _measured(device, plans, asks, options)
+        facts |= {
+            "requestsPerModel": options.requests,
+            "gpu": torch.cuda.get_device_name(0),
+            "torch": torch.__version__,
+            "arenaBytes": device.ring.capacity,
+            "rows": {"resnet50": rows, "wide": 1},
+            "weightBytes": {name: network.index.weight_bytes for name, network in networks.items()},
+            "profiles": {
+                name: {"computeMs": each.total_compute_s * 1e3, "copyMs": each.total_fetch_s * 1e3}
+                for name, each in profiles.items()
+            },
+            "coRun": together,
+        }
+        facts |= _against_bound(facts, plans, profiles, together)
+        facts["bars"] = {
+            "over_fifo": facts["overFifo"] >= BARS["over_fifo"],
+            "over_whole": facts["overWhole"] >= BARS["over_whole"],
+            "of_bound": facts["ofBound"] >= BARS["of_bound"],
+            "replay_error": facts["ways"]["balanced"]["replayError"] <= BARS["replay_error"],
+            "peak": facts["ways"]["balanced"]["peakBytes"] <= device.ring.capacity,
+            "equal": all(way["equal"] for way in facts["ways"].values()),
+        }
+        device.close()
+        return facts
+
+
+def _opened(folder: Path, name: str, module: nn.Module, shape: Sequence[int], host: Host, budget: int) -> TorchUnits:
+    path = folder / f"{name}.pt2"
+    rows = torch.export.Dim("rows", min=1, max=4096)
+    example = torch.zeros(2, *shape)
+    torch.export.save(torch.export.export(module.eval(), (example,), dynamic_shapes=({0: rows},)), path)
+    source = ModelSource(name=name, format="torch-export", path=str(path), inputs=[], outputs=[])
+    return open_torch(source, host, lambda digest: folder / digest, budget // 4)
+
+
+def _rows_for(device: CudaAccelerator, seconds: float, *, quick: bool) -> int:
+    """The batch of ResNet-50 that computes for about so long."""
+    rows = 1
+    while not quick and rows < 1024:
+        if device.measured("resnet50", rows, Effort(runs=3, least=3)).total_compute_s >= 0.85 * seconds:
+            break
+        rows *= 2
+    return rows
+
+
+def _asks(networks: Mapping[str, TorchUnits], rows: Mapping[str, int], requests: int) -> list[Ask]:
+    inputs = {name: example_inputs(network.inputs, rows[name]) for name, network in networks.items()}
+    return [Ask(model=name, rows=rows[name], inputs=inputs[name]) for _ in range(requests) for name in networks]
+
+
+def _co_run(device: CudaAccelerator, networks: Mapping[str, TorchUnits], rows: int) -> dict[str, float]:
+    """Bandwidth alone and while ResNet-50 computes; compute alone and while copies run."""
+    host = torch.empty(min(device.ring.capacity, 256 << 20), dtype=torch.uint8, pin_memory=True)
+    network = networks["resnet50"]
+    weights = [torch.empty(unit.size, dtype=torch.uint8, device="cuda").zero_() for unit in network.index.units]
+    tensors = [views(memory, unit.pieces) for memory, unit in zip(weights, network.index.units, strict=True)]
+    inputs = {name: torch.from_numpy(a).cuda() for name, a in example_inputs(network.inputs, rows).items()}
+    start = {inner: inputs[spec.name] for spec, inner in zip(network.inputs, network.takes, strict=True)}
+
+    def copy() -> float:
+        return _timed(device.copy_stream, lambda: device.arena[: host.numel()].copy_(host, non_blocking=True))
+
+    def compute() -> float:
+        def work() -> None:
+            values = dict(start)
+            for graph, held in zip(network.graphs, tensors, strict=True):
+                run_unit(graph, held, values)
+
+        return _timed(device.compute_stream, work)
+
+    compute()
+    copy_alone = statistics.median(copy() for _ in range(20))
+    compute_alone = statistics.median(compute() for _ in range(20))
+    copy_beside = _beside(copy, compute)
+    compute_beside = _beside(compute, copy)
+    return {
+        "copyGBs": host.numel() / copy_alone / 1e9,
+        "copyGBsBesideCompute": host.numel() / copy_beside / 1e9,
+        "copySlowdown": copy_beside / copy_alone,
+        "computeMs": compute_alone * 1e3,
+        "computeMsBesideCopies": compute_beside * 1e3,
+        "computeSlowdown": compute_beside / compute_alone,
+    }
+
+
+def _beside(measured: Callable[[], float], other: Callable[[], float]) -> float:
+    """Median of 20 while the other runs again and again on another thread."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.is_set():
+            other()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        return statistics.median(measured() for _ in range(20))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _timed(stream: Any, work: Callable[[], Any]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.cuda.stream(stream), torch.inference_mode():
+        start.record(stream)
+        work()
+        end.record(stream)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def _measured(
+    device: CudaAccelerator, plans: Plans, asks: Sequence[Ask], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Every way `repeat` times in turn after one warm-up; medians."""
+    expected = _alone(device, asks)
+    found: dict[str, list[Run]] = {"balanced": [], "literal": [], "fifo": []}
+    whole: list[float] = []
+    alone: dict[str, list[float]] = {name: [] for name in dict.fromkeys(ask.model for ask in asks)}
+    for turn in range(options.repeat + 1):
+        for name, runs in found.items():
+            policy = policy_named(name, plans, asks, device.ring.capacity, None)
+            run = run_streamed(device, plans, asks, policy)
+            if turn:
+                runs.append(run)
+        seconds = _whole(device, asks)
+        whole += [seconds] if turn else []
+        for model, times in alone.items():
+            own = [ask for ask in asks if ask.model == model]
+            policy = policy_named("fifo", plans, own, device.ring.capacity, None)
+            run = run_streamed(device, plans, own, policy)
+            times.extend([run.makespan_s] if turn else [])
+    ways = {name: _way(runs, expected) for name, runs in found.items()}
+    best = ways["balanced"]["makespanS"]
+    return {
+        "ways": ways,
+        "wholeS": statistics.median(whole),
+        "aloneS": {name: statistics.median(times) for name, times in alone.items()},
+        "overFifo": ways["fifo"]["makespanS"] / best,
+        "overWhole": statistics.median(whole) / best,
+    }
+
+
+def _way(runs: Sequence[Run], expected: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    run = sorted(runs, key=lambda each: each.makespan_s)[len(runs) // 2]
+    assert run.told is not None
+    return {
+        "makespanS": run.makespan_s,
+        "all": [each.makespan_s for each in runs],
+        "replayError": run.told.error,
+        "planError": run.told.plan_error,
+        "peakBytes": run.peak_bytes,
+        "decisionShare": run.totals.decision_s / run.makespan_s,
+        "computeIdleS": run.totals.compute_idle_s,
+        "memoryIdleS": run.totals.memory_idle_s,
+        "equal": all(
+            np.array_equal(got[name], wanted[name])
+            for each in runs
+            for got, wanted in zip(each.outputs, expected, strict=True)
+            for name in wanted
+        ),
+    }
+
+
+def _alone(device: CudaAccelerator, asks: Sequence[Ask]) -> list[Mapping[str, Array]]:
+    """Each network run by itself, all weights on the device."""
+    outputs: dict[str, Mapping[str, Array]] = {}
+    for ask in asks:
+        if ask.model not in outputs:
+            outputs[ask.model] = _run_whole(device, ask)
+    return [outputs[ask.model] for ask in asks]
+
+
+def _whole(device: CudaAccelerator, asks: Sequence[Ask]) -> float:
+    """In order; a model that is not there is copied whole before it runs. Makespan in seconds."""
+    torch.cuda.synchronize()
+    begin, here = time.monotonic(), ""
+    held: list[Any] = []
+    for ask in asks:
+        if ask.model != here:
+            held.clear()
+            held = device.on_device(ask.model)
+            here = ask.model
+        _run_whole(device, ask, held)
+    return time.monotonic() - begin
+
+
+def _run_whole(device: CudaAccelerator, ask: Ask, held: Sequence[Any] = ()) -> Mapping[str, Array]:
+    network, memory = device.network(ask.model), held or device.on_device(ask.model)
+    values = device.to_device(network.begin(ask.inputs, ask.rows))
+    with torch.cuda.stream(device.compute_stream), torch.inference_mode():
+        for state in values:
+            for graph, unit, weights in zip(network.graphs, network.index.units, memory, strict=True):
+                run_unit(graph, views(weights, unit.pieces), state)
+        return network.end(values, ask.rows)
+
+
+def _against_bound(
+    facts: Mapping[str, Any], plans: Plans, profiles: Mapping[str, Any], together: Mapping[str, float]
+) -> dict[str, Any]:
+    """System throughput of the measured run, and of the LP with compute and copies as slow as beside each other."""
+    rates = {name: facts["requestsPerModel"] / seconds for name, seconds in facts["aloneS"].items()}
+    stp = sum(facts["aloneS"].values()) / facts["ways"]["balanced"]["makespanS"]
+    layers = {}
+    for name, profile in profiles.items():
+        layers[name] = [
+            type(layer)(
+                compute=layer.compute * together["computeSlowdown"],
+                fetch=layer.fetch * together["copySlowdown"],
+                bytes=layer.bytes,
+            )
+            for layer in plans.layers(name, profile.rows)
+        ]
+    bound = stp_bound(layers, rates)
+    return {"stp": stp, "stpBound": bound, "ofBound": stp / bound}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A model that does nothing, next to Mosec: what the front end and the IPC cost."""

@@ -1,0 +1,1 @@
+"""etcd, API server, controllers: started, asked and audited."""

@@ -1,0 +1,1 @@
+"""What the embedded cluster does to this machine: paths, ports, processes, cgroups, networks; and takes back."""

@@ -1,0 +1,118 @@
+"""What the machine must have: checked first, installed where that is ours to do, else named.
+
+On Debian and Ubuntu as root, missing packages are installed after saying so. Elsewhere the error names them and
+offers kind, which needs nothing but Docker.
+"""
+
+import glob
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e.cluster.machine import cgroups
+from e2e.cluster.machine.errors import RequirementError
+from e2e.cluster.machine.paths import cache_folder, state_folder
+from e2e.cluster.machine.progress import say, step
+
+USE_KIND = "or use kind where Docker runs: https://kind.sigs.k8s.io"
+_HIDDEN_IN_NODES = ("/run", "/var/lib", "/var/log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Something that one of Debian's packages brings; `present` tells whether it is there."""
+
+    package: str
+    present: Callable[[], bool]
+
+
+def _program(name: str, package: str) -> Need:
+    return Need(package=package, present=lambda: shutil.which(name) is not None)
+
+
+def _file(pattern: str, package: str) -> Need:
+    return Need(package=package, present=lambda: bool(glob.glob(pattern)))  # noqa: PTH207 (absolute patterns)
+
+
+NODES = (
+    _program("ip", "iproute2"),
+    _program("nft", "nftables"),
+    _program("unshare", "util-linux"),
+    _file("/usr/lib*/**/libseccomp.so.2", "libseccomp2"),
+)
+COMPILING = (
+    _program("gcc", "gcc"),
+    _program("pkg-config", "pkg-config"),
+    _file("/usr/include/stdio.h", "libc6-dev"),
+    _file("/usr/include/seccomp.h", "libseccomp-dev"),
+)
+IMAGES = (
+    _program("mmdebstrap", "mmdebstrap"),
+    _program("buildah", "buildah"),
+    _program("unshare", "util-linux"),
+    _file("/usr/share/keyrings/debian-archive-keyring.*", "debian-archive-keyring"),
+)
+
+
+def require_nodes(*, compiling: bool) -> None:
+    """Have what nodes need (and, if `compiling`, what building their programs needs), or RequirementError."""
+    _require_root("nodes")
+    cgroups.hierarchies()
+    _require_visible(cache_folder(), state_folder())
+    _require((*NODES, *COMPILING) if compiling else NODES)
+
+
+def require_images() -> None:
+    """Have what building images needs, or RequirementError."""
+    _require_root("images")
+    _require(IMAGES)
+
+
+def require_compiling() -> None:
+    """Have what compiling containerd and runc needs, or RequirementError."""
+    _require(COMPILING)
+
+
+def _require_root(what: str) -> None:
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        remedy = f"run it as root on Linux, {USE_KIND}; a control plane alone needs no root"
+        raise RequirementError(f"{what} of the embedded cluster need root on Linux", remedy=remedy)
+
+
+def _require_visible(*folders: Path) -> None:
+    """Nodes mount folders of their own over these, so what they need may not lie there."""
+    for folder in folders:
+        for hidden in _HIDDEN_IN_NODES:
+            if folder.resolve().is_relative_to(hidden):
+                remedy = "set XDG_CACHE_HOME and XDG_STATE_HOME to folders elsewhere"
+                raise RequirementError(f"{folder} lies in {hidden}, which nodes do not see", remedy=remedy)
+
+
+def _require(needs: Iterable[Need]) -> None:
+    packages = sorted({need.package for need in needs if not need.present()})
+    if not packages:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise RequirementError(
+            f"missing here: {', '.join(packages)} (Debian's names)", remedy=f"install them, {USE_KIND}"
+        )
+    say(f"This machine lacks {', '.join(packages)}: installing them by apt-get.")
+    with step(f"apt-get install {' '.join(packages)}"):
+        _install(packages)
+
+
+def _install(packages: list[str]) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    log = cache_folder() / "apt.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+    with log.open("w") as file:
+        for command in (["apt-get", "update"], install):
+            code = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False).returncode
+    if code:
+        remedy = f"see {log}; install them yourself, {USE_KIND}"
+        raise RequirementError(f"apt-get could not install {', '.join(packages)}", remedy=remedy)

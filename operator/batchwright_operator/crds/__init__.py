@@ -1,0 +1,2 @@
+"""The CRDs, generated from the typed manifests and status types. Used by `make generate` and tests, never by a
+reconciler."""

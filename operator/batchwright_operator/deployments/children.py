@@ -1,0 +1,189 @@
+"""The children of a ModelDeployment as server-side-apply bodies: deterministic, and fresh dicts on every call.
+
+What lies in a pod is in `rendering_pod`; docs/design/0001 names every piece.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from batchwright_operator.reconcile.decisions import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    NETWORK_POLICY,
+    PDB,
+    SECRET,
+    SERVICE,
+    Raw,
+    Resource,
+)
+from batchwright_worker.api.names import (
+    ANNOTATION_KIND,
+    API_VERSION,
+    COMPONENT_MODEL,
+    CONTROL_PORT,
+    GROUP,
+    GRPC_PORT,
+    HTTP_PORT,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+    LABEL_KIND,
+    child_name,
+    kind_slug,
+)
+
+MANAGED_BY: Final = "batchwright"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+COMPONENT_CONFIG: Final = "config"
+ANNOTATION_NO_FIT: Final = f"{GROUP}/no-fit"
+"""On Deployments: JSON, accelerator kind -> when it had no place for a pod, and a digest of its processors then."""
+NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "pod"})
+"""Parts of the spec that no process in the pod reads; so a change of them alone restarts nothing."""
+
+
+def child(resource: Resource, owner: Raw, name: str, labels: Mapping[str, str], **parts: Any) -> Raw:
+    """A child of a user's object: same namespace, and gone with it (controller owner reference)."""
+    metadata = owner["metadata"]
+    reference = {
+        "apiVersion": API_VERSION,
+        "kind": owner["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    head = {"name": name, "namespace": metadata["namespace"], "labels": dict(labels), "ownerReferences": [reference]}
+    if annotations := parts.pop("annotations", None):
+        head["annotations"] = dict(annotations)
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": head, **parts}
+
+
+def digest(value: object) -> str:
+    """Ten hexadecimal digits that change with the value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def own_labels(name: str) -> dict[str, str]:
+    """Labels of every child of this ModelDeployment."""
+    return {LABEL_NAME: name, LABEL_MANAGED_BY: MANAGED_BY, LABEL_DEPLOYMENT: name}
+
+
+def pod_selector(name: str) -> dict[str, str]:
+    """Labels by which all model pods of a ModelDeployment are found."""
+    return {LABEL_DEPLOYMENT: name, LABEL_COMPONENT: COMPONENT_MODEL}
+
+
+def deployment_json(owner: Raw) -> str:
+    """What the processes in the pod read: the object without identity and without what is not theirs."""
+    metadata = owner["metadata"]
+    spec = {name: value for name, value in owner["spec"].items() if name not in NOT_OF_THE_POD}
+    body = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": spec,
+    }
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def config_name(owner: Raw) -> str:
+    """Name of the ConfigMap; a changed content is another name, so another pod template."""
+    return child_name(owner["metadata"]["name"], "config", digest(deployment_json(owner)))
+
+
+def config_map(owner: Raw) -> Raw:
+    """deployment.json; immutable, since a change is another ConfigMap."""
+    labels = own_labels(owner["metadata"]["name"]) | {LABEL_COMPONENT: COMPONENT_CONFIG}
+    data = {"deployment.json": deployment_json(owner)}
+    return child(CONFIG_MAP, owner, config_name(owner), labels, immutable=True, data=data)
+
+
+def control_secret(owner: Raw, labels: Mapping[str, str], token: str) -> Raw:
+    """The token of the control ports of this object's pods."""
+    name = child_name(owner["metadata"]["name"], "control")
+    return child(SECRET, owner, name, labels, type="Opaque", data=secret_data(token))
+
+
+def secret_data(token: str) -> dict[str, str]:
+    """`data` of a Secret that holds a control token."""
+    return {"token": base64.b64encode(token.encode()).decode()}
+
+
+def deployment_name(name: str, kind: str) -> str:
+    """Name of the apps/v1 Deployment of one accelerator kind."""
+    return child_name(name, kind_slug(kind))
+
+
+def deployment(
+    owner: Raw, kind: str, replicas: int, *, template: Raw, strategy: Raw, annotations: Mapping[str, str]
+) -> Raw:
+    """One apps/v1 Deployment per accelerator kind; its `replicas` are the operator's."""
+    name = owner["metadata"]["name"]
+    labels = own_labels(name) | {LABEL_KIND: kind_slug(kind), LABEL_COMPONENT: COMPONENT_MODEL}
+    spec = {
+        "replicas": replicas,
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": {LABEL_DEPLOYMENT: name, LABEL_KIND: kind_slug(kind)}},
+        "strategy": strategy,
+        "template": template,
+    }
+    notes = {ANNOTATION_KIND: kind, **annotations}
+    return child(DEPLOYMENT, owner, deployment_name(name, kind), labels, annotations=notes, spec=spec)
+
+
+def services(owner: Raw) -> tuple[Raw, Raw]:
+    """A ClusterIP Service for users, and a headless one whose addresses are the ready replicas."""
+    name = owner["metadata"]["name"]
+    common: Raw = {"selector": pod_selector(name), "ports": _service_ports()}
+    headless: Raw = {"selector": pod_selector(name), "ports": _service_ports(), "clusterIP": "None"}
+    return (
+        child(SERVICE, owner, name, own_labels(name), spec={"type": "ClusterIP", **common}),
+        child(SERVICE, owner, child_name(name, "replicas"), own_labels(name), spec={"type": "ClusterIP", **headless}),
+    )
+
+
+def headless_host(name: str, namespace: str) -> str:
+    """host:port (HTTP) whose addresses are the ready replicas of a ModelDeployment."""
+    return f"{child_name(name, 'replicas')}.{namespace}.svc:{HTTP_PORT}"
+
+
+def _service_ports() -> list[Raw]:
+    return [
+        {"name": "http", "port": HTTP_PORT, "protocol": "TCP", "targetPort": "http"},
+        {"name": "grpc", "port": GRPC_PORT, "protocol": "TCP", "targetPort": "grpc"},
+    ]
+
+
+def disruption_budget(owner: Raw) -> Raw:
+    """One replica at a time may be evicted; one that is broken always may."""
+    name = owner["metadata"]["name"]
+    spec = {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": pod_selector(name)},
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+    }
+    return child(PDB, owner, name, own_labels(name), spec=spec)
+
+
+def network_policy(owner: Raw, operator_namespace: str) -> Raw:
+    """Model pods: inference from everywhere, control only from the operator (no policy stops the kubelet)."""
+    name = owner["metadata"]["name"]
+    inference = [{"port": HTTP_PORT, "protocol": "TCP"}, {"port": GRPC_PORT, "protocol": "TCP"}]
+    spec = {
+        "podSelector": {"matchLabels": pod_selector(name)},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"ports": inference}, control_ingress(operator_namespace)],
+    }
+    return child(NETWORK_POLICY, owner, name, own_labels(name), spec=spec)
+
+
+def control_ingress(operator_namespace: str) -> Raw:
+    """Ingress rule: the control port, from the operator's namespace only."""
+    namespace = {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}}
+    return {"from": [{"namespaceSelector": namespace}], "ports": [{"port": CONTROL_PORT, "protocol": "TCP"}]}

@@ -1,0 +1,264 @@
+"""The pod template of a ModelDeployment for one kind of accelerator; docs/design/0001 has the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any, Final
+
+import msgspec
+
+from batchwright_operator.api.eligible_kinds import RuntimePlan
+from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.children import own_labels
+from batchwright_operator.deployments.volumes import (
+    common_mounts,
+    fetch_mounts,
+    fetched,
+    mount,
+    script_mounts,
+    volumes,
+    weight_mounts,
+)
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.deployment import Artifact, PodOptions
+from batchwright_worker.api.names import (
+    ANNOTATION_EMULATED_DEVICE,
+    ANNOTATION_KIND,
+    COMPONENT_MODEL,
+    CONTROL_PORT,
+    DEPLOYMENT_FILE,
+    ENV_CPU_MILLIS,
+    ENV_EMULATED_DEVICE,
+    ENV_KIND,
+    ENV_MEMORY_BUDGET,
+    ENV_NAMESPACE,
+    ENV_NODE,
+    ENV_POD,
+    GRPC_PORT,
+    HTTP_PORT,
+    IPC_DIR,
+    KIND_CPU,
+    KIND_EMULATED,
+    LABEL_COMPONENT,
+    LABEL_KIND,
+    SCHEDULING_GATE,
+    TOKEN_FILE,
+    kind_slug,
+)
+
+USER: Final = 65532
+SIDECAR: Final = "sidecar"
+RUNTIME: Final = "runtime"
+FETCH: Final = "fetch"
+TERMINATION_GRACE_S: Final = 60
+PROGRAM: Final = "batchwright-worker"
+
+
+def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Settings) -> Raw:
+    """The whole template: scheduling gate, fetch, native sidecar, runtimes, volumes, restricted security."""
+    spec = deployment.spec
+    labels = own_labels(deployment.name) | {LABEL_KIND: kind_slug(plan.kind), LABEL_COMPONENT: COMPONENT_MODEL}
+    metadata = {
+        "labels": {**spec.pod.labels, **labels},
+        "annotations": {**spec.pod.annotations, ANNOTATION_KIND: plan.kind},
+    }
+    artifacts = deployment.artifacts_for(plan.kind)
+    fetch = [_fetch(plan, artifacts, settings)] if fetched(artifacts) else []
+    body: Raw = {
+        "schedulingGates": [{"name": SCHEDULING_GATE}],
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
+        **pod_options(spec.pod),
+        "initContainers": [*fetch, _sidecar(plan, artifacts, settings)],
+        "containers": _runtimes(deployment, plan, artifacts, settings),
+        "volumes": [*volumes(deployment, artifacts), *plain(spec.pod.volumes)],
+    }
+    if spec.placement.node_selector:
+        body["nodeSelector"] = dict(spec.placement.node_selector)
+    if spec.placement.tolerations:
+        body["tolerations"] = plain(spec.placement.tolerations)
+    return {"metadata": metadata, "spec": body}
+
+
+def pod_options(options: PodOptions) -> Raw:
+    """What the user may set about the pod as a whole, over restricted defaults; volumes and mounts apart."""
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    body: Raw = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {**security, **deepcopy(options.security_context or {})},
+    }
+    optional = {
+        "serviceAccountName": options.service_account_name,
+        "priorityClassName": options.priority_class_name,
+        "runtimeClassName": options.runtime_class_name,
+        "imagePullSecrets": plain(options.image_pull_secrets),
+    }
+    return body | {name: value for name, value in optional.items() if value}
+
+
+def container_security() -> Raw:
+    """Pod Security restricted, and a read-only root on top."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def identity_env() -> list[Raw]:
+    """Who and where the container is, from the downward API."""
+    fields = {ENV_POD: "metadata.name", ENV_NODE: "spec.nodeName", ENV_NAMESPACE: "metadata.namespace"}
+    milli = {"resource": "requests.cpu", "divisor": "1m"}
+    return [
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+        {"name": ENV_CPU_MILLIS, "valueFrom": {"resourceFieldRef": milli}},
+    ]
+
+
+def merged_env(*lists: Iterable[Raw]) -> list[Raw]:
+    """Environment variables, each name once: the last list that has it wins, the first place is kept."""
+    merged: dict[str, Raw] = {}
+    for each in lists:
+        merged.update((variable["name"], variable) for variable in each)
+    return list(merged.values())
+
+
+def plain(values: Sequence[msgspec.Struct]) -> list[Raw]:
+    """Structs as fresh JSON values, unset fields left out."""
+    whole = deepcopy([msgspec.to_builtins(each) for each in values])
+    return [{name: value for name, value in each.items() if value is not None} for each in whole]
+
+
+def _env(plan: RuntimePlan) -> list[Raw]:
+    env = [{"name": ENV_KIND, "value": plan.kind}, *identity_env()]
+    budget = plan.runtime.memory_budget_bytes
+    if budget is not None:
+        env.append({"name": ENV_MEMORY_BUDGET, "value": str(budget)})
+    elif plan.kind == KIND_CPU and "memory" in plan.resources.get("limits", {}):
+        limit = {"containerName": RUNTIME, "resource": "limits.memory", "divisor": "1"}
+        env.append({"name": ENV_MEMORY_BUDGET, "valueFrom": {"resourceFieldRef": limit}})
+    if plan.kind == KIND_EMULATED:
+        path = f"metadata.annotations['{ANNOTATION_EMULATED_DEVICE}']"
+        env.append({"name": ENV_EMULATED_DEVICE, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+    return env
+
+
+def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
+    """A container under Pod Security restricted, whose last words are its termination message."""
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": container_security(),
+        **parts,
+    }
+
+
+def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
+    ports = {"http": HTTP_PORT, "grpc": GRPC_PORT, "control": CONTROL_PORT}
+    return container(
+        SIDECAR,
+        settings.worker_image,
+        settings,
+        restartPolicy="Always",
+        command=[PROGRAM, "sidecar"],
+        env=merged_env([{"name": name, "value": text} for name, text in settings.sidecar_env.items()], _env(plan)),
+        ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
+        resources=settings.sidecar_resources.as_dict(),
+        startupProbe=_probe("/v2/health/live", period_s=1, failures=120),
+        livenessProbe=_probe("/v2/health/live", period_s=10, failures=6),
+        readinessProbe=_probe("/v2/health/ready", period_s=2, failures=3),
+        lifecycle={"preStop": {"httpGet": {"path": "/v1/drain", "port": CONTROL_PORT}}},
+        volumeMounts=[*common_mounts(), mount("control", _directory(TOKEN_FILE)), *script_mounts(artifacts)],
+    )
+
+
+def _probe(path: str, *, period_s: int, failures: int) -> Raw:
+    request = {"path": path, "port": "http"}
+    return {"httpGet": request, "periodSeconds": period_s, "timeoutSeconds": 5, "failureThreshold": failures}
+
+
+def _runtimes(
+    deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings
+) -> list[Raw]:
+    """One container per device, each with a device of its own; a server of the user's gets all of them."""
+    count = 1 if plan.is_server else plan.runtime.count
+    return [_runtime(index, deployment, plan, artifacts, settings) for index in range(count)]
+
+
+def _runtime(
+    index: int, deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings
+) -> Raw:
+    table = [{"name": name, "value": value} for name, value in plan.table_env]
+    parts: Raw = {
+        "env": merged_env(table, plain(plan.runtime.env), _env(plan)),
+        "resources": _device_resources(plan),
+        "volumeMounts": [
+            *common_mounts(),
+            *weight_mounts(artifacts),
+            *script_mounts(artifacts),
+            *plain(deployment.pod.volume_mounts),
+        ],
+        "lifecycle": {"preStop": {"httpGet": {"path": "/v1/drained", "port": CONTROL_PORT}}},
+    }
+    if plan.is_server:
+        given = {"command": list(plan.runtime.command), "args": list(plan.runtime.args)}
+        parts |= {name: value for name, value in given.items() if value}
+    else:
+        parts["command"] = [PROGRAM, "runtime", "--socket", f"{IPC_DIR}/runtime-{index}.sock"]
+    return container(f"{RUNTIME}-{index}" if index else RUNTIME, plan.image, settings, **parts)
+
+
+def _device_resources(plan: RuntimePlan) -> Raw:
+    resources = {name: dict(values) for name, values in plan.resources.items() if values}
+    if plan.kind != KIND_CPU:
+        devices = str(plan.runtime.count if plan.is_server else 1)
+        for name in ("requests", "limits"):
+            resources[name] = {**resources.get(name, {}), plan.kind: devices}
+    return resources
+
+
+def _fetch(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
+    return container(
+        FETCH,
+        settings.worker_image,
+        settings,
+        command=[PROGRAM, "fetch", "--deployment", DEPLOYMENT_FILE],
+        env=[*_env(plan), *fetch_env(settings)],
+        resources=settings.fetch_resources.as_dict(),
+        volumeMounts=fetch_mounts(artifacts),
+    )
+
+
+def fetch_env(settings: Settings) -> list[Raw]:
+    """The administrator's rules about where data may come from."""
+    rules = {
+        "BATCHWRIGHT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts),
+        "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES": "true" if settings.allow_private_addresses else "",
+        "BATCHWRIGHT_ALLOW_HTTP": "true" if settings.allow_http else "",
+    }
+    return [{"name": name, "value": value} for name, value in rules.items() if value]
+
+
+def _directory(path: str) -> str:
+    return path.rsplit("/", 1)[0]
+
+
+def strategy_of(deployment: ModelDeployment, kind: str) -> Raw:
+    """The user's strategy; else rolling, without surge where devices are exclusive."""
+    if deployment.strategy is not None:
+        given: Raw = msgspec.to_builtins(deployment.strategy)
+        bounds = {name: value for name, value in (given.get("rollingUpdate") or {}).items() if value is not None}
+        return {"type": given["type"], **({"rollingUpdate": bounds} if bounds else {})}
+    surge, unavailable = (1, 0) if kind == KIND_CPU else (0, 1)
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}

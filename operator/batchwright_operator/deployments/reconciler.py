@@ -1,0 +1,242 @@
+"""The domain of ModelDeployments: from the user's object to Deployments, Services and a status that tells all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from batchwright_operator.api.eligible_kinds import Offer, offer
+from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment, parse
+from batchwright_operator.deployments.events import events_of
+from batchwright_operator.deployments.plan import (
+    Children,
+    actions,
+    component_is_model,
+    plan_slots,
+    rollout,
+    wanted_deployments,
+)
+from batchwright_operator.deployments.replicas import VOLUMES_S, Patience, Problem, replica
+from batchwright_operator.deployments.sidecars import MODEL_DEPLOYMENT_DOMAIN
+from batchwright_operator.deployments.status import ModelFacts, status_of
+from batchwright_operator.kube.conditions import Condition, find, render
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.reconcile.decisions import (
+    ACCELERATOR_PROFILE,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
+    PDB,
+    POD,
+    PVC,
+    SERVICE,
+    Action,
+    Decision,
+    Event,
+    Key,
+    Raw,
+    StatusWrite,
+)
+from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.live_state import Live, Rejection
+from batchwright_operator.settings import Settings
+from batchwright_operator.status.write_policy import Pace, Verdict, compare
+from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT, SidecarState, claim_of
+
+CLAIM_RETRY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedModel:
+    """One ModelDeployment and all that its decision needs."""
+
+    raw: Raw
+    settings: Settings
+    token: str
+    deployments: tuple[Raw, ...] = ()
+    config_maps: tuple[Raw, ...] = ()
+    pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
+    profiles: tuple[Raw, ...] = ()
+    claims: frozenset[str] = frozenset()
+    rejection: Rejection | None = None
+
+
+class ModelDeploymentDomain:
+    """Reconciles ModelDeployments."""
+
+    name = MODEL_DEPLOYMENT_DOMAIN
+
+    def __init__(self, settings: Settings, live: Live) -> None:
+        self._settings = settings
+        self._live = live
+
+    def watches(self) -> Iterable[Watch]:
+        """Its objects, their children (by label), and what says where pods may go."""
+        yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys)
+        for resource in (DEPLOYMENT, CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
+            yield Watch(resource=resource, keys=label_keys, label_selector=LABEL_DEPLOYMENT)
+        yield Watch(resource=POD, keys=label_keys, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
+        yield Watch(resource=ACCELERATOR_PROFILE, keys=_no_keys)
+        yield Watch(resource=PVC, keys=_no_keys)
+
+    def observe(self, store: StoreView, key: Key) -> ObservedModel | None:
+        """None: there is no such object, or it is being deleted (its children go with it)."""
+        raw = store.get(MODEL_DEPLOYMENT, key.namespace, key.name)
+        if raw is None or is_leaving(raw):
+            return None
+        uid = raw["metadata"]["uid"]
+        pods = store.labelled(POD, LABEL_DEPLOYMENT, key.name, namespace=key.namespace)
+        return ObservedModel(
+            raw=raw,
+            settings=self._settings,
+            token=self._live.control_token(uid),
+            deployments=tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each)),
+            config_maps=tuple(store.owned(CONFIG_MAP, uid)),
+            pods=tuple(self._with_state(pods)),
+            profiles=tuple(store.all(ACCELERATOR_PROFILE)),
+            claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
+            rejection=self._live.rejections.get(key),
+        )
+
+    def _with_state(self, pods: Iterable[Raw]) -> Iterator[tuple[Raw, SidecarState | None]]:
+        for pod in pods:
+            metadata = pod["metadata"]
+            if (metadata.get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_MODEL:
+                received = self._live.sidecars.get(metadata["uid"])
+                yield pod, received.state if received else None
+
+    def decide(self, observed: ObservedModel, now: float) -> Decision:
+        """Pure."""
+        return decide(observed, now)
+
+
+def own_keys(raw: Raw) -> Iterator[Key]:
+    """The key of a ModelDeployment."""
+    metadata = raw["metadata"]
+    yield Key(domain=MODEL_DEPLOYMENT_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
+
+
+def label_keys(raw: Raw) -> Iterator[Key]:
+    """The key of the ModelDeployment that a child's label names."""
+    metadata = raw["metadata"]
+    if name := (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT):
+        yield Key(domain=MODEL_DEPLOYMENT_DOMAIN, namespace=metadata["namespace"], name=name)
+
+
+def _no_keys(_raw: Raw) -> Iterator[Key]:
+    return iter(())
+
+
+def decide(observed: ObservedModel, now: float) -> Decision:
+    """All actions, the status if it is worth a write, and the events that go with that write."""
+    try:
+        wanted = parse(observed.raw)
+    except InvalidSpec as error:
+        return _invalid(observed, error, now)
+    settings = observed.settings
+    patience = Patience(now=now, no_fit_s=settings.unfit_seconds)
+    children = Children(
+        deployments=observed.deployments,
+        config_maps=observed.config_maps,
+        replicas=tuple(replica(pod, state, patience) for pod, state in observed.pods),
+    )
+    offered = offer(wanted, settings)
+    planned: tuple[Action, ...] = ()
+    deployments = list(observed.deployments)
+    if offered.plans:
+        plan = plan_slots(wanted, offered, children, observed.profiles, now, settings.unfit_seconds)
+        deployments = wanted_deployments(wanted, offered, plan, settings)
+        planned = actions(wanted, deployments, children, settings, observed.token)
+    trouble = _trouble(wanted, offered, observed)
+    facts = ModelFacts(
+        deployment=wanted,
+        replicas=children.replicas,
+        rollout=rollout(deployments, observed.deployments),
+        trouble=trouble,
+    )
+    return _decision(facts, planned, observed, now)
+
+
+def _decision(facts: ModelFacts, planned: tuple[Action, ...], observed: ObservedModel, now: float) -> Decision:
+    settings, raw = observed.settings, observed.raw
+    new = status_of(facts, now)
+    pace = Pace(interval_s=settings.status_min_interval_seconds, threshold=settings.status_metric_threshold)
+    verdict = compare(raw.get("status") or {}, new, now, pace)
+    labels = f'{{namespace="{facts.deployment.namespace}",name="{facts.deployment.name}"}}'
+    return Decision(
+        actions=planned,
+        status=_write(raw, verdict),
+        events=events_of(facts, new) if verdict.status is not None else (),
+        requeue_after_s=_look_again(facts, verdict, now, settings.unfit_seconds),
+        metrics={
+            f"batchwright_modeldeployment_replicas_wanted{labels}": float(facts.deployment.replicas),
+            f"batchwright_modeldeployment_replicas_ready{labels}": float(new["readyReplicas"]),
+        },
+    )
+
+
+def _write(raw: Raw, verdict: Verdict) -> StatusWrite | None:
+    if verdict.status is None:
+        return None
+    return StatusWrite(resource=MODEL_DEPLOYMENT, regarding=raw, status=verdict.status)
+
+
+def _look_again(facts: ModelFacts, verdict: Verdict, now: float, no_fit_s: float) -> float | None:
+    """When time alone changes something: a pod has waited long enough, or a write is due."""
+    due = [] if verdict.due_in_s is None else [verdict.due_in_s]
+    waiting = (no_fit_s - (now - each.created) for each in facts.present if each.waits_for_place)
+    due += [max(left, 1.0) for left in waiting if left > -1.0]
+    if any(each.node and each.problem is not None and not each.problem.stalled for each in facts.present):
+        due.append(VOLUMES_S)
+    if facts.trouble is not None and facts.trouble.reason == "ClaimNotFound":
+        due.append(CLAIM_RETRY_S)
+    return min(due, default=None)
+
+
+def _trouble(wanted: ModelDeployment, offered: Offer, observed: ObservedModel) -> Problem | None:
+    """What makes the spec impossible as it stands."""
+    if observed.rejection is not None:
+        text = f"the API server refused {observed.rejection.what}: {observed.rejection.message}"
+        return Problem(reason="Rejected", message=text, stalled=True)
+    if not offered.plans:
+        text = (
+            "there is no accelerator that every model has an artifact and a runtime for: "
+            f"{'; '.join(offered.refusals)}; add artifacts, or split the models into several deployments"
+        )
+        return Problem(reason="NoCommonAccelerator", message=text, stalled=True)
+    return _missing_claims(wanted, offered, observed)
+
+
+def _missing_claims(wanted: ModelDeployment, offered: Offer, observed: ObservedModel) -> Problem | None:
+    uris = [artifact.uri for kind in offered.kinds for artifact in wanted.artifacts_for(kind) if artifact.uri]
+    named = {claim for uri in uris if (claim := claim_of(uri))}
+    if not (missing := sorted(named - observed.claims)):
+        return None
+    text = (
+        f"PersistentVolumeClaim {', '.join(missing)} does not exist in namespace {wanted.namespace}; create it, or "
+        "correct the pvc:// URI of the artifact"
+    )
+    return Problem(reason="ClaimNotFound", message=text, stalled=True)
+
+
+def _invalid(observed: ObservedModel, error: InvalidSpec, now: float) -> Decision:
+    """A stored object that the schema would refuse today: say so, touch nothing else."""
+    raw = observed.raw
+    old: Raw = raw.get("status") or {}
+    wanted = [
+        Condition(type="Ready", status="False", reason="InvalidSpec", message=str(error)),
+        Condition(type="Reconciling", status="False", reason="InvalidSpec", message=str(error)),
+        Condition(type="Stalled", status="True", reason="InvalidSpec", message=str(error)),
+        Condition(type="LatencyTargetMet", status="Unknown", reason="InvalidSpec"),
+    ]
+    generation = int(raw["metadata"].get("generation", 0))
+    conditions = render(wanted, old.get("conditions") or (), generation=generation, now=now)
+    new = {**old, "observedGeneration": generation, "conditions": conditions, "summary": {"reason": "InvalidSpec"}}
+    if new == old:
+        return Decision()
+    known = find(old.get("conditions"), "Stalled").get("reason") == "InvalidSpec"
+    event = Event(regarding=raw, reason="InvalidSpec", message=str(error)[:1000], type="Warning")
+    return Decision(
+        status=StatusWrite(resource=MODEL_DEPLOYMENT, regarding=raw, status=new), events=() if known else (event,)
+    )

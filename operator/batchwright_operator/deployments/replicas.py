@@ -1,0 +1,224 @@
+"""One model pod as facts: where it stands, and if it does not serve, why not and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchwright_operator.kube.conditions import find, holds, shorten, unix
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.placement.receipts import parse, waiting
+from batchwright_operator.processors.processor import AWAITING
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.names import ANNOTATION_KIND, SCHEDULING_GATE, Receipt, SidecarState
+
+IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+VOLUMES_S = 60.0
+"""How long the volumes of a pod may take."""
+CRASHES = 3
+"""So many restarts of a container that is not ready are a crash loop, also between two back-offs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a pod does not serve. `stalled`: nothing will change unless somebody acts; `weight` orders problems."""
+
+    reason: str
+    message: str
+    stalled: bool = False
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A model pod; `state` is what its sidecar said last (None: not heard yet)."""
+
+    name: str
+    uid: str
+    kind: str
+    node: str = ""
+    created: float = 0.0
+    config: str = ""
+    terminating: bool = False
+    ready: bool = False
+    waits_for_place: bool = False
+    """It has no node, and not because the processors are still to be measured."""
+    serves_state: bool = False
+    """Its sidecar runs, so that a state is there to be heard."""
+    receipt: Receipt | None = None
+    problem: Problem | None = None
+    state: SidecarState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How to read a pod's age: how long it may wait for a place."""
+
+    now: float
+    no_fit_s: float
+
+
+def replica(pod: Raw, state: SidecarState | None, patience: Patience) -> Replica:
+    """The facts of one pod."""
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    created = unix(metadata.get("creationTimestamp")) or patience.now
+    ready = holds(status.get("conditions"), "Ready")
+    node = str(spec.get("nodeName") or "")
+    return Replica(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        kind=(metadata.get("annotations") or {}).get(ANNOTATION_KIND, ""),
+        node=node,
+        created=created,
+        config=config_of(spec),
+        terminating=is_leaving(pod) or status.get("phase") in ("Failed", "Succeeded"),
+        ready=ready,
+        waits_for_place=not node and not _awaits_benchmark(pod),
+        serves_state=_sidecar_runs(status),
+        receipt=parse(pod),
+        problem=_problem(pod, state, patience) if not ready or _failed_models(state) else None,
+        state=state,
+    )
+
+
+def config_of(pod_spec: Mapping[str, Any]) -> str:
+    """Name of the ConfigMap that a pod (template) mounts as its configuration."""
+    for volume in pod_spec.get("volumes") or ():
+        if volume.get("name") == "config":
+            return str((volume.get("configMap") or {}).get("name", ""))
+    return ""
+
+
+def _sidecar_runs(status: Mapping[str, Any]) -> bool:
+    containers = status.get("initContainerStatuses") or ()
+    return any(each.get("name") == "sidecar" and "running" in (each.get("state") or {}) for each in containers)
+
+
+def _failed_models(state: SidecarState | None) -> list[str]:
+    return [f"{model.name}: {model.message}" for model in state.models if model.state == "Failed"] if state else []
+
+
+def _problem(pod: Raw, state: SidecarState | None, patience: Patience) -> Problem:
+    name = pod["metadata"]["name"]
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return _without_node(pod, patience)
+    if failed := _failed_models(state):
+        text = f"pod {name}: {'; '.join(failed)}; correct the artifact, or give the runtime what it needs"
+        return Problem(reason="ModelLoadFailed", message=text, stalled=True, weight=5)
+    if problem := container_problem(pod) or volume_problem(pod, patience.now):
+        return problem
+    if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
+        return Problem(reason="ModelLoading", message=f"pod {name} loads {', '.join(loading)}", weight=1)
+    if state is not None and not state.ready and state.message:
+        return Problem(reason="NotReady", message=f"pod {name}: {state.message}", weight=1)
+    return Problem(reason="Progressing", message=f"pod {name} starts")
+
+
+def _is_gated(pod: Raw) -> bool:
+    return any(gate.get("name") == SCHEDULING_GATE for gate in (pod.get("spec") or {}).get("schedulingGates") or ())
+
+
+def _awaits_benchmark(pod: Raw) -> bool:
+    told = waiting(pod)
+    return _is_gated(pod) and told is not None and told.reason == AWAITING
+
+
+def _without_node(pod: Raw, patience: Patience) -> Problem:
+    metadata = pod["metadata"]
+    name, kind = metadata["name"], (metadata.get("annotations") or {}).get(ANNOTATION_KIND, "")
+    late = patience.now - (unix(metadata.get("creationTimestamp")) or patience.now) >= patience.no_fit_s
+    if _is_gated(pod):
+        return _gated(pod, late=late)
+    scheduled = find((pod.get("status") or {}).get("conditions"), "PodScheduled")
+    said = shorten(str(scheduled.get("message") or ""), 400)
+    receipt = parse(pod)
+    if receipt is not None and not receipt.node:
+        return _no_fit(name, kind, said)
+    if scheduled.get("reason") == "Unschedulable" and late:
+        text = f"pod {name}: {said or 'the scheduler found no node'}"
+        return Problem(reason="Unschedulable", message=text, stalled=True, weight=3)
+    return Problem(reason="AwaitingPlacement", message=f"pod {name} waits for the scheduler", weight=1)
+
+
+def _gated(pod: Raw, *, late: bool) -> Problem:
+    """Placement says on the pod why it has no place; a pod that it has not looked at waits for that."""
+    name, told = pod["metadata"]["name"], waiting(pod)
+    if told is None:
+        return Problem(reason="AwaitingPlacement", message=f"pod {name} waits for its placement", weight=1)
+    stalled = told.reason != AWAITING and late
+    return Problem(
+        reason=told.reason, message=f"pod {name}: {told.message}", stalled=stalled, weight=3 if stalled else 2
+    )
+
+
+def _no_fit(name: str, kind: str, scheduler: str) -> Problem:
+    text = (
+        f"no {kind} processor has room for pod {name}; add a node, free one, lower the requests in spec.runtimes, or "
+        "give the models an artifact for another accelerator"
+    )
+    text += f" (scheduler: {shorten(scheduler, 400)})" if scheduler else ""
+    return Problem(reason="NoFittingProcessor", message=text, stalled=True, weight=3)
+
+
+def _containers(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield from status.get("initContainerStatuses") or ()
+    yield from status.get("containerStatuses") or ()
+
+
+def container_problem(pod: Raw) -> Problem | None:
+    """What keeps a container of this pod from running; None if nothing does."""
+    name = pod["metadata"]["name"]
+    return next(filter(None, (_of_container(name, each) for each in _containers(pod.get("status") or {}))), None)
+
+
+def volume_problem(pod: Raw, now: float) -> Problem | None:
+    """A pod whose volumes are not there yet, long after it got its node: most often one that does not exist."""
+    conditions = (pod.get("status") or {}).get("conditions")
+    since = unix(find(conditions, "PodScheduled").get("lastTransitionTime"))
+    prepared = find(conditions, "PodReadyToStartContainers").get("status")
+    if prepared != "False" or since is None or now - since < VOLUMES_S:
+        return None
+    text = (
+        f"pod {pod['metadata']['name']} waits for its volumes: a claim, ConfigMap or Secret that the spec names may be "
+        "missing; kubectl describe pod says which"
+    )
+    return Problem(reason="VolumesNotReady", message=text, stalled=True, weight=4)
+
+
+def _of_container(pod: str, container: Mapping[str, Any]) -> Problem | None:
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason, name = str(waiting.get("reason") or ""), str(container.get("name"))
+    where = f"pod {pod}, container {name}"
+    if reason in IMAGE_REASONS:
+        text = (
+            f"{where}: image {container.get('image')} cannot be pulled; correct the image or spec.pod.imagePullSecrets"
+        )
+        return Problem(reason="ImagePullFailed", message=text, stalled=True, weight=4)
+    if reason in CONFIG_REASONS:
+        text = f"{where}: {shorten(str(waiting.get('message') or reason), 400)}"
+        return Problem(reason="ContainerConfigFailed", message=text, stalled=True, weight=4)
+    running_badly = int(container.get("restartCount") or 0) >= CRASHES and not container.get("ready")
+    if reason == "CrashLoopBackOff" or running_badly:
+        return _crash(where, name, container)
+    return None
+
+
+def _crash(where: str, name: str, container: Mapping[str, Any]) -> Problem:
+    last = (container.get("lastState") or {}).get("terminated") or {}
+    said = shorten(str(last.get("message") or "").strip(), 400)
+    if last.get("reason") == "OOMKilled":
+        text = f"{where} ran out of memory; raise its memory limit in spec.runtimes, or lower batching.maxSize"
+        return Problem(reason="OutOfMemory", message=text, stalled=True, weight=5)
+    if name == "fetch":
+        text = f"{where}: {said or 'a download failed'}; correct the artifact's uri, sha256 or secretRef"
+        return Problem(reason="FetchFailed", message=text, stalled=True, weight=5)
+    code = last.get("exitCode")
+    text = f"{where} ends again and again with status {code}{f': {said}' if said else ''}; see kubectl logs"
+    return Problem(reason="CrashLooping", message=text, stalled=True, weight=4)
+
+
+def worst(problems: list[Problem]) -> Problem | None:
+    """The problem to show for all: the weightiest; among equals the first in the alphabet, so that it stays."""
+    return min(problems, key=lambda each: (-each.weight, each.reason, each.message), default=None)

@@ -1,0 +1,291 @@
+"""The whole status of a ModelDeployment, from facts; pure. When it is written is `status_pace`'s matter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.replicas import Problem, Replica, worst
+from batchwright_operator.kube.conditions import Condition, find, render, rfc3339_milli, shorten, truth, unix
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.status.percentiles import percentile_ms, pool
+from batchwright_worker.api.names import COMPONENT_MODEL, HTTP_PORT, LABEL_COMPONENT, LABEL_DEPLOYMENT, ModelState
+
+REPLICA_LIMIT: Final = 50
+PLACEMENT_LIMIT: Final = 20
+NODE_NAMES_LIMIT: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What the apps/v1 Deployments say: is what was asked for what there is? `failure`: pods cannot be created."""
+
+    complete: bool
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """All that the status is made of. `trouble`: what makes the spec impossible, before any pod is looked at."""
+
+    deployment: ModelDeployment
+    replicas: tuple[Replica, ...] = ()
+    rollout: Rollout = field(default_factory=lambda: Rollout(complete=False))
+    trouble: Problem | None = None
+
+    @property
+    def present(self) -> list[Replica]:
+        """Replicas that are not on their way out, by name."""
+        return sorted((each for each in self.replicas if not each.terminating), key=lambda each: each.name)
+
+
+def status_of(facts: ModelFacts, now: float) -> Raw:
+    """The status without `lastUpdatedTime`. What no sidecar has said yet (the operator has just started) is kept
+    from the status that is written."""
+    old: Raw = facts.deployment.raw.get("status") or {}
+    present = facts.present
+    unheard = any(each.serves_state and each.state is None for each in present)
+    models = _kept_models(facts, old) if unheard else _models(facts, old)
+    verdict = _verdict(facts)
+    wanted = [*verdict, _latency(facts, old, unheard=unheard)]
+    name, namespace = facts.deployment.name, facts.deployment.namespace
+    return {
+        "observedGeneration": facts.deployment.generation,
+        "conditions": render(wanted, old.get("conditions") or (), generation=facts.deployment.generation, now=now),
+        "replicas": len(present),
+        "readyReplicas": sum(each.ready for each in present),
+        "selector": f"{LABEL_DEPLOYMENT}={name},{LABEL_COMPONENT}={COMPONENT_MODEL}",
+        "address": {"url": f"http://{name}.{namespace}.svc:{HTTP_PORT}"},
+        "models": models,
+        "replicaStatuses": _replica_statuses(present, old),
+        "placements": _placements(present, old),
+        "summary": _summary(verdict[0].reason, models, present),
+    }
+
+
+# --- conditions
+
+
+def _verdict(facts: ModelFacts) -> tuple[Condition, Condition, Condition]:
+    """Ready, Reconciling and Stalled: exactly one of them is True."""
+    wanted, present = facts.deployment.replicas, facts.present
+    ready = sum(each.ready for each in present)
+    count = f"{ready} of {wanted} replica{'' if wanted == 1 else 's'} ready"
+    problem = facts.trouble or _failure(facts) or worst([each.problem for each in present if each.problem])
+    if problem is not None and problem.stalled:
+        return _three("Stalled", problem.reason, f"{count}; {problem.message}")
+    if not facts.rollout.complete or ready != wanted or len(present) != wanted:
+        if problem is None:
+            problem = Problem(reason="Progressing", message="the pods are brought to what the spec says")
+        return _three("Reconciling", problem.reason, f"{count}; {problem.message}")
+    if wanted == 0:
+        return _three("Ready", "ScaledToZero", "spec.replicas is 0: there is nothing to serve with")
+    return _three("Ready", "Available", count)
+
+
+def _failure(facts: ModelFacts) -> Problem | None:
+    if not facts.rollout.failure:
+        return None
+    text = f"pods cannot be created: {shorten(facts.rollout.failure, 600)}"
+    return Problem(reason="PodsNotCreated", message=text, stalled=True, weight=6)
+
+
+def _three(true: str, reason: str, message: str) -> tuple[Condition, Condition, Condition]:
+    ready, reconciling, stalled = (
+        Condition(type=kind, status=truth(kind == true), reason=reason, message=message)
+        for kind in ("Ready", "Reconciling", "Stalled")
+    )
+    return ready, reconciling, stalled
+
+
+def _latency(facts: ModelFacts, old: Raw, *, unheard: bool) -> Condition:
+    """Is the latency target of every model met? Without measured values in the text: they are in `models`."""
+    targets = {
+        model.name: model.targets.latency_milliseconds
+        for model in facts.deployment.models
+        if model.targets.latency_milliseconds is not None
+    }
+    kind = "LatencyTargetMet"
+    if not targets:
+        return Condition(type=kind, status="Unknown", reason="NoTarget", message="no model has a latency target")
+    written = find(old.get("conditions"), kind)
+    answers = {name: [state.latency_target_met for state in _states(facts.present, name)] for name in targets}
+    silent = all(answer is None for given in answers.values() for answer in given)
+    measured = (
+        written.get("status") in ("True", "False") and written.get("observedGeneration") == facts.deployment.generation
+    )
+    if (unheard and written) or (silent and measured):  # the last verdict stands until there is another
+        return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
+    missed = [f"{name} misses {targets[name]} ms" for name, given in answers.items() if False in given]
+    if missed:
+        return Condition(type=kind, status="False", reason="TargetMissed", message="; ".join(missed))
+    if any(True in given for given in answers.values()):
+        return Condition(type=kind, status="True", reason="TargetMet", message="all measured models are in time")
+    return Condition(type=kind, status="Unknown", reason="NoTraffic", message="nothing was measured lately")
+
+
+# --- models
+
+
+def _states(replicas: Sequence[Replica], model: str) -> list[ModelState]:
+    """What each replica says of this model."""
+    return [state for each in replicas if each.state for state in each.state.models if state.name == model]
+
+
+def by_name(entries: object, key: str = "name") -> dict[str, Raw]:
+    """The entries of a list in a status by their key; nothing for what is no list."""
+    return {str(each[key]): each for each in entries} if isinstance(entries, list) else {}
+
+
+def _kept_models(facts: ModelFacts, old: Raw) -> list[Raw]:
+    written = by_name(old.get("models"))
+    return [written.get(model.name, {"name": model.name}) for model in facts.deployment.models]
+
+
+def _models(facts: ModelFacts, old: Raw) -> list[Raw]:
+    written = by_name(old.get("models"))
+    return [
+        _model(model.name, _states(facts.present, model.name), written.get(model.name, {}))
+        for model in facts.deployment.models
+    ]
+
+
+def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
+    """One model over all replicas: percentiles from the pooled histogram, the batch size that most replicas have."""
+    kept: Raw = {key: old[key] for key in ("lastChangeTime", "lastChangeReason") if key in old}
+    if not states:
+        return {"name": name, **kept}
+    sizes = [state.batch_size for state in states]
+    trends = [(trend_of(state), state.trend_z) for state in states]
+    trend = _most([each for each, _ in trends])
+    zs = [z for each, z in trends if each == trend]
+    body = {
+        "name": name,
+        "batchSize": _most(sizes),
+        "batchSizeMin": min(sizes),
+        "batchSizeMax": max(sizes),
+        "trend": trend,
+        "trendZ": f"{sum(zs) / len(zs) + 0.0:.2f}",
+        "throughput": round(sum(state.throughput for state in states)),
+        "queueLength": sum(state.queue_length for state in states),
+    }
+    cut = next((state.layerwise for state in states if state.layerwise), "")
+    layers: Raw = {"layerwise": cut} if cut else {}
+    return body | layers | _latencies(states, old) | kept | _last_change(states, old)
+
+
+def trend_of(state: ModelState) -> str:
+    """The trend in the API's words, whatever the sidecar's version calls it."""
+    if state.trend in ("Rising", "Falling", "Flat"):
+        return state.trend
+    return {"Up": "Rising", "Down": "Falling"}.get(state.trend, "Flat")
+
+
+def _latencies(states: Sequence[ModelState], old: Raw) -> Raw:
+    """Percentiles of the last window; where nothing ended in it, those that were measured last."""
+    counts = pool(state.latency_counts for state in states)
+    shares = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+    found = {name: percentile_ms(counts, share) for name, share in shares.items()}
+    if found["p50"] is not None:
+        return {"latencyMilliseconds": found}
+    return {name: old[name] for name in ("latencyMilliseconds",) if name in old}
+
+
+def _last_change(states: Sequence[ModelState], old: Raw) -> Raw:
+    changes = [change for state in states for change in state.changes]
+    newest = max(changes, key=lambda change: change.time, default=None)
+    if newest is None or rfc3339_milli(newest.time) <= str(old.get("lastChangeTime", "")):
+        return {}
+    return {"lastChangeTime": rfc3339_milli(newest.time), "lastChangeReason": newest.reason}
+
+
+def _most(values: Sequence[Any]) -> Any:
+    """The most frequent value; among equally frequent ones the greatest."""
+    return max(Counter(values).items(), key=lambda item: (item[1], item[0]))[0]
+
+
+# --- replicas, placements, summary
+
+
+def _replica_statuses(present: Sequence[Replica], old: Raw) -> list[Raw]:
+    written = by_name(old.get("replicaStatuses"), "pod")
+    return [_replica_status(each, written.get(each.name, {})) for each in present[:REPLICA_LIMIT]]
+
+
+def _replica_status(replica: Replica, old: Raw) -> Raw:
+    body: Raw = {"pod": replica.name, "node": replica.node, "processor": replica.kind, "ready": replica.ready}
+    if replica.problem is not None:
+        body["message"] = f"{replica.problem.reason}: {shorten(replica.problem.message, 300)}"
+    if replica.state is None:
+        kept = old.get("models") if replica.serves_state else None
+        return body | ({"models": kept} if kept else {})
+    written = by_name(old.get("models"))
+    return body | {"models": [_replica_model(state, written.get(state.name, {})) for state in replica.state.models]}
+
+
+def _replica_model(state: ModelState, old: Raw) -> Raw:
+    p95 = percentile_ms(pool([state.latency_counts]), 0.95)
+    p95 = old.get("p95Milliseconds") if p95 is None else p95
+    body = {"name": state.name, "batchSize": state.batch_size, "throughput": round(state.throughput)}
+    return body if p95 is None else body | {"p95Milliseconds": p95}
+
+
+def _placements(present: Sequence[Replica], old: Raw) -> list[Raw]:
+    """The newest receipts, beside what the placed pod really does."""
+    placed = [each for each in present if each.receipt is not None]
+    placed.sort(key=lambda each: (_decided(each), each.name), reverse=True)
+    written = by_name(old.get("placements"), "pod")
+    return [_placement(each, written.get(each.name, {})) for each in placed[:PLACEMENT_LIMIT]]
+
+
+def _decided(replica: Replica) -> str:
+    return replica.receipt.decided_time if replica.receipt else ""
+
+
+def _placement(replica: Replica, old: Raw) -> Raw:
+    receipt = replica.receipt
+    assert receipt is not None
+    terms = receipt.terms
+    body: Raw = {
+        "pod": replica.name,
+        "node": receipt.node or replica.node,
+        "processor": receipt.processor,
+        "load": receipt.load,
+        "terms": {name: getattr(terms, name) for name in ("utilization", "memory", "capacity", "pending")},
+        "runnersUp": [
+            {"node": each.node, "processor": each.processor, "load": each.load} for each in receipt.runners_up
+        ],
+        "reason": shorten(receipt.reason),
+    }
+    if unix(receipt.decided_time) is not None:
+        body["decidedTime"] = receipt.decided_time
+    if receipt.predicted_throughput is not None:
+        body["predictedThroughput"] = round(receipt.predicted_throughput)
+    if replica.state is not None:
+        body["observedThroughput"] = round(sum(model.throughput for model in replica.state.models))
+    elif replica.serves_state and "observedThroughput" in old:
+        body["observedThroughput"] = old["observedThroughput"]
+    return body
+
+
+def _summary(reason: str, models: Sequence[Raw], present: Sequence[Replica]) -> Raw:
+    """Scalars for printer columns; batch sizes in the order of the models, the largest p95, all rows per second."""
+    sizes = [str(model["batchSize"]) for model in models if "batchSize" in model]
+    slow = [model["latencyMilliseconds"]["p95"] for model in models if "latencyMilliseconds" in model]
+    rates = [model["throughput"] for model in models if "throughput" in model]
+    nodes = sorted({each.node for each in present if each.node})
+    summary: Raw = {"reason": reason, "nodes": _node_names(nodes)}
+    if sizes:
+        summary["batch"] = ",".join(sizes)
+    if slow:
+        summary["p95"] = max(slow)
+    if rates:
+        summary["throughput"] = sum(rates)
+    return summary
+
+
+def _node_names(nodes: Sequence[str]) -> str:
+    return ",".join(nodes) if len(nodes) <= NODE_NAMES_LIMIT else f"{len(nodes)} nodes"

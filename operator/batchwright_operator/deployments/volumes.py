@@ -1,0 +1,101 @@
+"""Volumes of a model pod and where they are mounted; docs/design/0001 has the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.children import config_name, digest
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.deployment import Artifact
+from batchwright_worker.api.names import (
+    CONFIG_DIR,
+    IPC_DIR,
+    SCRIPTS_DIR,
+    SECRETS_DIR,
+    WEIGHTS_DIR,
+    child_name,
+    claim_of,
+)
+
+
+def mount(name: str, path: str, *, read_only: bool = True) -> Raw:
+    """A volume mount."""
+    return {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
+
+
+def common_mounts() -> list[Raw]:
+    """Mounts of the sidecar and of every runtime."""
+    return [
+        mount("config", CONFIG_DIR),
+        mount("ipc", IPC_DIR, read_only=False),
+        mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
+    ]
+
+
+def weight_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
+    """Mounts of a runtime: claims and what was fetched, read-only."""
+    mounts = [mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in _claim_volumes(artifacts).items()]
+    return [*mounts, mount("fetched", f"{WEIGHTS_DIR}/fetched")] if fetched(artifacts) else mounts
+
+
+def script_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
+    """The models' inference scripts."""
+    return [mount(volume, f"{SCRIPTS_DIR}/{name}") for name, volume in _script_volumes(artifacts).items()]
+
+
+def fetched(artifacts: Sequence[Artifact]) -> dict[str, int]:
+    """URI -> size limit of what must be downloaded."""
+    return {each.uri: each.max_bytes for each in artifacts if each.uri and claim_of(each.uri) is None}
+
+
+def volume_name(role: str, name: str) -> str:
+    """A DNS label for the volume of an object with this name."""
+    label = name.replace(".", "-")
+    return child_name(role, *([label] if label == name else [label, digest(name)]))
+
+
+def _claim_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    claims = (claim_of(each.uri) for each in artifacts if each.uri)
+    return {claim: volume_name("pvc", claim) for claim in claims if claim}
+
+
+def _secret_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    names = (each.secret_ref.name for each in artifacts if each.secret_ref and each.uri in fetched(artifacts))
+    return {name: volume_name("secret", name) for name in names}
+
+
+def _script_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    keys = (each.script.config_map_key_ref for each in artifacts if each.script)
+    return {key.name: volume_name("script", key.name) for key in keys if key}
+
+
+def fetch_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
+    """Mounts of the fetch container: where it writes, and the credentials that artifacts name."""
+    return [
+        mount("config", CONFIG_DIR),
+        mount("fetched", f"{WEIGHTS_DIR}/fetched", read_only=False),
+        mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
+        *(mount(volume, f"{SECRETS_DIR}/{name}") for name, volume in _secret_volumes(artifacts).items()),
+    ]
+
+
+def volumes(deployment: ModelDeployment, artifacts: Sequence[Artifact]) -> list[Raw]:
+    """The volumes that the mounts above name."""
+    owner = deployment.raw
+    control = child_name(owner["metadata"]["name"], "control")
+    claims, secrets, scripts = _claim_volumes(artifacts), _secret_volumes(artifacts), _script_volumes(artifacts)
+    size = str(sum(fetched(artifacts).values()))
+    return [
+        {"name": "config", "configMap": {"name": config_name(owner)}},
+        {"name": "control", "secret": {"secretName": control}},
+        {"name": "ipc", "emptyDir": {"medium": "Memory"}},
+        {"name": "tmp", "emptyDir": {}},
+        *(
+            {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            for claim, volume in claims.items()
+        ),
+        *([{"name": "fetched", "emptyDir": {"sizeLimit": size}}] if fetched(artifacts) else []),
+        *({"name": volume, "secret": {"secretName": name}} for name, volume in secrets.items()),
+        *({"name": volume, "configMap": {"name": name}} for name, volume in scripts.items()),
+    ]

@@ -1,0 +1,241 @@
+"""The children of an InferenceJob: deterministic, and fresh dicts on every call; docs/design/0001 names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from batchwright_operator.api.inference_job import InferenceJob
+from batchwright_operator.deployments.children import (
+    LABEL_MANAGED_BY,
+    LABEL_NAME,
+    MANAGED_BY,
+    child,
+    control_ingress,
+    headless_host,
+    secret_data,
+)
+from batchwright_operator.deployments.pod_template import (
+    PROGRAM,
+    container,
+    fetch_env,
+    identity_env,
+    merged_env,
+    plain,
+    pod_options,
+)
+from batchwright_operator.deployments.volumes import mount, volume_name
+from batchwright_operator.reconcile.decisions import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import (
+    CONFIG_DIR,
+    CONTROL_PORT,
+    DATA_DIR,
+    EXIT_PERMANENT,
+    FUNCTIONS_DIR,
+    GROUP,
+    LABEL_JOB,
+    LABEL_STEP,
+    SECRETS_DIR,
+    TOKEN_FILE,
+    JobConfig,
+    child_name,
+    claim_of,
+)
+
+Step = Literal["plan", "run", "commit"]
+RUNNER: Final = "runner"
+"""Name of the container of plan, run and commit pods."""
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+ANNOTATION_WISH: Final = f"{GROUP}/wish"
+"""On child Jobs: what the user wanted of suspend, parallelism and deadline when we last changed the Job."""
+NOT_OF_THE_RUNNER: Final = frozenset(
+    {"suspend", "parallelism", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runner"}
+)
+"""Parts of the spec that may change while runners run, and that they do not read."""
+STEP_RETRIES: Final = 3
+TERMINATION_GRACE_S: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the user wants of a child Job now. `deadline_s` counts from the Job's own start."""
+
+    suspend: bool
+    parallelism: int
+    deadline_s: int | None = None
+    stated_deadline_s: int | None = None
+    """The deadline as the user stated it; a change of it is a change of the wish."""
+
+    def render(self) -> str:
+        """The value of ANNOTATION_WISH."""
+        words = f"suspend={str(self.suspend).lower()},parallelism={self.parallelism}"
+        return words if self.stated_deadline_s is None else f"{words},deadline={self.stated_deadline_s}"
+
+
+def job_labels(job: InferenceJob) -> dict[str, str]:
+    """Labels of every child of this InferenceJob."""
+    return {LABEL_NAME: job.name, LABEL_MANAGED_BY: MANAGED_BY, LABEL_JOB: job.name}
+
+
+def step_name(job: InferenceJob, step: Step) -> str:
+    """Name of a child Job."""
+    return child_name(job.name, step)
+
+
+def job_config(job: InferenceJob) -> JobConfig:
+    """What the runners read. `runner.cpuWorkers` is theirs, the rest of `runner` is in the pod already."""
+    spec = {name: value for name, value in job.raw["spec"].items() if name not in NOT_OF_THE_RUNNER}
+    if job.spec.runner.cpu_workers is not None:
+        spec["runner"] = {"cpuWorkers": job.spec.runner.cpu_workers}
+    return JobConfig(
+        name=job.name,
+        namespace=job.namespace,
+        uid=job.uid,
+        spec=spec,
+        endpoints={name: headless_host(name, job.namespace) for name in job.deployments()},
+    )
+
+
+def config_map(job: InferenceJob) -> Raw:
+    """job.json."""
+    data = {"job.json": msgspec.json.encode(job_config(job), order="sorted").decode()}
+    return child(CONFIG_MAP, job.raw, child_name(job.name, "job"), job_labels(job), data=data)
+
+
+def control_secret(job: InferenceJob, token: str) -> Raw:
+    """The token of the runners' control ports."""
+    name = child_name(job.name, "job", "control")
+    return child(SECRET, job.raw, name, job_labels(job), type="Opaque", data=secret_data(token))
+
+
+def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
+    """Runners: nobody reaches them but the operator their control port."""
+    spec = {
+        "podSelector": {"matchLabels": {LABEL_JOB: job.name}},
+        "policyTypes": ["Ingress"],
+        "ingress": [control_ingress(operator_namespace)],
+    }
+    return child(NETWORK_POLICY, job.raw, child_name(job.name, "runners"), job_labels(job), spec=spec)
+
+
+def step_job(job: InferenceJob, step: Step, *, wish: Wish, shards: int, settings: Settings) -> Raw:
+    """A child Job: one pod for plan and commit, one per shard for run."""
+    labels = job_labels(job) | {LABEL_STEP: step}
+    spec: Raw = {
+        "suspend": wish.suspend,
+        "template": _template(job, step, labels, settings),
+        "podFailurePolicy": {"rules": _failure_rules("FailIndex" if step == "run" else "FailJob")},
+        **_size(job, step, wish, shards),
+    }
+    if wish.deadline_s is not None:
+        spec["activeDeadlineSeconds"] = wish.deadline_s
+    queue = job.identity.labels.get(LABEL_QUEUE)
+    if queue:  # Kueue admits the Job, and admission is what resumes it
+        labels = labels | {LABEL_QUEUE: queue}
+        spec["suspend"] = True
+    notes = {ANNOTATION_WISH: wish.render()}
+    return child(JOB, job.raw, step_name(job, step), labels, annotations=notes, spec=spec)
+
+
+def _size(job: InferenceJob, step: Step, wish: Wish, shards: int) -> Raw:
+    """One failed shard is enough to make the data set not whole: no further index is started then."""
+    if step != "run":
+        return {"completions": 1, "parallelism": 1, "backoffLimit": STEP_RETRIES}
+    return {
+        "completionMode": "Indexed",
+        "completions": shards,
+        "parallelism": wish.parallelism,
+        "backoffLimitPerIndex": job.spec.backoff_limit_per_shard,
+        "maxFailedIndexes": 0,
+    }
+
+
+def _failure_rules(action: str) -> list[Raw]:
+    """A disrupted pod does not count; a failure that no retry mends is final; all others are retried."""
+    codes = {"containerName": RUNNER, "operator": "In", "values": [EXIT_PERMANENT]}
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": action, "onExitCodes": codes},
+    ]
+
+
+def _template(job: InferenceJob, step: Step, labels: Mapping[str, str], settings: Settings) -> Raw:
+    options = job.spec.runner.pod
+    metadata: Raw = {"labels": {**options.labels, **labels}}
+    if options.annotations:
+        metadata["annotations"] = dict(options.annotations)
+    body: Raw = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
+        **pod_options(options),
+        "containers": [_runner(job, step, settings)],
+        "volumes": [*_volumes(job), *plain(options.volumes)],
+    }
+    if options.node_selector:
+        body["nodeSelector"] = dict(options.node_selector)
+    if options.tolerations:
+        body["tolerations"] = plain(options.tolerations)
+    return {"metadata": metadata, "spec": body}
+
+
+def _runner(job: InferenceJob, step: Step, settings: Settings) -> Raw:
+    runner = job.spec.runner
+    resources = settings.runner_resources.as_dict()
+    if runner.resources is not None:
+        given: dict[str, Raw] = {"requests": {**runner.resources.requests}, "limits": {**runner.resources.limits}}
+        resources = {name: values for name, values in given.items() if values}
+    return container(
+        RUNNER,
+        runner.image or settings.worker_image,
+        settings,
+        command=[PROGRAM, "runner", step],
+        env=merged_env(plain(runner.env), identity_env(), fetch_env(settings)),
+        ports=[{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}],
+        resources=resources,
+        volumeMounts=[*_mounts(job), *plain(runner.pod.volume_mounts)],
+    )
+
+
+def data_claims(job: InferenceJob) -> dict[str, bool]:
+    """PersistentVolumeClaims of input and output; False: only read."""
+    source, target = claim_of(job.spec.input.uri), claim_of(job.spec.output.uri)
+    claims = {source: False} if source else {}
+    return claims | ({target: True} if target else {})
+
+
+def _secrets(job: InferenceJob) -> list[str]:
+    references = (job.spec.input.secret_ref, job.spec.output.secret_ref)
+    return list(dict.fromkeys(each.name for each in references if each is not None))
+
+
+def _mounts(job: InferenceJob) -> list[Raw]:
+    return [
+        mount("config", CONFIG_DIR),
+        mount("control", TOKEN_FILE.rsplit("/", 1)[0]),
+        mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
+        *(
+            mount(volume_name("pvc", claim), f"{DATA_DIR}/pvc/{claim}", read_only=not written)
+            for claim, written in data_claims(job).items()
+        ),
+        *(mount(volume_name("functions", name), f"{FUNCTIONS_DIR}/{name}") for name in job.spec.runner.config_maps),
+        *(mount(volume_name("secret", name), f"{SECRETS_DIR}/{name}") for name in _secrets(job)),
+    ]
+
+
+def _volumes(job: InferenceJob) -> list[Raw]:
+    config, control = child_name(job.name, "job"), child_name(job.name, "job", "control")
+    claims = {volume_name("pvc", claim): claim for claim in data_claims(job)}
+    functions = {volume_name("functions", name): name for name in job.spec.runner.config_maps}
+    secrets = {volume_name("secret", name): name for name in _secrets(job)}
+    return [
+        {"name": "config", "configMap": {"name": config}},
+        {"name": "control", "secret": {"secretName": control}},
+        {"name": "tmp", "emptyDir": {}},
+        *({"name": volume, "persistentVolumeClaim": {"claimName": name}} for volume, name in claims.items()),
+        *({"name": volume, "configMap": {"name": name}} for volume, name in functions.items()),
+        *({"name": volume, "secret": {"secretName": name}} for volume, name in secrets.items()),
+    ]

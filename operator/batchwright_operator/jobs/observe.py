@@ -1,0 +1,106 @@
+"""From the raw objects of an InferenceJob to what they mean; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from batchwright_operator.api.inference_job import InferenceJob
+from batchwright_operator.deployments.replicas import container_problem, volume_problem
+from batchwright_operator.jobs.children import Step, data_claims, step_name
+from batchwright_operator.jobs.facts import (
+    ANNOTATION_INDEX,
+    JobFacts,
+    child_job,
+    last_words,
+    result_of,
+    run_pod,
+    server,
+    succeeded_state,
+)
+from batchwright_operator.jobs.progress import RATE_WINDOW_S
+from batchwright_operator.kube.conditions import find, rfc3339, shorten, unix
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.reconcile.live_state import Rejection
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import LABEL_STEP, CommitResult, PlanResult, RunnerState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedJob:
+    """One InferenceJob and all that its decision needs."""
+
+    raw: Raw
+    settings: Settings
+    token: str
+    jobs: tuple[Raw, ...] = ()
+    left_behind: tuple[Raw, ...] = ()
+    """Jobs of a deleted InferenceJob of this name, which the garbage collector has not reached yet."""
+    pods: tuple[Raw, ...] = ()
+    """Of `jobs`."""
+    states: Mapping[str, RunnerState] = field(default_factory=dict)
+    """Pod uid -> newest state."""
+    finished: Mapping[int, RunnerState] = field(default_factory=dict)
+    deployments: Mapping[str, Raw] = field(default_factory=dict)
+    claims: frozenset[str] = frozenset()
+    rejection: Rejection | None = None
+
+
+def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
+    """What the raw objects mean."""
+    jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if not is_leaving(each)}
+    steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
+    for pod in observed.pods:
+        step = (pod["metadata"].get("labels") or {}).get(LABEL_STEP)
+        if step in steps and not (step == "run" and _is_history(pod, observed.finished, now)):
+            steps[step].append(pod)
+    finished = {state.shard: state for pod in steps["run"] if (state := succeeded_state(pod)) is not None}
+    active = [pods for pods in steps.values() if pods]
+    return JobFacts(
+        job=job,
+        plan=jobs.get(step_name(job, "plan")),
+        run=jobs.get(step_name(job, "run")),
+        commit=jobs.get(step_name(job, "commit")),
+        plan_result=result_of(steps["plan"], PlanResult),
+        commit_result=result_of(steps["commit"], CommitResult),
+        pods=tuple(run_pod(pod, observed.states.get(pod["metadata"]["uid"])) for pod in steps["run"]),
+        finished={**observed.finished, **finished},
+        servers={name: server(observed.deployments.get(name)) for name in job.deployments()},
+        missing_claims=tuple(sorted(data_claims(job).keys() - observed.claims)),
+        pod_trouble=_trouble(active[-1], now, observed.settings.unfit_seconds) if active else None,
+        pods_pending=any(_pends(pod) for pod in observed.pods),
+        last_words=shorten(last_words(active[-1]), 400) if active else "",
+        rejection=observed.rejection,
+    )
+
+
+def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bool:
+    """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
+    if (pod.get("status") or {}).get("phase") != "Succeeded":
+        return False
+    containers = pod["status"].get("containerStatuses") or ()
+    ended = next(((each.get("state") or {}).get("terminated") for each in containers), None)
+    index = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_INDEX, "-1")
+    old = ended is not None and str(ended.get("finishedAt", "")) < rfc3339(now - RATE_WINDOW_S)
+    return old and int(index) in finished
+
+
+def _pends(pod: Raw) -> bool:
+    return not is_leaving(pod) and (pod.get("status") or {}).get("phase") == "Pending"
+
+
+def _trouble(pods: Sequence[Raw], now: float, patience_s: float) -> tuple[str, str] | None:
+    """Why no pod of a step can run: an image, a Secret, a claim, no node; None as soon as one runs."""
+    waiting = [pod for pod in pods if _pends(pod)]
+    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and not is_leaving(pod)]
+    if running or not waiting:
+        return None
+    found = container_problem(waiting[0]) or volume_problem(waiting[0], now)
+    if found is not None:
+        return found.reason, found.message.replace("spec.pod.", "spec.runner.pod.")
+    scheduled = find((waiting[0].get("status") or {}).get("conditions"), "PodScheduled")
+    since = unix(scheduled.get("lastTransitionTime")) or now
+    if scheduled.get("reason") != "Unschedulable" or now - since < patience_s:
+        return None
+    return "Unschedulable", f"pod {waiting[0]['metadata']['name']}: {shorten(str(scheduled.get('message')), 600)}"

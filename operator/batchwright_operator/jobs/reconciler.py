@@ -1,0 +1,208 @@
+"""The domain of InferenceJobs: plan, Indexed and commit Jobs, and a status that tells how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from batchwright_operator.api.inference_job import InferenceJob, parse
+from batchwright_operator.api.model_deployment import InvalidSpec
+from batchwright_operator.deployments.replicas import VOLUMES_S
+from batchwright_operator.jobs.facts import JobFacts, is_left_behind
+from batchwright_operator.jobs.observe import ObservedJob, facts_of
+from batchwright_operator.jobs.plan import AFTER, Phase, actions, deadline_of, phase_of
+from batchwright_operator.jobs.progress import progress
+from batchwright_operator.jobs.runners import INFERENCE_JOB_DOMAIN
+from batchwright_operator.jobs.status import compare, events_of, is_terminal, status_of
+from batchwright_operator.kube.conditions import Condition, find, render, unix
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.reconcile.decisions import (
+    CONFIG_MAP,
+    INFERENCE_JOB,
+    JOB,
+    MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
+    POD,
+    PVC,
+    Action,
+    Decision,
+    Delete,
+    Event,
+    Key,
+    Raw,
+    StatusWrite,
+)
+from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import LABEL_JOB
+
+WAIT_S = 3.0
+"""How often a job that waits for another object looks for it."""
+CONDITIONS = ("Complete", "Failed", "Suspended", "Reconciling", "Stalled", "DeadlineAtRisk", "WaitingForModels")
+
+
+class InferenceJobDomain:
+    """Reconciles InferenceJobs."""
+
+    name = INFERENCE_JOB_DOMAIN
+
+    def __init__(self, settings: Settings, live: Live) -> None:
+        self._settings = settings
+        self._live = live
+
+    def watches(self) -> Iterable[Watch]:
+        """Its objects, their children (by label), and the deployments that tasks name."""
+        yield Watch(resource=INFERENCE_JOB, keys=own_keys)
+        yield Watch(resource=JOB, keys=label_keys, label_selector=LABEL_JOB, index_labels=(LABEL_JOB,))
+        for resource in (CONFIG_MAP, NETWORK_POLICY):
+            yield Watch(resource=resource, keys=label_keys, label_selector=LABEL_JOB)
+        yield Watch(resource=POD, keys=label_keys)
+        yield Watch(resource=MODEL_DEPLOYMENT, keys=_no_keys)
+        yield Watch(resource=PVC, keys=_no_keys)
+
+    def observe(self, store: StoreView, key: Key) -> ObservedJob | None:
+        """None: there is no such object, or it is being deleted (its children go with it)."""
+        raw = store.get(INFERENCE_JOB, key.namespace, key.name)
+        if raw is None or is_leaving(raw):
+            return None
+        uid = raw["metadata"]["uid"]
+        jobs = store.owned(JOB, uid)
+        pods = [pod for child in jobs for pod in store.owned(POD, child["metadata"]["uid"])]
+        states = {
+            each["metadata"]["uid"]: received.state
+            for each in pods
+            if (received := self._live.runners.get(each["metadata"]["uid"])) is not None
+        }
+        return ObservedJob(
+            raw=raw,
+            settings=self._settings,
+            token=self._live.control_token(uid),
+            jobs=tuple(jobs),
+            left_behind=tuple(
+                child
+                for child in store.labelled(JOB, LABEL_JOB, key.name, namespace=key.namespace)
+                if not is_leaving(child) and is_left_behind(child, raw)
+            ),
+            pods=tuple(pods),
+            states=states,
+            finished=dict(self._live.terminations.get(uid, {})),
+            deployments={
+                each["metadata"]["name"]: each for each in store.all(MODEL_DEPLOYMENT, namespace=key.namespace)
+            },
+            claims=frozenset(_by_name(store.all(PVC, namespace=key.namespace))),
+            rejection=self._live.rejections.get(key),
+        )
+
+    def decide(self, observed: ObservedJob, now: float) -> Decision:
+        """Pure."""
+        return decide(observed, now)
+
+
+def own_keys(raw: Raw) -> Iterator[Key]:
+    """The key of an InferenceJob."""
+    metadata = raw["metadata"]
+    yield Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
+
+
+def label_keys(raw: Raw) -> Iterator[Key]:
+    """The key of the InferenceJob that a child's label names."""
+    metadata = raw["metadata"]
+    if name := (metadata.get("labels") or {}).get(LABEL_JOB):
+        yield Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=name)
+
+
+def _by_name(objects: Iterable[Raw]) -> dict[str, Raw]:
+    return {each["metadata"]["name"]: each for each in objects}
+
+
+def _no_keys(_raw: Raw) -> Iterator[Key]:
+    return iter(())
+
+
+# --- decision
+
+
+def decide(observed: ObservedJob, now: float) -> Decision:
+    """All actions, the status if it is worth a write, and the events that go with that write."""
+    try:
+        job = parse(observed.raw)
+    except InvalidSpec as error:
+        return _invalid(observed.raw, error, now)
+    facts = facts_of(observed, job, now)
+    if is_terminal(facts.old):
+        return _after_the_end(facts, observed, now)
+    done = progress(facts, now)
+    phase = phase_of(facts, failed_items=done.failed, now=now)
+    new = status_of(facts, phase, done, now)
+    verdict = compare(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
+    return Decision(
+        actions=(
+            *(Delete.of(JOB, child) for child in observed.left_behind),
+            *actions(facts, phase, observed.settings, token=observed.token, now=now),
+        ),
+        status=None if verdict.status is None else _write(job, verdict.status),
+        events=events_of(facts, phase, new) if verdict.status is not None else (),
+        requeue_after_s=_look_again(facts, phase, verdict.due_in_s, now),
+    )
+
+
+def _write(job: InferenceJob, status: Raw) -> StatusWrite:
+    return StatusWrite(resource=INFERENCE_JOB, regarding=job.raw, status=status)
+
+
+def _look_again(facts: JobFacts, phase: Phase, due_s: float | None, now: float) -> float | None:
+    due = [] if due_s is None else [due_s]
+    if phase.name == "Waiting":
+        due.append(WAIT_S)
+    if facts.pods_pending and facts.pod_trouble is None:
+        due.append(VOLUMES_S / 2)
+    deadline = deadline_of(facts)
+    if deadline is not None and phase.name in AFTER:
+        due.append(max(0.1, deadline - now))
+    if facts.job.spec.ttl_seconds_after_finished is not None and phase.ended:
+        due.append(max(0.1, float(facts.job.spec.ttl_seconds_after_finished)))
+    return min(due, default=None)
+
+
+def _after_the_end(facts: JobFacts, observed: ObservedJob, now: float) -> Decision:
+    """The status stays; what still runs is stopped; the object goes when its time is over."""
+    old, job = facts.old, facts.job
+    name = "Failed" if find(old.get("conditions"), "Failed").get("status") == "True" else "Completed"
+    phase = Phase(name="Failed" if name == "Failed" else "Completed", reason=name, message="")
+    wanted: tuple[Action, ...] = actions(facts, phase, observed.settings, token=observed.token, now=now)
+    status = None
+    if old.get("observedGeneration") != job.generation:
+        status = _write(job, {**old, "observedGeneration": job.generation})
+    left = _time_to_live(facts, now)
+    if left is not None and left <= 0:
+        return Decision(actions=(*wanted, Delete.of(INFERENCE_JOB, job.raw)))
+    return Decision(actions=wanted, status=status, requeue_after_s=left)
+
+
+def _time_to_live(facts: JobFacts, now: float) -> float | None:
+    seconds = facts.job.spec.ttl_seconds_after_finished
+    if seconds is None:
+        return None
+    conditions = facts.old.get("conditions")
+    turned = find(conditions, "Complete" if find(conditions, "Complete").get("status") == "True" else "Failed")
+    ended = unix(turned.get("lastTransitionTime"))
+    return None if ended is None else ended + seconds - now
+
+
+def _invalid(raw: Raw, error: InvalidSpec, now: float) -> Decision:
+    """A stored object that the schema would refuse today: say so, touch nothing else."""
+    old: Raw = raw.get("status") or {}
+    generation = int(raw["metadata"].get("generation", 0))
+    wanted = [
+        Condition(type=kind, status="True" if kind == "Stalled" else "False", reason="InvalidSpec", message=str(error))
+        for kind in CONDITIONS
+    ]
+    conditions = render(wanted, old.get("conditions") or (), generation=generation, now=now)
+    new = {**old, "observedGeneration": generation, "conditions": conditions, "summary": {"reason": "InvalidSpec"}}
+    if new == old:
+        return Decision()
+    event = Event(regarding=raw, reason="InvalidSpec", message=str(error)[:1000], type="Warning")
+    known = find(old.get("conditions"), "Stalled").get("reason") == "InvalidSpec"
+    return Decision(
+        status=StatusWrite(resource=INFERENCE_JOB, regarding=raw, status=new), events=() if known else (event,)
+    )

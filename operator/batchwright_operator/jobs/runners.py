@@ -1,0 +1,81 @@
+"""Follows the state of every running runner pod, and keeps what finished shards said last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from batchwright_operator.deployments.sidecars import (
+    Pace,
+    SessionFactory,
+    StateFollower,
+    Target,
+    control_address,
+    running_container,
+)
+from batchwright_operator.jobs.children import RUNNER
+from batchwright_operator.jobs.facts import succeeded_state
+from batchwright_operator.reconcile.decisions import INFERENCE_JOB, JOB, POD, Key, Raw
+from batchwright_operator.reconcile.interfaces import Queue, StoreView
+from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import LABEL_STEP, RunnerState
+
+INFERENCE_JOB_DOMAIN: Final = "inferencejob"
+
+
+class RunnerFollower:
+    """The `Background` that keeps `live.runners` and `live.terminations` true; an InferenceJob is reconciled when a
+    runner of it has news, at most once per `job_status_min_interval_seconds`."""
+
+    def __init__(self, settings: Settings, live: Live, session_factory: SessionFactory) -> None:
+        interval_s = settings.job_status_min_interval_seconds
+        self._live = live
+        self._read: set[str] = set()
+        self._follower = StateFollower(
+            targets=self._targets,
+            message=RunnerState,
+            states=live.runners,
+            session_factory=session_factory,
+            pace=Pace(poll_s=min(1.0, interval_s), notify_s=interval_s),
+        )
+
+    async def run(self, store: StoreView, queue: Queue) -> None:
+        """Runs until cancelled; survives its own errors."""
+        await self._follower.run(store, queue)
+
+    def _targets(self, store: StoreView) -> Iterator[Target]:
+        found = [(job, _runner_pods(store, job)) for job in store.all(INFERENCE_JOB)]
+        self._keep_terminations(found)
+        for job, pods in found:
+            yield from runner_targets(job, pods, self._live.control_token)
+
+    def _keep_terminations(self, found: list[tuple[Raw, list[Raw]]]) -> None:
+        """Remember the final state of every shard that succeeded; forget the jobs that are gone."""
+        for gone in self._live.terminations.keys() - {job["metadata"]["uid"] for job, _ in found}:
+            del self._live.terminations[gone]
+        self._read &= {str(pod["metadata"]["uid"]) for _, pods in found for pod in pods}
+        for job, pods in found:
+            for pod in pods:
+                uid = str(pod["metadata"]["uid"])
+                if uid in self._read or (state := succeeded_state(pod)) is None:
+                    continue
+                self._read.add(uid)
+                self._live.terminations.setdefault(job["metadata"]["uid"], {})[state.shard] = state
+
+
+def _runner_pods(store: StoreView, job: Raw) -> list[Raw]:
+    """The pods that work for this very InferenceJob: a deleted one of the same name may have left some."""
+    children = store.owned(JOB, job["metadata"]["uid"])
+    runs = [child for child in children if (child["metadata"].get("labels") or {}).get(LABEL_STEP) == "run"]
+    return [pod for run in runs for pod in store.owned(POD, run["metadata"]["uid"])]
+
+
+def runner_targets(job: Raw, pods: list[Raw], token: Callable[[str], str]) -> Iterator[Target]:
+    """Every pod whose runner runs; `token` maps the uid of an InferenceJob to its control token."""
+    metadata = job["metadata"]
+    key = Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
+    for pod in pods:
+        address = control_address(pod)
+        if address is not None and running_container(pod, RUNNER):
+            yield Target(uid=pod["metadata"]["uid"], address=address, token=token(metadata["uid"]), key=key)

@@ -1,0 +1,255 @@
+"""The whole status of an InferenceJob, from facts; pure. A terminal status is written once."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from batchwright_operator.jobs.facts import JobFacts, Server
+from batchwright_operator.jobs.plan import Phase, deadline_of, resumes
+from batchwright_operator.jobs.progress import Progress, current_states, failures, tasks
+from batchwright_operator.kube.conditions import (
+    Condition,
+    find,
+    holds,
+    render,
+    rfc3339,
+    rfc3339_milli,
+    shorten,
+    truth,
+    unix,
+)
+from batchwright_operator.reconcile.decisions import Event, Raw
+from batchwright_operator.status.write_policy import STAMP, Verdict
+
+
+def is_terminal(status: Raw) -> bool:
+    """Complete or Failed: nothing but observedGeneration changes any more."""
+    return holds(status.get("conditions"), "Complete") or holds(status.get("conditions"), "Failed")
+
+
+def status_of(facts: JobFacts, phase: Phase, done: Progress, now: float) -> Raw:
+    """The status without `lastUpdatedTime`."""
+    old, generation = facts.old, facts.job.generation
+    wanted = [
+        *_outcome(phase),
+        *_motion(facts, phase),
+        _deadline_risk(facts, phase, done, now),
+        _waiting_for_models(facts, phase),
+    ]
+    status: Raw = {
+        "observedGeneration": generation,
+        "conditions": render(wanted, old.get("conditions") or (), generation=generation, now=now),
+        **_times(facts, phase, now),
+        "shards": _shards(facts),
+        "items": _items(done),
+        "tasks": tasks(facts),
+        "failures": failures(facts),
+    }
+    return status | _rates(phase, done) | {"summary": _summary(phase, done)}
+
+
+# --- conditions
+
+
+def _outcome(phase: Phase) -> list[Condition]:
+    """Complete, Failed and Suspended, as batch/v1 has them."""
+    holds_now = {"Complete": "Completed", "Failed": "Failed", "Suspended": "Suspended"}
+    return [
+        Condition(type=kind, status=truth(phase.name == name), reason=phase.reason, message=phase.message)
+        for kind, name in holds_now.items()
+    ]
+
+
+def _motion(facts: JobFacts, phase: Phase) -> list[Condition]:
+    """Reconciling while the first Job is still to come, Stalled for what only a person mends: a job that runs is
+    neither (Current to kstatus)."""
+    stalled = phase.stalled or phase.name == "Failed"
+    begins = phase.name == "Waiting" or (phase.name == "Planning" and not facts.children())
+    return [
+        Condition(type=kind, status=truth(value), reason=phase.reason, message=phase.message)
+        for kind, value in (("Reconciling", begins and not stalled), ("Stalled", stalled))
+    ]
+
+
+def _deadline_risk(facts: JobFacts, phase: Phase, done: Progress, now: float) -> Condition:
+    deadline, kind = deadline_of(facts), "DeadlineAtRisk"
+    if facts.job.spec.active_deadline_seconds is None:
+        return Condition(
+            type=kind, status="False", reason="NoDeadline", message="spec.activeDeadlineSeconds is not set"
+        )
+    if phase.ended or phase.name == "Suspended":
+        return Condition(type=kind, status="False", reason=phase.reason)
+    if deadline is None or done.remaining_s is None:
+        return Condition(type=kind, status="Unknown", reason="NotMeasured", message="no rate has been measured yet")
+    left_s = max(0.0, deadline - now)
+    if done.remaining_s <= left_s:
+        return Condition(type=kind, status="False", reason="InTime", message="the rest is done before the deadline")
+    return Condition(type=kind, status="True", reason="TooSlow", message=_remedy(facts, done, left_s))
+
+
+def _remedy(facts: JobFacts, done: Progress, left_s: float) -> str:
+    """What would fix it, from the measured rate."""
+    assert done.remaining_s is not None
+    needed = ceil(facts.job.spec.parallelism * done.remaining_s / max(left_s, 1.0))
+    shards = facts.shards or 1
+    text = f"the rest takes about {done.remaining_s} s at {done.rate or 0:.2f} items/s, {int(left_s)} s are left; "
+    if needed <= shards:
+        names = ", ".join(facts.job.deployments())
+        text += (
+            f"set spec.parallelism to {needed} or more (with replicas of {names} to match)"
+            if names
+            else (f"set spec.parallelism to {needed} or more")
+        )
+        return text + ", or raise spec.activeDeadlineSeconds"
+    return text + "raise spec.activeDeadlineSeconds, or give the models more replicas"
+
+
+def _waiting_for_models(facts: JobFacts, phase: Phase) -> Condition:
+    """Is there a model that nobody serves at present? The runners wait for it by themselves."""
+    kind = "WaitingForModels"
+    if phase.ended or not facts.job.deployments():
+        reason = phase.reason if phase.ended else "NoModels"
+        return Condition(type=kind, status="False", reason=reason)
+    servers = {name: facts.servers.get(name, Server()) for name in facts.job.deployments()}
+    if missing := [name for name, there in servers.items() if not there.exists]:
+        text = f"there is no ModelDeployment {', '.join(missing)} in namespace {facts.job.namespace}; create it"
+        return Condition(type=kind, status="True", reason="DeploymentMissing", message=text)
+    if phase.reason == "UnknownModel":
+        return Condition(type=kind, status="True", reason=phase.reason, message=phase.message)
+    if idle := [_idle(name, there) for name, there in servers.items() if not there.ready_replicas]:
+        return Condition(type=kind, status="True", reason="DeploymentNotReady", message=shorten("; ".join(idle)))
+    if unheard := sorted({name for state in current_states(facts) for name in state.waiting_for}):
+        text = f"no replica of {', '.join(unheard)} answers the runners; see its status and its pods' logs"
+        return Condition(type=kind, status="True", reason="NoAnswer", message=text)
+    return Condition(type=kind, status="False", reason="ModelsReady")
+
+
+def _idle(name: str, there: Server) -> str:
+    return f"ModelDeployment {name} has no ready replica{f' ({there.note})' if there.note else ''}"
+
+
+# --- numbers
+
+
+def _times(facts: JobFacts, phase: Phase, now: float) -> Raw:
+    """startTime as in batch/v1: from the first Job on, and anew when the job is resumed."""
+    old = facts.old
+    begins = phase.name not in ("Waiting", "Suspended") and "startTime" not in old
+    start = rfc3339(now) if begins or resumes(facts) else old.get("startTime")
+    times = {} if start is None else {"startTime": start}
+    if phase.name == "Completed":
+        times["completionTime"] = old.get("completionTime") or rfc3339(now)
+    return times
+
+
+def _shards(facts: JobFacts) -> Raw:
+    shards: Raw = {} if facts.shards is None else {"total": facts.shards}
+    run = facts.run
+    old = facts.old.get("shards") or {}
+    completed = run.completed_indexes if run is not None else old.get("completedIndexes", "")
+    failed = run.failed_indexes if run is not None else old.get("failedIndexes", "")
+    return shards | {"completedIndexes": completed, "failedIndexes": failed}
+
+
+def _items(done: Progress) -> Raw:
+    total = {} if done.total is None else {"total": done.total}
+    return {**total, "succeeded": done.succeeded, "failed": done.failed}
+
+
+def _rates(phase: Phase, done: Progress) -> Raw:
+    numbers: Raw = {}
+    if done.rate is not None:
+        numbers["throughput"] = f"{done.rate:.2f}"
+    if done.percentage is not None:
+        numbers["progressPercentage"] = done.percentage
+    if phase.name == "Running" and done.remaining_s is not None:
+        numbers["estimatedRemainingSeconds"] = done.remaining_s
+    return numbers
+
+
+def _summary(phase: Phase, done: Progress) -> Raw:
+    rates = _rates(phase, done)
+    summary: Raw = {"reason": phase.reason, "failed": done.failed}
+    if "progressPercentage" in rates:
+        summary["progress"] = f"{rates['progressPercentage']}%"
+    if "throughput" in rates:
+        summary["throughput"] = rates["throughput"]
+    if "estimatedRemainingSeconds" in rates:
+        summary["eta"] = duration(rates["estimatedRemainingSeconds"])
+    return summary
+
+
+def duration(seconds: int) -> str:
+    """As kubectl writes it: 45s, 3m10s, 2h5m."""
+    minutes, rest = divmod(seconds, 60)
+    if not minutes:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m" if hours else f"{minutes}m{rest}s"
+
+
+# --- pace
+
+
+def compare(old: Raw, new: Raw, now: float, interval_s: float) -> Verdict:
+    """Turned conditions at once, progress at most once per interval."""
+    before = {name: value for name, value in old.items() if name != STAMP}
+    if before == new:
+        return Verdict(status=None, why="nothing changed")
+    age_s = now - (unix(old.get(STAMP)) or float("-inf"))
+    if _turned(old) == _turned(new) and age_s < interval_s:
+        return Verdict(status=None, why="progress was written just now", due_in_s=interval_s - age_s)
+    return Verdict(status=new | {STAMP: rfc3339_milli(now)}, why="something changed")
+
+
+def _turned(status: Raw) -> Any:
+    conditions = [(each["type"], each["status"], each["reason"]) for each in status.get("conditions") or ()]
+    shards = status.get("shards") or {}
+    return status.get("observedGeneration"), conditions, shards.get("total"), shards.get("failedIndexes")
+
+
+# --- events
+
+
+def events_of(facts: JobFacts, phase: Phase, new: Raw) -> tuple[Event, ...]:
+    """What is worth an Event between the written status and the new one."""
+    return tuple(_events(facts, phase, new))
+
+
+def _events(facts: JobFacts, phase: Phase, new: Raw) -> list[Event]:
+    old, found = facts.old, []
+    before, after = old.get("shards") or {}, new["shards"]
+    if after.get("total") and not before.get("total"):
+        found.append(("Planned", f"{new['items'].get('total', '?')} items in {after['total']} shards", False))
+    if after["failedIndexes"] and after["failedIndexes"] != before.get("failedIndexes", ""):
+        found.append(("ShardFailed", f"shards {after['failedIndexes']} failed for good", True))
+    was_suspended = holds(old.get("conditions"), "Suspended")
+    if was_suspended and phase.name not in ("Suspended", "Failed", "Completed"):
+        found.append(("Resumed", "spec.suspend is false again", False))
+    found += _turns(old, new)
+    return [
+        Event(
+            regarding=facts.job.raw,
+            reason=reason,
+            message=shorten(message, 1000),
+            type="Warning" if warns else "Normal",
+        )
+        for reason, message, warns in found
+    ]
+
+
+def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
+    """(reason, message, warning) of conditions that became True, or True for another reason."""
+    found = []
+    for kind in ("Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"):
+        before, after = find(old.get("conditions"), kind), find(new["conditions"], kind)
+        same = before.get("status") == "True" and before.get("reason") == after["reason"]
+        if after["status"] != "True" or same or (kind == "Stalled" and holds(new["conditions"], "Failed")):
+            continue
+        if after["reason"] == "Rejected":  # the controller tells it in the server's own words
+            continue
+        warns = kind in ("Failed", "DeadlineAtRisk", "Stalled")
+        reason = {"Complete": "Completed", "Stalled": str(after["reason"])}.get(kind, kind)
+        found.append((reason, f"{after['reason']}: {after['message']}", warns))
+    return found

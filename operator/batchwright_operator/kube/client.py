@@ -1,0 +1,274 @@
+"""The only module that speaks HTTP to the API server.
+
+Bodies are plain JSON (`objects.Raw`); every failure is an error of `errors.py`. Calls go through one circuit
+breaker each for reads and writes; a write that ends in Unavailable may have happened all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import aiohttp
+import msgspec
+
+from batchwright_operator.errors import Gone, Unauthorized, Unavailable
+from batchwright_operator.kube.circuit_breaker import Breaker
+from batchwright_operator.kube.credentials import Credentials
+from batchwright_operator.kube.responses import WatchEvent, error_from, event_from, lines
+from batchwright_operator.reconcile.decisions import Raw, Resource
+
+FIELD_MANAGER: Final = "batchwright-operator"
+CONNECTIONS: Final = 32
+_TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
+_LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
+_JSON = "application/json"
+_APPLY = "application/apply-patch+yaml"
+_PATCH = {"strategic": "application/strategic-merge-patch+json", "merge": "application/merge-patch+json"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A whole list, and the resourceVersion that it is of."""
+
+    items: list[Raw]
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One request. `urgent` calls (the Lease) neither ask nor tell the breaker."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] | None = None
+    body: Raw | None = None
+    content_type: str = _JSON
+    timeout: aiohttp.ClientTimeout = _TIMEOUT
+    urgent: bool = False
+
+
+class Cluster:
+    """An API server. Use as an async context manager."""
+
+    def __init__(self, credentials: Credentials, *, page_size: int = 500) -> None:
+        self._page_size = page_size
+        clock = asyncio.get_running_loop().time
+        self._credentials = credentials
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self.reads = Breaker(clock)
+        self.writes = Breaker(clock)
+
+    async def __aenter__(self) -> Cluster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    # --- reads
+
+    async def get(self, resource: Resource, namespace: str, name: str, *, urgent: bool = False) -> Raw:
+        """One object."""
+        return await self._object(_Call(method="GET", path=path_of(resource, namespace, name), urgent=urgent))
+
+    async def list(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
+    ) -> Listing:
+        """All objects that match, page by page; in one piece when the pages expire meanwhile."""
+        path = path_of(resource, namespace)
+        params = _selectors(label_selector, field_selector)
+        try:
+            return await self._pages(path, params | {"limit": str(self._page_size)})
+        except Gone:
+            return await self._pages(path, params)
+
+    async def watch(
+        self, resource: Resource, version: int, *, label_selector: str = "", field_selector: str = "", stale_s: float
+    ) -> AsyncIterator[WatchEvent]:
+        """Changes after `version` until the server ends the stream, with bookmarks. Raises Gone when the version
+        is too old, Unavailable when the stream breaks or says nothing for `stale_s`."""
+        lifetime_s = random.randint(240, 480)  # noqa: S311 - so that not all watches end together
+        params = _selectors(label_selector, field_selector) | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": str(version),
+            "timeoutSeconds": str(lifetime_s),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=stale_s)
+        call = _Call(method="GET", path=path_of(resource), params=params, timeout=timeout)
+        self.reads.check()
+        try:
+            async with self._send(call, "watch") as response:
+                await self._judge(response, self.reads)
+                async for line in lines(response.content):
+                    yield event_from(line)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"watch of {resource.plural}: {error or type(error).__name__}") from error
+
+    async def text(self, path: str) -> str:
+        """A GET on any path, as text; for what the API server proxies."""
+        return (await self._bytes(_Call(method="GET", path=path))).decode()
+
+    # --- writes
+
+    async def create(self, resource: Resource, body: Raw, *, urgent: bool = False) -> Raw:
+        """Raises AlreadyExists."""
+        path = path_of(resource, body["metadata"].get("namespace", ""))
+        params = {"fieldManager": FIELD_MANAGER}
+        return await self._object(_Call(method="POST", path=path, params=params, body=body, urgent=urgent))
+
+    async def replace(self, resource: Resource, body: Raw, *, urgent: bool = False) -> Raw:
+        """The whole object; with metadata.resourceVersion it is answered Conflict if it has changed since."""
+        metadata = body["metadata"]
+        path = path_of(resource, metadata.get("namespace", ""), metadata["name"])
+        params = {"fieldManager": FIELD_MANAGER}
+        return await self._object(_Call(method="PUT", path=path, params=params, body=body, urgent=urgent))
+
+    async def apply(self, resource: Resource, body: Raw) -> Raw:
+        """Server-side apply: what is in the body is ours, by force."""
+        return await self._apply(resource, body, "")
+
+    async def apply_status(self, resource: Resource, regarding: Raw, status: Raw) -> Raw:
+        """The whole status. Raises Conflict if the object has changed since `regarding` was read."""
+        metadata = {name: regarding["metadata"][name] for name in ("name", "namespace", "resourceVersion", "uid")
+                    if name in regarding["metadata"]}  # fmt: skip
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "status": status}
+        return await self._apply(resource, body, "status")
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        patch: Raw,
+        *,
+        style: Literal["strategic", "merge"] = "strategic",
+        resource_version: str | None = None,
+    ) -> Raw:
+        """Raises Conflict if a resource version is given and the object has changed since."""
+        if resource_version is not None:
+            metadata = (patch.get("metadata") or {}) | {"resourceVersion": resource_version}
+            patch = patch | {"metadata": metadata}
+        path = path_of(resource, namespace, name)
+        params = {"fieldManager": FIELD_MANAGER}
+        return await self._object(
+            _Call(method="PATCH", path=path, params=params, body=patch, content_type=_PATCH[style])
+        )
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str,
+        propagation: str = "Background",
+        grace_period_s: int | None = None,
+    ) -> Raw | None:
+        """The object as it is while it goes, None when it is gone at once. Raises Conflict for another uid."""
+        body: Raw = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        body["propagationPolicy"] = propagation
+        if grace_period_s is not None:
+            body["gracePeriodSeconds"] = grace_period_s
+        answer = await self._object(_Call(method="DELETE", path=path_of(resource, namespace, name), body=body))
+        return None if answer.get("kind") == "Status" else answer
+
+    # --- within
+
+    async def _pages(self, path: str, params: dict[str, str]) -> Listing:
+        items: list[Raw] = []
+        while True:
+            page = await self._object(_Call(method="GET", path=path, params=params, timeout=_LIST_TIMEOUT))
+            items.extend(page.get("items") or ())
+            token = page["metadata"].get("continue")
+            if not token:
+                return Listing(items=items, version=int(page["metadata"].get("resourceVersion") or 0))
+            params = params | {"continue": token}
+
+    async def _apply(self, resource: Resource, body: Raw, subresource: str) -> Raw:
+        metadata = body["metadata"]
+        path = path_of(resource, metadata.get("namespace", ""), metadata["name"], subresource)
+        params = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._object(_Call(method="PATCH", path=path, params=params, body=body, content_type=_APPLY))
+
+    async def _object(self, call: _Call) -> Raw:
+        answer = msgspec.json.decode(await self._bytes(call))
+        if not isinstance(answer, dict):
+            raise Unavailable(f"{call.method} {call.path}: the answer is no JSON object")
+        return answer
+
+    async def _bytes(self, call: _Call) -> bytes:
+        breaker = None if call.urgent else self.reads if call.method == "GET" else self.writes
+        if breaker:
+            breaker.check()
+        try:
+            try:
+                return await self._once(call, breaker)
+            except Unauthorized:
+                await self._renew()
+                return await self._once(call, breaker)
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            if breaker:
+                breaker.failed()
+            raise Unavailable(f"{call.method} {call.path}: {error or type(error).__name__}") from error
+
+    async def _once(self, call: _Call, breaker: Breaker | None) -> bytes:
+        async with self._send(call, "call") as response:
+            await self._judge(response, breaker)
+            return await response.read()
+
+    def _send(self, call: _Call, purpose: Literal["call", "watch"]) -> aiohttp.client._RequestContextManager:
+        session = self._sessions.get(purpose)
+        if session is None:
+            limit = CONNECTIONS if purpose == "call" else 0
+            session = self._sessions[purpose] = self._credentials.session(limit=limit)
+        return session.request(
+            call.method,
+            self._credentials.server + call.path,
+            params=call.params,
+            data=None if call.body is None else msgspec.json.encode(call.body),
+            headers={"Content-Type": call.content_type},
+            timeout=call.timeout,
+        )
+
+    async def _judge(self, response: aiohttp.ClientResponse, breaker: Breaker | None) -> None:
+        """Tells the breaker, and raises the error that the answer is."""
+        if response.status < 400:
+            if breaker:
+                breaker.succeeded()
+            else:
+                self.reads.nudge()
+                self.writes.nudge()
+            return
+        error = await error_from(response)
+        if breaker is None:
+            pass
+        elif isinstance(error, Unavailable):
+            breaker.failed(error.retry_after_s)
+        elif error.code == 403:
+            breaker.forbidden()
+        else:
+            breaker.succeeded()
+        raise error
+
+    async def _renew(self) -> None:
+        await asyncio.to_thread(self._credentials.refresh)
+        old, self._sessions = self._sessions, {}
+        for session in old.values():
+            await session.close()
+
+
+def path_of(resource: Resource, namespace: str = "", name: str = "", subresource: str = "") -> str:
+    """Path of a collection, an object or its subresource."""
+    root = f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"
+    scope = f"namespaces/{namespace}" if namespace and resource.namespaced else ""
+    return "/".join(part for part in (root, scope, resource.plural, name, subresource) if part)
+
+
+def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
+    both = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {name: value for name, value in both.items() if value}

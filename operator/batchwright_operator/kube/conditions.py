@@ -1,0 +1,87 @@
+"""Conditions as `metav1.Condition`: built whole on every pass, with the transition time kept where nothing turned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from batchwright_operator.reconcile.decisions import Raw
+
+Truth = Literal["True", "False", "Unknown"]
+MESSAGE_LIMIT = 1024
+"""Longest message of a condition or Event that is written; metav1.Condition allows 32768, Events 1024."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What a condition should say; `reason` is CamelCase, `message` a sentence that says what to do."""
+
+    type: str
+    status: Truth
+    reason: str
+    message: str = ""
+
+
+def truth(value: bool | None) -> Truth:
+    """The API's spelling of a claim: None is Unknown."""
+    return "Unknown" if value is None else ("True" if value else "False")
+
+
+def rfc3339(unix_s: float) -> str:
+    """Unix seconds as metav1.Time: whole seconds, UTC."""
+    return datetime.fromtimestamp(int(unix_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rfc3339_milli(unix_s: float) -> str:
+    """Unix seconds with milliseconds, for times that identify an event."""
+    whole = datetime.fromtimestamp(round(unix_s, 3), UTC)
+    return whole.strftime("%Y-%m-%dT%H:%M:%S.") + f"{whole.microsecond // 1000:03d}Z"
+
+
+def unix(text: object) -> float | None:
+    """RFC 3339 text as Unix seconds; None for anything else."""
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def shorten(message: str, limit: int = MESSAGE_LIMIT) -> str:
+    """The message, cut at `limit` characters with a sign that it was cut."""
+    return message if len(message) <= limit else message[: limit - 1] + "…"
+
+
+def render(wanted: Iterable[Condition], written: Sequence[Raw], *, generation: int, now: float) -> list[Raw]:
+    """All wanted conditions in their order; lastTransitionTime moves only when `status` does."""
+    before = {str(each.get("type")): each for each in written}
+    return [_one(each, before.get(each.type), generation=generation, now=now) for each in wanted]
+
+
+def _one(wanted: Condition, before: Raw | None, *, generation: int, now: float) -> Raw:
+    same = before is not None and before.get("status") == wanted.status and before.get("lastTransitionTime")
+    return {
+        "type": wanted.type,
+        "status": wanted.status,
+        "observedGeneration": generation,
+        "lastTransitionTime": before["lastTransitionTime"] if same and before else rfc3339(now),
+        "reason": wanted.reason,
+        "message": shorten(wanted.message),
+    }
+
+
+def find(conditions: object, kind: str) -> Mapping[str, Any]:
+    """The condition of this type in a raw list, or an empty mapping."""
+    if isinstance(conditions, Sequence) and not isinstance(conditions, str):
+        for each in conditions:
+            if isinstance(each, Mapping) and each.get("type") == kind:
+                return each
+    return {}
+
+
+def holds(conditions: object, kind: str) -> bool:
+    """Is this condition True?"""
+    return find(conditions, kind).get("status") == "True"

@@ -1,0 +1,22 @@
+"""What metadata says of an object, whatever its kind; pure."""
+
+from __future__ import annotations
+
+from batchwright_operator.reconcile.decisions import Raw
+
+
+def is_leaving(obj: Raw) -> bool:
+    """Is it being deleted?"""
+    return "deletionTimestamp" in obj["metadata"]
+
+
+def controller_of(obj: Raw) -> Raw | None:
+    """The owner reference of its controller."""
+    references = obj["metadata"].get("ownerReferences") or ()
+    return next((each for each in references if each.get("controller")), None)
+
+
+def controller_uid(obj: Raw) -> str | None:
+    """The uid in the owner reference of its controller."""
+    owner = controller_of(obj)
+    return None if owner is None else str(owner["uid"])

@@ -1,0 +1,218 @@
+"""Which processors a pod could run on, and why not the others. Pure.
+
+Cheap and decisive checks first; every refusal has a short reason (it is counted over the nodes) and details.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.quantities import Amounts, amounts
+from batchwright_operator.processors.processor import Processor, kinds_on, opted_out
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU
+
+_EPSILON: Final = 1e-9
+AWAITING_BENCHMARK: Final = "awaiting its first benchmark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What placement needs of a node."""
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    taints: tuple[Raw, ...]
+    cordoned: bool
+    ready: bool
+    kinds: tuple[str, ...]
+    opted_out: bool
+    allocatable: Amounts
+    emulated_device: str = ""
+    """JSON of its emulated accelerator, as its annotation has it."""
+
+    def fingerprint(self) -> object:
+        """What must change for a refused pick to be worth another try."""
+        return (
+            self.uid,
+            self.cordoned,
+            self.ready,
+            tuple(sorted(self.labels.items())),
+            tuple(sorted((str(t.get("key")), str(t.get("value")), str(t.get("effect"))) for t in self.taints)),
+            tuple(sorted(self.allocatable.items())),
+        )
+
+
+def node_facts(node: Raw) -> NodeFacts:
+    """The facts of a Node object."""
+    spec, status, metadata = node.get("spec") or {}, node.get("status") or {}, node["metadata"]
+    conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
+    return NodeFacts(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        labels=metadata.get("labels") or {},
+        taints=tuple(spec.get("taints") or ()),
+        cordoned=bool(spec.get("unschedulable")),
+        ready=conditions.get("Ready") == "True" and not is_leaving(node),
+        kinds=kinds_on(node),
+        opted_out=opted_out(node),
+        allocatable=amounts(status.get("allocatable")),
+        emulated_device=(metadata.get("annotations") or {}).get(ANNOTATION_EMULATED_DEVICE, ""),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one kind of pod (a revision of a deployment on one accelerator kind) asks for."""
+
+    kind: str
+    requests: Amounts
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    node_terms: tuple[tuple[Raw, ...], ...] = ()
+    """Node selector terms that must hold: every tuple needs one term that matches (the pod's own, its volumes')."""
+    tolerations: tuple[Raw, ...] = ()
+    model_memory_bytes: int = 0
+    """What the largest model needs on one device; 0: unknown."""
+    impossible: str = ""
+    """Why no node at all will do, e.g. a missing artifact or claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """Why a node will not do: `reason` is counted over the nodes, `detail` is for people."""
+
+    reason: str
+    detail: str = ""
+
+
+def misfit(demand: Demand, node: NodeFacts, used: Mapping[str, float], processor: Processor | None) -> Misfit | None:
+    """Why the pod cannot run on the node's processor of its kind, or None when it can."""
+    return (
+        _usable(demand, node)
+        or _selected(demand, node)
+        or _tolerated(demand, node)
+        or _memory(demand, processor)
+        or insufficient(demand, node, used)
+        or _measured(demand, node, processor)
+    )
+
+
+def insufficient(demand: Demand, node: NodeFacts, used: Mapping[str, float]) -> Misfit | None:
+    """The first resource that the node has too little of, after what its pods have asked for."""
+    for name, wanted in demand.requests.items():
+        free = node.allocatable.get(name, 0.0) - used.get(name, 0.0)
+        if wanted > free + _EPSILON and wanted > 0:
+            return Misfit(reason=f"insufficient {name}", detail=f"needs {wanted:g}, has {max(free, 0):g} free")
+    return None
+
+
+def in_words(misfits: Mapping[str, Misfit], seen: int) -> str:
+    """Counted reasons, most frequent first: `none of 3 processors fits: 2 insufficient cpu, 1 cordoned`."""
+    if not seen:
+        return "the cluster has no node"
+    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted(misfits)}"
+
+
+def counted(misfits: Mapping[str, Misfit]) -> str:
+    """`2 insufficient cpu, 1 cordoned`; empty for none."""
+    found = Counter(each.reason for each in misfits.values())
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(found.items(), key=lambda each: (-each[1], each[0])))
+
+
+def _usable(demand: Demand, node: NodeFacts) -> Misfit | None:
+    if not node.ready:
+        return Misfit(reason="not ready")
+    if node.cordoned:
+        return Misfit(reason="cordoned")
+    if demand.kind not in node.kinds and not node.allocatable.get(demand.kind):
+        return Misfit(reason=f"without {demand.kind}")
+    return None
+
+
+def _selected(demand: Demand, node: NodeFacts) -> Misfit | None:
+    for key, value in demand.node_selector.items():
+        if node.labels.get(key) != value:
+            return Misfit(reason="not selected", detail=f"label {key} is not {value}")
+    if not all(any(_term(term, node) for term in terms) for terms in demand.node_terms):
+        return Misfit(reason="out of reach", detail="node affinity of the pod or of its volumes")
+    return None
+
+
+def _tolerated(demand: Demand, node: NodeFacts) -> Misfit | None:
+    for taint in node.taints:
+        if taint.get("effect") in ("NoSchedule", "NoExecute") and not any(
+            _tolerates(each, taint) for each in demand.tolerations
+        ):
+            return Misfit(reason="tainted", detail=f"{taint.get('key')}={taint.get('value', '')}")
+    return None
+
+
+def _memory(demand: Demand, processor: Processor | None) -> Misfit | None:
+    devices = processor.devices if processor else ()
+    smallest = min((each.memory_bytes for each in devices if each.memory_bytes), default=0)
+    if demand.kind != KIND_CPU and smallest and demand.model_memory_bytes > smallest:
+        return Misfit(
+            reason="device memory too small", detail=f"needs {demand.model_memory_bytes}, a device has {smallest} bytes"
+        )
+    return None
+
+
+def _measured(demand: Demand, node: NodeFacts, processor: Processor | None) -> Misfit | None:
+    if node.opted_out or demand.kind not in node.kinds:
+        return None
+    return Misfit(reason=AWAITING_BENCHMARK) if processor is None or processor.awaiting else None
+
+
+def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
+    effect, key = toleration.get("effect"), toleration.get("key")
+    if effect and effect != taint.get("effect"):
+        return False
+    if key and key != taint.get("key"):
+        return False
+    if toleration.get("operator", "Equal") == "Exists":
+        return True
+    return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")
+
+
+def _term(term: Mapping[str, Any], node: NodeFacts) -> bool:
+    """One node selector term: all of its expressions and fields; a term without any matches nothing."""
+    expressions = term.get("matchExpressions") or []
+    fields = term.get("matchFields") or []
+    return bool(expressions or fields) and all(
+        [_expression(each, node.labels) for each in expressions]
+        + [_expression(each, {"metadata.name": node.name}) for each in fields]
+    )
+
+
+def _expression(expression: Mapping[str, Any], values: Mapping[str, str]) -> bool:
+    found, wanted = values.get(expression["key"]), expression.get("values") or []
+    match expression.get("operator"):
+        case "In":
+            return found in wanted
+        case "NotIn":
+            return found not in wanted
+        case "Exists":
+            return found is not None
+        case "DoesNotExist":
+            return found is None
+        case "Gt" | "Lt" as operator:
+            return _compared(found, wanted, larger=operator == "Gt")
+    return False
+
+
+def _compared(found: str | None, wanted: Sequence[str], *, larger: bool) -> bool:
+    try:
+        one, other = int(found or ""), int(wanted[0])
+    except (ValueError, IndexError):
+        return False
+    return one > other if larger else one < other
+
+
+def waits_only_for_benchmarks(misfits: Iterable[Misfit]) -> bool:
+    """Would some node do once its first benchmark is done?"""
+    return any(each.reason == AWAITING_BENCHMARK for each in misfits)

@@ -1,0 +1,95 @@
+"""Pods as placement sees them: where they are, what they take, and whether the samples show it yet. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchwright_operator.kube.conditions import find, unix
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.quantities import Amounts, requests_of
+from batchwright_operator.placement import receipts
+from batchwright_operator.placement.receipts import Waiting
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.names import (
+    ANNOTATION_KIND,
+    COMPONENT_MODEL,
+    KIND_CPU,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+    SCHEDULING_GATE,
+    Receipt,
+)
+
+SETTLE_S = 5.0
+"""A sample taken this long after a pod became Ready shows what the pod does."""
+REVISION_LABEL = "pod-template-hash"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupant:
+    """One pod; `deployment` is empty for pods that are not of a ModelDeployment."""
+
+    uid: str
+    namespace: str
+    name: str
+    version: str
+    raw: Raw
+    requests: Amounts
+    created_at: float = 0.0
+    deployment: str = ""
+    kind: str = KIND_CPU
+    revision: str = ""
+    node: str = ""
+    """Where it runs, or is pinned to."""
+    bound: bool = False
+    over: bool = False
+    """Succeeded or failed: it holds nothing any more."""
+    gated: bool = False
+    """Ours is the only gate that is left."""
+    terminating: bool = False
+    ready_at: float | None = None
+    receipt: Receipt | None = None
+    waiting: Waiting | None = None
+    verdict: str = ""
+    """The scheduler's words when it found the pod unschedulable."""
+
+    @property
+    def refused(self) -> bool:
+        """Pinned by us, and the scheduler says that it does not fit there."""
+        return bool(self.verdict and self.receipt and self.receipt.node and not self.bound and not self.terminating)
+
+    def unseen(self, sampled_at: float | None) -> bool:
+        """Does the newest sample of its processor not show this pod's work yet?"""
+        return self.ready_at is None or sampled_at is None or sampled_at < self.ready_at + SETTLE_S
+
+
+def occupant(raw: Raw) -> Occupant:
+    """What a Pod object says."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    is_model = labels.get(LABEL_COMPONENT) == COMPONENT_MODEL
+    receipt = receipts.parse(raw) if is_model else None
+    gates = [each.get("name") for each in spec.get("schedulingGates") or ()]
+    scheduled, ready = find(status.get("conditions"), "PodScheduled"), find(status.get("conditions"), "Ready")
+    unfit = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable" and not gates
+    return Occupant(
+        uid=metadata["uid"],
+        namespace=metadata.get("namespace", ""),
+        name=metadata["name"],
+        version=metadata.get("resourceVersion", ""),
+        raw=raw,
+        requests=requests_of(spec),
+        created_at=unix(metadata.get("creationTimestamp")) or 0.0,
+        deployment=labels.get(LABEL_DEPLOYMENT, "") if is_model else "",
+        kind=annotations.get(ANNOTATION_KIND, KIND_CPU),
+        revision=labels.get(REVISION_LABEL, metadata["name"]),
+        node=spec.get("nodeName") or (receipt.node if receipt and not gates else ""),
+        over=status.get("phase") in ("Succeeded", "Failed"),
+        bound=bool(spec.get("nodeName")),
+        gated=is_model and gates == [SCHEDULING_GATE],
+        terminating=is_leaving(raw),
+        ready_at=unix(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
+        receipt=receipt,
+        waiting=receipts.waiting(raw) if gates else None,
+        verdict=str(scheduled.get("message") or "unschedulable") if unfit else "",
+    )

@@ -1,0 +1,1 @@
+"""`kubectl batchwright`: reads a cluster and explains it. Never writes."""

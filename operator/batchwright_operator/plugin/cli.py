@@ -1,0 +1,262 @@
+"""`kubectl batchwright`: why things are where they are, what would happen, how busy the processors are."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from batchwright_operator.errors import NotFound, OperatorError
+from batchwright_operator.kube.client import Cluster
+from batchwright_operator.placement import receipts
+from batchwright_operator.plugin.cluster_view import Picture, Target, picture, within
+from batchwright_operator.plugin.dry_run import Placed, as_wanted, domains, plan
+from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
+from batchwright_operator.reconcile.decisions import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, Raw
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import ANNOTATION_REBENCHMARK, LABEL_COMPONENT, LABEL_DEPLOYMENT, Receipt, kind_slug
+
+console = Console()
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kubeconfig", type=EXISTING_FILE)
+@click.option("--context")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Of pods and ModelDeployments.")
+@click.option("--system", default="batchwright-system", show_default=True, help="Namespace of the operator.")
+@click.pass_context
+def cli(found: click.Context, kubeconfig: Path | None, context: str | None, namespace: str, system: str) -> None:
+    """Look into Batchwright: why, plan, top, bench."""
+    found.obj = Target(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
+
+
+def main() -> None:
+    """Entry point; errors of the cluster are told in one line."""
+    try:
+        cli(prog_name="kubectl batchwright")
+    except OperatorError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+# --- why
+
+
+@cli.command()
+@click.argument("name")
+@click.pass_obj
+def why(target: Target, name: str) -> None:
+    """Why pod or ModelDeployment NAME is as it is: place, load, batch size, conditions."""
+
+    async def read(cluster: Cluster) -> tuple[list[Raw], Raw | None]:
+        try:
+            return [await cluster.get(POD, target.namespace, name)], None
+        except NotFound:
+            pass
+        try:
+            stored = await cluster.get(MODEL_DEPLOYMENT, target.namespace, name)
+        except NotFound as error:
+            raise click.ClickException(
+                f"namespace {target.namespace} has neither a pod nor a ModelDeployment {name}; -n names another one"
+            ) from error
+        labels = f"{LABEL_DEPLOYMENT}={name},{LABEL_COMPONENT}=model"
+        pods = await cluster.list(POD, namespace=target.namespace, label_selector=labels)
+        return pods.items, stored
+
+    pods, stored = within(target, read)
+    if stored is not None:
+        _print_deployment(stored)
+    for pod in pods:
+        _print_pod(pod)
+
+
+def _print_deployment(stored: Raw) -> None:
+    status = stored.get("status") or {}
+    console.print(
+        f"[bold]{stored['metadata']['name']}[/bold]: {(status.get('summary') or {}).get('reason', 'not seen yet')}"
+    )
+    for condition in status.get("conditions") or ():
+        text = f"  {condition['type']}={condition['status']} {condition['reason']}"
+        console.print(
+            f"{text}: {condition['message']}" if condition.get("message") else text, highlight=False, soft_wrap=True
+        )
+    for model in status.get("models") or ():
+        latency = (model.get("latencyMilliseconds") or {}).get("p95", "-")
+        text = f"  {model['name']}: batch {model.get('batchSize')}, p95 {latency} ms, trend {model.get('trend')}"
+        reason = model.get("lastChangeReason")
+        console.print(f"{text}; {reason}" if reason else text, highlight=False, soft_wrap=True)
+
+
+def _print_pod(pod: Raw) -> None:
+    name = pod["metadata"]["name"]
+    receipt, waiting = receipts.parse(pod), receipts.waiting(pod)
+    if receipt:
+        console.print(f"[bold]{name}[/bold]: {receipts.in_words(receipt)}", highlight=False, soft_wrap=True)
+        console.print(_receipt_table([(name, receipt)]))
+    elif waiting:
+        console.print(f"[bold]{name}[/bold] waits: {waiting.render()}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"[bold]{name}[/bold]: no receipt; it was not placed by Batchwright")
+
+
+def _receipt_table(rows: list[tuple[str, Receipt]]) -> Table:
+    table = Table("pod", "node", "processor", "load", "utilization", "memory", "capacity", "pending", box=None)
+    for name, receipt in rows:
+        terms = receipt.terms
+        parts = (terms.utilization, terms.memory, terms.capacity, terms.pending)
+        table.add_row(name, receipt.node, receipt.processor, receipt.load, *parts)
+        for lost in receipt.runners_up:
+            table.add_row("", lost.node, lost.processor, lost.load, *[""] * 4, style="dim")
+    return table
+
+
+# --- plan
+
+
+@cli.command(name="plan")
+@click.argument("name", required=False)
+@click.option(
+    "-f", "--filename", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A manifest instead."
+)
+@click.option("--replicas", type=click.IntRange(0, 10_000), help="With this many replicas.")
+@click.pass_obj
+def plan_command(target: Target, name: str | None, filename: Path | None, replicas: int | None) -> None:
+    """Where the pods of a ModelDeployment that do not run yet would go, were they made now."""
+    if (name is None) == (filename is None):
+        raise click.UsageError("name a ModelDeployment, or give a manifest with -f")
+    settings = Settings(operator_namespace=target.system)
+
+    async def decide(cluster: Cluster) -> tuple[list[Placed], str]:
+        seen = await _whole_picture(cluster, target, settings)
+        stored = None if name is None else seen.store.get(MODEL_DEPLOYMENT, target.namespace, name)
+        if name is not None and stored is None:
+            raise click.ClickException(f"namespace {target.namespace} has no ModelDeployment {name}")
+        document = stored if stored is not None else _manifest(filename)
+        wanted = as_wanted(document, stored, target.namespace, replicas)
+        return plan(seen, settings, wanted), seen.note
+
+    placed, note = within(target, decide)
+    _warn(note)
+    if not placed:
+        console.print("every replica has a pod already: nothing would be placed")
+        return
+    console.print(_receipt_table([(one.pod, one.receipt) for one in placed if one.receipt]))
+    for one in placed:
+        text = f"waits: {one.waiting}" if one.waiting else receipts.in_words(one.receipt) if one.receipt else ""
+        console.print(f"{one.pod}: {text}", highlight=False, soft_wrap=True)
+
+
+async def _whole_picture(cluster: Cluster, target: Target, settings: Settings) -> Picture:
+    empty = await picture(cluster, target)
+    watches = [watch for domain in domains(settings, empty) for watch in domain.watches()]
+    return await picture(cluster, target, watches)
+
+
+def _manifest(path: Path | None) -> Raw:
+    assert path is not None
+    try:
+        documents = list(yaml.safe_load_all(path.read_text()))
+    except yaml.YAMLError as error:
+        raise click.ClickException(f"{path}: {error}") from error
+    found = [one for one in documents if isinstance(one, dict) and one.get("kind") == MODEL_DEPLOYMENT.kind]
+    if len(found) != 1:
+        raise click.ClickException(f"{path} holds {len(found)} ModelDeployments; give a file with exactly one")
+    return found[0]
+
+
+# --- top
+
+
+@cli.command()
+@click.pass_obj
+def top(target: Target) -> None:
+    """Every processor: how fast it is, how busy, and what runs on it."""
+
+    async def read(cluster: Cluster) -> Picture:
+        return await picture(cluster, target)
+
+    seen = within(target, read)
+    _warn(seen.note)
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    table = Table("node", "processor", "product", "images/s", "utilization", "memory", "sample", "model pods", box=None)
+    for node in sorted(seen.store.all(NODE), key=lambda one: str(one["metadata"]["name"])):
+        for row in _processor_rows(seen, node, now):
+            table.add_row(*row)
+    console.print(table)
+
+
+def _processor_rows(seen: Picture, node: Raw, now: float) -> list[tuple[str, ...]]:
+    name = node["metadata"]["name"]
+    known = processors_of(seen.store.get(ACCELERATOR_PROFILE, "", name))
+    rows: list[tuple[str, ...]] = []
+    for kind in kinds_on(node):
+        processor, sample = known.get(kind, Processor(kind=kind)), seen.live.samples.get((name, kind))
+        live = ("-", "-", "-")
+        if sample:
+            age = f"{now - sample.taken_at:.0f} s ago"
+            live = (f"{sample.utilization:.0%}", f"{sample.memory_utilization:.0%}", age)
+        pods = str(_model_pods(seen, name, kind))
+        rows.append((name, kind, processor.product, _speed(processor), *live, pods))
+    return rows
+
+
+def _speed(processor: Processor) -> str:
+    return f"{processor.capacity:.1f}" if processor.capacity else processor.reason
+
+
+def _model_pods(seen: Picture, node: str, kind: str) -> int:
+    wanted = {LABEL_COMPONENT: "model", "batchwright.dev/accelerator": kind_slug(kind)}
+    return sum(
+        wanted.items() <= (pod["metadata"].get("labels") or {}).items()
+        for pod in seen.store.all(POD)
+        if (pod.get("spec") or {}).get("nodeName") == node
+    )
+
+
+# --- bench
+
+
+@cli.command()
+@click.argument("node")
+@click.option("--again", is_flag=True, help="Ask the operator for a new benchmark of this node.")
+@click.pass_obj
+def bench(target: Target, node: str, again: bool) -> None:
+    """The load tables of NODE."""
+    stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+    async def read(cluster: Cluster) -> Raw:
+        try:
+            if not again:
+                return await cluster.get(ACCELERATOR_PROFILE, "", node)
+            patch = {"metadata": {"annotations": {ANNOTATION_REBENCHMARK: stamp}}}
+            return await cluster.patch(ACCELERATOR_PROFILE, "", node, patch, style="merge")
+        except NotFound as error:
+            raise click.ClickException(
+                f"there is no AcceleratorProfile {node}; `kubectl get accel` lists them"
+            ) from error
+
+    profile = within(target, read)
+    for processor in processors_of(profile).values():
+        text = f"{processor.product}: {_speed(processor)} {'images/s' if processor.capacity else processor.message}"
+        console.print(f"[bold]{processor.kind}[/bold] {text}", highlight=False, soft_wrap=True)
+        table = Table("batch size", "images/s", "services at once", box=None)
+        for row in processor.load_table:
+            table.add_row(str(row.batch_size), f"{row.images_per_second:.1f}", str(row.max_services))
+        console.print(table)
+    if again:
+        console.print(f"asked for a new benchmark of {node}; it runs when the node is idle")
+
+
+def _warn(note: str) -> None:
+    if note:
+        click.echo(f"note: {note}", err=True)
+
+
+if __name__ == "__main__":
+    main()

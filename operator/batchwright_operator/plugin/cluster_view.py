@@ -1,0 +1,123 @@
+"""What the plugin reads from the cluster: into the operator's own store, so that the same code decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from batchwright_operator.errors import ApiError
+from batchwright_operator.kube.client import Cluster, path_of
+from batchwright_operator.kube.credentials import find_credentials
+from batchwright_operator.reconcile.cache import Store
+from batchwright_operator.reconcile.decisions import (
+    ACCELERATOR_PROFILE,
+    LEASE,
+    MODEL_DEPLOYMENT,
+    NODE,
+    POD,
+    PV,
+    PVC,
+    Key,
+    Raw,
+)
+from batchwright_operator.reconcile.interfaces import Watch
+from batchwright_operator.reconcile.live_state import Live, Sample
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import OPERATOR_METRICS_PORT
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which cluster, and where its operator runs."""
+
+    kubeconfig: Path | None
+    context: str | None
+    namespace: str
+    system: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """The cluster as the operator sees it; `gauges` are the operator's own, by name and labels."""
+
+    store: Store
+    live: Live
+    gauges: dict[str, list[tuple[dict[str, str], float]]]
+    note: str
+    """Why there are no live values; empty if there are."""
+
+
+def within(target: Target, work: Callable[[Cluster], Awaitable[T]]) -> T:
+    """Runs `work` with a connection to the target."""
+
+    async def connected() -> T:
+        async with Cluster(find_credentials(target.kubeconfig, target.context)) as cluster:
+            return await work(cluster)
+
+    return asyncio.run(connected())
+
+
+async def picture(cluster: Cluster, target: Target, watches: Iterable[Watch] = ()) -> Picture:
+    """Lists what these watches name (by default nodes, pods, profiles and deployments), and reads the metrics."""
+    store = Store()
+    shown = [Watch(resource=one, keys=_no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
+    feeds = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
+    for feed in feeds:
+        listing = await cluster.list(
+            feed.resource, label_selector=feed.label_selector, field_selector=feed.field_selector
+        )
+        store.replace(feed, listing.items, listing.version)
+    live = Live(control_key=b"the plugin applies nothing")
+    gauges, note = await _metrics(cluster, target)
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for name, field in _SAMPLES.items():
+        for labels, value in gauges.get(name, ()):
+            values.setdefault((labels["node"], labels["kind"]), {})[field] = value
+    live.samples.update({at: _sample(found) for at, found in values.items() if len(found) == len(_SAMPLES)})
+    return Picture(store=store, live=live, gauges=gauges, note=note)
+
+
+def _sample(found: dict[str, float]) -> Sample:
+    return Sample(
+        utilization=found["utilization"], memory_utilization=found["memory_utilization"], taken_at=found["taken_at"]
+    )
+
+
+_SAMPLES = {
+    "batchwright_processor_utilization_ratio": "utilization",
+    "batchwright_processor_memory_utilization_ratio": "memory_utilization",
+    "batchwright_processor_sample_timestamp_seconds": "taken_at",
+}
+
+
+async def _metrics(cluster: Cluster, target: Target) -> tuple[dict[str, list[tuple[dict[str, str], float]]], str]:
+    """The leading replica's metrics, through the API server; what is wrong if they cannot be had."""
+    try:
+        lease = await cluster.get(LEASE, target.system, Settings().lease_name)
+        pod = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
+        if not pod:
+            return {}, "no operator leads at present"
+        path = path_of(POD, target.system, f"{pod}:{OPERATOR_METRICS_PORT}", "proxy/metrics")
+        return parse(await cluster.text(path)), ""
+    except ApiError as error:
+        return {}, f"no live values from the operator in namespace {target.system}: {error}"
+
+
+def parse(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Prometheus' text format: name -> (labels, value)."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((dict(sample.labels), float(sample.value)))
+    return found
+
+
+def _no_keys(_: Raw) -> Iterable[Key]:
+    return ()

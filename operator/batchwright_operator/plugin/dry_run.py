@@ -1,0 +1,98 @@
+"""`kubectl batchwright plan`: what the operator would decide now, by the operator's own code. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchwright_operator.deployments.reconciler import ModelDeploymentDomain
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.placement import receipts
+from batchwright_operator.placement.reconciler import KEY as PLACEMENT_KEY
+from batchwright_operator.placement.reconciler import PlacementDomain
+from batchwright_operator.plugin.cluster_view import Picture
+from batchwright_operator.reconcile.decisions import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Apply, Key, Patch, Raw
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import LABEL_KIND, Receipt
+
+NEW_UID = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """One pod that does not exist yet: its receipt, or why it would wait."""
+
+    pod: str
+    receipt: Receipt | None
+    waiting: str
+
+
+def domains(settings: Settings, picture: Picture) -> tuple[ModelDeploymentDomain, PlacementDomain]:
+    """The operator's own domains over a picture."""
+    return ModelDeploymentDomain(settings, picture.live), PlacementDomain(settings, picture.live)
+
+
+def plan(picture: Picture, settings: Settings, wanted: Raw) -> list[Placed]:
+    """Where the pods of `wanted` that do not run yet would go, in the order in which they would be placed."""
+    now = time.time()
+    model_domain, placement = domains(settings, picture)
+    store = picture.store
+    store.written(MODEL_DEPLOYMENT, wanted)
+    metadata = wanted["metadata"]
+    key = Key(domain=model_domain.name, namespace=metadata["namespace"], name=metadata["name"])
+    observed = model_domain.observe(store, key)
+    if observed is None:
+        return []
+    actions = model_domain.decide(observed, now).actions
+    children = [action.body for action in actions if isinstance(action, Apply) and action.resource == DEPLOYMENT]
+    for pod in _missing(children, picture):
+        store.written(POD, pod)
+    facts = placement.observe(store, PLACEMENT_KEY)
+    decided = placement.decide(facts, now).actions if facts else ()
+    return [_placed(action) for action in decided if isinstance(action, Patch) and action.name.startswith("planned-")]
+
+
+def as_wanted(document: Raw, stored: Raw | None, namespace: str, replicas: int | None) -> Raw:
+    """A manifest (or stored object) as the API server would hold it: identity, version, number of replicas."""
+    base = (stored or {}).get("metadata") or {}
+    metadata = {"uid": NEW_UID, "generation": 1, **base, **document["metadata"], "resourceVersion": str(2**62)}
+    metadata["namespace"] = document["metadata"].get("namespace") or namespace
+    spec = dict(document.get("spec") or {})
+    spec["replicas"] = replicas if replicas is not None else spec.get("replicas", 1)
+    return {**document, "metadata": metadata, "spec": spec}
+
+
+def _missing(children: list[Raw], picture: Picture) -> Iterator[Raw]:
+    """Gated pods for the replicas that are not there yet."""
+    number = 0
+    for child in children:
+        labels = child["spec"]["template"]["metadata"]["labels"]
+        namespace = child["metadata"]["namespace"]
+        running = [
+            pod
+            for pod in picture.store.all(POD, namespace=namespace)
+            if labels.items() <= (pod["metadata"].get("labels") or {}).items() and not is_leaving(pod)
+        ]
+        for _ in range(max(0, child["spec"]["replicas"] - len(running))):
+            number += 1
+            yield _pod(child, f"planned-{number}", number, labels[LABEL_KIND])
+
+
+def _pod(child: Raw, name: str, number: int, kind: str) -> Raw:
+    template = child["spec"]["template"]
+    metadata = {
+        **template["metadata"],
+        "name": name,
+        "namespace": child["metadata"]["namespace"],
+        "uid": f"planned-{kind}-{number}",
+        "resourceVersion": str(2**62 + number),
+        "creationTimestamp": "9999-01-01T00:00:00Z",
+    }
+    return {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}}
+
+
+def _placed(action: Patch) -> Placed:
+    patched = {"metadata": {"annotations": (action.patch.get("metadata") or {}).get("annotations") or {}}}
+    waiting = receipts.waiting(patched)
+    return Placed(pod=action.name, receipt=receipts.parse(patched), waiting=waiting.render() if waiting else "")

@@ -1,0 +1,48 @@
+"""The operator's own key, of which the tokens of all control ports are derived; kept in a Secret beside it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from typing import Final
+
+from batchwright_operator.errors import AlreadyExists, NotFound, SettingsError
+from batchwright_operator.kube.client import Cluster
+from batchwright_operator.reconcile.decisions import SECRET, Raw
+
+KEY_BYTES: Final = 32
+
+
+async def load_control_key(cluster: Cluster, namespace: str, name: str) -> bytes:
+    """Reads the key; makes it on the first start. Raises ApiError, SettingsError for a broken Secret."""
+    try:
+        return key_of(await cluster.get(SECRET, namespace, name))
+    except NotFound:
+        pass
+    body: Raw = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "Opaque",
+        "data": {"key": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()},
+    }
+    try:
+        return key_of(await cluster.create(SECRET, body))
+    except AlreadyExists:
+        return key_of(await cluster.get(SECRET, namespace, name))
+
+
+def key_of(secret: Raw) -> bytes:
+    """The key in a Secret."""
+    try:
+        key = base64.b64decode((secret.get("data") or {})["key"], validate=True)
+    except (KeyError, binascii.Error):
+        key = b""
+    if len(key) < KEY_BYTES:
+        metadata = secret["metadata"]
+        raise SettingsError(
+            f"Secret {metadata['namespace']}/{metadata['name']} has no data.key of at least {KEY_BYTES} bytes; "
+            "delete it, and the operator makes a new one"
+        )
+    return key

@@ -1,0 +1,172 @@
+"""kopf's part: it watches the product's own kinds and hands every event to the store. It decides nothing.
+
+kopf exits when the API server is away for long, and at its end it cancels every task of its event loop. So it has a
+thread and a loop of its own, and is started anew with a growing delay as often as it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any, Final
+
+import kopf
+
+from batchwright_operator.kube.credentials import Credentials
+from batchwright_operator.reconcile.cache import Feed, Store
+from batchwright_operator.reconcile.decisions import Resource
+from batchwright_operator.reconcile.workqueue import backoff_s
+from batchwright_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 16
+SILENCE_S: Final = 75.0
+"""The server sends a bookmark every minute."""
+FIRST_DELAY_S: Final = 0.5
+LAST_DELAY_S: Final = 15.0
+HEALTHY_S: Final = 60.0
+"""A run of this length resets the delay before the next."""
+
+
+class Backoffs:
+    """kopf's pauses between tries: growing, jittered, without an end."""
+
+    def __iter__(self) -> Iterator[float]:
+        rng = Random()  # noqa: S311 - jitter
+        failures = 0
+        while True:
+            failures += 1
+            yield backoff_s(failures, rng.random(), first_s=FIRST_DELAY_S, last_s=LAST_DELAY_S)
+
+
+def kopf_settings(own: Settings) -> kopf.OperatorSettings:
+    """kopf without Events, finalizers, annotations or namespaces of its own, and with watches that notice silence."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.persistence.finalizer = "batchwright.dev/operator"
+    settings.process.ultimate_exiting_timeout = None
+    settings.networking.error_backoffs = Backoffs()
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 5
+    settings.watching.chunk_size = own.list_page_size
+    settings.watching.inactivity_timeout = min(SILENCE_S, own.watch_stale_seconds)
+    settings.queueing.exit_timeout = 0.2
+    return settings
+
+
+class OwnKinds:
+    """Watches these feeds by kopf, in a thread; events go to the store in the loop that made this object.
+
+    `relist` is called there with a feed that kopf lists (a start, a watch that was lost): objects may have vanished
+    unseen. `restarted` is called there after each exit of kopf.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        store: Store,
+        feeds: list[Feed],
+        *,
+        relist: Callable[[Feed], None],
+        restarted: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._store = store
+        self._feeds = feeds
+        for feed in feeds:
+            feed.ordered = False  # kopf handles objects side by side
+        self._relist = relist
+        self._restarted = restarted
+        self._main = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    async def stop(self, within_s: float) -> None:
+        """Ends kopf; gives up waiting after `within_s` (the thread dies with the process)."""
+        self._stopping.set()
+        if self._loop and self._task:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        await asyncio.to_thread(self._thread.join, within_s)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._supervise())
+        except asyncio.CancelledError:
+            return
+        except Exception:
+            logger.exception("the supervisor of kopf ended")
+
+    async def _supervise(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        failures, rng = 0, Random()  # noqa: S311 - jitter
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            why: object = "it returned"
+            try:
+                await kopf.operator(
+                    registry=self._registry(),
+                    settings=kopf_settings(self._settings),
+                    clusterwide=True,
+                    standalone=True,
+                    # Else kopf asks for the user's name, which a pod's user need not have.
+                    identity="batchwright",  # type: ignore[arg-type]
+                )
+            except asyncio.CancelledError:
+                if self._stopping.is_set():
+                    raise
+                why = "it was cancelled"
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+            failures = 1 if time.monotonic() - started > HEALTHY_S else failures + 1
+            delay = backoff_s(failures, rng.random(), first_s=FIRST_DELAY_S, last_s=LAST_DELAY_S)
+            logger.warning("kopf ended (%s); starting it again in %.1f s", why, delay)
+            self._main.call_soon_threadsafe(self._restarted)
+            await asyncio.sleep(delay)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            self._credentials.refresh()
+            session = self._credentials.session(limit=CONNECTIONS)
+            return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
+
+        for feed in self._feeds:
+            self._listen(registry, feed.resource, feed)
+        return registry
+
+    def _listen(self, registry: kopf.OperatorRegistry, resource: Resource, feed: Feed) -> None:
+        @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
+        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+            self._main.call_soon_threadsafe(self._enter, feed, event["type"], dict(event["object"]))
+
+    def _enter(self, feed: Feed, kind: str | None, obj: dict[str, Any]) -> None:
+        if kind == "DELETED":
+            self._store.deleted(feed, obj)
+            return
+        self._store.changed(feed, obj)
+        if kind is None:
+            self._relist(feed)

@@ -1,0 +1,261 @@
+"""Puts the operator together and keeps it running: watches, Lease, controller, background tasks, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+
+from batchwright_operator.errors import ApiError
+from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.credentials import Credentials
+from batchwright_operator.process.control_key import load_control_key
+from batchwright_operator.process.http import served
+from batchwright_operator.process.kopf_watch import OwnKinds
+from batchwright_operator.process.lease import Elector
+from batchwright_operator.process.registry import build_backgrounds, build_domains
+from batchwright_operator.reconcile.applier import Actor
+from batchwright_operator.reconcile.cache import Feed, Store
+from batchwright_operator.reconcile.controller import Controller
+from batchwright_operator.reconcile.event_recorder import Emitter
+from batchwright_operator.reconcile.informer import Informer
+from batchwright_operator.reconcile.interfaces import Background, Domain
+from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.metrics import Metrics
+from batchwright_operator.reconcile.workqueue import WorkQueue, backoff_s
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.names import GROUP
+
+logger = logging.getLogger(__name__)
+
+OWN_RELIST_S: Final = 60.0
+"""kopf does not say what vanished while its watch was away."""
+STOP_S: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How this process runs."""
+
+    namespace: str
+    """Of the Lease and of the control key."""
+    metrics_port: int
+    elect: bool = True
+    """False: lead at once, without a Lease (one process, for development)."""
+
+
+class Operator:
+    """The whole operator. `run` once."""
+
+    def __init__(self, settings: Settings, options: Options, credentials: Credentials, cluster: Cluster) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._options = options
+        self._cluster = cluster
+        self._identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._live = Live()
+        self._metrics = Metrics(self._live)
+        self._queue = WorkQueue(loop.time)
+        self._metrics.queue_depth.set_function(lambda: self._queue.schedule.depth)
+        self._store = Store(self._queue.add)
+        self._actor = Actor(cluster, self._store, self._metrics)
+        self._emitter = Emitter(cluster, self._metrics, self._identity, time.time)
+        self._domains = build_domains(settings, self._live)
+        self._backgrounds = build_backgrounds(settings, self._live, pod_session)
+        self._informers = self._register(self._domains)
+        self._own = OwnKinds(
+            settings,
+            credentials,
+            self._store,
+            [one.feed for one in self._informers if is_own(one.feed)],
+            relist=self._relist_soon,
+            restarted=self._kopf_restarted,
+        )
+        self._relist_wanted: dict[Feed, None] = {}
+        self._relist_event = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Until cancelled; then stops within a few seconds."""
+        async with AsyncExitStack() as stack:
+            port = await stack.enter_async_context(
+                served(self._options.metrics_port, self._metrics.registry, healthy=self._unhealthy, ready=self._unready)
+            )
+            logger.info("metrics and probes on port %d", port)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for informer in self._informers:
+                        tasks.create_task(informer.run())
+                    for informer in self._informers:
+                        await informer.synced.wait()
+                    logger.info("caches are filled: %s", ", ".join(str(one.feed) for one in self._informers))
+                    self._own.start()
+                    tasks.create_task(self._relist_own())
+                    tasks.create_task(self._resync())
+                    tasks.create_task(self._emitter.run())
+                    tasks.create_task(self._elect())
+            finally:
+                self._stopping = True
+                await self._own.stop(STOP_S)
+
+    # --- leading
+
+    async def _elect(self) -> None:
+        if not self._options.elect:
+            await self._lead()
+            return
+        clock = asyncio.get_running_loop().time
+        elector = Elector(
+            self._cluster, self._options.namespace, self._settings.lease_name, self._identity, clock=clock
+        )
+        await elector.run(self._lead)
+
+    async def _lead(self) -> None:
+        self._metrics.leader.set(1)
+        try:
+            self._live.control_key = await self._control_key()
+            self._actor.start_term()
+            self._queue.schedule.clear()
+            self._queue_all()
+            controller = Controller(
+                self._domains,
+                self._store,
+                self._queue,
+                self._actor,
+                self._emitter,
+                live=self._live,
+                metrics=self._metrics,
+                breaker=self._cluster.writes,
+                now=time.time,
+            )
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(controller.run(self._settings.workers))
+                for background in self._backgrounds:
+                    tasks.create_task(self._keep(background))
+        finally:
+            self._metrics.leader.set(0)
+
+    async def _control_key(self) -> bytes:
+        failures = 0
+        while True:
+            try:
+                await self._cluster.reads.ready()
+                return await load_control_key(self._cluster, self._options.namespace, self._settings.control_key_secret)
+            except ApiError as error:
+                failures += 1
+                delay = backoff_s(failures, 0.5, first_s=0.1, last_s=5.0)
+                logger.warning("control key: %s; next try in %.1f s", error, delay)
+                await asyncio.sleep(delay)
+
+    async def _keep(self, background: Background) -> None:
+        """Runs a background task again when it fails, so that one of them never ends the operator."""
+        failures = 0
+        while True:
+            try:
+                await background.run(self._store, self._queue)
+            except Exception:
+                logger.exception("background %s failed", type(background).__name__)
+            failures += 1
+            await asyncio.sleep(backoff_s(failures, 0.5, first_s=0.5, last_s=30.0))
+
+    # --- watching
+
+    def _register(self, domains: list[Domain[Any]]) -> list[Informer]:
+        feeds = dict.fromkeys(self._store.register(watch) for domain in domains for watch in domain.watches())
+        return [
+            Informer(
+                self._cluster, self._store, feed, stale_s=self._settings.watch_stale_seconds, watches=not is_own(feed)
+            )
+            for feed in feeds
+        ]
+
+    def _queue_all(self) -> None:
+        for key in self._store.all_keys():
+            self._queue.add(key)
+
+    async def _resync(self) -> None:
+        """Finds what was missed: lists everything into the store, and looks at every key."""
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            for informer in self._informers:
+                await self._list(informer)
+            self._actor.prune()
+            self._queue_all()
+
+    async def _relist_own(self) -> None:
+        """Lists own kinds from time to time, and soon after kopf listed them."""
+        by_feed = {one.feed: one for one in self._informers if is_own(one.feed)}
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OWN_RELIST_S):
+                    await self._relist_event.wait()
+                    await asyncio.sleep(1.0)  # a list of kopf is many events
+            self._relist_event.clear()
+            wanted = list(self._relist_wanted) or list(by_feed)
+            self._relist_wanted.clear()
+            for feed in wanted:
+                await self._list(by_feed[feed])
+
+    async def _list(self, informer: Informer) -> None:
+        try:
+            await self._cluster.reads.ready()
+            await informer.relist()
+        except ApiError as error:
+            logger.info("%s: %s; the next list will do", informer.feed, error)
+
+    def _relist_soon(self, feed: Feed) -> None:
+        self._relist_wanted[feed] = None
+        self._relist_event.set()
+
+    def _kopf_restarted(self) -> None:
+        self._metrics.watch_restarts.inc()
+
+    # --- probes
+
+    def _unhealthy(self) -> str:
+        started = all(one.synced.is_set() for one in self._informers)
+        if started and not self._stopping and not self._own.is_alive:
+            return "the thread that watches the product's own kinds has ended"
+        return ""
+
+    def _unready(self) -> str:
+        missing = [str(one.feed) for one in self._informers if not one.synced.is_set()]
+        return f"not listed yet: {', '.join(missing)}" if missing else ""
+
+
+def is_own(feed: Feed) -> bool:
+    """Whether kopf watches it."""
+    return feed.resource.group == GROUP and not feed.label_selector and not feed.field_selector
+
+
+def pod_session() -> aiohttp.ClientSession:
+    """A session to talk to pods: any number of long-polls at once, no proxies of the environment."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60), trust_env=False)
+
+
+async def run_operator(
+    settings: Settings, options: Options, credentials: Credentials, until: Callable[[], Awaitable[None]]
+) -> None:
+    """Runs the operator until `until` returns. Raises what ended the operator otherwise."""
+    async with Cluster(credentials, page_size=settings.list_page_size) as cluster:
+        running = asyncio.ensure_future(Operator(settings, options, credentials, cluster).run())
+        stopping = asyncio.ensure_future(until())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+def default_namespace(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
+    """The pod's namespace (downward API), else that of the installation."""
+    return environ.get("POD_NAMESPACE") or "batchwright-system"

@@ -1,0 +1,56 @@
+"""The table of what runs in the operator: one line per domain and background task."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import aiohttp
+
+from batchwright_operator.errors import SettingsError
+from batchwright_operator.reconcile.interfaces import Background, Domain
+from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.settings import Settings
+
+SessionFactory: TypeAlias = Callable[[], aiohttp.ClientSession]
+"""Makes an HTTP session for pods (not for the API server); whoever calls it closes it."""
+
+DOMAINS: Final = (
+    "batchwright_operator.processors.reconciler:ProfileDomain",
+    "batchwright_operator.placement.reconciler:PlacementDomain",
+    "batchwright_operator.deployments.reconciler:ModelDeploymentDomain",
+    "batchwright_operator.jobs.reconciler:InferenceJobDomain",
+)
+"""Each is called with (settings, live)."""
+
+BACKGROUNDS: Final = (
+    "batchwright_operator.telemetry.collector:TelemetryBackground",
+    "batchwright_operator.deployments.sidecars:SidecarFollower",
+    "batchwright_operator.jobs.runners:RunnerFollower",
+)
+"""Each is called with (settings, live, session_factory)."""
+
+
+def build_domains(settings: Settings, live: Live) -> list[Domain[Any]]:
+    """The domains, in the order in which their keys are first queued."""
+    return [_load(path)(settings, live) for path in settings.domains or DOMAINS]
+
+
+def build_backgrounds(settings: Settings, live: Live, session_factory: SessionFactory) -> list[Background]:
+    """The background tasks; none beside domains of a test unless it names them."""
+    paths = settings.backgrounds
+    if paths is None:
+        paths = [] if settings.domains else list(BACKGROUNDS)
+    return [_load(path)(settings, live, session_factory) for path in paths]
+
+
+def _load(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    try:
+        loaded = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise SettingsError(f"`{path}` cannot be loaded: {error}; write `module:Class`") from error
+    if not callable(loaded):
+        raise SettingsError(f"`{path}` is not a class; write `module:Class`")
+    return loaded  # type: ignore[no-any-return]

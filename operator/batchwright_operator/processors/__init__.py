@@ -1,0 +1,2 @@
+"""The nodes' processors: what there is, their benchmarks, and the AcceleratorProfile that records both. Never places
+a pod."""

@@ -1,0 +1,175 @@
+"""A processor, one kind of accelerator on one node: what the node says of it and what its profile holds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from batchwright_operator.kube.quantities import amounts
+from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.names import (
+    ANNOTATION_EMULATED_DEVICE,
+    KIND_CPU,
+    KIND_EMULATED,
+    LABEL_BENCHMARK_OPT_OUT,
+    BenchmarkResult,
+    DeviceInfo,
+    EmulatedDevice,
+    LoadTableRow,
+)
+
+VENDORS: Final = (
+    "nvidia.com/",
+    "amd.com/",
+    "huawei.com/",
+    "gpu.intel.com/",
+    "habana.ai/",
+    "google.com/",
+    KIND_EMULATED,
+)
+"""Extended resources that are processors; other ones (KVM, network cards, ..) are not."""
+
+BENCHMARKED: Final = "Benchmarked"
+AWAITING: Final = "AwaitingBenchmark"
+RUNNING: Final = "BenchmarkRunning"
+OPTED_OUT: Final = "OptedOut"
+NOT_IDLE: Final = "NeverIdle"
+FAILED: Final = "BenchmarkFailed"
+TIMED_OUT: Final = "BenchmarkTimedOut"
+OUT_OF_MEMORY: Final = "BenchmarkOutOfMemory"
+NO_IMAGE: Final = "BenchmarkImageNotPullable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processor:
+    """One entry of an AcceleratorProfile's `status.processors`."""
+
+    kind: str
+    product: str = ""
+    driver: str = ""
+    runtime_image: str = ""
+    devices: tuple[DeviceInfo, ...] = ()
+    load_table: tuple[LoadTableRow, ...] = ()
+    capacity: float | None = None
+    """images/s; None: unbenchmarked."""
+    benchmarked_time: str = ""
+    reason: str = AWAITING
+    message: str = ""
+    benchmarked_as: str = ""
+    """Digest of what was measured (hardware, driver, image, request), whether that worked or not."""
+
+    @property
+    def awaiting(self) -> bool:
+        """Its first benchmark is still to come: not placeable yet."""
+        return self.capacity is None and self.reason in (AWAITING, RUNNING)
+
+    @property
+    def max_services(self) -> int | None:
+        """Concurrent services at the batch size with the most images/s."""
+        best = max(self.load_table, key=lambda row: row.images_per_second, default=None)
+        return best.max_services if best else None
+
+
+def kinds_on(node: Raw) -> tuple[str, ...]:
+    """Accelerator kinds that a node offers, `cpu` first, the others by name."""
+    offered = amounts((node.get("status") or {}).get("allocatable"))
+    extended = sorted(name for name, count in offered.items() if count > 0 and name.startswith(VENDORS))
+    return (KIND_CPU, *extended)
+
+
+def opted_out(node: Raw) -> bool:
+    """The node's label says: never benchmark."""
+    return bool((node["metadata"].get("labels") or {}).get(LABEL_BENCHMARK_OPT_OUT) == "true")
+
+
+def emulated_device(node: Raw) -> EmulatedDevice | None:
+    """The emulated accelerator that a node's annotation describes; the default one where it cannot be read."""
+    if KIND_EMULATED not in kinds_on(node):
+        return None
+    text = (node["metadata"].get("annotations") or {}).get(ANNOTATION_EMULATED_DEVICE)
+    try:
+        return msgspec.json.decode(text, type=EmulatedDevice) if text else EmulatedDevice()
+    except msgspec.DecodeError:
+        return EmulatedDevice()
+
+
+def processors_of(profile: Raw | None) -> dict[str, Processor]:
+    """The processors in a profile's status, by kind. Entries that cannot be read are left out."""
+    found = ((profile or {}).get("status") or {}).get("processors") or []
+    return {each.kind: each for each in map(_parse, found) if each is not None}
+
+
+def render(processor: Processor) -> Raw:
+    """The status entry; empty parts are left out."""
+    entry = {
+        "kind": processor.kind,
+        "product": processor.product,
+        "driver": processor.driver,
+        "runtimeImage": processor.runtime_image,
+        "devices": [_device(each) for each in processor.devices],
+        "loadTable": [_row(each) for each in processor.load_table],
+        "capacityImagesPerSecond": "" if processor.capacity is None else decimal(processor.capacity),
+        "benchmarkedTime": processor.benchmarked_time,
+        "reason": processor.reason,
+        "message": processor.message,
+        "benchmarkedAs": processor.benchmarked_as,
+    }
+    return {name: value for name, value in entry.items() if value not in ("", [])}
+
+
+def measured(kind: str, result: BenchmarkResult) -> Processor:
+    """What a successful benchmark says of a processor; the rest is for the caller to fill in."""
+    return Processor(
+        kind=kind,
+        product=result.product,
+        driver=result.driver,
+        devices=tuple(result.devices),
+        load_table=tuple(result.load_table),
+        capacity=result.capacity_images_per_second,
+        reason=BENCHMARKED,
+    )
+
+
+def decimal(value: float) -> str:
+    """Images/s with three significant digits at least: 5.43, 54.3, 5430."""
+    return f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def _device(device: DeviceInfo) -> Raw:
+    entry = {"id": device.id, "memoryBytes": device.memory_bytes, "migProfile": device.mig_profile}
+    return {name: value for name, value in entry.items() if value != ""}
+
+
+def _row(row: LoadTableRow) -> Raw:
+    return {
+        "batchSize": row.batch_size,
+        "imagesPerSecond": decimal(row.images_per_second),
+        "maxServices": row.max_services,
+    }
+
+
+def _parse(entry: Mapping[str, Any]) -> Processor | None:
+    try:
+        return _parsed(entry)
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError):
+        return None
+
+
+def _parsed(entry: Mapping[str, Any]) -> Processor:
+    capacity = entry.get("capacityImagesPerSecond")
+    return Processor(
+        kind=entry["kind"],
+        product=entry.get("product", ""),
+        driver=entry.get("driver", ""),
+        runtime_image=entry.get("runtimeImage", ""),
+        devices=tuple(msgspec.convert(entry.get("devices") or [], list[DeviceInfo])),
+        load_table=tuple(msgspec.convert(entry.get("loadTable") or [], list[LoadTableRow], strict=False)),
+        capacity=None if capacity in (None, "") else float(capacity),
+        benchmarked_time=entry.get("benchmarkedTime", ""),
+        reason=entry.get("reason", BENCHMARKED if capacity else AWAITING),
+        message=entry.get("message", ""),
+        benchmarked_as=entry.get("benchmarkedAs", ""),
+    )

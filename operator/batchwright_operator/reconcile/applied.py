@@ -1,0 +1,128 @@
+"""What we applied and what came of it: decides whether applying again would change anything. Pure.
+
+The server normalizes and defaults what it is given, so a body is never compared with an object directly. After an
+apply we remember, of the answer, the values at the places that the body names (`owned_part`). As long as the body
+is the same and those values are the same, the object has not drifted, whatever else changed in it (status, other
+managers' fields): nothing to write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.reconcile.decisions import Raw, Resource
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+
+
+def digest(value: Any) -> bytes:
+    """Digest of JSON, independent of the order of names."""
+    return hashlib.blake2b(_ENCODER.encode(value), digest_size=16).digest()
+
+
+def owned_part(body: Any, live: Any) -> Any:
+    """The part of `live` at the places that `body` names. Lists are owned as a whole: other length, all of it."""
+    if isinstance(body, dict) and isinstance(live, dict):
+        return {name: owned_part(value, live.get(name)) for name, value in body.items()}
+    if isinstance(body, list) and isinstance(live, list) and len(body) == len(live):
+        return [owned_part(one, other) for one, other in zip(body, live, strict=True)]
+    return live
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Applied:
+    body: bytes
+    uid: str
+    version: str
+    part: bytes
+
+
+class AppliedBodies:
+    """Memory of this process; after a start it is empty, and each child is applied once."""
+
+    def __init__(self) -> None:
+        self._applied: dict[tuple[Resource, str, str], _Applied] = {}
+
+    def is_settled(self, resource: Resource, body: Raw, live: Raw | None) -> bool:
+        """Whether applying `body` to `live` would change nothing, or has to wait until `live` is gone."""
+        if live is None:
+            return False
+        if is_leaving(live):
+            return True
+        metadata = live["metadata"]
+        at = _place(resource, body)
+        last = self._applied.get(at)
+        if last is None or last.uid != metadata["uid"] or last.body != digest(body):
+            return False
+        if last.version != metadata["resourceVersion"]:
+            if last.part != digest(owned_part(body, live)):
+                return False
+            self._applied[at] = replace(last, version=metadata["resourceVersion"])
+        return True
+
+    def is_same_body(self, resource: Resource, body: Raw) -> bool:
+        """Whether this very body was the last one applied; for objects that are not watched."""
+        last = self._applied.get(_place(resource, body))
+        return last is not None and last.body == digest(body)
+
+    def remember(self, resource: Resource, body: Raw, answer: Raw) -> None:
+        """The server's answer to an apply of `body`."""
+        metadata = answer["metadata"]
+        self._applied[_place(resource, body)] = _Applied(
+            body=digest(body),
+            uid=metadata["uid"],
+            version=metadata["resourceVersion"],
+            part=digest(owned_part(body, answer)),
+        )
+
+    def forget(self, resource: Resource, namespace: str, name: str) -> None:
+        """The object was deleted."""
+        self._applied.pop((resource, namespace, name), None)
+
+    def prune(self, is_gone: Callable[[Resource, str, str], bool]) -> None:
+        """Forgets what is gone."""
+        for at in [at for at in self._applied if is_gone(*at)]:
+            del self._applied[at]
+
+
+class WrittenStatuses:
+    """The same for statuses: what was asked for, and what the server made of it."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, tuple[bytes, bytes]] = {}
+
+    def is_settled(self, regarding: Raw, status: Raw) -> bool:
+        """Whether writing `status` to `regarding` would change nothing."""
+        held = without_nulls(regarding.get("status") or {})
+        if held == without_nulls(status):
+            return True
+        return self._written.get(regarding["metadata"]["uid"]) == (digest(status), digest(held))
+
+    def remember(self, status: Raw, answer: Raw) -> None:
+        """The server's answer to a write of `status`."""
+        held = without_nulls(answer.get("status") or {})
+        self._written[answer["metadata"]["uid"]] = (digest(status), digest(held))
+
+    def forget(self, uid: str) -> None:
+        """The object is gone."""
+        self._written.pop(uid, None)
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without names whose value is null (the server drops them)."""
+    if isinstance(value, dict):
+        return {name: without_nulls(one) for name, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [without_nulls(one) for one in value]
+    return value
+
+
+def _place(resource: Resource, body: Raw) -> tuple[Resource, str, str]:
+    metadata = body["metadata"]
+    return resource, metadata.get("namespace", ""), metadata["name"]

@@ -1,0 +1,239 @@
+"""Performs a decision's actions. Every answer enters the store at once; what would change nothing is not sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Final, assert_never
+
+from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
+from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.metadata import controller_of, controller_uid, is_leaving
+from batchwright_operator.reconcile.applied import AppliedBodies, WrittenStatuses
+from batchwright_operator.reconcile.cache import Store
+from batchwright_operator.reconcile.decisions import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    Key,
+    Patch,
+    Raw,
+    Resource,
+    StatusWrite,
+)
+from batchwright_operator.reconcile.metrics import Metrics
+
+PATCHES_IN_FLIGHT: Final = 16
+
+
+class ActionFailed(Exception):  # noqa: N818 - it carries the error
+    """An action was refused or not answered; `cause` says how."""
+
+    def __init__(self, what: str, cause: ApiError) -> None:
+        super().__init__(f"{what}: {cause}")
+        self.what = what
+        self.cause = cause
+
+
+class Actor:
+    """Performs actions against one cluster."""
+
+    def __init__(self, cluster: Cluster, store: Store, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._metrics = metrics
+        self._applied = AppliedBodies()
+        self._statuses = WrittenStatuses()
+
+    async def perform(self, actions: Iterable[Action]) -> None:
+        """In order; a run of Patches goes out together. Raises ActionFailed for the first failure (of Patches: for
+        the worst one, after all others were tried)."""
+        for patches, group in groupby(actions, key=lambda action: isinstance(action, Patch)):
+            if patches:
+                await self._perform_together(group)
+            else:
+                for action in group:
+                    await self._perform(action)
+
+    async def write_status(self, write: StatusWrite, key: Key) -> bool:
+        """Writes the status unless that would change nothing; whether it did. Raises ActionFailed."""
+        if self._statuses.is_settled(write.regarding, write.status):
+            return False
+        metadata = write.regarding["metadata"]
+        place = (write.resource, metadata.get("namespace", ""), metadata["name"])
+        try:
+            answer = await self._cluster.apply_status(write.resource, write.regarding, write.status)
+        except NotFound:
+            self._statuses.forget(metadata["uid"])
+            self._store.gone(*place, metadata["uid"])
+            return False
+        except ApiError as error:
+            if isinstance(error, Conflict):
+                await self._refresh(*place)
+            raise ActionFailed(f"status of {_name(write.resource, metadata['name'])}", error) from error
+        self._count("status", write.resource)
+        self._statuses.remember(write.status, answer)
+        self._store.written(write.resource, answer, quiet=key)
+        return True
+
+    def prune(self) -> None:
+        """Forgets what was applied to objects that are gone."""
+        watched = self._watched()
+        self._applied.prune(
+            lambda resource, namespace, name: resource in watched and self._store.get(resource, namespace, name) is None
+        )
+
+    def start_term(self) -> None:
+        """Somebody else may have led meanwhile: forgets what was applied where no watch would show a change."""
+        watched = self._watched()
+        self._applied.prune(lambda resource, namespace, name: resource not in watched)
+
+    def _watched(self) -> set[Resource]:
+        """Resources that are watched without a selector."""
+        feeds = self._store.feeds()
+        return {feed.resource for feed in feeds if not (feed.label_selector or feed.field_selector)}
+
+    # --- within
+
+    async def _perform_together(self, actions: Iterable[Action]) -> None:
+        waiting = iter(actions)
+        failures: list[ActionFailed] = []
+
+        async def drain() -> None:
+            for action in waiting:
+                try:
+                    await self._perform(action)
+                except ActionFailed as failure:
+                    failures.append(failure)
+                if any(isinstance(failure.cause, Unavailable) for failure in failures):
+                    return
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(PATCHES_IN_FLIGHT):
+                tasks.create_task(drain())
+        if failures:
+            raise next((one for one in failures if isinstance(one.cause, Unavailable)), failures[0])
+
+    async def _perform(self, action: Action) -> None:
+        try:
+            match action:
+                case Apply():
+                    await self._apply(action)
+                case Create():
+                    await self._create(action)
+                case Patch():
+                    await self._patch(action)
+                case Delete():
+                    await self._delete(action)
+                case _:
+                    assert_never(action)
+        except ApiError as error:
+            raise ActionFailed(_describe(action), error) from error
+
+    async def _apply(self, action: Apply) -> None:
+        resource, body = action.resource, action.body
+        if self._store.is_watched(resource, body):
+            metadata = body["metadata"]
+            live = self._store.get(resource, metadata.get("namespace", ""), metadata["name"])
+            if self._applied.is_settled(resource, body, live):
+                return
+        elif self._applied.is_same_body(resource, body):
+            return
+        answer = await self._cluster.apply(resource, body)
+        self._count("apply", resource)
+        self._applied.remember(resource, body, answer)
+        self._store.written(resource, answer)
+
+    async def _create(self, action: Create) -> None:
+        metadata = action.body["metadata"]
+        place = (action.resource, metadata.get("namespace", ""), metadata["name"])
+        held = self._store.get(*place)
+        if held is None:
+            held = await self._new_or_held(action, place)
+        if not is_leaving(held) and controller_uid(held) != controller_uid(action.body):
+            text = (
+                f"there is another {action.resource.kind} of this name, which belongs to {_owner(held)}: "
+                "delete it or take another name"
+            )
+            raise AlreadyExists(text, code=409)
+
+    async def _new_or_held(self, action: Create, place: tuple[Resource, str, str]) -> Raw:
+        """The new object, or the one that was there. Raises AlreadyExists if that is gone again by now."""
+        try:
+            made = await self._cluster.create(action.resource, action.body)
+        except AlreadyExists:
+            found = await self._refresh(*place)
+            if found is None:
+                raise
+            return found
+        self._count("create", action.resource)
+        self._store.written(action.resource, made)
+        return made
+
+    async def _patch(self, action: Patch) -> None:
+        place = (action.resource, action.namespace, action.name)
+        try:
+            answer = await self._cluster.patch(
+                *place, action.patch, style=action.style, resource_version=action.resource_version
+            )
+        except NotFound:
+            self._store.gone(*place)
+            return
+        except Conflict:
+            await self._refresh(*place)
+            raise
+        self._count("patch", action.resource)
+        self._store.written(action.resource, answer)
+
+    async def _delete(self, action: Delete) -> None:
+        place = (action.resource, action.namespace, action.name)
+        try:
+            answer = await self._cluster.delete(
+                *place, uid=action.uid, propagation=action.propagation, grace_period_s=action.grace_period_s
+            )
+        except NotFound:
+            answer = None
+        except Conflict:  # another object has the name by now
+            await self._refresh(*place)
+            return
+        self._count("delete", action.resource)
+        self._applied.forget(*place)
+        if answer is None:
+            self._store.gone(*place, action.uid)
+        else:
+            self._store.written(action.resource, answer)
+
+    async def _refresh(self, resource: Resource, namespace: str, name: str) -> Raw | None:
+        """The store was behind (its watch will catch up some time): read the object now. None: it is gone, or there
+        was no answer."""
+        try:
+            found = await self._cluster.get(resource, namespace, name)
+        except NotFound:
+            self._store.gone(resource, namespace, name)
+            return None
+        except ApiError:
+            return None  # the watch brings it
+        self._store.written(resource, found)
+        return found
+
+    def _count(self, verb: str, resource: Resource) -> None:
+        self._metrics.writes.labels(verb, resource.kind).inc()
+
+
+def _describe(action: Action) -> str:
+    match action:
+        case Apply(body=body) | Create(body=body):
+            return _name(action.resource, body["metadata"]["name"])
+        case Patch() | Delete():
+            return _name(action.resource, action.name)
+
+
+def _name(resource: Resource, name: str) -> str:
+    return f"{resource.kind} {name}"
+
+
+def _owner(held: Raw) -> str:
+    owner = controller_of(held)
+    return "nobody" if owner is None else f"{owner['kind']} {owner['name']} (uid {owner['uid']})"

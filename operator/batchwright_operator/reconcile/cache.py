@@ -1,0 +1,261 @@
+"""The cache of watched objects, with indexes; everything that the API server says enters it at once.
+
+Three sources feed it: lists, watch events and the answers to our own writes. They may come in any order:
+an object only ever moves to a newer resourceVersion, a list removes only what it could have seen, and an answer
+about an object that the watch has already seen deleted is dropped. resourceVersions are compared as integers
+(one etcd revision counter orders all of them). Objects are shared and never mutated; metadata.managedFields is
+left out (it is half of most objects and nobody decides by it).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from batchwright_operator.kube.metadata import controller_uid
+from batchwright_operator.kube.selectors import Matcher, matcher
+from batchwright_operator.reconcile.decisions import Key, Raw, Resource
+from batchwright_operator.reconcile.interfaces import Watch
+
+logger = logging.getLogger(__name__)
+
+
+def version_of(obj: Raw) -> int:
+    """resourceVersion as an integer; 0 when there is none."""
+    return int(obj["metadata"].get("resourceVersion") or 0)
+
+
+@dataclass(eq=False, slots=True)
+class Feed:
+    """One list-and-watch, shared by all domains that ask for this resource and these selectors."""
+
+    resource: Resource
+    label_selector: str
+    field_selector: str
+    matches: Matcher
+    keys: list[Callable[[Raw], Iterable[Key]]] = field(default_factory=list)
+    progress: int = 0
+    """Every change up to this version has been seen."""
+    synced: bool = False
+    """Has been listed at least once."""
+    ordered: bool = True
+    """Whether events come in the order of their versions; else only lists say what has been seen."""
+
+    def __str__(self) -> str:
+        selectors = [text for text in (self.label_selector, self.field_selector) if text]
+        return " ".join([self.resource.plural, *selectors])
+
+
+Place = tuple[str, str]
+"""(namespace, name)"""
+
+
+@dataclass(eq=False, slots=True)
+class _Table:
+    """The objects of one resource. An index maps (its name, value) to places."""
+
+    resource: Resource
+    feeds: list[Feed] = field(default_factory=list)
+    labels: set[str] = field(default_factory=set)
+    objects: dict[Place, Raw] = field(default_factory=dict)
+    index: dict[tuple[str, str], dict[Place, None]] = field(default_factory=dict)
+
+    def put(self, place: Place, obj: Raw) -> None:
+        self.drop(place)
+        self.objects[place] = obj
+        for entry in self._entries(place, obj):
+            self.index.setdefault(entry, {})[place] = None
+
+    def drop(self, place: Place) -> None:
+        old = self.objects.pop(place, None)
+        for entry in self._entries(place, old) if old else ():
+            places = self.index[entry]
+            del places[place]
+            if not places:
+                del self.index[entry]
+
+    def found(self, name: str, value: str) -> list[Raw]:
+        return [self.objects[place] for place in self.index.get((name, value), ())]
+
+    def _entries(self, place: Place, obj: Raw) -> Iterator[tuple[str, str]]:
+        yield "namespace", place[0]
+        uid = controller_uid(obj)
+        if uid:
+            yield "owner", uid
+        found = obj["metadata"].get("labels") or {}
+        for label in self.labels:
+            if label in found:
+                yield f"label {label}", found[label]
+
+
+class Store:
+    """Implements domain.StoreView; `on_key` is called with every key that a change concerns."""
+
+    def __init__(self, on_key: Callable[[Key], None] = lambda key: None) -> None:
+        self._tables: dict[tuple[str, str], _Table] = {}
+        self._on_key = on_key
+
+    # --- reading
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Raw | None:
+        """The object, or None."""
+        return self._table(resource).objects.get((namespace, name))
+
+    def all(self, resource: Resource, *, namespace: str | None = None) -> list[Raw]:
+        """All objects of a kind, of one namespace if given."""
+        table = self._table(resource)
+        return list(table.objects.values()) if namespace is None else table.found("namespace", namespace)
+
+    def owned(self, resource: Resource, owner_uid: str) -> list[Raw]:
+        """Objects whose controller owner reference has this uid."""
+        return self._table(resource).found("owner", owner_uid)
+
+    def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
+        """Objects with this label; by scanning where no Watch names it in `index_labels`."""
+        table = self._table(resource)
+        if label in table.labels:
+            found = table.found(f"label {label}", value)
+        else:
+            found = [obj for obj in table.objects.values() if (obj["metadata"].get("labels") or {}).get(label) == value]
+        return found if namespace is None else [obj for obj in found if obj["metadata"].get("namespace") == namespace]
+
+    # --- what is watched
+
+    def register(self, watch: Watch) -> Feed:
+        """The feed of this watch; an existing one where resource and selectors are equal. Before any object is in."""
+        table = self._table(watch.resource)
+        wanted = (watch.label_selector, watch.field_selector)
+        feed = next((one for one in table.feeds if (one.label_selector, one.field_selector) == wanted), None)
+        if feed is None:
+            feed = Feed(watch.resource, *wanted, matches=matcher(*wanted))
+            table.feeds.append(feed)
+        feed.keys.append(watch.keys)
+        table.labels.update(watch.index_labels)
+        return feed
+
+    def feeds(self) -> list[Feed]:
+        """Every feed, in the order of registration."""
+        return [feed for table in self._tables.values() for feed in table.feeds]
+
+    def is_watched(self, resource: Resource, obj: Raw) -> bool:
+        """Whether some feed sees this object, so that its absence here means that it does not exist."""
+        return any(feed.matches(obj) for feed in self._table(resource).feeds)
+
+    def all_keys(self) -> Iterator[Key]:
+        """The keys of all objects (with repetitions)."""
+        for table in list(self._tables.values()):
+            for obj in list(table.objects.values()):
+                yield from self._keys_of(table, obj)
+
+    # --- what the API server says
+
+    def replace(self, feed: Feed, objects: Iterable[Raw], version: int) -> None:
+        """A whole list as of `version`. Safe beside a running watch of the same feed."""
+        table = self._table(feed.resource)
+        listed: set[Place] = set()
+        for raw in objects:
+            obj, place = _trimmed(feed.resource, raw)
+            listed.add(place)
+            overtaken = version < feed.progress and version_of(obj) <= feed.progress
+            if place in table.objects or not overtaken:
+                self._put(table, place, obj)
+        gone = [
+            place
+            for place, obj in table.objects.items()
+            if place not in listed and version_of(obj) <= version and feed.matches(obj)
+        ]
+        for place in gone:
+            self._drop(table, place)
+        self.bookmark(feed, version)
+        feed.synced = True
+
+    def changed(self, feed: Feed, raw: Raw) -> None:
+        """A watch event ADDED or MODIFIED; one that comes again does not raise the dead."""
+        table = self._table(feed.resource)
+        obj, place = _trimmed(feed.resource, raw)
+        if place in table.objects or version_of(obj) > feed.progress:
+            self._put(table, place, obj)
+        self._seen(feed, obj)
+
+    def deleted(self, feed: Feed, raw: Raw) -> None:
+        """A watch event DELETED: the object is gone, or no longer matches this feed's selectors."""
+        table = self._table(feed.resource)
+        obj, place = _trimmed(feed.resource, raw)
+        held = table.objects.get(place)
+        if held is not None and version_of(held) <= version_of(obj):
+            elsewhere = any(other is not feed and other.matches(obj) for other in table.feeds)
+            still = obj["metadata"]["uid"] == held["metadata"]["uid"] and elsewhere
+            if not still:
+                self._drop(table, place)
+        self._seen(feed, obj)
+
+    def bookmark(self, feed: Feed, version: int) -> None:
+        """The watch has seen everything up to this version."""
+        feed.progress = max(feed.progress, version)
+
+    def written(self, resource: Resource, raw: Raw, *, quiet: Key | None = None) -> None:
+        """An answer of the API server to one of our calls; the key `quiet` is not told."""
+        table = self._table(resource)
+        obj, place = _trimmed(resource, raw)
+        watching = [feed for feed in table.feeds if feed.matches(obj)]
+        if not watching:
+            held = table.objects.get(place)
+            if held is not None and version_of(held) <= version_of(obj):
+                self._drop(table, place)
+            return
+        seen_gone = place not in table.objects and any(version_of(obj) <= feed.progress for feed in watching)
+        if not seen_gone:
+            self._put(table, place, obj, quiet=quiet)
+
+    def gone(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
+        """The API server said that there is no such object (with this uid)."""
+        table = self._table(resource)
+        held = table.objects.get((namespace, name))
+        if held is not None and uid in (None, held["metadata"]["uid"]):
+            self._drop(table, (namespace, name))
+
+    # --- within
+
+    def _seen(self, feed: Feed, obj: Raw) -> None:
+        if feed.ordered:
+            self.bookmark(feed, version_of(obj))
+
+    def _table(self, resource: Resource) -> _Table:
+        at = (resource.group, resource.plural)
+        table = self._tables.get(at)
+        if table is None:
+            table = self._tables[at] = _Table(resource)
+        return table
+
+    def _put(self, table: _Table, place: Place, obj: Raw, *, quiet: Key | None = None) -> None:
+        old = table.objects.get(place)
+        if old is not None and version_of(obj) <= version_of(old):
+            return
+        table.put(place, obj)
+        self._tell(table, [obj] if old is None else [old, obj], quiet)
+
+    def _drop(self, table: _Table, place: Place) -> None:
+        old = table.objects[place]
+        table.drop(place)
+        self._tell(table, [old], None)
+
+    def _tell(self, table: _Table, objects: list[Raw], quiet: Key | None) -> None:
+        keys = dict.fromkeys(key for obj in objects for key in self._keys_of(table, obj))
+        for key in keys:
+            if key != quiet:
+                self._on_key(key)
+
+    def _keys_of(self, table: _Table, obj: Raw) -> Iterator[Key]:
+        for feed in table.feeds:
+            for keys in feed.keys:
+                try:
+                    yield from keys(obj)
+                except Exception:
+                    logger.exception("which keys concern %s %s?", table.resource.kind, obj["metadata"].get("name"))
+
+
+def _trimmed(resource: Resource, raw: Raw) -> tuple[Raw, Place]:
+    metadata = {name: value for name, value in raw["metadata"].items() if name != "managedFields"}
+    obj = {"apiVersion": resource.api_version, "kind": resource.kind, **raw, "metadata": metadata}
+    return obj, (metadata.get("namespace", ""), metadata["name"])

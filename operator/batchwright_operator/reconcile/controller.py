@@ -1,0 +1,152 @@
+"""One pass per key: observe once, decide purely, act, write the status once, tell Events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from batchwright_operator.errors import AlreadyExists, Conflict, Forbidden, Invalid
+from batchwright_operator.kube.circuit_breaker import Breaker
+from batchwright_operator.reconcile.applier import ActionFailed, Actor
+from batchwright_operator.reconcile.cache import Store
+from batchwright_operator.reconcile.decisions import Decision, Event, Key
+from batchwright_operator.reconcile.event_recorder import Emitter
+from batchwright_operator.reconcile.interfaces import Domain
+from batchwright_operator.reconcile.live_state import Live, Rejection
+from batchwright_operator.reconcile.metrics import Metrics
+from batchwright_operator.reconcile.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+FORBIDDEN_LASTS_S: Final = 10.0
+"""A 403 that goes on for this long is not the server's start."""
+CONFLICT_DELAY_S: Final = 1.0
+"""The newest state was read already, so that there is no reason to wait for long."""
+
+
+class Controller:
+    """Runs the domains' keys. `now` is the wall clock in Unix seconds; `breaker` is that of the actor's writes."""
+
+    def __init__(  # noqa: PLR0913 - it is where everything meets
+        self,
+        domains: Iterable[Domain[Any]],
+        store: Store,
+        queue: WorkQueue,
+        actor: Actor,
+        emitter: Emitter,
+        *,
+        live: Live,
+        metrics: Metrics,
+        breaker: Breaker,
+        now: Callable[[], float],
+    ) -> None:
+        self._domains = {domain.name: domain for domain in domains}
+        self._store = store
+        self._queue = queue
+        self._actor = actor
+        self._emitter = emitter
+        self._live = live
+        self._metrics = metrics
+        self._breaker = breaker
+        self._now = now
+        self._forbidden_since: dict[Key, float] = {}
+
+    async def run(self, workers: int) -> None:
+        """Runs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            try:
+                await self._breaker.ready()
+                with self._metrics.pass_seconds.labels(key.domain).time():
+                    result = await self._try(key)
+                self._metrics.passes.labels(key.domain, result).inc()
+            finally:
+                self._queue.done(key)
+
+    async def _try(self, key: Key) -> str:
+        """One pass with its failures handled; the word for it in the metrics."""
+        try:
+            await self.reconcile(key)
+        except ActionFailed as failure:
+            return await self._failed(key, failure)
+        except Exception:
+            delay = self._queue.failed(key)
+            logger.exception("%s: next try in %.1f s", _text(key), delay)
+            return "error"
+        self._queue.succeeded(key)
+        self._forbidden_since.pop(key, None)
+        if self._live.rejections.pop(key, None):
+            self._queue.add(key)
+        return "success"
+
+    async def reconcile(self, key: Key) -> None:
+        """One pass. Raises ActionFailed."""
+        decision = self._decide(key)
+        if decision is None:
+            self._metrics.decided(key, {})
+            return
+        await self._actor.perform(decision.actions)
+        await self._report(key, decision)
+        if decision.requeue_after_s is not None:
+            self._queue.add(key, after_s=decision.requeue_after_s)
+
+    def _decide(self, key: Key) -> Decision | None:
+        domain = self._domains[key.domain]
+        observed = domain.observe(self._store, key)
+        return None if observed is None else domain.decide(observed, self._now())
+
+    async def _report(self, key: Key, decision: Decision) -> None:
+        self._metrics.decided(key, decision.metrics)
+        if decision.status is not None:
+            await self._actor.write_status(decision.status, key)
+        for event in decision.events:
+            self._emitter.emit(event)
+
+    async def _failed(self, key: Key, failure: ActionFailed) -> str:
+        if isinstance(failure.cause, Conflict):
+            delay = self._queue.failed(key, at_most_s=CONFLICT_DELAY_S)
+            logger.debug("%s: %s; deciding anew in %.3f s", _text(key), failure, delay)
+            return "conflict"
+        delay = self._queue.failed(key)
+        if not self._is_final(key, failure):
+            logger.info("%s: %s; next try in %.1f s", _text(key), failure, delay)
+            return "unavailable"
+        logger.warning("%s: %s; next try in %.1f s", _text(key), failure, delay)
+        self._live.rejections[key] = Rejection(what=failure.what, message=failure.cause.message, at=self._now())
+        await self._report_rejection(key, failure)
+        return "rejected"
+
+    def _is_final(self, key: Key, failure: ActionFailed) -> bool:
+        if isinstance(failure.cause, Invalid | AlreadyExists):
+            return True
+        if not isinstance(failure.cause, Forbidden):
+            return False
+        since = self._forbidden_since.setdefault(key, self._now())
+        return self._now() - since >= FORBIDDEN_LASTS_S
+
+    async def _report_rejection(self, key: Key, failure: ActionFailed) -> None:
+        """The status (and Events) as decided with the rejection in sight; no actions."""
+        try:
+            decision = self._decide(key)
+            if decision is None:
+                return
+            await self._report(key, decision)
+            if decision.status is not None:
+                message = f"{failure.what} was refused: {failure.cause.message}"
+                regarding = decision.status.regarding
+                self._emitter.emit(Event(regarding=regarding, reason="Rejected", message=message, type="Warning"))
+        except ActionFailed as again:
+            logger.info("%s: %s", _text(key), again)
+        except Exception:
+            logger.exception("%s: deciding after a rejection", _text(key))
+
+
+def _text(key: Key) -> str:
+    return "/".join(part for part in (key.domain, key.namespace, key.name) if part)

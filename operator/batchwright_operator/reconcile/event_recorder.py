@@ -1,0 +1,181 @@
+"""Kubernetes Events: the same news is told once and then counted, and never too many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchwright_operator.errors import ApiError, Invalid, NotFound, Unavailable
+from batchwright_operator.kube.client import Cluster
+from batchwright_operator.reconcile.decisions import EVENT, Event, Raw
+from batchwright_operator.reconcile.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+SERIES_S = 600.0
+"""The same news within this time belongs to one series."""
+OBJECT_BURST = 30.0
+OBJECT_PER_S = 0.1
+ALL_BURST = 200.0
+ALL_PER_S = 20.0
+WAITING_MAX = 1000
+TRIES = 5
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A token bucket: `burst` at once, `per_s` in the long run."""
+
+    burst: float
+    per_s: float
+    tokens: float
+    at: float
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed now."""
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
+        self.at = now
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
+
+
+@dataclass(slots=True)
+class _Series:
+    name: str
+    namespace: str
+    count: int
+    last: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """What must be written: a new Event, or a new count of one (`count` > 1)."""
+
+    event: Event
+    name: str
+    namespace: str
+    count: int
+    at: float
+
+
+class EventLimits:
+    """Decides what of the news is posted. Times are Unix seconds."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, ...], _Series] = {}
+        self._objects: dict[str, Bucket] = {}
+        self._all: Bucket | None = None
+        self._expired_at = 0.0
+
+    def admit(self, event: Event, now: float) -> Posting | None:
+        """None: told already (counts 2, 4, 8, ... are told again) or too much at once."""
+        self._expire(now)
+        metadata = event.regarding["metadata"]
+        uid = str(metadata["uid"])
+        at = (uid, event.type, event.reason, event.action, event.message)
+        series = self._series.get(at)
+        if series is None:
+            name = f"{metadata['name'][:230]}.{secrets.token_hex(8)}"
+            series = self._series[at] = _Series(name, metadata.get("namespace") or "default", 0, now)
+        series.count += 1
+        series.last = now
+        if series.count & (series.count - 1) or not self._may(uid, now):
+            return None
+        return Posting(event=event, name=series.name, namespace=series.namespace, count=series.count, at=now)
+
+    def _may(self, uid: str, now: float) -> bool:
+        if self._all is None:
+            self._all = Bucket(ALL_BURST, ALL_PER_S, ALL_BURST, now)
+        bucket = self._objects.setdefault(uid, Bucket(OBJECT_BURST, OBJECT_PER_S, OBJECT_BURST, now))
+        return bucket.take(now) and self._all.take(now)
+
+    def _expire(self, now: float) -> None:
+        if now - self._expired_at < SERIES_S / 20:
+            return
+        self._expired_at = now
+        for at in [at for at, series in self._series.items() if now - series.last > SERIES_S]:
+            del self._series[at]
+        if len(self._objects) > 2 * WAITING_MAX:
+            full_after_s = OBJECT_BURST / OBJECT_PER_S
+            self._objects = {uid: one for uid, one in self._objects.items() if now - one.at < full_after_s}
+
+
+class Emitter:
+    """Posts admitted Events in the background; news that cannot be posted for long is dropped."""
+
+    def __init__(self, cluster: Cluster, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._metrics = metrics
+        self._instance = instance
+        self._clock = clock
+        self._limits = EventLimits()
+        self._waiting: asyncio.Queue[Posting] = asyncio.Queue(WAITING_MAX)
+
+    def emit(self, event: Event) -> None:
+        """Never waits and never fails."""
+        posting = self._limits.admit(event, self._clock())
+        if posting is None:
+            return
+        try:
+            self._waiting.put_nowait(posting)
+        except asyncio.QueueFull:
+            logger.warning("too many Events wait; dropped %s: %s", event.reason, event.message)
+
+    async def run(self) -> None:
+        """Posts until cancelled."""
+        while True:
+            posting = await self._waiting.get()
+            for attempt in range(TRIES):
+                try:
+                    await self._cluster.writes.ready()
+                    await self._post(posting)
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.1 * 2**attempt)
+                except ApiError as error:
+                    logger.warning("Event %s: %s", posting.event.reason, error)
+                    break
+
+    async def _post(self, posting: Posting) -> None:
+        if posting.count == 1:
+            await self._cluster.create(EVENT, event_body(posting, self._instance))
+            self._metrics.writes.labels("create", "Event").inc()
+            return
+        series = {"count": posting.count, "lastObservedTime": micro_time(posting.at)}
+        try:
+            await self._cluster.patch(EVENT, posting.namespace, posting.name, {"series": series}, style="merge")
+            self._metrics.writes.labels("patch", "Event").inc()
+        except (NotFound, Invalid):
+            return  # the first one was never posted, or has expired
+
+
+def event_body(posting: Posting, instance: str) -> Raw:
+    """An events.k8s.io/v1 Event."""
+    event = posting.event
+    metadata = event.regarding["metadata"]
+    names = ("namespace", "name", "uid", "resourceVersion")
+    regarding = {name: metadata[name] for name in names if metadata.get(name)}
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"name": posting.name, "namespace": posting.namespace},
+        "eventTime": micro_time(posting.at),
+        "reportingController": "batchwright.dev/operator",
+        "reportingInstance": instance[:128],
+        "action": event.action[:128],
+        "reason": event.reason[:128],
+        "type": event.type,
+        "note": event.message.encode()[:1000].decode(errors="ignore"),
+        "regarding": {"apiVersion": event.regarding["apiVersion"], "kind": event.regarding["kind"], **regarding},
+    }
+
+
+def micro_time(at: float) -> str:
+    """A Unix time as Kubernetes' MicroTime."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,95 @@
+"""Keeps one feed of the store true: list, watch, bookmarks, list anew when the server has forgotten our version.
+
+The product's own kinds are watched by kopf (process/kopf_watch.py); their feeds are only listed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+
+from batchwright_operator.errors import ApiError, Gone
+from batchwright_operator.kube.client import Cluster
+from batchwright_operator.reconcile.cache import Feed, Store, version_of
+from batchwright_operator.reconcile.workqueue import backoff_s
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 0.1
+LAST_DELAY_S = 5.0
+
+
+class Informer:
+    """One feed. `watches=False`: listed at the start and on demand only."""
+
+    def __init__(self, cluster: Cluster, store: Store, feed: Feed, *, stale_s: float, watches: bool = True) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._feed = feed
+        self._stale_s = stale_s
+        self._watches = watches
+        self._rng = Random()  # noqa: S311 - jitter
+        self._failures = 0
+        self.synced = asyncio.Event()
+
+    @property
+    def feed(self) -> Feed:
+        """What it feeds."""
+        return self._feed
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        listed = False
+        while True:
+            try:
+                await self._cluster.reads.ready()
+                if not listed:
+                    await self.relist()
+                    listed = True
+                if not self._watches:
+                    return
+                await self._watch()
+                self._failures = 0
+                await asyncio.sleep(self._rng.random() * FIRST_DELAY_S)
+            except Gone as gone:
+                logger.info("%s: listing anew: %s", self._feed, gone)
+                listed = False
+                await self._pause()
+            except ApiError as error:
+                await self._pause(error)
+
+    async def relist(self) -> None:
+        """A whole list into the store; fine beside a running watch. Raises ApiError."""
+        feed = self._feed
+        listing = await self._cluster.list(
+            feed.resource, label_selector=feed.label_selector, field_selector=feed.field_selector
+        )
+        self._store.replace(feed, listing.items, listing.version)
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        feed = self._feed
+        stream = self._cluster.watch(
+            feed.resource,
+            feed.progress,
+            label_selector=feed.label_selector,
+            field_selector=feed.field_selector,
+            stale_s=self._stale_s,
+        )
+        async for event in stream:
+            self._failures = 0
+            if event.type == "BOOKMARK":
+                self._store.bookmark(feed, version_of(event.object))
+            elif event.type == "DELETED":
+                self._store.deleted(feed, event.object)
+            else:
+                self._store.changed(feed, event.object)
+
+    async def _pause(self, error: ApiError | None = None) -> None:
+        self._failures += 1
+        delay = backoff_s(self._failures, self._rng.random(), first_s=FIRST_DELAY_S, last_s=LAST_DELAY_S)
+        if error is not None:
+            level = logging.WARNING if self._failures in (3, 30) else logging.DEBUG
+            logger.log(level, "%s: %s; next try in %.1f s", self._feed, error, delay)
+        await asyncio.sleep(delay)

@@ -1,0 +1,86 @@
+"""What the operator knows from outside the API server: samples, states of sidecars and runners.
+
+One `Live` is shared by all domains and background tasks of a process. Backgrounds write it, `observe` reads
+it and copies what the decision needs; nothing here is persisted. All of it lives in one event loop, so plain
+dicts do. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from batchwright_operator.reconcile.decisions import Key
+from batchwright_worker.api.names import RunnerState, SidecarState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSample:
+    """One device of a processor; shares in [0, 1]."""
+
+    id: str
+    utilization: float
+    memory_utilization: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Method A3: live state of one processor. Shares in [0, 1]; `taken_at` is when it was read at its source."""
+
+    utilization: float
+    memory_utilization: float
+    taken_at: float
+    devices: tuple[DeviceSample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received(Generic[T]):
+    """A message of a pod, and when it came."""
+
+    state: T
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """The API server refused an action of a key for good (invalid, forbidden by quota or policy)."""
+
+    what: str
+    """Kind and name of the object, e.g. `Deployment ocr-cpu`."""
+    message: str
+    """The server's own words."""
+    at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """The tables. Who writes what is said per field; everybody may read everything."""
+
+    control_key: bytes = b""
+    """The operator's own key; set before any domain runs."""
+    samples: dict[tuple[str, str], Sample] = field(default_factory=dict)
+    """(node, accelerator kind) -> newest sample; written by telemetry."""
+    sidecars: dict[str, Received[SidecarState]] = field(default_factory=dict)
+    """Pod uid -> newest state; written (and removed when the pod is gone) by the sidecar follower."""
+    runners: dict[str, Received[RunnerState]] = field(default_factory=dict)
+    """Pod uid -> newest state; written (and removed) by the runner follower."""
+    terminations: dict[str, dict[int, RunnerState]] = field(default_factory=dict)
+    """InferenceJob uid -> shard -> final state, kept when the pod is gone; written by the runner follower."""
+    rejections: dict[Key, Rejection] = field(default_factory=dict)
+    """Key -> why its newest action was refused; written by the controller, which then decides once more so that
+    the status can say so (condition Stalled), and removes it when a later pass succeeds."""
+
+    def control_token(self, uid: str) -> str:
+        """Token of a user's object, see `control_token`."""
+        return control_token(self.control_key, uid)
+
+
+def control_token(key: bytes, uid: str) -> str:
+    """The token that the control port of an object's pods asks for: HMAC-SHA256(key, uid) in hex."""
+    if not key:
+        raise ValueError("the operator's control key is not loaded yet")
+    return hmac.new(key, uid.encode(), hashlib.sha256).hexdigest()

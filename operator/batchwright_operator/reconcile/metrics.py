@@ -1,0 +1,105 @@
+"""The operator's own metrics, and those that domains decide (`Decision.metrics`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from batchwright_operator.reconcile.decisions import Key
+from batchwright_operator.reconcile.live_state import Live
+
+_NAME: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?$")
+_LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+
+class Metrics:
+    """One registry per process."""
+
+    def __init__(self, live: Live) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types for it
+        self.registry = CollectorRegistry()
+        self.passes = Counter(
+            "batchwright_reconcile", "Passes over a key", ["domain", "result"], registry=self.registry
+        )
+        self.pass_seconds = Histogram(
+            "batchwright_reconcile_seconds", "Time of one pass", ["domain"], registry=self.registry
+        )
+        self.writes = Counter(
+            "batchwright_api_writes",
+            "Writes to the API server that succeeded",
+            ["verb", "kind"],
+            registry=self.registry,
+        )
+        self.leader = Gauge("batchwright_leader", "1 while this replica leads", registry=self.registry)
+        self.queue_depth = Gauge("batchwright_queue_depth", "Keys that are ready", registry=self.registry)
+        self.watch_restarts = Counter(
+            "batchwright_own_watch_restarts",
+            "Restarts of the watches of the product's own kinds",
+            registry=self.registry,
+        )
+        self._decided: dict[Key, Mapping[str, float]] = {}
+        self.registry.register(_Decided(self._decided))
+        self.registry.register(_Samples(live))
+
+    def decided(self, key: Key, values: Mapping[str, float]) -> None:
+        """Replaces what this key's last decision said."""
+        if values:
+            self._decided[key] = values
+        else:
+            self._decided.pop(key, None)
+
+
+class _Decided(Collector):
+    """Gauges out of `name` or `name{label="value"}`."""
+
+    def __init__(self, decided: Mapping[Key, Mapping[str, float]]) -> None:
+        self._decided = decided
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[tuple[str, tuple[str, ...]], GaugeMetricFamily] = {}
+        for values in list(self._decided.values()):
+            for text, value in values.items():
+                name, labels = parse_name(text)
+                at = (name, tuple(labels))
+                if at not in families:
+                    families[at] = GaugeMetricFamily(name, "Decided by a domain", labels=list(labels))
+                families[at].add_metric(list(labels.values()), value)
+        yield from families.values()
+
+
+class _Samples(Collector):
+    """Method A3: the newest samples."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["node", "kind"]
+        busy = GaugeMetricFamily("batchwright_processor_utilization_ratio", "Busy share", labels=labels)
+        memory = GaugeMetricFamily("batchwright_processor_memory_utilization_ratio", "Memory in use", labels=labels)
+        taken = GaugeMetricFamily("batchwright_processor_sample_timestamp_seconds", "When it was read", labels=labels)
+        for (node, kind), sample in list(self._live.samples.items()):
+            busy.add_metric([node, kind], sample.utilization)
+            memory.add_metric([node, kind], sample.memory_utilization)
+            taken.add_metric([node, kind], sample.taken_at)
+        yield from (busy, memory, taken)
+
+
+def parse_name(text: str) -> tuple[str, dict[str, str]]:
+    """`name{a="x",b="y"}` as name and labels. Raises ValueError."""
+    found = _NAME.match(text)
+    if not found:
+        raise ValueError(f'{text!r} is no name of a metric; write name or name{{label="value"}}')
+    labels = {name: re.sub(r"\\(.)", r"\1", value) for name, value in _LABEL.findall(found.group(2) or "")}
+    return found.group(1), labels

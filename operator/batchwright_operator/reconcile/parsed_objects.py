@@ -1,0 +1,30 @@
+"""Reads every version of a raw object once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from batchwright_operator.reconcile.decisions import Raw
+
+T = TypeVar("T")
+
+
+class Readings(Generic[T]):
+    """Raw objects as values; one is read again only when its resourceVersion has changed."""
+
+    def __init__(self, read: Callable[[Raw], T]) -> None:
+        self._read = read
+        self._known: dict[tuple[str, str], tuple[object, T]] = {}
+
+    def of(self, objects: Iterable[Raw]) -> dict[tuple[str, str], T]:
+        """(namespace, name) -> value, in the order given; those not given are forgotten."""
+        before, self._known = self._known, {}
+        for raw in objects:
+            metadata = raw["metadata"]
+            place = (metadata.get("namespace", ""), metadata["name"])
+            version = (metadata.get("uid"), metadata.get("resourceVersion"))
+            known = before.get(place)
+            same = known is not None and known[0] == version and version[1] is not None
+            self._known[place] = known if known is not None and same else (version, self._read(raw))
+        return {place: value for place, (_, value) in self._known.items()}

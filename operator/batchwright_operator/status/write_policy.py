@@ -1,0 +1,92 @@
+"""When a status is worth a write: what tells of a change at once, what is only measured not more often than agreed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from batchwright_operator.kube.conditions import rfc3339, unix
+from batchwright_operator.reconcile.decisions import Raw
+
+MEASURED: Final = frozenset(
+    {
+        "latencyMilliseconds",
+        "p95Milliseconds",
+        "p95",
+        "throughput",
+        "observedThroughput",
+        "queueLength",
+        "trendZ",
+    }
+)
+"""Fields (with all below them) that change with every window."""
+STAMP: Final = "lastUpdatedTime"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Measured values are written when one moved by more than `threshold` and `interval_s` passed."""
+
+    interval_s: float = 10.0
+    threshold: float = 0.10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`status`: what to write, None for nothing now. `why`: in words. `due_in_s`: when a write is to come."""
+
+    status: Raw | None
+    why: str
+    due_in_s: float | None = None
+
+
+def compare(old: Raw, new: Raw, now: float, pace: Pace) -> Verdict:
+    """Both without or with `lastUpdatedTime`; the answer carries it: the time at which measured values were written."""
+    before, stamp = {name: value for name, value in old.items() if name != STAMP}, old.get(STAMP)
+    after = {name: value for name, value in new.items() if name != STAMP}
+    if before == after:
+        return Verdict(status=None, why="nothing changed")
+    settled = _without_measured(before) == _without_measured(after)
+    moved = _moved(before, after, pace.threshold)
+    if settled and not moved:
+        return Verdict(status=None, why="measured values moved too little")
+    age_s = now - (unix(stamp) or float("-inf"))
+    if settled and age_s < pace.interval_s:
+        return Verdict(status=None, why="measured values were written just now", due_in_s=pace.interval_s - age_s)
+    fresh = moved or not isinstance(stamp, str)
+    return Verdict(
+        status=after | {STAMP: rfc3339(now) if fresh else stamp},
+        why="measured values moved" if settled else "something changed",
+    )
+
+
+def _without_measured(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_measured(each) for name, each in value.items() if name not in MEASURED}
+    if isinstance(value, list):
+        return [_without_measured(each) for each in value]
+    return value
+
+
+def _moved(old: Raw, new: Raw, threshold: float) -> bool:
+    """Did a measured value come, go, or move by more than the threshold (relative to the larger)?"""
+    before, after = dict(_measured(old, ())), dict(_measured(new, ()))
+    if before.keys() != after.keys():
+        return True
+    return any(_differ(before[path], after[path], threshold) for path in before)
+
+
+def _measured(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], float]]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _measured(each, (*path, name))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _measured(each, (*path, index))
+    elif any(name in MEASURED for name in path):
+        yield path, float(value)
+
+
+def _differ(old: float, new: float, threshold: float) -> bool:
+    return abs(new - old) > threshold * max(abs(old), abs(new), 1.0)

@@ -1,0 +1,176 @@
+"""What exporters call their metrics, and samples made of them: NVIDIA (DCGM), AMD, Ascend, our own agents. Pure.
+
+A value that is a sentinel, not a number or out of its range is no value, and a series that is absent is not zero load:
+a device whose utilization or memory nobody tells is left out, and a processor without a device left has no sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from batchwright_operator.reconcile.live_state import DeviceSample, Sample
+from batchwright_worker.api.names import KIND_NVIDIA
+
+_INT32_BLANK: Final = range(0x7FFFFFF0, 0x7FFFFFF4)
+_FLOAT_BLANK: Final = float(1 << 47)
+"""DCGM's sentinels: 2147483632.., 140737488355328.., and 9223372036854775792.. (the last two are only `huge`)."""
+_SLACK: Final = 1.02
+"""A share may be a little above 1 by rounding; more is a broken value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One series' newest value; `age_s` by the clock of whoever scraped it."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A metric that is a share once it is divided by `full`."""
+
+    name: str
+    full: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exporter:
+    """One exporter's names. `busy` in order of preference; memory is used / total, or used / (used + free).
+    Several pairs: the first one that a device has."""
+
+    vendor: str
+    """Prefix of the accelerator kinds that it tells about."""
+    busy: tuple[Share, ...]
+    memory: tuple[tuple[str, str, bool], ...]
+    """(used, other, other is the total)."""
+    device: tuple[str, ...]
+    """Labels that together name a device."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All metrics of interest."""
+        return frozenset([each.name for each in self.busy] + [name for pair in self.memory for name in pair[:2]])
+
+
+EXPORTERS: Final = (
+    Exporter(
+        vendor="nvidia.com/",
+        busy=(Share(name="DCGM_FI_DEV_GPU_UTIL", full=100), Share(name="DCGM_FI_PROF_GR_ENGINE_ACTIVE")),
+        memory=(("DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", False),),
+        device=("UUID", "GPU_I_ID"),
+    ),
+    Exporter(
+        vendor="amd.com/",
+        busy=(Share(name="gpu_gfx_activity", full=100), Share(name="amd_gpu_gfx_activity", full=100)),
+        memory=(("gpu_used_vram", "gpu_total_vram", True), ("amd_gpu_used_vram", "amd_gpu_total_vram", True)),
+        device=("gpu_uuid", "serial_number", "gpu_id", "gpu_partition_id"),
+    ),
+    Exporter(
+        vendor="huawei.com/",
+        busy=(Share(name="npu_chip_info_utilization", full=100),),
+        memory=(
+            ("npu_chip_info_hbm_used_memory", "npu_chip_info_hbm_total_memory", True),
+            ("npu_chip_info_used_memory", "npu_chip_info_total_memory", True),
+        ),
+        device=("id",),
+    ),
+)
+METRICS: Final = frozenset().union(*(each.names for each in EXPORTERS))
+_NODE_LABELS: Final = ("node", "kubernetes_node", "nodename", "Hostname", "hostname", "exported_node", "instance")
+
+
+def usable(value: float) -> bool:
+    """Is this a measured value, and not a sentinel for `none`?"""
+    return math.isfinite(value) and 0 <= value < _FLOAT_BLANK and value not in _INT32_BLANK
+
+
+def samples_of(
+    series: Iterable[Series], nodes: Mapping[str, str], kinds: Mapping[str, Sequence[str]], now: float
+) -> dict[tuple[str, str], Sample]:
+    """Samples of all processors that these series tell about.
+
+    `nodes` maps names and addresses to nodes, `kinds` a node to its accelerator kinds. A MIG instance belongs to the
+    kind of its profile where the node has one, else (one strategy for all) to the vendor's kind.
+    """
+    found: dict[tuple[str, str], list[tuple[DeviceSample, float]]] = defaultdict(list)
+    for (exporter, node, device), values in _by_device(series, nodes).items():
+        kind = _kind(EXPORTERS[exporter], kinds.get(node, ()), values)
+        sample = _device(EXPORTERS[exporter], device, values)
+        if kind and sample:
+            found[node, kind].append((sample, max(each.age_s for each in values.values())))
+    return {
+        where: together([each for each, _ in got], now - max(age for _, age in got)) for where, got in found.items()
+    }
+
+
+def together(devices: Sequence[DeviceSample], taken_at: float) -> Sample:
+    """A processor's sample: the mean over its devices; a free device is idle, so it counts as what it is, 0."""
+    return Sample(
+        utilization=sum(each.utilization for each in devices) / len(devices),
+        memory_utilization=sum(each.memory_utilization for each in devices) / len(devices),
+        taken_at=taken_at,
+        devices=tuple(sorted(devices, key=lambda each: each.id)),
+    )
+
+
+def share(value: float, full: float) -> float | None:
+    """value / full in [0, 1]; None when that cannot be a share."""
+    if not (usable(value) and usable(full)) or full <= 0 or value > full * _SLACK:
+        return None
+    return min(1.0, value / full)
+
+
+def node_of(labels: Mapping[str, str], nodes: Mapping[str, str]) -> str | None:
+    """The node that a series is about: by the labels that name one, the scraped address last."""
+    for label in _NODE_LABELS:
+        named = labels.get(label, "")
+        known = nodes.get(named) or nodes.get(named.rsplit(":", 1)[0].strip("[]"))
+        if known:
+            return known
+    return None
+
+
+def _by_device(series: Iterable[Series], nodes: Mapping[str, str]) -> dict[tuple[int, str, str], dict[str, Series]]:
+    """(exporter, node, device) -> metric -> its usable value."""
+    exporters = {name: index for index, each in enumerate(EXPORTERS) for name in each.names}
+    found: dict[tuple[int, str, str], dict[str, Series]] = defaultdict(dict)
+    for each in series:
+        index = exporters.get(each.name)
+        node = node_of(each.labels, nodes)
+        if index is None or node is None or not usable(each.value):
+            continue
+        parts = (each.labels.get(label, "") for label in EXPORTERS[index].device)
+        found[index, node, "/".join(part for part in parts if part)][each.name] = each
+    return found
+
+
+def _kind(exporter: Exporter, kinds: Sequence[str], values: Mapping[str, Series]) -> str | None:
+    offered = [kind for kind in kinds if kind.startswith(exporter.vendor)]
+    profile = next((each.labels["GPU_I_PROFILE"] for each in values.values() if each.labels.get("GPU_I_PROFILE")), "")
+    if profile and f"nvidia.com/mig-{profile}" in offered:
+        return f"nvidia.com/mig-{profile}"
+    return KIND_NVIDIA if KIND_NVIDIA in offered else next(iter(offered), None)
+
+
+def _device(exporter: Exporter, device: str, values: Mapping[str, Series]) -> DeviceSample | None:
+    shares = (share(values[each.name].value, each.full) for each in exporter.busy if each.name in values)
+    busy = next((each for each in shares if each is not None), None)
+    memory = next((found for pair in exporter.memory if (found := _memory(pair, values)) is not None), None)
+    return (
+        None if busy is None or memory is None else DeviceSample(id=device, utilization=busy, memory_utilization=memory)
+    )
+
+
+def _memory(pair: tuple[str, str, bool], values: Mapping[str, Series]) -> float | None:
+    used, other, is_total = pair
+    if used not in values or other not in values:
+        return None
+    full = values[other].value if is_total else values[used].value + values[other].value
+    return share(values[used].value, full)

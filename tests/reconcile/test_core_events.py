@@ -1,0 +1,71 @@
+"""Events are told once, then counted, and never too many."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright_operator.reconcile.decisions import Event, Raw
+from batchwright_operator.reconcile.event_recorder import (
+    ALL_BURST,
+    ALL_PER_S,
+    OBJECT_BURST,
+    SERIES_S,
+    EventLimits,
+    event_body,
+)
+
+OBJECT: Raw = {
+    "apiVersion": "batchwright.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "5"},
+}
+
+
+def event(message: str = "m", uid: str = "u") -> Event:
+    regarding = OBJECT | {"metadata": OBJECT["metadata"] | {"uid": uid}}
+    return Event(regarding=regarding, reason="Changed", message=message)
+
+
+def test_the_same_news_is_posted_once_and_then_counted_ever_more_rarely() -> None:
+    limits = EventLimits()
+    postings = [limits.admit(event(), float(second)) for second in range(100)]
+    posted = [one for one in postings if one]
+    assert [one.count for one in posted] == [1, 2, 4, 8, 16, 32, 64]
+    assert len({one.name for one in posted}) == 1
+
+
+def test_news_after_a_long_silence_is_new() -> None:
+    limits = EventLimits()
+    first = limits.admit(event(), 0.0)
+    again = limits.admit(event(), SERIES_S + 1)
+    assert first
+    assert again
+    assert (again.count, again.name != first.name) == (1, True)
+
+
+def test_one_object_cannot_flood() -> None:
+    limits = EventLimits()
+    posted = sum(limits.admit(event(f"m{i}"), 0.0) is not None for i in range(1000))
+    assert posted == OBJECT_BURST
+    assert limits.admit(event("other", uid="v"), 0.0)
+
+
+@given(pauses=st.lists(st.floats(0, 2), max_size=300))
+def test_the_rate_over_all_objects_is_bounded(pauses: list[float]) -> None:
+    limits, now, posted = EventLimits(), 0.0, 0
+    for number, pause in enumerate(pauses):
+        now += pause
+        posted += limits.admit(event(uid=f"u{number}"), now) is not None
+    assert posted <= ALL_BURST + ALL_PER_S * now + 1
+
+
+def test_the_body_fits_the_limits_of_the_api() -> None:
+    posting = EventLimits().admit(event("ä" * 2000), 1_800_000_000.25)
+    assert posting
+    body = event_body(posting, "i" * 200)
+    assert len(body["note"].encode()) <= 1024
+    assert len(body["reportingInstance"]) <= 128
+    assert body["eventTime"] == "2027-01-15T08:00:00.250000Z"
+    assert body["regarding"]["uid"] == "u"
+    assert body["metadata"]["namespace"] == "n"

@@ -1,0 +1,210 @@
+"""Methods A6 to A8: causes of a want, the trend guard, the stop rule; one window at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchwright_worker.scheduler.batch_size.controller import decide, fitted_size, initial
+from batchwright_worker.scheduler.batch_size.device_time import UNKNOWN, Curve, fit
+from batchwright_worker.scheduler.batch_size.values import Rules, Tuning, Window
+
+LINE = fit((n, 0.010 + 0.002 * n) for n in (1, 2, 4, 8, 16, 32) for _ in range(3))
+KNEE_AT_6 = fit((n, s) for n, s in {1: 0.011, 6: 0.0462, 16: 0.1248, 32: 0.304}.items() for _ in range(3))
+STEPS = Rules(latency_s=0.1, controller="MannKendall")
+
+
+def window(**facts: float) -> Window:
+    base: dict[str, Any] = {
+        "seconds": 1.0,
+        "requests": 100,
+        "latency_s": 0.05,
+        "device_s": 0.02,
+        "mean_rows": 5.0,
+        "full_ratio": 0.0,
+        "busy": 0.5,
+        "offered": 100.0,
+        "served": 100.0,
+    }
+    return Window(**{**base, **facts})
+
+
+ROWS_WAIT = window(latency_s=0.3, device_s=0.02, mean_rows=5, full_ratio=1, busy=1, offered=300, served=250)
+SLOW = window(latency_s=0.13, device_s=0.09, mean_rows=40, busy=0.9)
+
+
+@pytest.mark.parametrize(
+    ("seen", "size", "want", "reason"),
+    [
+        (ROWS_WAIT, 5, 6, "RowsWaiting"),
+        (SLOW, 40, 39, "BatchTooSlow"),
+        (window(), 5, 5, "TargetMet"),
+        (window(mean_rows=5, full_ratio=1, busy=1), 5, 6, "LatencyBelowTarget"),
+        (window(mean_rows=5, full_ratio=0, busy=0.9), 5, 6, "LatencyBelowTarget"),
+        (window(mean_rows=5, full_ratio=0, busy=0.5), 5, 5, "TargetMet"),
+        (window(latency_s=0.3, mean_rows=64, device_s=0.02), 64, 64, "AtMaximum"),
+        (window(latency_s=0.3, mean_rows=1, device_s=0.2), 1, 1, "AtMinimum"),
+        (window(latency_s=0.2, device_s=0.09, mean_rows=32, offered=900), 32, 32, "Overloaded"),
+        (window(requests=0, latency_s=0), 5, 5, "NoRequests"),
+    ],
+)
+def test_a_want_has_a_cause(seen: Window, size: int, want: int, reason: str) -> None:
+    verdict = decide(replace(STEPS, max_size=64), Tuning(size=size), seen, LINE)
+    assert (verdict.size, verdict.reason) == (want, reason)
+    assert verdict.message
+
+
+def test_a_missed_throughput_wants_a_larger_size() -> None:
+    rules = Rules(throughput=400, controller="MannKendall")
+    verdict = decide(rules, Tuning(size=5), window(offered=500, served=250, mean_rows=5), LINE)
+    assert (verdict.size, verdict.reason, verdict.target_met) == (6, "ThroughputBelowTarget", False)
+
+
+def test_a_throughput_that_nobody_offers_is_not_missed() -> None:
+    rules = Rules(throughput=400, controller="MannKendall")
+    verdict = decide(rules, Tuning(size=5), window(offered=100, served=100), LINE)
+    assert (verdict.size, verdict.reason, verdict.target_met) == (5, "TargetMet", True)
+
+
+def test_a_larger_size_is_not_wanted_where_it_is_no_faster() -> None:
+    verdict = decide(STEPS, Tuning(size=6), ROWS_WAIT, KNEE_AT_6)
+    assert (verdict.size, verdict.reason) == (6, "NoFasterBeyond")
+    assert "beyond 6 rows" in verdict.message
+
+
+def test_beyond_the_knee_the_size_goes_back_to_it() -> None:
+    verdict = decide(STEPS, Tuning(size=12), ROWS_WAIT, KNEE_AT_6)
+    assert (verdict.size, verdict.reason) == (6, "NoFasterBeyond")
+
+
+def climb(tuning: Tuning, seen: Window, windows: int, curve: Curve = LINE) -> tuple[Tuning, list[str]]:
+    reasons: list[str] = []
+    for _ in range(windows):
+        verdict = decide(replace(STEPS, max_size=64), tuning, seen, curve)
+        tuning = verdict.tuning
+        reasons.append(verdict.reason)
+    return tuning, reasons
+
+
+def test_one_noisy_window_costs_a_pause_and_no_more() -> None:
+    tuning, _ = climb(Tuning(size=10), ROWS_WAIT, 6)
+    assert tuning.size == 16
+    noisy = decide(STEPS, tuning, SLOW, LINE)
+    assert (noisy.size, noisy.want, noisy.reason) == (16, 15, "TrendDisagrees")
+    assert noisy.trend.z > 0
+    after, reasons = climb(noisy.tuning, ROWS_WAIT, 1)
+    assert (after.size, reasons) == (17, ["RowsWaiting"])
+
+
+def test_a_lasting_change_turns_the_trend_within_its_length() -> None:
+    tuning, _ = climb(Tuning(size=30), ROWS_WAIT, 6)
+    highest = tuning.size
+    tuning, reasons = climb(tuning, SLOW, STEPS.trend_length)
+    assert reasons[0] == "TrendDisagrees"
+    assert "BatchTooSlow" in reasons
+    assert tuning.size < highest
+
+
+def test_a_met_target_is_held_through_one_bad_window() -> None:
+    held = decide(STEPS, Tuning(size=8), window(), LINE).tuning
+    assert not held.searching
+    once = decide(STEPS, held, ROWS_WAIT_AT_SAME_LOAD, LINE)
+    assert (once.size, once.reason) == (8, "TargetMissedOnce")
+    good = decide(STEPS, once.tuning, window(), LINE)
+    assert (good.size, good.reason) == (8, "TargetMet")
+    twice = decide(STEPS, once.tuning, ROWS_WAIT_AT_SAME_LOAD, LINE)
+    assert (twice.size, twice.reason) == (9, "RowsWaiting")
+
+
+ROWS_WAIT_AT_SAME_LOAD = replace(ROWS_WAIT, offered=100, served=100)
+
+
+def test_a_change_of_load_starts_the_search_again() -> None:
+    held = decide(STEPS, Tuning(size=8), window(offered=100), LINE).tuning
+    verdict = decide(STEPS, held, replace(ROWS_WAIT, offered=400), LINE)
+    assert (verdict.size, verdict.reason) == (9, "RowsWaiting")
+    assert "the load has changed" in verdict.message
+
+
+def test_a_change_of_the_models_speed_starts_the_search_again() -> None:
+    held = decide(STEPS, Tuning(size=20), window(), LINE).tuning
+    slower = fit((n, 2 * (0.010 + 0.002 * n)) for n in (1, 8, 20) for _ in range(3))
+    verdict = decide(STEPS, held, replace(SLOW, offered=100), slower)
+    assert (verdict.size, verdict.reason) == (19, "BatchTooSlow")
+    assert "speed has changed" in verdict.message
+
+
+def test_poisson_noise_of_a_small_load_is_no_change() -> None:
+    held = decide(STEPS, Tuning(size=8), window(offered=20), LINE).tuning
+    assert decide(STEPS, held, window(offered=30), LINE).tuning.searching is False
+
+
+@pytest.mark.parametrize(
+    ("rules", "curve", "size"),
+    [
+        (Rules(latency_s=0.1, max_size=64), LINE, 20),
+        (Rules(latency_s=0.2, max_size=64), LINE, 45),
+        (Rules(latency_s=0.1, max_size=8), LINE, 8),
+        (Rules(max_size=32), KNEE_AT_6, 6),
+        (Rules(latency_s=0.001), LINE, 1),
+        (Rules(latency_s=10, max_size=256), LINE, 64),
+    ],
+)
+def test_the_fitted_size_is_the_largest_within_half_the_target_that_is_faster(
+    rules: Rules, curve: Curve, size: int
+) -> None:
+    assert fitted_size(rules, curve) == size
+
+
+def test_the_fitted_controller_jumps() -> None:
+    verdict = decide(replace(STEPS, controller="Fitted"), Tuning(size=5), ROWS_WAIT, LINE)
+    assert verdict.size == 20
+
+
+def test_the_first_size_is_the_users_else_the_predicted_else_the_smallest() -> None:
+    rules = Rules(latency_s=0.1, min_size=2, max_size=64)
+    assert initial(rules, 5, LINE).size == 5
+    assert initial(rules, None, LINE).size == 20
+    assert initial(rules, None, UNKNOWN).size == 2
+
+
+windows = st.builds(
+    Window,
+    seconds=st.just(1.0),
+    requests=st.integers(0, 500),
+    latency_s=st.floats(0, 1),
+    device_s=st.floats(0, 0.5),
+    mean_rows=st.floats(1, 64),
+    full_ratio=st.floats(0, 1),
+    busy=st.floats(0, 1),
+    offered=st.floats(0, 2000),
+    served=st.floats(0, 500),
+)
+
+
+@given(
+    st.sampled_from(["Auto", "MannKendall", "Fitted"]),
+    st.lists(windows, max_size=30),
+    st.integers(1, 64),
+    st.integers(1, 8),
+    st.sampled_from([LINE, KNEE_AT_6, UNKNOWN]),
+)
+def test_the_size_stays_within_its_bounds_and_every_verdict_says_why(
+    controller: Any, seen: list[Window], start: int, step: int, curve: Curve
+) -> None:
+    rules = Rules(min_size=2, max_size=48, step=step, latency_s=0.1, controller=controller)
+    tuning = initial(rules, start, curve)
+    for one in seen:
+        verdict = decide(rules, tuning, one, curve)
+        assert rules.min_size <= verdict.size <= rules.max_size
+        assert verdict.message
+        assert verdict.reason[0].isupper()
+        if one.requests == 0:
+            assert verdict.tuning == tuning
+        if verdict.changed and len(verdict.tuning.wants) >= 4:
+            assert verdict.trend.z * (verdict.size - verdict.previous) > 0
+        tuning = verdict.tuning

@@ -1,0 +1,247 @@
+"""protocol: open-inference: what the sidecar makes of a server of the user's, its answers, refusals and deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from aiohttp import web
+
+from batchwright_worker.inference.runtime import BatchFailed, ModelSource, OutOfMemory, RuntimeLost
+from batchwright_worker.sidecar.runtimes.external.server import OwnServer, OwnServerSettings
+from tests.runtime.rig import spec
+
+SOURCE = ModelSource(artifact=None)
+X = np.arange(12, dtype=np.float32).reshape(4, 3)
+PARTS = [{"x": X[:1]}, {"x": X[1:]}]
+
+
+class Server:
+    """An Open Inference server of somebody else's: y = 2x. Its faults are attributes; it can die and come back."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.extensions: list[str] = ["binary_tensor_data"]
+        self.ready: set[str] = {"m"}
+        self.repository = {"m", "late"}
+        self.has_repository_api = True
+        self.error: tuple[int, str] | None = None
+        self.rows_cut = 0
+        self.largest_body = 1 << 30
+        self.asked = asyncio.Event()
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.bodies: list[dict[str, Any]] = []
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=self.largest_body)
+        app.router.add_get("/v2", self.about)
+        app.router.add_get("/v2/health/{what}", self.health)
+        app.router.add_get("/v2/models/{m}/ready", self.model_ready)
+        app.router.add_get("/v2/models/{m}", self.metadata)
+        app.router.add_post("/v2/models/{m}/infer", self.infer)
+        if self.has_repository_api:
+            app.router.add_post("/v2/repository/models/{m}/{verb}", self.repository_call)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def about(self, _request: web.Request) -> web.Response:
+        return web.json_response({"name": "s", "extensions": self.extensions})
+
+    async def health(self, request: web.Request) -> web.Response:
+        good = request.match_info["what"] == "live" or self.ready
+        return web.Response(status=200 if good else 503)
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if request.match_info["m"] in self.ready else 400)
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        def tensor(name: str) -> dict[str, Any]:
+            return {"name": name, "datatype": "FP32", "shape": [-1, 3]}
+
+        return web.json_response({"name": "m", "inputs": [tensor("x")], "outputs": [tensor("y")]})
+
+    async def repository_call(self, request: web.Request) -> web.Response:
+        name = request.match_info["m"]
+        if name not in self.repository:
+            return web.json_response({"error": f"no {name} in the repository"}, status=400)
+        (self.ready.add if request.match_info["verb"] == "load" else self.ready.discard)(name)
+        return web.json_response({})
+
+    async def infer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.asked.set()
+        await self.answering.wait()
+        if self.error is not None:
+            return web.json_response({"error": self.error[1]}, status=self.error[0])
+        length = int(request.headers.get("Inference-Header-Content-Length", len(body)))
+        asked = json.loads(body[:length])
+        self.bodies.append(asked)
+        [x] = asked["inputs"]
+        values = np.frombuffer(body[length:], np.float32) if length < len(body) else np.array(x["data"], np.float32)
+        y = 2 * values.reshape(x["shape"])[self.rows_cut :]
+        output = {"name": "y", "datatype": "FP32", "shape": list(y.shape)}
+        if length == len(body):
+            return web.json_response({"outputs": [output | {"data": y.reshape(-1).tolist()}]})
+        head = json.dumps({"outputs": [output | {"parameters": {"binary_data_size": y.nbytes}}]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        return web.Response(body=head + y.tobytes(), headers=headers)
+
+
+class Watched:
+    """The client, and what the engine would hear."""
+
+    def __init__(self, client: OwnServer) -> None:
+        self.client = client
+        self.lost, self.back = asyncio.Event(), asyncio.Event()
+        client.watch(lambda _why: self.lost.set(), self.back.set)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    yield server
+    await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def watched(server: Server) -> AsyncIterator[Watched]:
+    await server.start()
+    client = OwnServer(OwnServerSettings(kind="cpu", device="runtime-0", url=f"http://127.0.0.1:{server.port}"))
+    seen = Watched(client)
+    client.start()
+    try:
+        async with asyncio.timeout(30):
+            await seen.back.wait()
+            yield seen
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("extensions", [["binary_tensor_data"], []], ids=["binary", "json"])
+async def test_a_batch_is_one_request(server: Server, extensions: list[str]) -> None:
+    server.extensions = extensions
+    async with watched(server) as seen:
+        report = await seen.client.load("m", SOURCE)
+        assert (report.inputs, report.outputs) == ((spec("x", (3,)),), (spec("y", (3,)),))
+        result = await seen.client.run("m", PARTS, 4)
+    np.testing.assert_array_equal(result.outputs["y"], 2 * X)
+    assert len(server.bodies) == 1
+    assert ("data" in server.bodies[0]["inputs"][0]) == (not extensions)
+    assert result.device_seconds > 0
+
+
+async def test_large_batches_travel_in_pieces(server: Server) -> None:
+    large = np.random.default_rng(1).random((700, 3, 256), np.float32)
+    async with watched(server) as seen:
+        result = await seen.client.run("m", [{"x": large[:300]}, {"x": large[300:]}], 700)
+    np.testing.assert_array_equal(result.outputs["y"], 2 * large)
+
+
+async def test_a_body_that_the_server_finds_too_large_is_split(server: Server) -> None:
+    server.largest_body = 100
+    async with watched(server) as seen:
+        with pytest.raises(OutOfMemory):
+            await seen.client.run("m", PARTS, 4)
+
+
+async def test_what_the_manifest_declares_goes_before_metadata(server: Server) -> None:
+    declared = ModelSource(artifact=None, inputs=(spec("x", (-1,)),))
+    async with watched(server) as seen:
+        report = await seen.client.load("m", declared)
+    assert (report.inputs, report.outputs) == ((spec("x", (-1,)),), (spec("y", (3,)),))
+
+
+ERRORS = {
+    "a bad row": ((400, "x must be positive"), BatchFailed, "x must be positive"),
+    "memory": ((500, "CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory, "2 GiB"),
+    "a crash in the model": ((500, "ValueError: no"), BatchFailed, "ValueError"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+async def test_errors_keep_the_servers_words(server: Server, name: str) -> None:
+    server.error, kind, words = ERRORS[name]
+    async with watched(server) as seen:
+        with pytest.raises(kind, match=words):
+            await seen.client.run("m", PARTS, 4)
+
+
+async def test_an_answer_without_all_rows_is_a_failed_batch(server: Server) -> None:
+    server.rows_cut = 1
+    async with watched(server) as seen:
+        with pytest.raises(BatchFailed, match="max_batch_size"):
+            await seen.client.run("m", PARTS, 4)
+
+
+async def test_bf16_needs_raw_bytes(server: Server) -> None:
+    server.extensions = []
+    async with watched(server) as seen:
+        with pytest.raises(BatchFailed, match="grpcPort"):
+            await seen.client.run("m", [{"x": X.astype(ml_dtypes.bfloat16)}], 4)
+
+
+async def test_models_come_and_go_by_the_repository(server: Server) -> None:
+    async with watched(server) as seen:
+        await seen.client.load("late", SOURCE)
+        assert "late" in server.ready
+        await seen.client.unload("late")
+        assert "late" not in server.ready
+        with pytest.raises(BatchFailed, match=r"no other in the repository.*put it into the server's repository"):
+            await seen.client.load("other", SOURCE)
+
+
+async def test_without_a_repository_a_starting_model_is_waited_for(server: Server, caplog: Any) -> None:
+    server.has_repository_api, server.ready = False, set()
+    async with watched(server) as seen:
+        loading = asyncio.create_task(seen.client.load("m", SOURCE))
+        asyncio.get_running_loop().call_later(0.1, server.ready.add, "m")
+        await loading
+        await seen.client.unload("m")
+    assert "keeps model m" in caplog.text
+
+
+async def test_a_death_under_a_batch_is_told_before_the_batch_is_lost(server: Server) -> None:
+    async with watched(server) as seen:
+        server.answering.clear()
+        running = asyncio.create_task(seen.client.run("m", PARTS, 4))
+        await server.asked.wait()
+        await server.stop()
+        with pytest.raises(RuntimeLost):
+            await running
+        assert seen.lost.is_set()
+        with pytest.raises(RuntimeLost, match="starting"):
+            await seen.client.memory()
+        seen.back.clear()
+        server.answering.set()
+        await server.start()
+        await seen.back.wait()
+        np.testing.assert_array_equal((await seen.client.run("m", PARTS, 4)).outputs["y"], 2 * X)
+
+
+async def test_an_idle_servers_restart_without_its_models_is_noticed(server: Server) -> None:
+    async with watched(server) as seen:
+        await seen.client.load("late", SOURCE)
+        seen.back.clear()
+        await server.stop()
+        server.ready.discard("late")
+        await server.start()
+        await seen.lost.wait()
+        await seen.back.wait()
+        await seen.client.load("late", SOURCE)
+        assert "late" in server.ready

@@ -1,0 +1,231 @@
+"""The ModelDeployment that a user writes, as frozen values; importable everywhere (no I/O, nothing heavy).
+
+`parse_deployment(raw)` is the one reader of a raw ModelDeployment's spec. See `manifest_fields` for how these structs
+become the CRD, `manifest_job` for InferenceJobs, `manifest_documents` for files, defaults and validation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from batchwright_worker.api.fields import (
+    ATOMIC,
+    DECIMAL_PATTERN,
+    Accelerator,
+    EnvVar,
+    IntOrPercent,
+    Label,
+    PodOptions,
+    ResourceRequirements,
+    Text,
+    Toleration,
+    Value,
+    doc,
+    keyed,
+)
+from batchwright_worker.api.model import Artifact, Batching, Emulated, Model, Padding, Script, Targets, Tensor
+
+__all__ = [
+    "Artifact",
+    "Batching",
+    "Emulated",
+    "Layerwise",
+    "Model",
+    "ModelDeployment",
+    "ModelDeploymentSpec",
+    "Padding",
+    "Placement",
+    "PodOptions",
+    "Runtime",
+    "Script",
+    "Strategy",
+    "Targets",
+    "Tensor",
+    "Weights",
+    "parse_deployment",
+    "parse_spec",
+]
+
+Weight = Annotated[str, msgspec.Meta(max_length=13, pattern=DECIMAL_PATTERN)]
+
+
+class Runtime(Value, kw_only=True, frozen=True):
+    """The runtime container for one kind of accelerator."""
+
+    accelerator: Annotated[Accelerator, doc("Kind of accelerator: cpu or an extended resource.")]
+    count: Annotated[int, doc("Devices per pod (each gets a runtime process of its own). 1 for cpu.", ge=1, le=16)] = 1
+    image: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None,
+        doc("Image of the container. Unset: from the operator's runtime table by (accelerator, format)."),
+    ] = None
+    resources: Annotated[
+        ResourceRequirements | None, doc("Resources of the container. Unset: from the operator's runtime table.")
+    ] = None
+    env: Annotated[
+        tuple[EnvVar, ...],
+        doc("Environment variables of the container.", max_length=64, extra_json_schema=keyed("name")),
+    ] = ()
+    memory_budget_bytes: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 53)] | None,
+        doc("Device memory that models and batches may use. Unset: all of the device, or of the memory limit for cpu."),
+    ] = None
+    protocol: Annotated[
+        Literal["batchwright", "open-inference"],
+        doc("open-inference: the image is an Open Inference Protocol server; the sidecar batches in front of it."),
+    ] = "batchwright"
+    port: Annotated[
+        Annotated[int, msgspec.Meta(ge=1024, le=65_535)] | None,
+        doc("HTTP port of the open-inference server; 8000, 8001 and 8090 are the sidecar's own."),
+    ] = None
+    grpc_port: Annotated[
+        Annotated[int, msgspec.Meta(ge=1024, le=65_535)] | None,
+        doc(
+            "gRPC port of the open-inference server. Set: batches travel over it, always as raw tensors. Unset: over "
+            "HTTP, as JSON unless the server tells that it has the binary tensor extension."
+        ),
+    ] = None
+    command: Annotated[
+        tuple[Text, ...],
+        doc("Command of the open-inference server. Unset: the image's.", max_length=64, extra_json_schema=ATOMIC),
+    ] = ()
+    args: Annotated[
+        tuple[Text, ...],
+        doc("Arguments of the open-inference server. Unset: the image's.", max_length=64, extra_json_schema=ATOMIC),
+    ] = ()
+
+
+class Layerwise(Value, kw_only=True, frozen=True):
+    """Layer-by-layer execution of several models whose weights exceed the memory (method C)."""
+
+    mode: Annotated[
+        Literal["Off", "Literal", "Balanced"],
+        doc(
+            '"Off" (write the quotes: bare Off is a boolean in YAML), Literal: the published rule, Balanced: the '
+            "better tie-break."
+        ),
+    ] = "Off"
+    skip_limit: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None,
+        doc("How often a model may be passed over before it goes first. Unset: from measured layer times."),
+    ] = None
+    memory_budget_bytes: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 53)] | None,
+        doc("Memory for streamed weights; needed unless the mode is Off."),
+    ] = None
+
+
+class Weights(Value, kw_only=True, frozen=True):
+    """Weights of the terms of the load (method A4), as decimal strings; they are divided by their sum."""
+
+    utilization: Annotated[Weight, doc("Weight of the processor's utilization.")] = "1"
+    memory: Annotated[Weight, doc("Weight of its memory utilization.")] = "1"
+    capacity: Annotated[Weight, doc("Weight of its benchmarked capacity.")] = "1"
+
+
+class Placement(Value, kw_only=True, frozen=True):
+    """Where the pods may go and how they are placed (methods A4, A5)."""
+
+    policy: Annotated[
+        Literal["Additive", "Forecast"],
+        doc(
+            "Additive: smallest load as measured. Forecast: smallest predicted utilization, once a forecast exists "
+            "for every candidate."
+        ),
+    ] = "Additive"
+    node_selector: Annotated[dict[str, Label], doc("Labels that a node must have.", max_length=32)] = msgspec.field(
+        default_factory=dict
+    )
+    tolerations: Annotated[
+        tuple[Toleration, ...], doc("Taints that the pods put up with.", max_length=32, extra_json_schema=ATOMIC)
+    ] = ()
+    weights: Annotated[Weights, doc("Weights of the terms of the load.")] = Weights()
+    spread: Annotated[bool, doc("Keep one node from taking all replicas where others are nearly as good.")] = True
+    rebalance: Annotated[
+        Literal["Never", "OnSustainedImbalance"],
+        doc("OnSustainedImbalance: move one pod at a time when a much better processor stays better."),
+    ] = "Never"
+
+
+class RollingUpdate(Value, kw_only=True, frozen=True):
+    """Bounds of a rolling update, as in apps/v1."""
+
+    max_surge: Annotated[
+        IntOrPercent | None,
+        doc("Pods above the wanted number, as a number or a percentage."),
+    ] = None
+    max_unavailable: Annotated[
+        IntOrPercent | None,
+        doc("Pods that may be missing, as a number or a percentage."),
+    ] = None
+
+
+class Strategy(Value, kw_only=True, frozen=True):
+    """How pods are replaced, as in apps/v1."""
+
+    type: Annotated[Literal["RollingUpdate", "Recreate"], doc("RollingUpdate or Recreate.")] = "RollingUpdate"
+    rolling_update: Annotated[RollingUpdate | None, doc("Bounds; with type RollingUpdate only.")] = None
+
+
+class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
+    """What the user wants."""
+
+    replicas: Annotated[int, doc("Pods, over all kinds of accelerators.", ge=0, le=10_000)] = 1
+    models: Annotated[
+        tuple[Model, ...],
+        doc(
+            "One or more models that share the pods' accelerators.",
+            min_length=1,
+            max_length=64,
+            extra_json_schema=keyed("name"),
+        ),
+    ]
+    runtimes: Annotated[
+        tuple[Runtime, ...],
+        doc(
+            "Per kind of accelerator that the pods may land on. Unset: every kind that all models have an artifact "
+            "for, with the operator's runtime table.",
+            max_length=16,
+            extra_json_schema=keyed("accelerator"),
+        ),
+    ] = ()
+    queue_order: Annotated[
+        Literal["Balanced", "Longest", "Oldest"],
+        doc(
+            "Which model's queue is served first: Longest or Oldest as published (method B4), Balanced: by the waiting "
+            "time that a batch serves per second of device time."
+        ),
+    ] = "Balanced"
+    layerwise: Annotated[Layerwise, doc("Layer-by-layer execution of several models.")] = Layerwise()
+    placement: Annotated[Placement, doc("Where the pods may go and how they are placed.")] = Placement()
+    strategy: Annotated[
+        Strategy | None, doc("How pods are replaced. Unset: rolling, and with no surge where devices are exclusive.")
+    ] = None
+    repository_control: Annotated[bool, doc("May callers load and unload models over the inference port?")] = False
+    pod: Annotated[PodOptions, doc("Further fields of the pods.")] = PodOptions()
+
+
+class ModelDeployment(msgspec.Struct, kw_only=True, frozen=True):
+    """A ModelDeployment as far as its pods and local mode need it: identity and spec, defaults included."""
+
+    name: str
+    namespace: str = "default"
+    spec: ModelDeploymentSpec
+
+    def model(self, name: str) -> Model | None:
+        """The model of this name."""
+        return next((model for model in self.spec.models if model.name == name), None)
+
+
+def parse_spec(spec: dict[str, Any]) -> ModelDeploymentSpec:
+    """Raises msgspec.ValidationError, which names the field (`$.models[0].name`), if the spec breaks the schema."""
+    return msgspec.convert(spec, ModelDeploymentSpec)
+
+
+def parse_deployment(raw: dict[str, Any]) -> ModelDeployment:
+    """From a raw object with metadata and spec; raises as `parse_spec`."""
+    metadata = raw["metadata"]
+    return ModelDeployment(
+        name=metadata["name"], namespace=metadata.get("namespace", "default"), spec=parse_spec(raw.get("spec", {}))
+    )

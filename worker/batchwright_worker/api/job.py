@@ -1,0 +1,202 @@
+"""The InferenceJob that a user writes, as frozen values; see `manifest`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from batchwright_worker.api.fields import (
+    ATOMIC,
+    UNIQUE,
+    EnvVar,
+    Label,
+    LocalObjectReference,
+    ObjectName,
+    PodOptions,
+    ResourceRequirements,
+    Toleration,
+    Value,
+    doc,
+    keyed,
+)
+
+Uri = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+TaskName = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?$")
+]
+
+
+class Input(Value, kw_only=True, frozen=True):
+    """The data set."""
+
+    uri: Annotated[
+        Uri,
+        doc(
+            "A file, a directory or a pattern with *: pvc://CLAIM/PATH, s3://, gs:// or https:// (one file). "
+            "file:// works only with `batchwright-worker run`."
+        ),
+    ]
+    format: Annotated[
+        Literal["images", "jsonl", "parquet", "npy", "text"],
+        doc(
+            "images: one item per file; jsonl and text: per line; parquet: per record; npy: per element of the first "
+            "dimension."
+        ),
+    ]
+    secret_ref: Annotated[
+        LocalObjectReference | None, doc("Secret with credentials, as in an artifact's secretRef of a ModelDeployment.")
+    ] = None
+    shard_size: Annotated[
+        int,
+        doc(
+            "Items per shard; a shard is what one runner pod does at a time and what is repeated after a failure.",
+            ge=1,
+            le=10_000_000,
+        ),
+    ] = 1000
+
+
+class Output(Value, kw_only=True, frozen=True):
+    """Where the results go: one file per shard, in input order, and a manifest at the end."""
+
+    uri: Annotated[
+        Uri, doc("A directory: pvc://CLAIM/PATH, s3:// or gs://. file:// works only with `batchwright-worker run`.")
+    ]
+    secret_ref: Annotated[
+        LocalObjectReference | None, doc("Secret with credentials, as in an artifact's secretRef of a ModelDeployment.")
+    ] = None
+    format: Annotated[Literal["jsonl", "parquet"], doc("Format of the shards' files.")] = "jsonl"
+
+
+class CpuTask(Value, kw_only=True, frozen=True):
+    """A Python function."""
+
+    function: Annotated[
+        str,
+        doc(
+            "`module:callable` from the runner image or a ConfigMap of `runner.configMaps`, or the name of a built-in.",
+            min_length=1,
+            max_length=253,
+        ),
+    ]
+    args: Annotated[dict[str, Any], doc("Keyword arguments of the function.")] = msgspec.field(default_factory=dict)
+
+
+class ModelTask(Value, kw_only=True, frozen=True):
+    """A model of a ModelDeployment in the same namespace."""
+
+    deployment: Annotated[ObjectName, doc("Name of the ModelDeployment.")]
+    model: Annotated[str, doc("Name of the model in it.", min_length=1, max_length=63)]
+
+
+class Task(Value, kw_only=True, frozen=True):
+    """One step of the DAG: exactly one of `cpu` and `model`."""
+
+    name: Annotated[TaskName, doc("Name of the task; unique in the job.")]
+    depends_on: Annotated[
+        tuple[TaskName, ...],
+        doc(
+            "Tasks whose results this one takes, each of which stands earlier in the list; unset: it takes the item.",
+            max_length=16,
+            extra_json_schema=UNIQUE,
+        ),
+    ] = ()
+    cpu: Annotated[CpuTask | None, doc("A function on the CPU.")] = None
+    model: Annotated[ModelTask | None, doc("A model on its accelerators.")] = None
+
+
+class RunnerPod(PodOptions, kw_only=True, frozen=True):
+    """Fields of the runner pods that Batchwright does not decide about; each is taken over into the pod as it is."""
+
+    node_selector: Annotated[dict[str, Label], doc("Labels that a node must have.", max_length=32)] = msgspec.field(
+        default_factory=dict
+    )
+    tolerations: Annotated[
+        tuple[Toleration, ...], doc("Taints that the pods put up with.", max_length=32, extra_json_schema=ATOMIC)
+    ] = ()
+
+
+class Runner(Value, kw_only=True, frozen=True):
+    """The pods that run the tasks."""
+
+    image: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None,
+        doc("Image of the runner. Unset: the operator's worker image."),
+    ] = None
+    resources: Annotated[
+        ResourceRequirements | None, doc("Resources of the runner. Unset: the operator's setting.")
+    ] = None
+    env: Annotated[
+        tuple[EnvVar, ...], doc("Environment variables of the runner.", max_length=64, extra_json_schema=keyed("name"))
+    ] = ()
+    config_maps: Annotated[
+        tuple[ObjectName, ...],
+        doc(
+            "ConfigMaps whose entries are Python files; `module:callable` finds them.",
+            max_length=16,
+            extra_json_schema=UNIQUE,
+        ),
+    ] = ()
+    cpu_workers: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=256)] | None,
+        doc("Processes for CPU tasks in each runner. Unset: the runner's CPU request, rounded up."),
+    ] = None
+    pod: Annotated[RunnerPod, doc("Further fields of the runner pods.")] = RunnerPod()
+
+
+class InferenceJobSpec(Value, kw_only=True, frozen=True):
+    """What the user wants. `input`, `output` and `tasks` cannot be changed later."""
+
+    suspend: Annotated[bool, doc("true: no runner pods; shards that are complete stay complete.")] = False
+    input: Annotated[Input, doc("The data set. Immutable.")]
+    output: Annotated[Output, doc("Where the results go. Immutable.")]
+    tasks: Annotated[
+        tuple[Task, ...],
+        doc(
+            "The DAG, each task after those it depends on. Immutable.",
+            min_length=1,
+            max_length=64,
+            extra_json_schema=keyed("name"),
+        ),
+    ]
+    runner: Annotated[Runner, doc("The pods that run the tasks.")] = Runner()
+    parallelism: Annotated[
+        int, doc("Shards that run at the same time; may be changed while the job runs.", ge=1, le=10_000)
+    ] = 1
+    backoff_limit_per_shard: Annotated[
+        int, doc("How often a shard is repeated after a failure before the job fails.", ge=0, le=100)
+    ] = 3
+    max_failed_items: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None,
+        doc("The job fails when more items than this failed. Unset: any number may; they are listed in the output."),
+    ] = None
+    active_deadline_seconds: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None,
+        doc("The job fails when it runs longer than this. Unset: no deadline."),
+    ] = None
+    ttl_seconds_after_finished: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | None,
+        doc("The job is deleted this long after its end. Unset: never, which is what GitOps needs."),
+    ] = None
+
+
+class InferenceJob(msgspec.Struct, kw_only=True, frozen=True):
+    """An InferenceJob as far as runners and local mode need it: identity and spec, defaults included."""
+
+    name: str
+    namespace: str = "default"
+    spec: InferenceJobSpec
+
+
+def parse_job_spec(spec: dict[str, Any]) -> InferenceJobSpec:
+    """Raises msgspec.ValidationError, which names the field (`$.tasks[0].name`), if the spec breaks the schema."""
+    return msgspec.convert(spec, InferenceJobSpec)
+
+
+def parse_job(raw: dict[str, Any]) -> InferenceJob:
+    """From a raw object with metadata and spec; raises as `parse_job_spec`."""
+    metadata = raw["metadata"]
+    return InferenceJob(
+        name=metadata["name"], namespace=metadata.get("namespace", "default"), spec=parse_job_spec(raw.get("spec", {}))
+    )

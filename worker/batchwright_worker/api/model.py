@@ -1,0 +1,220 @@
+"""The models of a ModelDeployment as a user writes them, as frozen values; see `manifest`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from batchwright_worker.api.fields import (
+    ATOMIC,
+    SIGNED_NUMBER_PATTERN,
+    Accelerator,
+    Bytes,
+    LocalObjectReference,
+    ObjectName,
+    Value,
+    doc,
+    keyed,
+)
+
+Datatype = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BF16",
+    "BYTES",
+]
+Format = Literal["onnx", "torch-export", "torchscript", "safetensors", "python", "emulated"]
+
+
+class Tensor(Value, kw_only=True, frozen=True):
+    """One input or output of a model, per row."""
+
+    name: Annotated[str, doc("Name of the tensor in the model and in requests.", min_length=1, max_length=128)]
+    datatype: Annotated[Datatype, doc("Type of the elements, as the Open Inference Protocol writes it.")]
+    shape: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)], ...],
+        doc(
+            "Shape of one row: the batch dimension is left out, -1 is a dimension that varies; [] is a single number.",
+            max_length=16,
+            extra_json_schema=ATOMIC,
+        ),
+    ]
+
+
+class Targets(Value, kw_only=True, frozen=True):
+    """What is asked of a model; the batch size is tuned until all that is set here is met."""
+
+    latency_milliseconds: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=600_000)] | None,
+        doc(
+            "95 of 100 requests are to be answered within this time, queue included. Requests that cannot be are "
+            "refused at once. Unset: no target, no refusal by time."
+        ),
+    ] = None
+    throughput: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None,
+        doc("Rows per second that one replica is to reach under load. Unset: as many as possible."),
+    ] = None
+
+
+class Padding(Value, kw_only=True, frozen=True):
+    """Rows of unequal shape may share a batch when one dimension is padded up to a multiple."""
+
+    dimension: Annotated[int, doc("Which dimension of a row, counted from 0 without the batch dimension.", ge=0, le=15)]
+    multiple: Annotated[int, doc("The dimension is padded up to the next multiple of this.", ge=1, le=65_536)]
+    value: Annotated[
+        str,
+        doc("Number to pad with, as a string.", max_length=26, pattern=SIGNED_NUMBER_PATTERN),
+    ] = "0"
+
+
+class Batching(Value, kw_only=True, frozen=True):
+    """How rows become batches and how the batch size is tuned (methods A6-A8)."""
+
+    min_size: Annotated[int, doc("Smallest batch size that the tuner may choose.", ge=1, le=4096)] = 1
+    max_size: Annotated[int, doc("Largest batch size that the tuner may choose.", ge=1, le=4096)] = 32
+    initial_size: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=4096)] | None,
+        doc("Batch size to start with. Unset: predicted from the processor's load table, else minSize."),
+    ] = None
+    step: Annotated[int, doc("Rows by which the tuner moves the batch size at a time.", ge=1, le=1024)] = 1
+    window_milliseconds: Annotated[int, doc("Length of one observation window.", ge=50, le=600_000)] = 1000
+    trend_length: Annotated[int, doc("How many windows the Mann-Kendall trend test looks back.", ge=4, le=100)] = 8
+    max_queue_delay_milliseconds: Annotated[
+        int,
+        doc(
+            "How long a free device may wait for a batch to fill. 0: never (work-conserving), nearly always best.",
+            ge=0,
+            le=60_000,
+        ),
+    ] = 0
+    max_queue_length: Annotated[
+        int, doc("Rows that may wait for this model in one replica; more are refused.", ge=1, le=1_000_000)
+    ] = 10_000
+    controller: Annotated[
+        Literal["Auto", "MannKendall", "Fitted"],
+        doc(
+            "MannKendall: steps with the trend guard, as published. Fitted: also uses the device time measured "
+            "per size. Auto: the one that measures better."
+        ),
+    ] = "Auto"
+    padding: Annotated[Padding | None, doc("Unset: only rows of equal shape share a batch.")] = None
+
+
+class ConfigMapKey(Value, kw_only=True, frozen=True):
+    """One entry of a ConfigMap of the same namespace."""
+
+    name: Annotated[ObjectName, doc("Name of the ConfigMap.")]
+    key: Annotated[str, doc("Key in it, for example model.py.", min_length=1, max_length=253)]
+
+
+class Script(Value, kw_only=True, frozen=True):
+    """The model's own inference script (method A2): exactly one of the two."""
+
+    config_map_key_ref: Annotated[ConfigMapKey | None, doc("The script is this entry of a ConfigMap.")] = None
+    module: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")] | None,
+        doc("The script is this Python module of the runtime image, for example my_models.ranker."),
+    ] = None
+
+
+class Emulated(Value, kw_only=True, frozen=True):
+    """A model of the emulated accelerator, a test instrument: n rows take fixed + n * perRow microseconds."""
+
+    fixed_microseconds: Annotated[int, doc("Time of a batch whatever its size.", ge=0, le=600_000_000)] = 10_000
+    per_row_microseconds: Annotated[int, doc("Time that each row adds to a batch.", ge=0, le=600_000_000)] = 2_000
+    weights_bytes: Annotated[Bytes, doc("Device memory of the loaded model.")] = 0
+    bytes_per_row: Annotated[Bytes, doc("Device memory that each row of a running batch takes.")] = 0
+    load_milliseconds: Annotated[int, doc("Time to load the model onto the device.", ge=0, le=600_000)] = 0
+    load_overlaps: Annotated[
+        bool, doc("true: loading leaves the device free for batches (a copy engine); false: it blocks the device.")
+    ] = False
+
+
+class Artifact(Value, kw_only=True, frozen=True):
+    """The weights of a model for one kind of accelerator (method A2)."""
+
+    accelerator: Annotated[
+        Accelerator,
+        doc("Kind of accelerator: cpu, or an extended resource such as nvidia.com/gpu or batchwright.dev/emulated."),
+    ] = "cpu"
+    format: Annotated[
+        Format,
+        doc("What the file is. python: `script` builds the model; emulated: no file, see `emulated`."),
+    ]
+    uri: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None,
+        doc(
+            "Where the file is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs:// (fetched before the pod "
+            "starts) or oci://. file:// works only with `batchwright-worker serve`. Not with format emulated."
+        ),
+    ] = None
+    sha256: Annotated[
+        Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")] | None,
+        doc(
+            "SHA-256 of the file in lower-case hexadecimal digits; a file that differs is refused. Unset: not checked."
+        ),
+    ] = None
+    max_bytes: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=1 << 50)],
+        doc("A fetched file may be this large at most; also the size of the volume it is fetched to."),
+    ] = 10 << 30
+    secret_ref: Annotated[
+        LocalObjectReference | None,
+        doc(
+            "Secret with the credentials of the fetch: entries AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+            "AWS_SESSION_TOKEN, AWS_ENDPOINT_URL for s3; credentials.json for gs; authorization (the header) for https."
+        ),
+    ] = None
+    script: Annotated[Script | None, doc("The inference script, for formats safetensors and python.")] = None
+    emulated: Annotated[Emulated | None, doc("The emulated model; with format emulated only.")] = None
+
+
+class Model(Value, kw_only=True, frozen=True):
+    """One model."""
+
+    name: Annotated[
+        str,
+        doc(
+            "Name in requests (/v2/models/NAME/infer); unique in the deployment.",
+            min_length=1,
+            max_length=63,
+            pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        ),
+    ]
+    artifacts: Annotated[
+        tuple[Artifact, ...],
+        doc(
+            "One per kind of accelerator that may run the model.",
+            min_length=1,
+            max_length=16,
+            extra_json_schema=keyed("accelerator"),
+        ),
+    ]
+    inputs: Annotated[
+        tuple[Tensor, ...],
+        doc(
+            "Inputs per row. May be left out where the artifact tells (ONNX, torch-export, emulated).",
+            max_length=32,
+            extra_json_schema=keyed("name"),
+        ),
+    ] = ()
+    outputs: Annotated[
+        tuple[Tensor, ...],
+        doc(
+            "Outputs per row. May be left out where the artifact tells.", max_length=32, extra_json_schema=keyed("name")
+        ),
+    ] = ()
+    targets: Annotated[Targets, doc("What is asked of this model.")] = Targets()
+    batching: Annotated[Batching, doc("How rows become batches; the defaults suit nearly every model.")] = Batching()

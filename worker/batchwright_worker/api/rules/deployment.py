@@ -1,0 +1,170 @@
+"""Rules between the fields of a ModelDeployment; see `manifest_rules`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from batchwright_worker.api.deployment import (
+    Layerwise,
+    Model,
+    ModelDeployment,
+    ModelDeploymentSpec,
+    Runtime,
+    Strategy,
+    Weights,
+)
+from batchwright_worker.api.rules.model import distinct
+from batchwright_worker.api.rules.rule import Rule
+
+SIDECAR_PORTS: Final = (8000, 8001, 8090)
+SERVICE_NAME: Final = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+
+def _kinds(model: Model) -> set[str]:
+    return {artifact.accelerator for artifact in model.artifacts}
+
+
+def _served_somewhere(spec: ModelDeploymentSpec) -> bool:
+    return bool(spec.runtimes) or bool(set.intersection(*(_kinds(model) for model in spec.models)))
+
+
+RULES: Final = (
+    Rule(
+        on=ModelDeployment,
+        cel=f"self.metadata.name.matches('{SERVICE_NAME}')",
+        holds=lambda deployment: re.match(SERVICE_NAME, deployment.name) is not None,
+        wrong="metadata.name: it becomes the name of a Service",
+        remedy="write at most 63 lower-case letters, digits and -, starting with a letter",
+    ),
+    Rule(
+        on=ModelDeploymentSpec,
+        names="models",
+        cel="self.models.all(m, self.models.exists_one(n, n.name == m.name))",
+        holds=lambda spec: distinct([model.name for model in spec.models]),
+        wrong="two models have one name",
+        remedy="give each a name of its own; requests name it (/v2/models/NAME/infer)",
+    ),
+    Rule(
+        on=ModelDeploymentSpec,
+        at="runtimes",
+        cel="self.all(r, self.exists_one(s, s.accelerator == r.accelerator))",
+        holds=lambda runtimes: distinct([runtime.accelerator for runtime in runtimes]),
+        wrong="two runtimes for one kind of accelerator",
+        remedy="keep one per accelerator",
+    ),
+    Rule(
+        on=ModelDeploymentSpec,
+        names="runtimes",
+        cel="!has(self.runtimes) || self.runtimes.all(r, "
+        "self.models.all(m, m.artifacts.exists(a, a.accelerator == r.accelerator)))",
+        holds=lambda spec: all(
+            runtime.accelerator in _kinds(model) for runtime in spec.runtimes for model in spec.models
+        ),
+        wrong="there is a kind of accelerator that some model has no artifact for",
+        remedy="add an artifact with that accelerator to every model, or remove the runtime",
+    ),
+    Rule(
+        on=ModelDeploymentSpec,
+        names="models",
+        cel="(has(self.runtimes) && size(self.runtimes) > 0) || "
+        "self.models[0].artifacts.exists(a, self.models.all(m, m.artifacts.exists(b, b.accelerator == a.accelerator)))",
+        holds=_served_somewhere,
+        wrong="no kind of accelerator that all models have an artifact for, so that no pod could serve them",
+        remedy="add artifacts for one common accelerator, or make several ModelDeployments",
+    ),
+    Rule(
+        on=ModelDeploymentSpec,
+        names="layerwise.mode",
+        cel="self.layerwise.mode == 'Off' || size(self.models) > 1",
+        holds=lambda spec: spec.layerwise.mode == "Off" or len(spec.models) > 1,
+        wrong="layerwise interleaves the layers of several models, and there is one",
+        remedy='add a model or write mode: "Off"',
+    ),
+    Rule(
+        on=Layerwise,
+        names="memoryBudgetBytes",
+        cel="self.mode == 'Off' || has(self.memoryBudgetBytes)",
+        holds=lambda layerwise: layerwise.mode == "Off" or layerwise.memory_budget_bytes is not None,
+        wrong="needed unless mode is Off",
+        remedy="write the memory for streamed weights, for example 536870912",
+    ),
+    Rule(
+        on=Runtime,
+        names="count",
+        cel="self.accelerator != 'cpu' || self.count == 1",
+        holds=lambda runtime: runtime.accelerator != "cpu" or runtime.count == 1,
+        wrong="cpu is one device",
+        remedy="write count: 1 and ask for cores in resources.requests.cpu",
+    ),
+    Rule(
+        on=Runtime,
+        names="protocol",
+        cel="self.protocol != 'open-inference' || (has(self.image) && has(self.port))",
+        holds=lambda runtime: (
+            runtime.protocol != "open-inference" or (runtime.image is not None and runtime.port is not None)
+        ),
+        wrong="an open-inference server needs image and port",
+        remedy="write image: YOUR_SERVER and port: the one it serves HTTP on, for example 9000",
+    ),
+    Rule(
+        on=Runtime,
+        names="protocol",
+        cel="self.protocol == 'open-inference' || "
+        "!(has(self.port) || has(self.grpcPort) || has(self.command) || has(self.args))",
+        holds=lambda runtime: (
+            runtime.protocol == "open-inference"
+            or not (runtime.port or runtime.grpc_port or runtime.command or runtime.args)
+        ),
+        wrong="port, grpcPort, command and args are those of an open-inference server",
+        remedy="write protocol: open-inference or remove them",
+    ),
+    Rule(
+        on=Runtime,
+        at="port",
+        cel="!(self in [8000, 8001, 8090])",
+        holds=lambda port: port not in SIDECAR_PORTS,
+        wrong="8000, 8001 and 8090 are the sidecar's own",
+        remedy="let the server listen on another port, for example 9000",
+    ),
+    Rule(
+        on=Runtime,
+        at="grpc_port",
+        cel="!(self in [8000, 8001, 8090])",
+        holds=lambda port: port not in SIDECAR_PORTS,
+        wrong="8000, 8001 and 8090 are the sidecar's own",
+        remedy="let the server listen on another port, for example 9001",
+    ),
+    Rule(
+        on=Runtime,
+        names="grpcPort",
+        cel="!(has(self.port) && has(self.grpcPort)) || self.port != self.grpcPort",
+        holds=lambda runtime: runtime.port is None or runtime.port != runtime.grpc_port,
+        wrong="port and grpcPort are the same",
+        remedy="write the port that the server serves HTTP on and the one that it serves gRPC on",
+    ),
+    Rule(
+        on=Weights,
+        cel="double(self.utilization) + double(self.memory) + double(self.capacity) > 0.0",
+        holds=lambda weights: float(weights.utilization) + float(weights.memory) + float(weights.capacity) > 0,
+        wrong="all weights are 0",
+        remedy='write at least one above 0, for example utilization: "1"',
+    ),
+    Rule(
+        on=Strategy,
+        names="rollingUpdate",
+        cel="self.type == 'RollingUpdate' || !has(self.rollingUpdate)",
+        holds=lambda strategy: strategy.type == "RollingUpdate" or strategy.rolling_update is None,
+        wrong="it goes with type RollingUpdate",
+        remedy="remove it or write type: RollingUpdate",
+    ),
+    Rule(
+        on=Strategy,
+        at="rolling_update",
+        cel="!(has(self.maxSurge) && has(self.maxUnavailable)) || "
+        "!(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])",
+        holds=lambda bounds: not {str(bounds.max_surge), str(bounds.max_unavailable)} <= {"0", "0%"},
+        wrong="maxSurge and maxUnavailable are both 0, so that no pod could be replaced",
+        remedy="write one of them as 1 or more",
+    ),
+)

@@ -1,0 +1,225 @@
+"""Rules between the fields of a model and its artifacts; see `manifest_rules`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tensor
+from batchwright_worker.api.rules.rule import Rule
+
+ARTIFACT_URI: Final = r"^((https|s3|gs|oci)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[^/].*)$"
+EMULATED_KIND: Final = "batchwright.dev/emulated"
+TOLD_BY_USER: Final = ("torchscript", "safetensors", "python")
+"""Formats whose files do not tell inputs and outputs."""
+SCRIPTED: Final = ("safetensors", "python")
+
+
+def no_parent_steps(uri: str) -> bool:
+    """No `..` between slashes: a path may not leave its volume."""
+    return ".." not in uri.split("/")
+
+
+def local_or(pattern: str, uri: str) -> bool:
+    """Local mode reads file:///PATH beside what a cluster reads."""
+    return uri.startswith("file:///") or re.match(pattern, uri) is not None
+
+
+def distinct(names: list[str]) -> bool:
+    """No name twice."""
+    return len(set(names)) == len(names)
+
+
+def _padding_applies(model: Model) -> bool:
+    padding = model.batching.padding
+    if padding is None or not model.inputs:
+        return True
+    return any(len(each.shape) > padding.dimension and each.shape[padding.dimension] == -1 for each in model.inputs)
+
+
+_ARTIFACT = (
+    Rule(
+        on=Artifact,
+        at="uri",
+        cel=f"self.matches(r'{ARTIFACT_URI}')",
+        holds=lambda uri: local_or(ARTIFACT_URI, uri),
+        wrong="not an address that pods can read",
+        remedy="write pvc://CLAIM/PATH, https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY or "
+        "oci://REGISTRY/REPOSITORY; file:// works only with batchwright-worker serve",
+    ),
+    Rule(
+        on=Artifact,
+        at="uri",
+        cel="!self.contains('/../') && !self.endsWith('/..')",
+        holds=no_parent_steps,
+        wrong="the path has a .. in it",
+        remedy="write the path from the root of the volume, without ..",
+    ),
+    Rule(
+        on=Artifact,
+        names="emulated",
+        cel="(self.format == 'emulated') == has(self.emulated)",
+        holds=lambda artifact: (artifact.format == "emulated") == (artifact.emulated is not None),
+        wrong="it goes with format emulated, and with no other",
+        remedy="write emulated: {fixedMicroseconds: 10000, perRowMicroseconds: 2000} with format: emulated; "
+        "remove emulated with any other format",
+    ),
+    Rule(
+        on=Artifact,
+        names="uri",
+        cel="self.format == 'emulated' ? !has(self.uri) && !has(self.sha256)"
+        " : has(self.uri) || self.format == 'python'",
+        holds=lambda artifact: (
+            artifact.uri is None and artifact.sha256 is None
+            if artifact.format == "emulated"
+            else artifact.uri is not None or artifact.format == "python"
+        ),
+        wrong="needed with every format but emulated (which has neither uri nor sha256) and python",
+        remedy="write uri: pvc://CLAIM/PATH, https://.., s3://.., gs://.. or oci://.., or remove uri and sha256 with "
+        "format: emulated",
+    ),
+    Rule(
+        on=Artifact,
+        names="format",
+        cel=f"self.accelerator != '{EMULATED_KIND}' || self.format == 'emulated'",
+        holds=lambda artifact: artifact.accelerator != EMULATED_KIND or artifact.format == "emulated",
+        wrong="the emulated accelerator runs emulated models only",
+        remedy=f"write format: emulated with accelerator: {EMULATED_KIND}, or another accelerator",
+    ),
+    Rule(
+        on=Artifact,
+        names="script",
+        cel="(self.format in ['safetensors', 'python']) == has(self.script)",
+        holds=lambda artifact: (artifact.format in SCRIPTED) == (artifact.script is not None),
+        wrong="needed with formats safetensors and python, unused with any other",
+        remedy="write script: {module: my_package.my_model} or script: {configMapKeyRef: {name: .., key: ..}}, "
+        "or remove it",
+    ),
+    Rule(
+        on=Artifact,
+        names="secretRef",
+        cel="!has(self.secretRef) || (has(self.uri) && !self.uri.startsWith('pvc://'))",
+        holds=lambda artifact: artifact.secret_ref is None or not (artifact.uri or "pvc://").startswith("pvc://"),
+        wrong="nothing is fetched here that needs credentials",
+        remedy="remove secretRef; it goes with https://, s3://, gs:// and oci:// only",
+    ),
+    Rule(
+        on=Script,
+        cel="has(self.configMapKeyRef) != has(self.module)",
+        holds=lambda script: (script.config_map_key_ref is not None) != (script.module is not None),
+        wrong="exactly one of configMapKeyRef and module",
+        remedy="write {module: my_package.my_model} or {configMapKeyRef: {name: my-scripts, key: model.py}}",
+    ),
+)
+
+_MODEL = (
+    Rule(
+        on=Tensor,
+        at="shape",
+        cel="self.all(d, d != 0)",
+        holds=lambda shape: 0 not in shape,
+        wrong="a dimension is 0",
+        remedy="write its length, or -1 where it varies; leave the batch dimension out",
+    ),
+    Rule(
+        on=Batching,
+        names="maxSize",
+        cel="self.minSize <= self.maxSize",
+        holds=lambda batching: batching.min_size <= batching.max_size,
+        wrong="smaller than minSize",
+        remedy="write minSize <= maxSize",
+    ),
+    Rule(
+        on=Batching,
+        names="initialSize",
+        cel="!has(self.initialSize) || (self.minSize <= self.initialSize && self.initialSize <= self.maxSize)",
+        holds=lambda batching: (
+            batching.initial_size is None or batching.min_size <= batching.initial_size <= batching.max_size
+        ),
+        wrong="it is outside minSize to maxSize",
+        remedy="write minSize <= initialSize <= maxSize, or leave it out to have it predicted",
+    ),
+    Rule(
+        on=Batching,
+        names="step",
+        cel="self.step == 1 || self.step <= self.maxSize - self.minSize",
+        holds=lambda batching: batching.step == 1 or batching.step <= batching.max_size - batching.min_size,
+        wrong="larger than maxSize - minSize, so that no second size could be reached",
+        remedy="write a smaller step or a wider range",
+    ),
+    Rule(
+        on=Batching,
+        names="maxQueueLength",
+        cel="self.maxQueueLength >= self.maxSize",
+        holds=lambda batching: batching.max_queue_length >= batching.max_size,
+        wrong="shorter than one batch of maxSize",
+        remedy="write at least maxSize",
+    ),
+    Rule(
+        on=Model,
+        names="batching.maxQueueDelayMilliseconds",
+        cel="!has(self.targets) || !has(self.targets.latencyMilliseconds) || "
+        "self.batching.maxQueueDelayMilliseconds < self.targets.latencyMilliseconds",
+        holds=lambda model: (
+            model.targets.latency_milliseconds is None
+            or model.batching.max_queue_delay_milliseconds < model.targets.latency_milliseconds
+        ),
+        wrong="as long as targets.latencyMilliseconds, so that no request could be in time",
+        remedy="write less than the latency target; 0 is nearly always best",
+    ),
+    Rule(
+        on=Model,
+        names="batching.windowMilliseconds",
+        cel="!has(self.targets) || !has(self.targets.latencyMilliseconds) || "
+        "self.targets.latencyMilliseconds <= 10 * self.batching.windowMilliseconds",
+        holds=lambda model: (
+            model.targets.latency_milliseconds is None
+            or model.targets.latency_milliseconds <= 10 * model.batching.window_milliseconds
+        ),
+        wrong="less than a tenth of targets.latencyMilliseconds, so that a window would see hardly an answer",
+        remedy="write a longer window, best as long as the latency target",
+    ),
+    Rule(
+        on=Model,
+        names="batching.padding.dimension",
+        cel="!has(self.batching.padding) || !has(self.inputs) || self.inputs.exists(i, "
+        "size(i.shape) > self.batching.padding.dimension && i.shape[self.batching.padding.dimension] == -1)",
+        holds=_padding_applies,
+        wrong="no input varies in it",
+        remedy="name a dimension whose length is -1 in an input's shape; dimensions count from 0 without the batch",
+    ),
+    Rule(
+        on=Model,
+        names="inputs",
+        cel="!self.artifacts.exists(a, a.format in ['torchscript', 'safetensors', 'python']) || "
+        "(has(self.inputs) && size(self.inputs) > 0 && has(self.outputs) && size(self.outputs) > 0)",
+        holds=lambda model: (
+            not any(artifact.format in TOLD_BY_USER for artifact in model.artifacts)
+            or bool(model.inputs and model.outputs)
+        ),
+        wrong="a torchscript, safetensors or python artifact does not tell inputs and outputs",
+        remedy="write inputs and outputs as [{name: x, datatype: FP32, shape: [3, 224, 224]}], per row",
+    ),
+    *(
+        Rule(
+            on=Model,
+            at=name,
+            cel="self.all(t, self.exists_one(u, u.name == t.name))",
+            holds=lambda tensors: distinct([tensor.name for tensor in tensors]),
+            wrong="two tensors have one name",
+            remedy="keep one, or write the name that the model gives the other",
+        )
+        for name in ("inputs", "outputs")
+    ),
+    Rule(
+        on=Model,
+        names="artifacts",
+        cel="self.artifacts.all(a, self.artifacts.exists_one(b, b.accelerator == a.accelerator))",
+        holds=lambda model: distinct([artifact.accelerator for artifact in model.artifacts]),
+        wrong="two artifacts for one kind of accelerator",
+        remedy="keep one per accelerator, and say accelerator: on every one that is not for cpu",
+    ),
+)
+
+
+RULES: Final = (*_ARTIFACT, *_MODEL)

@@ -1,0 +1,86 @@
+"""Checks a document against the structural schema of its CRD, with jsonschema; messages say what to write."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jsonschema
+
+from batchwright_worker.api.documents import Problem
+
+_PASSED_ON = "x-kubernetes-preserve-unknown-fields"
+
+
+def structural_problems(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything that breaks the schema, in the order of the document; unknown fields count."""
+    validator = jsonschema.Draft202012Validator(_closed(schema))
+    for error in sorted(validator.iter_errors(document), key=lambda each: [str(part) for part in each.absolute_path]):
+        yield from _problems(error)
+
+
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with unknown fields refused, metadata open, and status left out: kubectl does the same."""
+    properties = {**schema["properties"], "metadata": {"type": "object", "required": ["name"]}, "status": {}}
+    return _closed_object(
+        {**schema, "properties": properties, "required": ["metadata", "spec"]}, {"metadata", "status"}
+    )
+
+
+def _closed_object(schema: Mapping[str, Any], open_fields: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
+    closed = dict(schema)
+    if "properties" in schema and not schema.get(_PASSED_ON):
+        closed["additionalProperties"] = False
+        closed["properties"] = {
+            name: value if name in open_fields else _closed_object(value)
+            for name, value in schema["properties"].items()
+        }
+    if schema.get("x-kubernetes-list-type") == "set":
+        closed["uniqueItems"] = True
+    if "items" in schema:
+        closed["items"] = _closed_object(schema["items"])
+    return closed
+
+
+def _problems(error: Any) -> Iterator[Problem]:
+    """Problems of one jsonschema.ValidationError."""
+    path = error.absolute_path
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or "document"
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        described = error.schema.get("properties", {}).get(missing, {}).get("description", "it is required")
+        yield Problem(
+            field=f"{field}.{missing}".removeprefix("document."), message="missing", remedy=f"add it: {described}"
+        )
+    elif error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        for name in set(error.instance) - set(known):
+            near = difflib.get_close_matches(name, known, n=1) or known
+            yield Problem(
+                field=f"{field}.{name}".removeprefix("document."),
+                message="unknown field",
+                remedy=f"known: {', '.join(near)}",
+            )
+    else:
+        yield Problem(field=field, message=error.message[:300], remedy=_remedy(error))
+
+
+def _remedy(error: Any) -> str:
+    """What to write instead, by the keyword of the schema that was broken."""
+    wanted, keyword = error.validator_value, error.validator
+    if keyword == "type" and wanted == "string" and isinstance(error.instance, bool):
+        return 'put it in quotes: "Off"'
+    if keyword in _REMEDIES:
+        return _REMEDIES[keyword](wanted)
+    return str(error.schema.get("description", "see kubectl explain"))
+
+
+_REMEDIES: dict[str, Callable[[Any], str]] = {
+    "enum": lambda wanted: f"write one of {', '.join(map(str, wanted))}",
+    "type": lambda wanted: f"write {'an' if wanted[0] in 'aio' else 'a'} {wanted}",
+    "uniqueItems": lambda _: "an element is written twice, keep one",
+    "pattern": lambda wanted: f"write something that matches {wanted}",
+    **dict.fromkeys(("minimum", "minLength", "minItems"), lambda wanted: f"write at least {wanted}"),
+    **dict.fromkeys(("maximum", "maxLength", "maxItems", "maxProperties"), lambda wanted: f"write at most {wanted}"),
+}

@@ -1,0 +1,155 @@
+"""ONNX models on onnxruntime: CPU, or CUDA where the kind is nvidia.com/gpu and the provider is there."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+
+from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+
+_DATATYPES: Final = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
+    "tensor(string)": "BYTES",
+}
+_BFLOAT16: Final = 16
+"""onnx.TensorProto.BFLOAT16."""
+
+
+class OnnxModel:
+    """A session. A model whose batch dimension is fixed runs in pieces of that many rows."""
+
+    def __init__(self, session: Any, name: str) -> None:
+        self._session = session
+        self.inputs: Sequence[TensorSpec] = [spec_of(argument, name) for argument in session.get_inputs()]
+        self.outputs: Sequence[TensorSpec] = [spec_of(argument, name) for argument in session.get_outputs()]
+        batch = session.get_inputs()[0].shape[0]
+        self._piece = batch if isinstance(batch, int) else 0
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """As LoadedModel.run."""
+        outputs = in_pieces(self._run, inputs, rows, self._piece)
+        check_outputs(outputs, rows)
+        return outputs
+
+    def close(self) -> None:
+        """The arena goes with the session."""
+        self._session = None
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            if any(spec.datatype == "BF16" for spec in (*self.inputs, *self.outputs)):
+                return self._run_bfloat16(inputs)
+            values = self._session.run(None, as_text(inputs))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfDeviceMemoryError(str(error)) from error
+            raise
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def _run_bfloat16(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """onnxruntime has no numpy type for bfloat16, so such values go in and out as their 16 bits."""
+        binding = self._session.io_binding()
+        for spec in self.inputs:
+            binding.bind_ortvalue_input(spec.name, ort_value(spec, inputs[spec.name]))
+        for spec in self.outputs:
+            binding.bind_output(spec.name)
+        self._session.run_with_iobinding(binding)
+        values = {}
+        for spec, value in zip(self.outputs, binding.get_outputs(), strict=True):
+            values[spec.name] = array_of(spec, value)
+        return values
+
+
+def load(source: ModelSource, host: Host) -> OnnxModel:
+    """A session with the host's thread count; idle threads sleep (spinning would burn the pod's CPU quota)."""
+    if not Path(source.path).is_file():
+        raise LoadError(f"there is no file at {source.path}; check the artifact's uri")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = host.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
+    if host.kind == KIND_NVIDIA:
+        if "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise LoadError("this image's onnxruntime has no CUDA provider; use an image with onnxruntime-gpu")
+        providers.insert(0, "CUDAExecutionProvider")
+    try:
+        session = ort.InferenceSession(source.path, options, providers=providers)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfDeviceMemoryError(str(error)) from error
+        raise LoadError(f"{source.path} is no usable ONNX model: {error}") from error
+    return OnnxModel(session, source.name)
+
+
+def spec_of(argument: Any, model: str) -> TensorSpec:
+    datatype = _DATATYPES.get(argument.type)
+    if datatype is None:
+        raise LoadError(f"model {model!r}: {argument.name!r} is a {argument.type}, which the protocol cannot carry")
+    if not argument.shape:
+        raise LoadError(
+            f"model {model!r}: {argument.name!r} has no dimensions; the first must be the batch: "
+            "export the model with a dynamic batch dimension"
+        )
+    shape = [size if isinstance(size, int) else -1 for size in argument.shape[1:]]
+    return TensorSpec(name=argument.name, datatype=datatype, shape=shape)
+
+
+def as_text(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """BYTES are UTF-8 text to ONNX; elements that are not raise UnicodeDecodeError, which names the byte."""
+    return {name: _decoded(array) if array.dtype == object else array for name, array in inputs.items()}
+
+
+def _decoded(array: Array) -> Array:
+    words = [bytes(element).decode() for element in array.reshape(-1)]
+    return np.array(words, dtype=object).reshape(array.shape)
+
+
+def ort_value(spec: TensorSpec, array: Array) -> Any:
+    if spec.datatype == "BF16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16), _BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def array_of(spec: TensorSpec, value: Any) -> Array:
+    """An output as numpy holds it."""
+    if spec.datatype == "BF16":
+        return _bfloat16(value)
+    array: Array = value.numpy()
+    return array
+
+
+def _bfloat16(value: Any) -> Array:
+    """A copy of a tensor on the CPU."""
+    shape = value.shape()
+    bits = ctypes.string_at(value.data_ptr(), math.prod(shape) * 2)
+    return np.frombuffer(bits, dtype=ml_dtypes.bfloat16).reshape(shape)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
+    )

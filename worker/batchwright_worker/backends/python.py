@@ -1,0 +1,87 @@
+"""A model that is a Python class: the script's `Model`, made with the artifact's path ("" where it has none).
+
+    class Model:
+        def __init__(self, path: str) -> None: ...
+        def infer(self, inputs: dict[str, ndarray]) -> dict[str, ndarray]: ...   # batch dimension first
+        def close(self) -> None: ...                                              # optional
+
+`infer` may raise `BadRowsError({row: why})` for the rows that it cannot do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from batchwright_worker.backends.base import Array, Host, LoadError, check_outputs
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+
+
+class PythonModel:
+    """See the module."""
+
+    def __init__(self, model: Any, source: ModelSource) -> None:
+        self._model = model
+        self.inputs: Sequence[TensorSpec] = source.inputs
+        self.outputs: Sequence[TensorSpec] = source.outputs
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """As LoadedModel.run; the class gets copies, because it may keep what it is given."""
+        outputs = self._model.infer({name: np.array(array) for name, array in inputs.items()})
+        if not isinstance(outputs, dict):
+            raise LoadError(f"infer returned a {type(outputs).__name__}; it must return a dict of output name to array")
+        missing = [spec.name for spec in self.outputs if spec.name not in outputs]
+        if missing:
+            raise LoadError(f"infer returned {sorted(outputs)} and not the declared output {missing[0]!r}")
+        arrays = {spec.name: np.asarray(outputs[spec.name]) for spec in self.outputs}
+        check_outputs(arrays, rows)
+        return arrays
+
+    def close(self) -> None:
+        """Calls the class's close, if it has one."""
+        if hasattr(self._model, "close"):
+            self._model.close()
+        self._model = None
+
+
+def load(source: ModelSource, host: Host) -> PythonModel:
+    """Imports the script and makes its `Model`."""
+    if not source.inputs or not source.outputs:
+        raise LoadError(f"model {source.name!r}: a python model must declare `inputs` and `outputs`")
+    maker = attribute(script(source), "Model", source)
+    return PythonModel(maker(source.path), source)
+
+
+def script(source: ModelSource) -> ModuleType:
+    """The artifact's script as a module. Raises LoadError if it is missing or cannot be imported."""
+    if not source.script:
+        raise LoadError(f"model {source.name!r}: format {source.format} needs `script` (module or configMapKeyRef)")
+    try:
+        if source.script.endswith(".py"):
+            return _from_file(Path(source.script))
+        return importlib.import_module(source.script)
+    except Exception as error:
+        raise LoadError(f"script {source.script!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def attribute(module: ModuleType, name: str, source: ModelSource) -> Any:
+    """An attribute of the script. Raises LoadError if it lacks it."""
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise LoadError(f"script {source.script!r} defines no class {name!r}")
+    return found
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"batchwright_script_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise LoadError(f"there is no script at {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,197 @@
+"""PyTorch models: torch.export programs, TorchScript, and safetensors with the script's `Model` (an nn.Module).
+
+Nothing is ever unpickled: `torch.load` is held to weights_only for as long as a file is read (torch.export falls back
+to full pickles otherwise), and TorchScript and safetensors have formats of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
+from batchwright_worker.backends.python import attribute, script
+from batchwright_worker.backends.torch_device import CudaKit, DeviceModel
+from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+
+_DATATYPES: Final = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+    torch.bfloat16: "BF16",
+}
+
+
+class TorchModel:
+    """A callable on the CPU that takes the inputs as positional tensors in the order of `inputs`."""
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        piece: int = 0,
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._call: Callable[..., Any] | None = call
+        self._piece = piece
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+        """As LoadedModel.run."""
+        try:
+            outputs = in_pieces(self._run, inputs, rows, self._piece)
+        except RuntimeError as error:
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise OutOfDeviceMemoryError(str(error)) from error
+            raise
+        check_outputs(outputs, rows)
+        return outputs
+
+    def close(self) -> None:
+        """Lets go of the weights."""
+        self._call = None
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert self._call is not None, "run after close"
+        with torch.inference_mode():
+            tensors = [tensor_of(inputs[spec.name]) for spec in self.inputs]
+            values = flat(self._call(*tensors), self.outputs)
+            return {spec.name: array_of(value) for spec, value in zip(self.outputs, values, strict=True)}
+
+
+_NO_MEMORY: Final = ("can't allocate memory", "not enough memory", "bad_alloc")
+"""How torch's CPU allocator says it."""
+
+
+def load(source: ModelSource, host: Host) -> TorchModel | DeviceModel:
+    """By format. Raises LoadError for files that are missing, broken, or hold pickled objects."""
+    if not Path(source.path).is_file():
+        raise LoadError(f"there is no file at {source.path}; check the artifact's uri")
+    torch.set_num_threads(host.threads)
+    device = torch.device("cuda:0" if host.kind == KIND_NVIDIA else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError("this image's torch sees no CUDA device; use an image with CUDA and a pod with a GPU")
+    try:
+        with held_to_weights():
+            return _LOADERS[source.format](source, device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfDeviceMemoryError(str(error)) from error
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(f"{source.path} is no usable {source.format} file: {type(error).__name__}: {error}") from error
+
+
+def _load_program(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
+    program = torch.export.load(source.path)
+    if device.type == "cuda":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    inputs, outputs, piece = program_signature(program, source)
+    return _on(device, program.module(), inputs, outputs, piece)
+
+
+def _load_torchscript(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
+    _need_signature(source)
+    return _on(device, torch.jit.load(source.path, map_location=device).eval(), source.inputs, source.outputs)
+
+
+def _load_safetensors(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
+    return _on(device, module_of(source).to(device), source.inputs, source.outputs)
+
+
+def _on(
+    device: torch.device,
+    call: Callable[..., Any],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    piece: int = 0,
+) -> TorchModel | DeviceModel:
+    if device.type == "cuda":
+        return DeviceModel(call, inputs, outputs, CudaKit(), piece)
+    return TorchModel(call, inputs, outputs, piece)
+
+
+def module_of(source: ModelSource) -> torch.nn.Module:
+    """The script's `Model` with the weights of a safetensors file, on the CPU. Raises LoadError."""
+    from safetensors.torch import load_file
+
+    _need_signature(source)
+    module = attribute(script(source), "Model", source)()
+    if not isinstance(module, torch.nn.Module):
+        raise LoadError(f"script {source.script!r}: Model must be a torch.nn.Module for format safetensors")
+    module.load_state_dict(load_file(source.path))
+    return module.eval()
+
+
+_LOADERS: Final = {
+    "torch-export": _load_program,
+    "torchscript": _load_torchscript,
+    "safetensors": _load_safetensors,
+}
+
+
+def _need_signature(source: ModelSource) -> None:
+    if not source.inputs or not source.outputs:
+        raise LoadError(f"model {source.name!r}: format {source.format} needs `inputs` and `outputs` in the manifest")
+
+
+def program_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec], int]:
+    """Declared names where there are any, else the program's own; and its fixed batch size or 0."""
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+    signature = program.graph_signature
+    found_inputs = [_spec(name, values[name]) for name in signature.user_inputs]
+    found_outputs = [_spec(name, values[name]) for name in signature.user_outputs]
+    batch = values[signature.user_inputs[0]].shape[0]
+    return (
+        _named(found_inputs, source.inputs, "inputs"),
+        _named(found_outputs, source.outputs, "outputs"),
+        batch if isinstance(batch, int) else 0,
+    )
+
+
+def _named(found: list[TensorSpec], declared: Sequence[TensorSpec], what: str) -> Sequence[TensorSpec]:
+    if not declared:
+        return found
+    if len(declared) != len(found):
+        raise LoadError(f"the manifest declares {len(declared)} {what}, the program has {len(found)}")
+    return declared
+
+
+def _spec(name: str, value: Any) -> TensorSpec:
+    if value.dim() == 0:
+        raise LoadError(f"{name!r} has no dimensions; the first must be the batch")
+    shape = [size if isinstance(size, int) else -1 for size in value.shape[1:]]
+    return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape)
+
+
+@contextlib.contextmanager
+def held_to_weights() -> Iterator[None]:
+    """CVE-2025-32434, CVE-2026-24747 and the fall-backs inside torch.export: never anything but weights_only."""
+    original = torch.load
+
+    def weights_only(*args: Any, **options: Any) -> Any:
+        return original(*args, **{**options, "weights_only": True})
+
+    torch.load = weights_only
+    try:
+        yield
+    finally:
+        torch.load = original

@@ -1,0 +1,167 @@
+"""The dispatch log: a scheduler that writes down what it is told and what it answers, so that `replay` can repeat it.
+
+Off by default, and then it costs nothing: `Scheduler` itself knows nothing of it. A file begins with the state of the
+scheduler, so that each of the two that are kept can be replayed alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import logging
+import pickle
+import zlib
+from collections.abc import Callable
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from batchwright_worker.dispatch_log import calls as events
+from batchwright_worker.scheduler.order import Order
+from batchwright_worker.scheduler.scheduler import Scheduler
+from batchwright_worker.scheduler.steps import Batch, Step
+
+DEFAULT_BYTES: Final = 64 << 20
+_REMEMBERED_BATCHES: Final = 64
+_FLUSH_S: Final = 1.0
+_LOG = logging.getLogger(__name__)
+
+
+class DispatchLog:
+    """Lines in a file of at most `limit_bytes`; then it becomes FILE.1 (the one before is lost) and a new one begins.
+
+    `header()` gives the first line of a file. A disk that refuses ends the log, never the service.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._limit = limit_bytes
+        self._clock = clock
+        self._file: BinaryIO | None = None
+        self._ended = False
+        self._written = 0
+        self._flushed = 0.0
+        self._encoder = msgspec.json.Encoder()
+        self.header: Callable[[], events.Header] | None = None
+
+    def begin(self) -> None:
+        """Before the first call: the file begins with the state that it finds."""
+        if self._file is None and not self._ended:
+            try:
+                self._begin()
+            except OSError as error:
+                self._end(error)
+
+    def write(self, event: events.Event) -> None:
+        """One line; a file that becomes too long by it is followed by another one."""
+        if self._file is None:
+            return
+        try:
+            line = self._encoder.encode(event)
+            self._file.write(line + b"\n")
+            self._written += len(line) + 1
+            if self._written > self._limit:
+                self._begin()
+            elif event.t - self._flushed > _FLUSH_S:
+                self._file.flush()
+                self._flushed = event.t
+        except OSError as error:
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        _LOG.warning("the dispatch log %s ends: %s", self._path, error)
+        self._ended, self._file = True, None
+
+    def close(self) -> None:
+        """What is in the buffer reaches the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _begin(self) -> None:
+        self.close()
+        assert self.header is not None
+        if self._path.exists():
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("wb", buffering=1 << 16)
+        line = self._encoder.encode(self.header())
+        self._file.write(line + b"\n")
+        self._written, self._flushed = len(line) + 1, self._clock()
+
+
+class RecordedScheduler(Scheduler):
+    """A `Scheduler` whose every call of `events.CALLS` is a line of the log, and told to `observe` with its arguments
+    and what it gave."""
+
+    __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_wall", "observe")
+
+    def __init__(
+        self, log: DispatchLog | None, *, order: Order, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        super().__init__(order=order)
+        self.observe: Callable[[str, tuple[Any, ...], Any], None] | None = None
+        self._lines = log
+        self._clock, self._wall = clock, wall
+        self._inside = False
+        self._batches_seen: dict[int, Batch] = {}
+        if log is not None:
+            log.header = self._header
+
+    def _header(self) -> events.Header:
+        state = pickle.dumps((events.state_of(self), self._batches_seen))
+        return events.Header(
+            dispatch_log=events.FORMAT,
+            version=package_version("batchwright"),
+            t=self._clock(),
+            wall=self._wall(),
+            state=base64.b64encode(zlib.compress(state)).decode(),
+        )
+
+    def _recorded(self, call: str, act: Callable[[], Any], arguments: tuple[Any, ...]) -> Any:
+        """Perform the call and write it down; calls that it makes itself are part of it."""
+        if self._inside:
+            return act()
+        told: list[Any] = []
+        if self._lines is not None:
+            self._lines.begin()
+            told = [events.argument(each) for each in arguments]
+        self._inside = True
+        try:
+            given = act()
+        finally:
+            self._inside = False
+        if self._lines is not None:
+            if isinstance(given, Step) and isinstance(given.action, Batch):
+                self._remember(given.action)
+            self._lines.write(events.Event(self._clock(), call, told, events.answer(call, given)))
+        if self.observe is not None:
+            self.observe(call, arguments, given)
+        return given
+
+    def _remember(self, batch: Batch) -> None:
+        """The newest, for a file that begins while they run."""
+        self._batches_seen[batch.serial] = batch
+        if len(self._batches_seen) > _REMEMBERED_BATCHES:
+            del self._batches_seen[next(iter(self._batches_seen))]
+
+
+def _recording(name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = getattr(Scheduler, name)
+    signature = inspect.signature(method)
+
+    def call(self: RecordedScheduler, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            args = bound.args[1:]
+        return self._recorded(name, lambda: method(self, *args), args)
+
+    call.__name__, call.__doc__ = name, method.__doc__
+    return call
+
+
+for _name in events.CALLS:
+    setattr(RecordedScheduler, _name, _recording(_name))

@@ -1,0 +1,312 @@
+"""Performs what the scheduler decides for the rows that wait: batches, loads, retries.
+
+Woken by events only (method B6): an arrival, the end of a batch or a load, a device lost or back, the end of a window
+while there is traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from batchwright_worker.engine.batch_outcome import BatchOutcome
+from batchwright_worker.engine.decision_loop import Pulse
+from batchwright_worker.engine.isolation import Part, PartsLost, hand_out, run_isolated, wrong_outputs
+from batchwright_worker.engine.loader import Loader
+from batchwright_worker.engine.published_state import Board
+from batchwright_worker.engine.suspects import Suspects
+from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.inference.runtime import (
+    DeadlineExceeded,
+    InferenceError,
+    InferResult,
+    ModelFailed,
+    PromptRuntime,
+    Refused,
+    RunResult,
+    Runtime,
+    RuntimeTrouble,
+)
+from batchwright_worker.scheduler.dispatch import LoadModel, Nothing
+from batchwright_worker.scheduler.queues import Bucket, Waiting
+from batchwright_worker.scheduler.scheduler import Scheduler
+from batchwright_worker.scheduler.steps import Batch
+from batchwright_worker.scheduler.window_counts import ModelMeasures
+
+_TIMER_S = 0.001
+"""uvloop's timers count milliseconds: one that is asked for less would fire at once, and again, and again."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Dispatcher:
+    """One per engine; owns the tickets (callers that wait) and the tasks (batches and loads in progress)."""
+
+    scheduler: Scheduler
+    runtimes: Mapping[str, Runtime]
+    loader: Loader
+    board: Board
+    pulse: Pulse
+    measures: Mapping[str, ModelMeasures]
+    clock: Callable[[], float]
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no caller waits."""
+    suspects: Suspects = field(default_factory=Suspects)
+    _wakes: float | None = None
+    _waker: asyncio.TimerHandle | None = None
+
+    # --- callers ---
+
+    def admit(self, key: int, ticket: Ticket) -> None:
+        """A request is in the queue under `key`."""
+        ticket.keys.append(key)
+        if not self.tickets:
+            self.idle.clear()
+        self.tickets[key] = ticket
+        self.measures[ticket.request.model].pending += 1
+        self.pulse.beat()
+
+    def settle(self, ticket: Ticket, answer: InferResult | InferenceError) -> None:
+        """Give a caller that waits its answer."""
+        self._forget(ticket)
+        try:
+            ticket.done(answer)
+        except Exception:
+            _log.exception("a caller's own callback failed")
+
+    def fail(self, ticket: Ticket, error: InferenceError, refused: str = "") -> None:
+        """Answer with an error, unless it is answered already; `refused`: the reason to count it under."""
+        if not ticket.waits:
+            return
+        measures = self.measures[ticket.request.model]
+        measures.fail.add(self.clock() - ticket.request.arrival)
+        if refused:
+            measures.refused[refused] += 1
+        else:
+            measures.failed += 1
+            measures.failed_rows += ticket.request.rows
+        self.settle(ticket, error)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone: rows that have not started are skipped, the others' results go nowhere."""
+        if ticket.waits:
+            self.measures[ticket.request.model].cancelled += 1
+            self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        ticket.waits = False
+        self.measures[ticket.request.model].pending -= 1
+        for key in ticket.keys:
+            self.tickets.pop(key, None)
+            self.scheduler.cancel(key)
+        if not self.tickets:
+            self.idle.set()
+
+    def turn_away(self, keys: list[int], error: InferenceError) -> None:
+        """Answer the callers of these queue entries, which will not be served."""
+        for key in keys:
+            if (ticket := self.tickets.get(key)) is not None:
+                self.fail(ticket, error, "Unavailable")
+
+    # --- deciding ---
+
+    def decide(self) -> None:
+        """Start all that can be started now."""
+        while True:
+            step = self.scheduler.next(self.clock())
+            for key in step.late:
+                if (ticket := self.tickets.get(key)) is not None:
+                    self.fail(ticket, _late(ticket, self.clock()), "LateAtDispatch")
+            match step.action:
+                case Batch() as batch:
+                    self.measures[batch.run.model].dispatched[batch.run.reason] += 1
+                    self._begin(batch)
+                case LoadModel() as load:
+                    self.measures[load.model].dispatched[load.reason] += 1
+                    self.pulse.spawn(self._load(load))
+                case Nothing():
+                    self._wake_at(step.wake_at)
+                    return
+
+    def _wake_at(self, when: float | None) -> None:
+        """Look again then. An earlier timer for the same moment goes on."""
+        if when == self._wakes:
+            return
+        if self._waker is not None:
+            self._waker.cancel()
+            self._waker = None
+        self._wakes = when
+        if when is not None:
+            delay = max(_TIMER_S, when - self.clock())
+            self._waker = asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._wakes = self._waker = None
+        self.pulse.now()
+
+    # --- batches ---
+
+    def _begin(self, batch: Batch) -> None:
+        """Run it; where all goes well, as nearly always, no task is needed."""
+        run, now = batch.run, self.clock()
+        parts = [
+            Part(self.tickets[part.key], part.start, part.rows) for part in batch.slices if part.key in self.tickets
+        ]
+        for part in parts:
+            part.ticket.started(now, run.rows)
+        outcome = self._outcome(batch, sum(part.rows for part in parts))
+        if run.unload or not parts:
+            self._take_care(outcome, parts, None)
+            return
+        rows = [part.ticket.rows_of(part.start, part.rows) for part in parts]
+        runtime, ended = self.runtimes[run.device], partial(self._first_ended, outcome, parts)
+        if isinstance(runtime, PromptRuntime):
+            runtime.begin(run.model, rows, outcome.rows, ended)
+        else:
+            self.pulse.spawn(runtime.run(run.model, rows, outcome.rows)).add_done_callback(partial(_told, ended))
+
+    def _outcome(self, batch: Batch, rows: int) -> BatchOutcome:
+        run = batch.run
+        books = self.scheduler.devices[run.device]
+        return BatchOutcome(
+            batch=batch,
+            scheduler=self.scheduler,
+            served=self.scheduler.models[run.model],
+            books=books,
+            measures=self.measures[run.model],
+            clock=self.clock,
+            wall=self.board.wall,
+            fail=self.fail,
+            settle=self.settle,
+            epoch=books.epoch,
+            rows=rows,
+        )
+
+    def _first_ended(self, outcome: BatchOutcome, parts: list[Part], ended: RunResult | Exception) -> None:
+        """The device waits: its next batch goes out before this one's callers are answered."""
+        if self.pulse.closed:
+            return
+        trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows)
+        if trouble is not None and outcome.model_gone():
+            self._retry(outcome.batch, PartsLost([], parts, str(trouble)))
+            self._ended(outcome.batch, outcome)
+            self.pulse.beat()
+            return
+        if trouble is not None:
+            self._take_care(outcome, parts, trouble)
+            return
+        assert isinstance(ended, RunResult)
+        outcome.ran(outcome.rows, ended, True)
+        if not outcome.device_lost():
+            self._ended(outcome.batch, outcome)
+        self.pulse.now()
+        try:
+            hand_out(parts, ended, outcome)
+        except Exception as bug:
+            self._broken(outcome.batch, parts, bug)
+
+    def _take_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
+        self.scheduler.batch_lingers(outcome.batch)
+        self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
+
+    async def _run_with_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
+        """A batch that needs room first, or whose first run has ended in trouble."""
+        batch, run = outcome.batch, outcome.batch.run
+        try:
+            if trouble is None:
+                await self.loader.unload(run.device, run.unload)
+            await run_isolated(self.runtimes[run.device], run.model, parts, outcome, trouble)
+        except PartsLost as lost:
+            self._retry(batch, lost)
+        except RuntimeTrouble as lost:
+            self._retry(batch, PartsLost([], parts, str(lost)))
+        except Exception as bug:
+            self._broken(batch, parts, bug)
+        finally:
+            if not outcome.device_lost():
+                self._ended(batch, outcome)
+            self.pulse.beat()
+
+    def _broken(self, batch: Batch, parts: list[Part], bug: Exception) -> None:
+        run = batch.run
+        _log.error("batch of %s on %s", run.model, run.device, exc_info=bug)
+        for part in parts:
+            self.fail(part.ticket, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
+
+    def _ended(self, batch: Batch, outcome: BatchOutcome) -> None:
+        if outcome.whole is None:
+            self.scheduler.batch_failed(batch, self.clock())
+        else:
+            whole = outcome.whole
+            self.suspects.ran(batch.run.model)
+            self.scheduler.batch_ended(batch, whole.device_seconds, whole.batch_bytes, self.clock())
+            self.scheduler.retains(batch, whole.retained_bytes)
+
+    def _retry(self, batch: Batch, lost: PartsLost) -> None:
+        """The runtime died under these rows: once more on the next one, in their old place in the queue; those that it
+        died under in halves apart from each other, so that what kills it is found."""
+        model, bucket = batch.run.model, batch.run.bucket
+        self.measures[model].retried += 1
+        for part in lost.others:
+            self._requeue(part, model, bucket)
+        tickets = {id(part.ticket): part.ticket for part in lost.suspects if part.ticket.waits}
+        if not tickets:
+            return
+        sentence = self.suspects.lost(model, bucket, [ticket.deaths_alone for ticket in tickets.values()])
+        places = [bucket for size, bucket in zip(sentence.sizes, sentence.buckets, strict=True) for _ in range(size)]
+        group = dict(zip(tickets, places, strict=False))
+        for ticket in tickets.values():
+            ticket.deaths_alone += sentence.alone
+            if sentence.guilty:
+                self.fail(ticket, ModelFailed(f"{sentence.reason} ({lost})"))
+        for part in lost.suspects:
+            self._requeue(part, model, group.get(id(part.ticket), bucket))
+
+    def _requeue(self, part: Part, model: str, bucket: Bucket) -> None:
+        ticket = part.ticket
+        if not ticket.waits:
+            return
+        entry = Waiting(
+            key=0,
+            rows=part.start + part.rows,
+            start=part.start,
+            arrival=ticket.request.arrival,
+            bucket=bucket,
+            priority=ticket.request.priority,
+            drop_after=ticket.request.deadline,
+        )
+        key = self.scheduler.requeue(entry, model)
+        ticket.keys.append(key)
+        self.tickets[key] = ticket
+
+    async def _load(self, load: LoadModel) -> None:
+        await self.loader.load(load)
+        self.pulse.beat()
+
+    def close(self) -> None:
+        """No more waiting for batches to fill."""
+        if self._waker is not None:
+            self._waker.cancel()
+
+
+def _told(ended: Callable[[RunResult | Exception], None], running: asyncio.Future[RunResult]) -> None:
+    """A coroutine's end as a callback's argument."""
+    if running.cancelled():
+        return
+    trouble = running.exception()
+    if trouble is None or isinstance(trouble, Exception):
+        ended(trouble or running.result())
+
+
+def _late(ticket: Ticket, now: float) -> InferenceError:
+    request = ticket.request
+    waited = (now - request.arrival) * 1e3
+    if request.deadline is not None:
+        return DeadlineExceeded(f"the deadline cannot be met any more after waiting {waited:.0f} ms")
+    return Refused(
+        f"after waiting {waited:.0f} ms the latency target cannot be met any more", retry_after_s=waited / 1e3
+    )

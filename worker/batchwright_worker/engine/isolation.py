@@ -1,0 +1,170 @@
+"""Run one batch so that a bad row fails alone: bisection, splitting when memory runs out.
+
+`run_isolated` reports every part through `Report` as soon as its fate is known, and raises PartsLost with the parts
+whose fate is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.inference.runtime import Array, BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
+
+
+@dataclass(slots=True)
+class Part:
+    """Rows [start, start + rows) of one request; never changed."""
+
+    ticket: Ticket
+    start: int
+    rows: int
+
+
+class Report(Protocol):
+    """Who is told what became of the parts."""
+
+    def device_lost(self) -> bool:
+        """Has the runtime that this batch was given to died (there may be a new, empty one by now)?"""
+
+    def ran(self, rows: int, result: RunResult, whole: bool) -> None:
+        """A run of `rows` went well; `whole`: it was the batch as dispatched."""
+
+    def done(self, part: Part, outputs: Mapping[str, Array]) -> None:
+        """Outputs of a part's rows."""
+
+    def failed(self, part: Part, message: str) -> None:
+        """A part failed; its first row is the bad one if it has one row."""
+
+    def out_of_memory(self, rows: int) -> int:
+        """A run of `rows` did not fit; the most to try from now on."""
+
+
+class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
+    """The runtime died while it ran `suspects`; neither they nor `others` have a result or an error."""
+
+    def __init__(self, suspects: list[Part], others: list[Part], why: str) -> None:
+        super().__init__(why)
+        self.suspects = suspects
+        self.others = others
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How many more runs bisection may take: enough to find a few bad rows, not to try each row of a broken model."""
+
+    runs: int
+
+
+async def run_isolated(
+    runtime: Runtime, model: str, parts: Sequence[Part], report: Report, ended: Exception | None = None
+) -> None:
+    """Run the parts as one batch; on an error run halves until the bad rows are known (at most 6 log2(n) + 4 runs).
+    `ended`: what the first run, of all parts, has ended with already."""
+    total = sum(part.rows for part in parts)
+    budget = _Budget(runs=6 * math.ceil(math.log2(total + 1)) + 4)
+    work, limit = [list(parts)], total
+    while work:
+        batch = [part for part in work.pop() if part.ticket.waits]
+        rows = sum(part.rows for part in batch)
+        if rows > limit:
+            work += reversed(halves(batch, limit))
+            continue
+        if not batch:
+            continue
+        budget.runs -= 1
+        others = [part for rest in work for part in rest]
+        if ended is None and report.device_lost():
+            raise PartsLost([], [*batch, *others], "the runtime died between two runs")
+        try:
+            first, ended = ended, None
+            result = await _run(runtime, model, batch, rows, first)
+        except RuntimeLost as lost:
+            raise PartsLost(batch, others, str(lost)) from lost
+        except OutOfMemory as trouble:
+            limit = report.out_of_memory(rows)
+            _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
+        except BatchFailed as trouble:
+            if budget.runs <= 0:
+                _fail_all(batch, str(trouble), report.failed)
+            else:
+                _split_or_fail(batch, rows, str(trouble), work, report.failed)
+        else:
+            report.ran(rows, result, rows == total)
+            hand_out(batch, result, report)
+
+
+async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None) -> RunResult:
+    if ended is not None:
+        raise ended
+    result = await runtime.run(model, [part.ticket.rows_of(part.start, part.rows) for part in batch], rows)
+    if (wrong := wrong_outputs(result, rows)) is not None:
+        raise wrong
+    return result
+
+
+def wrong_outputs(result: RunResult, rows: int) -> BatchFailed | None:
+    """An error unless all outputs have as many rows as the batch."""
+    for name, array in result.outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            return BatchFailed(
+                f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows; "
+                f"its first dimension must be the batch"
+            )
+    return None
+
+
+def _split_or_fail(
+    batch: list[Part], rows: int, message: str, work: list[list[Part]], failed: Callable[[Part, str], None]
+) -> None:
+    if rows == 1:
+        _fail_all(batch, message, failed)
+        return
+    first, second = halves(batch, rows // 2)
+    work.append(second)
+    work.append(first)
+
+
+def _fail_all(batch: Sequence[Part], message: str, failed: Callable[[Part, str], None]) -> None:
+    for part in batch:
+        failed(part, message)
+
+
+def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
+    """The first `rows` rows and the rest; a part that lies across is cut."""
+    first: list[Part] = []
+    second: list[Part] = []
+    for part in batch:
+        taken = min(rows, part.rows)
+        rows -= taken
+        if taken:
+            first.append(replace(part, rows=taken))
+        if taken < part.rows:
+            second.append(Part(part.ticket, part.start + taken, part.rows - taken))
+    return first, second
+
+
+def hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
+    """Report each part: its rows of the outputs, or the error of its first bad row."""
+    if not result.row_errors:
+        _hand_out_all(batch, result.outputs, report)
+        return
+    at = 0
+    for part in batch:
+        bad = next((row for row in range(at, at + part.rows) if row in result.row_errors), None)
+        if bad is not None:
+            report.failed(Part(part.ticket, part.start + bad - at, 1), result.row_errors[bad])
+        else:
+            report.done(part, {name: array[at : at + part.rows] for name, array in result.outputs.items()})
+        at += part.rows
+
+
+def _hand_out_all(batch: Sequence[Part], outputs: Mapping[str, Array], report: Report) -> None:
+    at = 0
+    for part in batch:
+        end = at + part.rows
+        report.done(part, {name: array[at:end] for name, array in outputs.items()})
+        at = end

@@ -1,0 +1,108 @@
+"""The sidecar's state for the operator, and when it is worth a new revision. Pure.
+
+A change of batch size, of a model's state or of readiness is one at once; measured values only when they have moved by
+more than a tenth at the end of a window.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from batchwright_worker.api.names import ChangeState, ModelState
+from batchwright_worker.scheduler.batch_size.values import Verdict
+from batchwright_worker.scheduler.window_counts import ModelMeasures, WindowCounts, percentile
+
+MOVED = 0.1
+MOST_CHANGES = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelView:
+    """What is shown of one model besides its counters: its state, its last window, its newest changes of size."""
+
+    name: str
+    batch_size: int
+    state: str = "Loading"
+    message: str = ""
+    verdict: Verdict | None = None
+    throughput: float = 0.0
+    latency_counts: list[int] = field(default_factory=list)
+    changes: deque[ChangeState] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
+    _shown: Mapping[str, float] = field(default_factory=dict)
+
+    def closed(self, verdict: Verdict, counts: WindowCounts, now: float, wall: float) -> bool:
+        """A window has ended; is that worth a new revision?"""
+        window = counts.close(now)
+        before = None if self.verdict is None else (self.verdict.target_met, self.verdict.tuning.searching)
+        self.verdict = verdict
+        self.throughput = window.served
+        self.latency_counts = counts.latency_counts()
+        self.batch_size = verdict.size
+        if verdict.changed:
+            self.changes.append(_change(verdict, wall))
+        measured = {
+            "throughput": window.served,
+            "p50": percentile(counts.latencies, 0.5),
+            "p95": window.latency_s,
+            "busy": window.busy,
+        }
+        news = (
+            verdict.changed or before != (verdict.target_met, verdict.tuning.searching) or moved(self._shown, measured)
+        )
+        if news:
+            self._shown = measured
+        return news
+
+    def resized(self, to_size: int, reason: str, message: str, wall: float) -> None:
+        """The size changed apart from a window (the warm-up has predicted one)."""
+        if to_size != self.batch_size:
+            self.changes.append(
+                ChangeState(time=wall, from_size=self.batch_size, to_size=to_size, reason=reason, message=message)
+            )
+            self.batch_size = to_size
+
+    def become(self, state: str, message: str = "") -> bool:
+        """Enter a state; True if that is news."""
+        news = (state, message) != (self.state, self.message)
+        self.state, self.message = state, message
+        return news
+
+    def as_message(self, measures: ModelMeasures, queue_length: int) -> ModelState:
+        """The wire message."""
+        verdict = self.verdict
+        return ModelState(
+            name=self.name,
+            state=self.state,
+            message=self.message,
+            batch_size=self.batch_size,
+            trend=verdict.trend.direction if verdict else "Flat",
+            trend_z=round(verdict.trend.z, 4) if verdict else 0.0,
+            latency_target_met=verdict.target_met if verdict else None,
+            searching=verdict.tuning.searching if verdict else True,
+            throughput=round(self.throughput, 3),
+            queue_length=queue_length,
+            latency_counts=self.latency_counts,
+            rows_total=measures.rows,
+            refused_total=measures.refused_total,
+            failed_total=measures.failed_rows,
+            changes=list(self.changes),
+        )
+
+
+def moved(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Has any value changed by more than a tenth (of the larger of the two)?"""
+    if not before:
+        return any(after.values())
+    return any(abs(value - before[name]) > MOVED * max(abs(value), abs(before[name])) for name, value in after.items())
+
+
+def _change(verdict: Verdict, wall: float) -> ChangeState:
+    return ChangeState(
+        time=wall,
+        from_size=verdict.previous,
+        to_size=verdict.size,
+        reason=verdict.reason,
+        message=verdict.message,
+    )

@@ -1,0 +1,117 @@
+"""The state of the sidecar as others see it, with its revision and those who wait for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from batchwright_worker.api.names import DeviceState, SidecarState
+from batchwright_worker.engine.model_view import ModelView
+from batchwright_worker.scheduler.batch_size.values import Verdict
+from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.scheduler import Scheduler
+from batchwright_worker.scheduler.window_counts import ModelMeasures, WindowCounts
+
+BUSY_WINDOW_S = 1.0
+"""Busy ratios are means over at least this long."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Board:
+    """One per engine. `ready` holds when every model that was not unloaded by request is Ready on a device."""
+
+    scheduler: Scheduler
+    measures: Mapping[str, ModelMeasures]
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    views: dict[str, ModelView] = field(default_factory=dict)
+    revision: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _busy: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Per device: clock and total busy seconds when the ratio was last taken, and the ratio."""
+
+    def add(self, model: str, batch_size: int) -> None:
+        """A model appears, Loading."""
+        self.views[model] = ModelView(name=model, batch_size=batch_size)
+
+    def bump(self) -> None:
+        """Something worth a status write has changed."""
+        self.revision += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def become(self, model: str, state: str, message: str = "") -> None:
+        """A model enters a state."""
+        if self.views[model].become(state, message):
+            self.bump()
+
+    def closed(self, model: str, verdict: Verdict, counts: WindowCounts, now: float) -> None:
+        """A model's window has ended."""
+        if self.views[model].closed(verdict, counts, now, self.wall()):
+            self.bump()
+
+    def resized(self, model: str, to_size: int, reason: str, message: str) -> None:
+        """A model's batch size has changed apart from a window."""
+        if self.views[model].batch_size != to_size:
+            self.views[model].resized(to_size, reason, message, self.wall())
+            self.bump()
+
+    async def wait(self, after: int, timeout_s: float) -> None:
+        """Return when the revision is above `after`, or after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.revision <= after:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    @property
+    def any_device_up(self) -> bool:
+        return any(not books.down for books in self.scheduler.devices.values())
+
+    @property
+    def ready(self) -> bool:
+        states = [view.state for view in self.views.values()]
+        return self.any_device_up and bool(states) and all(state in ("Ready", "Unloaded") for state in states)
+
+    def why_not_ready(self) -> str:
+        """A sentence for whoever waits; empty when ready."""
+        if not self.any_device_up:
+            return "no runtime is up" if self.scheduler.devices else "no runtime is configured"
+        waiting = [view for view in self.views.values() if view.state not in ("Ready", "Unloaded")]
+        return "; ".join(f"{view.name}: {view.message or view.state}" for view in waiting)
+
+    def snapshot(self, message: str, *, ready: bool) -> SidecarState:
+        """The wire message, as of now."""
+        return SidecarState(
+            revision=self.revision,
+            time=self.wall(),
+            ready=ready,
+            message=message or self.why_not_ready(),
+            models=[
+                view.as_message(self.measures[name], self.scheduler.models[name].queue.rows)
+                for name, view in self.views.items()
+            ],
+            devices=[self._device(books) for books in self.scheduler.devices.values()],
+        )
+
+    def _device(self, books: DeviceBooks) -> DeviceState:
+        return DeviceState(
+            kind=books.kind,
+            device=books.name,
+            busy_ratio=round(self.busy_ratio(books), 4),
+            memory_used_bytes=books.used_bytes,
+            memory_bytes=books.total_bytes,
+        )
+
+    def busy_ratio(self, books: DeviceBooks) -> float:
+        """Share of the time since the last reading (at least BUSY_WINDOW_S ago) that the device was busy."""
+        now = self.clock()
+        total = books.busy_at(now)
+        since, before, ratio = self._busy.get(books.name, (now, total, 0.0))
+        if now - since >= BUSY_WINDOW_S:
+            ratio = min(1.0, max(0.0, (total - before) / (now - since)))
+            since, before = now, total
+        self._busy[books.name] = (since, before, ratio)
+        return ratio

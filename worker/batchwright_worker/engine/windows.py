@@ -1,0 +1,50 @@
+"""Observation windows: they open with traffic, follow each other while it lasts, and the tuner decides at each end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from batchwright_worker.engine.decision_loop import Pulse
+from batchwright_worker.engine.published_state import Board
+from batchwright_worker.scheduler.scheduler import Scheduler
+from batchwright_worker.scheduler.served_model import Served
+
+
+@dataclass(slots=True, kw_only=True)
+class Windows:
+    """One per engine; a timer for each model that has traffic."""
+
+    scheduler: Scheduler
+    board: Board
+    pulse: Pulse
+    clock: Callable[[], float]
+    timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+    """By model; none without traffic."""
+
+    def observe(self, served: Served) -> None:
+        """There is traffic: if no window is open, one begins."""
+        if served.name not in self.timers:
+            self.scheduler.open_window(served.name, self.clock())
+            self._schedule(served)
+
+    def close(self) -> None:
+        """No more windows."""
+        for timer in self.timers.values():
+            timer.cancel()
+
+    def _schedule(self, served: Served) -> None:
+        loop = asyncio.get_running_loop()
+        self.timers[served.name] = loop.call_later(served.plan.window_s, self._end, served)
+
+    def _end(self, served: Served) -> None:
+        now = self.clock()
+        verdict, counts = self.scheduler.close_window(served.name, now)
+        self.board.closed(served.name, verdict, counts, now)
+        if counts.quiet and not served.queue.rows:
+            del self.timers[served.name]
+        else:
+            self._schedule(served)
+        if verdict.changed:
+            self.pulse.beat()

@@ -1,0 +1,29 @@
+"""How many CPU threads a runtime may use: by the container's CPU request, never by the machine's core count."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from batchwright_worker.api.names import ENV_CPU_MILLIS
+
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def thread_count() -> int:
+    """Whole cores of the CPU request (at least 1); without one, of the cgroup's quota, else of the affinity mask."""
+    millis = os.environ.get(ENV_CPU_MILLIS, "")
+    if millis:
+        return max(1, int(millis) // 1000)
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+    except (OSError, ValueError):
+        quota, period = "max", "1"
+    affinity = len(os.sched_getaffinity(0))
+    return affinity if quota == "max" else max(1, min(affinity, int(quota) // int(period)))
+
+
+def pin_libraries() -> None:
+    """Tell BLAS and OpenMP, which read these variables when they are imported."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(thread_count()))

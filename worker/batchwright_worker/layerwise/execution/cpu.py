@@ -1,0 +1,126 @@
+"""The CPU as an accelerator: a reader brings weights from files into a bounded pool, compute threads run the units."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from batchwright_worker.layerwise.execution.jobs import Batch, Interval, Job
+from batchwright_worker.layerwise.memory.pool import Pool, Reads, UnitReader, read_all
+from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.units import PAGE, Array, Bytes, Network
+
+__all__ = ["CpuAccelerator"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Loaded:
+    """A network that can run here; `resident`: the memory of units that stay."""
+
+    network: Network
+    reader: UnitReader
+    resident: dict[int, Bytes] = field(default_factory=dict)
+
+
+class CpuAccelerator:
+    """`budget_bytes` (rounded down to whole pages) bounds the weights in flight; resident units come on top."""
+
+    chained = False
+
+    def __init__(self, budget_bytes: int, reads: Reads = "cached") -> None:
+        self.pool = Pool(budget_bytes // PAGE * PAGE)
+        self.ring = Ring(self.pool.capacity)
+        self.memory = _Reading(self)
+        self.compute = _Computing(self)
+        self._reads: Reads = reads
+        self._loaded: dict[str, _Loaded] = {}
+
+    def add(self, name: str, network: Network) -> None:
+        """Let it run here under this name."""
+        reader = UnitReader(network.folder, self._reads)
+        self._loaded[name] = _Loaded(network=network, reader=reader)
+
+    def keep(self, name: str, positions: frozenset[int]) -> None:
+        """Hold these of its units in memory (and no others); none of its batches may be here."""
+        loaded = self._loaded[name]
+        loaded.resident.clear()
+        units = [loaded.network.index.units[position] for position in sorted(positions)]
+        loaded.resident = dict(zip(sorted(positions), read_all(loaded.reader, units), strict=True))
+
+    def remove(self, name: str) -> None:
+        """Forget it; none of its batches may be here."""
+        loaded = self._loaded.pop(name)
+        loaded.reader.close()
+        loaded.network.close()
+
+    def close(self) -> None:
+        """Forget all."""
+        for name in list(self._loaded):
+            self.remove(name)
+        self.pool.close()
+
+    def network(self, name: str) -> Network:
+        return self._loaded[name].network
+
+    def reader(self, name: str) -> UnitReader:
+        return self._loaded[name].reader
+
+    def begin(self, batch: Batch) -> None:
+        """As Accelerator.begin."""
+        batch.state = self._loaded[batch.model].network.begin(batch.inputs, batch.rows)
+
+    def end(self, batch: Batch) -> Mapping[str, Array]:
+        """As Accelerator.end."""
+        return self._loaded[batch.model].network.end(batch.state, batch.rows)
+
+    def fetch(self, job: Job) -> None:
+        """Read a unit to its place; a resident one is there."""
+        loaded = self._loaded[job.batch.model]
+        if job.bytes:
+            unit = loaded.network.index.units[job.position]
+            loaded.reader.read(unit, self.pool.view(job.offset, unit.size))
+
+    def run(self, job: Job) -> None:
+        """Run a unit on its weights."""
+        loaded = self._loaded[job.batch.model]
+        weights = self.pool.view(job.offset, job.bytes) if job.bytes else loaded.resident.get(job.position)
+        loaded.network.compute(job.position, self.pool.view(0, 0) if weights is None else weights, job.batch.state)
+
+
+class _Reading:
+    ahead = 0
+
+    def __init__(self, device: CpuAccelerator) -> None:
+        self._device = device
+
+    def start(self, job: Job) -> None:
+        """All happens in `finish`."""
+
+    def finish(self, job: Job) -> Interval:
+        start = time.monotonic()
+        if job.batch.error is None:
+            try:
+                self._device.fetch(job)
+            except Exception as error:
+                job.error = error
+        return Interval(start, time.monotonic())
+
+
+class _Computing:
+    ahead = 0
+
+    def __init__(self, device: CpuAccelerator) -> None:
+        self._device = device
+
+    def start(self, job: Job) -> None:
+        """All happens in `finish`."""
+
+    def finish(self, job: Job) -> Interval:
+        start = time.monotonic()
+        if job.batch.error is None and job.error is None:
+            try:
+                self._device.run(job)
+            except Exception as error:
+                job.error = error
+        return Interval(start, time.monotonic())

@@ -1,0 +1,304 @@
+"""A CUDA GPU as an accelerator: one copy stream, one compute stream, a static arena for weights in flight.
+
+What is particular: every unit lies in pinned host memory, flat, and is copied in one piece; the arena is allocated once
+and no weight ever comes from the caching allocator (so nothing needs `record_stream`); the ends of copies and units are
+events, and an arena slot is given back only after the event of the unit that held it; at most `AHEAD` jobs are lined up
+behind the one that runs (late binding: the policy decides on what is true now). Units of compute wait for their copy on
+the device, not on the host. Times are those of the events, carried over to the host's clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+from batchwright_worker.backends.base import OutOfDeviceMemoryError
+from batchwright_worker.layerwise.execution.jobs import Batch, Interval, Job
+from batchwright_worker.layerwise.memory.pool import UnitReader
+from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
+from batchwright_worker.layerwise.networks.units import PAGE, Array, State, Unit
+from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
+from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
+
+__all__ = ["AHEAD", "ANCHOR_S", "CudaAccelerator", "EventClock"]
+
+AHEAD: Final = 1
+"""Jobs lined up per engine behind the one that runs."""
+ANCHOR_S: Final = 10.0
+
+
+class EventClock:
+    """Device events on the host's clock: one event whose host time is known, and the time since it.
+
+    The time between two events is a 32-bit float of milliseconds: 2 microseconds are lost after 16 seconds. So the
+    anchor moves on to an event of its own every so often.
+    """
+
+    def __init__(self, event: Any, host_s: float) -> None:
+        self._anchor = (event, host_s)
+
+    def at(self, event: Any) -> float:
+        """Host time of an event that has happened."""
+        anchor, host_s = self._anchor
+        since_s = float(anchor.elapsed_time(event)) / 1e3
+        if since_s > ANCHOR_S:
+            self._anchor = (event, host_s + since_s)
+        return host_s + since_s
+
+
+@dataclass(slots=True, kw_only=True)
+class _Loaded:
+    """`host`: per unit its bytes in pinned memory; `resident`: per kept unit its bytes on the device."""
+
+    network: TorchUnits
+    host: list[Any]
+    resident: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Events:
+    """Of one job: start and end of its copy, and of its compute."""
+
+    copy_start: Any = None
+    copy_end: Any = None
+    compute_start: Any = None
+    compute_end: Any = None
+
+
+class CudaAccelerator:
+    """`budget_bytes` bounds the arena; resident units come on top. Networks are torch's."""
+
+    chained = True
+
+    def __init__(self, budget_bytes: int, device: str = "cuda:0", ahead: int = AHEAD) -> None:
+        self._device = torch.device(device)
+        self._pinned = self._device.type == "cuda"
+        self.ring = Ring(budget_bytes // PAGE * PAGE, mirrored=False)
+        self.arena = torch.empty(self.ring.capacity, dtype=torch.uint8, device=self._device)
+        self.copy_stream = torch.cuda.Stream(self._device)
+        self.compute_stream = torch.cuda.Stream(self._device)
+        self.clock = EventClock(*self._anchor())
+        self.memory = _Copying(self, ahead)
+        self.compute = _Running(self, ahead)
+        self._loaded: dict[str, _Loaded] = {}
+
+    def add(self, name: str, network: TorchUnits) -> None:
+        """Read its units into pinned memory."""
+        reader = UnitReader(network.folder)
+        try:
+            host = [_read(reader, unit, pinned=self._pinned) for unit in network.index.units]
+        finally:
+            reader.close()
+        self._loaded[name] = _Loaded(network=network, host=host)
+
+    def keep(self, name: str, positions: frozenset[int]) -> None:
+        """Hold these of its units on the device (and no others); none of its batches may be here."""
+        loaded = self._loaded[name]
+        loaded.resident = {position: loaded.host[position].to(self._device) for position in sorted(positions)}
+        torch.cuda.synchronize(self._device)
+
+    def remove(self, name: str) -> None:
+        """Forget it; none of its batches may be here."""
+        self._loaded.pop(name).network.close()
+
+    def close(self) -> None:
+        """Forget all, the arena too."""
+        self._loaded.clear()
+        torch.cuda.synchronize(self._device)
+        self.arena = torch.empty(0)
+        torch.cuda.empty_cache()
+
+    def network(self, name: str) -> TorchUnits:
+        return self._loaded[name].network
+
+    def begin(self, batch: Batch) -> None:
+        """Inputs go to the device on the compute stream, in order with the units that read them."""
+        batch.state = self.to_device(self._loaded[batch.model].network.begin(batch.inputs, batch.rows))
+
+    def to_device(self, state: State) -> State:
+        """A state that `begin` made on the host."""
+        with torch.cuda.stream(self.compute_stream):
+            return [{name: self._moved(value) for name, value in values.items()} for values in state]
+
+    def _moved(self, value: Any) -> Any:
+        """Through pinned memory, so that the host need not wait."""
+        return (value.pin_memory() if self._pinned else value).to(self._device, non_blocking=True)
+
+    def on_device(self, name: str) -> list[Any]:
+        """All weights of a network, copied now, in memory of their own beyond the arena (to compare with)."""
+        weights = [host.to(self._device) for host in self._loaded[name].host]
+        torch.cuda.synchronize(self._device)
+        return weights
+
+    def end(self, batch: Batch) -> Mapping[str, Array]:
+        """The outputs, copied back behind the last unit."""
+        with torch.cuda.stream(self.compute_stream):
+            return self._loaded[batch.model].network.end(batch.state, batch.rows)
+
+    def copy(self, job: Job) -> None:
+        """Line up a unit's copy into its slot."""
+        job.device = events = _Events()
+        loaded = self._loaded[job.batch.model]
+        with torch.cuda.stream(self.copy_stream):
+            events.copy_start = _recorded(self.copy_stream)
+            if job.bytes and job.batch.error is None:
+                slot = self.arena[job.offset : job.offset + job.bytes]
+                slot.copy_(loaded.host[job.position], non_blocking=True)
+            events.copy_end = _recorded(self.copy_stream)
+
+    def run(self, job: Job) -> None:
+        """Line up a unit's kernels behind its copy."""
+        loaded, events = self._loaded[job.batch.model], job.device
+        with torch.cuda.stream(self.compute_stream), torch.inference_mode():
+            self.compute_stream.wait_event(events.copy_end)
+            events.compute_start = _recorded(self.compute_stream)
+            try:
+                if job.batch.error is None:
+                    self._launch(loaded, job)
+            except torch.OutOfMemoryError as error:
+                job.error = OutOfDeviceMemoryError(str(error))
+            except Exception as error:
+                job.error = error
+            events.compute_end = _recorded(self.compute_stream)
+
+    def _launch(self, loaded: _Loaded, job: Job) -> None:
+        network = loaded.network
+        kept = loaded.resident.get(job.position)
+        memory = self.arena[job.offset : job.offset + job.bytes] if kept is None else kept
+        tensors = views(memory, network.index.units[job.position].pieces)
+        for values in job.batch.state:
+            run_unit(network.graphs[job.position], tensors, values)
+
+    def measured(self, name: str, rows: int, effort: Effort) -> Profile:
+        """The profile on disk, else a new one from device events; nothing else may run here meanwhile."""
+        loaded = self._loaded[name]
+        index, processor = loaded.network.index, torch.cuda.get_device_name(self._device)
+        known = read_profile(loaded.network.folder, processor, rows)
+        if known is not None and known.runs >= effort.least and known.digest == index.digest:
+            return known
+        profile = _Measuring(self, loaded, name, rows).profile(processor, effort)
+        write_profile(loaded.network.folder, profile)
+        return profile
+
+    def _anchor(self) -> tuple[Any, float]:
+        torch.cuda.synchronize(self._device)
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self.copy_stream)
+        event.synchronize()
+        return event, time.monotonic()
+
+
+class _Copying:
+    def __init__(self, device: CudaAccelerator, ahead: int) -> None:
+        self.ahead = ahead
+        self._device = device
+
+    def start(self, job: Job) -> None:
+        self._device.copy(job)
+
+    def finish(self, job: Job) -> Interval:
+        events = job.device
+        events.copy_end.synchronize()
+        clock = self._device.clock
+        return Interval(clock.at(events.copy_start), clock.at(events.copy_end))
+
+
+class _Running:
+    def __init__(self, device: CudaAccelerator, ahead: int) -> None:
+        self.ahead = ahead
+        self._device = device
+
+    def start(self, job: Job) -> None:
+        self._device.run(job)
+
+    def finish(self, job: Job) -> Interval:
+        events = job.device
+        try:
+            events.compute_end.synchronize()
+        except RuntimeError as error:  # what a kernel did wrong shows here
+            job.error = job.error or error
+            now = time.monotonic()
+            return Interval(now, now)
+        clock = self._device.clock
+        return Interval(clock.at(events.compute_start), clock.at(events.compute_end))
+
+
+class _Measuring:
+    """Unit by unit: all weights of one network at once in memory of its own, only while this lasts."""
+
+    def __init__(self, device: CudaAccelerator, loaded: _Loaded, name: str, rows: int) -> None:
+        self._device, self._loaded, self._rows = device, loaded, rows
+        inputs = example_inputs(loaded.network.inputs, rows)
+        self._batch = Batch(model=name, inputs=inputs, rows=rows, layers=(), settled=lambda _batch: None)
+
+    def profile(self, processor: str, effort: Effort) -> Profile:
+        index = self._loaded.network.index
+        copies = [self._copy_s(host) for unit, host in zip(index.units, self._loaded.host, strict=True) if unit.size]
+        sizes = [unit.size for unit in index.units if unit.size]
+        latency_s, bytes_per_second = fit_fetch(sizes, copies) if sizes else (0.0, 1e12)
+        compute_s = self._compute_s(effort.runs)
+        return Profile(
+            digest=index.digest,
+            model=index.model,
+            processor=processor,
+            rows=self._rows,
+            compute_s=compute_s,
+            bytes=[unit.size for unit in index.units],
+            latency_s=latency_s,
+            bytes_per_second=bytes_per_second,
+            runs=effort.runs,
+        )
+
+    def _copy_s(self, host: Any) -> float:
+        """Median of five copies into the arena's start."""
+        stream, slot = self._device.copy_stream, self._device.arena[: host.numel()]
+        return statistics.median(_timed(stream, lambda: slot.copy_(host, non_blocking=True)) for _ in range(5))
+
+    def _compute_s(self, runs: int) -> list[float]:
+        self._device.begin(self._batch)
+        state, medians = self._batch.state, []
+        network = self._loaded.network
+        for position, host in enumerate(self._loaded.host):
+            tensors = views(host.to(self._device.arena.device), network.index.units[position].pieces)
+            times: deque[float] = deque()
+            for _ in range(runs + 1):
+                trial = [dict(values) for values in state]
+
+                def work(trial: Any = trial, position: int = position, tensors: Any = tensors) -> None:
+                    for values in trial:
+                        run_unit(network.graphs[position], tensors, values)
+
+                times.append(_timed(self._device.compute_stream, work))
+            times.popleft()
+            medians.append(statistics.median(times))
+            state = trial
+        return medians
+
+
+def _timed(stream: Any, work: Callable[[], Any]) -> float:
+    """Device seconds of what `work` lines up on the stream."""
+    with torch.cuda.stream(stream), torch.inference_mode():
+        start = _recorded(stream)
+        work()
+        end = _recorded(stream)
+    end.synchronize()
+    return float(start.elapsed_time(end) / 1e3)
+
+
+def _recorded(stream: Any) -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(stream)
+    return event
+
+
+def _read(reader: UnitReader, unit: Unit, *, pinned: bool) -> Any:
+    host = torch.empty(unit.size, dtype=torch.uint8, pin_memory=pinned)
+    reader.read(unit, host.numpy())
+    return host

@@ -1,0 +1,53 @@
+"""An accelerator of sleeps: both engines take the planned time, memory is counted. For tests and demonstrations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from batchwright_worker.layerwise.execution.jobs import Batch, Interval, Job
+from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.units import Array
+
+__all__ = ["EmulatedAccelerator"]
+
+Answer = Callable[[Batch], Mapping[str, Array]]
+_NOTHING: Final[Mapping[str, Array]] = {}
+
+
+class _Sleeper:
+    """An engine that is busy for the job's planned time."""
+
+    ahead = 0
+
+    def __init__(self, seconds: Callable[[Job], float]) -> None:
+        self._seconds = seconds
+
+    def start(self, job: Job) -> None:
+        """All happens in `finish`."""
+
+    def finish(self, job: Job) -> Interval:
+        start = time.monotonic()
+        end = start + (self._seconds(job) if job.batch.error is None else 0.0)
+        while (rest := end - time.monotonic()) > 0:
+            time.sleep(rest)
+        return Interval(start, time.monotonic())
+
+
+class EmulatedAccelerator:
+    """`answer` makes a batch's outputs (raises: the batch fails)."""
+
+    chained = False
+
+    def __init__(self, budget_bytes: int, answer: Answer = lambda _batch: _NOTHING) -> None:
+        self.ring = Ring(budget_bytes)
+        self.memory = _Sleeper(lambda job: job.batch.layers[job.position].fetch)
+        self.compute = _Sleeper(lambda job: job.batch.layers[job.position].compute)
+        self._answer = answer
+
+    def begin(self, batch: Batch) -> None:
+        """Nothing to prepare."""
+
+    def end(self, batch: Batch) -> Mapping[str, Array]:
+        return self._answer(batch)

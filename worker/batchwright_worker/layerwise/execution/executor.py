@@ -1,0 +1,298 @@
+"""Runs batches of several models on one device, unit by unit, in the order that the layerwise `Scheduler` decides.
+
+Two threads, one per engine, and one lock. The memory engine's thread decides whenever its engine is free (C1), waits
+until the unit has room, fetches it and queues its compute; the compute engine's thread runs units in that order and
+gives their memory back. What is measured corrects the timeline that the next decision is taken from. A batch that fails
+leaves the line: its units still on the way are passed through without work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from batchwright_worker.layerwise.core.policy import Policy
+from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.timeline import Timeline
+from batchwright_worker.layerwise.core.values import Prefetch, Request
+from batchwright_worker.layerwise.execution.jobs import Accelerator, Batch, Interval, Job, Record
+
+__all__ = ["Executor", "ExecutorBrokenError", "Totals"]
+
+
+class ExecutorBrokenError(RuntimeError):
+    """It runs nothing any more: closed, or an engine of its device has failed for a reason that no batch explains."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Seconds since the start. Idle: an engine waited although a batch was there: compute for weights, memory for room.
+    `decision_s`: time spent deciding."""
+
+    compute_busy_s: float = 0.0
+    compute_idle_s: float = 0.0
+    memory_busy_s: float = 0.0
+    memory_idle_s: float = 0.0
+    decision_s: float = 0.0
+    units: int = 0
+    bytes: int = 0
+
+
+class Executor:
+    """`submit` from any thread; `close` when all is done. `on_record` is called under the lock for every unit that ran;
+    `on_broken` once, when the device has failed and nothing will run any more (all batches have been settled then)."""
+
+    def __init__(
+        self,
+        device: Accelerator,
+        policy: Policy,
+        on_record: Callable[[Record], None] = lambda _record: None,
+        on_broken: Callable[[BaseException], None] = lambda _error: None,
+    ) -> None:
+        timeline = Timeline(device.ring.capacity, prefetch=Prefetch.WHOLE, origin=time.monotonic(), live=True)
+        self.totals = Totals()
+        self._device = device
+        self._scheduler = Scheduler(timeline, policy)
+        self._on_record = on_record
+        self._on_broken = on_broken
+        self._changed = threading.Condition()
+        self._batches: dict[int, Batch] = {}
+        self._orders = itertools.count()
+        self._pending: Job | None = None
+        self._to_compute: deque[Job] = deque()
+        self._computing: deque[Job] = deque()
+        self._memory_free = self._compute_free = time.monotonic()
+        self._closing = False
+        self._broken: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"layerwise {name}", daemon=True)
+            for name, work in (("memory", self._fetch_all), ("compute", self._compute_all))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, batch: Batch) -> None:
+        """Take a batch. Raises BudgetTooSmall, or what is wrong with its inputs; then `settled` is not called."""
+        self._device.begin(batch)
+        with self._changed:
+            if self._closing or self._broken is not None:
+                raise ExecutorBrokenError("the executor is closed") from self._broken
+            batch.arrival = batch.arrival or time.monotonic()
+            batch.order = next(self._orders)
+            request = Request(model=batch.model, layers=batch.layers, arrival=batch.arrival, order=batch.order)
+            self._scheduler.submit(request)
+            self._batches[batch.order] = batch
+            self._changed.notify_all()
+
+    def held(self) -> AbstractContextManager[object]:
+        """No decision is taken within: what is submitted there is seen all at once."""
+        return self._changed
+
+    def use(self, policy: Policy) -> None:
+        """Decide by this policy from now on."""
+        with self._changed:
+            self._scheduler.policy = policy
+
+    def wait_idle(self, model: str | None = None) -> None:
+        """Until no batch (of this model) is here."""
+        with self._changed:
+            self._changed.wait_for(lambda: all(model not in (None, each.model) for each in self._batches.values()))
+
+    def close(self) -> None:
+        """Ends the threads when they have run what was submitted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """What no job explains (a device that is gone) fails all batches: nobody waits for ever."""
+        try:
+            work()
+        except BaseException as error:
+            with self._changed:
+                if self._broken is not None:
+                    return
+                self._broken = error
+                left, self._batches = list(self._batches.values()), {}
+                self._changed.notify_all()
+            for batch in left:
+                if batch.error is None:
+                    self._settle(batch, error)
+            self._on_broken(error)
+
+    # --- the memory engine's thread ---
+
+    def _fetch_all(self) -> None:
+        engine, started = self._device.memory, deque[Job]()
+        while True:
+            job = self._next_fetch(bool(started))
+            if job is not None:
+                engine.start(job)
+                started.append(job)
+                with self._changed:
+                    self._to_compute.append(job)
+                    self._changed.notify_all()
+                if len(started) <= engine.ahead:
+                    continue
+            if not started:
+                return
+            self._fetched(started.popleft())
+
+    def _next_fetch(self, busy: bool) -> Job | None:
+        """The next job that has its place; None to finish what was started first, or to end."""
+        with self._changed:
+            while True:
+                job = self._pending or self._decide()
+                self._pending = job
+                if job is not None and self._device.ring.fits(job.bytes):
+                    job.offset = self._device.ring.place(job.bytes)
+                    self._pending = None
+                    return job
+                if self._broken is not None:
+                    raise ExecutorBrokenError("the other engine failed") from self._broken
+                if busy or (job is None and self._closing and not self._batches):
+                    return None
+                self._changed.wait()
+
+    def _decide(self) -> Job | None:
+        """The policy's choice, entered into the timeline (the lock is held)."""
+        while True:
+            now = time.monotonic()
+            step = self._scheduler.decide(now)
+            if step is None:
+                return None
+            decision, placement = step
+            batch = self._batches[decision.request.order]
+            if batch.error is not None:
+                self._scheduler.timeline.drop(placement.sequence)
+                if decision.last:
+                    del self._batches[batch.order]
+                continue
+            spent = time.monotonic() - now
+            self.totals.decision_s += spent
+            return Job(
+                batch=batch,
+                position=decision.position,
+                bytes=decision.layer.bytes,
+                sequence=placement.sequence,
+                skips=decision.skips,
+                decision_s=spent,
+            )
+
+    def _fetched(self, job: Job) -> None:
+        interval = self._device.memory.finish(job)
+        with self._changed:
+            self._count_fetch(job, interval)
+            job.fetch = interval
+            self._scheduler.timeline.correct(job.sequence, fetch_start=interval.start, fetch_end=interval.end)
+            self._changed.notify_all()
+
+    def _count_fetch(self, job: Job, interval: Interval) -> None:
+        totals, batch = self.totals, job.batch
+        batch.began = batch.began or interval.start
+        totals.memory_busy_s += interval.end - interval.start
+        totals.memory_idle_s += max(0.0, interval.start - max(self._memory_free, batch.arrival))
+        totals.bytes += job.bytes
+        self._memory_free = interval.end
+
+    # --- the compute engine's thread ---
+
+    def _compute_all(self) -> None:
+        engine = self._device.compute
+        while True:
+            job = self._next_compute()
+            if job is not None:
+                engine.start(job)
+                self._computing.append(job)
+                if len(self._computing) <= engine.ahead and self._another():
+                    continue
+            if not self._computing:
+                return
+            done = self._computing.popleft()
+            self._computed(done, engine.finish(done))
+
+    def _next_compute(self) -> Job | None:
+        """The next job whose weights are there (or on their way, where the device waits itself)."""
+        with self._changed:
+            while True:
+                if self._startable():
+                    return self._to_compute.popleft()
+                if self._broken is not None:
+                    raise ExecutorBrokenError("the other engine failed") from self._broken
+                if self._computing or (self._closing and not self._batches):
+                    return None
+                self._changed.wait()
+
+    def _another(self) -> bool:
+        with self._changed:
+            return self._startable()
+
+    def _startable(self) -> bool:
+        return bool(self._to_compute) and (self._device.chained or self._to_compute[0].fetch is not None)
+
+    def _computed(self, job: Job, interval: Interval) -> None:
+        batch = job.batch
+        with self._changed:
+            self._changed.wait_for(lambda: job.fetch is not None or self._broken is not None)
+            if self._broken is not None:
+                raise ExecutorBrokenError("the other engine failed") from self._broken
+            self._device.ring.retire()
+            self._scheduler.timeline.correct(job.sequence, compute_start=interval.start, compute_end=interval.end)
+            self._count_compute(job, interval)
+            self._changed.notify_all()
+        if batch.error is None and job.error is not None:
+            self._settle(batch, job.error)
+        elif job.last and batch.error is None:
+            self._answer(batch)
+        if job.last:
+            self._forget(batch)
+
+    def _count_compute(self, job: Job, interval: Interval) -> None:
+        assert job.fetch is not None
+        totals, batch = self.totals, job.batch
+        totals.units += 1
+        totals.compute_busy_s += interval.end - interval.start
+        totals.compute_idle_s += max(0.0, interval.start - max(self._compute_free, batch.arrival))
+        self._compute_free = interval.end
+        self._on_record(
+            Record(
+                model=batch.model,
+                order=batch.order,
+                position=job.position,
+                rows=batch.rows,
+                bytes=job.bytes,
+                arrival=batch.arrival,
+                fetch_start=job.fetch.start,
+                fetch_end=job.fetch.end,
+                compute_start=interval.start,
+                compute_end=interval.end,
+                planned=batch.layers[job.position],
+                skips=job.skips,
+                decision_s=job.decision_s,
+            )
+        )
+
+    def _answer(self, batch: Batch) -> None:
+        try:
+            batch.outputs = self._device.end(batch)
+        except Exception as error:
+            self._settle(batch, error)
+        else:
+            self._settle(batch, None)
+
+    def _settle(self, batch: Batch, error: BaseException | None) -> None:
+        batch.error = error
+        batch.state = None
+        batch.settled(batch)
+
+    def _forget(self, batch: Batch) -> None:
+        with self._changed:
+            self._batches.pop(batch.order, None)
+            self._changed.notify_all()

@@ -1,0 +1,124 @@
+"""What an executor works with: batches, the jobs that their units become, and the device with its two engines.
+
+Times are seconds of one monotonic clock (`time.monotonic`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.units import Array
+
+__all__ = ["Accelerator", "Batch", "Engine", "Interval", "Job", "Record", "Settled"]
+
+Settled = Callable[["Batch"], None]
+
+
+class Interval(NamedTuple):
+    """From when to when an engine worked on a job, as measured."""
+
+    start: float
+    end: float
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Batch:
+    """One run of a model on `rows` rows. `settled` is called once, on a thread of the executor, when `outputs` or
+    `error` is there. `layers`: its units as planned."""
+
+    model: str
+    inputs: Mapping[str, Array]
+    rows: int
+    layers: tuple[Layer, ...]
+    settled: Settled
+    arrival: float = 0.0
+    order: int = 0
+    state: Any = None
+    outputs: Mapping[str, Array] = field(default_factory=dict)
+    error: BaseException | None = None
+    began: float = 0.0
+    """Start of its first fetch; 0 before."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """One unit of one batch on its way through both engines. `offset`: where its weights lie in the device's memory
+    (meaningless where `bytes` is 0)."""
+
+    batch: Batch
+    position: int
+    bytes: int
+    sequence: int
+    skips: int
+    decision_s: float
+    offset: int = 0
+    fetch: Interval | None = None
+    error: BaseException | None = None
+    device: Any = None
+    """What the device keeps for this job (events)."""
+
+    @property
+    def last(self) -> bool:
+        return self.position == len(self.batch.layers) - 1
+
+
+class Record(NamedTuple):
+    """One unit as it ran."""
+
+    model: str
+    order: int
+    position: int
+    rows: int
+    bytes: int
+    arrival: float
+    fetch_start: float
+    fetch_end: float
+    compute_start: float
+    compute_end: float
+    planned: Layer
+    skips: int
+    decision_s: float
+
+
+class Engine(Protocol):
+    """One of a device's two engines; takes jobs in order. Used by one thread."""
+
+    @property
+    def ahead(self) -> int:
+        """Jobs that may be started behind one that has not ended (0: `finish` does all the work)."""
+
+    def start(self, job: Job) -> None:
+        """Begin, or line up behind what was started before; does not wait."""
+
+    def finish(self, job: Job) -> Interval:
+        """Wait until the oldest started job has ended. What goes wrong is left in `job.error`."""
+
+
+class Accelerator(Protocol):
+    """A device: its engines, and the bounded memory between them."""
+
+    @property
+    def ring(self) -> Ring:
+        """The books of the memory for weights in flight; the executor keeps them."""
+
+    @property
+    def memory(self) -> Engine:
+        """Fetches weights."""
+
+    @property
+    def compute(self) -> Engine:
+        """Runs units."""
+
+    @property
+    def chained(self) -> bool:
+        """May a unit's compute be started before its fetch has ended (the device itself waits)?"""
+
+    def begin(self, batch: Batch) -> None:
+        """Make its `state`; raises what is wrong with the inputs."""
+
+    def end(self, batch: Batch) -> Mapping[str, Array]:
+        """Its outputs, after the last unit."""

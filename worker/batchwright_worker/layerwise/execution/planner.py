@@ -1,0 +1,90 @@
+"""What units are planned to take: from profiles at a few batch sizes to layers at any, corrected by what is measured.
+
+Compute is interpolated between the measured sizes and follows the last two beyond; both engines are planned as slowed
+down by each other (they are meant to work at once), and by a ratio that follows the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.execution.jobs import Record
+from batchwright_worker.layerwise.profiling.profiles import Profile
+
+__all__ = ["Plans"]
+
+_WEIGHT: Final = 0.05
+_MOST_CORRECTION: Final = 8.0
+
+
+@dataclass(slots=True)
+class _Plan:
+    profiles: list[Profile]
+    resident: frozenset[int] = frozenset()
+    compute_ratio: float = 1.0
+    fetch_ratio: float = 1.0
+
+
+@dataclass(slots=True)
+class Plans:
+    """Of all models of one device."""
+
+    _plans: dict[str, _Plan] = field(default_factory=dict)
+
+    def add(self, model: str, profiles: Sequence[Profile]) -> None:
+        """Of one network at one or more batch sizes."""
+        self._plans[model] = _Plan(sorted(profiles, key=lambda profile: profile.rows))
+
+    def keep(self, model: str, resident: frozenset[int]) -> None:
+        """These of its units need no fetch."""
+        self._plans[model].resident = resident
+
+    def remove(self, model: str) -> None:
+        del self._plans[model]
+
+    def layers(self, model: str, rows: int) -> tuple[Layer, ...]:
+        """The units of a batch of this size, in seconds and bytes."""
+        plan = self._plans[model]
+        profile = plan.profiles[0]
+        slow = max(each.compute_slowdown for each in plan.profiles) * plan.compute_ratio
+        fetch = profile.fetch_slowdown * plan.fetch_ratio
+        return tuple(
+            Layer(
+                compute=slow * _at(plan.profiles, position, rows),
+                fetch=0.0 if position in plan.resident else fetch * profile.fetch_s(size),
+                bytes=0 if position in plan.resident else size,
+            )
+            for position, size in enumerate(profile.bytes)
+        )
+
+    def learn(self, record: Record) -> None:
+        """Follow what was measured, a little with every unit."""
+        plan = self._plans.get(record.model)
+        if plan is None:
+            return
+        compute, fetch = record.compute_end - record.compute_start, record.fetch_end - record.fetch_start
+        plan.compute_ratio = _followed(plan.compute_ratio, compute, record.planned.compute)
+        if record.bytes:
+            plan.fetch_ratio = _followed(plan.fetch_ratio, fetch, record.planned.fetch)
+
+
+def _followed(ratio: float, measured: float, planned: float) -> float:
+    if planned <= 0 or measured <= 0:
+        return ratio
+    wanted = ratio * measured / planned
+    moved = ratio + _WEIGHT * (min(max(wanted, ratio / 4), ratio * 4) - ratio)
+    return min(max(moved, 1 / _MOST_CORRECTION), _MOST_CORRECTION)
+
+
+def _at(profiles: Sequence[Profile], position: int, rows: int) -> float:
+    """Seconds of a unit at this size; never less than at the smallest measured one scaled down."""
+    if len(profiles) == 1:
+        return profiles[0].compute_s[position] * rows / profiles[0].rows
+    above = next((index for index, each in enumerate(profiles) if each.rows >= rows), len(profiles) - 1)
+    upper, lower = profiles[max(above, 1)], profiles[max(above, 1) - 1]
+    share = (rows - lower.rows) / (upper.rows - lower.rows)
+    low, high = lower.compute_s[position], upper.compute_s[position]
+    return max(low + share * (high - low), 0.25 * min(low, high))

@@ -1,0 +1,154 @@
+"""A torch network that runs unit by unit on a CPU, on weights that lie in somebody else's memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.backends.base import Host, LoadError, check_outputs, pieces
+from batchwright_worker.backends.torch import held_to_weights, module_of, program_signature
+from batchwright_worker.backends.torch_values import array_of, tensor_of
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.layerwise.networks.split_torch import PROGRAM_FILE, UnitGraph, onto, prepare, unit_graphs
+from batchwright_worker.layerwise.networks.units import (
+    Array,
+    Bytes,
+    NotDivisible,
+    State,
+    UnitIndex,
+    file_digest,
+    read_index,
+)
+
+__all__ = ["TorchUnits", "open_torch", "views"]
+
+_CPU: Final = torch.device("cpu")
+
+
+class TorchUnits:
+    """See `Network`. On another device than the CPU its executor brings the activations and the weights there."""
+
+    def __init__(
+        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, limit_bytes: int, device: Any = _CPU
+    ) -> None:
+        self.index = index
+        self.folder = folder
+        self.inputs: Sequence[TensorSpec]
+        self.outputs: Sequence[TensorSpec]
+        self.inputs, self.outputs, self._piece = program_signature(program, source)
+        self.takes = [str(name) for name in program.graph_signature.user_inputs]
+        self._gives = [str(name) for name in program.graph_signature.user_outputs]
+        self.graphs: list[UnitGraph] = unit_graphs(program, limit_bytes)
+        if device.type != "cpu":
+            for graph in self.graphs:
+                onto(graph, device)
+        if [list(graph.weights) for graph in self.graphs] != [[p.name for p in unit.pieces] for unit in index.units]:
+            raise LoadError(f"{folder} does not fit this version; remove it")
+
+    def begin(self, inputs: Mapping[str, Array], rows: int) -> State:
+        """As Network.begin; the inputs are copied (their memory is reused by the caller)."""
+        names = list(zip((spec.name for spec in self.inputs), self.takes, strict=True))
+        return [
+            {inner: tensor_of(np.array(piece[outer])) for outer, inner in names}
+            for piece in pieces(inputs, rows, self._piece)
+        ]
+
+    def compute(self, position: int, weights: Bytes, state: State) -> None:
+        """As Network.compute."""
+        unit, graph = self.index.units[position], self.graphs[position]
+        tensors = views(torch.from_numpy(weights), unit.pieces)
+        with torch.inference_mode():
+            for values in state:
+                run_unit(graph, tensors, values)
+
+    def end(self, state: State, rows: int) -> Mapping[str, Array]:
+        """As Network.end."""
+        pieces = [
+            {spec.name: array_of(values[inner]) for spec, inner in zip(self.outputs, self._gives, strict=True)}
+            for values in state
+        ]
+        outputs = {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in pieces[0]}
+        check_outputs(outputs, rows)
+        return outputs
+
+    def close(self) -> None:
+        """As Network.close."""
+        self.graphs = []
+
+
+def views(memory: Any, pieces: Sequence[Any]) -> list[Any]:
+    """The tensors of a unit in the bytes that hold it; nothing is copied."""
+    tensors = []
+    for piece in pieces:
+        flat = memory[piece.offset : piece.offset + piece.size].view(getattr(torch, piece.dtype))
+        shaped = flat.as_strided(piece.shape, piece.stride) if piece.stride else flat.view(piece.shape)
+        tensors.append(shaped)
+    return tensors
+
+
+def run_unit(graph: UnitGraph, tensors: Sequence[Any], values: dict[str, Any]) -> None:
+    """One unit on one set of activations. What a unit gives is never a view of its weights."""
+    given = graph.module(*(values[name] for name in graph.takes), *tensors)
+    held = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    for name, value in zip(graph.gives, given, strict=True):
+        values[name] = _own(value, held)
+    for name in graph.drops:
+        del values[name]
+
+
+def _own(value: Any, held: set[int]) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_own(each, held) for each in value)
+    if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in held:
+        return value.clone()
+    return value
+
+
+def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int) -> TorchUnits:
+    """Prepared on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
+    torch.set_num_threads(host.threads)
+    path = Path(source.path)
+    if not path.is_file():
+        raise LoadError(f"there is no file at {path}; check the artifact's uri")
+    script = file_digest(Path(source.script)) if source.script.endswith(".py") else source.script
+    digest = file_digest(path, source.format, script, torch.__version__, str(limit_bytes))
+    folder = folder_of(digest)
+    index = read_index(folder)
+    with warnings.catch_warnings(), held_to_weights():
+        warnings.simplefilter("ignore", UserWarning)
+        if index is None:
+            index = prepare(_program(source), folder, source.name, digest, limit_bytes)
+        program = torch.export.load(folder / PROGRAM_FILE)
+    device = torch.device("cuda:0") if host.kind == KIND_NVIDIA else _CPU
+    return TorchUnits(program, source, index, folder, limit_bytes, device)
+
+
+def _program(source: ModelSource) -> Any:
+    if source.format == "torch-export":
+        return torch.export.load(source.path)
+    if source.format == "safetensors":
+        return _traced(source)
+    raise NotDivisible(f"format {source.format} has no graph to cut: export the model with torch.export")
+
+
+def _traced(source: ModelSource) -> Any:
+    """torch.export of the script's module, with a dynamic batch dimension and fixed others."""
+    if any(size < 0 for spec in source.inputs for size in spec.shape):
+        raise NotDivisible(
+            f"model {source.name!r}: an input varies in more than the batch dimension; "
+            "export it with torch.export.save and use format torch-export"
+        )
+    from batchwright_worker.oip.datatypes import numpy_of
+
+    examples = tuple(tensor_of(np.zeros((2, *spec.shape), numpy_of(spec.datatype))) for spec in source.inputs)
+    rows = torch.export.Dim("rows", min=1, max=65536)
+    try:
+        return torch.export.export(module_of(source), examples, dynamic_shapes=tuple({0: rows} for _ in examples))
+    except Exception as error:
+        raise NotDivisible(f"torch.export cannot trace model {source.name!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""How long each unit takes to fetch and to compute here, measured and kept on disk."""

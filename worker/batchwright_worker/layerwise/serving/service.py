@@ -1,0 +1,102 @@
+"""Models served layer by layer on one device: they come and go, their batches are interleaved, all within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.ipc.messages import ModelSource, Streams
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.execution.executor import Executor
+from batchwright_worker.layerwise.execution.jobs import Batch, Settled
+from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.networks.units import Array
+from batchwright_worker.layerwise.serving.accelerators import Added, ground_of
+from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
+
+__all__ = ["Service"]
+
+_PLANNED_ROWS: Final = 1
+
+
+class Service:
+    """`add`, `remove` and `submit` from one thread; answers come on another. `on_broken`: the device has failed."""
+
+    def __init__(
+        self, kind: str, settings: LayerwiseSettings, host: Host, on_broken: Callable[[BaseException], None]
+    ) -> None:
+        self._settings = settings
+        self._ground = ground_of(kind, settings, host)
+        self._plans = Plans()
+        self._added: dict[str, Added] = {}
+        self._lock = threading.Lock()
+        self._executor = Executor(self._ground.device, Fifo(), self._plans.learn, on_broken)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory for weights in flight, which no measurement of the process shows."""
+        return self._ground.device.ring.capacity
+
+    def add(self, source: ModelSource) -> Added:
+        """Take a model in. Raises LoadError."""
+        self.remove(source.name)
+        added = self._ground.add(source)
+        self._plans.add(source.name, added.profiles)
+        self._plans.keep(source.name, added.resident)
+        self._added[source.name] = added
+        self._executor.use(self._policy())
+        return added
+
+    def remove(self, name: str) -> None:
+        """Wait for its batches, then forget it; nothing happens if it is not here."""
+        if self._added.pop(name, None) is not None:
+            self._executor.wait_idle(name)
+            self._plans.remove(name)
+            self._ground.remove(name)
+            self._executor.use(self._policy())
+
+    def remove_all(self) -> None:
+        for name in list(self._added):
+            self.remove(name)
+
+    def submit(self, model: str, inputs: Mapping[str, Array], rows: int, settled: Settled) -> None:
+        """Line a batch up; `settled` is called from another thread. Raises what is wrong with it."""
+        if model not in self._added:
+            raise LoadError(f"model {model!r} is not loaded here")
+        layers = self._plans.layers(model, rows)
+        self._executor.submit(Batch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
+
+    def streams(self) -> Streams:
+        """The counters of both engines, and the memory."""
+        totals, ring = self._executor.totals, self._ground.device.ring
+        return Streams(
+            compute_busy_seconds=totals.compute_busy_s,
+            compute_idle_seconds=totals.compute_idle_s,
+            memory_busy_seconds=totals.memory_busy_s,
+            memory_idle_seconds=totals.memory_idle_s,
+            decision_seconds=totals.decision_s,
+            units=totals.units,
+            bytes=totals.bytes,
+            peak_bytes=ring.peak,
+            capacity_bytes=ring.capacity,
+        )
+
+    def close(self) -> None:
+        """Finish what was submitted, then give everything back."""
+        self._executor.close()
+        self._ground.close()
+
+    def _policy(self) -> Policy:
+        """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
+        layers = [self._plans.layers(model, _PLANNED_ROWS) for model in self._added]
+        if not layers:
+            return Fifo()
+        budget = self._ground.device.ring.capacity
+        given = self._settings.skip_limit
+        limit = auto_skip_limit(layers, budget) if given is None else given
+        if self._settings.mode == "Literal":
+            return Literal(skip_limit=limit)
+        return Balanced(skip_limit=limit, fill_time=fill_time(layers, budget))

@@ -1,0 +1,2 @@
+"""The laboratory: validator, bound, ablation, published networks, charts, commands. Nothing of the product imports
+it."""

@@ -1,0 +1,215 @@
+"""One instance of the scheduling problem as a JSON document, and its schedule as another. Pure.
+
+    {"budgetBytes": 6, "prefetch": "whole", "policy": "literal", "skipLimit": 0,
+     "models": {"A": [{"compute": 4, "fetch": 1, "bytes": 1}]},
+     "requests": [{"model": "A", "arrival": 0}]}
+
+Times are numbers >= 0 of any one unit and come back in it; whole numbers are scheduled without rounding. `budgetBytes`
+null: boundless. `skipLimit` 0: no guard; absent: it follows from the budget (auto-N, `depth`). `theta` (balanced) is
+0.5 unless given. `prefetch` is whole unless given. Anything else that is missing, unknown or of another kind is
+refused, with its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final
+
+import msgspec
+
+from batchwright_worker.layerwise.core.policy import (
+    DEFAULT_THETA,
+    POLICIES,
+    Balanced,
+    Fifo,
+    Literal,
+    Policy,
+    RoundRobin,
+)
+from batchwright_worker.layerwise.core.scheduler import Step
+from batchwright_worker.layerwise.core.simulator import Accelerator, run
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.values import Layer, LayerwiseError, Prefetch, Request
+
+__all__ = ["Instance", "InstanceError", "Schedule", "parse", "policy_of", "schedule_of", "scheduled"]
+
+Number = int | float
+LARGEST: Final = 2**63
+
+
+class InstanceError(LayerwiseError):
+    """The document is no instance; the message names the place and what is wanted there."""
+
+
+class _Wire(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """camelCase fields; unknown ones are refused."""
+
+
+class LayerDocument(_Wire):
+    """One layer: times, and bytes (a whole number)."""
+
+    compute: Number
+    fetch: Number
+    bytes: Number
+    name: str = ""
+
+
+class RequestDocument(_Wire):
+    """One run of a model."""
+
+    model: str
+    arrival: Number = 0
+
+
+class Instance(_Wire):
+    """See the module's docstring."""
+
+    budget_bytes: Number | None
+    policy: str
+    models: dict[str, list[LayerDocument]]
+    requests: list[RequestDocument]
+    prefetch: str = Prefetch.WHOLE.value
+    skip_limit: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    theta: Number = DEFAULT_THETA
+
+    @property
+    def budget(self) -> float:
+        """The budget, infinite if there is none."""
+        return math.inf if self.budget_bytes is None else self.budget_bytes
+
+    def layers(self) -> dict[str, tuple[Layer, ...]]:
+        """The models' layers."""
+        return {
+            model: tuple(
+                Layer(compute=layer.compute, fetch=layer.fetch, bytes=int(layer.bytes), name=layer.name)
+                for layer in layers
+            )
+            for model, layers in self.models.items()
+        }
+
+
+class PlacedLayer(_Wire):
+    """One layer of the schedule; `request` and `layer` count from 0, `skips` is how often it had been passed over."""
+
+    model: str
+    request: int
+    layer: int
+    fetch_start: Number
+    fetch_end: Number
+    compute_start: Number
+    compute_end: Number
+    compute_idle: Number
+    memory_idle: Number
+    skips: int
+
+
+class Schedule(_Wire):
+    """All layers in the order of the picks; the idle times are the sums of the layers'."""
+
+    layers: list[PlacedLayer]
+    makespan: Number
+    compute_idle: Number
+    memory_idle: Number
+
+
+def parse(document: bytes) -> Instance:
+    """The instance in a JSON document. Raises InstanceError."""
+    try:
+        instance = msgspec.json.decode(document, type=Instance)
+    except msgspec.DecodeError as error:
+        raise InstanceError(f"this is no instance: {error}") from error
+    for problem in _problems(instance):
+        raise InstanceError(problem)
+    return instance
+
+
+def _problems(instance: Instance) -> Iterator[str]:
+    """What the types alone do not say, in the order of the document."""
+    if instance.policy not in POLICIES:
+        yield f"policy: wanted one of {', '.join(POLICIES)}, given {instance.policy!r}"
+    if instance.prefetch not in tuple(Prefetch):
+        yield f"prefetch: wanted one of {', '.join(Prefetch)}, given {instance.prefetch!r}"
+    if instance.budget_bytes is not None:
+        yield from _number("budgetBytes", instance.budget_bytes, whole=True)
+    yield from _number("theta", instance.theta)
+    for model, layers in instance.models.items():
+        if not layers:
+            yield f"models.{model}: wanted at least one layer"
+        for position, layer in enumerate(layers):
+            place = f"models.{model}[{position}]"
+            yield from _number(f"{place}.compute", layer.compute)
+            yield from _number(f"{place}.fetch", layer.fetch)
+            yield from _number(f"{place}.bytes", layer.bytes, whole=True)
+    for position, request in enumerate(instance.requests):
+        if request.model not in instance.models:
+            known = ", ".join(instance.models) or "none"
+            yield f"requests[{position}].model: {request.model!r} is not among the models ({known})"
+        yield from _number(f"requests[{position}].arrival", request.arrival)
+
+
+def _number(place: str, value: Number, *, whole: bool = False) -> Iterator[str]:
+    if not 0 <= value <= LARGEST or (whole and value != int(value)):
+        yield f"{place}: wanted a {'whole ' if whole else ''}number of 0 or more (2^63 at most), given {value!r}"
+
+
+def policy_of(
+    name: str, models: Sequence[Sequence[Layer]], budget_bytes: float, *, skip_limit: int | None, theta: float
+) -> Policy:
+    """The policy by its name; no skip limit: auto-N."""
+    limit = auto_skip_limit(models, budget_bytes) if skip_limit is None else skip_limit
+    match name:
+        case "fifo":
+            return Fifo()
+        case "round_robin":
+            return RoundRobin()
+        case "literal":
+            return Literal(limit)
+        case "balanced":
+            return Balanced(limit, fill_time(models, budget_bytes), theta)
+    raise ValueError(f"{name!r} is no policy: there are {', '.join(POLICIES)}")
+
+
+def scheduled(instance: Instance) -> list[Step]:
+    """Run the instance. Raises BudgetTooSmall."""
+    models = instance.layers()
+    policy = policy_of(
+        instance.policy,
+        list(models.values()),
+        instance.budget,
+        skip_limit=instance.skip_limit,
+        theta=instance.theta,
+    )
+    accelerator = Accelerator(budget_bytes=instance.budget, prefetch=Prefetch(instance.prefetch))
+    requests = [
+        Request(model=request.model, layers=models[request.model], arrival=request.arrival, order=order)
+        for order, request in enumerate(instance.requests)
+    ]
+    return run(accelerator.scheduler(policy), requests)
+
+
+def schedule_of(steps: Sequence[Step]) -> Schedule:
+    """The answer's document."""
+    layers = [_placed(step) for step in steps]
+    return Schedule(
+        layers=layers,
+        makespan=layers[-1].compute_end if layers else 0,
+        compute_idle=sum(layer.compute_idle for layer in layers),
+        memory_idle=sum(layer.memory_idle for layer in layers),
+    )
+
+
+def _placed(step: Step) -> PlacedLayer:
+    decision, placement = step
+    return PlacedLayer(
+        model=decision.request.model,
+        request=decision.request.order,
+        layer=decision.position,
+        fetch_start=placement.fetch_start,
+        fetch_end=placement.fetch_end,
+        compute_start=placement.compute_start,
+        compute_end=placement.compute_end,
+        compute_idle=placement.idle.compute,
+        memory_idle=placement.idle.memory,
+        skips=decision.skips,
+    )

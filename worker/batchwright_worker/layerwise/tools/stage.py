@@ -1,0 +1,99 @@
+"""The networks of one `layerwise` command: opened, cut, prepared and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import click
+
+from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.memory.pool import Reads, UnitReader
+from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
+from batchwright_worker.layerwise.profiling.profiler import RUNS, Effort, measured
+from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, processor_name
+
+__all__ = ["Stage", "staged"]
+
+_FORMATS: Final = {".onnx": "onnx", ".pt2": "torch-export"}
+_SAMPLE_ROWS: Final = {"resnet50": 12}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Networks by name, each with its reader and its profile."""
+
+    networks: Mapping[str, Network]
+    readers: Mapping[str, UnitReader]
+    profiles: Mapping[str, Profile]
+    budget: int
+    reads: Reads
+
+
+def staged(stack: ExitStack, *, models: Sequence[tuple[str, str]], budget: int, reads: str, **more: Any) -> Stage:
+    """From a command's options. Raises ClickException."""
+    from batchwright_worker.backends.base import Host
+    from batchwright_worker.host.memory import Ledger
+    from batchwright_worker.host.threads import thread_count
+
+    folder = more["cache"] or cache_folder()
+    files = {name: Path(path) for name, path in models} or _samples(folder / "samples")
+    rows = _rows(files, more["rows"], sampled=not models)
+    host = Host(kind="cpu", threads=more["threads"] or thread_count(), ledger=Ledger(0))
+    processor = f"{processor_name()} x{host.threads} {reads}"
+    networks, readers, profiles = {}, {}, {}
+    for name, path in files.items():
+        networks[name] = network = _opened(name, path, host, folder, budget)
+        readers[name] = reader = UnitReader(network.folder, cast(Reads, reads))
+        stack.callback(reader.close)
+        if reads != "cached":
+            reader.forget()
+        profiles[name] = measured(network, reader, rows[name], processor, Effort(runs=RUNS, least=RUNS))
+    return Stage(networks=networks, readers=readers, profiles=profiles, budget=budget, reads=cast(Reads, reads))
+
+
+def _opened(name: str, path: Path, host: Any, folder: Path, budget: int) -> Network:
+    from batchwright_worker.backends.base import LoadError
+    from batchwright_worker.layerwise.networks.open import open_network
+
+    kind = _FORMATS.get(path.suffix)
+    if kind is None:
+        raise click.ClickException(f"{path}: give a .onnx or a .pt2 (torch.export) file")
+    source = ModelSource(name=name, format=kind, path=str(path), inputs=[], outputs=[])
+    try:
+        network = open_network(source, host, folder, budget // 2)
+    except (NotDivisible, LoadError) as error:
+        raise click.ClickException(f"{name}: {error}") from error
+    if network.index.largest_bytes > budget // PAGE * PAGE:
+        raise click.ClickException(
+            f"{name}: its largest unit has {network.index.largest_bytes} bytes, which cannot be split further; "
+            f"the budget is {budget}: raise it"
+        )
+    return network
+
+
+def _samples(folder: Path) -> dict[str, Path]:
+    """ResNet-50 and a wide network, written once."""
+    from batchwright_worker.layerwise.tools.samples import write_conv, write_wide
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"resnet50": folder / "resnet50.onnx", "wide": folder / "wide.onnx"}
+    for (name, path), write in zip(files.items(), (write_conv, write_wide), strict=True):
+        if not path.is_file():
+            click.echo(f"writing {name}: {path}", err=True)
+            write(path)
+    return files
+
+
+def _rows(files: Mapping[str, Path], given: Sequence[tuple[str, str]], *, sampled: bool) -> dict[str, int]:
+    rows = {**dict.fromkeys(files, 1), **(_SAMPLE_ROWS if sampled else {})}
+    for name, text in given:
+        if name not in files or not text.isdigit() or not int(text):
+            raise click.ClickException(
+                f"--rows {name}={text}: name a model ({', '.join(files)}) and a number from 1 on"
+            )
+        rows[name] = int(text)
+    return rows

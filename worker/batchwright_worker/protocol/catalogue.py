@@ -1,0 +1,167 @@
+"""What the protocol tells of server and models: metadata, Triton's configuration, statistics and repository index.
+
+Plain dictionaries with the protocol's field names: JSON bodies as they are, and protobuf messages by `ParseDict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from typing import Any, Final
+
+from batchwright_worker.api.model import Model
+from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.engine.engine import Engine
+from batchwright_worker.inference.runtime import ModelUnavailable, TensorSpec, UnknownModel
+from batchwright_worker.scheduler.window_counts import ModelMeasures, Tally
+
+VERSION: Final = "1"
+"""Every model has this one version."""
+EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+_PLATFORMS: Final = {
+    "onnx": ("onnxruntime_onnx", "onnxruntime"),
+    "torch-export": ("pytorch_export", "pytorch"),
+    "torchscript": ("pytorch_libtorch", "pytorch"),
+    "safetensors": ("pytorch_safetensors", "pytorch"),
+    "python": ("python", "python"),
+    "emulated": ("batchwright_emulated", "batchwright"),
+}
+"""Artifact format -> platform and backend, in Triton's words where it has some."""
+
+_NEVER: Final = Tally()
+"""There is no response cache here; Triton's clients expect to be told."""
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """The models of this deployment as callers see them; `kind` is the pod's kind of accelerator."""
+
+    engine: Engine
+    models: Mapping[str, Model]
+    kind: str
+
+    def check(self, name: str, version: str = "") -> None:
+        """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
+        before the engine has started."""
+        if name not in self.models:
+            raise UnknownModel(f"there is no model {name!r} here; there are: {', '.join(sorted(self.models))}")
+        if version not in ("", VERSION):
+            raise UnknownModel(f"model {name!r} has no version {version!r}; its only version is {VERSION!r}")
+        if name not in self.engine.board.views:
+            raise ModelUnavailable("this replica is starting; try again soon", retry_after_s=1.0)
+
+    def expected_wait_ms(self, name: str) -> int:
+        """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""
+        names = [name] if name in self.models else self.models
+        waits = (self.engine.expected_wait_ms(each) for each in names if each in self.engine.board.views)
+        return round(max(waits, default=0.0))
+
+    def server(self) -> Body:
+        """GET /v2."""
+        return {"name": "batchwright", "version": package_version("batchwright"), "extensions": list(EXTENSIONS)}
+
+    def metadata(self, name: str) -> Body:
+        """GET /v2/models/NAME; shapes with the batch dimension in front."""
+        known = self.engine.model_metadata(name)
+        return {
+            "name": name,
+            "versions": [VERSION],
+            "platform": self._platform(name)[0],
+            "inputs": [_tensor(spec) for spec in known.inputs],
+            "outputs": [_tensor(spec) for spec in known.outputs],
+        }
+
+    def config(self, name: str) -> Body:
+        """GET /v2/models/NAME/config: Triton's model configuration; `dims` without the batch dimension."""
+        known, batching = self.engine.model_metadata(name), self.models[name].batching
+        platform, backend = self._platform(name)
+        return {
+            "name": name,
+            "platform": platform,
+            "backend": backend,
+            "max_batch_size": batching.max_size,
+            "input": [_dims(spec) for spec in known.inputs],
+            "output": [_dims(spec) for spec in known.outputs],
+            "instance_group": [
+                {"name": name, "count": 1, "kind": "KIND_GPU" if self.kind == KIND_NVIDIA else "KIND_CPU"}
+            ],
+            "dynamic_batching": {"max_queue_delay_microseconds": batching.max_queue_delay_milliseconds * 1000},
+        }
+
+    def statistics(self, name: str | None) -> Body:
+        """GET /v2/models[/NAME]/stats. Every model's where name is None."""
+        names = sorted(self.models) if name is None else [name]
+        counts = [_statistics(each, self.engine.measures[each]) for each in names]
+        return {"model_stats": [{**each, "memory_usage": self._memory(each["name"])} for each in counts]}
+
+    def index(self, *, ready_only: bool = False) -> list[Body]:
+        """POST /v2/repository/index."""
+        entries = []
+        for name in sorted(self.models):
+            view = self.engine.board.views.get(name)
+            state = "Loading" if view is None else view.state
+            if state == "Ready" or not ready_only:
+                word = {"Ready": "READY", "Loading": "LOADING"}.get(state, "UNAVAILABLE")
+                reason = "" if view is None else view.message
+                entries.append({"name": name, "version": VERSION, "state": word, "reason": reason})
+        return entries
+
+    def _memory(self, name: str) -> list[Body]:
+        """Bytes on each device that holds the model."""
+        kind = "GPU" if self.kind == KIND_NVIDIA else "CPU"
+        return [
+            {"type": kind, "id": number, "byte_size": books.held[name].memory_bytes}
+            for number, books in enumerate(self.engine.scheduler.devices.values())
+            if name in books.held
+        ]
+
+    def _platform(self, name: str) -> tuple[str, str]:
+        artifacts = self.models[name].artifacts
+        artifact = next((each for each in artifacts if each.accelerator == self.kind), artifacts[0])
+        return _PLATFORMS[artifact.format]
+
+
+def _tensor(spec: TensorSpec) -> Body:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}
+
+
+def _dims(spec: TensorSpec) -> Body:
+    word = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{word}", "dims": list(spec.shape)}
+
+
+def _statistics(name: str, measures: ModelMeasures) -> Body:
+    durations = {
+        "success": measures.success,
+        "fail": measures.fail,
+        "queue": measures.queue,
+        "compute_input": measures.compute_input,
+        "compute_infer": measures.compute,
+        "compute_output": measures.compute_output,
+        "cache_hit": _NEVER,
+        "cache_miss": _NEVER,
+    }
+    return {
+        "name": name,
+        "version": VERSION,
+        "last_inference": int(measures.last_inference * 1000),
+        "inference_count": measures.rows,
+        "execution_count": measures.executions.count,
+        "inference_stats": {key: _duration(tally) for key, tally in durations.items()},
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": _duration(tally.compute_input),
+                "compute_infer": _duration(tally.compute),
+                "compute_output": _duration(tally.compute_output),
+            }
+            for size, tally in sorted(measures.batches.items())
+        ],
+    }
+
+
+def _duration(tally: Tally) -> Body:
+    return {"count": tally.count, "ns": tally.ns}

@@ -1,0 +1,132 @@
+"""gRPC messages of the Open Inference Protocol, to an InferRequest and from an InferResult."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from batchwright_worker.inference.runtime import Array, BadInput, InferRequest, InferResult
+from batchwright_worker.oip import inference_pb2 as pb
+from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, encode_bytes, name_of
+from batchwright_worker.protocol.json_bodies import add_input, check_inputs_count, deadline_of, priority_of
+from batchwright_worker.protocol.tensors import RAW_ONLY, Described, Limits, describe, from_bytes, rows_of
+
+
+def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | None, limits: Limits) -> InferRequest:
+    """Raises BadInput. The deadline is the earlier one of the call's and the parameter `timeout`'s."""
+    check_inputs_count(len(message.inputs), limits)
+    parameters = {name: parameter_value(value) for name, value in message.parameters.items()}
+    inputs = _inputs(message, limits)
+    return InferRequest(
+        model=message.model_name,
+        inputs=inputs,
+        rows=rows_of(inputs),
+        arrival=arrival,
+        deadline=_earlier(
+            None if time_left_s is None else arrival + time_left_s, deadline_of(parameters.get("timeout"), arrival)
+        ),
+        priority=priority_of(parameters),
+        request_id=message.id,
+        outputs=tuple(output.name for output in message.outputs),
+    )
+
+
+def answer(request: InferRequest, version: str, result: InferResult) -> pb.ModelInferResponse:
+    """The response; tensors travel as raw contents."""
+    response = pb.ModelInferResponse(model_name=request.model, model_version=version, id=request.request_id)
+    for name, array in result.outputs.items():
+        datatype = name_of(array.dtype)
+        response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        raw = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
+        response.raw_output_contents.append(raw)
+    return response
+
+
+def parameter_value(parameter: pb.InferParameter) -> object:
+    """The value that is set; None where none is."""
+    which = parameter.WhichOneof("parameter_choice")
+    return None if which is None else getattr(parameter, which)
+
+
+def _inputs(message: pb.ModelInferRequest, limits: Limits) -> dict[str, Array]:
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise BadInput(
+            f"raw_input_contents has {len(raw)} entries: wanted {len(message.inputs)}, one for each input; "
+            "send all tensors raw or none",
+            wanted=str(len(message.inputs)),
+            given=str(len(raw)),
+        )
+    inputs: dict[str, Array] = {}
+    for index, tensor in enumerate(message.inputs):
+        described = describe(tensor.name, tensor.datatype, tensor.shape, limits)
+        _refuse_shared_memory(described, tensor.parameters)
+        if raw and tensor.HasField("contents"):
+            raise described.bad("has both contents and raw contents", "one of them", "both", "leave one out")
+        array = from_bytes(described, memoryview(raw[index])) if raw else _typed(described, tensor.contents)
+        add_input(inputs, tensor.name, array)
+    return inputs
+
+
+def _typed(described: Described, contents: pb.InferTensorContents) -> Array:
+    if described.datatype in RAW_ONLY:
+        raise described.bad(
+            "cannot travel as typed contents", "raw_input_contents", described.datatype, "send the tensor's bytes raw"
+        )
+    field = CONTENTS_FIELDS[described.datatype]
+    others = [set_field.name for set_field, _ in contents.ListFields() if set_field.name != field]
+    if others:
+        raise described.bad("has contents of the wrong type", field, others[0], "fill the field of its datatype")
+    values = getattr(contents, field)
+    if len(values) != described.elements:
+        raise described.bad(
+            "has contents that do not fill its shape",
+            f"{described.elements} elements for shape {list(described.shape)}",
+            f"{len(values)} elements in {field}",
+            "make contents and shape agree",
+        )
+    return _array(described, values).reshape(described.shape)
+
+
+def _array(described: Described, values: Any) -> Array:
+    if described.datatype == "BYTES":
+        elements = np.empty(len(values), dtype=np.object_)
+        elements[:] = list(values)
+        return elements
+    array = np.array(values, dtype=_wide(described))
+    if described.dtype.kind in "iu" and array.size:
+        bounds = np.iinfo(described.dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < bounds.min or high > bounds.max:
+            raise described.bad(
+                "has a number out of range",
+                f"{bounds.min} to {bounds.max} for {described.datatype}",
+                str(low if low < bounds.min else high),
+                "use a wider datatype",
+            )
+    return array.astype(described.dtype, copy=False)
+
+
+def _wide(described: Described) -> np.dtype[Any]:
+    wide: Mapping[str, Callable[[], np.dtype[Any]]] = {
+        "i": lambda: np.dtype(np.int64),
+        "u": lambda: np.dtype(np.uint64),
+    }
+    return wide.get(described.dtype.kind, lambda: described.dtype)()
+
+
+def _refuse_shared_memory(described: Described, parameters: Mapping[str, pb.InferParameter]) -> None:
+    if "shared_memory_region" in parameters:
+        raise described.bad(
+            "is in shared memory of the client's machine",
+            "contents or raw_input_contents",
+            "shared_memory_region",
+            "send the data in the message",
+        )
+
+
+def _earlier(first: float | None, second: float | None) -> float | None:
+    times = [time for time in (first, second) if time is not None]
+    return min(times) if times else None

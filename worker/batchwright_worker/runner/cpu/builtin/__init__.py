@@ -1,0 +1,23 @@
+"""Built-in CPU functions, by the name that a manifest uses. They are imported when they are used.
+
+All of them take the result of the one task that they depend on (or the item); where there are several, the argument
+`of` names the one that is meant.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_HERE: Final = "batchwright_worker.runner.cpu.builtin"
+
+BUILTINS: Final = {
+    "decode": f"{_HERE}.pictures:decode",
+    "resize": f"{_HERE}.pictures:resize",
+    "normalise": f"{_HERE}.pictures:normalise",
+    "crop": f"{_HERE}.pictures:crop",
+    "tokenize": f"{_HERE}.wordpiece:tokenize",
+    "argmax": f"{_HERE}.scores:argmax",
+    "top-k": f"{_HERE}.scores:top_k",
+    "ctc-decode": f"{_HERE}.scores:ctc_decode",
+    "json-fields": f"{_HERE}.records:json_fields",
+}

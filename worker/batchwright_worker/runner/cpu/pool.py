@@ -1,0 +1,262 @@
+"""The process pool for CPU tasks: it serves attached queues in order of attachment, each by its own order (B3).
+
+Every process has one thread here that writes calls to it and reads answers, so that large arrays never pass through
+the event loop. Short tasks travel in chunks. A process that dies fails only the task it ran, after one more try alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import multiprocessing
+import os
+import queue
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from batchwright_worker.runner.cpu.pool_worker import FunctionSpec, Outcome, serve
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.graph.blobs import Blob, receive, send
+
+CHUNK_SECONDS = 0.005
+CHUNK_CALLS = 128
+REPLACEMENTS = 3
+_EWMA = 0.2
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One task of one item: function number, inputs by name. One of `done` and `failed` is called, on the loop."""
+
+    function: int
+    inputs: Sequence[tuple[str, Blob]]
+    done: Callable[[Blob, float], None]
+    failed: Callable[[str], None]
+    crashes: int = 0
+
+
+class CallSource(Protocol):
+    """A queue of calls that are ready, in the order in which they must be served."""
+
+    def take(self) -> Call | None:
+        """Remove and give the next one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Reply:
+    outcomes: list[Outcome]
+    blobs: list[Blob]
+
+
+class CpuPool:
+    """`start`, then `attach` queues and `wake` whenever one of them got a task; `stop` at the end."""
+
+    def __init__(self, specs: Sequence[FunctionSpec], *, workers: int, folders: Sequence[str] = ()) -> None:
+        self._specs = tuple(specs)
+        self._folders = tuple(folders)
+        self._context = _context()
+        self._seconds: list[float | None] = [None] * len(specs)
+        self._sources: list[CallSource] = []
+        self._retries: deque[Call] = deque()
+        self._workers = [_Worker(self) for _ in range(workers if specs else 0)]
+        self._idle: list[_Worker] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.busy_seconds = 0.0
+        self.on_broken: list[Callable[[StepFailed], None]] = []
+        """Called when processes cannot be started any more."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return len(self._workers)
+
+    async def start(self) -> None:
+        """Start the processes. Raises StepFailed if a function cannot be imported in them."""
+        self.loop = asyncio.get_running_loop()
+        results = await asyncio.gather(*(asyncio.to_thread(worker.open) for worker in self._workers))
+        for refusal in results:
+            if refusal is not None:
+                raise StepFailed(*refusal)
+        self._idle = list(self._workers)
+        for worker in self._workers:
+            worker.start()
+
+    def attach(self, source: CallSource) -> None:
+        """Serve this queue too, after those attached earlier."""
+        self._sources.append(source)
+
+    def detach(self, source: CallSource) -> None:
+        """Take no more calls from this queue; those that run are answered."""
+        self._sources.remove(source)
+
+    def wake(self) -> None:
+        """Give waiting calls to idle processes."""
+        while self._idle:
+            calls = self._chunk()
+            if not calls:
+                return
+            self._idle.pop().calls.put(calls)
+
+    async def stop(self) -> None:
+        """End the processes; calls that run are dropped without an answer."""
+        self._sources.clear()
+        for worker in self._workers:
+            worker.stop()
+        await asyncio.gather(*(asyncio.to_thread(worker.join) for worker in self._workers))
+
+    def _chunk(self) -> list[Call]:
+        if self._retries:
+            return [self._retries.popleft()]
+        calls: list[Call] = []
+        expected = 0.0
+        while len(calls) < CHUNK_CALLS and expected < CHUNK_SECONDS:
+            call = self._next()
+            if call is None:
+                break
+            calls.append(call)
+            seconds = self._seconds[call.function]
+            expected += CHUNK_SECONDS if seconds is None else seconds
+        return calls
+
+    def _next(self) -> Call | None:
+        for source in self._sources:
+            call = source.take()
+            if call is not None:
+                return call
+        return None
+
+    def answered(self, worker: _Worker, calls: list[Call], reply: _Reply | None) -> None:
+        """Called on the loop: a process has answered a chunk, or (None) died with it and was replaced."""
+        self._idle.append(worker)
+        if reply is None:
+            self._crashed(calls)
+        else:
+            self._settle(calls, reply)
+        self.wake()
+
+    def _settle(self, calls: list[Call], reply: _Reply) -> None:
+        blobs = iter(reply.blobs)
+        for call, (worked, message, seconds) in zip(calls, reply.outcomes, strict=True):
+            known = self._seconds[call.function]
+            self._seconds[call.function] = seconds if known is None else known + _EWMA * (seconds - known)
+            self.busy_seconds += seconds
+            if worked:
+                call.done(next(blobs), seconds)
+            else:
+                call.failed(message)
+
+    def _crashed(self, calls: list[Call]) -> None:
+        for call in calls:
+            call.crashes += len(calls) == 1  # in company nobody knows whose fault it was
+            if call.crashes < 2:
+                self._retries.append(call)
+            else:
+                call.failed(
+                    "the process died twice while it ran this task (killed for memory, or a crash in native code): "
+                    "raise the runner's memory limit or look at the function"
+                )
+
+    def give_up(self) -> None:
+        """Called on a worker's thread: its process cannot be started any more."""
+        message = "processes for CPU tasks die as they start: raise the runner's memory limit, or lower cpuWorkers"
+        assert self.loop is not None
+        error = StepFailed("CpuPoolBroken", message, permanent=False)
+        for listener in self.on_broken:
+            self.loop.call_soon_threadsafe(listener, error)
+
+    def open_process(self) -> tuple[Any, socket.socket]:
+        """A new process and the socket to it. Blocking."""
+        ours, theirs = self._context.Pipe(duplex=True)
+        process = self._context.Process(target=serve, args=(theirs, self._folders, self._specs), daemon=True)
+        process.start()
+        theirs.close()
+        stream = socket.socket(fileno=os.dup(ours.fileno()))
+        ours.close()
+        return process, stream
+
+
+class _Worker:
+    """One process and the thread that talks to it."""
+
+    def __init__(self, pool: CpuPool) -> None:
+        self._pool = pool
+        self.calls: queue.SimpleQueue[list[Call] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="cpu-pool", daemon=True)
+        self._lock = threading.Lock()  # a process is replaced, or all is stopped, never both at once
+        self._process: Any = None
+        self._stream: socket.socket | None = None
+        self._stopping = False
+
+    def open(self) -> tuple[str, str] | None:
+        """Start the process and wait until it has its functions; the reason and message if it cannot."""
+        self._process, self._stream = self._pool.open_process()
+        refusal: tuple[str, str] | None
+        refusal, _ = receive(self._stream)
+        return refusal
+
+    def start(self) -> None:
+        """Begin to serve calls."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end and end the process, whatever it runs."""
+        self.calls.put(None)
+        with self._lock:
+            self._stopping = True
+            if self._process is not None:
+                self._process.kill()
+
+    def join(self) -> None:
+        """Wait for both ends. Blocking."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._process is not None:
+            self._process.join()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _run(self) -> None:
+        while (calls := self.calls.get()) is not None:
+            reply = self._ask(calls)
+            if self._stopping:
+                return
+            assert self._pool.loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._pool.loop.call_soon_threadsafe(functools.partial(self._pool.answered, self, calls, reply))
+
+    def _ask(self, calls: list[Call]) -> _Reply | None:
+        assert self._stream is not None
+        heads = [(call.function, tuple(name for name, _ in call.inputs)) for call in calls]
+        try:
+            send(self._stream, heads, [blob for call in calls for _, blob in call.inputs])
+            outcomes, blobs = receive(self._stream)
+            return _Reply(outcomes=outcomes, blobs=blobs)
+        except (EOFError, OSError):
+            self._replace()
+            return None
+
+    def _replace(self) -> None:
+        assert self._stream is not None
+        for _ in range(REPLACEMENTS):
+            with self._lock, contextlib.suppress(EOFError, OSError):
+                if self._stopping:
+                    return
+                self._process.kill()
+                self._process.join()
+                self._stream.close()
+                self.open()
+                return
+        self._pool.give_up()
+
+
+def _context() -> Any:
+    """Processes are forked from a clean, single-threaded server that has imported what they need: starting one anew
+    takes milliseconds, and no thread of the runner is ever forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["batchwright_worker.runner.cpu.pool_worker", "numpy"])
+    return context

@@ -1,0 +1,75 @@
+"""A process of the CPU pool: reads calls from a socket, runs the functions, answers each chunk with one frame."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchwright_worker.runner.cpu import functions
+from batchwright_worker.runner.cpu.functions import Function
+from batchwright_worker.runner.errors import StepFailed, describe
+from batchwright_worker.runner.graph.blobs import Blob, pack, receive, send, unpack
+
+CallHead = tuple[int, tuple[str, ...]]
+"""On the wire: number of the function, names of the inputs; their blobs follow in this order."""
+Outcome = tuple[bool, str, float]
+"""On the wire: did it work, the error's text, seconds it took. One blob follows for each that worked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSpec:
+    """One function of the job, as the manifest names it."""
+
+    task: str
+    reference: str
+    args: dict[str, Any]
+
+
+def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]) -> None:
+    """Main function of the process; ends when the runner closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stream = socket.socket(fileno=os.dup(connection.fileno()))
+    connection.close()
+    try:
+        functions.add_paths(folders)
+        table = [functions.resolve(spec.task, spec.reference) for spec in specs]
+    except StepFailed as error:
+        send(stream, (error.reason, str(error)), ())
+        return
+    send(stream, None, ())
+    try:
+        while True:
+            _answer(stream, specs, table)
+    except (EOFError, OSError):
+        return
+
+
+def _answer(stream: socket.socket, specs: Sequence[FunctionSpec], table: Sequence[Function]) -> None:
+    calls: list[CallHead]
+    calls, blobs = receive(stream)
+    outcomes: list[Outcome] = []
+    results: list[Blob] = []
+    position = 0
+    for number, names in calls:
+        inputs = dict(zip(names, blobs[position : position + len(names)], strict=True))
+        position += len(names)
+        outcome, result = _call(table[number], inputs, specs[number].args)
+        outcomes.append(outcome)
+        if result is not None:
+            results.append(result)
+    send(stream, outcomes, results)
+
+
+def _call(function: Function, blobs: dict[str, Blob], args: dict[str, Any]) -> tuple[Outcome, Blob | None]:
+    started = time.perf_counter()
+    try:
+        result = pack(function({name: unpack(blob) for name, blob in blobs.items()}, **args))
+    except Exception as error:
+        return (False, describe(error), time.perf_counter() - started), None
+    return (True, "", time.perf_counter() - started), result

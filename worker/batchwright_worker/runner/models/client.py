@@ -1,0 +1,210 @@
+"""Rows of one model on their way to its replicas: many rows a request, to the replica with the shortest expected wait.
+
+Every row is answered exactly once, with a result or an error of its own; a refused or unanswered row is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from batchwright_worker.runner.errors import StepFailed, shortened
+from batchwright_worker.runner.models.replica_load import backoff_s
+from batchwright_worker.runner.models.replicas import Answer, Refused, Rejected, Replica, ReplicaSet, Unreachable
+from batchwright_worker.runner.models.row_queue import RowQueue
+from batchwright_worker.runner.models.signature import Row, Signature, group_of, row_bytes
+from batchwright_worker.runner.models.wire import BadAnswerError, request_parts, rows_of_answer, signature_of
+
+MAX_REQUEST_BYTES = 32 << 20
+MODEL_ERROR_TRIES = 3
+_NOT_THERE = 404
+
+
+@dataclass(slots=True, kw_only=True)
+class PendingRow:
+    """A row that wants an answer: `done(outputs, batch size as told, rows of its request)` or `failed(message)` is
+    called once, on the loop."""
+
+    row: Row
+    done: Callable[[dict[str, NDArray[Any]], int | None, int], None]
+    failed: Callable[[str], None]
+    refusals: int = 0
+    errors: int = 0
+
+
+class ModelClient:
+    """One model of one deployment."""
+
+    def __init__(self, replicas: ReplicaSet, model: str) -> None:
+        self._replicas = replicas
+        self._model = model
+        self._queue: RowQueue[PendingRow] = RowQueue()
+        self._again: deque[list[PendingRow]] = deque()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.signature: Signature | None = None
+        self.requests = 0
+        replicas.listeners.append(self.dispatch)
+
+    async def learn(self) -> Signature:
+        """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel)."""
+        attempt = 0
+        while self.signature is None:
+            for replica in list(self._replicas.replicas):
+                with contextlib.suppress(Unreachable, Refused):
+                    self.signature = await self._ask_metadata(replica)
+                    break
+            else:
+                attempt += 1
+                self._replicas.refresh()
+                await asyncio.sleep(backoff_s(attempt, share=random.random(), most=2.0))  # noqa: S311 - jitter
+        return self.signature
+
+    async def _ask_metadata(self, replica: Replica) -> Signature:
+        try:
+            answer = await self._replicas.metadata(replica, self._model)
+            replica.worked()
+            return signature_of(self._replicas.deployment, self._model, answer.body)
+        except (Rejected, BadAnswerError) as error:
+            what = f"deployment {self._replicas.deployment!r}, model {self._model!r}: {error}"
+            reason = "UnknownModel" if isinstance(error, Rejected) and error.status == _NOT_THERE else "InvalidModel"
+            raise StepFailed(reason, f"{what}; name a model of that ModelDeployment in the task") from error
+
+    def submit(self, rows: Sequence[PendingRow]) -> None:
+        """Have these rows answered."""
+        for row in rows:
+            self._queue.put(group_of(row.row), (row,))
+        self.dispatch()
+
+    @property
+    def pending(self) -> int:
+        """Rows that wait here."""
+        return len(self._queue) + sum(len(rows) for rows in self._again)
+
+    def dispatch(self) -> None:
+        """Send what there is room for. Called when rows arrive, an answer comes, or replicas change."""
+        while self.pending:
+            now = time.monotonic()
+            replica = self._best(now)
+            if replica is None:
+                self._wake_later(now)
+                return
+            self._send(replica, self._next_rows(replica))
+
+    async def close(self) -> None:
+        """Drop what runs and waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._replicas.listeners.remove(self.dispatch)
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+
+    def _best(self, now: float) -> Replica | None:
+        free = [
+            replica
+            for replica in self._replicas.replicas
+            if replica.free_at <= now and replica.load(self._model).room and self._may_probe(replica)
+        ]
+        return min(free, key=lambda replica: replica.load(self._model).expected_wait_ms(now), default=None)
+
+    def _may_probe(self, replica: Replica) -> bool:
+        return replica.answers or not replica.in_flight  # one request finds out whether it is back
+
+    def _wake_later(self, now: float) -> None:
+        times = [replica.free_at for replica in self._replicas.replicas if replica.free_at > now]
+        if times:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(min(times) - now, self.dispatch)
+
+    def _next_rows(self, replica: Replica) -> list[PendingRow]:
+        load = replica.load(self._model)
+        limit = min(load.room, load.request_rows)
+        if self._again:
+            rows = self._again.popleft()
+            return self._first(rows, limit)
+        rows = self._queue.take(limit)
+        return self._first(rows, max(1, MAX_REQUEST_BYTES // max(1, row_bytes(rows[0].row))))
+
+    def _first(self, rows: list[PendingRow], count: int) -> list[PendingRow]:
+        """The first rows; what is left goes next."""
+        if len(rows) > count:
+            self._again.appendleft(rows[count:])
+        return rows[:count]
+
+    def _send(self, replica: Replica, rows: list[PendingRow]) -> None:
+        replica.load(self._model).sent(len(rows))
+        task = asyncio.create_task(self._exchange(replica, rows))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _exchange(self, replica: Replica, rows: list[PendingRow]) -> None:
+        load = replica.load(self._model)
+        header, tensors = request_parts([row.row for row in rows])
+        started = time.monotonic()
+        self.requests += 1
+        try:
+            answer = await self._replicas.infer(replica, self._model, header, tensors)
+            results = rows_of_answer(answer.body, answer.header_length, len(rows))
+        except Unreachable:
+            load.lost(len(rows))
+            self._again.appendleft(rows)
+        except Refused as refusal:
+            self._refused(replica, rows, refusal)
+        except (Rejected, BadAnswerError) as error:
+            load.answered(len(rows), now=time.monotonic(), elapsed_ms=None, wait_ms=None, batch_size=None)
+            replica.worked()
+            self._rejected(rows, error)
+        else:
+            self._answered(replica, rows, answer, started)
+            for row, result in zip(rows, results, strict=True):
+                row.done(result, answer.batch_size, len(rows))
+        self.dispatch()
+
+    def _answered(self, replica: Replica, rows: list[PendingRow], answer: Answer, started: float) -> None:
+        now = time.monotonic()
+        replica.worked()
+        replica.load(self._model).answered(
+            len(rows),
+            now=now,
+            elapsed_ms=(now - started) * 1000.0,
+            wait_ms=answer.wait_ms,
+            batch_size=answer.batch_size,
+        )
+
+    def _refused(self, replica: Replica, rows: list[PendingRow], refusal: Refused) -> None:
+        """Where other rows of ours are at this replica, one of their answers frees a place and says so; else the time
+        that the refusal names is kept, or a growing one."""
+        now = time.monotonic()
+        load = replica.load(self._model)
+        load.refused(len(rows), now=now, wait_ms=refusal.wait_ms)
+        replica.answers = True
+        for row in rows:
+            row.refusals += 1
+        if not load.in_flight:
+            pause = backoff_s(max(row.refusals for row in rows), share=random.random())  # noqa: S311 - jitter
+            replica.free_at = now + max(pause, refusal.retry_after_s or 0.0)
+        self._again.appendleft(rows)
+
+    def _rejected(self, rows: list[PendingRow], error: Rejected | BadAnswerError) -> None:
+        """A request of many rows is halved until the bad rows are known; a row that breaks the model is tried again."""
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            self._again.extendleft((rows[middle:], rows[:middle]))
+            return
+        row = rows[0]
+        row.errors += 1
+        fault_of_row = isinstance(error, Rejected) and error.status < 500
+        if fault_of_row or row.errors >= MODEL_ERROR_TRIES:
+            row.failed(shortened(str(error)))
+        else:
+            self._again.append([row])

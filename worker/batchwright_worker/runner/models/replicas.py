@@ -1,0 +1,250 @@
+"""The replicas of one ModelDeployment: all addresses of its headless Service, and one HTTP call to one of them.
+
+What a call may raise, by what happens next:
+
+    Unreachable    no answer: the replica is gone, hangs or stops; ask another
+    Refused        503, 429, 504: it is there and has no room now; come back after `retry_after_s`
+    Rejected       4xx or 500: the rows (or one of them) are to blame
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+
+from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
+from batchwright_worker.runner.errors import RunnerError
+from batchwright_worker.runner.models.replica_load import ReplicaLoad, backoff_s
+from batchwright_worker.runner.models.wire import HEADER_LENGTH
+
+RESOLVE_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 120.0
+_PIECE = 1 << 18
+_BUSY: Final = (429, 502, 503, 504)
+
+
+class Unreachable(RunnerError):  # noqa: N818
+    """No answer."""
+
+
+class Refused(RunnerError):  # noqa: N818
+    """No room now."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None, wait_ms: float | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.wait_ms = wait_ms
+
+
+class Rejected(RunnerError):  # noqa: N818
+    """The rows are to blame; `status` is the HTTP status."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A good answer."""
+
+    body: bytes
+    header_length: int | None
+    wait_ms: float | None
+    batch_size: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Replica:
+    """One address; `free_at` is when it may be asked again after a failure or refusal (clock of time.monotonic)."""
+
+    host: str
+    port: int
+    loads: dict[str, ReplicaLoad] = field(default_factory=dict)
+    free_at: float = 0.0
+    failures: int = 0
+    answers: bool = True
+
+    def load(self, model: str) -> ReplicaLoad:
+        """Its load for one model."""
+        return self.loads.setdefault(model, ReplicaLoad())
+
+    @property
+    def in_flight(self) -> int:
+        """Rows of all models that are there."""
+        return sum(load.in_flight for load in self.loads.values())
+
+    def failed(self, now: float) -> None:
+        """It did not answer: leave it alone for a while, longer each time."""
+        self.failures += 1
+        self.answers = False
+        self.free_at = now + backoff_s(self.failures, share=random.random())  # noqa: S311 - jitter
+
+    def worked(self) -> None:
+        """It answered."""
+        self.failures = 0
+        self.answers = True
+        self.free_at = 0.0
+
+
+class ReplicaSet:
+    """`open` first, `close` at the end. `on_change` is called when replicas came or went."""
+
+    def __init__(self, deployment: str, endpoint: str) -> None:
+        self.deployment = deployment
+        self._host, _, port = endpoint.rpartition(":")
+        self._port = int(port)
+        self.replicas: list[Replica] = []
+        self.listeners: list[Callable[[], None]] = []
+        self._session: aiohttp.ClientSession | None = None
+        self._resolver: asyncio.Task[None] | None = None
+        self._stale = asyncio.Event()
+
+    @property
+    def answers(self) -> bool:
+        """Does any replica answer, as far as is known?"""
+        return any(replica.answers for replica in self.replicas)
+
+    async def open(self) -> None:
+        """Resolve once, and again from time to time."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=3.0),
+            auto_decompress=False,
+        )
+        await self._resolve()
+        self._resolver = asyncio.create_task(self._keep_resolving())
+
+    async def close(self) -> None:
+        """End what runs."""
+        if self._resolver is not None:
+            self._resolver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._resolver
+        if self._session is not None:
+            await self._session.close()
+
+    def refresh(self) -> None:
+        """Look the addresses up soon: a replica did not answer."""
+        self._stale.set()
+
+    async def infer(self, replica: Replica, model: str, header: bytes, tensors: Sequence[bytes | memoryview]) -> Answer:
+        """One request. Raises Unreachable, Refused, Rejected."""
+        size = len(header) + sum(len(tensor) for tensor in tensors)
+        headers = {
+            HEADER_LENGTH: str(len(header)),
+            "Content-Length": str(size),
+            "Content-Type": "application/octet-stream",
+        }
+        data: Any = b"".join((header, *tensors)) if size <= _PIECE else _pieces(header, tensors)
+        try:
+            return await self._call(replica, "POST", f"/v2/models/{model}/infer", headers=headers, data=data)
+        except Rejected as error:
+            if error.status != 404:
+                raise
+            # it was there when the metadata was read: unloaded, or a new pod that has not got it yet
+            raise Refused(str(error), retry_after_s=1.0, wait_ms=None) from error
+
+    async def metadata(self, replica: Replica, model: str) -> Answer:
+        """The model's metadata. Raises as `infer`."""
+        return await self._call(replica, "GET", f"/v2/models/{model}")
+
+    async def _call(self, replica: Replica, method: str, path: str, **request: Any) -> Answer:
+        assert self._session is not None
+        url = f"http://{_bracketed(replica.host)}:{replica.port}{path}"
+        try:
+            async with self._session.request(method, url, **request) as response:
+                body = await response.read()
+                return _answer(response, body)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            replica.failed(time.monotonic())
+            self.refresh()
+            raise Unreachable(f"{replica.host}:{replica.port}: {type(error).__name__}: {error}") from error
+
+    async def _keep_resolving(self) -> None:
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stale.wait(), RESOLVE_SECONDS)
+                await asyncio.sleep(0.2 + 0.3 * random.random())  # noqa: S311 - many failures, one look-up
+            self._stale.clear()
+            await self._resolve()
+
+    async def _resolve(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError:
+            found = []  # the name has no address while no replica is ready
+        hosts = sorted({str(entry[4][0]) for entry in found})
+        known = {replica.host: replica for replica in self.replicas}
+        kept = [known.get(host) or Replica(host=host, port=self._port) for host in hosts]
+        changed = {replica.host for replica in kept} != set(known)
+        self.replicas = kept
+        if changed:
+            for listener in self.listeners:
+                listener()
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    wait_ms = _number(response.headers.get(HEADER_EXPECTED_WAIT))
+    if response.status == 200:
+        batch = _number(response.headers.get(HEADER_BATCH_SIZE))
+        length = _number(response.headers.get(HEADER_LENGTH))
+        return Answer(
+            body=body,
+            header_length=None if length is None else int(length),
+            wait_ms=wait_ms,
+            batch_size=None if batch is None else int(batch),
+        )
+    message = _message(body) or f"HTTP status {response.status}"
+    if response.status in _BUSY:
+        retry_after_s = _number(response.headers.get("Retry-After"))
+        raise Refused(message, retry_after_s=retry_after_s, wait_ms=wait_ms)
+    raise Rejected(message, status=response.status)
+
+
+def _message(body: bytes) -> str:
+    import msgspec
+
+    try:
+        return str(msgspec.json.decode(body)["error"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+async def _pieces(header: bytes, tensors: Sequence[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:
+    yield header
+    for tensor in tensors:
+        for start in range(0, len(tensor), _PIECE):
+            yield tensor[start : start + _PIECE]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _socket(address: Any) -> socket.socket:
+    """A socket that notices within some 15 s that the other side's machine is gone without a word."""
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
+    return sock

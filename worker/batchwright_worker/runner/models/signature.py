@@ -1,0 +1,144 @@
+"""What a model takes, from its metadata, and the rows that tasks make for it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.runner.cpu.functions import RowType
+from batchwright_worker.runner.errors import TaskFailed
+
+Row = tuple[tuple[str, NDArray[Any]], ...]
+"""One row: (input, array) in the metadata's order, arrays without a batch dimension."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorType:
+    """One input or output per row; -1 is a variable dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.datatype} {list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """One model of one deployment. No inputs: the model does not tell them, any row will do."""
+
+    deployment: str
+    model: str
+    inputs: tuple[TensorType, ...]
+    outputs: tuple[TensorType, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """How messages name it."""
+        return f"model {self.deployment}/{self.model}"
+
+
+def rows_of(value: Any, signature: Signature) -> tuple[list[Row], bool]:
+    """The rows in a task's result, and whether it was a list. Raises TaskFailed naming input, wanted and given."""
+    if isinstance(value, list | tuple):
+        return [_row(one, signature, f"row {index}: ") for index, one in enumerate(value)], True
+    return [_row(value, signature, "")], False
+
+
+def group_of(row: Row) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """Rows with equal groups may share a batch: the same inputs with the same types and shapes."""
+    return tuple((name, array.dtype.str, array.shape) for name, array in row)
+
+
+def row_bytes(row: Row) -> int:
+    """Size of the row."""
+    return sum(array.nbytes for _, array in row)
+
+
+def _row(value: Any, signature: Signature, place: str) -> Row:
+    named = _named(value, signature, place)
+    title = f"{place}{signature.title}"
+    if not signature.inputs:
+        return tuple((name, np.asarray(array)) for name, array in sorted(named.items()))
+    arrays = []
+    for wanted in signature.inputs:
+        if wanted.name not in named:
+            given = sorted(map(str, named)) or "nothing"
+            raise TaskFailed(f"{title} wants input {wanted.name!r}, the row has {given}")
+        arrays.append((wanted.name, _array(named[wanted.name], wanted, title)))
+    return tuple(arrays)
+
+
+def _named(value: Any, signature: Signature, place: str) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if len(signature.inputs) == 1 and isinstance(value, np.ndarray | np.generic):
+        return {signature.inputs[0].name: value}
+    wanted = ", ".join(map(str, signature.inputs))
+    raise TaskFailed(f"{place}{signature.title} wants a row {{{wanted}}}, it was given {type(value).__name__}")
+
+
+def _array(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
+    array = value if isinstance(value, np.ndarray | np.generic) else _from_json(value, wanted, title)
+    array = np.asarray(array)
+    try:
+        given = name_of(array.dtype)
+    except ValueError as error:
+        raise TaskFailed(f"{title}, input {wanted.name!r}: {error}") from error
+    if given != wanted.datatype:
+        raise TaskFailed(
+            f"{title}, input {wanted.name!r}: wanted {wanted.datatype}, given {given}; "
+            f"convert with .astype({numpy_of(wanted.datatype)})"
+        )
+    if not _fits(array.shape, wanted.shape):
+        raise TaskFailed(
+            f"{title}, input {wanted.name!r}: wanted shape {list(wanted.shape)} (-1: any), given {list(array.shape)}"
+        )
+    return array
+
+
+def _from_json(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
+    """Numbers, text and lists of JSON have no type of their own: they take the input's where nothing is lost in kind
+    (whole numbers to any number type that holds them, others to floats, text to BYTES)."""
+    try:
+        plain = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise TaskFailed(f"{title}, input {wanted.name!r}: {error}") from error
+    target = numpy_of(wanted.datatype)
+    if target is None or not plain.size or plain.dtype.kind not in "iuf":
+        return plain.astype(target) if target is not None and not plain.size else plain
+    if plain.dtype.kind == "f" and target.kind in "iub":
+        return plain
+    with np.errstate(over="ignore"):
+        cast = plain.astype(target)
+    if plain.dtype.kind in "iu" and target.kind in "iub" and not np.array_equal(cast, plain):
+        raise TaskFailed(f"{title}, input {wanted.name!r}: {value!r} does not fit {wanted.datatype}"[:300])
+    return cast
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def mismatch(declared: RowType, signature: Signature) -> str | None:
+    """Why a declared row (`functions.produces`) cannot be a row of this model; None if it can."""
+    for wanted in signature.inputs:
+        if wanted.name not in declared:
+            return f"{signature.title} wants input {wanted.name!r}, the function declares {sorted(declared)}"
+        datatype, shape = declared[wanted.name]
+        if datatype != wanted.datatype:
+            return f"{signature.title}, input {wanted.name!r}: wanted {wanted.datatype}, declared {datatype}"
+        if not _may_fit(tuple(shape), wanted.shape):
+            return f"{signature.title}, input {wanted.name!r}: wanted {list(wanted.shape)}, declared {list(shape)}"
+    return None
+
+
+def _may_fit(declared: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    pairs = zip(declared, wanted, strict=False)
+    return len(declared) == len(wanted) and all(d == -1 or w in (-1, d) for d, w in pairs)

@@ -1,0 +1,1 @@
+"""The three steps of a job: plan, shard, commit. Each can be killed and run again."""

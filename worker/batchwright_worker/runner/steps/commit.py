@@ -1,0 +1,149 @@
+"""The commit step: verify every part against the plan, then write the manifest, last and once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+
+from batchwright_worker.api.names import CommitResult, ItemFailure, TaskState
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.outputs.parts import PartStatistics, remove_temporaries, whole_part
+from batchwright_worker.runner.progress import FIRST_FAILURES, merged_tasks
+from batchwright_worker.runner.steps.shard import load_plan
+from batchwright_worker.runner.storage.locations import Location, write_atomically
+from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlanFile, part_name
+
+_THREADS = 4
+
+
+class ManifestPart(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """One part of the data set; `digest` is the SHA-256 of its file."""
+
+    name: str
+    items: int
+    succeeded: int
+    failed: int
+    bytes: int
+    digest: str
+
+
+class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """`OUTPUT/manifest.json`: it stands if and only if the data set is whole. `digest` is over the parts' digests."""
+
+    version: int = 1
+    job: str
+    plan: str
+    """Digest of the plan, input fingerprints included."""
+    format: str
+    items: int
+    succeeded: int
+    failed: int
+    digest: str
+    parts: list[ManifestPart]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What stands in the output."""
+
+    manifest: Manifest
+    tasks: list[TaskState]
+    failures: list[ItemFailure]
+
+    def result(self) -> CommitResult:
+        """As the termination message tells it."""
+        return CommitResult(
+            items=self.manifest.items,
+            succeeded=self.manifest.succeeded,
+            failed=self.manifest.failed,
+            digest=self.manifest.digest,
+            tasks=self.tasks,
+            failures=self.failures,
+        )
+
+
+def commit(job: Job) -> Committed:
+    """Verify and write the manifest; again: the same. Raises StepFailed(PartMissing | TooManyFailedItems | ...)."""
+    output = job.output()
+    plan = load_plan(job, output)
+    parts = _verified(output, plan)
+    _check_failed(job, parts)
+    remove_temporaries(output)
+    manifest = _manifest(job, plan, parts)
+    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    if output.read(MANIFEST_NAME) != raw:
+        write_atomically(output, MANIFEST_NAME, raw)
+    return Committed(
+        manifest=manifest,
+        tasks=merged_tasks([part.tasks for part in parts]),
+        failures=[failure for part in parts for failure in part.failures][:FIRST_FAILURES],
+    )
+
+
+def committed(job: Job) -> Manifest | None:
+    """The manifest of this very job if its output is whole. Raises StepFailed(OutputInUse) if it is another's."""
+    output = job.output()
+    raw = output.read(MANIFEST_NAME)
+    if raw is None:
+        return None
+    load_plan(job, output)
+    return msgspec.json.decode(raw, type=Manifest)
+
+
+def _verified(output: Location, plan: PlanFile) -> list[PartStatistics]:
+    def verify(index: int) -> PartStatistics:
+        name = part_name(index, plan.output_format)
+        part = whole_part(output, name)
+        if part is None:
+            message = f"{output.uri}/{name} is missing or damaged: run shard {index} again"
+            raise StepFailed("PartMissing", message)
+        if part.items != plan.shards[index].items or part.succeeded + part.failed != part.items:
+            message = f"{output.uri}/{name} has {part.items} items, {plan.shards[index].items} were planned: remove it"
+            raise StepFailed("PartDamaged", message)
+        return part
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(verify, range(len(plan.shards))))
+
+
+def _check_failed(job: Job, parts: list[PartStatistics]) -> None:
+    failed, allowed = sum(part.failed for part in parts), job.spec.max_failed_items
+    if allowed is not None and failed > allowed:
+        first = next(failure for part in parts for failure in part.failures)
+        message = (
+            f"{failed} items failed, maxFailedItems is {allowed}; the first one: item {first.item}, task {first.task}: "
+            f"{first.message}"
+        )
+        raise StepFailed("TooManyFailedItems", message)
+
+
+def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics]) -> Manifest:
+    return Manifest(
+        job=job.name,
+        plan=plan.digest,
+        format=plan.output_format,
+        items=plan.items,
+        succeeded=sum(part.succeeded for part in parts),
+        failed=sum(part.failed for part in parts),
+        digest=hashlib.sha256("".join(_digests(parts)).encode()).hexdigest(),
+        parts=[
+            ManifestPart(
+                name=part.name,
+                items=part.items,
+                succeeded=part.succeeded,
+                failed=part.failed,
+                bytes=part.bytes,
+                digest=part.digest,
+            )
+            for part in parts
+        ],
+    )
+
+
+def _digests(parts: list[PartStatistics]) -> Iterator[str]:
+    return (part.digest for part in parts)

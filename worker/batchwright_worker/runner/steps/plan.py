@@ -1,0 +1,161 @@
+"""The plan step: check what can be checked, cut the input into shards, write the plan once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from batchwright_worker.api.names import PlanResult
+from batchwright_worker.runner.cpu import functions
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.ids import id_hash
+from batchwright_worker.runner.inputs.inputs import FORMATS, source_files
+from batchwright_worker.runner.inputs.items import Cuts, Measured, SourceFile
+from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.steps import shards
+from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
+from batchwright_worker.runner.storage.plan_file import (
+    MANIFEST_NAME,
+    PLAN_NAME,
+    PlanFile,
+    PlannedSegment,
+    PlannedShard,
+    digest_of,
+    read_plan,
+    write_plan,
+)
+
+MAX_SHARDS = 100_000
+"""Kubernetes' limit on the completions of an Indexed Job."""
+
+
+def make_plan(job: Job) -> PlanResult:
+    """Plan the job: the same input gives the same plan; a second call changes nothing.
+
+    Raises StepFailed: InputNotFound, InputNotReadable, InputEmpty, InputInvalid, InputChanged, DuplicateItemIds,
+    TooManyShards, InvalidTask, OutputNotWritable, OutputFull, OutputInUse, PlanDamaged.
+    """
+    output = job.output()
+    check_tasks(job)
+    prepare_output(output)
+    earlier = read_plan(output)
+    if earlier is None and output.exists(MANIFEST_NAME):
+        message = f"{output.uri} holds a {MANIFEST_NAME} of another data set: choose another output.uri"
+        raise StepFailed("OutputInUse", message)
+    plan = _plan(job)
+    if earlier is None:
+        write_plan(output, plan)
+    else:
+        check_same(earlier, plan, output)
+    return PlanResult(shards=len(plan.shards), items=plan.items, digest=plan.digest)
+
+
+def check_tasks(job: Job) -> None:
+    """Import every function of the job."""
+    for task in job.spec.tasks:
+        if task.cpu is not None:
+            functions.resolve(task.name, task.cpu.function)
+
+
+def prepare_output(output: Location) -> None:
+    """Make the folders of the output and try a write. Raises StepFailed(OutputNotWritable | OutputFull)."""
+    with output_errors(output):
+        if output.local:
+            output.fs.makedirs(output.at(WORK_DIR), exist_ok=True)
+        probe = output.at(f"{WORK_DIR}/.probe")
+        output.fs.pipe_file(probe, b"writable")
+        output.fs.rm_file(probe)
+
+
+def check_same(earlier: PlanFile, plan: PlanFile, output: Location) -> None:
+    """Raise StepFailed unless both plans are of one job over one input."""
+    if earlier.identity != plan.identity:
+        message = (
+            f"{output.uri} holds results of {earlier.job!r} with other input, tasks or functions: "
+            "choose another output.uri, or remove what is there"
+        )
+        raise StepFailed("OutputInUse", message)
+    if earlier.digest != plan.digest:
+        message = (
+            f"the input changed since {output.uri}/{PLAN_NAME} was written: restore it, or choose another output.uri "
+            "for the new input"
+        )
+        raise StepFailed("InputChanged", message)
+
+
+def _plan(job: Job) -> PlanFile:
+    location = job.input()
+    form, size = FORMATS[job.spec.input.format], job.spec.input.shard_size
+    files = source_files(location, job.spec.input.format)
+    measured: list[Measured] = []
+    total = 0
+    for file in files:
+        measured.append(form.measure(location, file, Cuts(before=total, size=size)))
+        total += measured[-1].count
+    if not total:
+        raise StepFailed("InputEmpty", f"{location.uri} holds no items: there is nothing to do; check input.uri")
+    _check_ids(location, job, files, measured)
+    planned = [_planned(segments, files, measured) for segments in shards.split([m.count for m in measured], size)]
+    if len(planned) > MAX_SHARDS:
+        message = (
+            f"{total} items make {len(planned)} shards of {size}, Kubernetes allows {MAX_SHARDS}: raise input.shardSize"
+        )
+        raise StepFailed("TooManyShards", message)
+    return PlanFile(
+        job=job.name,
+        identity=job.identity,
+        digest=digest_of(planned),
+        input_format=job.spec.input.format,
+        output_format=job.spec.output.format,
+        items=total,
+        shards=planned,
+    )
+
+
+def _planned(segments: tuple[shards.Segment, ...], files: list[SourceFile], measured: list[Measured]) -> PlannedShard:
+    planned = []
+    for segment in segments:
+        file = files[segment.source]
+        offset, line = measured[segment.source].marks.get(segment.start, (0, 0))
+        planned.append(
+            PlannedSegment(
+                path=file.path,
+                name=file.name,
+                fingerprint=file.fingerprint,
+                start=segment.start,
+                count=segment.count,
+                offset=offset,
+                line=line,
+            )
+        )
+    return PlannedShard(items=sum(segment.count for segment in segments), segments=planned)
+
+
+def _check_ids(location: Location, job: Job, files: list[SourceFile], measured: list[Measured]) -> None:
+    hashes = [one.ids for one in measured if one.ids is not None]
+    if not hashes:
+        return
+    import numpy as np
+
+    every = np.sort(np.concatenate([np.frombuffer(ids, dtype=np.int64) for ids in hashes]))
+    repeated = every[1:][every[1:] == every[:-1]]
+    if len(repeated):
+        places = _places(location, job, files, int(repeated[0]))
+        message = f"two items have one id ({places}): make ids unique, or leave the field id out"
+        raise StepFailed("DuplicateItemIds", message)
+
+
+def _places(location: Location, job: Job, files: list[SourceFile], wanted: int) -> str:
+    form = FORMATS[job.spec.input.format]
+    found: list[str] = []
+    for file in files:
+        for name in _names(location, form, file):
+            if id_hash(name) == wanted:
+                found.extend(place for file_ in files for place in form.names_with_id(location, file_, name))
+                return f"{name!r} in {', '.join(found[:2])}"
+    return "which ones cannot be told"
+
+
+def _names(location: Location, form: Any, file: SourceFile) -> Iterator[str]:
+    whole = PlannedSegment(path=file.path, name=file.name, fingerprint="", start=0, count=1 << 62, line=1)
+    return (item.id for item in form.read(location, whole))

@@ -1,0 +1,184 @@
+"""The run step: one shard, from the plan to its part; nothing is done for a part that is whole already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from batchwright_worker.api.names import RunnerState
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.graph.window import Window
+from batchwright_worker.runner.inputs.inputs import shard_items
+from batchwright_worker.runner.inputs.items import Item
+from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.outputs.parts import PartStatistics, PartWriter, drop_damaged, whole_part
+from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
+from batchwright_worker.runner.steps.engines import Opened, check_models, opened
+from batchwright_worker.runner.steps.shard_run import ShardRun
+from batchwright_worker.runner.storage.locations import Location
+from batchwright_worker.runner.storage.plan_file import PLAN_NAME, PlanFile, PlannedShard, part_name, read_plan
+
+DEFAULT_BUDGET_BYTES = 256 << 20
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardStep:
+    """A shard to do: its plan, where input and output lie, and how much memory its items may hold."""
+
+    job: Job
+    index: int
+    shard: PlannedShard
+    input: Location
+    output: Location
+    budget_bytes: int
+
+    @property
+    def part(self) -> str:
+        """Name of its part."""
+        return part_name(self.index, self.job.spec.output.format)
+
+
+def load_plan(job: Job, output: Location) -> PlanFile:
+    """The plan of this very job. Raises StepFailed(PlanMissing | OutputInUse)."""
+    plan = read_plan(output)
+    if plan is None:
+        message = f"{output.uri}/{PLAN_NAME} is not there: run the plan step first, and leave its files alone"
+        raise StepFailed("PlanMissing", message)
+    if plan.identity != job.identity:
+        message = (
+            f"{output.uri} was planned by {plan.job!r} with other input, tasks or functions: choose another "
+            "output.uri, or restore the functions that the plan was made with"
+        )
+        raise StepFailed("OutputInUse", message)
+    return plan
+
+
+def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
+    """The step of shard `index`; `share` such steps share this process's memory. Raises StepFailed."""
+    output = job.output()
+    plan = load_plan(job, output)
+    if not 0 <= index < len(plan.shards):
+        raise StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {len(plan.shards)}")
+    return ShardStep(
+        job=job,
+        index=index,
+        shard=plan.shards[index],
+        input=job.input(),
+        output=output,
+        budget_bytes=memory_budget() // share,
+    )
+
+
+def memory_budget() -> int:
+    """Bytes that items may hold: a quarter of the container's memory limit."""
+    try:
+        return int(_CGROUP_LIMIT.read_text()) // 4
+    except (OSError, ValueError):
+        return DEFAULT_BUDGET_BYTES
+
+
+Publish = Callable[[Published], contextlib.AbstractAsyncContextManager[None]]
+
+
+async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
+    """Do the shard with engines of its own and publish its state meanwhile; the final state. Raises StepFailed."""
+    progress = ShardProgress(step.index, step.job.dag, step.shard.items)
+    published = Published(progress.state(0))
+    async with publish_to(published):
+        known = whole_part(step.output, step.part)
+        if known is not None:
+            return state_of(known, step)
+        async with (
+            opened(step.job, workers=step.job.cpu_workers) as engines,
+            publishing(published, progress, engines),
+        ):
+            await check_models(step.job, engines)
+            statistics = await do_shard(step, engines, progress)
+        final = state_of(statistics, step)
+        await published.publish(lambda revision: msgspec.structs.replace(final, revision=revision))
+        return published.state
+
+
+async def do_shard(step: ShardStep, engines: Opened, progress: ShardProgress) -> PartStatistics:
+    """Run the items of a shard and make its part; statistics of the part that stands. Raises StepFailed."""
+    known = await asyncio.to_thread(whole_part, step.output, step.part)
+    if known is not None:
+        return known
+    drop_damaged(step.output, step.part)
+    pool = engines.engines.pool
+    window = Window(budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2)
+    run = ShardRun(step.job.dag, engines.engines, progress, window, max_failed=step.job.spec.max_failed_items)
+    pool.on_broken.append(run.fail)
+    with PartWriter(step.output, step.index, step.job.spec.output.format) as writer:
+        await run.run(_items(step), writer)
+        made = await asyncio.to_thread(writer.finish, _statistics(progress))
+    return made or _winner(step)
+
+
+def _items(step: ShardStep) -> Iterator[Item]:
+    return shard_items(step.input, step.job.spec.input.format, step.shard)
+
+
+def _statistics(progress: ShardProgress) -> Callable[[str, int, str], PartStatistics]:
+    def make(name: str, size: int, digest: str) -> PartStatistics:
+        return PartStatistics(
+            name=name,
+            items=progress.items_total,
+            succeeded=progress.succeeded,
+            failed=progress.failed,
+            bytes=size,
+            digest=digest,
+            tasks=[task.state() for task in progress.tasks],
+            failures=progress.failures,
+        )
+
+    return make
+
+
+def _winner(step: ShardStep) -> PartStatistics:
+    """Another runner of this index was first: its part stands."""
+    known = whole_part(step.output, step.part)
+    if known is None:
+        message = f"{step.output.uri}/{step.part} was replaced by something else: remove it, the shard is repeated"
+        raise StepFailed("PartDamaged", message, permanent=False)
+    return known
+
+
+def state_of(part: PartStatistics, step: ShardStep) -> RunnerState:
+    """The final state of a shard whose part stands."""
+    return RunnerState(
+        revision=0,
+        time=time.time(),
+        shard=step.index,
+        items_total=part.items,
+        items_succeeded=part.succeeded,
+        items_failed=part.failed,
+        done=True,
+        tasks=part.tasks,
+        failures=part.failures,
+    )
+
+
+@contextlib.asynccontextmanager
+async def publishing(published: Published, progress: ShardProgress, engines: Opened) -> AsyncIterator[None]:
+    """Publish the state at most every PUBLISH_SECONDS while the body runs."""
+
+    async def keep() -> None:
+        while True:
+            await published.publish(lambda revision: progress.state(revision, waiting_for=engines.waiting_for()))
+            await asyncio.sleep(PUBLISH_SECONDS)
+
+    task = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

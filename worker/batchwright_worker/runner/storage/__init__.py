@@ -1,0 +1,1 @@
+"""Where data lies: folders, object stores, the plan. Knows no format."""

@@ -1,0 +1,260 @@
+"""The models that this process holds: load with a warm-up, run, unload; each measured."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import numpy as np
+
+from batchwright_worker import backends
+from batchwright_worker.backends.base import (
+    Array,
+    BadRowsError,
+    FastAtOnce,
+    Host,
+    LoadedModel,
+    LoadError,
+    Overlapping,
+    Weighed,
+)
+from batchwright_worker.host.memory import Meter, give_back
+from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.oip.datatypes import numpy_of
+
+WARMUP_SIZES: Final = (64, 224, 16, 1)
+"""What a variable dimension is tried as in the warm-up inference, in this order."""
+_MEASURE_EVERY: Final = 64
+_TRAITS: Final[dict[tuple[type, Any], bool]] = {}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Resident:
+    """`base_bytes`: memory used right after the load; `largest`: the most elements of a batch that was measured."""
+
+    model: LoadedModel
+    source: ModelSource
+    memory_bytes: int
+    warmup_bytes: int = 0
+    seconds: float = 0.0
+    retained_bytes: int = 0
+    largest: int = 0
+    runs: Iterator[int] = field(default_factory=itertools.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One batch done. `batch_bytes` -1: not measured this time; `retained_bytes` of them stay with the model."""
+
+    outputs: Mapping[str, Array]
+    device_seconds: float
+    batch_bytes: int
+    retained_bytes: int
+    row_errors: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measuring:
+    """`before`: memory used before the batch, None where this one is not measured; `moves` when it began."""
+
+    elements: int
+    before: int | None = None
+    moves: int = 0
+
+
+class NotLoadedError(Exception):
+    """A batch for a model that is not here."""
+
+
+class Residents:
+    """Not thread-safe but for `load` beside `run` (loads that overlap)."""
+
+    def __init__(self, host: Host, meter: Meter) -> None:
+        self._host = host
+        self._meter = meter
+        self._models: dict[str, _Resident] = {}
+        self._last_end = 0.0
+        self._moves = 0
+        """Counts beginnings and ends of loads, and unloads: a batch beside one cannot be measured."""
+        self._loading = False
+        self._known: dict[str, tuple[ModelSource, int]] = {}
+        """Of models that need one warm-up in a process's life: what it took."""
+
+    def load(self, source: ModelSource) -> _Resident:
+        """Loads, with one warm-up inference. Raises LoadError, OutOfDeviceMemoryError, or what the model raises."""
+        resident = self._models.get(source.name)
+        if resident is not None and resident.source == source:
+            return resident
+        self.unload(source.name)
+        self._moves, self._loading = self._moves + 1, True
+        try:
+            return self._load(source)
+        finally:
+            self._moves, self._loading = self._moves + 1, False
+
+    def _load(self, source: ModelSource) -> _Resident:
+        begin, before = time.monotonic(), self._meter.used()
+        model = backends.load(source, self._host)
+        grown = max(0, self._meter.used() - before)
+        taken = cast(Weighed, model).weights_bytes if _is(model, Weighed) else grown
+        resident = _Resident(model=model, source=source, memory_bytes=taken, seconds=time.monotonic() - begin)
+        try:
+            resident.warmup_bytes = self._warmed_up(resident)
+        except BaseException:
+            model.close()
+            give_back()
+            raise
+        if not _is(model, FastAtOnce):
+            resident.seconds = time.monotonic() - begin  # the warm-up is part of every load
+        self._models[source.name] = resident
+        return resident
+
+    def unload(self, name: str) -> None:
+        """Gives the memory back; nothing happens if the model is not here."""
+        resident = self._models.pop(name, None)
+        if resident is not None:
+            self._moves += 1
+            outside = _is(resident.model, Weighed)
+            resident.model.close()
+            del resident
+            if not outside:
+                give_back()
+
+    def unload_all(self) -> None:
+        """A new sidecar starts with an empty runtime."""
+        for name in list(self._models):
+            self.unload(name)
+
+    def run(self, name: str, inputs: Mapping[str, Array], rows: int) -> Outcome:
+        """One batch. Raises NotLoadedError, OutOfDeviceMemoryError, or what the model raises."""
+        resident = self._resident(name)
+        measuring = self._measuring(resident, inputs)
+        begin = time.perf_counter()
+        outputs, errors = _run_good_rows(resident.model, inputs, rows)
+        return self._outcome(resident, measuring, outputs, errors, time.perf_counter() - begin)
+
+    def overlaps(self, name: str) -> bool:
+        """May the next batch of this model begin before one ends?"""
+        resident = self._models.get(name)
+        return resident is not None and _is(resident.model, Overlapping)
+
+    def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], Outcome]:
+        """As `run`, in two steps, for models that overlap. A batch's time counts from when the one before it ended."""
+        resident = self._resident(name)
+        assert _is(resident.model, Overlapping), f"model {name!r} cannot begin a batch beside another"
+        measuring = self._measuring(resident, inputs)
+        began = time.perf_counter()
+        finish = cast(Overlapping, resident.model).begin(inputs, rows)
+
+        def ended() -> Outcome:
+            outputs = finish()
+            now = time.perf_counter()
+            seconds, self._last_end = now - max(began, self._last_end), now
+            return self._outcome(resident, measuring, outputs, {}, seconds)
+
+        return ended
+
+    def _resident(self, name: str) -> _Resident:
+        resident = self._models.get(name)
+        if resident is None:
+            raise NotLoadedError(f"model {name!r} is not loaded here")
+        return resident
+
+    def _measuring(self, resident: _Resident, inputs: Mapping[str, Array]) -> _Measuring:
+        """The first, every so many'th and every larger batch is measured."""
+        elements = sum(array.size for array in inputs.values())
+        if self._loading or (elements <= resident.largest and next(resident.runs) % _MEASURE_EVERY):
+            return _Measuring(elements=elements)
+        before = self._meter.used()
+        self._meter.start_peak()
+        return _Measuring(elements=elements, before=before, moves=self._moves)
+
+    def _outcome(
+        self,
+        resident: _Resident,
+        measuring: _Measuring,
+        outputs: Mapping[str, Array],
+        errors: Mapping[int, str],
+        seconds: float,
+    ) -> Outcome:
+        batch_bytes = -1
+        if measuring.before is not None and measuring.moves == self._moves:
+            batch_bytes = self._batch_bytes(resident, measuring.before)
+            resident.largest = max(resident.largest, measuring.elements)
+        return Outcome(
+            outputs=outputs,
+            device_seconds=seconds,
+            batch_bytes=batch_bytes,
+            retained_bytes=resident.retained_bytes,
+            row_errors=errors,
+        )
+
+    def _batch_bytes(self, resident: _Resident, before: int) -> int:
+        """What the batch added, and what earlier batches added and the model's allocator has kept since."""
+        batch_bytes = resident.retained_bytes + max(0, self._meter.peak() - before)
+        resident.retained_bytes += max(0, self._meter.used() - before)
+        return batch_bytes
+
+    def _warmed_up(self, resident: _Resident) -> int:
+        """Bytes that one row took, now or at an earlier load of a model that is as fast at once as later."""
+        source = resident.source
+        known = self._known.get(source.name)
+        if known is not None and known[0] == source:
+            return known[1]
+        taken = self._warm_up(resident)
+        if _is(resident.model, FastAtOnce):
+            self._known[source.name] = (source, taken)
+        return taken
+
+    def _warm_up(self, resident: _Resident) -> int:
+        """Bytes that one row took. With variable dimensions several sizes are tried, and none need work."""
+        varies = any(size < 0 for spec in resident.model.inputs for size in spec.shape)
+        for size in WARMUP_SIZES if varies else WARMUP_SIZES[:1]:
+            self._meter.start_peak()
+            before = self._meter.used()
+            try:
+                resident.model.run({spec.name: _example(spec, size) for spec in resident.model.inputs}, 1)
+            except LoadError:
+                raise
+            except BadRowsError:
+                pass
+            except Exception:
+                if not varies:
+                    raise
+                continue
+            return self._batch_bytes(resident, before)
+        return 0
+
+
+def _is(model: LoadedModel, trait: Any) -> bool:
+    """isinstance for protocols, where it is slow: once per class, because it lies on the way from batch to batch."""
+    key = (type(model), trait)
+    if key not in _TRAITS:
+        _TRAITS[key] = isinstance(model, trait)
+    return _TRAITS[key]
+
+
+def _run_good_rows(
+    model: LoadedModel, inputs: Mapping[str, Array], rows: int
+) -> tuple[Mapping[str, Array], Mapping[int, str]]:
+    """Runs the batch; if the model names bad rows, once more with those replaced by a good one."""
+    try:
+        return model.run(inputs, rows), {}
+    except BadRowsError as error:
+        good = [row for row in range(rows) if row not in error.rows]
+        if not good:
+            return {}, error.rows
+        chosen = np.array([row if row not in error.rows else good[0] for row in range(rows)])
+        return model.run({name: array[chosen] for name, array in inputs.items()}, rows), error.rows
+
+
+def _example(spec: TensorSpec, size: int) -> Array:
+    """One row of zeros, variable dimensions as `size`."""
+    shape = [1, *(size if dimension < 0 else dimension for dimension in spec.shape)]
+    dtype = numpy_of(spec.datatype)
+    if spec.datatype == "BYTES":
+        return np.full(shape, b"", dtype=object)
+    return np.zeros(shape, dtype)

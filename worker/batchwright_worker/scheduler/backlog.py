@@ -1,0 +1,108 @@
+"""What a new request of a model would find: devices, own rows and other models ahead of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from batchwright_worker.scheduler.admission import Line
+from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.order import Order
+from batchwright_worker.scheduler.queues import Bucket
+from batchwright_worker.scheduler.served_model import Facts, Served
+
+NEARLY = 1.1
+"""Models whose use of the device differs by less count as equals."""
+
+
+class _Mine(NamedTuple):
+    """A new row's own side: batches that it takes until it is served, seconds until the device is free and until a full
+    batch that starts then has ended, and whether queues go by deadline where that matters."""
+
+    batches: int
+    start_s: float
+    end_s: float
+    by_deadline: bool
+
+
+def line(
+    served: Served,
+    bucket: Bucket,
+    models: Mapping[str, Served],
+    devices: Mapping[str, DeviceBooks],
+    now: float,
+    order: Order = "Balanced",
+) -> Line:
+    """Of the devices that hold the model (else of all), the one that is free first counts."""
+    facts, queue = served.facts(bucket, now), served.queue
+    free_in_s, usable, own_runs = _device(served, devices, now)
+    rows_ahead, others_s = queue.rows, 0.0
+    if len(queue.groups) > 1 or (rows_ahead and bucket not in queue.groups):
+        rows_ahead, others_s = _own_buckets(served, bucket, now)
+    if len(models) > 1:
+        by_deadline = order == "Balanced" and served.target_s is not None
+        end_s = free_in_s + facts.turn.seconds(facts.cap)
+        mine = _Mine(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
+        others_s += sum(
+            _ahead_s(served, other, mine, now) for other in models.values() if other is not served and other.queue.rows
+        )
+    return Line(
+        free_in_s=free_in_s,
+        rows_ahead=rows_ahead,
+        others_s=others_s / usable if usable > 1 else others_s,
+        cap=facts.cap,
+        rate=facts.rate,
+        own_runs=own_runs,
+        left_share=served.left_share,
+    )
+
+
+def _device(served: Served, devices: Mapping[str, DeviceBooks], now: float) -> tuple[float, int, bool]:
+    """Seconds until a device is free for the model, how many could be, and whether one runs it now."""
+    up = [books for books in devices.values() if not books.down]
+    holders = [books for books in up if served.name in books.held]
+    usable = holders or up
+    if not usable:
+        return 0.0, 1, False
+    free_in_s = min(books.free_at(now) for books in usable) - now
+    if not holders:
+        free_in_s += served.footprint.load_s
+    own_runs = any(flight.model == served.name for books in usable for flight in books.in_flight)
+    return free_in_s, len(usable), own_runs
+
+
+def _own_buckets(served: Served, bucket: Bucket, now: float) -> tuple[int, float]:
+    """Rows of the same bucket, and the device time of the others' batches: rows share none across buckets."""
+    rows, others_s = 0, 0.0
+    for other, group in served.queue.groups.items():
+        if other == bucket:
+            rows = group.rows
+        else:
+            others_s += _batches_s(served.facts(other, now), group.rows)
+    return rows, others_s
+
+
+def _ahead_s(served: Served, other: Served, mine: _Mine, now: float) -> float:
+    """Device time of the batches of a queue that will probably run before a new row of this model. Under `Balanced`,
+    for a model with a target: who has had more of the device makes way where one of two must be late (see `order`)."""
+    bucket = other.queue.next_bucket()
+    facts, rows = other.facts(bucket, now), other.queue.rows
+    if not mine.by_deadline:
+        return _batches_s(facts, min(rows, mine.batches * facts.cap))
+    assert served.target_s is not None
+    if other.use > NEARLY * served.use:
+        return 0.0
+    once_s = facts.turn.seconds(min(rows, facts.cap))
+    head = other.queue.head(bucket)
+    assert head is not None
+    if other.target_s is None:
+        return once_s if now + mine.start_s - head.arrival > served.target_s else 0.0
+    if other.target_s <= served.target_s:
+        return _batches_s(facts, rows)
+    due = head.arrival + other.target_s
+    return once_s if due < max(now + served.target_s, now + mine.end_s + once_s) else 0.0
+
+
+def _batches_s(facts: Facts, rows: int) -> float:
+    full, rest = divmod(rows, facts.cap)
+    return full * facts.turn.seconds(facts.cap) + (facts.turn.seconds(rest) if rest else 0.0)

@@ -1,0 +1,1 @@
+"""The batch size of a model: the controller, the trend test and the fit of device time that it goes by. Pure."""

@@ -1,0 +1,287 @@
+"""Which batch runs next, and where (method B5). Pure: from queues and devices to one decision, a value.
+
+B5's four options per queue, in the queues' order. *(ours)* the next queues are tried when the first cannot be served;
+a queue passed over `PASS_LIMIT` times gets the next fitting device for itself; only as many idle models are unloaded
+as are needed, the least (reload cost x demand / bytes) first; where a model is alone on a device and the books say that
+not even one row fits, one row is tried all the same (nothing can make more room, so waiting would be for ever; the
+runtime's own answer is the truth).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from batchwright_worker.scheduler.queues import Apart, Bucket
+
+UNBOUNDED = 1 << 60
+PASS_LIMIT = 16
+Reason = Literal["LoadedAndIdle", "LoadedAfterUnload", "FreeMemory", "FreeAfterUnload"]
+
+
+class Resident(Struct, frozen=True, kw_only=True):
+    """A model on a device. `keep_value`: reload seconds x demand / bytes; `fresh`: loaded for rows that still wait
+    and not served since, or about to serve rows that wait while the device is busy (unloading it would only thrash).
+    `retained_bytes`: the part of `memory_bytes` that its own next batch uses again."""
+
+    model: str
+    memory_bytes: int
+    retained_bytes: int = 0
+    keep_value: float = 0.0
+    fresh: bool = False
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
+    put behind what it does until `until` (`takes_any`: any batch of `least_behind` rows may, not only a full one;
+    `loads_behind`: a load may).
+    `free_bytes` is UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded; those among them
+    that are `leavable` may be unloaded by what is put behind their batch. `caps`: learned most rows per model."""
+
+    name: str
+    idle: bool
+    loadable: bool
+    total_bytes: int
+    free_bytes: int
+    residents: Mapping[str, Resident] = field(default_factory=dict)
+    busy_models: frozenset[str] = frozenset()
+    leavable: frozenset[str] = frozenset()
+    caps: Mapping[str, int] = field(default_factory=dict)
+    barred: frozenset[str] = frozenset()
+    """Models whose load has failed here."""
+    followable: bool = False
+    takes_any: bool = False
+    least_behind: int = 1
+    loads_behind: bool = False
+    until: float = 0.0
+
+    def unloadable(self, model: str) -> list[Resident]:
+        """Its other idle models that are not fresh, the least worth keeping first."""
+        others = [
+            one
+            for one in self.residents.values()
+            if one.model != model and one.model not in self.busy_models and not one.fresh
+        ]
+        return sorted(others, key=lambda one: (one.keep_value, one.model))
+
+    def alone(self, model: str, unloaded: tuple[str, ...] = ()) -> bool:
+        """Is there nothing left beside this model that could ever make room for it?"""
+        others = (set(self.residents) | self.busy_models) - {model, *unloaded}
+        return not others
+
+    def unprotected(self) -> Device:
+        """The same with no resident counted as fresh."""
+        stale = {name: replace(one, fresh=False) for name, one in self.residents.items()}
+        return replace(self, residents=stale)
+
+
+class Queued(Struct, frozen=True, kw_only=True):
+    """A queue to serve: `try_batch` rows of `bucket` wait (already capped by tuned size and admission's n*).
+    `load_bytes` is what loading takes (measured or, before the first load, estimated); `bytes_per_row` what each
+    row of a batch takes (0: not known to take any). `full`: waiting would not make the batch larger."""
+
+    model: str
+    bucket: Bucket
+    try_batch: int
+    load_bytes: int
+    bytes_per_row: int = 0
+    passed_over: int = 0
+    full: bool = False
+
+
+class RunBatch(Struct, frozen=True, kw_only=True):
+    """Run `rows` rows of `bucket` on `device`, after unloading `unload` (option 1 or 2)."""
+
+    device: str
+    model: str
+    bucket: Bucket
+    rows: int
+    unload: tuple[str, ...]
+    reason: Reason
+
+
+class LoadModel(Struct, frozen=True, kw_only=True):
+    """Load `model` on `device`, after unloading `unload` (option 3 or 4); `rows` of `bucket` are waiting for it."""
+
+    device: str
+    model: str
+    bucket: Bucket
+    rows: int
+    unload: tuple[str, ...]
+    reason: Reason
+
+
+class Nothing(Struct, frozen=True, kw_only=True):
+    """No queue can be served now; `why` per model that has rows waiting."""
+
+    why: Mapping[str, str]
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """The decision, and the models whose queue came earlier in the order but could not be served."""
+
+    action: RunBatch | LoadModel | Nothing
+    passed_over: tuple[str, ...] = ()
+
+
+def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str] = frozenset()) -> Outcome:
+    """The first queue in order that one of B5's options serves. Models in `loading` are on their way: they wait.
+
+    A queue passed over PASS_LIMIT times comes first, and the device that suits it best is kept for it. Fresh models
+    are unloaded only from idle devices, and only when nothing at all could be served otherwise.
+    """
+    outcome = _decide(queued, devices, loading)
+    has_fresh = any(one.fresh for device in devices if device.idle for one in device.residents.values())
+    if isinstance(outcome.action, Nothing) and has_fresh:
+        return _decide(queued, [device.unprotected() if device.idle else device for device in devices], loading)
+    return outcome
+
+
+def follow(queue: Queued, devices: Sequence[Device]) -> RunBatch | None:
+    """The batch of this queue, the next one in order, to put behind a running one: whole, without unloading anything,
+    and only if waiting could not improve it (it is full already, or what runs is about to end)."""
+    if isinstance(queue.bucket, Apart):
+        return None
+    able = [device for device in devices if device.followable and queue.model in device.residents]
+    for device in sorted(able, key=lambda device: (device.until, device.name)):
+        wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+        takes_it = device.takes_any and wanted >= device.least_behind
+        if not (queue.full or takes_it or wanted < queue.try_batch):
+            continue
+        ran = _run_on(queue, device)
+        if ran is not None and not ran.unload and ran.rows == wanted:
+            return ran
+    return None
+
+
+def load_behind(queue: Queued, devices: Sequence[Device], loading: frozenset[str]) -> LoadModel | None:
+    """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is
+    nowhere. The model of that batch may make room for it."""
+    if queue.model in loading:
+        return None
+    able = [
+        replace(device, busy_models=device.busy_models - device.leavable)
+        for device in devices
+        if device.loads_behind and queue.model not in device.barred
+    ]
+    loads = (_load_on(queue, device) for device in _most_free_first(able))
+    return next((load for load in loads if load is not None), None)
+
+
+def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> Outcome:
+    passed: list[str] = []
+    why: dict[str, str] = {}
+    reserved: set[str] = set()
+    overdue_first = sorted(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+    for queue in overdue_first:
+        action = serve(queue, [device for device in devices if device.name not in reserved], queue.model in loading)
+        if not isinstance(action, str):
+            return Outcome(action=action, passed_over=tuple(passed))
+        why[queue.model] = action
+        if queue.model not in loading:
+            passed.append(queue.model)
+            if queue.passed_over >= PASS_LIMIT and (kept := _reserve(queue, devices)) is not None:
+                reserved.add(kept)
+    return Outcome(action=Nothing(why=why))
+
+
+def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) -> RunBatch | LoadModel | str:
+    """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
+    holders = [device for device in devices if queue.model in device.residents]
+    able = (device for device in holders if device.idle and queue.model not in device.busy_models)
+    for device in _most_free_first(able):
+        ran = _run_on(queue, device)
+        if ran is not None:
+            return ran
+    if is_loading:
+        return f"{queue.model} is being loaded"
+    lacking = [device for device in devices if device not in holders and queue.model not in device.barred]
+    for device in _most_free_first(device for device in lacking if device.loadable):
+        loaded = _load_on(queue, device)
+        if loaded is not None:
+            return loaded
+    return _why_not(queue, devices, holders)
+
+
+def _run_on(queue: Queued, device: Device) -> RunBatch | None:
+    """Options 1 and 2 on one device that holds the model."""
+    wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+    own = device.residents[queue.model].retained_bytes
+    rows = min(wanted, rows_that_fit(device.free_bytes + own, queue.bytes_per_row))
+    reason: Reason = "LoadedAndIdle"
+    unload: tuple[str, ...] = ()
+    if rows == 0:
+        reason = "LoadedAfterUnload"
+        unload, free = make_room(device, queue.model, wanted * queue.bytes_per_row - own)
+        rows = min(wanted, rows_that_fit(free + own, queue.bytes_per_row))
+    if rows == 0 and device.alone(queue.model, unload):
+        rows = 1
+    if rows == 0:
+        return None
+    return RunBatch(device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason)
+
+
+def _load_on(queue: Queued, device: Device) -> LoadModel | None:
+    """Options 3 and 4 on one device that lacks the model."""
+    wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+    rows = min(wanted, rows_that_fit(device.free_bytes - queue.load_bytes, queue.bytes_per_row))
+    reason: Reason = "FreeMemory"
+    unload: tuple[str, ...] = ()
+    if rows == 0:
+        reason = "FreeAfterUnload"
+        unload, free = make_room(device, queue.model, queue.load_bytes + wanted * queue.bytes_per_row)
+        rows = min(wanted, rows_that_fit(free - queue.load_bytes, queue.bytes_per_row))
+    if rows == 0 and device.alone(queue.model, unload) and device.total_bytes >= queue.load_bytes:
+        rows = 1
+    if rows == 0:
+        return None
+    return LoadModel(
+        device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason
+    )
+
+
+def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
+    """Rows of a batch that fit in `free_bytes`; 0 if there is not even that much."""
+    if free_bytes < 0:
+        return 0
+    return UNBOUNDED if bytes_per_row <= 0 else free_bytes // bytes_per_row
+
+
+def make_room(device: Device, model: str, needed_bytes: int) -> tuple[tuple[str, ...], int]:
+    """Which idle models to unload so that `needed_bytes` are free (as many as needed, all if even that is too
+    little), and the bytes that are free then. A victim that a later, larger one makes needless is kept."""
+    free, chosen = device.free_bytes, []
+    for one in device.unloadable(model):
+        if free >= needed_bytes:
+            break
+        chosen.append(one)
+        free += one.memory_bytes
+    for one in sorted(chosen, key=lambda one: -one.keep_value):
+        if free - one.memory_bytes >= needed_bytes:
+            chosen.remove(one)
+            free -= one.memory_bytes
+    return tuple(one.model for one in chosen), free
+
+
+def _most_free_first(devices: Iterable[Device]) -> list[Device]:
+    return sorted(devices, key=lambda device: (-device.free_bytes, device.name))
+
+
+def _reserve(queue: Queued, devices: Sequence[Device]) -> str | None:
+    """The device kept for an overdue queue: one that holds the model, else the largest."""
+    holders = [device for device in devices if queue.model in device.residents]
+    able = holders or [device for device in devices if device.total_bytes >= queue.load_bytes]
+    return max(able, key=lambda device: (device.total_bytes, device.name)).name if able else None
+
+
+def _why_not(queue: Queued, devices: Sequence[Device], holders: Sequence[Device]) -> str:
+    if not devices:
+        return "no device is there"
+    if any(not device.idle for device in (holders or devices)):
+        return "every device that could run it is busy"
+    most = max(device.total_bytes for device in devices)
+    needed = queue.load_bytes + queue.bytes_per_row
+    return f"{queue.model} and one row need {needed} bytes; the largest device has {most}"

@@ -1,0 +1,329 @@
+"""The engine's mind: queues, admission, residency and dispatch in one state machine. Pure: no clock, no I/O.
+
+Something happens (`offer`, `cancel`, `batch_ended`, `load_ended`, `device_lost`, ...), then the caller asks `next`
+until it answers `Nothing` (method B6: decisions on events only). `engine` performs the answers on real runtimes, the
+`simulator` on devices of its own; both run this very code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from batchwright_worker.scheduler import admission, dispatch, order
+from batchwright_worker.scheduler import fair_share as sharing
+from batchwright_worker.scheduler import views as candidates
+from batchwright_worker.scheduler.backlog import line
+from batchwright_worker.scheduler.devices import Flight
+from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
+from batchwright_worker.scheduler.order import Choice
+from batchwright_worker.scheduler.queues import Apart, Bucket, Waiting
+from batchwright_worker.scheduler.served_model import Served
+from batchwright_worker.scheduler.state import Ledger
+from batchwright_worker.scheduler.steps import Batch, Offer, Refusal, Step
+
+NOTHING = Step(action=Nothing(why={}))
+REBALANCE_S = 0.02
+"""So long what the models leave to each other may lag behind."""
+
+
+@dataclass(slots=True)
+class Scheduler(Ledger):
+    """Queues, admission and dispatch over the books of a `Ledger`. Its methods are the only way to change any of it."""
+
+    _keys: int = 0
+    _batches: int = 0
+    _turns: order.Turns = field(default_factory=order.Turns)
+    _load_turns: order.Turns = field(default_factory=order.Turns)
+    """Who is loaded next where loads overlap batches."""
+    _rebalance_at: float = 0.0
+    _model_of: dict[int, str] = field(default_factory=dict)
+
+    # --- requests ---
+
+    def offer(self, offer: Offer, now: float) -> int | Refusal:
+        """Queue it and return its key, or say why not."""
+        served = self.models[offer.model]
+        served.offered.arrived(offer.rows, now)
+        if len(self.models) > 1:
+            served.demand.arrived(offer.rows, now)
+        served.window.offered += offer.rows
+        if not served.queue.has_room(offer.rows):
+            return self._full(served, offer, now)
+        if served.target_s is None and offer.deadline is None:
+            return self._push(served, offer, None)
+        if len(self.models) > 1:
+            self._rebalance(now)
+        curve = served.facts(offer.bucket, now).turn
+        found = line(served, offer.bucket, self.models, self.devices, now, self.order)
+        verdict = admission.judge(curve, found, offer.rows, served.target_s, now - offer.arrival)
+        if not verdict.accepted:
+            message = (
+                f"the answer would take {(now - offer.arrival + verdict.finish_s) * 1e3:.0f} ms; "
+                f"the latency target of {served.name} is {(served.plan.rules.latency_s or 0) * 1e3:.0f} ms"
+            )
+            return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
+        if offer.deadline is not None and self._is_hopeless(served, offer, found, now):
+            message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
+            return Refusal(reason="Deadline", message=message, retry_after_s=found.free_in_s)
+        allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
+        return self._push(served, offer, admission.earlier(allowed, offer.deadline))
+
+    def cancel(self, key: int) -> None:
+        """Its caller has gone: skip what has not started."""
+        name = self._model_of.pop(key, None)
+        if name is not None:
+            self.models[name].queue.remove(key)
+
+    def expected_wait_s(self, model: str, now: float) -> float:
+        """Seconds that a new row of this model would wait before its batch starts."""
+        served = self.models[model]
+        bucket = served.queue.next_bucket() or ()
+        found = line(served, bucket, self.models, self.devices, now, self.order)
+        return admission.expected_wait_s(served.turn(bucket), found)
+
+    # --- decisions ---
+
+    def next(self, now: float) -> Step:
+        """The next thing to do; books and queues are already changed as if it had begun."""
+        free = behind = False
+        for books in self.devices.values():
+            free = free or books.idle or books.loadable
+            behind = behind or books.followable
+        waiting = [served for served in self.models.values() if served.queue.rows]
+        if not waiting or not free:
+            return self._next_behind(now) if waiting and behind else NOTHING
+        late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
+        found, wake_at = self._ordered(waiting, now)
+        if not found:
+            return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
+        action = self._decide(found, now)
+        match action:
+            case RunBatch() as run:
+                return Step(action=self._begin_batch(run, now), late=late)
+            case LoadModel() as load:
+                return Step(action=self._begin_load_in_turn(load, now), late=late)
+            case Nothing() as nothing:
+                step = self._next_behind(now) if behind else NOTHING
+                wake_at = admission.earlier(wake_at, step.wake_at)
+                then = nothing if isinstance(step.action, Nothing) else step.action
+                return Step(action=then, late=late + step.late, wake_at=wake_at)
+
+    def _decide(self, found: list[Choice], now: float) -> RunBatch | LoadModel | Nothing:
+        """B5 for the queues in this order; straight from the books where its first option serves the first queue."""
+        overdue = any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found)
+        if not overdue:
+            first = candidates.at_once(found[0], self.models[found[0].model], self.devices)
+            if first is not None:
+                self._displace(first.model)
+                return first
+        queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
+        outcome = dispatch.decide(queued, candidates.views(self, now), self._loading())
+        if not isinstance(outcome.action, Nothing):
+            for name in outcome.passed_over:
+                self.models[name].queue.passed_over += 1
+            self._displace(outcome.action.model)
+        return outcome.action
+
+    def _ordered(self, waiting: list[Served], now: float) -> tuple[list[Choice], float | None]:
+        """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
+        then the resident models take their turns at the device, the others theirs at being loaded."""
+        found, wake_at = candidates.choices(waiting, self.devices, now)
+        if len(found) < 2 or not any(books.overlaps_loads for books in self.devices.values()):
+            return order.ordered(found, self.order, self._turns, now), wake_at
+        resident = order.ordered([choice for choice in found if not choice.load_s], self.order, self._turns, now)
+        lacking = order.ordered([choice for choice in found if choice.load_s], self.order, self._load_turns, now)
+        return [*resident, *lacking], wake_at
+
+    def _displace(self, served: str) -> None:
+        """Count that a queue was to be first but for the deadlines of others."""
+        displaced = self._turns.displaced
+        if displaced and displaced != served:
+            self.models[displaced].queue.passed_over += 1
+
+    def _next_behind(self, now: float) -> Step:
+        """A batch to put behind one that runs, on devices that take two (see `dispatch.follow`)."""
+        late: tuple[int, ...] = ()
+        while True:
+            waiting = [served for served in self.models.values() if served.queue.rows]
+            if not self._may_follow(waiting, now):
+                break
+            found, _ = self._ordered(waiting, now)
+            if not found:
+                break
+            first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
+            queue = candidates.queued(first, self.models[first.model])
+            if first.load_s:
+                load = dispatch.load_behind(queue, candidates.views(self, now), self._loading())
+                if load is None:
+                    break
+                return Step(action=self._begin_load_in_turn(load, now), late=late)
+            run = dispatch.follow(queue, candidates.views(self, now, worth=False))
+            if run is None:
+                break
+            begins = self.devices[run.device].free_at(now)
+            dropped = self._drop_late(self.models[run.model], now, begins)
+            if not dropped:
+                return Step(action=self._begin_batch(run, now), late=late)
+            late += tuple(dropped)
+        later = [books.follow_at for books in self.devices.values() if books.followable and books.follow_at > now]
+        return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
+
+    def _may_follow(self, waiting: list[Served], now: float) -> bool:
+        """Cheaply: could any of these be put behind a running batch?"""
+        most = max((served.queue.rows for served in waiting), default=0)
+        return any(
+            books.followable and (books.caps or (most >= books.least_behind and now >= books.follow_at))
+            for books in self.devices.values()
+        ) or candidates.any_full(waiting, now)
+
+    def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
+        """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
+        given; or why not now."""
+        footprint = self.models[model].footprint
+        queued = dispatch.Queued(
+            model=model,
+            bucket=(),
+            try_batch=1,
+            load_bytes=footprint.load_bytes,
+            bytes_per_row=footprint.bytes_per_row,
+        )
+        views = candidates.views(self, now, claimant=True)
+        lacking = [one for one in views if model not in one.residents and device in (None, one.name)]
+        action = dispatch.serve(queued, lacking, model in self._loading())
+        assert not isinstance(action, RunBatch)
+        return action
+
+    # --- what happened ---
+
+    def batch_ended(self, batch: Batch, device_s: float, batch_bytes: int, now: float) -> None:
+        """A batch is done, well; `device_s` as the runtime measured it."""
+        served = self.models[batch.run.model]
+        served.ran_at = now
+        self.devices[batch.run.device].troubled.discard(batch.run.model)
+        served.ran(batch.run.bucket, batch.run.rows, device_s)
+        served.window.ran(batch.run.rows, device_s, batch.left_waiting, served.is_sized(batch.run.bucket))
+        served.footprint.ran(batch.run.rows, batch_bytes)
+        took = self.devices[batch.run.device].end_batch(batch.serial, now, None if batch.run.unload else device_s)
+        if not batch.run.unload:
+            served.turned(device_s, took)
+
+    def batch_lingers(self, batch: Batch) -> None:
+        """It takes more than one run: its model stays in memory until a batch of it has ended well."""
+        self.devices[batch.run.device].troubled.add(batch.run.model)
+
+    def batch_failed(self, batch: Batch, now: float) -> None:
+        """A batch raised; nothing is learned of its time."""
+        self.devices[batch.run.device].end_batch(batch.serial, now)
+        self.batch_lingers(batch)
+
+    def block(self, model: str, why: str, until: float) -> list[int]:
+        """Do not load it before `until`; the keys that waited for it and are now out of the queue."""
+        served = self.models[model]
+        served.blocked, served.blocked_until = why, until
+        keys = list(served.queue.entries)
+        for key in keys:
+            self.cancel(key)
+        return keys
+
+    def requeue(self, entry: Waiting, model: str) -> int:
+        """Put rows back whose batch did not run (in their old place, by arrival); their new key."""
+        self._keys += 1
+        entry.key = self._keys
+        self._model_of[entry.key] = model
+        self.models[model].queue.push(entry)
+        return entry.key
+
+    # --- inside ---
+
+    def _push(self, served: Served, offer: Offer, drop_after: float | None) -> int:
+        self._keys += 1
+        self._model_of[self._keys] = served.name
+        served.queue.push(
+            Waiting(
+                key=self._keys,
+                rows=offer.rows,
+                arrival=offer.arrival,
+                bucket=offer.bucket,
+                priority=offer.priority,
+                drop_after=drop_after,
+            )
+        )
+        return self._keys
+
+    def _full(self, served: Served, offer: Offer, now: float) -> Refusal:
+        wait = self.expected_wait_s(served.name, now)
+        message = (
+            f"{served.queue.rows} rows wait for {served.name} and {offer.rows} more do not fit: "
+            f"maxQueueLength is {served.plan.queue_limit}"
+        )
+        return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
+
+    def _is_hopeless(self, served: Served, offer: Offer, found: admission.Line, now: float) -> bool:
+        assert offer.deadline is not None
+        left_s, curve = offer.deadline - now, served.facts(offer.bucket, now).turn
+        return admission.is_hopeless(left_s, curve, found, offer.rows) and not (
+            left_s > 0 and self._is_probe(served, offer.bucket, now)
+        )
+
+    def _is_probe(self, served: Served, bucket: Bucket, now: float) -> bool:
+        """Is a row of this model worth trying whatever is predicted of it?"""
+        if not served.is_doubtful(bucket, now):
+            return False
+        return not any(flight.model == served.name for books in self.devices.values() for flight in books.in_flight)
+
+    def _drop_late(self, served: Served, now: float, begins: float) -> list[int]:
+        bucket = served.queue.next_bucket()
+        head = served.queue.head(bucket)
+        if head is None or head.drop_after is None:
+            return []
+        facts = served.facts(bucket, now)
+        late = served.queue.late(bucket, lambda rows: begins + facts.turn.seconds(rows), facts.cap)
+        if late and self._is_probe(served, bucket, now):
+            late = served.queue.late(bucket, lambda _: now, facts.cap)
+        for key in late:
+            self.cancel(key)
+        return late
+
+    def _loading(self) -> frozenset[str]:
+        return frozenset(books.loading for books in self.devices.values() if books.loading)
+
+    def _begin_batch(self, run: RunBatch, now: float) -> Batch:
+        served, books = self.models[run.model], self.devices[run.device]
+        for victim in run.unload:
+            books.unload(victim)
+        slices = served.queue.take(run.bucket, run.rows, now)
+        for part in slices:
+            if part.key not in served.queue.entries:
+                self._model_of.pop(part.key, None)
+        predicted = served.curve(run.bucket).seconds(run.rows)
+        served.used.arrived(predicted + served.overhead_s, now)
+        if len(self.models) > 1:
+            self._turns.spent(run.model, predicted + served.overhead_s, loads=False)
+        self._batches += 1
+        books.start_batch(
+            Flight(
+                serial=self._batches,
+                model=run.model,
+                device_s=predicted,
+                apart=isinstance(run.bucket, Apart),
+                began=now,
+                rows=run.rows,
+            ),
+            now,
+            served.overhead_s,
+        )
+        left = run.bucket in served.queue.groups
+        return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left, serial=self._batches)
+
+    def _begin_load_in_turn(self, load: LoadModel, now: float) -> LoadModel:
+        overlaps = self.devices[load.device].overlaps_loads
+        turns = self._load_turns if overlaps else self._turns
+        turns.spent(load.model, self.models[load.model].footprint.load_s, loads=not overlaps)
+        return self.begin_load(load, now)
+
+    def _rebalance(self, now: float) -> None:
+        """Tell the models what they leave to each other, now and then."""
+        if now >= self._rebalance_at:
+            self._rebalance_at = now + REBALANCE_S
+            up = sum(1 for books in self.devices.values() if not books.down)
+            sharing.rebalance(self.models.values(), up, now)

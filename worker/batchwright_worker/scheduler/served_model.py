@@ -1,0 +1,259 @@
+"""One model as the scheduler keeps it: what the user set, its queue, its fitted speed, its tuned size. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from batchwright_worker.api import model as manifest_model
+from batchwright_worker.scheduler.admission import OfferedRate, in_time_size
+from batchwright_worker.scheduler.batch_size import controller as tuner
+from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
+from batchwright_worker.scheduler.batch_size.values import Rules, Tuning, Verdict
+from batchwright_worker.scheduler.devices import Footprint
+from batchwright_worker.scheduler.queues import Bucket, ModelQueue, shape_of
+from batchwright_worker.scheduler.window_counts import WindowCounts
+
+DEMAND_MEMORY_S = 10.0
+UNSEEN_SHARE = 0.03
+UNSEEN_S = 0.0015
+MOST_UNSEEN_SHARE = 0.2
+"""So much of a latency target is kept for what the sidecar cannot see, the way from the caller and back: a share, at
+least so many seconds, at most a larger share. Without it an overloaded device answers a millisecond late (simulated:
+366 instead of 429 in time per second at ten times the load); it costs next to nothing."""
+OVERHEAD_WEIGHT = 0.1
+PROBE_S = 1.0
+PROBE_TURNS = 20.0
+"""What is predicted of a model is doubted when no batch of it has run for so long, and for so many times what one is
+predicted to take: a prediction by which all requests are too late is never corrected unless one is tried."""
+FACTS_S = 0.005
+"""So long a derived fact may lag behind the offered rate."""
+USED_MEMORY_S = 1.0
+MOST_BUCKETS = 64
+"""Shape buckets that keep a fit of their own; the model's overall fit serves the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the user set for one model. `load_bytes`: what a load is expected to take before one was measured."""
+
+    name: str
+    rules: Rules
+    initial_size: int | None = None
+    window_s: float = 1.0
+    queue_delay_s: float = 0.0
+    queue_limit: int = 10_000
+    load_bytes: int = 0
+    bytes_per_row: int = 0
+    admits_all: bool = False
+    """No admission by latency (only to show what that leads to)."""
+
+
+def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> Plan:
+    """From the manifest."""
+    batching, targets = model.batching, model.targets
+    latency = targets.latency_milliseconds
+    return Plan(
+        name=model.name,
+        rules=Rules(
+            min_size=batching.min_size,
+            max_size=max(batching.min_size, batching.max_size),
+            step=batching.step,
+            trend_length=batching.trend_length,
+            latency_s=None if latency is None else latency / 1e3,
+            throughput=None if targets.throughput is None else float(targets.throughput),
+            controller=batching.controller,
+        ),
+        initial_size=batching.initial_size,
+        window_s=batching.window_milliseconds / 1e3,
+        queue_delay_s=batching.max_queue_delay_milliseconds / 1e3,
+        queue_limit=batching.max_queue_length,
+        load_bytes=load_bytes,
+        bytes_per_row=bytes_per_row,
+    )
+
+
+@dataclass(slots=True)
+class Facts:
+    """What decisions need to know of one bucket, derived from everything learned: good for FACTS_S and one `version`.
+    `curve`: device time; `turn`: from the start of a batch to its answers; `cap`: most rows of a batch; the offered
+    `rate`."""
+
+    curve: Curve
+    turn: Curve
+    cap: int
+    rate: float
+    until: float
+    version: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Served:
+    """The living side of a `Plan`."""
+
+    plan: Plan
+    queue: ModelQueue
+    footprint: Footprint
+    tuning: Tuning
+    window: WindowCounts
+    overall: DeviceTime = field(default_factory=DeviceTime)
+    by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
+    offered: OfferedRate = field(default_factory=OfferedRate)
+    demand: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=DEMAND_MEMORY_S))
+    used: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=USED_MEMORY_S))
+    """Seconds of device time that it takes per second."""
+    overhead_s: float = 0.0
+    """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
+    batch_s: float = 0.0
+    """Smoothed time of a batch."""
+    ran_at: float = -math.inf
+    """When a batch of it ended last."""
+    use: float = 0.0
+    """The same, as of a moment ago (see `sharing`)."""
+    left_share: float = 1.0
+    """Share of the device's time that other models leave to this one's waiting rows (see `sharing`)."""
+    room_s: float = math.inf
+    """How long a batch may take for the sake of models with tighter targets (see `sharing`)."""
+    _version: int = 0
+    _turns: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
+    _facts: dict[Bucket, Facts] = field(default_factory=dict)
+    blocked: str = ""
+    """Why it must not be loaded now: unloaded by request, or failed to load."""
+    blocked_until: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def target_s(self) -> float | None:
+        """The latency that admission allows: the target less what callers see beyond it, their network."""
+        latency_s = self.plan.rules.latency_s
+        if self.plan.admits_all or latency_s is None:
+            return None
+        return latency_s - min(MOST_UNSEEN_SHARE * latency_s, max(UNSEEN_SHARE * latency_s, UNSEEN_S))
+
+    def curve(self, bucket: Bucket) -> Curve:
+        """The fit of this bucket, or of the whole model while the bucket has none."""
+        times = self.by_bucket.get(shape_of(bucket))
+        return times.curve if times is not None and times.samples else self.overall.curve
+
+    def turn(self, bucket: Bucket) -> Curve:
+        """Time from the start of a batch to its answers: the device time and what goes around it."""
+        bucket = shape_of(bucket)
+        curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
+        known = self._turns.get(bucket)
+        if known is not None and known[0] is curve and known[1] == overhead_s:
+            return known[2]
+        if len(self._turns) > MOST_BUCKETS:
+            self._turns.clear()
+        turn = curve.plus(overhead_s) if curve.known else curve
+        self._turns[bucket] = (curve, overhead_s, turn)
+        return turn
+
+    def turned(self, device_s: float, turn_s: float) -> None:
+        """Learn what goes around a batch."""
+        self._version += 1
+        self.overhead_s += OVERHEAD_WEIGHT * (max(0.0, turn_s - device_s) - self.overhead_s)
+        self.batch_s += OVERHEAD_WEIGHT * (turn_s - self.batch_s)
+
+    def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
+        """Learn from a batch. While there is but one bucket, its fit is the overall one."""
+        self._version += 1
+        bucket = shape_of(bucket)
+        if not self.by_bucket:
+            self.by_bucket[bucket] = self.overall
+        elif bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
+            if len(self.by_bucket) == 1:
+                self.overall = self.overall.twin()
+            self.by_bucket[bucket] = DeviceTime()
+        self.overall.observe(rows, device_s)
+        times = self.by_bucket.get(bucket)
+        if times is not None and times is not self.overall:
+            times.observe(rows, device_s)
+
+    def is_sized(self, bucket: Bucket) -> bool:
+        """Is it the tuned size that bounds batches of this bucket? Where shapes are mixed, those whose own knee lies
+        below it say nothing about it."""
+        return len(self.by_bucket) < 2 or self._most(bucket) >= self.tuning.size
+
+    def is_doubtful(self, bucket: Bucket, now: float) -> bool:
+        """Has it not run for so long that its predictions may be wrong (see PROBE_S)?"""
+        idle_s = now - self.ran_at
+        return idle_s >= PROBE_S and idle_s >= PROBE_TURNS * self.turn(bucket).seconds(1)
+
+    def facts(self, bucket: Bucket, now: float) -> Facts:
+        """See `Facts`."""
+        known = self._facts.get(bucket)
+        if known is not None and known.version == self._version and now < known.until:
+            return known
+        if len(self._facts) > MOST_BUCKETS:
+            self._facts.clear()
+        rate, turn = self.offered.at(now), self.turn(bucket)
+        facts = Facts(self.curve(bucket), turn, self._cap(bucket, turn, rate), rate, now + FACTS_S, self._version)
+        self._facts[bucket] = facts
+        return facts
+
+    def fills(self, bucket: Bucket, rows: int, now: float) -> bool:
+        """Are these rows a full batch? Less than half of what was one at the last decision are none."""
+        known = self._facts.get(bucket)
+        return (known is None or 2 * rows >= known.cap) and rows >= self.facts(bucket, now).cap
+
+    def share(self, left_share: float, room_s: float) -> None:
+        """What other models leave to this one."""
+        if (left_share, room_s) != (self.left_share, self.room_s):
+            self.left_share, self.room_s = left_share, room_s
+            self._version += 1
+
+    def _cap(self, bucket: Bucket, turn: Curve, rate: float) -> int:
+        """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
+        leaves models with tighter targets in time (but at least half of the throughput)."""
+        curve, most = self.curve(bucket), self._most(bucket)
+        if self.target_s is not None and curve.known:
+            most = min(most, in_time_size(turn, self.target_s, rate, most))
+        if self.room_s < math.inf and curve.known:
+            most = min(most, turn.largest_within(max(self.room_s, 2 * turn.seconds(1)), most))
+        return max(1, most)
+
+    def _most(self, bucket: Bucket) -> int:
+        """The tuned size, where more is no faster for this shape, and how far what is known of it reaches: a shape
+        among others is tried at twice the largest size that it was seen at, so that no batch takes long by surprise."""
+        most = min(self.tuning.size, self.curve(bucket).knee(self.tuning.size))
+        times, known = self.by_bucket.get(shape_of(bucket)), len(self.by_bucket)
+        if times is None:
+            return min(most, tuner.REACH) if 0 < known < MOST_BUCKETS else most
+        return min(most, tuner.REACH * times.curve.largest_seen) if known > 1 else most
+
+    def warmed_up(self) -> None:
+        """The warm-up has run: start at the size that its fit predicts, unless the user set one."""
+        self._version += 1
+        started = tuner.initial(self.plan.rules, self.plan.initial_size, self.overall.curve)
+        if not self.tuning.wants:
+            self.tuning = replace(self.tuning, size=started.size)
+
+    def close_window(self, now: float) -> tuple[Verdict, WindowCounts]:
+        """Let the tuner decide on the window that ends now and begin a new one."""
+        self._version += 1
+        closed, self.window = self.window, WindowCounts(began=now)
+        verdict = tuner.decide(self.plan.rules, self.tuning, closed.close(now), self._mixed_curve())
+        self.tuning = verdict.tuning
+        return verdict, closed
+
+    def _mixed_curve(self) -> Curve:
+        """The fit for tuning: the bucket's own where there is one, else the overall one, which mixes the shapes and
+        so knows no knee of its own (each bucket's knee bounds its batches in `_cap`)."""
+        if len(self.by_bucket) == 1:
+            return next(iter(self.by_bucket.values())).curve
+        curve = self.overall.curve
+        return replace(curve, linear=True, firm=()) if len(self.by_bucket) > 1 else curve
+
+
+def serve(plan: Plan, now: float) -> Served:
+    """A model that has served nothing yet."""
+    return Served(
+        plan=plan,
+        queue=ModelQueue(model=plan.name, limit=plan.queue_limit),
+        footprint=Footprint(load_bytes=plan.load_bytes, bytes_per_row=plan.bytes_per_row),
+        tuning=Tuning(size=plan.initial_size or plan.rules.min_size),
+        window=WindowCounts(began=now),
+    )

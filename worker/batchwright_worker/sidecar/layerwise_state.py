@@ -1,0 +1,74 @@
+"""Layerwise as the sidecar tells of it: how each model was cut, what both engines of a device have done. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from batchwright_worker.api.names import SidecarState, StreamState
+from batchwright_worker.ipc.messages import Streamed, Streams
+
+__all__ = ["Streaming", "in_words", "told"]
+
+
+class Streaming(Protocol):
+    """A runtime's client that may serve layer by layer."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def streams(self) -> Streams | None:
+        """The counters as of the last batch; None: none yet, or not layer by layer."""
+
+    @property
+    def streamed(self) -> Mapping[str, Streamed]:
+        """How each model was cut."""
+
+
+def told(state: SidecarState, runtimes: Iterable[Streaming]) -> SidecarState:
+    """The state with what its layerwise runtimes say; unchanged where there are none."""
+    devices = {runtime.device: runtime for runtime in runtimes if runtime.streamed}
+    if not devices:
+        return state
+    cut = {model: streamed for runtime in devices.values() for model, streamed in runtime.streamed.items()}
+    counted = {name: runtime.streams for name, runtime in devices.items()}
+    return msgspec.structs.replace(
+        state,
+        models=[
+            msgspec.structs.replace(each, layerwise=in_words(cut[each.name])) if each.name in cut else each
+            for each in state.models
+        ],
+        devices=[
+            msgspec.structs.replace(each, streams=_state(counters))
+            if (counters := counted.get(each.device)) is not None
+            else each
+            for each in state.devices
+        ],
+    )
+
+
+def in_words(cut: Streamed) -> str:
+    """A model's profile in one line."""
+    bound = "compute" if cut.compute_milliseconds >= cut.fetch_milliseconds else "memory"
+    resident = f", {cut.resident_units} of them resident" if cut.resident_units else ""
+    return (
+        f"{cut.units} units{resident}, {cut.weight_bytes / 1e6:.1f} MB; "
+        f"compute {cut.compute_milliseconds:.1f} ms, fetch {cut.fetch_milliseconds:.1f} ms: bound by {bound}"
+    )
+
+
+def _state(streams: Streams) -> StreamState:
+    return StreamState(
+        compute_busy_seconds=streams.compute_busy_seconds,
+        compute_idle_seconds=streams.compute_idle_seconds,
+        memory_busy_seconds=streams.memory_busy_seconds,
+        memory_idle_seconds=streams.memory_idle_seconds,
+        decision_seconds=streams.decision_seconds,
+        units=streams.units,
+        bytes=streams.bytes,
+        peak_bytes=streams.peak_bytes,
+        capacity_bytes=streams.capacity_bytes,
+    )

@@ -1,0 +1,300 @@
+"""The sidecar's end of one runtime: asks over the unix socket, tensors through slots, death seen at once.
+
+`RuntimeClient` is the engine's `Runtime` (inference/runtime.py). A closed connection is the runtime's death: every ask
+in flight raises RuntimeLost, `on_lost` fires, and the client connects again until a new process answers; then
+`on_back` fires. The supervisor in the runtime's container keeps the socket, so that connecting waits and does not fail
+while a new process starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from numpy.typing import NDArray
+
+from batchwright_worker.inference.runtime import (
+    LoadReport,
+    MemoryReport,
+    ModelSource,
+    OutOfMemory,
+    PromptRuntime,
+    RunResult,
+    RuntimeLost,
+)
+from batchwright_worker.ipc.messages import (
+    Answer,
+    Ask,
+    Hello,
+    Load,
+    Loaded,
+    Placed,
+    Ran,
+    Run,
+    Streamed,
+    Streams,
+    Unload,
+    Unloaded,
+    Welcome,
+)
+from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
+from batchwright_worker.ipc.tensors import parts_size, read, write_columns
+from batchwright_worker.sidecar.runtimes.connection import Connection, ConnectionLostError
+from batchwright_worker.sidecar.runtimes.errors import expect
+from batchwright_worker.sidecar.runtimes.sources import Paths, spec_of, wire_source
+
+_LOG = logging.getLogger(__name__)
+_PAUSES_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+Array = NDArray[Any]
+A = TypeVar("A")
+
+
+class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runtime, and how much shared memory its batches may take."""
+
+    kind: str
+    device: str
+    socket: Path
+    slots: Path
+    slots_limit_bytes: int
+    paths: Paths
+    overlaps_loads: bool = False
+
+
+class RuntimeClient(PromptRuntime):
+    """See the module. `start` returns at once; the runtime is usable from the first `on_back` on."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._pool = SlotPool(settings.slots, settings.slots_limit_bytes)
+        self._connection: Connection | None = None
+        self._on_lost: Callable[[str], None] = lambda _why: None
+        self._on_back: Callable[[], None] = lambda: None
+        self._keeper: asyncio.Task[None] | None = None
+        self._total_bytes = 0
+        self._used_bytes = 0
+        self._ever_connected = asyncio.Event()
+        self.pid = 0
+        self.streams: Streams | None = None
+        """Layerwise: the counters of both engines as of the last batch."""
+        self.streamed: dict[str, Streamed] = {}
+        """Layerwise: how each loaded model was cut."""
+
+    @property
+    def kind(self) -> str:
+        """Accelerator kind."""
+        return self._settings.kind
+
+    @property
+    def device(self) -> str:
+        """Name, unique in the pod."""
+        return self._settings.device
+
+    @property
+    def overlaps_loads(self) -> bool:
+        """May a load run beside a batch?"""
+        return self._settings.overlaps_loads
+
+    @property
+    def depth(self) -> int:
+        """How many batches it may be given at a time: the next one waits where the runtime reads it."""
+        return 2
+
+    @property
+    def connected(self) -> bool:
+        """Is there a runtime process at the other end?"""
+        return self._connection is not None
+
+    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
+        """See `Runtime.watch`."""
+        self._on_lost, self._on_back = on_lost, on_back
+
+    def start(self) -> None:
+        """Connect, and connect again whenever the runtime dies, until `close`."""
+        self._keeper = asyncio.create_task(self._keep_connected(), name=f"runtime {self.device}")
+
+    async def close(self) -> None:
+        """Close the connection and remove all slots."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._connection is not None:
+            self._connection.close()
+        self._pool.close()
+
+    async def load(self, model: str, source: ModelSource) -> LoadReport:
+        """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
+        wire = wire_source(model, source, self._settings.paths)
+        loaded = await self._ask(lambda call: Load(call=call, source=wire), Loaded)
+        self._used_bytes = loaded.memory_used_bytes
+        if loaded.streamed is not None:
+            self.streamed[model] = loaded.streamed
+        return LoadReport(
+            memory_bytes=loaded.memory_bytes,
+            bytes_per_row=loaded.warmup_bytes,
+            seconds=loaded.seconds,
+            inputs=tuple(spec_of(spec) for spec in loaded.inputs),
+            outputs=tuple(spec_of(spec) for spec in loaded.outputs),
+        )
+
+    async def unload(self, model: str) -> None:
+        """See `Runtime.unload`."""
+        unloaded = await self._ask(lambda call: Unload(call=call, model=model), Unloaded)
+        self._used_bytes = unloaded.memory_used_bytes
+
+    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+        """See `Runtime.run`."""
+        ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
+        self.begin(model, parts, rows, partial(_settle, ended))
+        return await ended
+
+    def begin(
+        self,
+        model: str,
+        parts: Sequence[Mapping[str, Array]],
+        rows: int,
+        ended: Callable[[RunResult | Exception], None],
+    ) -> None:
+        """See `PromptRuntime`. Several batches may be under way, their answers come in their order. A batch keeps its
+        slot until the runtime has answered."""
+        try:
+            connection, began = self._connected(), time.perf_counter()
+            slot, placed, end = self._filled(parts)
+        except Exception as trouble:
+            ended(trouble)
+            return
+        input_s = time.perf_counter() - began
+        connection.call(
+            lambda call: Run(call=call, model=model, rows=rows, slot=slot.name, inputs=placed, offset_free=end),
+            partial(self._ran, slot, input_s, ended),
+        )
+
+    def _filled(self, parts: Sequence[Mapping[str, Array]]) -> tuple[Slot, list[Placed], int]:
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        slot = self._acquire(sum(parts_size(column) for column in columns.values()))
+        try:
+            return slot, *write_columns(slot.view, columns)
+        except BaseException:
+            self._pool.release(slot)
+            raise
+
+    async def memory(self) -> MemoryReport:
+        """As of the last answer that told it. Raises RuntimeLost while there is no process."""
+        self._connected()
+        return self._memory()
+
+    async def first_connected(self) -> None:
+        """Returns once there has been a process at the other end."""
+        await self._ever_connected.wait()
+
+    def _ran(
+        self,
+        slot: Slot,
+        input_s: float,
+        ended: Callable[[RunResult | Exception], None],
+        answer: Answer | ConnectionLostError,
+    ) -> None:
+        if isinstance(answer, ConnectionLostError):
+            self._pool.discard(slot)
+            ended(RuntimeLost(str(answer)))
+            return
+        result: RunResult | Exception
+        try:
+            result = self._result(expect(answer, Ran), slot, input_s)
+        except Exception as trouble:
+            result = trouble
+        self._pool.release(slot)
+        ended(result)
+
+    def _result(self, ran: Ran, slot: Slot, input_s: float) -> RunResult:
+        """Outputs are copied out of the slot, once for the whole batch, so that it is free for the next."""
+        began = time.perf_counter()
+        if ran.slot_bytes > slot.size:
+            self._pool.adopt_growth(slot, ran.slot_bytes)
+        outputs = {placed.name: read(slot.view, placed).copy() for placed in ran.outputs}
+        if ran.memory_used_bytes >= 0:
+            self._used_bytes = ran.memory_used_bytes
+        self.streams = ran.streams or self.streams
+        return RunResult(
+            outputs=outputs,
+            device_seconds=ran.device_seconds,
+            memory=self._memory(),
+            batch_bytes=max(0, ran.batch_bytes),
+            retained_bytes=ran.retained_bytes,
+            row_errors=ran.row_errors,
+            input_s=input_s + ran.input_seconds,
+            output_s=time.perf_counter() - began + ran.output_seconds,
+        )
+
+    def _acquire(self, size: int) -> Slot:
+        try:
+            return self._pool.acquire(size)
+        except SlotsFullError as error:
+            raise OutOfMemory(str(error)) from error
+
+    def _memory(self) -> MemoryReport:
+        total = self._total_bytes
+        return MemoryReport(
+            total_bytes=total, used_bytes=self._used_bytes, free_bytes=max(0, total - self._used_bytes) if total else 0
+        )
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeLost(f"{self.device} is starting")
+        return self._connection
+
+    async def _ask(self, make: Callable[[int], Ask], answer: type[A]) -> A:
+        try:
+            return expect(await asyncio.shield(self._connected().ask(make)), answer)
+        except ConnectionLostError as error:
+            raise RuntimeLost(str(error)) from error
+
+    async def _keep_connected(self) -> None:
+        while True:
+            connection = await self._connect()
+            self._connection = connection
+            _LOG.info("%s: runtime process %d is there", self.device, self.pid)
+            self._ever_connected.set()
+            self._on_back()
+            why = await connection.closed
+            self._connection = None
+            _LOG.warning("%s: runtime process %d is gone: %s", self.device, self.pid, why)
+            self._on_lost(why)
+
+    async def _connect(self) -> Connection:
+        attempt = 0
+        while True:
+            with contextlib.suppress(OSError, ConnectionLostError):
+                return await self._welcomed(await Connection.open(self._settings.socket))
+            await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+            attempt += 1
+
+    async def _welcomed(self, connection: Connection) -> Connection:
+        session, slots = secrets.token_hex(8), str(self._settings.slots)
+        try:
+            answer = await connection.ask(lambda call: Hello(call=call, session=session, slots=slots))
+            welcome = expect(answer, Welcome)
+        except BaseException:
+            connection.close()
+            raise
+        self.pid = welcome.pid
+        self._total_bytes, self._used_bytes = welcome.memory_bytes, welcome.memory_used_bytes
+        return connection
+
+
+def _settle(future: asyncio.Future[RunResult], answer: RunResult | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,89 @@
+"""Inference over gRPC at a server of the user's: tensors travel raw, also where its HTTP side knows JSON only."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+import numpy as np
+
+from batchwright_worker.inference.runtime import Array, BatchFailed
+from batchwright_worker.oip import inference_pb2 as pb
+from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, name_of, numpy_of
+from batchwright_worker.oip.http_tensors import from_raw, raw_of
+from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
+from batchwright_worker.sidecar.runtimes.external.http import ServerGoneError
+from batchwright_worker.sidecar.runtimes.external.wire import Parts, ServerRefusedError, check_rows
+
+_OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+_GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_STATUS: Final = {
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 413,
+}
+
+
+class OwnServerGrpc:
+    """`infer` alone; health and repository go over HTTP. A call waits for the port to open, for ever: the caller must
+    give up when health says that the server is gone."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel: Any = None
+        self._stub: Any = None
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def infer(self, model: str, parts: Parts, rows: int) -> dict[str, Array]:
+        """One batch. Raises ServerGoneError, ServerRefusedError, BatchFailed."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+            self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        try:
+            answer = await self._stub.ModelInfer(_request(model, parts, rows), wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            words = error.details() or str(error.code())
+            if error.code() in _GONE:
+                raise ServerGoneError(f"{self._address}: {words}") from error
+            raise ServerRefusedError(_STATUS.get(error.code(), 500), words) from error
+        outputs = _outputs(answer)
+        check_rows(outputs, rows)
+        return outputs
+
+
+def _request(model: str, parts: Parts, rows: int) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
+    for name, first in parts[0].items():
+        datatype = name_of(first.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=[rows, *first.shape[1:]])
+        request.raw_input_contents.append(b"".join(raw_of(datatype, part[name]) for part in parts))
+    return request
+
+
+def _outputs(answer: pb.ModelInferResponse) -> dict[str, Array]:
+    raw = answer.raw_output_contents
+    try:
+        if raw:
+            pairs = zip(answer.outputs, raw, strict=True)
+            return {one.name: from_raw(one.datatype, list(one.shape), data) for one, data in pairs}
+        return {one.name: _typed(one) for one in answer.outputs}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BatchFailed(f"the server's answer cannot be read: {error!r}") from error
+
+
+def _typed(tensor: Any) -> Array:
+    values = getattr(tensor.contents, CONTENTS_FIELDS[tensor.datatype])
+    if tensor.datatype == "BYTES":
+        elements = np.empty(len(values), dtype=np.object_)
+        elements[:] = list(values)
+        return elements.reshape(list(tensor.shape))
+    return np.array(values, dtype=numpy_of(tensor.datatype)).reshape(list(tensor.shape))

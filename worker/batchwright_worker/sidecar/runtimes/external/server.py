@@ -1,0 +1,268 @@
+"""protocol: open-inference. The runtime is a server that the user has already; the sidecar batches in front of it.
+
+`OwnServer` is the engine's `Runtime` (inference/runtime.py), as `RuntimeClient` is for our own runtimes. The server's
+death shows on a connection that is kept open for that, or under a batch. What its models hold is not known here
+(another container), so that nothing is evicted for memory; models come and go by the server's repository API where it
+has one, else they must be ready by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from batchwright_worker.inference.runtime import (
+    Array,
+    BatchFailed,
+    LoadReport,
+    MemoryReport,
+    ModelSource,
+    OutOfMemory,
+    RunResult,
+    RuntimeLost,
+)
+from batchwright_worker.sidecar.runtimes.external.grpc import OwnServerGrpc
+from batchwright_worker.sidecar.runtimes.external.http import OwnServerHttp, ServerGoneError
+from batchwright_worker.sidecar.runtimes.external.wire import ServerRefusedError, specs_of
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+_PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_LOAD_S: Final = 120.0
+"""How long a server that is still starting may take until a model of its own accord is ready."""
+_SHORT_WATCH_S: Final = 1.0
+"""A server that closes silent connections sooner than this is asked for its health no more often."""
+
+
+class OwnServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server answers: `url` HTTP, `grpc` HOST:PORT or empty (then batches travel by HTTP too)."""
+
+    kind: str
+    device: str
+    url: str
+    grpc: str = ""
+
+
+class OwnServer:
+    """See the module. `start` returns at once; usable from the first `on_back` on."""
+
+    def __init__(self, settings: OwnServerSettings) -> None:
+        self._settings = settings
+        self._http = OwnServerHttp(settings.url)
+        self._grpc = OwnServerGrpc(settings.grpc) if settings.grpc else None
+        self._on_lost: Callable[[str], None] = lambda _why: None
+        self._on_back: Callable[[], None] = lambda: None
+        self._keeper: asyncio.Task[None] | None = None
+        self._up = False
+        self._down = asyncio.Event()
+        self._ever_up = asyncio.Event()
+        self._loaded: set[str] = set()
+        self._last_end = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Accelerator kind."""
+        return self._settings.kind
+
+    @property
+    def device(self) -> str:
+        """Name, unique in the pod."""
+        return self._settings.device
+
+    @property
+    def depth(self) -> int:
+        """See `Runtime.depth`."""
+        return 1
+
+    @property
+    def overlaps_loads(self) -> bool:
+        """May a load run beside a batch? Not relied upon."""
+        return False
+
+    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
+        """See `Runtime.watch`."""
+        self._on_lost, self._on_back = on_lost, on_back
+
+    def start(self) -> None:
+        """Wait for the server, and again whenever it dies, until `close`."""
+        self._keeper = asyncio.create_task(self._keep_watch(), name=f"server {self.device}")
+
+    async def first_connected(self) -> None:
+        """Returns once the server has been alive."""
+        await self._ever_up.wait()
+
+    async def close(self) -> None:
+        """Close all connections; the server is left alone."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        await self._http.close()
+        if self._grpc is not None:
+            await self._grpc.close()
+
+    async def load(self, model: str, source: ModelSource) -> LoadReport:
+        """Ready already, or made so by the repository API, or waited for while the server starts. Raises RuntimeLost,
+        OutOfMemory, BatchFailed."""
+        self._check_up()
+        begin = time.monotonic()
+        try:
+            await self._make_ready(model)
+            inputs, outputs = specs_of(await self._http.metadata(model))
+        except ServerGoneError as gone:
+            raise await self._lost_under(gone) from gone
+        except ServerRefusedError as refusal:
+            raise BatchFailed(f"{self._http.url} has no metadata of model {model!r}: {refusal}") from refusal
+        self._loaded.add(model)
+        return LoadReport(
+            memory_bytes=0,
+            bytes_per_row=0,
+            seconds=time.monotonic() - begin,
+            inputs=source.inputs or inputs,
+            outputs=source.outputs or outputs,
+        )
+
+    async def unload(self, model: str) -> None:
+        """By the repository API; a server without one keeps the model, which is logged."""
+        self._check_up()
+        self._loaded.discard(model)
+        try:
+            await self._http.unload(model)
+        except ServerRefusedError as refusal:
+            _LOG.warning("%s keeps model %s: %s", self._http.url, model, refusal)
+        except ServerGoneError as gone:
+            raise await self._lost_under(gone) from gone
+
+    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+        """One request per batch. Its device time is the time on the wire and in the server, from when the batch before
+        it had ended."""
+        self._check_up()
+        begin = time.monotonic()
+        try:
+            outputs = await self._unless_down((self._grpc or self._http).infer(model, parts, rows))
+        except ServerGoneError as gone:
+            raise await self._lost_under(gone) from gone
+        except ServerRefusedError as refusal:
+            raise OutOfMemory(str(refusal)) if refusal.too_large else BatchFailed(str(refusal)) from refusal
+        end = time.monotonic()
+        seconds = end - max(begin, self._last_end)
+        self._last_end = end
+        return RunResult(outputs=outputs, device_seconds=seconds, memory=_UNKNOWN)
+
+    async def memory(self) -> MemoryReport:
+        """Nothing is known of it. Raises RuntimeLost while the server is not there."""
+        self._check_up()
+        return _UNKNOWN
+
+    async def _unless_down(self, asked: Coroutine[Any, Any, T]) -> T:
+        """The answer, or RuntimeLost as soon as the server is known to be gone."""
+        asking, down = asyncio.ensure_future(asked), asyncio.ensure_future(self._down.wait())
+        try:
+            await asyncio.wait((asking, down), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise RuntimeLost(f"the server at {self._http.url} died under a batch")
+            return asking.result()
+        finally:
+            for task in (asking, down):
+                task.cancel()
+
+    async def _make_ready(self, model: str) -> None:
+        """Raises BatchFailed if the server cannot, or will not for _LOAD_S."""
+        if await self._http.model_ready(model):
+            return
+        said = await self._ask_load(model)
+        end, attempt = time.monotonic() + _LOAD_S, 0
+        while True:
+            settled = time.monotonic() > end or await self._http.ready()
+            if await self._http.model_ready(model):
+                return
+            if settled:
+                raise BatchFailed(
+                    f"the server at {self._http.url} has no model {model!r} that is ready ({said}); "
+                    "put it into the server's repository under this name"
+                )
+            await _pause(attempt)
+            attempt += 1
+
+    async def _ask_load(self, model: str) -> str:
+        """What became of it, in words. Raises OutOfMemory."""
+        try:
+            await self._http.load(model)
+        except ServerRefusedError as refusal:
+            if refusal.too_large:
+                raise OutOfMemory(str(refusal)) from refusal
+            return f"its repository API answered {refusal.status}: {refusal}"
+        return "its repository API accepted the load"
+
+    def _check_up(self) -> None:
+        if not self._up:
+            raise RuntimeLost(f"{self.device}: the server at {self._http.url} is starting")
+
+    async def _lost_under(self, gone: ServerGoneError) -> RuntimeLost:
+        """A connection broke under a request: find out, before anyone tries again, whether the server is there."""
+        await self._examine()
+        return RuntimeLost(str(gone))
+
+    async def _keep_watch(self) -> None:
+        while True:
+            await self._until_live()
+            _LOG.info("%s: the server at %s is there", self.device, self._http.url)
+            self._up = True
+            self._down.clear()
+            self._ever_up.set()
+            self._on_back()
+            while self._up:
+                await self._until_doubt()
+                await self._examine()
+
+    async def _until_live(self) -> None:
+        attempt = 0
+        while True:
+            with contextlib.suppress(ServerGoneError):
+                if await self._http.live():
+                    return
+            await _pause(attempt)
+            attempt += 1
+
+    async def _until_doubt(self) -> None:
+        """Until the server closes the silent connection, or a request has found it gone."""
+        began = time.monotonic()
+        watching = [asyncio.ensure_future(self._http.hung_up()), asyncio.ensure_future(self._down.wait())]
+        try:
+            await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+        if self._up and await self._seems_well() and (lasted := time.monotonic() - began) < _SHORT_WATCH_S:
+            await asyncio.sleep(_SHORT_WATCH_S - lasted)
+
+    async def _examine(self) -> None:
+        """Lost, if it does not answer or has forgotten a model (it was restarted)."""
+        if self._up and not await self._seems_well() and self._up:
+            self._up = False
+            self._loaded.clear()
+            why = f"the server at {self._http.url} does not answer, or has lost its models"
+            _LOG.warning("%s: %s", self.device, why)
+            self._on_lost(why)
+            self._down.set()
+
+    async def _seems_well(self) -> bool:
+        try:
+            ready = [await self._http.model_ready(one, slow=True) for one in tuple(self._loaded)]
+            return all(ready) and await self._http.live(slow=True)
+        except ServerGoneError:
+            return False
+
+
+_UNKNOWN: Final = MemoryReport(total_bytes=0, used_bytes=0, free_bytes=0)
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])

@@ -1,0 +1,1 @@
+"""OpenTelemetry spans of requests and batches; imported only where traces have somewhere to go."""

@@ -1,0 +1,260 @@
+"""OpenTelemetry spans of requests and batches, where OTEL_EXPORTER_OTLP_ENDPOINT says where to send them.
+
+    infer MODEL (server; child of the caller's span, by its W3C traceparent)
+    |- queue      from the arrival to the start of its first batch
+    |- execute    from there to the answer; linked to its batch
+    `- batch      in the trace of the first request of the batch; linked to all of them
+       `- runtime the way to the runtime and back
+
+The pieces that call this are subclasses and wrappers of the plain ones (`traced`), which know nothing of it: without
+an endpoint none of it runs, and OpenTelemetry is not even imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING, Any, Final
+
+from batchwright_worker.api.names import ENV_NAMESPACE, ENV_NODE, ENV_POD
+from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.inference.runtime import InferenceError, InferRequest, InferResult
+from batchwright_worker.scheduler.steps import Batch, Step
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_MOST_LINKS: Final = 128
+_FLUSH_S: Final = 2.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request on its way. `owned`: the engine has it, and ends the span."""
+
+    span: Span
+    arrival_ns: int
+    owned: bool = False
+    began_ns: int = 0
+    ticket: int = 0
+    execute: Span | None = None
+
+
+_CURRENT: ContextVar[Asked | None] = ContextVar("asked", default=None)
+
+
+@dataclass(slots=True)
+class _Batched:
+    """One batch on its way; `runs` counts the runs that were matched to it."""
+
+    span: Span
+    batch: Batch
+    runs: int = 0
+
+
+@dataclass(slots=True)
+class Tracing:
+    """The spans that are open. `stop` sends what is left."""
+
+    tracer: Tracer
+    stop: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    tickets: Mapping[int, Ticket] = field(default_factory=dict)
+    _asked: dict[int, Asked] = field(default_factory=dict)
+    _batches: dict[int, _Batched] = field(default_factory=dict)
+
+    def ns(self, clock_s: float | None = None) -> int:
+        """Unix nanoseconds of a time of the engine's clock (None: now)."""
+        past_s = 0.0 if clock_s is None else self.clock() - clock_s
+        return time.time_ns() - int(past_s * 1e9)
+
+    # --- requests ---
+
+    @contextmanager
+    def request(self, carrier: Mapping[str, str], protocol: str, model: str) -> Iterator[None]:
+        """A request is parsed and handed to the engine inside; its span goes on where the engine takes it."""
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        span = self.tracer.start_span(
+            f"infer {model}",
+            context=extract(carrier),
+            kind=SpanKind.SERVER,
+            attributes={"batchwright.model": model, "rpc.system": protocol},
+        )
+        asked = Asked(span, time.time_ns())
+        token = _CURRENT.set(asked)
+        try:
+            yield
+        except InferenceError as error:
+            if not asked.owned:
+                self._failed(asked, error)
+            raise
+        finally:
+            _CURRENT.reset(token)
+            if not asked.owned:
+                span.end()
+
+    def take(self, request: InferRequest) -> Asked:
+        """The engine takes this request (of the front end that calls, or of a caller of its own)."""
+        asked = _CURRENT.get()
+        if asked is None or asked.owned:
+            asked = Asked(self.tracer.start_span(f"infer {request.model}"), 0)
+        asked.owned = True
+        asked.arrival_ns = self.ns(request.arrival)
+        asked.span.set_attributes({"batchwright.rows": request.rows, "batchwright.request_id": request.request_id})
+        return asked
+
+    def waits(self, asked: Asked, ticket: Ticket) -> None:
+        """It is in the queue."""
+        asked.ticket = id(ticket)
+        self._asked[asked.ticket] = asked
+
+    def answered(self, asked: Asked, outcome: InferResult | InferenceError) -> None:
+        """It has its answer."""
+        self._asked.pop(asked.ticket, None)
+        if isinstance(outcome, InferResult):
+            asked.span.set_attribute("batchwright.batch_size", outcome.batch_size)
+        else:
+            self._failed(asked, outcome)
+        self._end(asked)
+
+    def left(self, ticket: Ticket) -> None:
+        """Its caller has gone."""
+        asked = self._asked.pop(id(ticket), None)
+        if asked is not None:
+            asked.span.set_attribute("batchwright.caller_left", True)
+            self._end(asked)
+
+    def _end(self, asked: Asked) -> None:
+        end = time.time_ns()
+        if asked.execute is not None:
+            asked.execute.end(end)
+        else:
+            self._queued(asked, end)
+        asked.span.end(end)
+
+    def _queued(self, asked: Asked, end_ns: int) -> None:
+        self._child("queue", asked.span, start_time=asked.arrival_ns).end(end_ns)
+
+    def _failed(self, asked: Asked, error: InferenceError) -> None:
+        from opentelemetry.trace import StatusCode
+
+        asked.span.set_status(StatusCode.ERROR, str(error))
+        asked.span.set_attribute("error.type", type(error).__name__)
+
+    # --- batches ---
+
+    def observe(self, call: str, arguments: tuple[Any, ...], given: Any) -> None:
+        """What the scheduler is told and decides (see `recording.RecordedScheduler`)."""
+        match call:
+            case "next" if isinstance(given, Step) and isinstance(given.action, Batch):
+                self._begin(given.action)
+            case "batch_ended":
+                self._ended(arguments[0], {"batchwright.device_seconds": arguments[1]})
+            case "batch_failed":
+                self._ended(arguments[0], {"batchwright.failed": True})
+            case "runtime_lost":
+                for open_batch in [one for one in self._batches.values() if one.batch.run.device == arguments[0]]:
+                    self._ended(open_batch.batch, {"batchwright.runtime_lost": True})
+
+    def _begin(self, batch: Batch) -> None:
+        from opentelemetry.trace import Link
+
+        now = time.time_ns()
+        tickets = [self.tickets[part.key] for part in batch.slices if part.key in self.tickets]
+        asked = [self._asked[id(ticket)] for ticket in tickets if id(ticket) in self._asked]
+        traced = [one for one in asked if one.span.is_recording()]
+        if not traced:
+            return
+        run = batch.run
+        span = self._child(
+            "batch",
+            traced[0].span,
+            start_time=now,
+            links=[Link(one.span.get_span_context()) for one in traced[:_MOST_LINKS]],
+            attributes={
+                "batchwright.model": run.model,
+                "batchwright.device": run.device,
+                "batchwright.rows": run.rows,
+                "batchwright.requests": len(tickets),
+                "batchwright.reason": run.reason,
+                "batchwright.predicted_seconds": batch.predicted_s,
+                "batchwright.batch": batch.serial,
+            },
+        )
+        self._batches[batch.serial] = _Batched(span, batch)
+        for one in traced:
+            if one.execute is None:
+                self._queued(one, now)
+                links = [Link(span.get_span_context())]
+                one.execute = self._child("execute", one.span, start_time=now, links=links)
+
+    def _ended(self, batch: Batch, attributes: dict[str, Any]) -> None:
+        found = self._batches.pop(batch.serial, None)
+        if found is not None:
+            found.span.set_attributes(attributes)
+            found.span.end()
+
+    def runs(self, device: str, model: str, rows: int) -> Span | None:
+        """A run on a device begins: of the oldest of its batches that has had none (else of the newest: a part of one
+        that is tried again). None if that batch is not traced."""
+        mine = [one for one in self._batches.values() if (one.batch.run.device, one.batch.run.model) == (device, model)]
+        found = next((one for one in mine if not one.runs), mine[-1] if mine else None)
+        if found is None:
+            return None
+        found.runs += 1
+        return self._child("runtime", found.span, attributes={"batchwright.rows": rows, "batchwright.device": device})
+
+    def _child(self, name: str, parent: Span, **options: Any) -> Span:
+        from opentelemetry.trace import set_span_in_context
+
+        return self.tracer.start_span(name, context=set_span_in_context(parent), **options)
+
+
+def tracing_of(environment: Mapping[str, str], deployment: str) -> Tracing | None:
+    """None unless an endpoint is configured (and the packages of the extra `tracing` are here)."""
+    if not any(environment.get(name) for name in ENDPOINTS):
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        _LOG.warning("no traces although an endpoint is configured: %s; pip install batchwright[tracing]", error)
+        return None
+    provider = TracerProvider(resource=Resource.create(_attributes(environment, deployment)))
+    exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+
+    def stop() -> None:
+        """The exporter tries again for ten seconds where nobody listens; the pod does not wait for that."""
+        flushing = threading.Thread(target=provider.force_flush, daemon=True)
+        flushing.start()
+        flushing.join(_FLUSH_S)
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+        provider.shutdown()
+
+    return Tracing(provider.get_tracer("batchwright", package_version("batchwright")), stop)
+
+
+def _attributes(environment: Mapping[str, str], deployment: str) -> dict[str, str]:
+    """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES lie over these."""
+    named = {"k8s.pod.name": ENV_POD, "k8s.node.name": ENV_NODE, "k8s.namespace.name": ENV_NAMESPACE}
+    found = {name: environment[variable] for name, variable in named.items() if environment.get(variable)}
+    return {
+        "service.name": environment.get("OTEL_SERVICE_NAME") or deployment,
+        "service.version": package_version("batchwright"),
+        "process.pid": str(os.getpid()),
+        **found,
+    }

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from batchwright_worker.api.messages import BenchmarkResult
 from batchwright_worker.api.names import (
     ENV_EMULATED_DEVICE,
     EXIT_PERMANENT,
     KIND_EMULATED,
     TERMINATION_MESSAGE_MAX_BYTES,
-    BenchmarkResult,
 )
 from batchwright_worker.benchmark import reference_model as resnet
 from batchwright_worker.benchmark.command import command, measure
@@ -116,7 +116,7 @@ def test_cuda_without_a_device_says_what_to_request() -> None:
 
 
 def test_emulated_services_take_turns() -> None:
-    from batchwright_worker.api.names import EmulatedDevice
+    from batchwright_worker.api.messages import EmulatedDevice
 
     engine = EmulatedEngine(EmulatedDevice(fixed_microseconds=5000, per_row_microseconds=0))
     assert engine.run_services(1, services=4, runs=2) >= 0.040

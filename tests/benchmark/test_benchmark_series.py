@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchwright_worker.api.names import BenchmarkResult
-from batchwright_worker.benchmark.engines.registry import OutOfMemory
+from batchwright_worker.api.messages import BenchmarkResult
+from batchwright_worker.benchmark.engines.base import OutOfMemory
 from batchwright_worker.benchmark.series import Budget, Series
 
 

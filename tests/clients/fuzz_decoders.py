@@ -11,7 +11,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["batchwright_worker"]):
-    from batchwright_worker.inference.runtime import BadInput
+    from batchwright_worker.inference.errors import BadInput
     from batchwright_worker.oip import datatypes
     from batchwright_worker.protocol import json_bodies as bodies
     from batchwright_worker.protocol.http import chunks as http_chunks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import LATENCY_BOUNDS_MS, ChangeState, ModelState, SidecarState
+from batchwright_operator.kube.objects import Raw
+from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ChangeState, ModelState, SidecarState
 
 NAMESPACE = "shop"
 PVC_ARTIFACT = {"accelerator": "cpu", "format": "onnx", "uri": "pvc://models/rec.onnx"}

@@ -11,22 +11,21 @@ from hypothesis import strategies as st
 
 from batchwright_operator.deployments.reconciler import ModelDeploymentDomain
 from batchwright_operator.kube.conditions import find, rfc3339
-from batchwright_operator.placement.receipts import render as receipt_text
-from batchwright_operator.reconcile.decisions import (
+from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
     DEPLOYMENT,
     MODEL_DEPLOYMENT,
     POD,
     PVC,
-    Decision,
-    Event,
-    Key,
     Raw,
 )
+from batchwright_operator.placement.receipts import render as receipt_text
+from batchwright_operator.reconcile.decisions import Decision, Event, Key
 from batchwright_operator.reconcile.live_state import Live, Received, Rejection
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING, Receipt, RunnerUp, SidecarState, Terms
+from batchwright_worker.api.messages import Receipt, RunnerUp, SidecarState, Terms
+from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 from tests.deployments.crd_schema import problems
 from tests.deployments.deployment_objects import (
     EMULATED,

@@ -15,12 +15,15 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from batchwright_operator.deployments.sidecars import Pace, SidecarFollower, StateFollower, Target
+from batchwright_operator.deployments.sidecars import SidecarFollower
 from batchwright_operator.jobs.runners import RunnerFollower
-from batchwright_operator.reconcile.decisions import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Key, Raw
+from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
+from batchwright_operator.pods.state_follower import Pace, StateFollower, Target
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.live_state import Live, control_token
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import CONTROL_PORT, STATE_PATH, RunnerState, SidecarState
+from batchwright_worker.api.messages import RunnerState, SidecarState
+from batchwright_worker.api.names import CONTROL_PORT, STATE_PATH
 from tests.deployments.deployment_objects import NAMESPACE, deployment, model_state, state
 from tests.deployments.tiny_api import TinyApi
 

@@ -16,7 +16,8 @@ from batchwright_operator.api.model_deployment import parse
 from batchwright_operator.deployments.children import config_name, deployment_json
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.reconciler import ObservedModel, decide
-from batchwright_operator.reconcile.decisions import Apply, Raw
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.decisions import Apply
 from batchwright_operator.settings import RuntimeEntry, Settings
 from tests.deployments.deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, samples
 

@@ -20,7 +20,8 @@ from batchwright_worker.dispatch_log.calls import BadLineError
 from batchwright_worker.dispatch_log.recorder import DispatchLog, RecordedScheduler
 from batchwright_worker.dispatch_log.replay import Replayed, replay
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import BatchFailed, InferenceError
+from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.runtime import BatchFailed
 from batchwright_worker.scheduler.batch_size.values import Rules
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.scheduler import Scheduler

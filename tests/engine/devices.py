@@ -11,10 +11,9 @@ import numpy as np
 
 from batchwright_worker.api import model as manifest_model
 from batchwright_worker.engine.engine import Engine
+from batchwright_worker.inference.requests import Array, InferRequest
 from batchwright_worker.inference.runtime import (
-    Array,
     BatchFailed,
-    InferRequest,
     LoadReport,
     MemoryReport,
     ModelSource,

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from batchwright_worker.api.model import Padding
-from batchwright_worker.inference.runtime import (
+from batchwright_worker.inference.errors import (
     BadInput,
     DeadlineExceeded,
-    InferRequest,
     ModelFailed,
     QueueFull,
     Refused,
     Stopping,
     UnknownModel,
 )
+from batchwright_worker.inference.requests import InferRequest
 from tests.engine.devices import BAD, POISON, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

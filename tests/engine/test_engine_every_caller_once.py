@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import InferenceError, InferRequest, InferResult, ModelFailed, RuntimeTrouble
+from batchwright_worker.inference.errors import InferenceError, ModelFailed
+from batchwright_worker.inference.requests import InferRequest, InferResult
+from batchwright_worker.inference.runtime import RuntimeTrouble
 from tests.engine.devices import BAD, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

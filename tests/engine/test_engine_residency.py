@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import BatchFailed, ModelUnavailable, UnknownModel
+from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
+from batchwright_worker.inference.runtime import BatchFailed
 from tests.engine.devices import FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import InferenceError
+from batchwright_worker.inference.errors import InferenceError
 from tests.engine.devices import FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

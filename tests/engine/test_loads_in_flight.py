@@ -9,16 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import (
-    Array,
-    BatchFailed,
-    InferenceError,
-    LoadReport,
-    ModelFailed,
-    ModelSource,
-    ModelUnavailable,
-    RunResult,
-)
+from batchwright_worker.inference.errors import InferenceError, ModelFailed, ModelUnavailable
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import BatchFailed, LoadReport, ModelSource, RunResult
 from tests.engine.devices import BAD, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 

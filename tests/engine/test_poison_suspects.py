@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.engine.suspects import MOST_ALONE, MOST_IN_A_ROW, Suspects
-from batchwright_worker.inference.runtime import InferResult, ModelFailed
+from batchwright_worker.inference.errors import ModelFailed
+from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.scheduler.queues import Apart
 from tests.engine.devices import POISON, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run

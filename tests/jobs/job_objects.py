@@ -9,20 +9,11 @@ import pytest
 
 from batchwright_operator.jobs.reconciler import InferenceJobDomain
 from batchwright_operator.kube.conditions import find, rfc3339
-from batchwright_operator.reconcile.decisions import (
-    INFERENCE_JOB,
-    JOB,
-    MODEL_DEPLOYMENT,
-    POD,
-    PVC,
-    Decision,
-    Event,
-    Key,
-    Raw,
-)
+from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC, Raw
+from batchwright_operator.reconcile.decisions import Decision, Event, Key
 from batchwright_operator.reconcile.live_state import Live, Received
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import CommitResult, PlanResult, RunnerState, TaskState
+from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState, TaskState
 from tests.deployments.deployment_objects import NAMESPACE, deployment
 from tests.deployments.tiny_api import TinyApi
 

@@ -10,18 +10,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from batchwright_operator.kube.conditions import find, rfc3339
-from batchwright_operator.reconcile.decisions import (
-    INFERENCE_JOB,
-    JOB,
-    MODEL_DEPLOYMENT,
-    POD,
-    PVC,
-    Create,
-    Delete,
-    Patch,
-)
+from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
+from batchwright_operator.reconcile.decisions import Create, Delete, Patch
 from batchwright_operator.reconcile.live_state import Rejection
-from batchwright_worker.api.names import CommitResult, ItemFailure, PlanResult
+from batchwright_worker.api.messages import CommitResult, ItemFailure, PlanResult
 from tests.deployments.crd_schema import problems
 from tests.deployments.deployment_objects import NAMESPACE, deployment, model
 from tests.deployments.kstatus import kstatus

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import yaml
 
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import CommitResult, PlanResult
+from batchwright_operator.kube.objects import Raw
+from batchwright_worker.api.messages import CommitResult, PlanResult
 from e2e.cluster import ControlPlane
 from e2e.cluster.control_plane import audit
 from tests.deployments.deployment_objects import NAMESPACE, deployment

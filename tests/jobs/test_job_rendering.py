@@ -13,7 +13,7 @@ import yaml
 
 from batchwright_operator.api.inference_job import parse
 from batchwright_operator.jobs.children import Step, Wish, config_map, control_secret, network_policy, step_job
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.settings import Settings
 from tests.jobs.job_objects import job
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from batchwright_operator.kube.conditions import rfc3339
-from batchwright_operator.reconcile.decisions import NODE, POD, Patch, Raw, Resource
+from batchwright_operator.kube.objects import NODE, POD, Raw, Resource
+from batchwright_operator.reconcile.decisions import Patch
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     COMPONENT_MODEL,

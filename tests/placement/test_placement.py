@@ -7,22 +7,13 @@ from typing import Any
 
 import pytest
 
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.reconciler import KEY, PlacementDomain
-from batchwright_operator.reconcile.decisions import (
-    ACCELERATOR_PROFILE,
-    MODEL_DEPLOYMENT,
-    NODE,
-    POD,
-    PV,
-    PVC,
-    Decision,
-    Delete,
-    Patch,
-    Raw,
-)
+from batchwright_operator.reconcile.decisions import Decision, Delete, Patch
 from batchwright_operator.reconcile.live_state import Live, Received, Sample
 from batchwright_operator.settings import Settings
+from batchwright_worker.api.messages import DeviceState, ModelState, SidecarState
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_RECEIPT,
@@ -30,9 +21,6 @@ from batchwright_worker.api.names import (
     KIND_EMULATED,
     LABEL_BENCHMARK_OPT_OUT,
     SCHEDULING_GATE,
-    DeviceState,
-    ModelState,
-    SidecarState,
 )
 from tests.placement.placement_objects import (
     NOW,

@@ -14,14 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import (
-    ANNOTATION_RECEIPT,
-    ANNOTATION_WAITING,
-    LABEL_BENCHMARK_OPT_OUT,
-    BenchmarkResult,
-    LoadTableRow,
-)
+from batchwright_operator.kube.objects import Raw
+from batchwright_worker.api.messages import BenchmarkResult, LoadTableRow
+from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING, LABEL_BENCHMARK_OPT_OUT
 from e2e.cluster import ApiError, ControlPlane, kubectl_path
 from tests.placement.placement_objects import deployment, pod
 from tests.reconcile.bed import ROOT, SYSTEM, Bed, wait

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
+from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.process.lease import DURATION_S, RENEW_S, Elector, Observed, lease_body
-from batchwright_operator.reconcile.decisions import Raw, Resource
 
 
 class Clock:

@@ -8,32 +8,21 @@ import msgspec
 import pytest
 
 from batchwright_operator.kube.conditions import find, rfc3339
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
 from batchwright_operator.processors import benchmark_jobs as benchmarks
 from batchwright_operator.processors.benchmark_jobs import ANNOTATION_DIGEST
 from batchwright_operator.processors.processor import processors_of
 from batchwright_operator.processors.reconciler import ProfileDomain
-from batchwright_operator.reconcile.decisions import (
-    ACCELERATOR_PROFILE,
-    JOB,
-    NODE,
-    POD,
-    Apply,
-    Create,
-    Decision,
-    Delete,
-    Key,
-    Raw,
-)
+from batchwright_operator.reconcile.decisions import Apply, Create, Decision, Delete, Key
 from batchwright_operator.reconcile.live_state import Live, Sample
 from batchwright_operator.settings import RuntimeEntry, Settings
+from batchwright_worker.api.messages import BenchmarkResult, LoadTableRow
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_NODE,
     ANNOTATION_REBENCHMARK,
     KIND_EMULATED,
     LABEL_BENCHMARK_OPT_OUT,
-    BenchmarkResult,
-    LoadTableRow,
 )
 from tests.placement.placement_objects import NOW, Facts, node, pod
 

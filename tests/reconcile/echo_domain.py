@@ -6,17 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright_operator.reconcile.decisions import (
-    CONFIG_MAP,
-    DEPLOYMENT,
-    MODEL_DEPLOYMENT,
-    Apply,
-    Decision,
-    Event,
-    Key,
-    Raw,
-    StatusWrite,
-)
+from batchwright_operator.kube.objects import CONFIG_MAP, DEPLOYMENT, MODEL_DEPLOYMENT, Raw
+from batchwright_operator.reconcile.decisions import Apply, Decision, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
 from batchwright_operator.reconcile.live_state import Live
 from batchwright_operator.settings import Settings

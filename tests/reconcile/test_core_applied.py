@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchwright_operator.kube.objects import DEPLOYMENT, Raw
 from batchwright_operator.reconcile.applied import AppliedBodies, WrittenStatuses, digest, owned_part
-from batchwright_operator.reconcile.decisions import DEPLOYMENT, Raw
 
 BODY: Raw = {
     "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x"}},

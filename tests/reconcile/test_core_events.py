@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.reconcile.decisions import Event, Raw
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.reconcile.event_recorder import (
     ALL_BURST,
     ALL_PER_S,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchwright_operator.kube.objects import CONFIG_MAP, POD, Raw
 from batchwright_operator.reconcile.cache import Feed, Store, version_of
-from batchwright_operator.reconcile.decisions import CONFIG_MAP, POD, Key, Raw
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
 
 

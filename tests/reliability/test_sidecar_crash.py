@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchwright_worker.api.names import EmulatedDevice
+from batchwright_worker.api.messages import EmulatedDevice
 from batchwright_worker.inference.runtime import RuntimeLost
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient
 from tests.reliability.callers import Caller, ask_all, traffic

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchwright_worker.api.names import JobConfig, RunnerState
+from batchwright_worker.api.messages import JobConfig, RunnerState
 from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.progress import Published
 from batchwright_worker.runner.steps.commit import Committed, commit

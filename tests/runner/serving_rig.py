@@ -15,7 +15,8 @@ import msgspec
 import psutil
 import pytest
 
-from batchwright_worker.api.names import KIND_EMULATED, STATE_PATH, SidecarState
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import KIND_EMULATED, STATE_PATH
 from batchwright_worker.local.deployment import local_deployment
 from batchwright_worker.local.processes import LocalPorts, Served, served
 

@@ -13,16 +13,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from batchwright_worker.api.names import (
-    ENV_SHARD,
-    EXIT_PERMANENT,
-    STATE_PATH,
-    TERMINATION_MESSAGE_MAX_BYTES,
-    CommitResult,
-    ItemFailure,
-    PlanResult,
-    RunnerState,
-)
+from batchwright_worker.api.messages import CommitResult, ItemFailure, PlanResult, RunnerState
+from batchwright_worker.api.names import ENV_SHARD, EXIT_PERMANENT, STATE_PATH, TERMINATION_MESSAGE_MAX_BYTES
 from batchwright_worker.runner.progress import fit
 from batchwright_worker.runner.steps.plan import make_plan
 from tests.runner.bench import FUNCTIONS, Bench, cpu, model

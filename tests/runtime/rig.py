@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from batchwright_worker.api.deployment import Artifact, Emulated, Script
+from batchwright_worker.api.messages import EmulatedDevice
 from batchwright_worker.api.model import ConfigMapKey
-from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_EMULATED_DEVICE, ENV_KIND, EmulatedDevice
+from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_EMULATED_DEVICE, ENV_KIND
 from batchwright_worker.inference.runtime import ModelSource, TensorSpec
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths

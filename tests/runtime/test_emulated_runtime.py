@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchwright_worker.api.names import EmulatedDevice
+from batchwright_worker.api.messages import EmulatedDevice
 from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RuntimeLost
 from tests.runtime.rig import KIND_EMULATED, emulated, running
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_operator.status.percentiles import percentile_ms, pool
-from batchwright_worker.api.names import LATENCY_BOUNDS_MS
+from batchwright_worker.api.messages import LATENCY_BOUNDS_MS
 from tests.deployments.deployment_objects import histogram
 
 latencies = st.lists(st.floats(0.01, 40_000), min_size=1, max_size=200)

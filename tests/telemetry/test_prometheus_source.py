@@ -21,7 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from batchwright_operator.reconcile.decisions import NODE, Raw
+from batchwright_operator.kube.objects import NODE, Raw
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.prometheus import PrometheusSource, PrometheusUnavailable

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from batchwright_operator.reconcile.decisions import NODE, POD, Key, Raw
+from batchwright_operator.kube.objects import NODE, POD, Raw
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.live_state import Live, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry import agents as agent_source
@@ -20,7 +21,8 @@ from batchwright_operator.telemetry.agents import AgentSource, parse
 from batchwright_operator.telemetry.collector import TelemetryBackground, emulated_samples
 from batchwright_worker.agent.exposition import exposition, text
 from batchwright_worker.agent.readings import DeviceReading
-from batchwright_worker.api.names import COMPONENT_AGENT, KIND_EMULATED, LABEL_COMPONENT, DeviceState, SidecarState
+from batchwright_worker.api.messages import DeviceState, SidecarState
+from batchwright_worker.api.names import COMPONENT_AGENT, KIND_EMULATED, LABEL_COMPONENT
 from tests.placement.placement_objects import NOW, Facts, node, pod
 
 AGENTS = Settings().agent_namespace

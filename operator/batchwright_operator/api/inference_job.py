@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from batchwright_operator.api.model_deployment import Identified, InvalidSpec, identity
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.job import InferenceJobSpec, Task, parse_job_spec
 
 

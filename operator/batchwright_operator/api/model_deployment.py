@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.deployment import (
     Artifact,
     Layerwise,

@@ -14,7 +14,7 @@ import yaml
 
 from batchwright_operator.crds.schema import Schema, structural
 from batchwright_operator.crds.status_types import AcceleratorProfileStatus, InferenceJobStatus, ModelDeploymentStatus
-from batchwright_operator.reconcile.decisions import ACCELERATOR_PROFILE, INFERENCE_JOB, MODEL_DEPLOYMENT, Raw, Resource
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, INFERENCE_JOB, MODEL_DEPLOYMENT, Raw, Resource
 from batchwright_worker.api.deployment import ModelDeployment, ModelDeploymentSpec
 from batchwright_worker.api.job import InferenceJob, InferenceJobSpec
 from batchwright_worker.api.rules.deployment import RULES as DEPLOYMENT_RULES

@@ -5,13 +5,11 @@ What lies in a pod is in `rendering_pod`; docs/design/0001 names every piece.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from batchwright_operator.reconcile.decisions import (
+from batchwright_operator.kube.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
     NETWORK_POLICY,
@@ -19,13 +17,19 @@ from batchwright_operator.reconcile.decisions import (
     SECRET,
     SERVICE,
     Raw,
-    Resource,
+)
+from batchwright_operator.rendering.objects import (
+    LABEL_MANAGED_BY,
+    LABEL_NAME,
+    MANAGED_BY,
+    child,
+    control_ingress,
+    digest,
+    secret_data,
 )
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
-    API_VERSION,
     COMPONENT_MODEL,
-    CONTROL_PORT,
     GROUP,
     GRPC_PORT,
     HTTP_PORT,
@@ -36,37 +40,11 @@ from batchwright_worker.api.names import (
     kind_slug,
 )
 
-MANAGED_BY: Final = "batchwright"
-LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-LABEL_NAME: Final = "app.kubernetes.io/name"
 COMPONENT_CONFIG: Final = "config"
 ANNOTATION_NO_FIT: Final = f"{GROUP}/no-fit"
 """On Deployments: JSON, accelerator kind -> when it had no place for a pod, and a digest of its processors then."""
 NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "pod"})
 """Parts of the spec that no process in the pod reads; so a change of them alone restarts nothing."""
-
-
-def child(resource: Resource, owner: Raw, name: str, labels: Mapping[str, str], **parts: Any) -> Raw:
-    """A child of a user's object: same namespace, and gone with it (controller owner reference)."""
-    metadata = owner["metadata"]
-    reference = {
-        "apiVersion": API_VERSION,
-        "kind": owner["kind"],
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    head = {"name": name, "namespace": metadata["namespace"], "labels": dict(labels), "ownerReferences": [reference]}
-    if annotations := parts.pop("annotations", None):
-        head["annotations"] = dict(annotations)
-    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": head, **parts}
-
-
-def digest(value: object) -> str:
-    """Ten hexadecimal digits that change with the value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def own_labels(name: str) -> dict[str, str]:
@@ -110,11 +88,6 @@ def control_secret(owner: Raw, labels: Mapping[str, str], token: str) -> Raw:
     return child(SECRET, owner, name, labels, type="Opaque", data=secret_data(token))
 
 
-def secret_data(token: str) -> dict[str, str]:
-    """`data` of a Secret that holds a control token."""
-    return {"token": base64.b64encode(token.encode()).decode()}
-
-
 def deployment_name(name: str, kind: str) -> str:
     """Name of the apps/v1 Deployment of one accelerator kind."""
     return child_name(name, kind_slug(kind))
@@ -148,11 +121,6 @@ def services(owner: Raw) -> tuple[Raw, Raw]:
     )
 
 
-def headless_host(name: str, namespace: str) -> str:
-    """host:port (HTTP) whose addresses are the ready replicas of a ModelDeployment."""
-    return f"{child_name(name, 'replicas')}.{namespace}.svc:{HTTP_PORT}"
-
-
 def _service_ports() -> list[Raw]:
     return [
         {"name": "http", "port": HTTP_PORT, "protocol": "TCP", "targetPort": "http"},
@@ -181,9 +149,3 @@ def network_policy(owner: Raw, operator_namespace: str) -> Raw:
         "ingress": [{"ports": inference}, control_ingress(operator_namespace)],
     }
     return child(NETWORK_POLICY, owner, name, own_labels(name), spec=spec)
-
-
-def control_ingress(operator_namespace: str) -> Raw:
-    """Ingress rule: the control port, from the operator's namespace only."""
-    namespace = {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}}
-    return {"from": [{"namespaceSelector": namespace}], "ports": [{"port": CONTROL_PORT, "protocol": "TCP"}]}

@@ -7,8 +7,9 @@ from typing import Any
 
 from batchwright_operator.deployments.status import ModelFacts, by_name
 from batchwright_operator.kube.conditions import find, rfc3339_milli, shorten
-from batchwright_operator.reconcile.decisions import Event, Raw
-from batchwright_worker.api.names import ModelState
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.decisions import Event
+from batchwright_worker.api.messages import ModelState
 
 
 def events_of(facts: ModelFacts, new: Raw) -> tuple[Event, ...]:

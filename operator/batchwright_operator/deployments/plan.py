@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from batchwright_operator.api.eligible_kinds import Offer
 from batchwright_operator.api.model_deployment import ModelDeployment
@@ -16,7 +16,6 @@ from batchwright_operator.deployments.children import (
     config_name,
     control_secret,
     deployment,
-    digest,
     disruption_budget,
     network_policy,
     own_labels,
@@ -25,28 +24,24 @@ from batchwright_operator.deployments.children import (
 from batchwright_operator.deployments.kind_split import RETRY_S, Held, Supply, split
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.replicas import Replica, config_of
-from batchwright_operator.deployments.status import Rollout
-from batchwright_operator.kube.conditions import find, rfc3339, unix
+from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
+from batchwright_operator.kube.conditions import rfc3339, unix
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.processors.processor import processors_of
-from batchwright_operator.reconcile.decisions import (
+from batchwright_operator.kube.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
     NETWORK_POLICY,
     PDB,
     SECRET,
     SERVICE,
-    Action,
-    Apply,
-    Delete,
     Raw,
     Resource,
 )
+from batchwright_operator.processors.processor import processors_of
+from batchwright_operator.reconcile.decisions import Action, Apply, Delete
+from batchwright_operator.rendering.objects import digest
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, GROUP, KIND_CPU, LABEL_COMPONENT
-
-ANNOTATION_REVISION: Final = f"{GROUP}/revision"
-"""On Deployments: digest of the spec that we applied, so that an older one is not taken for it."""
+from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_CPU, LABEL_COMPONENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,35 +199,6 @@ def _unused(raw: Raw, deployments: Sequence[Raw], children: Children) -> Iterato
         is_config = (each["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_CONFIG
         if is_config and each["metadata"]["name"] not in used and not is_leaving(each):
             yield each
-
-
-# --- how far it is
-
-
-def rollout(deployments: Sequence[Raw], observed: Sequence[Raw]) -> Rollout:
-    """Are the observed Deployments those wanted, seen by their controller, and brought to their newest template?"""
-    there = {each["metadata"]["name"]: each for each in observed}
-    same = there.keys() == {each["metadata"]["name"] for each in deployments}
-    failures = [str(found["message"]) for each in observed if (found := _replica_failure(each))]
-    return Rollout(
-        complete=same and all(_is_complete(each, there[each["metadata"]["name"]]) for each in deployments),
-        failure=failures[0] if failures else "",
-    )
-
-
-def _replica_failure(obj: Raw) -> Mapping[str, Any]:
-    found = find((obj.get("status") or {}).get("conditions"), "ReplicaFailure")
-    return found if found.get("status") == "True" else {}
-
-
-def _is_complete(wanted: Raw, observed: Raw) -> bool:
-    mine, its = wanted["metadata"]["annotations"], observed["metadata"].get("annotations") or {}
-    status, count = observed.get("status") or {}, wanted["spec"]["replicas"]
-    return (
-        its.get(ANNOTATION_REVISION) == mine[ANNOTATION_REVISION]
-        and int(status.get("observedGeneration", 0)) >= int(observed["metadata"].get("generation", 0))
-        and all(int(status.get(name, 0)) == count for name in ("replicas", "updatedReplicas"))
-    )
 
 
 def component_is_model(obj: Raw) -> bool:

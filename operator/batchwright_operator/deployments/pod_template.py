@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -15,27 +14,32 @@ from batchwright_operator.deployments.volumes import (
     common_mounts,
     fetch_mounts,
     fetched,
-    mount,
     script_mounts,
     volumes,
     weight_mounts,
 )
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.rendering.mounts import mount
+from batchwright_operator.rendering.pod_parts import (
+    PROGRAM,
+    container,
+    fetch_env,
+    identity_env,
+    merged_env,
+    plain,
+    pod_options,
+)
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.deployment import Artifact, PodOptions
+from batchwright_worker.api.deployment import Artifact
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_KIND,
     COMPONENT_MODEL,
     CONTROL_PORT,
     DEPLOYMENT_FILE,
-    ENV_CPU_MILLIS,
     ENV_EMULATED_DEVICE,
     ENV_KIND,
     ENV_MEMORY_BUDGET,
-    ENV_NAMESPACE,
-    ENV_NODE,
-    ENV_POD,
     GRPC_PORT,
     HTTP_PORT,
     IPC_DIR,
@@ -48,12 +52,10 @@ from batchwright_worker.api.names import (
     kind_slug,
 )
 
-USER: Final = 65532
 SIDECAR: Final = "sidecar"
 RUNTIME: Final = "runtime"
 FETCH: Final = "fetch"
 TERMINATION_GRACE_S: Final = 60
-PROGRAM: Final = "batchwright-worker"
 
 
 def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Settings) -> Raw:
@@ -81,63 +83,6 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
     return {"metadata": metadata, "spec": body}
 
 
-def pod_options(options: PodOptions) -> Raw:
-    """What the user may set about the pod as a whole, over restricted defaults; volumes and mounts apart."""
-    security = {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    body: Raw = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {**security, **deepcopy(options.security_context or {})},
-    }
-    optional = {
-        "serviceAccountName": options.service_account_name,
-        "priorityClassName": options.priority_class_name,
-        "runtimeClassName": options.runtime_class_name,
-        "imagePullSecrets": plain(options.image_pull_secrets),
-    }
-    return body | {name: value for name, value in optional.items() if value}
-
-
-def container_security() -> Raw:
-    """Pod Security restricted, and a read-only root on top."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
-def identity_env() -> list[Raw]:
-    """Who and where the container is, from the downward API."""
-    fields = {ENV_POD: "metadata.name", ENV_NODE: "spec.nodeName", ENV_NAMESPACE: "metadata.namespace"}
-    milli = {"resource": "requests.cpu", "divisor": "1m"}
-    return [
-        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
-        {"name": ENV_CPU_MILLIS, "valueFrom": {"resourceFieldRef": milli}},
-    ]
-
-
-def merged_env(*lists: Iterable[Raw]) -> list[Raw]:
-    """Environment variables, each name once: the last list that has it wins, the first place is kept."""
-    merged: dict[str, Raw] = {}
-    for each in lists:
-        merged.update((variable["name"], variable) for variable in each)
-    return list(merged.values())
-
-
-def plain(values: Sequence[msgspec.Struct]) -> list[Raw]:
-    """Structs as fresh JSON values, unset fields left out."""
-    whole = deepcopy([msgspec.to_builtins(each) for each in values])
-    return [{name: value for name, value in each.items() if value is not None} for each in whole]
-
-
 def _env(plan: RuntimePlan) -> list[Raw]:
     env = [{"name": ENV_KIND, "value": plan.kind}, *identity_env()]
     budget = plan.runtime.memory_budget_bytes
@@ -150,18 +95,6 @@ def _env(plan: RuntimePlan) -> list[Raw]:
         path = f"metadata.annotations['{ANNOTATION_EMULATED_DEVICE}']"
         env.append({"name": ENV_EMULATED_DEVICE, "valueFrom": {"fieldRef": {"fieldPath": path}}})
     return env
-
-
-def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
-    """A container under Pod Security restricted, whose last words are its termination message."""
-    return {
-        "name": name,
-        "image": image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": container_security(),
-        **parts,
-    }
 
 
 def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
@@ -238,16 +171,6 @@ def _fetch(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings)
         resources=settings.fetch_resources.as_dict(),
         volumeMounts=fetch_mounts(artifacts),
     )
-
-
-def fetch_env(settings: Settings) -> list[Raw]:
-    """The administrator's rules about where data may come from."""
-    rules = {
-        "BATCHWRIGHT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts),
-        "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES": "true" if settings.allow_private_addresses else "",
-        "BATCHWRIGHT_ALLOW_HTTP": "true" if settings.allow_http else "",
-    }
-    return [{"name": name, "value": value} for name, value in rules.items() if value]
 
 
 def _directory(path: str) -> str:

@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from batchwright_operator.api.eligible_kinds import Offer, offer
 from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment, parse
 from batchwright_operator.deployments.events import events_of
-from batchwright_operator.deployments.plan import (
-    Children,
-    actions,
-    component_is_model,
-    plan_slots,
-    rollout,
-    wanted_deployments,
-)
-from batchwright_operator.deployments.replicas import VOLUMES_S, Patience, Problem, replica
-from batchwright_operator.deployments.sidecars import MODEL_DEPLOYMENT_DOMAIN
+from batchwright_operator.deployments.plan import Children, actions, component_is_model, plan_slots, wanted_deployments
+from batchwright_operator.deployments.replicas import Patience, replica
+from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.status import ModelFacts, status_of
 from batchwright_operator.kube.conditions import Condition, find, render
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.reconcile.decisions import (
+from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
     DEPLOYMENT,
@@ -31,18 +24,17 @@ from batchwright_operator.reconcile.decisions import (
     POD,
     PVC,
     SERVICE,
-    Action,
-    Decision,
-    Event,
-    Key,
     Raw,
-    StatusWrite,
 )
+from batchwright_operator.pods.problems import VOLUMES_S, Problem
+from batchwright_operator.reconcile.decisions import Action, Decision, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_DOMAIN
 from batchwright_operator.reconcile.live_state import Live, Rejection
 from batchwright_operator.settings import Settings
 from batchwright_operator.status.write_policy import Pace, Verdict, compare
-from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT, SidecarState, claim_of
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT, claim_of
 
 CLAIM_RETRY_S = 5.0
 

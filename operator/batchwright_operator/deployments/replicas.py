@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from batchwright_operator.kube.conditions import find, holds, shorten, unix
 from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement.receipts import parse, waiting
+from batchwright_operator.pods.problems import Problem, container_problem, volume_problem
 from batchwright_operator.processors.processor import AWAITING
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import ANNOTATION_KIND, SCHEDULING_GATE, Receipt, SidecarState
-
-IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-VOLUMES_S = 60.0
-"""How long the volumes of a pod may take."""
-CRASHES = 3
-"""So many restarts of a container that is not ready are a crash loop, also between two back-offs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Why a pod does not serve. `stalled`: nothing will change unless somebody acts; `weight` orders problems."""
-
-    reason: str
-    message: str
-    stalled: bool = False
-    weight: int = 0
+from batchwright_worker.api.messages import Receipt, SidecarState
+from batchwright_worker.api.names import ANNOTATION_KIND, SCHEDULING_GATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,65 +145,3 @@ def _no_fit(name: str, kind: str, scheduler: str) -> Problem:
     )
     text += f" (scheduler: {shorten(scheduler, 400)})" if scheduler else ""
     return Problem(reason="NoFittingProcessor", message=text, stalled=True, weight=3)
-
-
-def _containers(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from status.get("initContainerStatuses") or ()
-    yield from status.get("containerStatuses") or ()
-
-
-def container_problem(pod: Raw) -> Problem | None:
-    """What keeps a container of this pod from running; None if nothing does."""
-    name = pod["metadata"]["name"]
-    return next(filter(None, (_of_container(name, each) for each in _containers(pod.get("status") or {}))), None)
-
-
-def volume_problem(pod: Raw, now: float) -> Problem | None:
-    """A pod whose volumes are not there yet, long after it got its node: most often one that does not exist."""
-    conditions = (pod.get("status") or {}).get("conditions")
-    since = unix(find(conditions, "PodScheduled").get("lastTransitionTime"))
-    prepared = find(conditions, "PodReadyToStartContainers").get("status")
-    if prepared != "False" or since is None or now - since < VOLUMES_S:
-        return None
-    text = (
-        f"pod {pod['metadata']['name']} waits for its volumes: a claim, ConfigMap or Secret that the spec names may be "
-        "missing; kubectl describe pod says which"
-    )
-    return Problem(reason="VolumesNotReady", message=text, stalled=True, weight=4)
-
-
-def _of_container(pod: str, container: Mapping[str, Any]) -> Problem | None:
-    waiting = (container.get("state") or {}).get("waiting") or {}
-    reason, name = str(waiting.get("reason") or ""), str(container.get("name"))
-    where = f"pod {pod}, container {name}"
-    if reason in IMAGE_REASONS:
-        text = (
-            f"{where}: image {container.get('image')} cannot be pulled; correct the image or spec.pod.imagePullSecrets"
-        )
-        return Problem(reason="ImagePullFailed", message=text, stalled=True, weight=4)
-    if reason in CONFIG_REASONS:
-        text = f"{where}: {shorten(str(waiting.get('message') or reason), 400)}"
-        return Problem(reason="ContainerConfigFailed", message=text, stalled=True, weight=4)
-    running_badly = int(container.get("restartCount") or 0) >= CRASHES and not container.get("ready")
-    if reason == "CrashLoopBackOff" or running_badly:
-        return _crash(where, name, container)
-    return None
-
-
-def _crash(where: str, name: str, container: Mapping[str, Any]) -> Problem:
-    last = (container.get("lastState") or {}).get("terminated") or {}
-    said = shorten(str(last.get("message") or "").strip(), 400)
-    if last.get("reason") == "OOMKilled":
-        text = f"{where} ran out of memory; raise its memory limit in spec.runtimes, or lower batching.maxSize"
-        return Problem(reason="OutOfMemory", message=text, stalled=True, weight=5)
-    if name == "fetch":
-        text = f"{where}: {said or 'a download failed'}; correct the artifact's uri, sha256 or secretRef"
-        return Problem(reason="FetchFailed", message=text, stalled=True, weight=5)
-    code = last.get("exitCode")
-    text = f"{where} ends again and again with status {code}{f': {said}' if said else ''}; see kubectl logs"
-    return Problem(reason="CrashLooping", message=text, stalled=True, weight=4)
-
-
-def worst(problems: list[Problem]) -> Problem | None:
-    """The problem to show for all: the weightiest; among equals the first in the alphabet, so that it stays."""
-    return min(problems, key=lambda each: (-each.weight, each.reason, each.message), default=None)

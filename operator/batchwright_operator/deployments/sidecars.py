@@ -2,186 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator
 
-import aiohttp
-import msgspec
-
-from batchwright_operator.reconcile.decisions import MODEL_DEPLOYMENT, POD, Key, Raw
-from batchwright_operator.reconcile.interfaces import Queue, StoreView
-from batchwright_operator.reconcile.live_state import Live, Received
-from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import (
-    COMPONENT_MODEL,
-    CONTROL_PORT,
-    LABEL_COMPONENT,
-    LABEL_DEPLOYMENT,
-    STATE_PATH,
-    SidecarState,
+from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD
+from batchwright_operator.pods.state_follower import (
+    SessionFactory,
+    StateFollower,
+    Target,
+    control_address,
+    running_container,
 )
-
-MODEL_DEPLOYMENT_DOMAIN: Final = "modeldeployment"
-SessionFactory = Callable[[], aiohttp.ClientSession]
-
-log = logging.getLogger(__name__)
-
-WAIT_S = 25
-ANSWER_LIMIT_BYTES = 1 << 20
-SCAN_S = 0.5
-"""How often the cache is read for pods that came or went; nothing is sent then."""
-
-
-class Revised(Protocol):
-    """A state with a revision that grows."""
-
-    @property
-    def revision(self) -> int: ...
-
-
-S = TypeVar("S", bound=Revised)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """One pod whose state is followed, and what is reconciled when it changes."""
-
-    uid: str
-    address: str
-    token: str
-    key: Key
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """Least time between two polls of a pod, and between two reconciliations that polls ask for."""
-
-    poll_s: float = 0.1
-    notify_s: float = 0.0
-    first_backoff_s: float = 0.2
-    last_backoff_s: float = 10.0
-
-
-@dataclass(slots=True, kw_only=True)
-class StateFollower(Generic[S]):
-    """A `Background`: keeps `states` (pod uid -> newest state) true while it runs.
-
-    `targets` names the pods to follow; a pod that it names no longer loses its task and its entry.
-    """
-
-    targets: Callable[[StoreView], Iterable[Target]]
-    message: type[S]
-    states: MutableMapping[str, Received[S]]
-    session_factory: SessionFactory
-    on_state: Callable[[Target, S], None] | None = None
-    pace: Pace = field(default_factory=Pace)
-    _tasks: dict[Target, asyncio.Task[None]] = field(default_factory=dict)
-    _notified: dict[Key, float] = field(default_factory=dict)
-
-    async def run(self, store: StoreView, queue: Queue) -> None:
-        """Runs until cancelled; survives its own errors; leaves no task behind."""
-        async with self.session_factory() as session:
-            try:
-                while True:
-                    self._match(session, store, queue)
-                    await asyncio.sleep(SCAN_S)
-            finally:
-                await self._end(list(self._tasks))
-
-    def _match(self, session: aiohttp.ClientSession, store: StoreView, queue: Queue) -> None:
-        try:
-            wanted = set(self.targets(store))
-        except Exception:
-            log.exception("the pods to follow could not be read; trying again")
-            return
-        for target in [each for each in self._tasks if each not in wanted]:
-            self._tasks.pop(target).cancel()
-            self.states.pop(target.uid, None)
-        for target in wanted - self._tasks.keys():
-            self._tasks[target] = asyncio.create_task(self._follow(session, target, queue), name=f"follow {target.uid}")
-        keys = {target.key for target in wanted}
-        self._notified = {key: when for key, when in self._notified.items() if key in keys}
-
-    async def _end(self, targets: list[Target]) -> None:
-        tasks = [self._tasks.pop(target) for target in targets]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def _follow(self, session: aiohttp.ClientSession, target: Target, queue: Queue) -> None:
-        after, backoff_s = -1, self.pace.first_backoff_s
-        while True:
-            began = time.monotonic()
-            try:
-                state = await self._ask(session, target, after)
-            except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, OSError, ValueError) as error:
-                log.debug("state of pod %s: %s", target.uid, error)
-                after = -1
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                backoff_s = min(2 * backoff_s, self.pace.last_backoff_s)
-                continue
-            backoff_s = self.pace.first_backoff_s
-            if state.revision != after or target.uid not in self.states:
-                after = state.revision
-                self.states[target.uid] = Received(state=state, received_at=time.time())
-                if self.on_state is not None:
-                    self.on_state(target, state)
-                self._notify(queue, target.key)
-            await asyncio.sleep(max(0.0, self.pace.poll_s - (time.monotonic() - began)))
-
-    async def _ask(self, session: aiohttp.ClientSession, target: Target, after: int) -> S:
-        async with session.get(
-            f"http://{target.address}{STATE_PATH}",
-            params={"after": str(after), "waitSeconds": str(WAIT_S if after >= 0 else 0)},
-            headers={"Authorization": f"Bearer {target.token}"},
-            timeout=aiohttp.ClientTimeout(total=WAIT_S + 10, connect=5),
-            allow_redirects=False,
-        ) as answer:
-            body = await _body(answer)
-            if answer.status != 200:
-                raise ValueError(f"answered {answer.status}: {body[:200]!r}")
-            return msgspec.json.decode(body, type=self.message)
-
-    def _notify(self, queue: Queue, key: Key) -> None:
-        """Ask for a reconciliation, but not more often than the pace allows."""
-        now = time.monotonic()
-        due = max(now, self._notified.get(key, float("-inf")) + self.pace.notify_s)
-        if self._notified.get(key, float("-inf")) <= now:
-            self._notified[key] = due
-            queue.add(key, after_s=due - now)
-
-
-async def _body(answer: aiohttp.ClientResponse) -> bytes:
-    """The whole body; ValueError when it is longer than any honest state."""
-    body = bytearray()
-    async for chunk in answer.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > ANSWER_LIMIT_BYTES:
-            raise ValueError(f"the answer is longer than {ANSWER_LIMIT_BYTES} bytes")
-    return bytes(body)
-
-
-def running_container(pod: Raw, name: str) -> bool:
-    """Does this container (or native sidecar) of the pod run now?"""
-    status = pod.get("status") or {}
-    states = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    return any(each.get("name") == name and "running" in (each.get("state") or {}) for each in states)
-
-
-def control_address(pod: Raw) -> str | None:
-    """host:port of the pod's control port, None while it has no address."""
-    ip = str((pod.get("status") or {}).get("podIP") or "")
-    if not ip:
-        return None
-    return f"[{ip}]:{CONTROL_PORT}" if ":" in ip else f"{ip}:{CONTROL_PORT}"
+from batchwright_operator.reconcile.decisions import Key
+from batchwright_operator.reconcile.interfaces import Queue, StoreView
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_DOMAIN
+from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
 
 
 class SidecarFollower:

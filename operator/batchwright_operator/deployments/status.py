@@ -8,23 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from batchwright_operator.api.model_deployment import ModelDeployment
-from batchwright_operator.deployments.replicas import Problem, Replica, worst
+from batchwright_operator.deployments.replicas import Replica
+from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.kube.conditions import Condition, find, render, rfc3339_milli, shorten, truth, unix
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.status.percentiles import percentile_ms, pool
-from batchwright_worker.api.names import COMPONENT_MODEL, HTTP_PORT, LABEL_COMPONENT, LABEL_DEPLOYMENT, ModelState
+from batchwright_worker.api.messages import ModelState
+from batchwright_worker.api.names import COMPONENT_MODEL, HTTP_PORT, LABEL_COMPONENT, LABEL_DEPLOYMENT
 
 REPLICA_LIMIT: Final = 50
 PLACEMENT_LIMIT: Final = 20
 NODE_NAMES_LIMIT: Final = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """What the apps/v1 Deployments say: is what was asked for what there is? `failure`: pods cannot be created."""
-
-    complete: bool
-    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchwright_operator.api.model_deployment import ModelDeployment
-from batchwright_operator.deployments.children import config_name, digest
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.deployments.children import config_name
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.rendering.mounts import mount, volume_name
 from batchwright_worker.api.deployment import Artifact
 from batchwright_worker.api.names import (
     CONFIG_DIR,
@@ -17,11 +18,6 @@ from batchwright_worker.api.names import (
     child_name,
     claim_of,
 )
-
-
-def mount(name: str, path: str, *, read_only: bool = True) -> Raw:
-    """A volume mount."""
-    return {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
 
 
 def common_mounts() -> list[Raw]:
@@ -47,12 +43,6 @@ def script_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
 def fetched(artifacts: Sequence[Artifact]) -> dict[str, int]:
     """URI -> size limit of what must be downloaded."""
     return {each.uri: each.max_bytes for each in artifacts if each.uri and claim_of(each.uri) is None}
-
-
-def volume_name(role: str, name: str) -> str:
-    """A DNS label for the volume of an object with this name."""
-    label = name.replace(".", "-")
-    return child_name(role, *([label] if label == name else [label, digest(name)]))
 
 
 def _claim_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:

@@ -9,7 +9,9 @@ from typing import Final, Literal
 import msgspec
 
 from batchwright_operator.api.inference_job import InferenceJob
-from batchwright_operator.deployments.children import (
+from batchwright_operator.kube.objects import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
+from batchwright_operator.rendering.mounts import mount, volume_name
+from batchwright_operator.rendering.objects import (
     LABEL_MANAGED_BY,
     LABEL_NAME,
     MANAGED_BY,
@@ -18,7 +20,7 @@ from batchwright_operator.deployments.children import (
     headless_host,
     secret_data,
 )
-from batchwright_operator.deployments.pod_template import (
+from batchwright_operator.rendering.pod_parts import (
     PROGRAM,
     container,
     fetch_env,
@@ -27,9 +29,8 @@ from batchwright_operator.deployments.pod_template import (
     plain,
     pod_options,
 )
-from batchwright_operator.deployments.volumes import mount, volume_name
-from batchwright_operator.reconcile.decisions import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
 from batchwright_operator.settings import Settings
+from batchwright_worker.api.messages import JobConfig
 from batchwright_worker.api.names import (
     CONFIG_DIR,
     CONTROL_PORT,
@@ -41,7 +42,6 @@ from batchwright_worker.api.names import (
     LABEL_STEP,
     SECRETS_DIR,
     TOKEN_FILE,
-    JobConfig,
     child_name,
     claim_of,
 )

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batchwright_operator.api.inference_job import InferenceJob
-from batchwright_operator.deployments.replicas import container_problem, volume_problem
 from batchwright_operator.jobs.children import Step, data_claims, step_name
 from batchwright_operator.jobs.facts import (
     ANNOTATION_INDEX,
@@ -21,10 +20,12 @@ from batchwright_operator.jobs.facts import (
 from batchwright_operator.jobs.progress import RATE_WINDOW_S
 from batchwright_operator.kube.conditions import find, rfc3339, shorten, unix
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.pods.problems import container_problem, volume_problem
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import LABEL_STEP, CommitResult, PlanResult, RunnerState
+from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
+from batchwright_worker.api.names import LABEL_STEP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

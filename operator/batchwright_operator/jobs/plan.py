@@ -24,18 +24,8 @@ from batchwright_operator.jobs.children import (
 )
 from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
 from batchwright_operator.kube.conditions import shorten, unix
-from batchwright_operator.reconcile.decisions import (
-    CONFIG_MAP,
-    JOB,
-    NETWORK_POLICY,
-    SECRET,
-    Action,
-    Apply,
-    Create,
-    Delete,
-    Patch,
-    Raw,
-)
+from batchwright_operator.kube.objects import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
+from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Patch
 from batchwright_operator.settings import Settings
 
 Name = Literal["Waiting", "Suspended", "Planning", "Running", "Committing", "Completed", "Failed"]

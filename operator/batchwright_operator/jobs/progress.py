@@ -9,9 +9,9 @@ from typing import Final
 
 from batchwright_operator.jobs.facts import JobFacts, RunPod
 from batchwright_operator.kube.conditions import shorten
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.status.percentiles import percentile_ms, pool
-from batchwright_worker.api.names import ItemFailure, RunnerState, TaskState
+from batchwright_worker.api.messages import ItemFailure, RunnerState, TaskState
 
 RATE_WINDOW_S: Final = 60.0
 FAILURE_LIMIT: Final = 10

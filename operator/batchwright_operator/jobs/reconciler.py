@@ -6,16 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from batchwright_operator.api.inference_job import InferenceJob, parse
 from batchwright_operator.api.model_deployment import InvalidSpec
-from batchwright_operator.deployments.replicas import VOLUMES_S
 from batchwright_operator.jobs.facts import JobFacts, is_left_behind
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
 from batchwright_operator.jobs.plan import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.jobs.progress import progress
-from batchwright_operator.jobs.runners import INFERENCE_JOB_DOMAIN
 from batchwright_operator.jobs.status import compare, events_of, is_terminal, status_of
 from batchwright_operator.kube.conditions import Condition, find, render, unix
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.reconcile.decisions import (
+from batchwright_operator.kube.objects import (
     CONFIG_MAP,
     INFERENCE_JOB,
     JOB,
@@ -23,15 +21,12 @@ from batchwright_operator.reconcile.decisions import (
     NETWORK_POLICY,
     POD,
     PVC,
-    Action,
-    Decision,
-    Delete,
-    Event,
-    Key,
     Raw,
-    StatusWrite,
 )
+from batchwright_operator.pods.problems import VOLUMES_S
+from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.keys import INFERENCE_JOB_DOMAIN
 from batchwright_operator.reconcile.live_state import Live
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import LABEL_JOB

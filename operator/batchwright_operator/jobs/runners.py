@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
-from batchwright_operator.deployments.sidecars import (
+from batchwright_operator.jobs.children import RUNNER
+from batchwright_operator.jobs.facts import succeeded_state
+from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, POD, Raw
+from batchwright_operator.pods.state_follower import (
     Pace,
     SessionFactory,
     StateFollower,
@@ -13,15 +15,13 @@ from batchwright_operator.deployments.sidecars import (
     control_address,
     running_container,
 )
-from batchwright_operator.jobs.children import RUNNER
-from batchwright_operator.jobs.facts import succeeded_state
-from batchwright_operator.reconcile.decisions import INFERENCE_JOB, JOB, POD, Key, Raw
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
+from batchwright_operator.reconcile.keys import INFERENCE_JOB_DOMAIN
 from batchwright_operator.reconcile.live_state import Live
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import LABEL_STEP, RunnerState
-
-INFERENCE_JOB_DOMAIN: Final = "inferencejob"
+from batchwright_worker.api.messages import RunnerState
+from batchwright_worker.api.names import LABEL_STEP
 
 
 class RunnerFollower:

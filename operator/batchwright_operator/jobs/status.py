@@ -19,7 +19,8 @@ from batchwright_operator.kube.conditions import (
     truth,
     unix,
 )
-from batchwright_operator.reconcile.decisions import Event, Raw
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.status.write_policy import STAMP, Verdict
 
 

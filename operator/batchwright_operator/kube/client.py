@@ -18,8 +18,8 @@ import msgspec
 from batchwright_operator.errors import Gone, Unauthorized, Unavailable
 from batchwright_operator.kube.circuit_breaker import Breaker
 from batchwright_operator.kube.credentials import Credentials
+from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.kube.responses import WatchEvent, error_from, event_from, lines
-from batchwright_operator.reconcile.decisions import Raw, Resource
 
 FIELD_MANAGER: Final = "batchwright-operator"
 CONNECTIONS: Final = 32

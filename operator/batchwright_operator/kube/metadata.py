@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 
 
 def is_leaving(obj: Raw) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 
 Amounts: TypeAlias = dict[str, float]
 """Resource name -> amount in base units: cores, bytes, whole devices."""

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from batchwright_operator.errors import ApiError, Gone, Unavailable, error_of
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 
 Matcher: TypeAlias = Callable[[Raw], bool]
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchwright_operator.kube.objects import POD, Raw
 from batchwright_operator.placement import receipts
-from batchwright_operator.placement.filter import NodeFacts
 from batchwright_operator.placement.placed_pods import Occupant
-from batchwright_operator.reconcile.decisions import POD, Delete, Patch, Raw
+from batchwright_operator.processors.nodes import NodeFacts
+from batchwright_operator.reconcile.decisions import Delete, Patch
+from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_RECEIPT,
     ANNOTATION_WAITING,
     SCHEDULING_GATE,
-    Receipt,
 )
 
 

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 
 from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment
 from batchwright_operator.kube.conditions import shorten
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement import binding as ungating
 from batchwright_operator.placement import filter as candidates
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.demand import Claims, Wish, demand_of, target_of, wish_of
-from batchwright_operator.placement.filter import Demand, Misfit, NodeFacts
+from batchwright_operator.placement.filter import Demand, Misfit
 from batchwright_operator.placement.placed_pods import Occupant
 from batchwright_operator.placement.receipts import Waiting
 from batchwright_operator.placement.scoring import Board, Candidate, Policy, Rule, State, expected_share
+from batchwright_operator.processors.nodes import NodeFacts
 from batchwright_operator.processors.processor import Processor
-from batchwright_operator.reconcile.decisions import Action, Decision, Event, Raw
+from batchwright_operator.reconcile.decisions import Action, Decision, Event
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import KIND_CPU

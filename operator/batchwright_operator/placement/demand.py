@@ -9,12 +9,12 @@ from typing import Final, TypeAlias
 
 from batchwright_operator.api.eligible_kinds import offer
 from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement.filter import Demand
 from batchwright_operator.placement.placed_pods import Occupant
 from batchwright_operator.placement.scoring import Weights
-from batchwright_operator.reconcile.decisions import Raw
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import SidecarState
+from batchwright_worker.api.messages import SidecarState
 
 Claims: TypeAlias = Mapping[tuple[str, str], tuple[Raw, ...] | None]
 """(namespace, claim) -> node selector terms of its volume (empty: everywhere); None: there is no such claim."""

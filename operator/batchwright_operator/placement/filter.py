@@ -10,60 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.kube.quantities import Amounts, amounts
-from batchwright_operator.processors.processor import Processor, kinds_on, opted_out
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.quantities import Amounts
+from batchwright_operator.processors.nodes import NodeFacts
+from batchwright_operator.processors.processor import Processor
+from batchwright_worker.api.names import KIND_CPU
 
 _EPSILON: Final = 1e-9
 AWAITING_BENCHMARK: Final = "awaiting its first benchmark"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
-    """What placement needs of a node."""
-
-    name: str
-    uid: str
-    labels: Mapping[str, str]
-    taints: tuple[Raw, ...]
-    cordoned: bool
-    ready: bool
-    kinds: tuple[str, ...]
-    opted_out: bool
-    allocatable: Amounts
-    emulated_device: str = ""
-    """JSON of its emulated accelerator, as its annotation has it."""
-
-    def fingerprint(self) -> object:
-        """What must change for a refused pick to be worth another try."""
-        return (
-            self.uid,
-            self.cordoned,
-            self.ready,
-            tuple(sorted(self.labels.items())),
-            tuple(sorted((str(t.get("key")), str(t.get("value")), str(t.get("effect"))) for t in self.taints)),
-            tuple(sorted(self.allocatable.items())),
-        )
-
-
-def node_facts(node: Raw) -> NodeFacts:
-    """The facts of a Node object."""
-    spec, status, metadata = node.get("spec") or {}, node.get("status") or {}, node["metadata"]
-    conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
-    return NodeFacts(
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
-        labels=metadata.get("labels") or {},
-        taints=tuple(spec.get("taints") or ()),
-        cordoned=bool(spec.get("unschedulable")),
-        ready=conditions.get("Ready") == "True" and not is_leaving(node),
-        kinds=kinds_on(node),
-        opted_out=opted_out(node),
-        allocatable=amounts(status.get("allocatable")),
-        emulated_device=(metadata.get("annotations") or {}).get(ANNOTATION_EMULATED_DEVICE, ""),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from batchwright_operator.kube.conditions import find, unix
 from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts, requests_of
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.receipts import Waiting
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     COMPONENT_MODEL,
@@ -17,7 +18,6 @@ from batchwright_worker.api.names import (
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
     SCHEDULING_GATE,
-    Receipt,
 )
 
 SETTLE_S = 5.0

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from batchwright_operator.kube.conditions import rfc3339
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement.scoring import SPREAD_TERM, Pick, Score
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING, Receipt, RunnerUp, Terms
+from batchwright_worker.api.messages import Receipt, RunnerUp, Terms
+from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 
 _decode = msgspec.json.Decoder(Receipt).decode
 _TERMS = ("utilization", "memory", "capacity", "pending")

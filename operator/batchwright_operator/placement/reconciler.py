@@ -10,29 +10,21 @@ from typing import Final
 from batchwright_operator.api import model_deployment as model
 from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment
 from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.kube.quantities import Amounts, total
 from batchwright_operator.placement import cycle as placing
 from batchwright_operator.placement.cycle import Observed
 from batchwright_operator.placement.demand import Claims, ratio_of
-from batchwright_operator.placement.filter import NodeFacts, node_facts
 from batchwright_operator.placement.placed_pods import Occupant, occupant
+from batchwright_operator.processors.nodes import NodeFacts, node_facts
 from batchwright_operator.processors.processor import Processor, processors_of
-from batchwright_operator.reconcile.decisions import (
-    ACCELERATOR_PROFILE,
-    MODEL_DEPLOYMENT,
-    NODE,
-    POD,
-    PV,
-    PVC,
-    Decision,
-    Key,
-    Raw,
-)
+from batchwright_operator.reconcile.decisions import Decision, Key
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
 from batchwright_operator.reconcile.live_state import Live
 from batchwright_operator.reconcile.parsed_objects import Readings
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT, SidecarState
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
 
 KEY: Final = Key(domain="placement")
 

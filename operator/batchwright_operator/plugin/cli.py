@@ -13,13 +13,14 @@ from rich.table import Table
 
 from batchwright_operator.errors import NotFound, OperatorError
 from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.plugin.cluster_view import Picture, Target, picture, within
 from batchwright_operator.plugin.dry_run import Placed, as_wanted, domains, plan
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
-from batchwright_operator.reconcile.decisions import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import ANNOTATION_REBENCHMARK, LABEL_COMPONENT, LABEL_DEPLOYMENT, Receipt, kind_slug
+from batchwright_worker.api.messages import Receipt
+from batchwright_worker.api.names import ANNOTATION_REBENCHMARK, LABEL_COMPONENT, LABEL_DEPLOYMENT, kind_slug
 
 console = Console()
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -13,18 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from batchwright_operator.errors import ApiError
 from batchwright_operator.kube.client import Cluster, path_of
 from batchwright_operator.kube.credentials import find_credentials
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, LEASE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.reconcile.cache import Store
-from batchwright_operator.reconcile.decisions import (
-    ACCELERATOR_PROFILE,
-    LEASE,
-    MODEL_DEPLOYMENT,
-    NODE,
-    POD,
-    PV,
-    PVC,
-    Key,
-    Raw,
-)
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
 from batchwright_operator.reconcile.live_state import Live, Sample
 from batchwright_operator.settings import Settings

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from batchwright_operator.deployments.reconciler import ModelDeploymentDomain
 from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.reconciler import KEY as PLACEMENT_KEY
 from batchwright_operator.placement.reconciler import PlacementDomain
 from batchwright_operator.plugin.cluster_view import Picture
-from batchwright_operator.reconcile.decisions import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Apply, Key, Patch, Raw
+from batchwright_operator.reconcile.decisions import Apply, Key, Patch
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.names import LABEL_KIND, Receipt
+from batchwright_worker.api.messages import Receipt
+from batchwright_worker.api.names import LABEL_KIND
 
 NEW_UID = "00000000-0000-0000-0000-000000000000"
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from batchwright_operator.errors import AlreadyExists, NotFound, SettingsError
 from batchwright_operator.kube.client import Cluster
-from batchwright_operator.reconcile.decisions import SECRET, Raw
+from batchwright_operator.kube.objects import SECRET, Raw
 
 KEY_BYTES: Final = 32
 

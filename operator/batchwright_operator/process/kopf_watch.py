@@ -17,8 +17,8 @@ from typing import Any, Final
 import kopf
 
 from batchwright_operator.kube.credentials import Credentials
+from batchwright_operator.kube.objects import Resource
 from batchwright_operator.reconcile.cache import Feed, Store
-from batchwright_operator.reconcile.decisions import Resource
 from batchwright_operator.reconcile.workqueue import backoff_s
 from batchwright_operator.settings import Settings
 

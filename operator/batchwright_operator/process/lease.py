@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound
-from batchwright_operator.reconcile.decisions import LEASE, Raw, Resource
+from batchwright_operator.kube.objects import LEASE, Raw, Resource
 from batchwright_operator.reconcile.event_recorder import micro_time
 
 logger = logging.getLogger(__name__)

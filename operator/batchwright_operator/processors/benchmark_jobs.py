@@ -10,14 +10,15 @@ from typing import Final
 
 import msgspec
 
-from batchwright_operator.deployments.pod_template import container_security, pod_options
 from batchwright_operator.kube.conditions import find, holds, rfc3339
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amount
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors.processor import emulated_device
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.rendering.pod_parts import container_security, pod_options
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import PodOptions
+from batchwright_worker.api.messages import BenchmarkResult
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     ANNOTATION_NODE,
@@ -34,7 +35,6 @@ from batchwright_worker.api.names import (
     LABEL_BENCHMARK,
     LABEL_KIND,
     TERMINATION_LOG,
-    BenchmarkResult,
     child_name,
     kind_slug,
 )

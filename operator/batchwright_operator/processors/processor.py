@@ -8,18 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amounts
-from batchwright_operator.reconcile.decisions import Raw
-from batchwright_worker.api.names import (
-    ANNOTATION_EMULATED_DEVICE,
-    KIND_CPU,
-    KIND_EMULATED,
-    LABEL_BENCHMARK_OPT_OUT,
-    BenchmarkResult,
-    DeviceInfo,
-    EmulatedDevice,
-    LoadTableRow,
-)
+from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice, LoadTableRow
+from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK_OPT_OUT
 
 VENDORS: Final = (
     "nvidia.com/",

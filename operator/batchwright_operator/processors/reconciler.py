@@ -12,28 +12,15 @@ from typing import Final
 
 from batchwright_operator.kube.conditions import find, holds, unix
 from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
 from batchwright_operator.kube.quantities import requests_of
-from batchwright_operator.placement.filter import NodeFacts, node_facts
 from batchwright_operator.processors import benchmark_jobs as benchmarks
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors import status as profile_status
 from batchwright_operator.processors.benchmark_jobs import Failure, Lost, Running, outcome
+from batchwright_operator.processors.nodes import NodeFacts, node_facts
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
-from batchwright_operator.reconcile.decisions import (
-    ACCELERATOR_PROFILE,
-    JOB,
-    NODE,
-    POD,
-    Action,
-    Apply,
-    Create,
-    Decision,
-    Delete,
-    Event,
-    Key,
-    Raw,
-    StatusWrite,
-)
+from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
 from batchwright_operator.reconcile.live_state import Live, Sample
 from batchwright_operator.settings import Settings

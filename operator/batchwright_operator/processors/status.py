@@ -8,9 +8,9 @@ from typing import Final
 
 from batchwright_operator.kube import conditions
 from batchwright_operator.kube.conditions import Condition, find
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors.processor import Processor
-from batchwright_operator.reconcile.decisions import Raw
 from batchwright_operator.reconcile.live_state import Sample
 
 FELL: Final = 0.85

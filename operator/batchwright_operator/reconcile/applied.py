@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.reconcile.decisions import Raw, Resource
+from batchwright_operator.kube.objects import Raw, Resource
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 

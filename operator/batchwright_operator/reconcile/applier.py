@@ -10,19 +10,10 @@ from typing import Final, assert_never
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
 from batchwright_operator.kube.client import Cluster
 from batchwright_operator.kube.metadata import controller_of, controller_uid, is_leaving
+from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.reconcile.applied import AppliedBodies, WrittenStatuses
 from batchwright_operator.reconcile.cache import Store
-from batchwright_operator.reconcile.decisions import (
-    Action,
-    Apply,
-    Create,
-    Delete,
-    Key,
-    Patch,
-    Raw,
-    Resource,
-    StatusWrite,
-)
+from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Key, Patch, StatusWrite
 from batchwright_operator.reconcile.metrics import Metrics
 
 PATCHES_IN_FLIGHT: Final = 16

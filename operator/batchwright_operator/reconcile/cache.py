@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from batchwright_operator.kube.metadata import controller_uid
+from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.kube.selectors import Matcher, matcher
-from batchwright_operator.reconcile.decisions import Key, Raw, Resource
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
 
 logger = logging.getLogger(__name__)

@@ -8,51 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-Raw = dict[str, Any]
-"""A Kubernetes object as JSON. Never mutated once it is in the store or in an action."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """A kind of the API: where its objects live."""
-
-    group: str
-    version: str
-    kind: str
-    plural: str
-    namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-
-def _core(kind: str, plural: str, *, namespaced: bool = True) -> Resource:
-    return Resource(group="", version="v1", kind=kind, plural=plural, namespaced=namespaced)
-
-
-def _own(kind: str, plural: str, *, namespaced: bool = True) -> Resource:
-    return Resource(group="batchwright.dev", version="v1alpha1", kind=kind, plural=plural, namespaced=namespaced)
-
-
-MODEL_DEPLOYMENT = _own("ModelDeployment", "modeldeployments")
-INFERENCE_JOB = _own("InferenceJob", "inferencejobs")
-ACCELERATOR_PROFILE = _own("AcceleratorProfile", "acceleratorprofiles", namespaced=False)
-NODE = _core("Node", "nodes", namespaced=False)
-POD = _core("Pod", "pods")
-SERVICE = _core("Service", "services")
-CONFIG_MAP = _core("ConfigMap", "configmaps")
-SECRET = _core("Secret", "secrets")
-PVC = _core("PersistentVolumeClaim", "persistentvolumeclaims")
-PV = _core("PersistentVolume", "persistentvolumes", namespaced=False)
-DEPLOYMENT = Resource(group="apps", version="v1", kind="Deployment", plural="deployments")
-JOB = Resource(group="batch", version="v1", kind="Job", plural="jobs")
-PDB = Resource(group="policy", version="v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
-NETWORK_POLICY = Resource(group="networking.k8s.io", version="v1", kind="NetworkPolicy", plural="networkpolicies")
-LEASE = Resource(group="coordination.k8s.io", version="v1", kind="Lease", plural="leases")
-EVENT = Resource(group="events.k8s.io", version="v1", kind="Event", plural="events")
+from batchwright_operator.kube.objects import Raw, Resource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

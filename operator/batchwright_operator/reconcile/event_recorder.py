@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from batchwright_operator.errors import ApiError, Invalid, NotFound, Unavailable
 from batchwright_operator.kube.client import Cluster
-from batchwright_operator.reconcile.decisions import EVENT, Event, Raw
+from batchwright_operator.kube.objects import EVENT, Raw
+from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.reconcile.metrics import Metrics
 
 logger = logging.getLogger(__name__)

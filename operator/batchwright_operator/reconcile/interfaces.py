@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from batchwright_operator.reconcile.decisions import Decision, Key, Raw, Resource
+from batchwright_operator.kube.objects import Raw, Resource
+from batchwright_operator.reconcile.decisions import Decision, Key
 
 T = TypeVar("T")
 

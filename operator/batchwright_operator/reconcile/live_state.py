@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from batchwright_operator.reconcile.decisions import Key
-from batchwright_worker.api.names import RunnerState, SidecarState
+from batchwright_worker.api.messages import RunnerState, SidecarState
 
 T = TypeVar("T")
 

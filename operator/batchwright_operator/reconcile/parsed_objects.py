@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 
 T = TypeVar("T")
 

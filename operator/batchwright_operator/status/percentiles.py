@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import ceil
 
-from batchwright_worker.api.names import LATENCY_BOUNDS_MS
+from batchwright_worker.api.messages import LATENCY_BOUNDS_MS
 
 BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 

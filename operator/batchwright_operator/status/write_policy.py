@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from batchwright_operator.kube.conditions import rfc3339, unix
-from batchwright_operator.reconcile.decisions import Raw
+from batchwright_operator.kube.objects import Raw
 
 MEASURED: Final = frozenset(
     {

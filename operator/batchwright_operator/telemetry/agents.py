@@ -13,8 +13,8 @@ from typing import Final
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from batchwright_operator.kube.objects import NODE, POD, Raw
 from batchwright_operator.processors.processor import kinds_on
-from batchwright_operator.reconcile.decisions import NODE, POD, Raw
 from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, Sample
 from batchwright_operator.settings import Settings

@@ -15,16 +15,18 @@ from typing import Final, Protocol
 import aiohttp
 
 from batchwright_operator.kube.conditions import holds
+from batchwright_operator.kube.objects import NODE, POD, Raw
 from batchwright_operator.kube.quantities import amount
 from batchwright_operator.processors.processor import emulated_device
-from batchwright_operator.reconcile.decisions import NODE, POD, Key, Raw
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, Live, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.agents import AgentSource
 from batchwright_operator.telemetry.exporters import together
 from batchwright_operator.telemetry.prometheus import PrometheusSource
-from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_EMULATED, LABEL_COMPONENT, SidecarState
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_EMULATED, LABEL_COMPONENT
 
 log = logging.getLogger(__name__)
 

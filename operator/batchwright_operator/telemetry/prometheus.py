@@ -15,8 +15,8 @@ from typing import Any, Final
 from prometheus_api_client import PrometheusConnect
 from urllib3.util.retry import Retry
 
+from batchwright_operator.kube.objects import NODE, Raw
 from batchwright_operator.processors.processor import kinds_on
-from batchwright_operator.reconcile.decisions import NODE, Raw
 from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
 from batchwright_worker.api.job import InferenceJob, parse_job
 from batchwright_worker.api.names import API_VERSION
 from batchwright_worker.api.rules.rule import Rule, is_transition
+from batchwright_worker.api.validation import Problem, structural_problems
 
 Document = dict[str, Any]
 KINDS = {"ModelDeployment": "modeldeployments", "InferenceJob": "inferencejobs"}
@@ -28,18 +28,6 @@ KINDS = {"ModelDeployment": "modeldeployments", "InferenceJob": "inferencejobs"}
 
 class ManifestError(ValueError):
     """A file cannot be read as manifests, or a manifest is wrong; the message says where and what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing wrong with a document: `field` is its path (`spec.models[0].name`)."""
-
-    field: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}: {self.remedy}"
 
 
 def load_manifests(paths: Iterable[Path]) -> list[Document]:
@@ -101,8 +89,6 @@ def _fill_inside(schema: Document, value: object) -> None:
 
 def validate(document: Document) -> list[Problem]:
     """What the API server would refuse in this document, all at once; [] for a good one. Fills in defaults first."""
-    from batchwright_worker.api.validation import structural_problems
-
     if document.get("apiVersion") != API_VERSION or document.get("kind") not in KINDS:
         found = f"{document.get('apiVersion')} {document.get('kind')}"
         kinds = " or ".join(KINDS)

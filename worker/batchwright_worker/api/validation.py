@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import jsonschema
 
-from batchwright_worker.api.documents import Problem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a document: `field` is its path (`spec.models[0].name`)."""
+
+    field: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}: {self.remedy}"
+
 
 _PASSED_ON = "x-kubernetes-preserve-unknown-fields"
 
 
 def structural_problems(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Problem]:
     """Everything that breaks the schema, in the order of the document; unknown fields count."""
+    import jsonschema  # 0.1 s: the manifests themselves are read without it
+
     validator = jsonschema.Draft202012Validator(_closed(schema))
     for error in sorted(validator.iter_errors(document), key=lambda each: [str(part) for part in each.absolute_path]):
         yield from _problems(error)

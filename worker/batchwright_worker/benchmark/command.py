@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from batchwright_worker.api.names import EXIT_PERMANENT, KIND_CPU, TERMINATION_MESSAGE_MAX_BYTES, BenchmarkResult
+from batchwright_worker.api.messages import BenchmarkResult
+from batchwright_worker.api.names import EXIT_PERMANENT, KIND_CPU, TERMINATION_MESSAGE_MAX_BYTES
 
 if TYPE_CHECKING:
     from batchwright_worker.benchmark.series import Report
@@ -45,7 +46,8 @@ def command(kind: str, budget_seconds: float | None, termination_log: Path | Non
 
 def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
     """The whole benchmark. What goes wrong is the result's `error`, with what to do; never raises Exceptions."""
-    from batchwright_worker.benchmark.engines.registry import BenchmarkError, engine_of
+    from batchwright_worker.benchmark.engines.base import BenchmarkError
+    from batchwright_worker.benchmark.engines.registry import engine_of
     from batchwright_worker.benchmark.series import Budget, Series
 
     started = time.monotonic()

@@ -12,8 +12,8 @@ from math import ceil
 from statistics import median
 from typing import Final
 
-from batchwright_worker.api.names import LoadTableRow
-from batchwright_worker.benchmark.engines.registry import Engine, OutOfMemory
+from batchwright_worker.api.messages import LoadTableRow
+from batchwright_worker.benchmark.engines.base import Engine, OutOfMemory
 
 SAMPLES: Final = 3
 MAX_BATCH: Final = 1024

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.isolation import Part
 from batchwright_worker.engine.ticket import Ticket
-from batchwright_worker.inference.runtime import Array, InferenceError, InferResult, ModelFailed, RunResult
+from batchwright_worker.inference.errors import InferenceError, ModelFailed
+from batchwright_worker.inference.requests import Array, InferResult
+from batchwright_worker.inference.runtime import RunResult
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import Served
 from batchwright_worker.scheduler.steps import Batch
-from batchwright_worker.scheduler.window_counts import ModelMeasures
 
 
 @dataclass(slots=True, kw_only=True)

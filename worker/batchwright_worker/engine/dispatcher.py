@@ -13,28 +13,20 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchwright_worker.engine.batch_outcome import BatchOutcome
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.decision_loop import Pulse
 from batchwright_worker.engine.isolation import Part, PartsLost, hand_out, run_isolated, wrong_outputs
 from batchwright_worker.engine.loader import Loader
 from batchwright_worker.engine.published_state import Board
 from batchwright_worker.engine.suspects import Suspects
 from batchwright_worker.engine.ticket import Ticket
-from batchwright_worker.inference.runtime import (
-    DeadlineExceeded,
-    InferenceError,
-    InferResult,
-    ModelFailed,
-    PromptRuntime,
-    Refused,
-    RunResult,
-    Runtime,
-    RuntimeTrouble,
-)
+from batchwright_worker.inference.errors import DeadlineExceeded, InferenceError, ModelFailed, Refused
+from batchwright_worker.inference.requests import InferResult
+from batchwright_worker.inference.runtime import PromptRuntime, RunResult, Runtime, RuntimeTrouble
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing
 from batchwright_worker.scheduler.queues import Bucket, Waiting
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch
-from batchwright_worker.scheduler.window_counts import ModelMeasures
 
 _TIMER_S = 0.001
 """uvloop's timers count milliseconds: one that is asked for less would fire at once, and again, and again."""

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Self
 
 from batchwright_worker.api import deployment as manifest
+from batchwright_worker.api import messages
 from batchwright_worker.api import model as manifest_model
-from batchwright_worker.api import names as contract
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.decision_loop import Pulse
 from batchwright_worker.engine.dispatcher import Dispatcher
 from batchwright_worker.engine.lifecycle import Housekeeper
@@ -21,27 +22,23 @@ from batchwright_worker.engine.loader import Loader, artifact_for
 from batchwright_worker.engine.published_state import Board
 from batchwright_worker.engine.ticket import Ticket
 from batchwright_worker.engine.windows import Windows
-from batchwright_worker.inference.runtime import (
-    Array,
+from batchwright_worker.inference.errors import (
     DeadlineExceeded,
     InferenceError,
-    InferRequest,
-    InferResult,
     ModelUnavailable,
     QueueFull,
     Refused,
-    Runtime,
     Stopping,
-    TensorSpec,
     UnknownModel,
 )
+from batchwright_worker.inference.requests import Array, InferRequest, InferResult
+from batchwright_worker.inference.runtime import Runtime, TensorSpec
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import Served, plan_of
 from batchwright_worker.scheduler.steps import Offer, Refusal
-from batchwright_worker.scheduler.window_counts import ModelMeasures
 
 UNLOADED = "unloaded by request"
 
@@ -249,11 +246,11 @@ class Engine:
         for device in self.scheduler.devices:
             await self.housekeeper.evict(device, name)
 
-    def snapshot(self) -> contract.SidecarState:
+    def snapshot(self) -> messages.SidecarState:
         """The state as the operator reads it."""
         return self.board.snapshot("stopping" if self._stopping else "", ready=self.ready())
 
-    async def wait_for_revision(self, after: int, timeout_s: float) -> contract.SidecarState:
+    async def wait_for_revision(self, after: int, timeout_s: float) -> messages.SidecarState:
         """The state as soon as its revision is above `after`, after `timeout_s` in any case."""
         await self.board.wait(after, timeout_s)
         return self.snapshot()

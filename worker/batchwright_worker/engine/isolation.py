@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from batchwright_worker.engine.ticket import Ticket
-from batchwright_worker.inference.runtime import Array, BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
 
 
 @dataclass(slots=True)

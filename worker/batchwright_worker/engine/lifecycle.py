@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from batchwright_worker.engine.decision_loop import Pulse
 from batchwright_worker.engine.loader import Loader
 from batchwright_worker.engine.published_state import Board
-from batchwright_worker.inference.runtime import InferenceError, ModelUnavailable, Runtime, RuntimeLost, RuntimeTrouble
+from batchwright_worker.inference.errors import InferenceError, ModelUnavailable
+from batchwright_worker.inference.runtime import Runtime, RuntimeLost, RuntimeTrouble
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.scheduler import Scheduler

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchwright_worker.api import model as manifest_model
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.signature import Signature
 from batchwright_worker.inference.runtime import (
     BatchFailed,
@@ -22,7 +23,6 @@ from batchwright_worker.inference.runtime import (
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import Served
-from batchwright_worker.scheduler.window_counts import ModelMeasures
 
 WARM_UP_BUDGET_S = 1.0
 """The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""

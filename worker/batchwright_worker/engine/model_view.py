@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from batchwright_worker.api.names import ChangeState, ModelState
+from batchwright_worker.api.messages import ChangeState, ModelState
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.scheduler.batch_size.values import Verdict
-from batchwright_worker.scheduler.window_counts import ModelMeasures, WindowCounts, percentile
+from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
 MOVED = 0.1
 MOST_CHANGES = 8

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from batchwright_worker.api.names import DeviceState, SidecarState
+from batchwright_worker.api.messages import DeviceState, SidecarState
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.model_view import ModelView
 from batchwright_worker.scheduler.batch_size.values import Verdict
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.window_counts import ModelMeasures, WindowCounts
+from batchwright_worker.scheduler.window_counts import WindowCounts
 
 BUSY_WINDOW_S = 1.0
 """Busy ratios are means over at least this long."""

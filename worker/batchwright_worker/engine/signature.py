@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from batchwright_worker.api.model import Padding
-from batchwright_worker.inference.runtime import Array, BadInput, TensorSpec
+from batchwright_worker.inference.errors import BadInput
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.oip.datatypes import name_of, numpy_of
 from batchwright_worker.scheduler.queues import Bucket
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from batchwright_worker.inference.runtime import Array, InferenceError, InferRequest, InferResult
+from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.scheduler.queues import Bucket
 
 

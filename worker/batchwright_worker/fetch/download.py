@@ -12,7 +12,7 @@ from pathlib import Path
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from batchwright_worker.fetch.errors import Interrupted, Refused
-from batchwright_worker.fetch.sources import Source
+from batchwright_worker.fetch.source import Source
 
 ATTEMPTS = 6
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from batchwright_worker.fetch.errors import FetchError, Interrupted, Refused
 from batchwright_worker.fetch.policy import Policy
-from batchwright_worker.fetch.sources import CHUNK_BYTES, Opened
+from batchwright_worker.fetch.source import CHUNK_BYTES, Opened
 
 
 class ObjectSource:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from batchwright_worker.api.names import SECRETS_DIR
 from batchwright_worker.fetch.policy import Policy
-
-CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """An open transfer: it starts at `offset` (0 if the source could not resume), `total_bytes` is the file's size."""
-
-    offset: int
-    total_bytes: int | None
-    chunks: AsyncIterator[bytes]
-
-
-class Source(Protocol):
-    """One remote file."""
-
-    def open(self, offset: int) -> AbstractAsyncContextManager[Opened]:
-        """A transfer from `offset` on. Raises Refused or Interrupted, also while chunks are read."""
+from batchwright_worker.fetch.source import Source
 
 
 def source_of(uri: str, policy: Policy, secret: Mapping[str, str]) -> Source:

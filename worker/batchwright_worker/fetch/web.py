@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from batchwright_worker.fetch.errors import Interrupted, Refused
 from batchwright_worker.fetch.policy import Policy
-from batchwright_worker.fetch.sources import CHUNK_BYTES, Opened
+from batchwright_worker.fetch.source import CHUNK_BYTES, Opened
 
 REDIRECTS = 5
 TIMEOUT = aiohttp.ClientTimeout(total=None, connect=20, sock_connect=20, sock_read=60)

@@ -149,7 +149,7 @@ def emulated_memory_bytes() -> int:
     """Memory of the emulated device: the budget where one is given, else what the device has."""
     import msgspec
 
-    from batchwright_worker.api.names import EmulatedDevice
+    from batchwright_worker.api.messages import EmulatedDevice
 
     budget = os.environ.get(ENV_MEMORY_BUDGET, "")
     described = os.environ.get(ENV_EMULATED_DEVICE, "")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
-from batchwright_worker.api.names import ItemFailure, JobConfig, PlanResult, TaskState
+from batchwright_worker.api.messages import ItemFailure, JobConfig, PlanResult, TaskState
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
 from batchwright_worker.runner.job import Job, make_job

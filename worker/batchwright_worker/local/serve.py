@@ -106,7 +106,8 @@ async def _announce(here: Served) -> None:
     import aiohttp
     import msgspec
 
-    from batchwright_worker.api.names import STATE_PATH, SidecarState
+    from batchwright_worker.api.messages import SidecarState
+    from batchwright_worker.api.names import STATE_PATH
 
     revision, told = -1, ""
     url = f"http://{here.host}:{here.control}{STATE_PATH}"

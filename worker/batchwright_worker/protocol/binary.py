@@ -6,7 +6,7 @@ how many of the bytes that follow are its own.
 
 from __future__ import annotations
 
-from batchwright_worker.inference.runtime import BadInput
+from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.protocol.tensors import Limits
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from batchwright_worker.api.model import Model
 from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.engine.counters import ModelMeasures, Tally
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import ModelUnavailable, TensorSpec, UnknownModel
-from batchwright_worker.scheduler.window_counts import ModelMeasures, Tally
+from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
+from batchwright_worker.inference.runtime import TensorSpec
 
 VERSION: Final = "1"
 """Every model has this one version."""

@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from batchwright_worker.inference.runtime import Array, BadInput, InferRequest, InferResult
+from batchwright_worker.inference.errors import BadInput
+from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip.datatypes import encode_bytes, name_of
 from batchwright_worker.protocol.binary import Tail, split
 from batchwright_worker.protocol.tensors import RAW_ONLY, Described, Limits, describe, from_bytes, from_values, rows_of

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batchwright_worker.api.names import LATENCY_BOUNDS_MS, SidecarState
+from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, SidecarState
+from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.protocol.catalogue import VERSION
-from batchwright_worker.scheduler.window_counts import ModelMeasures
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 

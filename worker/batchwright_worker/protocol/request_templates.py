@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from batchwright_worker.inference.runtime import Array, Form, InferRequest
+from batchwright_worker.inference.requests import Array, Form, InferRequest
 from batchwright_worker.protocol.json_bodies import Parsed
 
 FORMS_KEPT: Final = 16

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from batchwright_worker.inference.runtime import Array, BadInput
+from batchwright_worker.inference.errors import BadInput
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.datatypes import DATATYPES, BadBytesError, decode_bytes, numpy_of
 
 RAW_ONLY = ("FP16", "BF16")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchwright_worker.api import messages
 from batchwright_worker.api import names as contract
 from batchwright_worker.runner.errors import StepFailed
 
@@ -53,7 +54,7 @@ def command() -> None:
 )  # fmt: skip
 def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> None:
     """Read the input, check the tasks, write OUTPUT/_batchwright/plan.json."""
-    from batchwright_worker.api.names import PlanResult
+    from batchwright_worker.api.messages import PlanResult
 
     try:
         result = _planned(_load(job_file), wait_input_seconds)
@@ -68,7 +69,7 @@ def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> No
 @_log
 def commit(job_file: Path, termination_log: Path) -> None:
     """Verify all parts and write OUTPUT/manifest.json."""
-    from batchwright_worker.api.names import CommitResult
+    from batchwright_worker.api.messages import CommitResult
     from batchwright_worker.runner.progress import fit
     from batchwright_worker.runner.steps.commit import commit as commit_parts
 
@@ -91,7 +92,7 @@ def commit(job_file: Path, termination_log: Path) -> None:
 )  # fmt: skip
 def run(job_file: Path, termination_log: Path, shard: int | None, control_port: int, token_file: Path) -> None:
     """Run one shard: every item through the tasks, results to OUTPUT/part-N."""
-    from batchwright_worker.api.names import RunnerState
+    from batchwright_worker.api.messages import RunnerState
     from batchwright_worker.runner.progress import fit
     from batchwright_worker.runner.steps.shard import shard_step
 
@@ -109,7 +110,7 @@ def run(job_file: Path, termination_log: Path, shard: int | None, control_port: 
     click.echo(f"shard {index}: {state.items_succeeded} succeeded, {state.items_failed} failed", err=True)
 
 
-def _planned(job: Job, wait_s: float) -> contract.PlanResult:
+def _planned(job: Job, wait_s: float) -> messages.PlanResult:
     """The plan; an input that does not exist is looked for again until the time is over. SIGTERM ends the process."""
     from batchwright_worker.runner.steps.plan import make_plan
 
@@ -124,7 +125,7 @@ def _planned(job: Job, wait_s: float) -> contract.PlanResult:
             time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
 
 
-async def _until_signal(step: ShardStep, port: int, token_file: Path) -> contract.RunnerState | None:
+async def _until_signal(step: ShardStep, port: int, token_file: Path) -> messages.RunnerState | None:
     """The final state; None when SIGTERM came first (nothing is left behind but whole parts)."""
     from batchwright_worker.runner.control import ControlPort, read_token
     from batchwright_worker.runner.steps.shard import run_shard
@@ -158,7 +159,7 @@ def _load(job_file: Path) -> Job:
     return load_job(job_file)
 
 
-def _with_error(state: contract.RunnerState, error: StepFailed) -> contract.RunnerState:
+def _with_error(state: messages.RunnerState, error: StepFailed) -> messages.RunnerState:
     import msgspec
 
     return msgspec.structs.replace(state, error=f"{error.reason}: {_cut(error)}")
@@ -170,7 +171,7 @@ def _cut(error: StepFailed) -> str:
     return shortened(str(error), 1000)
 
 
-def _encoded(result: contract.PlanResult) -> bytes:
+def _encoded(result: messages.PlanResult) -> bytes:
     import msgspec
 
     return msgspec.json.encode(result)

@@ -13,7 +13,7 @@ import msgspec
 
 from batchwright_worker.api import names as contract
 from batchwright_worker.api.job import InferenceJobSpec, Input, Output, parse_job_spec
-from batchwright_worker.api.names import JobConfig
+from batchwright_worker.api.messages import JobConfig
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph import dag

@@ -11,14 +11,8 @@ from typing import Final
 
 import msgspec
 
-from batchwright_worker.api.names import (
-    LATENCY_BOUNDS_MS,
-    TERMINATION_MESSAGE_MAX_BYTES,
-    CommitResult,
-    ItemFailure,
-    RunnerState,
-    TaskState,
-)
+from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, CommitResult, ItemFailure, RunnerState, TaskState
+from batchwright_worker.api.names import TERMINATION_MESSAGE_MAX_BYTES
 from batchwright_worker.runner.errors import shortened
 from batchwright_worker.runner.graph.dag import Dag
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from batchwright_worker.api.names import DEPLOYMENT_FILE
-from batchwright_worker.runtime.supervisor import Supervisor, die_with_parent, listen
+from batchwright_worker.host.process import die_with_parent
+from batchwright_worker.runtime.supervisor import Supervisor, listen
 
 
 @click.command()

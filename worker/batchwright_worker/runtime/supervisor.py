@@ -8,7 +8,6 @@ their own, so they cannot be imported before the fork) waits behind the serving 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import os
@@ -23,10 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.host.threads import pin_libraries
 
 _LOG = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG: Final = 1
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 5.0
 _SETTLED_S: Final = 10.0
@@ -186,10 +185,3 @@ class Supervisor:
                 self._drain(readable)
         if self._active is not None:
             os.kill(self._active.pid, signal.SIGKILL)
-
-
-def die_with_parent(parent: int) -> None:
-    """The kernel kills this process when its parent dies; if it is dead already, exit."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)

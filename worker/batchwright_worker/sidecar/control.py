@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from batchwright_worker.api.names import STATE_PATH, SidecarState
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import STATE_PATH
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.http.messages import Answer, Handlers, HttpError, Request, json_answer

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchwright_worker.api.names import SidecarState, StreamState
+from batchwright_worker.api.messages import SidecarState, StreamState
 from batchwright_worker.ipc.messages import Streamed, Streams
 
 __all__ = ["Streaming", "in_words", "told"]

@@ -16,17 +16,18 @@ from typing import Any, cast
 import msgspec
 
 from batchwright_worker.api import deployment as manifest
-from batchwright_worker.api.names import KIND_EMULATED, SidecarState
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.host.memory import settle_objects
+from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.protocol.http.server import HttpServer, bound, http_server
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.protocol.tensors import Limits
-from batchwright_worker.runtime.supervisor import die_with_parent
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.layerwise_state import Streaming, told

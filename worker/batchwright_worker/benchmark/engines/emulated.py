@@ -8,8 +8,9 @@ import time
 
 import msgspec
 
-from batchwright_worker.api.names import ENV_EMULATED_DEVICE, KIND_EMULATED, BenchmarkResult, DeviceInfo, EmulatedDevice
-from batchwright_worker.benchmark.engines.registry import BenchmarkError, OutOfMemory, timed_together
+from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice
+from batchwright_worker.api.names import ENV_EMULATED_DEVICE, KIND_EMULATED
+from batchwright_worker.benchmark.engines.base import BenchmarkError, OutOfMemory, timed_together
 
 BYTES_PER_IMAGE = 8 << 20
 """What the reference model is said to hold for an image of a running batch."""

@@ -13,9 +13,10 @@ import psutil
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from batchwright_worker.api.names import KIND_CPU, BenchmarkResult
+from batchwright_worker.api.messages import BenchmarkResult
+from batchwright_worker.api.names import KIND_CPU
 from batchwright_worker.benchmark import reference_model as resnet
-from batchwright_worker.benchmark.engines.registry import timed_together
+from batchwright_worker.benchmark.engines.base import timed_together
 from batchwright_worker.benchmark.reference_model import CLASSES, IMAGE_SHAPE, Conv
 from batchwright_worker.host.memory import memory_budget_bytes
 from batchwright_worker.host.threads import thread_count

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from batchwright_worker.api.names import KIND_NVIDIA, BenchmarkResult, DeviceInfo
+from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo
+from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.benchmark import reference_model as resnet
-from batchwright_worker.benchmark.engines.registry import BenchmarkError, OutOfMemory, timed_together
+from batchwright_worker.benchmark.engines.base import BenchmarkError, OutOfMemory, timed_together
 from batchwright_worker.benchmark.reference_model import IMAGE_SHAPE, Conv
 
 _HEADROOM = 0.9

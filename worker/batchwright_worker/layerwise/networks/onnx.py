@@ -117,6 +117,6 @@ def open_onnx(source: ModelSource, host: Host, folder_of: Callable[[str], Path],
 
 def _processor() -> str:
     """The layout that onnxruntime chooses depends on it."""
-    from batchwright_worker.layerwise.profiling.profiles import processor_name
+    from batchwright_worker.host.machine import processor_name
 
     return processor_name()

@@ -6,9 +6,7 @@ the units); `compute_slowdown` and `fetch_slowdown` say how much longer each tak
 
 from __future__ import annotations
 
-import functools
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from batchwright_worker.host.machine import processor_name
 
 __all__ = ["Profile", "Summary", "cache_folder", "fit_fetch", "processor_name", "read_profile", "write_profile"]
 
@@ -80,17 +80,6 @@ def fit_fetch(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, fl
     if slope <= 0 or latency < 0:
         return 0.0, sum(sizes) / max(sum(seconds), 1e-9)
     return latency, 1 / slope
-
-
-@functools.cache
-def processor_name() -> str:
-    """The CPU's model."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def cache_folder() -> Path:

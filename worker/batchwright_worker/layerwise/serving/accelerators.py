@@ -10,6 +10,7 @@ import numpy as np
 
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, KIND_NVIDIA
 from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.host.machine import processor_name
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
@@ -17,7 +18,7 @@ from batchwright_worker.layerwise.execution.jobs import Accelerator, Batch
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Array, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
-from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, processor_name
+from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 __all__ = ["Added", "Ground", "ground_of"]

@@ -10,11 +10,12 @@ from typing import Any, Final, cast
 
 import click
 
+from batchwright_worker.host.machine import processor_name
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.memory.pool import Reads, UnitReader
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.profiler import RUNS, Effort, measured
-from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, processor_name
+from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
 
 __all__ = ["Stage", "staged"]
 

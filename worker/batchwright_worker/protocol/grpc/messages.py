@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from batchwright_worker.inference.runtime import Array, BadInput, InferRequest, InferResult
+from batchwright_worker.inference.errors import BadInput
+from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, encode_bytes, name_of
 from batchwright_worker.protocol.json_bodies import add_input, check_inputs_count, deadline_of, priority_of

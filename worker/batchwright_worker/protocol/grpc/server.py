@@ -11,7 +11,8 @@ from google.protobuf.json_format import ParseDict
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import InferenceError, InferResult
+from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import (
     GRPCInferenceServiceServicer,

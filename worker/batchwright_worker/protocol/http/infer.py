@@ -8,7 +8,8 @@ from typing import Final
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import InferenceError, InferResult
+from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.protocol import json_bodies as bodies
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.http.heads import CHUNKED, Head

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from batchwright_worker.inference.runtime import InferenceError
+from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.protocol.http.heads import Head
 
 Header = tuple[bytes, bytes]

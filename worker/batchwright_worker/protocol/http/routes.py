@@ -11,7 +11,7 @@ import msgspec
 
 from batchwright_worker.api.names import HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.runtime import InferenceError
+from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.http.infer import Inference, InferHead
 from batchwright_worker.protocol.http.messages import Answer, Handlers, HttpError, Request, error_answer, json_answer

@@ -9,6 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+ITEM = "item"
+"""Name under which a task without dependencies gets the item, and of the error of an item that cannot be read."""
+
+
 Kind = Literal["CPU", "Model"]
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from batchwright_worker.runner.graph.blobs import Blob
-from batchwright_worker.runner.graph.dag import Dag, Progress
-
-ITEM = "item"
-"""Name under which a task without dependencies gets the item, and of the error of an item that cannot be read."""
+from batchwright_worker.runner.graph.dag import ITEM, Dag, Progress
 
 
 class ItemRun:

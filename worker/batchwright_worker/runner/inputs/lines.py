@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.ids import id_hash
-from batchwright_worker.runner.inputs.items import MAX_ITEM_BYTES, Cuts, Item, Measured, SourceFile
+from batchwright_worker.runner.inputs.items import MAX_ITEM_BYTES, Cuts, Item, Measured, SourceFile, id_hash
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.ids import id_hash
-from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile
+from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile, id_hash
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 

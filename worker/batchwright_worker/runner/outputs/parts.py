@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from batchwright_worker.api.names import ItemFailure, TaskState
+from batchwright_worker.api.messages import ItemFailure, TaskState
 from batchwright_worker.runner.errors import TaskFailed
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, commit_file, output_errors, write_atomically
 from batchwright_worker.runner.storage.plan_file import part_name

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchwright_worker.api.names import CommitResult, ItemFailure, TaskState
+from batchwright_worker.api.messages import CommitResult, ItemFailure, TaskState
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.parts import PartStatistics, remove_temporaries, whole_part

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from batchwright_worker.api.names import PlanResult
+from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.ids import id_hash
 from batchwright_worker.runner.inputs.inputs import FORMATS, source_files
-from batchwright_worker.runner.inputs.items import Cuts, Measured, SourceFile
+from batchwright_worker.runner.inputs.items import Cuts, Measured, SourceFile, id_hash
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.steps import shards
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors

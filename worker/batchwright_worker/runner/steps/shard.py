@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchwright_worker.api.names import RunnerState
+from batchwright_worker.api.messages import RunnerState
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.inputs import shard_items

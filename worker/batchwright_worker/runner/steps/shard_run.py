@@ -13,8 +13,8 @@ from typing import Any
 from batchwright_worker.runner.cpu.pool import Call, CpuPool
 from batchwright_worker.runner.errors import StepFailed, TaskFailed
 from batchwright_worker.runner.graph.blobs import Blob, pack, unpack
-from batchwright_worker.runner.graph.dag import Dag
-from batchwright_worker.runner.graph.item_run import ITEM, ItemRun
+from batchwright_worker.runner.graph.dag import ITEM, Dag
+from batchwright_worker.runner.graph.item_run import ItemRun
 from batchwright_worker.runner.graph.two_level_queue import TwoLevelQueue
 from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.items import Item

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from batchwright_worker.dispatch_log.recorder import RecordedScheduler
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.engine.ticket import Ticket
-from batchwright_worker.inference.runtime import Array, InferenceError, InferRequest, InferResult, RunResult, Runtime
+from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.requests import Array, InferRequest, InferResult
+from batchwright_worker.inference.runtime import RunResult, Runtime
 from batchwright_worker.protocol.grpc.server import InferenceService
 from batchwright_worker.protocol.http.infer import Inference, InferHead
 from batchwright_worker.protocol.http.messages import Request

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batchwright_worker.api.names import ENV_NAMESPACE, ENV_NODE, ENV_POD
 from batchwright_worker.engine.ticket import Ticket
-from batchwright_worker.inference.runtime import InferenceError, InferRequest, InferResult
+from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.scheduler.steps import Batch, Step
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.runner.graph.item_run import ITEM
+from batchwright_worker.runner.graph.dag import ITEM
 
 
 def value_of(inputs: Mapping[str, Any], of: str | None = None) -> Any:

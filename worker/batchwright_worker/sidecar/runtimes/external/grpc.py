@@ -7,7 +7,8 @@ from typing import Any, Final
 import grpc
 import numpy as np
 
-from batchwright_worker.inference.runtime import Array, BatchFailed
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import BatchFailed
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, name_of, numpy_of
 from batchwright_worker.oip.http_tensors import from_raw, raw_of

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import msgspec
 
-from batchwright_worker.inference.runtime import Array
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.sidecar.runtimes.external.wire import (
     Parts,

@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import (
-    Array,
     BatchFailed,
     LoadReport,
     MemoryReport,

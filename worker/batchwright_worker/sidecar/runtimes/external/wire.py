@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from batchwright_worker.inference.runtime import Array, BatchFailed, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import BatchFailed, TensorSpec
 from batchwright_worker.oip.datatypes import name_of
 from batchwright_worker.oip.http_tensors import BadTensorError, HttpAnswer, HttpMetadata, array_of, raw_of
 

@@ -1,0 +1,20 @@
+"""Names and mounts of volumes; pure."""
+
+from __future__ import annotations
+
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.rendering.objects import digest
+from batchwright_worker.api.names import (
+    child_name,
+)
+
+
+def mount(name: str, path: str, *, read_only: bool = True) -> Raw:
+    """A volume mount."""
+    return {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
+
+
+def volume_name(role: str, name: str) -> str:
+    """A DNS label for the volume of an object with this name."""
+    label = name.replace(".", "-")
+    return child_name(role, *([label] if label == name else [label, digest(name)]))

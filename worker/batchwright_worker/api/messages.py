@@ -1,0 +1,240 @@
+"""Messages between the operator and its pods, as JSON with camelCase keys."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+LATENCY_BOUNDS_MS: Final = tuple(round(0.5 * 1.2**i, 3) for i in range(64))
+"""Upper bounds in ms of the pooled latency histograms (10 % precision, up to 48 s); an overflow bucket follows."""
+
+
+class _Message(msgspec.Struct, kw_only=True, frozen=True, rename="camel", omit_defaults=False):
+    """A wire message; field names are camelCase in JSON; unknown fields are ignored (older peers)."""
+
+
+class EmulatedDevice(_Message, kw_only=True, frozen=True):
+    """The emulated accelerator: one batch of n rows takes fixed + n * perRow microseconds, alone on its device."""
+
+    fixed_microseconds: int = 10_000
+    per_row_microseconds: int = 2_000
+    memory_bytes: int = 1 << 30
+
+
+class ChangeState(_Message, kw_only=True, frozen=True):
+    """A change of batch size: when, from what, to what, and why (`reason` is CamelCase, `message` a sentence)."""
+
+    time: float
+    from_size: int
+    to_size: int
+    reason: str
+    message: str
+
+
+class ModelState(_Message, kw_only=True, frozen=True):
+    """One model in one replica. Counters run since the sidecar started."""
+
+    name: str
+    state: str
+    """Loading, Ready, Unloaded or Failed."""
+    message: str = ""
+    batch_size: int
+    trend: str = "Flat"
+    trend_z: float = 0.0
+    latency_target_met: bool | None = None
+    """None: no target, or nothing observed in the last window."""
+    searching: bool = True
+    throughput: float = 0.0
+    """Rows per second over the last window."""
+    queue_length: int = 0
+    latency_counts: list[int] = []
+    """Requests per bucket of LATENCY_BOUNDS_MS (one more for overflow) over the last window."""
+    rows_total: int = 0
+    refused_total: int = 0
+    failed_total: int = 0
+    changes: list[ChangeState] = []
+    """The newest changes of batch size, oldest first, at most 8; times identify them."""
+    layerwise: str = ""
+    """Served layer by layer: how it was cut and what its units take, in a sentence."""
+
+
+class StreamState(_Message, kw_only=True, frozen=True):
+    """A device that serves layer by layer; seconds since its runtime began. Idle: an engine waited although a batch
+    was there (compute for weights, memory for room)."""
+
+    compute_busy_seconds: float
+    compute_idle_seconds: float
+    memory_busy_seconds: float
+    memory_idle_seconds: float
+    decision_seconds: float
+    units: int
+    bytes: int
+    peak_bytes: int
+    """Of weights in flight; never above `capacity_bytes`."""
+    capacity_bytes: int
+
+
+class DeviceState(_Message, kw_only=True, frozen=True):
+    """One device of the pod: `busy_ratio` over the last window in [0, 1]."""
+
+    kind: str
+    device: str
+    busy_ratio: float
+    memory_used_bytes: int
+    memory_bytes: int
+    streams: StreamState | None = None
+    """Where it serves layer by layer."""
+
+
+class SidecarState(_Message, kw_only=True, frozen=True):
+    """Answer of a sidecar's STATE_PATH. `revision` grows when something worth a status write changed."""
+
+    revision: int
+    time: float
+    ready: bool
+    message: str = ""
+    models: list[ModelState]
+    devices: list[DeviceState] = []
+
+
+class LoadTableRow(_Message, kw_only=True, frozen=True):
+    """Method A1: images/s of one service at this batch size; services that run at once before the total falls."""
+
+    batch_size: int
+    images_per_second: float
+    max_services: int
+
+
+class DeviceInfo(_Message, kw_only=True, frozen=True):
+    """One device of a processor."""
+
+    id: str
+    memory_bytes: int
+    mig_profile: str = ""
+
+
+class BenchmarkResult(_Message, kw_only=True, frozen=True):
+    """Termination message of a benchmark Job, at most 4 KiB. `error` empty: it worked."""
+
+    kind: str
+    product: str = ""
+    driver: str = ""
+    runtime_version: str = ""
+    devices: list[DeviceInfo] = []
+    load_table: list[LoadTableRow] = []
+    capacity_images_per_second: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+
+class JobConfig(_Message, kw_only=True, frozen=True):
+    """What a runner pod is told: the job's name, namespace, uid, `spec` (as applied, defaults included), and
+    for each deployment named by a task the host name of its headless Service."""
+
+    name: str
+    namespace: str
+    uid: str
+    spec: dict[str, object]
+    endpoints: dict[str, str] = {}
+    """ModelDeployment name -> "host:port" (HTTP) of the headless Service; all its addresses are replicas."""
+
+
+class ItemFailure(_Message, kw_only=True, frozen=True):
+    """One failed item; `item` is its id."""
+
+    shard: int
+    item: str
+    task: str
+    message: str
+
+
+class TaskState(_Message, kw_only=True, frozen=True):
+    """Counters of one task over the items of one shard."""
+
+    name: str
+    kind: str
+    """CPU or Model."""
+    succeeded: int = 0
+    failed: int = 0
+    rows: int = 0
+    batches: int = 0
+    """Model tasks: requests sent; rows / batches is the mean number of rows of a request."""
+    mean_batch_size: float = 0.0
+    """Model tasks: mean size of the batches that the rows ran in, as the sidecars report it."""
+    latency_counts: list[int] = []
+
+
+class RunnerState(_Message, kw_only=True, frozen=True):
+    """Answer of a runner's STATE_PATH, and (final) the termination message of a shard's pod, where
+    `latency_counts` is left out and `failures` is cut until it fits 4 KiB."""
+
+    revision: int
+    time: float
+    shard: int
+    items_total: int
+    items_succeeded: int
+    items_failed: int
+    done: bool = False
+    waiting_for: list[str] = []
+    """Deployments that no replica of answers at present."""
+    error: str = ""
+    """Why the shard as a whole failed, with what to do; empty otherwise."""
+    tasks: list[TaskState] = []
+    failures: list[ItemFailure] = []
+
+
+class PlanResult(_Message, kw_only=True, frozen=True):
+    """Termination message of the plan pod."""
+
+    shards: int = 0
+    items: int = 0
+    digest: str = ""
+    error: str = ""
+    reason: str = ""
+    """CamelCase, set with error: InputNotFound, InputEmpty, OutputNotWritable, InvalidTask, ..."""
+
+
+class CommitResult(_Message, kw_only=True, frozen=True):
+    """Termination message of the commit pod: exact totals."""
+
+    items: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    digest: str = ""
+    tasks: list[TaskState] = []
+    failures: list[ItemFailure] = []
+    error: str = ""
+    reason: str = ""
+
+
+class RunnerUp(_Message, kw_only=True, frozen=True):
+    """A candidate that lost."""
+
+    node: str
+    processor: str
+    load: str
+
+
+class Terms(_Message, kw_only=True, frozen=True):
+    """The weighted, normalised terms that add up to the load; decimal strings."""
+
+    utilization: str
+    memory: str
+    capacity: str
+    pending: str
+
+
+class Receipt(_Message, kw_only=True, frozen=True):
+    """Why a pod is where it is; annotation ANNOTATION_RECEIPT."""
+
+    node: str
+    processor: str
+    load: str
+    terms: Terms
+    runners_up: list[RunnerUp] = []
+    predicted_throughput: float | None = None
+    decided_time: str = ""
+    """RFC 3339."""
+    reason: str = ""
+    """In words."""

@@ -113,10 +113,10 @@ class Settings(_Section, kw_only=True, frozen=True):
     list_page_size: int = 500
     control_key_secret: str = "batchwright-control-key"  # noqa: S105 - a name
     lease_name: str = "batchwright-operator"
-    domains: list[str] = []
+    reconcilers: list[str] = []
     """`module:Class` per domain; empty: those of the product (see process/registry.py). For tests."""
     backgrounds: list[str] | None = None
-    """As `domains`; None: those of the product, unless `domains` is set."""
+    """As `reconcilers`; None: those of the product, unless `reconcilers` is set."""
 
     def runtime_for(self, accelerator: str, artifact_format: str) -> RuntimeEntry:
         """The row for this kind and format, with image and resources filled in."""

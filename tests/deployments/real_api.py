@@ -68,11 +68,11 @@ def service_account(kubectl: Kubectl, plane: ControlPlane) -> Path:
 
 
 @contextmanager
-def operator(kubeconfig: Path, folder: Path, *domains: str) -> Iterator[subprocess.Popen[bytes]]:
+def operator(kubeconfig: Path, folder: Path, *reconcilers: str) -> Iterator[subprocess.Popen[bytes]]:
     """The operator with these domains only, as a process; stopped by SIGTERM, killed if it lingers."""
     environ = {
         **os.environ,
-        "BATCHWRIGHT_DOMAINS": yaml.safe_dump(list(domains), default_flow_style=True, width=999).strip(),
+        "BATCHWRIGHT_DOMAINS": yaml.safe_dump(list(reconcilers), default_flow_style=True, width=999).strip(),
     }
     command = [sys.executable, "-m", "batchwright_operator", "run", "--kubeconfig", str(kubeconfig)]
     command += ["--namespace", "batchwright-system", "--metrics-port", "0"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from batchwright_operator.deployments.reconciler import ModelDeploymentDomain
+from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
 from batchwright_operator.kube.conditions import find, rfc3339
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
@@ -22,7 +22,7 @@ from batchwright_operator.kube.objects import (
 )
 from batchwright_operator.placement.receipts import render as receipt_text
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
-from batchwright_operator.reconcile.live_state import Live, Received, Rejection
+from batchwright_operator.reconcile.live_state import LiveState, Received, Rejection
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import Receipt, RunnerUp, SidecarState, Terms
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
@@ -44,7 +44,7 @@ from tests.deployments.deployment_objects import (
 from tests.deployments.kstatus import kstatus
 from tests.deployments.tiny_api import TinyApi
 
-KEY = Key(domain="modeldeployment", namespace=NAMESPACE, name="ocr")
+KEY = Key(reconciler="modeldeployment", namespace=NAMESPACE, name="ocr")
 
 
 class World:
@@ -52,8 +52,8 @@ class World:
 
     def __init__(self, raw: Raw | None = None, *, claim: bool = True) -> None:
         self.api = TinyApi()
-        self.live = Live(control_key=b"key")
-        self.domain = ModelDeploymentDomain(Settings(), self.live)
+        self.live = LiveState(control_key=b"key")
+        self.reconciler = ModelDeploymentReconciler(Settings(), self.live)
         self.api.put(MODEL_DEPLOYMENT, raw or deployment())
         for name in ("models", "models.v2") if claim else ():
             self.api.put(PVC, {"metadata": {"name": name, "namespace": NAMESPACE}})
@@ -68,9 +68,9 @@ class World:
         return dict(self.raw["status"])
 
     def decide(self) -> Decision:
-        observed = self.domain.observe(self.api, KEY)
+        observed = self.reconciler.observe(self.api, KEY)
         assert observed is not None
-        return self.domain.decide(observed, self.api.now)
+        return self.reconciler.decide(observed, self.api.now)
 
     def settle(self) -> list[Event]:
         """Decide and perform until nothing is written any more; the events on the way."""
@@ -156,7 +156,7 @@ def test_deletion_needs_nothing_of_us() -> None:
     world.settle()
     raw = world.raw
     world.api.put(MODEL_DEPLOYMENT, raw | {"metadata": raw["metadata"] | {"deletionTimestamp": rfc3339(world.api.now)}})
-    assert world.domain.observe(world.api, KEY) is None
+    assert world.reconciler.observe(world.api, KEY) is None
     world.api.remove(MODEL_DEPLOYMENT, NAMESPACE, "ocr")
     assert {plural for plural, _, _ in world.api.objects} == {"persistentvolumeclaims"}
 

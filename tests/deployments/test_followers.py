@@ -18,16 +18,16 @@ from aiohttp import web
 from batchwright_operator.deployments.sidecars import SidecarFollower
 from batchwright_operator.jobs.runners import RunnerFollower
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
-from batchwright_operator.pods.state_follower import Pace, StateFollower, Target
+from batchwright_operator.pods.state_follower import FollowedPod, PollPolicy, StateFollower
 from batchwright_operator.reconcile.decisions import Key
-from batchwright_operator.reconcile.live_state import Live, control_token
+from batchwright_operator.reconcile.live_state import LiveState, control_token
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import RunnerState, SidecarState
 from batchwright_worker.api.names import CONTROL_PORT, STATE_PATH
 from tests.deployments.deployment_objects import NAMESPACE, deployment, model_state, state
 from tests.deployments.tiny_api import TinyApi
 
-KEY = Key(domain="modeldeployment", namespace=NAMESPACE, name="ocr")
+KEY = Key(reconciler="modeldeployment", namespace=NAMESPACE, name="ocr")
 _addresses = (f"127.87.{high}.{low}" for high, low in itertools.product(range(1, 250), range(1, 250)))
 
 
@@ -118,7 +118,7 @@ def model_pod(name: str, address: str) -> Raw:
 
 
 async def test_a_sidecar_is_followed_from_its_start_to_its_end() -> None:
-    address, api, keys, live = next(_addresses), TinyApi(), Keys(), Live(control_key=b"key")
+    address, api, keys, live = next(_addresses), TinyApi(), Keys(), LiveState(control_key=b"key")
     api.put(MODEL_DEPLOYMENT, deployment())
     api.put(POD, model_pod("a", address))
     peer = Peer(control_token(b"key", "uid-of-ocr"), state(revision=3))
@@ -149,20 +149,20 @@ BAD: list[Callable[[], web.Response]] = [
 ]
 
 
-def follower_of(target: Target, states: dict[str, Any]) -> StateFollower[SidecarState]:
+def follower_of(target: FollowedPod, states: dict[str, Any]) -> StateFollower[SidecarState]:
     return StateFollower(
         targets=lambda _: [target],
         message=SidecarState,
         states=states,
         session_factory=aiohttp.ClientSession,
-        pace=Pace(poll_s=0.0, first_backoff_s=0.01, last_backoff_s=0.05),
+        pace=PollPolicy(poll_s=0.0, first_backoff_s=0.01, last_backoff_s=0.05),
     )
 
 
 async def test_bad_answers_of_any_kind_are_survived() -> None:
     address, keys = next(_addresses), Keys()
     states: dict[str, Any] = {}
-    target = Target(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
+    target = FollowedPod(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
     peer = Peer("t", state(revision=1), bad=[make() for make in BAD])
     async with served(peer, address), followed(follower_of(target, states), TinyApi(), keys):
         await keys.next()
@@ -173,7 +173,7 @@ async def test_bad_answers_of_any_kind_are_survived() -> None:
 async def test_a_sidecar_that_restarts_with_a_lower_revision_is_heard_again() -> None:
     address, keys = next(_addresses), Keys()
     states: dict[str, Any] = {}
-    target = Target(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
+    target = FollowedPod(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
     async with followed(follower_of(target, states), TinyApi(), keys):
         async with served(Peer("t", state(revision=50)), address):
             await keys.next()
@@ -185,9 +185,9 @@ async def test_a_sidecar_that_restarts_with_a_lower_revision_is_heard_again() ->
 async def test_pods_that_cannot_be_read_do_not_end_the_follower() -> None:
     address, keys = next(_addresses), Keys()
     calls = itertools.count()
-    target = Target(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
+    target = FollowedPod(uid="u", address=f"{address}:{CONTROL_PORT}", token="t", key=KEY)
 
-    def targets(_: Any) -> list[Target]:
+    def targets(_: Any) -> list[FollowedPod]:
         if next(calls) == 0:
             raise RuntimeError("odd pod")
         return [target]
@@ -228,7 +228,7 @@ def job_api() -> TinyApi:
 
 
 async def test_news_of_runners_ask_for_one_pass_per_interval(job_api: TinyApi) -> None:
-    first, second, keys, live = next(_addresses), next(_addresses), Keys(), Live(control_key=b"key")
+    first, second, keys, live = next(_addresses), next(_addresses), Keys(), LiveState(control_key=b"key")
     job_api.put(POD, runner_pod("a", first))
     job_api.put(POD, runner_pod("b", second))
     token = control_token(b"key", "uid-of-pages")
@@ -236,14 +236,14 @@ async def test_news_of_runners_ask_for_one_pass_per_interval(job_api: TinyApi) -
     follower = RunnerFollower(Settings(job_status_min_interval_seconds=2.0), live, aiohttp.ClientSession)
     async with served(peers[0], first), served(peers[1], second), followed(follower, job_api, keys):
         await until(lambda: set(live.runners) == {"uid-of-a", "uid-of-b"})
-        key = Key(domain="inferencejob", namespace=NAMESPACE, name="pages")
+        key = Key(reconciler="inferencejob", namespace=NAMESPACE, name="pages")
         assert keys.added[0] == (key, 0.0)
         assert [found for found, _ in keys.added[1:]] == [key]
         assert 1.5 < keys.added[1][1] <= 2.0
 
 
 async def test_the_last_word_of_a_finished_shard_outlives_its_pod_but_not_its_job(job_api: TinyApi) -> None:
-    keys, live = Keys(), Live(control_key=b"key")
+    keys, live = Keys(), LiveState(control_key=b"key")
     message = msgspec.json.encode(said(4, done=True)).decode()
     job_api.put(POD, runner_pod("good", "", terminated={"exitCode": 0, "message": message}))
     job_api.put(POD, runner_pod("bad", "", terminated={"exitCode": 1, "message": message.replace("4", "5")}))

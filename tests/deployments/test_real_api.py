@@ -19,7 +19,7 @@ from tests.deployments.real_api import OPERATOR, Kubectl, eventually, namespace,
 from tests.deployments.test_rendering import children
 
 pytestmark = pytest.mark.apiserver
-DOMAIN = "batchwright_operator.deployments.reconciler:ModelDeploymentDomain"
+DOMAIN = "batchwright_operator.deployments.reconciler:ModelDeploymentReconciler"
 
 
 @pytest.fixture(scope="session")

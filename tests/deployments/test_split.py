@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.deployments.kind_split import Held, Supply, split
+from batchwright_operator.deployments.kind_split import SettledSplit, Supply, split
 
 KINDS = ["cpu", "gpu", "npu"]
 GPU = Supply(capacity=400.0, slots=2, processors=2)
@@ -21,41 +21,47 @@ NONE = Supply()
         pytest.param(2, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 0, "gpu": 2}, id="the most capacity per slot first"),
         pytest.param(4, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 2, "gpu": 2}, id="not more than there are devices"),
         pytest.param(
-            2, {"gpu": GPU, "cpu": CPU}, {"cpu": Held(count=2)}, {"cpu": 2, "gpu": 0}, id="a slot stays where it is"
+            2,
+            {"gpu": GPU, "cpu": CPU},
+            {"cpu": SettledSplit(count=2)},
+            {"cpu": 2, "gpu": 0},
+            id="a slot stays where it is",
         ),
         pytest.param(
             2,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": Held(count=2, stuck=1)},
+            {"gpu": SettledSplit(count=2, stuck=1)},
             {"cpu": 1, "gpu": 1},
             id="only the slot without a place moves",
         ),
         pytest.param(
             1,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": Held(excluded=True)},
+            {"gpu": SettledSplit(excluded=True)},
             {"cpu": 1, "gpu": 0},
             id="not to an excluded kind",
         ),
         pytest.param(
             1,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": Held(count=1, stuck=1), "cpu": Held(excluded=True)},
+            {"gpu": SettledSplit(count=1, stuck=1), "cpu": SettledSplit(excluded=True)},
             {"cpu": 0, "gpu": 1},
             id="stays when no kind has a place",
         ),
         pytest.param(
             1,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": Held(count=2, stuck=1)},
+            {"gpu": SettledSplit(count=2, stuck=1)},
             {"cpu": 0, "gpu": 1},
             id="the slot without a place is given back first",
         ),
-        pytest.param(0, {"cpu": CPU}, {"cpu": Held(count=3)}, {"cpu": 0, "gpu": 0}, id="to zero"),
+        pytest.param(0, {"cpu": CPU}, {"cpu": SettledSplit(count=3)}, {"cpu": 0, "gpu": 0}, id="to zero"),
         pytest.param(3, {}, {}, {"cpu": 2, "gpu": 1}, id="an unknown cluster: shared out"),
     ],
 )
-def test_split(replicas: int, supplies: dict[str, Supply], current: dict[str, Held], expected: dict[str, int]) -> None:
+def test_split(
+    replicas: int, supplies: dict[str, Supply], current: dict[str, SettledSplit], expected: dict[str, int]
+) -> None:
     assert split(replicas, ["cpu", "gpu"], supplies, current) == expected
 
 
@@ -64,7 +70,7 @@ def test_no_kind_is_no_slot() -> None:
 
 
 helds = st.builds(
-    lambda count, stuck, excluded: Held(count=count, stuck=min(stuck, count), excluded=excluded),
+    lambda count, stuck, excluded: SettledSplit(count=count, stuck=min(stuck, count), excluded=excluded),
     st.integers(0, 6),
     st.integers(0, 6),
     st.booleans(),
@@ -81,7 +87,7 @@ helds_of = st.dictionaries(st.sampled_from(KINDS), helds)
 
 @given(st.integers(0, 20), supplies_of, helds_of)
 def test_the_slots_add_up_and_are_never_negative(
-    replicas: int, supplies: dict[str, Supply], current: dict[str, Held]
+    replicas: int, supplies: dict[str, Supply], current: dict[str, SettledSplit]
 ) -> None:
     plan = split(replicas, KINDS, supplies, current)
     assert sum(plan.values()) == replicas
@@ -90,17 +96,19 @@ def test_the_slots_add_up_and_are_never_negative(
 
 @given(st.integers(0, 20), supplies_of, supplies_of, helds_of)
 def test_a_placed_slot_is_sticky_whatever_happens_to_supplies(
-    more: int, before: dict[str, Supply], after: dict[str, Supply], current: dict[str, Held]
+    more: int, before: dict[str, Supply], after: dict[str, Supply], current: dict[str, SettledSplit]
 ) -> None:
     plan = split(more, KINDS, before, current)
-    held = {kind: Held(count=count) for kind, count in plan.items()}
+    held = {kind: SettledSplit(count=count) for kind, count in plan.items()}
     assert split(more, KINDS, after, held) == plan
     grown = split(more + 3, KINDS, after, held)
     assert all(grown[kind] >= plan[kind] for kind in KINDS)
 
 
 @given(supplies_of, helds_of)
-def test_slots_that_move_leave_only_kinds_that_refused(supplies: dict[str, Supply], current: dict[str, Held]) -> None:
+def test_slots_that_move_leave_only_kinds_that_refused(
+    supplies: dict[str, Supply], current: dict[str, SettledSplit]
+) -> None:
     total = sum(each.count for each in current.values())
     plan = split(total, KINDS, supplies, current)
     for kind, held in current.items():

@@ -1,6 +1,6 @@
 """A small pure model of the API: enough of it to perform a decision and see what the next one finds.
 
-It implements `domain.StoreView`, server-side apply of whole bodies, generations, owner references, and (by
+It implements `reconciler.StoreView`, server-side apply of whole bodies, generations, owner references, and (by
 `roll_out`) what the Deployment controller does. It counts writes that change something.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import pickle
@@ -22,10 +23,10 @@ from batchwright_worker.dispatch_log.replay import Replayed, replay
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.runtime import BatchFailed
-from batchwright_worker.scheduler.batch_size.values import Rules
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Plan
+from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, poisson
 from tests.engine.devices import BAD, POISON, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
@@ -110,6 +111,15 @@ def test_an_eventful_life_is_decided_again_in_the_same_way(story: Path) -> None:
     assert calls >= {"load_ended", "batch_failed", "out_of_memory", "open_window", "close_window", "begin_eviction"}
 
 
+def test_a_log_that_another_version_wrote_is_decided_in_the_same_way() -> None:
+    """`format-1.log.gz` is an eventful life under 0.1.0, before its modules and classes got their names of today."""
+    with gzip.open(Path(__file__).with_name("format-1.log.gz")) as lines:
+        found = replay(lines)
+    assert found.difference is None
+    assert (found.version, found.events, found.decisions) == ("0.1.0", 2639, 1333)
+    assert sum(tally.answered for tally in found.models.values()) == 345
+
+
 def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> None:
     recorded_story(tmp_path / "log", 100_000)
     for name in ("log", "log.1"):
@@ -141,8 +151,8 @@ def test_any_simulated_load_is_decided_again_in_the_same_way(
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, memory_bytes=memory, load_s=0.02, load_bytes=100
     )
-    rules = Rules(latency_s=target)
-    plans = [Plan(name=f"m{number}", rules=rules, load_bytes=100) for number in range(len(rates))]
+    rules = TuningConfig(latency_s=target)
+    plans = [ModelConfig(name=f"m{number}", rules=rules, load_bytes=100) for number in range(len(rates))]
     simulation = Simulation(plans, [device], order)
     log = DispatchLog(path, 40_000, lambda: 0.0)
     scheduler = recorder(log, lambda: 0.0, order)
@@ -196,7 +206,7 @@ def test_every_public_method_of_the_scheduler_is_logged_or_only_reads() -> None:
         (b"", "no head of a dispatch log"),
         (b"{}\n", "no head of a dispatch log"),
         (b'{"dispatch_log":99,"version":"9.9","t":0,"wall":0,"state":""}\n', "replay it with batchwright 9.9"),
-        (b'{"dispatch_log":1,"version":"9.9","t":0,"wall":0,"state":"AAAA"}\n', "state cannot be read"),
+        (b'{"dispatch_log":2,"version":"9.9","t":0,"wall":0,"state":"AAAA"}\n', "state cannot be read"),
     ],
 )
 def test_what_is_no_log_of_this_version_is_refused_in_words(content: bytes, words: str) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.engine.suspects import MOST_ALONE, MOST_IN_A_ROW, Suspects
+from batchwright_worker.engine.suspects import MOST_ALONE, MOST_IN_A_ROW, PoisonSearch
 from batchwright_worker.inference.errors import ModelFailed
 from batchwright_worker.inference.requests import InferResult
-from batchwright_worker.scheduler.queues import Apart
+from batchwright_worker.scheduler.queues import IsolatedBucket
 from tests.engine.devices import POISON, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 
@@ -21,7 +21,7 @@ from tests.engine.virtual import run
 @given(st.integers(1, 64), st.data())
 def test_one_killer_among_many_is_found_and_nobody_else_is_blamed(requests: int, data: st.DataObject) -> None:
     killer = data.draw(st.integers(0, requests - 1))
-    suspects, alone, deaths = Suspects(), [0] * requests, 0
+    suspects, alone, deaths = PoisonSearch(), [0] * requests, 0
     answered: set[int] = set()
     batches: list[list[int]] = [list(range(requests))]
     guilty: list[int] = []
@@ -46,15 +46,15 @@ def test_one_killer_among_many_is_found_and_nobody_else_is_blamed(requests: int,
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=40))
 def test_halves_are_apart_and_hold_all(alone_before: list[int]) -> None:
-    sentence = Suspects().lost("m", Apart(("wide",), 7), alone_before)
+    sentence = PoisonSearch().lost("m", IsolatedBucket(("wide",), 7), alone_before)
     assert sum(sentence.sizes) == len(alone_before)
     assert max(sentence.sizes) - min(sentence.sizes) <= 1
     assert len(set(sentence.buckets)) == 2
-    assert all(isinstance(bucket, Apart) and bucket.shape == ("wide",) for bucket in sentence.buckets)
+    assert all(isinstance(bucket, IsolatedBucket) and bucket.shape == ("wide",) for bucket in sentence.buckets)
 
 
 def test_the_search_ends_where_everything_kills() -> None:
-    suspects = Suspects()
+    suspects = PoisonSearch()
     reasons = [suspects.lost("m", (), [0, 0]).reason for _ in range(MOST_IN_A_ROW)]
     assert set(reasons[:-1]) == {""}
     assert "16 times in a row" in reasons[-1]

@@ -20,8 +20,8 @@ from aiohttp.test_utils import TestServer
 from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
 from batchwright_worker.fetch.command import artifacts_to_fetch
 from batchwright_worker.fetch.download import Wanted, download
-from batchwright_worker.fetch.errors import Refused
-from batchwright_worker.fetch.policy import Policy
+from batchwright_worker.fetch.errors import FetchRefused
+from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.sources import read_secret, source_of
 
 BODY = b"weights" * 100_000
@@ -135,23 +135,23 @@ def secret_of(endpoint: str) -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": endpoint}
 
 
-async def fetch_object(endpoint: str, uri: str, target: Path, policy: Policy) -> int:
+async def fetch_object(endpoint: str, uri: str, target: Path, policy: FetchPolicy) -> int:
     wanted = Wanted(uri=uri, target=target, max_bytes=10**9)
     return await download(wanted, source_of(uri, policy, secret_of(endpoint)), lambda _: None, base_wait_s=0.0)
 
 
 async def test_objects_come_from_the_secrets_endpoint(store: str, tmp_path: Path) -> None:
-    policy = Policy(allow_private_addresses=True, allow_http=True)
+    policy = FetchPolicy(allow_private_addresses=True, allow_http=True)
     assert await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "rec.onnx", policy) == len(BODY)
     assert (tmp_path / "rec.onnx").read_bytes() == BODY
 
 
 async def test_a_missing_object_is_refused(store: str, tmp_path: Path) -> None:
-    policy = Policy(allow_private_addresses=True, allow_http=True)
-    with pytest.raises(Refused, match="no such object"):
+    policy = FetchPolicy(allow_private_addresses=True, allow_http=True)
+    with pytest.raises(FetchRefused, match="no such object"):
         await fetch_object(store, "s3://bucket/other.onnx", tmp_path / "rec.onnx", policy)
 
 
 async def test_an_endpoint_within_the_cluster_must_be_allowed(store: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="private address"):
-        await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "rec.onnx", Policy(allow_http=True))
+    with pytest.raises(FetchRefused, match="private address"):
+        await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "rec.onnx", FetchPolicy(allow_http=True))

@@ -12,11 +12,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from batchwright_worker.fetch.download import ATTEMPTS, Wanted, download
-from batchwright_worker.fetch.errors import Interrupted, Refused
-from batchwright_worker.fetch.policy import Policy
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted
+from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.sources import source_of
 
-LOOPBACK = Policy(allow_private_addresses=True, allow_http=True)
+LOOPBACK = FetchPolicy(allow_private_addresses=True, allow_http=True)
 BODY = random.Random(1).randbytes(3_000_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
@@ -90,7 +90,13 @@ def entries(folder: Path) -> list[str]:
 
 
 async def fetch(
-    url: str, target: Path, *, policy: Policy = LOOPBACK, sha256: str = DIGEST, max_bytes: int = 10**9, secret: str = ""
+    url: str,
+    target: Path,
+    *,
+    policy: FetchPolicy = LOOPBACK,
+    sha256: str = DIGEST,
+    max_bytes: int = 10**9,
+    secret: str = "",
 ) -> int:
     wanted = Wanted(uri=url, target=target, max_bytes=max_bytes, sha256=sha256)
     source = source_of(url, policy, {"authorization": secret})
@@ -132,7 +138,7 @@ async def test_a_file_that_changes_between_attempts_is_taken_anew(
 
 
 async def test_a_wrong_digest_leaves_nothing(server: tuple[FileServer, str], tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=DIGEST):
+    with pytest.raises(FetchRefused, match=DIGEST):
         await fetch(server[1], tmp_path / "x.onnx", sha256="0" * 64)
     assert entries(tmp_path) == []
 
@@ -140,7 +146,7 @@ async def test_a_wrong_digest_leaves_nothing(server: tuple[FileServer, str], tmp
 @pytest.mark.parametrize("chunked", [False, True], ids=["length told", "length unknown"])
 async def test_a_file_above_its_limit_is_refused(chunked: bool, server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].chunked = chunked
-    with pytest.raises(Refused, match="maxBytes"):
+    with pytest.raises(FetchRefused, match="maxBytes"):
         await fetch(server[1], tmp_path / "x.onnx", max_bytes=1_500_000)
     assert not (tmp_path / "x.onnx").exists()
     assert len(server[0].requests) == 1
@@ -151,7 +157,7 @@ async def test_a_final_answer_is_not_asked_again(
     status: int, words: str, server: tuple[FileServer, str], tmp_path: Path
 ) -> None:
     server[0].statuses = [status]
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(FetchRefused, match=words):
         await fetch(server[1], tmp_path / "x.onnx")
     assert len(server[0].requests) == 1
 
@@ -199,7 +205,7 @@ async def test_redirects_are_followed(server: tuple[FileServer, str], tmp_path: 
 )
 async def test_redirects_are_checked(location: str, words: str, server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].redirect = location
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(FetchRefused) as refused:
         await fetch(server[1], tmp_path / "x.onnx")
     assert words in str(refused.value)
 
@@ -215,6 +221,6 @@ async def test_credentials_stay_with_their_host(server: tuple[FileServer, str], 
 async def test_private_hosts_are_not_reached(host: str, server: tuple[FileServer, str], tmp_path: Path) -> None:
     """Also by name: what a name resolves to is what counts."""
     url = server[1].replace("127.0.0.1", host)
-    with pytest.raises(Refused, match="private address"):
-        await fetch(url, tmp_path / "x.onnx", policy=Policy(allow_http=True))
+    with pytest.raises(FetchRefused, match="private address"):
+        await fetch(url, tmp_path / "x.onnx", policy=FetchPolicy(allow_http=True))
     assert server[0].requests == []

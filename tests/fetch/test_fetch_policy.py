@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright_worker.fetch.errors import Refused
-from batchwright_worker.fetch.policy import Policy, policy_of
+from batchwright_worker.fetch.errors import FetchRefused
+from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 
 NEVER = [
     "169.254.169.254",
@@ -22,24 +22,24 @@ PUBLIC = ["93.184.215.14", "2606:4700::1111", "::ffff:93.184.215.14"]
 
 @pytest.mark.parametrize("address", [*NEVER, *PRIVATE])
 def test_inner_addresses_are_refused(address: str) -> None:
-    with pytest.raises(Refused, match="host h is"):
-        Policy().check_address("h", address)
+    with pytest.raises(FetchRefused, match="host h is"):
+        FetchPolicy().check_address("h", address)
 
 
 @pytest.mark.parametrize("address", NEVER)
 def test_metadata_addresses_are_refused_even_where_private_ones_are_allowed(address: str) -> None:
-    with pytest.raises(Refused, match="never fetched from"):
-        Policy(allow_private_addresses=True).check_address("h", address)
+    with pytest.raises(FetchRefused, match="never fetched from"):
+        FetchPolicy(allow_private_addresses=True).check_address("h", address)
 
 
 @pytest.mark.parametrize("address", [*PUBLIC, *PRIVATE])
 def test_private_addresses_can_be_allowed(address: str) -> None:
-    Policy(allow_private_addresses=True).check_address("h", address)
+    FetchPolicy(allow_private_addresses=True).check_address("h", address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_are_fine(address: str) -> None:
-    Policy().check_address("h", address)
+    FetchPolicy().check_address("h", address)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_public_addresses_are_fine(address: str) -> None:
     ],
 )
 def test_other_addresses_are_refused_with_a_remedy(uri: str, words: str) -> None:
-    with pytest.raises(Refused) as refused:
-        Policy().check_uri(uri)
+    with pytest.raises(FetchRefused) as refused:
+        FetchPolicy().check_uri(uri)
     assert words in str(refused.value)
 
 
@@ -75,11 +75,11 @@ def test_hosts_are_matched_whole_or_below_a_star(host: str, allowed: bool) -> No
     if allowed:
         policy.check_uri(f"https://{host}/x")
     else:
-        with pytest.raises(Refused, match="is not allowed"):
+        with pytest.raises(FetchRefused, match="is not allowed"):
             policy.check_uri(f"https://{host}/x")
 
 
 def test_the_environment_is_strict_unless_it_says_true() -> None:
-    assert policy_of({}) == Policy()
+    assert policy_of({}) == FetchPolicy()
     loose = policy_of({"BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES": "true", "BATCHWRIGHT_ALLOW_HTTP": "true"})
-    assert loose == Policy(allow_private_addresses=True, allow_http=True)
+    assert loose == FetchPolicy(allow_private_addresses=True, allow_http=True)

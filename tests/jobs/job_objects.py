@@ -7,17 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchwright_operator.jobs.reconciler import InferenceJobDomain
+from batchwright_operator.jobs.reconciler import InferenceJobReconciler
 from batchwright_operator.kube.conditions import find, rfc3339
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC, Raw
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
-from batchwright_operator.reconcile.live_state import Live, Received
+from batchwright_operator.reconcile.live_state import LiveState, Received
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState, TaskState
 from tests.deployments.deployment_objects import NAMESPACE, deployment
 from tests.deployments.tiny_api import TinyApi
 
-KEY = Key(domain="inferencejob", namespace=NAMESPACE, name="pages")
+KEY = Key(reconciler="inferencejob", namespace=NAMESPACE, name="pages")
 
 
 def job(name: str = "pages", **spec: Any) -> Raw:
@@ -56,8 +56,8 @@ class World:
 
     def __init__(self, raw: Raw | None = None, *, ready: int = 1, served: bool = True, claim: bool = True) -> None:
         self.api = TinyApi()
-        self.live = Live(control_key=b"key")
-        self.domain = InferenceJobDomain(Settings(), self.live)
+        self.live = LiveState(control_key=b"key")
+        self.reconciler = InferenceJobReconciler(Settings(), self.live)
         self.api.put(INFERENCE_JOB, raw or job())
         if served:
             self.serve(ready)
@@ -92,9 +92,9 @@ class World:
         return f"{found['reason']}: {found['message']}"
 
     def decide(self) -> Decision:
-        observed = self.domain.observe(self.api, KEY)
+        observed = self.reconciler.observe(self.api, KEY)
         assert observed is not None
-        return self.domain.decide(observed, self.api.now)
+        return self.reconciler.decide(observed, self.api.now)
 
     def settle(self) -> list[Event]:
         """Decide and perform until nothing is written any more; the events on the way."""

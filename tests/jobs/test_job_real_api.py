@@ -24,7 +24,7 @@ from tests.jobs.job_objects import job, runner
 from tests.jobs.test_job_rendering import children, jobs
 
 pytestmark = pytest.mark.apiserver
-DOMAIN = "batchwright_operator.jobs.reconciler:InferenceJobDomain"
+DOMAIN = "batchwright_operator.jobs.reconciler:InferenceJobReconciler"
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,14 @@ import pytest
 import yaml
 
 from batchwright_operator.api.inference_job import parse
-from batchwright_operator.jobs.children import Step, Wish, config_map, control_secret, network_policy, step_job
+from batchwright_operator.jobs.children import (
+    DesiredSettings,
+    Step,
+    config_map,
+    control_secret,
+    network_policy,
+    step_job,
+)
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.settings import Settings
 from tests.jobs.job_objects import job
@@ -50,7 +57,9 @@ def jobs() -> dict[str, Raw]:
 
 def children(raw: Raw) -> list[Raw]:
     parsed = parse(raw)
-    wish = Wish(suspend=False, parallelism=2, deadline_s=590, stated_deadline_s=parsed.spec.active_deadline_seconds)
+    wish = DesiredSettings(
+        suspend=False, parallelism=2, deadline_s=590, stated_deadline_s=parsed.spec.active_deadline_seconds
+    )
     steps: tuple[Step, ...] = ("plan", "run", "commit")
     made = [step_job(parsed, step, wish=wish, shards=3, settings=SETTINGS) for step in steps]
     return [config_map(parsed), control_secret(parsed, "t0ken"), network_policy(parsed, "batchwright-system"), *made]

@@ -17,7 +17,7 @@ import torch
 
 from batchwright_worker.backends.base import Host
 from batchwright_worker.backends.torch import load
-from batchwright_worker.host.memory import Ledger
+from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
 from batchwright_worker.layerwise.execution.planner import Plans
@@ -28,7 +28,7 @@ from tests.layerwise.splits import ConvNet, Encoder, export
 
 pytestmark = pytest.mark.slow
 
-HOST = Host(kind="cpu", threads=1, ledger=Ledger(0))
+HOST = Host(kind="cpu", threads=1, ledger=EmulatedMemory(0))
 
 
 class Stream:

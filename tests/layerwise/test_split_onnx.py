@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from batchwright_worker.backends.base import Host, LoadError
-from batchwright_worker.host.memory import Ledger
+from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.onnx import OnnxUnits, open_onnx
 from batchwright_worker.layerwise.networks.units import NotDivisible
 from tests.layerwise.splits import answer
 
-HOST = Host(kind="cpu", threads=2, ledger=Ledger(0))
+HOST = Host(kind="cpu", threads=2, ledger=EmulatedMemory(0))
 RNG = np.random.default_rng(5)
 
 

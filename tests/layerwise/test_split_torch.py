@@ -10,7 +10,7 @@ import torch
 
 from batchwright_worker.backends.base import Host
 from batchwright_worker.backends.torch import load
-from batchwright_worker.host.memory import Ledger
+from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch
 from batchwright_worker.layerwise.networks.units import NotDivisible
@@ -18,7 +18,7 @@ from tests.layerwise.splits import ConvNet, Encoder, answer, export
 
 pytestmark = pytest.mark.slow
 
-HOST = Host(kind="cpu", threads=2, ledger=Ledger(0))
+HOST = Host(kind="cpu", threads=2, ledger=EmulatedMemory(0))
 IDS = np.arange(20).reshape(4, 5) % 50
 EXAMPLES = {
     "conv": (ConvNet, (torch.randn(2, 3, 8, 8),)),

@@ -15,7 +15,7 @@ import yaml
 
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.layerwise.profiling.profiles import ENV_CACHE
-from batchwright_worker.local.processes import Served
+from batchwright_worker.local.processes import LocalServing
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runner.serving_rig import replica, state_of
 
@@ -59,7 +59,7 @@ def pair(mode: str) -> dict[str, Any]:
     }
 
 
-async def ready(here: Served) -> Any:
+async def ready(here: LocalServing) -> Any:
     async with asyncio.timeout(60):
         state = await state_of(here)
         while not state.ready:
@@ -67,7 +67,7 @@ async def ready(here: Served) -> Any:
     return state
 
 
-async def ask(session: aiohttp.ClientSession, here: Served, model: str, row: list[float]) -> int:
+async def ask(session: aiohttp.ClientSession, here: LocalServing, model: str, row: list[float]) -> int:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": row}]}
     async with session.post(f"{here.url}/v2/models/{model}/infer", json=body) as answer:
         assert answer.status == 200, await answer.text()

@@ -9,9 +9,9 @@ import pytest
 
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.placement import receipts
-from batchwright_operator.placement.reconciler import KEY, PlacementDomain
+from batchwright_operator.placement.reconciler import KEY, PlacementReconciler
 from batchwright_operator.reconcile.decisions import Decision, Delete, Patch
-from batchwright_operator.reconcile.live_state import Live, Received, Sample
+from batchwright_operator.reconcile.live_state import LiveState, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import DeviceState, ModelState, SidecarState
 from batchwright_worker.api.names import (
@@ -41,8 +41,8 @@ class World:
     def __init__(self, nodes: list[Raw], profiles: list[Raw], *, deployments: list[Raw] | None = None) -> None:
         self.facts = Facts({NODE: nodes, ACCELERATOR_PROFILE: profiles, MODEL_DEPLOYMENT: deployments or [deployment()],
                             POD: []})  # fmt: skip
-        self.live = Live()
-        self.domain = PlacementDomain(Settings(), self.live)
+        self.live = LiveState()
+        self.reconciler = PlacementReconciler(Settings(), self.live)
 
     def sample(
         self, name: str, utilization: float, memory: float = 0.0, *, age_s: float = 1.0, kind: str = "cpu"
@@ -52,8 +52,8 @@ class World:
     def decide(self, *pods: Raw, now: float = NOW) -> Decision:
         for each in pods:
             self.facts.put(POD, each)
-        observed = self.domain.observe(self.facts, KEY)
-        return Decision() if observed is None else self.domain.decide(observed, now)
+        observed = self.reconciler.observe(self.facts, KEY)
+        return Decision() if observed is None else self.reconciler.decide(observed, now)
 
     def settle(self, decision: Decision, **how: Any) -> None:
         for action in decision.actions:
@@ -93,7 +93,7 @@ def test_one_patch_pins_explains_and_ungates() -> None:
     assert receipt is not None
     assert (receipt.node, receipt.processor, receipt.load) == ("fast", "cpu", "0.00")
     assert [(each.node, each.load) for each in receipt.runners_up] == [("slow", "0.17")]
-    assert receipts.in_words(receipt) == (
+    assert receipts.describe(receipt) == (
         "fast: load 0.00 = utilization 0.00 + memory 0.00 + capacity 0.00; slow lost by 0.17: capacity"
     )
     (event,) = decision.events
@@ -109,7 +109,7 @@ def test_loaded_fast_node_loses_and_the_receipt_says_why() -> None:
     assert pinned_to(patch) == "slow"
     receipt = receipts.parse({"metadata": patch.patch["metadata"]})
     assert receipt is not None
-    assert "fast lost by 0.23: utilization" in receipts.in_words(receipt)
+    assert "fast lost by 0.23: utilization" in receipts.describe(receipt)
 
 
 def test_nothing_to_do_without_gated_pods() -> None:

@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.skipif(not kubectl_path().exist
 
 DOMAINS = json.dumps(
     [
-        "batchwright_operator.processors.reconciler:ProfileDomain",
-        "batchwright_operator.placement.reconciler:PlacementDomain",
+        "batchwright_operator.processors.reconciler:AcceleratorProfileReconciler",
+        "batchwright_operator.placement.reconciler:PlacementReconciler",
     ]
 )
 PODS = "/api/v1/namespaces/user/pods"

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_operator.placement.scoring import (
-    Board,
     Candidate,
+    CandidateHeap,
     Policy,
-    Rule,
+    ScoreContext,
     State,
     Weights,
     expected_share,
@@ -90,7 +90,7 @@ def burst(pods: int, *, policy: Policy, counted: bool, capacities: dict[str, flo
         return candidate(node, capacities[node], pending=placed[node] * share if counted else 0.0, share=share,
                          forecast=capacities[node])  # fmt: skip
 
-    board = Board(capacities, current, Rule.over(map(current, capacities), EQUAL, policy))
+    board = CandidateHeap(capacities, current, ScoreContext.over(map(current, capacities), EQUAL, policy))
     for _ in range(pods):
         pick = board.pick()
         assert pick is not None
@@ -127,7 +127,7 @@ def test_burst_over_equal_nodes_is_even(noise: list[float], services: int) -> No
     def current(node: str) -> Candidate:
         return candidate(node, capacity[node], pending=placed[node] / services)
 
-    board = Board(placed, current, Rule.over(map(current, placed), EQUAL))
+    board = CandidateHeap(placed, current, ScoreContext.over(map(current, placed), EQUAL))
     for _ in range(24):
         pick = board.pick()
         assert pick is not None
@@ -146,7 +146,7 @@ candidates_strategy = st.lists(
         capacity=st.none() | st.floats(0.1, 1e4),
         state=st.none() | st.builds(State, utilization=unit, memory=unit),
         pending=st.floats(0, 3),
-        crowded=st.booleans(),
+        all_replicas_here=st.booleans(),
     ),
     min_size=1,
     max_size=12,
@@ -166,11 +166,11 @@ def test_order_of_candidates_does_not_matter(found: list[Candidate], weights: We
 
 @given(candidates_strategy, weights_strategy)
 def test_load_is_the_sum_of_terms_in_unit_range(found: list[Candidate], weights: Weights) -> None:
-    rule = Rule.over(found, weights)
+    rule = ScoreContext.over(found, weights)
     total = rule.weights.utilization + rule.weights.memory + rule.weights.capacity
     assert total == pytest.approx(1)
     for each in found:
-        scored = score(replace(each, pending=0.0, crowded=False), rule)
+        scored = score(replace(each, pending=0.0, all_replicas_here=False), rule)
         assert 0 <= scored.utilization <= rule.weights.utilization
         assert 0 <= scored.memory <= rule.weights.memory
         assert 0 <= scored.capacity <= rule.weights.capacity
@@ -180,7 +180,7 @@ def test_load_is_the_sum_of_terms_in_unit_range(found: list[Candidate], weights:
 @given(candidates_strategy, weights_strategy, st.sampled_from(["utilization", "memory", "pending", "slower"]), unit)
 def test_monotone_in_each_term(found: list[Candidate], weights: Weights, term: str, more: float) -> None:
     """Making one candidate worse in one term never improves its load or its place."""
-    rule, before = Rule.over(found, weights), found[0]
+    rule, before = ScoreContext.over(found, weights), found[0]
     state = before.state or State(utilization=0, memory=0)
     before = replace(before, state=state, capacity=before.capacity or 1.0)
     rule = replace(rule, max_capacity=max(rule.max_capacity, before.capacity or 0))
@@ -207,8 +207,8 @@ def test_only_proportions_of_weights_count(found: list[Candidate], weights: Weig
 def test_board_agrees_with_sorting(found: list[Candidate], changes: list[int], weights: Weights) -> None:
     """Whatever grows in between, the Board picks what a fresh sort would."""
     now = {each.node: each for each in found}
-    rule = Rule.over(found, weights)
-    board = Board(now, now.get, rule)
+    rule = ScoreContext.over(found, weights)
+    board = CandidateHeap(now, now.get, rule)
     for change in changes:
         picked = board.pick()
         wanted = sorted((score(each, rule) for each in now.values()), key=lambda each: each.rank)
@@ -220,7 +220,7 @@ def test_board_agrees_with_sorting(found: list[Candidate], changes: list[int], w
         if change % 7 == 0:
             del now[node]  # full
         elif change % 3 == 0:
-            now[node] = replace(now[node], pending=0.0, crowded=False)  # better: announced
+            now[node] = replace(now[node], pending=0.0, all_replicas_here=False)  # better: announced
             board.touch(node)
         else:
             now[node] = replace(now[node], pending=now[node].pending + 0.3)  # worse: unannounced

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
 from batchwright_operator.kube.objects import Raw, Resource
-from batchwright_operator.process.lease import DURATION_S, RENEW_S, Elector, Observed, lease_body
+from batchwright_operator.process.lease import DURATION_S, RENEW_S, Elector, ObservedLease, lease_body
 
 
 class Clock:
@@ -202,7 +202,7 @@ def test_never_two_leaders(steps: list[tuple[str, float, str]]) -> None:
 
 
 def test_a_record_that_changes_counts_as_renewed_whatever_time_it_names() -> None:
-    observed = Observed()
+    observed = ObservedLease()
     old = lease_body(None, namespace="n", name="l", identity="x", at=0.0)
     observed.see(old, 10.0)
     observed.see(old, 15.0)

@@ -19,9 +19,9 @@ from batchwright_operator.errors import (
     error_of,
 )
 from batchwright_operator.process.control_key import KEY_BYTES, key_of
-from batchwright_operator.process.registry import build_domains
+from batchwright_operator.process.registry import build_reconcilers
 from batchwright_operator.reconcile.decisions import Key
-from batchwright_operator.reconcile.live_state import Live, Sample, control_token
+from batchwright_operator.reconcile.live_state import LiveState, Sample, control_token
 from batchwright_operator.reconcile.metrics import Metrics, parse_name
 from batchwright_operator.settings import Resources, RuntimeEntry, Settings, load_settings
 
@@ -86,14 +86,14 @@ def test_the_most_specific_runtime_wins() -> None:
 
 def test_domains_that_cannot_be_loaded_are_named() -> None:
     with pytest.raises(SettingsError, match="no_such_module:Thing"):
-        build_domains(Settings(domains=["no_such_module:Thing"]), Live())
+        build_reconcilers(Settings(reconcilers=["no_such_module:Thing"]), LiveState())
 
 
 def test_control_tokens_differ_by_key_and_object() -> None:
     tokens = {control_token(key, uid) for key in (b"a" * 32, b"b" * 32) for uid in ("1", "2")}
     assert len(tokens) == 4
     with pytest.raises(ValueError, match="not loaded"):
-        Live().control_token("1")
+        LiveState().control_token("1")
 
 
 @pytest.mark.parametrize("data", [None, {}, {"key": "!"}, {"key": "c2hvcnQ="}])
@@ -121,15 +121,15 @@ def test_errors_are_sorted_by_what_to_do_next(code: int, reason: str, kind: type
 
 
 def test_metrics_of_domains_and_samples_are_served() -> None:
-    live = Live()
+    live = LiveState()
     metrics = Metrics(live)
     live.samples[("a", "cpu")] = Sample(utilization=0.5, memory_utilization=0.25, taken_at=9.0)
-    metrics.decided(Key(domain="d"), {'load{node="a",kind="x\\"y"}': 0.25, "plain": 1.0})
+    metrics.decided(Key(reconciler="d"), {'load{node="a",kind="x\\"y"}': 0.25, "plain": 1.0})
     assert metrics.registry.get_sample_value("load", {"node": "a", "kind": 'x"y'}) == 0.25
     assert metrics.registry.get_sample_value("plain") == 1.0
     labels = {"node": "a", "kind": "cpu"}
     assert metrics.registry.get_sample_value("batchwright_processor_utilization_ratio", labels) == 0.5
-    metrics.decided(Key(domain="d"), {})
+    metrics.decided(Key(reconciler="d"), {})
     assert metrics.registry.get_sample_value("plain") is None
 
 

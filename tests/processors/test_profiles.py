@@ -12,9 +12,9 @@ from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, PO
 from batchwright_operator.processors import benchmark_jobs as benchmarks
 from batchwright_operator.processors.benchmark_jobs import ANNOTATION_DIGEST
 from batchwright_operator.processors.processor import processors_of
-from batchwright_operator.processors.reconciler import ProfileDomain
+from batchwright_operator.processors.reconciler import AcceleratorProfileReconciler
 from batchwright_operator.reconcile.decisions import Apply, Create, Decision, Delete, Key
-from batchwright_operator.reconcile.live_state import Live, Sample
+from batchwright_operator.reconcile.live_state import LiveState, Sample
 from batchwright_operator.settings import RuntimeEntry, Settings
 from batchwright_worker.api.messages import BenchmarkResult, LoadTableRow
 from batchwright_worker.api.names import (
@@ -44,9 +44,9 @@ class World:
 
     def __init__(self, raw: Raw | None = None, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self.live = Live()
+        self.live = LiveState()
         self.facts = Facts({NODE: [raw or node("n", cpu="500m")], ACCELERATOR_PROFILE: [], JOB: [], POD: []})
-        self.domain = ProfileDomain(self.settings, self.live)
+        self.reconciler = AcceleratorProfileReconciler(self.settings, self.live)
         self.now = NOW
         self.sample(0.05)
 
@@ -57,9 +57,9 @@ class World:
 
     def decide(self) -> Decision:
         """One pass, and what the API server makes of it."""
-        observed = self.domain.observe(self.facts, Key(domain="profiles", name="n"))
+        observed = self.reconciler.observe(self.facts, Key(reconciler="profiles", name="n"))
         assert observed is not None
-        decision = self.domain.decide(observed, self.now)
+        decision = self.reconciler.decide(observed, self.now)
         for action in decision.actions:
             self._perform(action)
         if decision.status:
@@ -241,7 +241,9 @@ def test_measured_again_when_something_changed_and_placeable_meanwhile(change: s
         metadata = {**world.profile["metadata"], "annotations": {ANNOTATION_REBENCHMARK: "1"}}
         world.facts.put(ACCELERATOR_PROFILE, {**world.profile, "metadata": metadata})
     elif change == "image":
-        world.domain = ProfileDomain(Settings(runtime_table=[RuntimeEntry(accelerator="cpu", image="new")]), world.live)
+        world.reconciler = AcceleratorProfileReconciler(
+            Settings(runtime_table=[RuntimeEntry(accelerator="cpu", image="new")]), world.live
+        )
     else:
         world.facts.put(NODE, node("n", cpu="2"))
     kinds = [type(action) for action in (*world.decide().actions, *world.decide().actions)]
@@ -339,7 +341,7 @@ def test_stale_samples_show_and_are_looked_for() -> None:
 
 def test_no_node_no_profile() -> None:
     world = World()
-    assert world.domain.observe(world.facts, Key(domain="profiles", name="gone")) is None
+    assert world.reconciler.observe(world.facts, Key(reconciler="profiles", name="gone")) is None
 
 
 def test_digest_ignores_what_does_not_matter() -> None:

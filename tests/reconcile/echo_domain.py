@@ -9,7 +9,7 @@ from typing import Any
 from batchwright_operator.kube.objects import CONFIG_MAP, DEPLOYMENT, MODEL_DEPLOYMENT, Raw
 from batchwright_operator.reconcile.decisions import Apply, Decision, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 
 LABEL = "batchwright.dev/deployment"
@@ -29,7 +29,7 @@ class EchoDomain:
 
     name = "echo"
 
-    def __init__(self, settings: Settings, live: Live) -> None:
+    def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings = settings
         self._live = live
 
@@ -66,7 +66,7 @@ class EchoDomain:
 
 
 def _key(metadata: Raw, name: str) -> Key:
-    return Key(domain="echo", namespace=metadata["namespace"], name=name)
+    return Key(reconciler="echo", namespace=metadata["namespace"], name=name)
 
 
 def _owner(obj: Raw) -> list[Key]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_operator.kube.objects import CONFIG_MAP, POD, Raw
-from batchwright_operator.reconcile.cache import Feed, Store, version_of
+from batchwright_operator.reconcile.cache import ListWatch, Store, version_of
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
 
@@ -19,10 +19,10 @@ def pod(name: str, version: int, **labels: str) -> Raw:
 
 
 def keys_of(obj: Raw) -> list[Key]:
-    return [Key(domain="d", name=obj["metadata"]["name"])]
+    return [Key(reconciler="d", name=obj["metadata"]["name"])]
 
 
-def new_store(told: list[str] | None = None, *selectors: str) -> tuple[Store, list[Feed]]:
+def new_store(told: list[str] | None = None, *selectors: str) -> tuple[Store, list[ListWatch]]:
     store = Store(lambda key: told.append(key.name) if told is not None else None)
     wanted = [
         Watch(resource=POD, keys=keys_of, label_selector=text, index_labels=("app",)) for text in selectors or ("",)
@@ -57,48 +57,48 @@ def play(steps: list[tuple[str, str]]) -> tuple[list[tuple[str, Raw]], list[dict
 def test_it_ends_at_the_truth_after_any_mixture_of_sources(steps: list[tuple[str, str]], data: st.DataObject) -> None:
     """Events in order (as watches give them), with repeated old ones, late answers and late lists in between."""
     events, states = play(steps)
-    store, (feed,) = new_store()
+    store, (list_watch,) = new_store()
     delivered = 0
     while delivered < len(events):
         source = data.draw(st.sampled_from(["event", "event", "again", "answer", "list"]))
         version = version_of(events[delivered][1])
         if source == "event":
-            deliver(store, feed, events[delivered])
+            deliver(store, list_watch, events[delivered])
             delivered += 1
         elif source == "again" and delivered:
-            deliver(store, feed, data.draw(st.sampled_from(events[:delivered])))
+            deliver(store, list_watch, data.draw(st.sampled_from(events[:delivered])))
         elif source == "answer":
             kind, obj = data.draw(st.sampled_from(events[: delivered + 1]))
             if kind == "MODIFIED":
                 store.written(POD, obj)
         elif source == "list":
             at = data.draw(st.integers(0, version))
-            store.replace(feed, states[at].values(), at)
+            store.replace(list_watch, states[at].values(), at)
     assert {one["metadata"]["name"]: version_of(one) for one in store.all(POD)} == {
         name: version_of(obj) for name, obj in states[-1].items()
     }
 
 
-def deliver(store: Store, feed: Feed, event: tuple[str, Raw]) -> None:
+def deliver(store: Store, list_watch: ListWatch, event: tuple[str, Raw]) -> None:
     kind, obj = event
-    (store.deleted if kind == "DELETED" else store.changed)(feed, obj)
+    (store.deleted if kind == "DELETED" else store.changed)(list_watch, obj)
 
 
 def test_events_out_of_order_are_all_taken_where_order_is_not_promised() -> None:
-    store, (feed,) = new_store()
-    feed.ordered = False
-    store.replace(feed, [], 3)
+    store, (list_watch,) = new_store()
+    list_watch.ordered = False
+    store.replace(list_watch, [], 3)
     for name, version in (("b", 6), ("a", 5), ("old", 2)):
-        store.changed(feed, pod(name, version))
+        store.changed(list_watch, pod(name, version))
     assert names(store.all(POD)) == {"a", "b"}
 
 
 @given(versions=st.lists(st.integers(1, 50), min_size=1))
 def test_an_object_never_gets_older(versions: list[int]) -> None:
-    store, (feed,) = new_store()
-    feed.ordered = False
+    store, (list_watch,) = new_store()
+    list_watch.ordered = False
     for version in versions:
-        store.changed(feed, pod("a", version))
+        store.changed(list_watch, pod("a", version))
         held = store.get(POD, "n", "a")
         assert held is not None
         assert version_of(held) >= version
@@ -106,43 +106,43 @@ def test_an_object_never_gets_older(versions: list[int]) -> None:
 
 
 def test_versions_are_compared_as_numbers() -> None:
-    store, (feed,) = new_store()
-    store.changed(feed, pod("a", 9))
-    store.changed(feed, pod("a", 10))
+    store, (list_watch,) = new_store()
+    store.changed(list_watch, pod("a", 9))
+    store.changed(list_watch, pod("a", 10))
     assert version_of(store.all(POD)[0]) == 10
 
 
 def test_an_answer_after_the_deletion_was_seen_does_not_raise_the_dead() -> None:
-    store, (feed,) = new_store()
-    store.changed(feed, pod("a", 5))
-    store.deleted(feed, pod("a", 7))
+    store, (list_watch,) = new_store()
+    store.changed(list_watch, pod("a", 5))
+    store.deleted(list_watch, pod("a", 7))
     store.written(POD, pod("a", 6))
     assert store.all(POD) == []
 
 
 def test_an_answer_ahead_of_the_watch_is_there_at_once() -> None:
     told: list[str] = []
-    store, (feed,) = new_store(told)
-    store.replace(feed, [], 5)
+    store, (list_watch,) = new_store(told)
+    store.replace(list_watch, [], 5)
     store.written(POD, pod("a", 8))
     assert names(store.all(POD)) == {"a"}
-    store.changed(feed, pod("a", 8))
+    store.changed(list_watch, pod("a", 8))
     assert told == ["a"], "the watch's echo of our own write is no news"
 
 
 def test_a_list_that_is_older_than_our_write_does_not_undo_it() -> None:
-    store, (feed,) = new_store()
+    store, (list_watch,) = new_store()
     store.written(POD, pod("a", 8))
-    store.replace(feed, [], 7)
+    store.replace(list_watch, [], 7)
     assert names(store.all(POD)) == {"a"}
-    store.replace(feed, [], 9)
+    store.replace(list_watch, [], 9)
     assert store.all(POD) == []
 
 
 def test_an_old_deletion_leaves_the_object_that_was_made_since() -> None:
-    store, (feed,) = new_store()
-    store.changed(feed, pod("a", 9))
-    store.deleted(feed, pod("a", 7))
+    store, (list_watch,) = new_store()
+    store.changed(list_watch, pod("a", 9))
+    store.deleted(list_watch, pod("a", 7))
     assert names(store.all(POD)) == {"a"}
 
 
@@ -157,10 +157,10 @@ def test_an_object_that_leaves_one_selector_stays_for_another() -> None:
 
 
 def test_indexes_follow_changes() -> None:
-    store, (feed,) = new_store()
-    store.changed(feed, pod("a", 1, app="x"))
-    store.changed(feed, pod("b", 2, app="x"))
-    store.changed(feed, pod("a", 3, app="y"))
+    store, (list_watch,) = new_store()
+    store.changed(list_watch, pod("a", 1, app="x"))
+    store.changed(list_watch, pod("b", 2, app="x"))
+    store.changed(list_watch, pod("a", 3, app="y"))
     assert names(store.labelled(POD, "app", "x")) == {"b"}
     assert names(store.labelled(POD, "app", "y", namespace="n")) == {"a"}
     assert store.labelled(POD, "app", "y", namespace="other") == []
@@ -168,10 +168,10 @@ def test_indexes_follow_changes() -> None:
 
 
 def test_owned_means_the_controller_reference() -> None:
-    store, (feed,) = new_store()
+    store, (list_watch,) = new_store()
     owned = pod("a", 1)
     owned["metadata"]["ownerReferences"] = [{"uid": "u1"}, {"uid": "u2", "controller": True}]
-    store.changed(feed, owned)
+    store.changed(list_watch, owned)
     assert (names(store.owned(POD, "u2")), store.owned(POD, "u1")) == ({"a"}, [])
 
 
@@ -187,31 +187,33 @@ def test_what_no_feed_sees_is_not_kept() -> None:
 def test_old_and_new_state_are_both_asked_for_keys() -> None:
     told: list[str] = []
     store = Store(lambda key: told.append(key.name))
-    feed = store.register(Watch(resource=POD, keys=lambda obj: [Key(domain="d", name=obj["metadata"]["labels"]["on"])]))
-    store.changed(feed, pod("a", 1, on="x"))
-    store.changed(feed, pod("a", 2, on="y"))
+    list_watch = store.register(
+        Watch(resource=POD, keys=lambda obj: [Key(reconciler="d", name=obj["metadata"]["labels"]["on"])])
+    )
+    store.changed(list_watch, pod("a", 1, on="x"))
+    store.changed(list_watch, pod("a", 2, on="y"))
     store.gone(POD, "n", "a", "a-uid")
     assert told == ["x", "x", "y", "y"]
 
 
 def test_the_key_that_wrote_a_status_is_not_told() -> None:
     told: list[str] = []
-    store, (feed,) = new_store(told)
-    store.changed(feed, pod("a", 1))
-    store.written(POD, pod("a", 2), quiet=Key(domain="d", name="a"))
+    store, (list_watch,) = new_store(told)
+    store.changed(list_watch, pod("a", 1))
+    store.written(POD, pod("a", 2), quiet=Key(reconciler="d", name="a"))
     assert told == ["a"]
 
 
 def test_feeds_of_equal_selectors_are_shared() -> None:
-    store, feeds = new_store(None, "a=b", "a=b", "")
-    assert (feeds[0] is feeds[1], len(store.feeds())) == (True, 2)
+    store, list_watches = new_store(None, "a=b", "a=b", "")
+    assert (list_watches[0] is list_watches[1], len(store.list_watches())) == (True, 2)
 
 
 def test_managed_fields_are_dropped_and_the_kind_is_filled_in() -> None:
-    store, (feed,) = new_store()
+    store, (list_watch,) = new_store()
     raw: dict[str, Any] = pod("a", 1)
     raw["metadata"]["managedFields"] = [{}]
-    store.replace(feed, [raw], 1)
+    store.replace(list_watch, [raw], 1)
     held = store.get(POD, "n", "a")
     assert held is not None
     assert "managedFields" not in held["metadata"]
@@ -223,7 +225,7 @@ def test_managed_fields_are_dropped_and_the_kind_is_filled_in() -> None:
 def test_a_failing_key_function_does_not_stop_the_others() -> None:
     told: list[str] = []
     store = Store(lambda key: told.append(key.name))
-    store.register(Watch(resource=POD, keys=lambda obj: [Key(domain="d", name=obj["no such field"])]))
-    feed = store.register(Watch(resource=POD, keys=keys_of))
-    store.changed(feed, pod("a", 1))
+    store.register(Watch(resource=POD, keys=lambda obj: [Key(reconciler="d", name=obj["no such field"])]))
+    list_watch = store.register(Watch(resource=POD, keys=keys_of))
+    store.changed(list_watch, pod("a", 1))
     assert told == ["a"]

@@ -20,7 +20,7 @@ from batchwright_operator.reconcile.workqueue import (
     backoff_s,
 )
 
-A, B, C = (Key(domain="d", name=name) for name in "abc")
+A, B, C = (Key(reconciler="d", name=name) for name in "abc")
 keys = st.sampled_from([A, B, C])
 
 

@@ -18,7 +18,7 @@ import pytest
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import KIND_EMULATED, STATE_PATH
 from batchwright_worker.local.deployment import local_deployment
-from batchwright_worker.local.processes import LocalPorts, Served, served
+from batchwright_worker.local.processes import LocalPorts, LocalServing, served
 
 REPLICAS = "emu-replicas.test"
 """Host name that `names` makes resolve to the addresses of replicas."""
@@ -47,14 +47,14 @@ def deployment(**fields: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def replica(document: dict[str, Any], *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Served]:
+async def replica(document: dict[str, Any], *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[LocalServing]:
     """One replica of the deployment."""
     local = local_deployment([document], None, None, {})
     async with served(local, LocalPorts(host=host, http=port), sidecar_options=("--drain-seconds", "1")) as here:
         yield here
 
 
-async def state_of(here: Served, after: int = -1) -> SidecarState:
+async def state_of(here: LocalServing, after: int = -1) -> SidecarState:
     """What the replica's control port tells, as soon as its revision is larger than `after`."""
     headers = {"Authorization": f"Bearer {here.token}"}
     url = f"http://{here.host}:{here.control}{STATE_PATH}?after={after}&waitSeconds=20"
@@ -62,7 +62,7 @@ async def state_of(here: Served, after: int = -1) -> SidecarState:
         return msgspec.json.decode(await response.read(), type=SidecarState)
 
 
-async def rows_served(here: Served) -> int:
+async def rows_served(here: LocalServing) -> int:
     """How many rows it has answered, as soon as there are some."""
     state = await state_of(here)
     while not (state.models and state.models[0].rows_total):
@@ -70,7 +70,7 @@ async def rows_served(here: Served) -> int:
     return state.models[0].rows_total
 
 
-def kill_replica(here: Served) -> None:
+def kill_replica(here: LocalServing) -> None:
     """SIGKILL to the processes of this replica."""
     for process in psutil.Process(os.getpid()).children():
         command = process.cmdline()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.scheduler.queues import ModelQueue, Waiting
+from batchwright_worker.scheduler.queues import ModelQueue, QueuedRequest
 
 
-def queue_of(*entries: Waiting) -> ModelQueue:
+def queue_of(*entries: QueuedRequest) -> ModelQueue:
     queue = ModelQueue(model="m", limit=1000)
     for entry in entries:
         queue.push(entry)
@@ -20,7 +20,7 @@ def taken(queue: ModelQueue, rows: int, bucket: object = ()) -> list[tuple[int, 
 
 
 def test_rows_are_taken_in_order_of_arrival_and_requests_are_split() -> None:
-    queue = queue_of(Waiting(key=1, rows=3, arrival=0), Waiting(key=2, rows=4, arrival=1))
+    queue = queue_of(QueuedRequest(key=1, rows=3, arrival=0), QueuedRequest(key=2, rows=4, arrival=1))
     assert taken(queue, 5) == [(1, 0, 3), (2, 0, 2)]
     assert taken(queue, 5) == [(2, 2, 2)]
     assert queue.rows == 0
@@ -29,18 +29,18 @@ def test_rows_are_taken_in_order_of_arrival_and_requests_are_split() -> None:
 
 def test_a_lower_priority_number_goes_first_and_zero_is_the_middle() -> None:
     queue = queue_of(
-        Waiting(key=1, rows=1, arrival=0, priority=(1 << 31) + 1),
-        Waiting(key=2, rows=1, arrival=1),
-        Waiting(key=3, rows=1, arrival=2, priority=1),
+        QueuedRequest(key=1, rows=1, arrival=0, priority=(1 << 31) + 1),
+        QueuedRequest(key=2, rows=1, arrival=1),
+        QueuedRequest(key=3, rows=1, arrival=2, priority=1),
     )
     assert [key for key, _, _ in taken(queue, 3)] == [3, 2, 1]
 
 
 def test_the_bucket_with_the_oldest_head_is_next() -> None:
     queue = queue_of(
-        Waiting(key=1, rows=1, arrival=1, bucket="wide"),
-        Waiting(key=2, rows=9, arrival=2, bucket="narrow"),
-        Waiting(key=3, rows=1, arrival=0, bucket="late"),
+        QueuedRequest(key=1, rows=1, arrival=1, bucket="wide"),
+        QueuedRequest(key=2, rows=9, arrival=2, bucket="narrow"),
+        QueuedRequest(key=3, rows=1, arrival=0, bucket="late"),
     )
     assert queue.next_bucket() == "late"
     taken(queue, 1, "late")
@@ -49,10 +49,10 @@ def test_the_bucket_with_the_oldest_head_is_next() -> None:
 
 def test_late_heads_are_found_up_to_the_first_in_time() -> None:
     queue = queue_of(
-        Waiting(key=1, rows=2, arrival=0, drop_after=1.0),
-        Waiting(key=2, rows=1, arrival=1, drop_after=1.5),
-        Waiting(key=3, rows=1, arrival=2, drop_after=9.0),
-        Waiting(key=4, rows=1, arrival=3, drop_after=1.0),
+        QueuedRequest(key=1, rows=2, arrival=0, drop_after=1.0),
+        QueuedRequest(key=2, rows=1, arrival=1, drop_after=1.5),
+        QueuedRequest(key=3, rows=1, arrival=2, drop_after=9.0),
+        QueuedRequest(key=4, rows=1, arrival=3, drop_after=1.0),
     )
     assert queue.late((), lambda rows: 1.2 + 0.2 * rows, cap=8) == [1, 2]
 
@@ -77,7 +77,7 @@ def test_every_row_leaves_once_in_order_and_the_counts_hold(steps: list[tuple[st
         if what == "push":
             key = len(pushed) + 1
             pushed[key] = (number, bucket)
-            queue.push(Waiting(key=key, rows=number, arrival=at, bucket=bucket))
+            queue.push(QueuedRequest(key=key, rows=number, arrival=at, bucket=bucket))
         elif what == "take" and bucket in queue.groups:
             parts = queue.take(bucket, number, at)
             assert sum(part.rows for part in parts) <= number
@@ -96,6 +96,6 @@ def test_every_row_leaves_once_in_order_and_the_counts_hold(steps: list[tuple[st
 def test_an_empty_queue_takes_a_request_of_any_size() -> None:
     queue = ModelQueue(model="m", limit=4)
     assert queue.has_room(100)
-    queue.push(Waiting(key=1, rows=3, arrival=0))
+    queue.push(QueuedRequest(key=1, rows=3, arrival=0))
     assert queue.has_room(1)
     assert not queue.has_room(2)

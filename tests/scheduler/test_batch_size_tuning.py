@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from batchwright_worker.scheduler.batch_size.controller import decide, fitted_size, initial
 from batchwright_worker.scheduler.batch_size.device_time import UNKNOWN, Curve, fit
-from batchwright_worker.scheduler.batch_size.values import Rules, Tuning, Window
+from batchwright_worker.scheduler.batch_size.values import TunerState, TuningConfig, WindowFacts
 
 LINE = fit((n, 0.010 + 0.002 * n) for n in (1, 2, 4, 8, 16, 32) for _ in range(3))
 KNEE_AT_6 = fit((n, s) for n, s in {1: 0.011, 6: 0.0462, 16: 0.1248, 32: 0.304}.items() for _ in range(3))
-STEPS = Rules(latency_s=0.1, controller="MannKendall")
+STEPS = TuningConfig(latency_s=0.1, controller="MannKendall")
 
 
-def window(**facts: float) -> Window:
+def window(**facts: float) -> WindowFacts:
     base: dict[str, Any] = {
         "seconds": 1.0,
         "requests": 100,
@@ -30,7 +30,7 @@ def window(**facts: float) -> Window:
         "offered": 100.0,
         "served": 100.0,
     }
-    return Window(**{**base, **facts})
+    return WindowFacts(**{**base, **facts})
 
 
 ROWS_WAIT = window(latency_s=0.3, device_s=0.02, mean_rows=5, full_ratio=1, busy=1, offered=300, served=250)
@@ -52,36 +52,36 @@ SLOW = window(latency_s=0.13, device_s=0.09, mean_rows=40, busy=0.9)
         (window(requests=0, latency_s=0), 5, 5, "NoRequests"),
     ],
 )
-def test_a_want_has_a_cause(seen: Window, size: int, want: int, reason: str) -> None:
-    verdict = decide(replace(STEPS, max_size=64), Tuning(size=size), seen, LINE)
+def test_a_want_has_a_cause(seen: WindowFacts, size: int, want: int, reason: str) -> None:
+    verdict = decide(replace(STEPS, max_size=64), TunerState(size=size), seen, LINE)
     assert (verdict.size, verdict.reason) == (want, reason)
     assert verdict.message
 
 
 def test_a_missed_throughput_wants_a_larger_size() -> None:
-    rules = Rules(throughput=400, controller="MannKendall")
-    verdict = decide(rules, Tuning(size=5), window(offered=500, served=250, mean_rows=5), LINE)
+    rules = TuningConfig(throughput=400, controller="MannKendall")
+    verdict = decide(rules, TunerState(size=5), window(offered=500, served=250, mean_rows=5), LINE)
     assert (verdict.size, verdict.reason, verdict.target_met) == (6, "ThroughputBelowTarget", False)
 
 
 def test_a_throughput_that_nobody_offers_is_not_missed() -> None:
-    rules = Rules(throughput=400, controller="MannKendall")
-    verdict = decide(rules, Tuning(size=5), window(offered=100, served=100), LINE)
+    rules = TuningConfig(throughput=400, controller="MannKendall")
+    verdict = decide(rules, TunerState(size=5), window(offered=100, served=100), LINE)
     assert (verdict.size, verdict.reason, verdict.target_met) == (5, "TargetMet", True)
 
 
 def test_a_larger_size_is_not_wanted_where_it_is_no_faster() -> None:
-    verdict = decide(STEPS, Tuning(size=6), ROWS_WAIT, KNEE_AT_6)
+    verdict = decide(STEPS, TunerState(size=6), ROWS_WAIT, KNEE_AT_6)
     assert (verdict.size, verdict.reason) == (6, "NoFasterBeyond")
     assert "beyond 6 rows" in verdict.message
 
 
 def test_beyond_the_knee_the_size_goes_back_to_it() -> None:
-    verdict = decide(STEPS, Tuning(size=12), ROWS_WAIT, KNEE_AT_6)
+    verdict = decide(STEPS, TunerState(size=12), ROWS_WAIT, KNEE_AT_6)
     assert (verdict.size, verdict.reason) == (6, "NoFasterBeyond")
 
 
-def climb(tuning: Tuning, seen: Window, windows: int, curve: Curve = LINE) -> tuple[Tuning, list[str]]:
+def climb(tuning: TunerState, seen: WindowFacts, windows: int, curve: Curve = LINE) -> tuple[TunerState, list[str]]:
     reasons: list[str] = []
     for _ in range(windows):
         verdict = decide(replace(STEPS, max_size=64), tuning, seen, curve)
@@ -91,7 +91,7 @@ def climb(tuning: Tuning, seen: Window, windows: int, curve: Curve = LINE) -> tu
 
 
 def test_one_noisy_window_costs_a_pause_and_no_more() -> None:
-    tuning, _ = climb(Tuning(size=10), ROWS_WAIT, 6)
+    tuning, _ = climb(TunerState(size=10), ROWS_WAIT, 6)
     assert tuning.size == 16
     noisy = decide(STEPS, tuning, SLOW, LINE)
     assert (noisy.size, noisy.want, noisy.reason) == (16, 15, "TrendDisagrees")
@@ -101,7 +101,7 @@ def test_one_noisy_window_costs_a_pause_and_no_more() -> None:
 
 
 def test_a_lasting_change_turns_the_trend_within_its_length() -> None:
-    tuning, _ = climb(Tuning(size=30), ROWS_WAIT, 6)
+    tuning, _ = climb(TunerState(size=30), ROWS_WAIT, 6)
     highest = tuning.size
     tuning, reasons = climb(tuning, SLOW, STEPS.trend_length)
     assert reasons[0] == "TrendDisagrees"
@@ -110,7 +110,7 @@ def test_a_lasting_change_turns_the_trend_within_its_length() -> None:
 
 
 def test_a_met_target_is_held_through_one_bad_window() -> None:
-    held = decide(STEPS, Tuning(size=8), window(), LINE).tuning
+    held = decide(STEPS, TunerState(size=8), window(), LINE).tuning
     assert not held.searching
     once = decide(STEPS, held, ROWS_WAIT_AT_SAME_LOAD, LINE)
     assert (once.size, once.reason) == (8, "TargetMissedOnce")
@@ -124,14 +124,14 @@ ROWS_WAIT_AT_SAME_LOAD = replace(ROWS_WAIT, offered=100, served=100)
 
 
 def test_a_change_of_load_starts_the_search_again() -> None:
-    held = decide(STEPS, Tuning(size=8), window(offered=100), LINE).tuning
+    held = decide(STEPS, TunerState(size=8), window(offered=100), LINE).tuning
     verdict = decide(STEPS, held, replace(ROWS_WAIT, offered=400), LINE)
     assert (verdict.size, verdict.reason) == (9, "RowsWaiting")
     assert "the load has changed" in verdict.message
 
 
 def test_a_change_of_the_models_speed_starts_the_search_again() -> None:
-    held = decide(STEPS, Tuning(size=20), window(), LINE).tuning
+    held = decide(STEPS, TunerState(size=20), window(), LINE).tuning
     slower = fit((n, 2 * (0.010 + 0.002 * n)) for n in (1, 8, 20) for _ in range(3))
     verdict = decide(STEPS, held, replace(SLOW, offered=100), slower)
     assert (verdict.size, verdict.reason) == (19, "BatchTooSlow")
@@ -139,41 +139,41 @@ def test_a_change_of_the_models_speed_starts_the_search_again() -> None:
 
 
 def test_poisson_noise_of_a_small_load_is_no_change() -> None:
-    held = decide(STEPS, Tuning(size=8), window(offered=20), LINE).tuning
+    held = decide(STEPS, TunerState(size=8), window(offered=20), LINE).tuning
     assert decide(STEPS, held, window(offered=30), LINE).tuning.searching is False
 
 
 @pytest.mark.parametrize(
     ("rules", "curve", "size"),
     [
-        (Rules(latency_s=0.1, max_size=64), LINE, 20),
-        (Rules(latency_s=0.2, max_size=64), LINE, 45),
-        (Rules(latency_s=0.1, max_size=8), LINE, 8),
-        (Rules(max_size=32), KNEE_AT_6, 6),
-        (Rules(latency_s=0.001), LINE, 1),
-        (Rules(latency_s=10, max_size=256), LINE, 64),
+        (TuningConfig(latency_s=0.1, max_size=64), LINE, 20),
+        (TuningConfig(latency_s=0.2, max_size=64), LINE, 45),
+        (TuningConfig(latency_s=0.1, max_size=8), LINE, 8),
+        (TuningConfig(max_size=32), KNEE_AT_6, 6),
+        (TuningConfig(latency_s=0.001), LINE, 1),
+        (TuningConfig(latency_s=10, max_size=256), LINE, 64),
     ],
 )
 def test_the_fitted_size_is_the_largest_within_half_the_target_that_is_faster(
-    rules: Rules, curve: Curve, size: int
+    rules: TuningConfig, curve: Curve, size: int
 ) -> None:
     assert fitted_size(rules, curve) == size
 
 
 def test_the_fitted_controller_jumps() -> None:
-    verdict = decide(replace(STEPS, controller="Fitted"), Tuning(size=5), ROWS_WAIT, LINE)
+    verdict = decide(replace(STEPS, controller="Fitted"), TunerState(size=5), ROWS_WAIT, LINE)
     assert verdict.size == 20
 
 
 def test_the_first_size_is_the_users_else_the_predicted_else_the_smallest() -> None:
-    rules = Rules(latency_s=0.1, min_size=2, max_size=64)
+    rules = TuningConfig(latency_s=0.1, min_size=2, max_size=64)
     assert initial(rules, 5, LINE).size == 5
     assert initial(rules, None, LINE).size == 20
     assert initial(rules, None, UNKNOWN).size == 2
 
 
 windows = st.builds(
-    Window,
+    WindowFacts,
     seconds=st.just(1.0),
     requests=st.integers(0, 500),
     latency_s=st.floats(0, 1),
@@ -194,9 +194,9 @@ windows = st.builds(
     st.sampled_from([LINE, KNEE_AT_6, UNKNOWN]),
 )
 def test_the_size_stays_within_its_bounds_and_every_verdict_says_why(
-    controller: Any, seen: list[Window], start: int, step: int, curve: Curve
+    controller: Any, seen: list[WindowFacts], start: int, step: int, curve: Curve
 ) -> None:
-    rules = Rules(min_size=2, max_size=48, step=step, latency_s=0.1, controller=controller)
+    rules = TuningConfig(min_size=2, max_size=48, step=step, latency_s=0.1, controller=controller)
     tuning = initial(rules, start, curve)
     for one in seen:
         verdict = decide(rules, tuning, one, curve)

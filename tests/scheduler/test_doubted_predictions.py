@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from batchwright_worker.scheduler.batch_size.device_time import DeviceTime
-from batchwright_worker.scheduler.batch_size.values import Rules
-from batchwright_worker.scheduler.devices import DeviceBooks, Held
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.devices import DeviceBooks, ResidentModel
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import PROBE_S, Plan
-from batchwright_worker.scheduler.steps import Batch, Offer, Refusal
+from batchwright_worker.scheduler.served_model import PROBE_S, ModelConfig
+from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal
 
 TARGET_S = 0.1
 ON_THE_WAY_S = 0.001
@@ -21,18 +21,18 @@ def pessimist(turn_s: float) -> Scheduler:
     scheduler = Scheduler()
     books = DeviceBooks(name="d", kind="test", depth=2)
     scheduler.add_device(books)
-    served = scheduler.add_model(Plan(name="m", rules=Rules(latency_s=TARGET_S)), 0.0)
+    served = scheduler.add_model(ModelConfig(name="m", rules=TuningConfig(latency_s=TARGET_S)), 0.0)
     for _ in range(5):
         served.ran((), 1, turn_s)
     served.ran_at = 0.0
-    books.held["m"] = Held(memory_bytes=0, served=True)
+    books.held["m"] = ResidentModel(memory_bytes=0, served=True)
     return scheduler
 
 
 def answered_in(scheduler: Scheduler, now: float, seconds: float, within_s: float | None = None) -> bool:
     """Is a lone request run? Then it takes `seconds`."""
     deadline = None if within_s is None else now + within_s
-    key = scheduler.offer(Offer(model="m", rows=1, arrival=now, deadline=deadline), now)
+    key = scheduler.offer(QueueRequest(model="m", rows=1, arrival=now, deadline=deadline), now)
     if isinstance(key, Refusal):
         return False
     step = scheduler.next(now + ON_THE_WAY_S)
@@ -58,7 +58,7 @@ def test_a_model_that_seems_a_hair_too_slow_is_tried_again_and_found_fast(within
 def test_a_model_that_is_slow_is_not_run_for_nobody_all_the_time() -> None:
     """One second a row, callers that give it 50 ms: at most a twentieth of the time goes into trying."""
     scheduler = pessimist(1.0)
-    scheduler.models["m"].plan = Plan(name="m", rules=Rules())
+    scheduler.models["m"].plan = ModelConfig(name="m", rules=TuningConfig())
     runs = sum(answered_in(scheduler, number / 2, 1.0, 0.05) for number in range(1, 201))
     assert 1 <= runs <= 5
 

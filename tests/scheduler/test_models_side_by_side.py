@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.values import Rules
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
 from batchwright_worker.scheduler.fair_share import rebalance
-from batchwright_worker.scheduler.served_model import Plan, Served, serve
+from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
 from batchwright_worker.scheduler.simulator import Fate, SimulatedDevice, Simulation, poisson
 
 TARGETS: dict[str, float | None] = {"wide": 0.100, "tight": 0.040, "like wide": 0.100, "untargeted": None}
@@ -27,7 +27,7 @@ def in_time(**rates: float) -> dict[str, float]:
     """Share of each model's requests answered within its target (10 s without one), refusals counted as misses."""
     rates = {name.replace("_", " "): rate for name, rate in rates.items()}
     device = SimulatedDevice(seconds=lambda model, rows, _now: SPEEDS[model][0] + SPEEDS[model][1] * rows)
-    plans = [Plan(name=name, rules=Rules(latency_s=TARGETS[name])) for name in rates]
+    plans = [ModelConfig(name=name, rules=TuningConfig(latency_s=TARGETS[name])) for name in rates]
     load = heapq.merge(
         *(poisson(rate, 10, random.Random(number), name) for number, (name, rate) in enumerate(rates.items()))
     )
@@ -77,9 +77,9 @@ def test_a_model_without_a_target_is_neither_starved_nor_spared() -> None:
     assert overloaded["wide"] * 1000 > 250
 
 
-def served_of(name: str, rate: float, now: float = 10.0) -> Served:
+def served_of(name: str, rate: float, now: float = 10.0) -> ServedModel:
     fixed_s, per_row_s = SPEEDS[name]
-    served = serve(Plan(name=name, rules=Rules(latency_s=TARGETS[name]), initial_size=16), 0.0)
+    served = serve(ModelConfig(name=name, rules=TuningConfig(latency_s=TARGETS[name]), initial_size=16), 0.0)
     for rows in (1, 2, 4, 8):
         served.ran((), rows, fixed_s + per_row_s * rows)
         served.turned(fixed_s + per_row_s * rows, fixed_s + per_row_s * rows)

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.scheduler.batch_size.values import Rules
-from batchwright_worker.scheduler.devices import DeviceBooks, Held
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.devices import DeviceBooks, ResidentModel
 from batchwright_worker.scheduler.dispatch import PASS_LIMIT
-from batchwright_worker.scheduler.order import OLDEST_SHARE, Choice, Order, Turns, ordered
+from batchwright_worker.scheduler.order import OLDEST_SHARE, Choice, FairShareState, Order, ordered
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Plan
-from batchwright_worker.scheduler.steps import Batch, Offer
+from batchwright_worker.scheduler.served_model import ModelConfig
+from batchwright_worker.scheduler.steps import Batch, QueueRequest
 
 
 def choice(
@@ -52,18 +52,18 @@ def test_each_order_has_its_own_first(order: Order, first: str) -> None:
         choice("neglected", rows=2, run_s=3, last_served=1, head_arrival=1),
         choice("worthwhile", rows=9, run_s=0.5, last_served=8, head_arrival=3),
     ]
-    turns = Turns()
+    turns = FairShareState()
     turns.balance_s = -1
     assert ordered(choices, order, turns, 5.0)[0].model == first
 
 
 def test_equals_go_by_the_older_head_then_by_name() -> None:
     choices = [choice("c", head_arrival=1), choice("b", head_arrival=0), choice("a", head_arrival=1)]
-    assert names(ordered(choices, "Longest", Turns(), 2.0)) == ["b", "a", "c"]
+    assert names(ordered(choices, "Longest", FairShareState(), 2.0)) == ["b", "a", "c"]
 
 
 def test_device_time_is_shared_between_the_oldest_row_and_the_most_worthwhile_queue() -> None:
-    turns, spent = Turns(), {"old": 0.0, "worthy": 0.0}
+    turns, spent = FairShareState(), {"old": 0.0, "worthy": 0.0}
     seconds = {"old": 0.3, "worthy": 0.1}
     for _ in range(1000):
         choices = [choice("old", run_s=0.3, head_arrival=1), choice("worthy", rows=9, run_s=0.1, head_arrival=2)]
@@ -74,7 +74,7 @@ def test_device_time_is_shared_between_the_oldest_row_and_the_most_worthwhile_qu
 
 
 def test_what_was_loaded_for_the_oldest_row_is_served_next() -> None:
-    turns = Turns()
+    turns = FairShareState()
     choices = [choice("old", head_arrival=1), choice("worthy", rows=9, head_arrival=2)]
     assert ordered(choices, "Balanced", turns, 5.0)[0].model == "old"
     turns.spent("old", 0.5, loads=True)
@@ -85,7 +85,7 @@ def test_what_was_loaded_for_the_oldest_row_is_served_next() -> None:
 
 
 def test_nobody_is_made_late_for_the_sake_of_worth_or_age() -> None:
-    turns = Turns()
+    turns = FairShareState()
     turns.balance_s = -1
     worthy, hurried = choice("worthy", rows=9, run_s=0.5), choice("hurried", run_s=0.1, due=5.3, head_arrival=1)
     assert names(ordered([worthy, hurried], "Balanced", turns, 5.0)) == ["hurried", "worthy"]
@@ -95,7 +95,7 @@ def test_nobody_is_made_late_for_the_sake_of_worth_or_age() -> None:
 
 @pytest.mark.parametrize(("use", "first"), [(0.35, "hungry"), (0.05, "other")])
 def test_where_one_of_two_must_be_late_it_is_the_one_that_takes_more(use: float, first: str) -> None:
-    turns = Turns()
+    turns = FairShareState()
     turns.balance_s = -1
     hungry = choice("hungry", rows=9, run_s=0.4, due=5.5, use=0.3)
     other = choice("other", run_s=0.2, due=5.3, use=use)
@@ -105,7 +105,7 @@ def test_where_one_of_two_must_be_late_it_is_the_one_that_takes_more(use: float,
 
 def test_a_row_that_is_late_anyway_displaces_nobody() -> None:
     choices = [choice("worthy", rows=9, run_s=0.5), choice("late", run_s=0.4, due=5.3, head_arrival=1)]
-    assert names(ordered(choices, "Balanced", Turns(), 5.0)) == ["worthy", "late"]
+    assert names(ordered(choices, "Balanced", FairShareState(), 5.0)) == ["worthy", "late"]
 
 
 arrivals = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 6), st.floats(0, 0.05)), max_size=120)
@@ -120,14 +120,14 @@ def test_no_row_starves_and_every_offer_ends_once(
     scheduler = Scheduler(order=order)
     scheduler.add_device(DeviceBooks(name="d", kind="test"))
     for name in "abcd":
-        served = scheduler.add_model(Plan(name=name, rules=Rules(), initial_size=8), 0.0)
+        served = scheduler.add_model(ModelConfig(name=name, rules=TuningConfig(), initial_size=8), 0.0)
         for rows in (1, 2, 4):
             served.ran((), rows, 0.010 + 0.002 * rows)
-        scheduler.devices["d"].held[name] = Held(memory_bytes=0, served=True)
+        scheduler.devices["d"].held[name] = ResidentModel(memory_bytes=0, served=True)
     now, ended, waits, batches = 0.0, set[int](), dict[int, int](), 0
 
     def offer(name: str, rows: int) -> None:
-        key = scheduler.offer(Offer(model=name, rows=rows, arrival=now), now)
+        key = scheduler.offer(QueueRequest(model=name, rows=rows, arrival=now), now)
         assert isinstance(key, int)
         waits[key] = batches
 

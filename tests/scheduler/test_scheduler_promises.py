@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler.batch_size.values import Rules
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.order import Order
-from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Waiting
+from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, QueuedRequest
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Plan
-from batchwright_worker.scheduler.steps import Batch, Offer, Refusal
+from batchwright_worker.scheduler.served_model import ModelConfig
+from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal
 
 NAMES = ("a", "b", "c")
 MODEL_BYTES = 100
@@ -48,7 +48,7 @@ class Story:
     latency_s: float | None
     now: float = 0.0
     scheduler: Scheduler = field(init=False)
-    offers: dict[int, Offer] = field(default_factory=dict)
+    offers: dict[int, QueueRequest] = field(default_factory=dict)
     rows_left: dict[int, int] = field(default_factory=dict)
     ends: dict[int, list[str]] = field(default_factory=dict)
     work: dict[str, list[tuple[float, Batch | LoadModel]]] = field(default_factory=dict)
@@ -61,7 +61,9 @@ class Story:
             self.scheduler.measured(name, MemoryReport(total_bytes=150, used_bytes=0, free_bytes=150))
             self.work[name] = []
         for name in NAMES:
-            plan = Plan(name=name, rules=Rules(latency_s=self.latency_s), initial_size=8, load_bytes=MODEL_BYTES)
+            plan = ModelConfig(
+                name=name, rules=TuningConfig(latency_s=self.latency_s), initial_size=8, load_bytes=MODEL_BYTES
+            )
             self.scheduler.add_model(plan, 0.0).footprint.load_s = 0.02
             for rows in (1, 2, 4, 8):
                 self.scheduler.tried(name, rows, 0.010 + 0.002 * rows, 0)
@@ -82,7 +84,7 @@ class Story:
 
     def do_offer(self, model: str, rows: int, priority: int, patience_s: float | None) -> None:
         deadline = None if patience_s is None else self.now + patience_s
-        offer = Offer(model=model, rows=rows, arrival=self.now, priority=priority, deadline=deadline)
+        offer = QueueRequest(model=model, rows=rows, arrival=self.now, priority=priority, deadline=deadline)
         key = self.scheduler.offer(offer, self.now)
         if not isinstance(key, Refusal):
             self.offers[key], self.rows_left[key] = offer, rows
@@ -108,7 +110,7 @@ class Story:
         if key not in self.rows_left:
             return
         offer = self.offers[key]
-        entry = Waiting(
+        entry = QueuedRequest(
             key=0,
             rows=start + rows,
             start=start,
@@ -207,12 +209,12 @@ def test_every_offer_ends_exactly_once_in_order_within_memory(
 def test_rows_that_are_tried_again_count_for_those_that_come_after_them() -> None:
     scheduler = Scheduler()
     scheduler.add_device(DeviceBooks(name="x", kind="test"))
-    scheduler.add_model(Plan(name="m", rules=Rules(latency_s=0.1), initial_size=8), 0.0)
+    scheduler.add_model(ModelConfig(name="m", rules=TuningConfig(latency_s=0.1), initial_size=8), 0.0)
     scheduler.resides("x", "m", 0)
     for rows in (1, 2, 4, 8):
         scheduler.tried("m", rows, 0.010 + 0.002 * rows, 0)
     before = scheduler.expected_wait_s("m", 0.0)
     for number in range(32):
-        scheduler.requeue(Waiting(key=0, rows=1, arrival=-0.01 * number), "m")
+        scheduler.requeue(QueuedRequest(key=0, rows=1, arrival=-0.01 * number), "m")
     assert scheduler.expected_wait_s("m", 0.0) >= before + 4 * 0.026 - 1e-9
-    assert isinstance(scheduler.offer(Offer(model="m", rows=1, arrival=0.0), 0.0), Refusal)
+    assert isinstance(scheduler.offer(QueueRequest(model="m", rows=1, arrival=0.0), 0.0), Refusal)

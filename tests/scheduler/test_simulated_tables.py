@@ -12,22 +12,31 @@ from typing import Any
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.values import Rules
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
 from batchwright_worker.scheduler.devices import Eviction
 from batchwright_worker.scheduler.order import Order
-from batchwright_worker.scheduler.served_model import Plan
-from batchwright_worker.scheduler.simulator import Arrival, Report, SimulatedDevice, Simulation, closed_loop, poisson
+from batchwright_worker.scheduler.served_model import ModelConfig
+from batchwright_worker.scheduler.simulator import (
+    Arrival,
+    SimulatedDevice,
+    Simulation,
+    SimulationReport,
+    closed_loop,
+    poisson,
+)
 
 TARGET_S = 0.1
 DEVICE = SimulatedDevice(seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows)
 
 
-def simulate(rate: float = 0, *, callers: int = 0, seconds: float = 20, first: int = 32, **options: Any) -> Report:
+def simulate(
+    rate: float = 0, *, callers: int = 0, seconds: float = 20, first: int = 32, **options: Any
+) -> SimulationReport:
     device = options.pop("device", DEVICE)
     admits_all = options.pop("admits_all", False)
     warm_up = options.pop("warm_up", True)
-    rules = Rules(**{"latency_s": TARGET_S, "controller": "MannKendall", **options})
-    plan = Plan(name="m", rules=rules, initial_size=first, admits_all=admits_all)
+    rules = TuningConfig(**{"latency_s": TARGET_S, "controller": "MannKendall", **options})
+    plan = ModelConfig(name="m", rules=rules, initial_size=first, admits_all=admits_all)
     load = closed_loop(callers) if callers else poisson(rate, seconds, random.Random(7))
     return Simulation([plan], [device], warm_up=warm_up).run(load, seconds)
 
@@ -132,7 +141,7 @@ def zipf(rate: float, seconds: float, models: int, generator: random.Random) -> 
 @cache
 def many_models(
     order: Order, eviction: Eviction = "LeastWorth", *, overlaps: bool = False, seed: int = 3, seconds: float = 15
-) -> Report:
+) -> SimulationReport:
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows,
         memory_bytes=1000,
@@ -140,7 +149,7 @@ def many_models(
         load_s=0.02,
         overlaps_loads=overlaps,
     )
-    plans = [Plan(name=f"m{i:02d}", rules=Rules(), initial_size=32, load_bytes=100) for i in range(50)]
+    plans = [ModelConfig(name=f"m{i:02d}", rules=TuningConfig(), initial_size=32, load_bytes=100) for i in range(50)]
     load = zipf(200, seconds, 50, random.Random(seed))
     return Simulation(plans, [device], order, eviction).run(load, seconds)
 

@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.values import Rules
-from batchwright_worker.scheduler.devices import MOST_LEAD_S, DeviceBooks, Held
+from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.devices import MOST_LEAD_S, DeviceBooks, ResidentModel
 from batchwright_worker.scheduler.dispatch import Nothing
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Plan
-from batchwright_worker.scheduler.simulator import Report, SimulatedDevice, Simulation, poisson
-from batchwright_worker.scheduler.steps import Batch, Offer
+from batchwright_worker.scheduler.served_model import ModelConfig
+from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, SimulationReport, poisson
+from batchwright_worker.scheduler.steps import Batch, QueueRequest
 
 
 def scheduler_of(*models: str, latency_s: float | None = None, per_row_s: float = 0.002, depth: int = 2) -> Scheduler:
@@ -21,15 +21,17 @@ def scheduler_of(*models: str, latency_s: float | None = None, per_row_s: float 
     books = DeviceBooks(name="d", kind="test", depth=depth)
     scheduler.add_device(books)
     for name in models:
-        served = scheduler.add_model(Plan(name=name, rules=Rules(latency_s=latency_s, max_size=5), initial_size=5), 0.0)
+        served = scheduler.add_model(
+            ModelConfig(name=name, rules=TuningConfig(latency_s=latency_s, max_size=5), initial_size=5), 0.0
+        )
         for rows in (1, 2, 4):
             served.ran((), rows, 5 * per_row_s + per_row_s * rows)
-        books.held[name] = Held(memory_bytes=0, served=True)
+        books.held[name] = ResidentModel(memory_bytes=0, served=True)
     return scheduler
 
 
 def offer(scheduler: Scheduler, rows: int, now: float = 0.0, model: str = "m") -> list[int]:
-    keys = [scheduler.offer(Offer(model=model, rows=1, arrival=now), now) for _ in range(rows)]
+    keys = [scheduler.offer(QueueRequest(model=model, rows=1, arrival=now), now) for _ in range(rows)]
     assert all(isinstance(key, int) for key in keys)
     return [key for key in keys if isinstance(key, int)]
 
@@ -130,7 +132,7 @@ def test_what_would_end_too_late_behind_the_running_batch_is_dropped_not_handed_
     scheduler = scheduler_of("m", latency_s=0.05)
     offer(scheduler, 5)
     assert started(scheduler) is not None
-    in_time = scheduler.offer(Offer(model="m", rows=5, arrival=0.0, deadline=0.041), 0.0)
+    in_time = scheduler.offer(QueueRequest(model="m", rows=5, arrival=0.0, deadline=0.041), 0.0)
     assert isinstance(in_time, int)
     scheduler.devices["d"].until = 0.030
     step = scheduler.next(0.0)
@@ -161,12 +163,12 @@ def test_cancelled_rows_are_not_handed_over() -> None:
     assert started(scheduler) is None
 
 
-def simulated(rate: float, depth: int) -> Report:
+def simulated(rate: float, depth: int) -> SimulationReport:
     """A device 0.65 ms away on each side, callers 0.6 ms away; timers fire half a millisecond late."""
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, depth=depth, there_s=0.00065, back_s=0.00065
     )
-    plan = Plan(name="m", rules=Rules(latency_s=0.1))
+    plan = ModelConfig(name="m", rules=TuningConfig(latency_s=0.1))
     simulation = Simulation([plan], [device], arrival_s=0.0006, answer_s=0.0006, timer_s=0.0005)
     return simulation.run(poisson(rate, 10, random.Random(7)), 10)
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from batchwright_worker.inference.runtime import BatchFailed, ModelSource, OutOfMemory, RuntimeLost
-from batchwright_worker.sidecar.runtimes.external.server import OwnServer, OwnServerSettings
+from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from tests.runtime.rig import spec
 
 SOURCE = ModelSource(artifact=None)
@@ -106,7 +106,7 @@ class Server:
 class Watched:
     """The client, and what the engine would hear."""
 
-    def __init__(self, client: OwnServer) -> None:
+    def __init__(self, client: ExternalServer) -> None:
         self.client = client
         self.lost, self.back = asyncio.Event(), asyncio.Event()
         client.watch(lambda _why: self.lost.set(), self.back.set)
@@ -122,7 +122,9 @@ async def server() -> AsyncIterator[Server]:
 @contextlib.asynccontextmanager
 async def watched(server: Server) -> AsyncIterator[Watched]:
     await server.start()
-    client = OwnServer(OwnServerSettings(kind="cpu", device="runtime-0", url=f"http://127.0.0.1:{server.port}"))
+    client = ExternalServer(
+        ExternalServerSettings(kind="cpu", device="runtime-0", url=f"http://127.0.0.1:{server.port}")
+    )
     seen = Watched(client)
     client.start()
     try:

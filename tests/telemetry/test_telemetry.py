@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from batchwright_operator.kube.objects import NODE, POD, Raw
 from batchwright_operator.reconcile.decisions import Key
-from batchwright_operator.reconcile.live_state import Live, Received, Sample
+from batchwright_operator.reconcile.live_state import LiveState, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry import agents as agent_source
 from batchwright_operator.telemetry.agents import AgentSource, parse
@@ -215,8 +215,8 @@ def cpu(utilization: float, *, age_s: float = 0.0) -> dict[tuple[str, str], Samp
     return {("n", "cpu"): Sample(utilization=utilization, memory_utilization=0.0, taken_at=NOW - age_s)}
 
 
-def background() -> tuple[TelemetryBackground, Live]:
-    live = Live()
+def background() -> tuple[TelemetryBackground, LiveState]:
+    live = LiveState()
     return TelemetryBackground(Settings(), live, aiohttp.ClientSession, clock=lambda: NOW), live
 
 
@@ -232,7 +232,7 @@ async def test_placement_is_told_only_when_it_matters(gated: bool, second: float
     await telemetry.refresh(source, facts, Told())
     told = Told()
     await telemetry.refresh(source, facts, told)
-    assert (Key(domain="placement") in told.keys) == expected
+    assert (Key(reconciler="placement") in told.keys) == expected
 
 
 async def test_profile_is_told_when_samples_turn_fresh() -> None:
@@ -242,7 +242,7 @@ async def test_profile_is_told_when_samples_turn_fresh() -> None:
     for _ in range(3):
         queue = Told()
         await telemetry.refresh(source, facts, queue)
-        told.append(Key(domain="profiles", name="n") in queue.keys)
+        told.append(Key(reconciler="profiles", name="n") in queue.keys)
     assert told == [True, True, False]
 
 

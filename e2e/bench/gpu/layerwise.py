@@ -30,7 +30,7 @@ from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.backends.base import Host
 from batchwright_worker.benchmark import reference_model as resnet
 from batchwright_worker.benchmark.engines.torch import TensorOps
-from batchwright_worker.host.memory import Ledger
+from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
 from batchwright_worker.layerwise.execution.planner import Plans
@@ -110,7 +110,7 @@ def main() -> None:
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
     budget = int(options.arena_gib * (1 << 30))
-    host = Host(kind=KIND_NVIDIA, threads=8, ledger=Ledger(0))
+    host = Host(kind=KIND_NVIDIA, threads=8, ledger=EmulatedMemory(0))
     with tempfile.TemporaryDirectory(prefix="batchwright-gpu-") as folder:
         device = CudaAccelerator(budget)
         wide = _opened(Path(folder), "wide", Wide(options.layers, options.width), (options.width,), host, budget)

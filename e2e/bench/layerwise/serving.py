@@ -26,7 +26,7 @@ import numpy as np
 
 from batchwright_worker.layerwise.tools.samples import write_conv, write_wide
 from batchwright_worker.local.deployment import local_deployment
-from batchwright_worker.local.processes import LocalPorts, Served, served
+from batchwright_worker.local.processes import LocalPorts, LocalServing, served
 
 SHAPES: Final = {"resnet50": ("images", (3, 224, 224)), "wide": ("x", (4096,))}
 MODES: Final = ("Off", "Balanced", "Literal")
@@ -83,7 +83,7 @@ def deployment(files: Mapping[str, Path], mode: str, options: argparse.Namespace
     }
 
 
-async def _ready(here: Served) -> None:
+async def _ready(here: LocalServing) -> None:
     async with aiohttp.ClientSession() as session:
         while True:
             async with session.get(f"{here.url}/v2/health/ready") as answer:
@@ -94,7 +94,7 @@ async def _ready(here: Served) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _load(here: Served, seconds: float, clients: int) -> dict[str, Heard]:
+async def _load(here: LocalServing, seconds: float, clients: int) -> dict[str, Heard]:
     heard = {name: Heard() for name in SHAPES}
     until = time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
@@ -104,7 +104,7 @@ async def _load(here: Served, seconds: float, clients: int) -> dict[str, Heard]:
     return heard
 
 
-async def _client(here: Served, model: str, heard: Heard, until: float) -> None:
+async def _client(here: LocalServing, model: str, heard: Heard, until: float) -> None:
     tensor, shape = SHAPES[model]
     row = np.random.default_rng(3).standard_normal(shape, dtype=np.float32).tobytes()
     given = {"name": tensor, "datatype": "FP32", "shape": [1, *shape], "parameters": {"binary_data_size": len(row)}}
@@ -135,7 +135,7 @@ def _tell(mode: str, heard: Mapping[str, Heard], seconds: float) -> None:
         )
 
 
-async def _tell_engines(here: Served) -> None:
+async def _tell_engines(here: LocalServing) -> None:
     async with aiohttp.ClientSession() as session, session.get(f"{here.url}/metrics") as answer:
         text = await answer.text()
     words = ("batchwright_engine_", "batchwright_weights_", "batchwright_decision_", "batchwright_model_loads_total")

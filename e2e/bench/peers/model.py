@@ -48,7 +48,7 @@ def forward_of(model: PeerModel) -> Forward:
 def _emulated(model: PeerModel) -> Callable[[NDArray[Any]], NDArray[Any]]:
     from batchwright_worker.backends import emulated
     from batchwright_worker.backends.base import Host
-    from batchwright_worker.host.memory import Ledger
+    from batchwright_worker.host.memory import EmulatedMemory
     from batchwright_worker.ipc.messages import EmulatedSource, ModelSource, TensorSpec
 
     source = ModelSource(
@@ -65,7 +65,7 @@ def _emulated(model: PeerModel) -> Callable[[NDArray[Any]], NDArray[Any]]:
             load_milliseconds=0,
         ),
     )
-    device = emulated.load(source, Host(kind="cpu", threads=1, ledger=Ledger(0)))
+    device = emulated.load(source, Host(kind="cpu", threads=1, ledger=EmulatedMemory(0)))
     return lambda rows: device.run({"x": rows}, len(rows))["argmax"]
 
 

@@ -13,7 +13,7 @@ from batchwright_worker.api.deployment import parse_deployment
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.served_model import plan_of
-from batchwright_worker.scheduler.simulator import Arrival, Report, SimulatedDevice, Simulation
+from batchwright_worker.scheduler.simulator import Arrival, SimulatedDevice, Simulation, SimulationReport
 from e2e.bench.client.load import drive, drive_all, spec_for
 from e2e.bench.device import Device
 from e2e.bench.report import Bar
@@ -160,7 +160,7 @@ def _simulated_line(order: Order, overlaps: bool, *, lru: bool = False) -> tuple
     return (name, f"{p50:.0f}", f"{p99:.0f}", f"{report.rows_per_second():.0f}", report.count("Refused"))
 
 
-def simulated(order: Order, *, overlaps: bool, lru: bool = False, seconds: float = 60.0) -> Report:
+def simulated(order: Order, *, overlaps: bool, lru: bool = False, seconds: float = 60.0) -> SimulationReport:
     """The scheduler itself on a simulated device."""
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: DEVICE.seconds(rows),

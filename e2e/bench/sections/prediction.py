@@ -11,7 +11,7 @@ from functools import cache
 
 from batchwright_worker.api.deployment import parse_deployment
 from batchwright_worker.scheduler.served_model import plan_of
-from batchwright_worker.scheduler.simulator import Report, SimulatedDevice, Simulation, poisson
+from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, SimulationReport, poisson
 from e2e.bench.report import Bar
 from e2e.bench.sections.bench import DEVICE, TARGET_MS, TARGET_S, Bench
 from e2e.bench.sections.steady import running
@@ -50,7 +50,7 @@ def prediction(bench: Bench) -> None:
 
 
 @cache
-def _simulated(rate: int, ways_s: float) -> Report:
+def _simulated(rate: int, ways_s: float) -> SimulationReport:
     """Half of the ways lies between sidecar and runtime, half between sidecar and callers."""
     way_s = ways_s / 4
     device = SimulatedDevice(

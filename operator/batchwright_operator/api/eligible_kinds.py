@@ -27,7 +27,7 @@ class RuntimePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class EligibleKinds:
     """The kinds a deployment may use, in the user's order, and why others that it names are none."""
 
     plans: tuple[RuntimePlan, ...]
@@ -39,7 +39,7 @@ class Offer:
         return tuple(plan.kind for plan in self.plans)
 
 
-def offer(deployment: ModelDeployment, settings: Settings) -> Offer:
+def offer(deployment: ModelDeployment, settings: Settings) -> EligibleKinds:
     """The kinds for which every model has an artifact and there is one runtime."""
     plans: list[RuntimePlan] = []
     refusals: list[str] = []
@@ -50,7 +50,7 @@ def offer(deployment: ModelDeployment, settings: Settings) -> Offer:
             refusals.append(f"{kind}: {found}")
         else:
             plans.append(found)
-    return Offer(plans=tuple(plans), refusals=tuple(refusals))
+    return EligibleKinds(plans=tuple(plans), refusals=tuple(refusals))
 
 
 def _named(deployment: ModelDeployment) -> list[str]:

@@ -24,7 +24,7 @@ class Supply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class SettledSplit:
     """What a deployment has of one kind now: its slots, how many of them found no place for too long, and
     whether the kind is excluded for new slots because it had no place recently."""
 
@@ -34,7 +34,7 @@ class Held:
 
 
 def split(
-    replicas: int, kinds: Sequence[str], supplies: Mapping[str, Supply], current: Mapping[str, Held]
+    replicas: int, kinds: Sequence[str], supplies: Mapping[str, Supply], current: Mapping[str, SettledSplit]
 ) -> dict[str, int]:
     """Slots per kind, in the order of `kinds`; they add up to `replicas` unless there is no kind at all.
 
@@ -54,13 +54,13 @@ def split(
     return plan
 
 
-def _willing(plan: Mapping[str, int], current: Mapping[str, Held]) -> list[str]:
+def _willing(plan: Mapping[str, int], current: Mapping[str, SettledSplit]) -> list[str]:
     """Kinds that had no pod without a place recently."""
     return [kind for kind in plan if not (kind in current and (current[kind].excluded or current[kind].stuck))]
 
 
 def _move_stuck(
-    plan: dict[str, int], stuck: Mapping[str, int], supplies: Mapping[str, Supply], current: Mapping[str, Held]
+    plan: dict[str, int], stuck: Mapping[str, int], supplies: Mapping[str, Supply], current: Mapping[str, SettledSplit]
 ) -> None:
     others = _willing(plan, current)
     for kind, count in stuck.items():

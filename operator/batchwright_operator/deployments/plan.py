@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright_operator.api.eligible_kinds import Offer
+from batchwright_operator.api.eligible_kinds import EligibleKinds
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import (
     ANNOTATION_NO_FIT,
@@ -21,7 +21,7 @@ from batchwright_operator.deployments.children import (
     own_labels,
     services,
 )
-from batchwright_operator.deployments.kind_split import RETRY_S, Held, Supply, split
+from batchwright_operator.deployments.kind_split import RETRY_S, SettledSplit, Supply, split
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.replicas import Replica, config_of
 from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
@@ -65,14 +65,19 @@ class ModelPlan:
 
 
 def plan_slots(
-    wanted: ModelDeployment, offer: Offer, children: Children, profiles: Sequence[Raw], now: float, no_fit_s: float
+    wanted: ModelDeployment,
+    offer: EligibleKinds,
+    children: Children,
+    profiles: Sequence[Raw],
+    now: float,
+    no_fit_s: float,
 ) -> ModelPlan:
     """Method of `split` on what is observed; remembers which kinds had no place, so that slots do not wander."""
     processors = {kind: _processors(profiles, kind) for kind in offer.kinds}
     counts = current_slots(children.deployments)
     notes = _notes(children.deployments)
     held = {
-        kind: Held(
+        kind: SettledSplit(
             count=counts.get(kind, 0),
             stuck=_stuck(kind, counts.get(kind, 0), children.replicas, now, no_fit_s),
             excluded=_is_excluded(notes.get(kind), processors[kind], now),
@@ -149,7 +154,7 @@ def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int)
 # --- the children
 
 
-def wanted_deployments(wanted: ModelDeployment, offer: Offer, plan: ModelPlan, settings: Settings) -> list[Raw]:
+def wanted_deployments(wanted: ModelDeployment, offer: EligibleKinds, plan: ModelPlan, settings: Settings) -> list[Raw]:
     """One Deployment per kind that has slots."""
     found = []
     for runtime in offer.plans:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from batchwright_operator.api.eligible_kinds import Offer, offer
+from batchwright_operator.api.eligible_kinds import EligibleKinds, offer
 from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment, parse
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.plan import Children, actions, component_is_model, plan_slots, wanted_deployments
-from batchwright_operator.deployments.replicas import Patience, replica
+from batchwright_operator.deployments.replicas import PendingTimeouts, replica
 from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.status import ModelFacts, status_of
 from batchwright_operator.kube.conditions import Condition, find, render
@@ -29,10 +29,10 @@ from batchwright_operator.kube.objects import (
 from batchwright_operator.pods.problems import VOLUMES_S, Problem
 from batchwright_operator.reconcile.decisions import Action, Decision, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_DOMAIN
-from batchwright_operator.reconcile.live_state import Live, Rejection
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER
+from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.settings import Settings
-from batchwright_operator.status.write_policy import Pace, Verdict, compare
+from batchwright_operator.status.write_policy import WriteDecision, WritePolicy, compare
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT, claim_of
 
@@ -54,12 +54,12 @@ class ObservedModel:
     rejection: Rejection | None = None
 
 
-class ModelDeploymentDomain:
+class ModelDeploymentReconciler:
     """Reconciles ModelDeployments."""
 
-    name = MODEL_DEPLOYMENT_DOMAIN
+    name = MODEL_DEPLOYMENT_RECONCILER
 
-    def __init__(self, settings: Settings, live: Live) -> None:
+    def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings = settings
         self._live = live
 
@@ -106,14 +106,14 @@ class ModelDeploymentDomain:
 def own_keys(raw: Raw) -> Iterator[Key]:
     """The key of a ModelDeployment."""
     metadata = raw["metadata"]
-    yield Key(domain=MODEL_DEPLOYMENT_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
+    yield Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=metadata["namespace"], name=metadata["name"])
 
 
 def label_keys(raw: Raw) -> Iterator[Key]:
     """The key of the ModelDeployment that a child's label names."""
     metadata = raw["metadata"]
     if name := (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT):
-        yield Key(domain=MODEL_DEPLOYMENT_DOMAIN, namespace=metadata["namespace"], name=name)
+        yield Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=metadata["namespace"], name=name)
 
 
 def _no_keys(_raw: Raw) -> Iterator[Key]:
@@ -127,7 +127,7 @@ def decide(observed: ObservedModel, now: float) -> Decision:
     except InvalidSpec as error:
         return _invalid(observed, error, now)
     settings = observed.settings
-    patience = Patience(now=now, no_fit_s=settings.unfit_seconds)
+    patience = PendingTimeouts(now=now, no_fit_s=settings.unfit_seconds)
     children = Children(
         deployments=observed.deployments,
         config_maps=observed.config_maps,
@@ -153,7 +153,7 @@ def decide(observed: ObservedModel, now: float) -> Decision:
 def _decision(facts: ModelFacts, planned: tuple[Action, ...], observed: ObservedModel, now: float) -> Decision:
     settings, raw = observed.settings, observed.raw
     new = status_of(facts, now)
-    pace = Pace(interval_s=settings.status_min_interval_seconds, threshold=settings.status_metric_threshold)
+    pace = WritePolicy(interval_s=settings.status_min_interval_seconds, threshold=settings.status_metric_threshold)
     verdict = compare(raw.get("status") or {}, new, now, pace)
     labels = f'{{namespace="{facts.deployment.namespace}",name="{facts.deployment.name}"}}'
     return Decision(
@@ -168,13 +168,13 @@ def _decision(facts: ModelFacts, planned: tuple[Action, ...], observed: Observed
     )
 
 
-def _write(raw: Raw, verdict: Verdict) -> StatusWrite | None:
+def _write(raw: Raw, verdict: WriteDecision) -> StatusWrite | None:
     if verdict.status is None:
         return None
     return StatusWrite(resource=MODEL_DEPLOYMENT, regarding=raw, status=verdict.status)
 
 
-def _look_again(facts: ModelFacts, verdict: Verdict, now: float, no_fit_s: float) -> float | None:
+def _look_again(facts: ModelFacts, verdict: WriteDecision, now: float, no_fit_s: float) -> float | None:
     """When time alone changes something: a pod has waited long enough, or a write is due."""
     due = [] if verdict.due_in_s is None else [verdict.due_in_s]
     waiting = (no_fit_s - (now - each.created) for each in facts.present if each.waits_for_place)
@@ -186,7 +186,7 @@ def _look_again(facts: ModelFacts, verdict: Verdict, now: float, no_fit_s: float
     return min(due, default=None)
 
 
-def _trouble(wanted: ModelDeployment, offered: Offer, observed: ObservedModel) -> Problem | None:
+def _trouble(wanted: ModelDeployment, offered: EligibleKinds, observed: ObservedModel) -> Problem | None:
     """What makes the spec impossible as it stands."""
     if observed.rejection is not None:
         text = f"the API server refused {observed.rejection.what}: {observed.rejection.message}"
@@ -200,7 +200,7 @@ def _trouble(wanted: ModelDeployment, offered: Offer, observed: ObservedModel) -
     return _missing_claims(wanted, offered, observed)
 
 
-def _missing_claims(wanted: ModelDeployment, offered: Offer, observed: ObservedModel) -> Problem | None:
+def _missing_claims(wanted: ModelDeployment, offered: EligibleKinds, observed: ObservedModel) -> Problem | None:
     uris = [artifact.uri for kind in offered.kinds for artifact in wanted.artifacts_for(kind) if artifact.uri]
     named = {claim for uri in uris if (claim := claim_of(uri))}
     if not (missing := sorted(named - observed.claims)):

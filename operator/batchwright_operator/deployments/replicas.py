@@ -9,7 +9,7 @@ from typing import Any
 from batchwright_operator.kube.conditions import find, holds, shorten, unix
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
-from batchwright_operator.placement.receipts import parse, waiting
+from batchwright_operator.placement.receipts import parse, pending_reason
 from batchwright_operator.pods.problems import Problem, container_problem, volume_problem
 from batchwright_operator.processors.processor import AWAITING
 from batchwright_worker.api.messages import Receipt, SidecarState
@@ -38,14 +38,14 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class PendingTimeouts:
     """How to read a pod's age: how long it may wait for a place."""
 
     now: float
     no_fit_s: float
 
 
-def replica(pod: Raw, state: SidecarState | None, patience: Patience) -> Replica:
+def replica(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) -> Replica:
     """The facts of one pod."""
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     created = unix(metadata.get("creationTimestamp")) or patience.now
@@ -85,7 +85,7 @@ def _failed_models(state: SidecarState | None) -> list[str]:
     return [f"{model.name}: {model.message}" for model in state.models if model.state == "Failed"] if state else []
 
 
-def _problem(pod: Raw, state: SidecarState | None, patience: Patience) -> Problem:
+def _problem(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) -> Problem:
     name = pod["metadata"]["name"]
     if not (pod.get("spec") or {}).get("nodeName"):
         return _without_node(pod, patience)
@@ -106,11 +106,11 @@ def _is_gated(pod: Raw) -> bool:
 
 
 def _awaits_benchmark(pod: Raw) -> bool:
-    told = waiting(pod)
+    told = pending_reason(pod)
     return _is_gated(pod) and told is not None and told.reason == AWAITING
 
 
-def _without_node(pod: Raw, patience: Patience) -> Problem:
+def _without_node(pod: Raw, patience: PendingTimeouts) -> Problem:
     metadata = pod["metadata"]
     name, kind = metadata["name"], (metadata.get("annotations") or {}).get(ANNOTATION_KIND, "")
     late = patience.now - (unix(metadata.get("creationTimestamp")) or patience.now) >= patience.no_fit_s
@@ -129,7 +129,7 @@ def _without_node(pod: Raw, patience: Patience) -> Problem:
 
 def _gated(pod: Raw, *, late: bool) -> Problem:
     """Placement says on the pod why it has no place; a pod that it has not looked at waits for that."""
-    name, told = pod["metadata"]["name"], waiting(pod)
+    name, told = pod["metadata"]["name"], pending_reason(pod)
     if told is None:
         return Problem(reason="AwaitingPlacement", message=f"pod {name} waits for its placement", weight=1)
     stalled = told.reason != AWAITING and late

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD
 from batchwright_operator.pods.state_follower import (
+    FollowedPod,
     SessionFactory,
     StateFollower,
-    Target,
     control_address,
     running_container,
 )
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
-from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_DOMAIN
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
@@ -24,7 +24,7 @@ from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL
 class SidecarFollower:
     """The `Background` that keeps `live.sidecars` true and reconciles a ModelDeployment when one changed."""
 
-    def __init__(self, settings: Settings, live: Live, session_factory: SessionFactory) -> None:
+    def __init__(self, settings: Settings, live: LiveState, session_factory: SessionFactory) -> None:
         self._follower = StateFollower(
             targets=lambda store: sidecar_targets(store, live.control_token),
             message=SidecarState,
@@ -37,7 +37,7 @@ class SidecarFollower:
         await self._follower.run(store, queue)
 
 
-def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[Target]:
+def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[FollowedPod]:
     """Every model pod whose sidecar runs; `token` maps the uid of a ModelDeployment to its control token."""
     tokens: dict[tuple[str, str], str | None] = {}
     for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
@@ -50,5 +50,5 @@ def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[T
             deployment = store.get(MODEL_DEPLOYMENT, *owner)
             tokens[owner] = token(deployment["metadata"]["uid"]) if deployment else None
         if (secret := tokens[owner]) is not None:
-            key = Key(domain=MODEL_DEPLOYMENT_DOMAIN, namespace=owner[0], name=owner[1])
-            yield Target(uid=metadata["uid"], address=address, token=secret, key=key)
+            key = Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=owner[0], name=owner[1])
+            yield FollowedPod(uid=metadata["uid"], address=address, token=secret, key=key)

@@ -61,7 +61,7 @@ TERMINATION_GRACE_S: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DesiredSettings:
     """What the user wants of a child Job now. `deadline_s` counts from the Job's own start."""
 
     suspend: bool
@@ -122,7 +122,7 @@ def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
     return child(NETWORK_POLICY, job.raw, child_name(job.name, "runners"), job_labels(job), spec=spec)
 
 
-def step_job(job: InferenceJob, step: Step, *, wish: Wish, shards: int, settings: Settings) -> Raw:
+def step_job(job: InferenceJob, step: Step, *, wish: DesiredSettings, shards: int, settings: Settings) -> Raw:
     """A child Job: one pod for plan and commit, one per shard for run."""
     labels = job_labels(job) | {LABEL_STEP: step}
     spec: Raw = {
@@ -141,7 +141,7 @@ def step_job(job: InferenceJob, step: Step, *, wish: Wish, shards: int, settings
     return child(JOB, job.raw, step_name(job, step), labels, annotations=notes, spec=spec)
 
 
-def _size(job: InferenceJob, step: Step, wish: Wish, shards: int) -> Raw:
+def _size(job: InferenceJob, step: Step, wish: DesiredSettings, shards: int) -> Raw:
     """One failed shard is enough to make the data set not whole: no further index is started then."""
     if step != "run":
         return {"completions": 1, "parallelism": 1, "backoffLimit": STEP_RETRIES}

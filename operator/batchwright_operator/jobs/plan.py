@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 from batchwright_operator.jobs.children import (
     ANNOTATION_WISH,
     LABEL_QUEUE,
+    DesiredSettings,
     Step,
-    Wish,
     config_map,
     control_secret,
     network_policy,
@@ -191,7 +191,7 @@ def actions(facts: JobFacts, phase: Phase, settings: Settings, *, token: str, no
     return tuple(wanted)
 
 
-def _wish(facts: JobFacts, step: Step, child: ChildJob | None, now: float) -> Wish:
+def _wish(facts: JobFacts, step: Step, child: ChildJob | None, now: float) -> DesiredSettings:
     spec = facts.job.spec
     stated = spec.active_deadline_seconds
     seconds = None
@@ -199,7 +199,7 @@ def _wish(facts: JobFacts, step: Step, child: ChildJob | None, now: float) -> Wi
         deadline = deadline_of(facts) or now + stated
         begun = child.start if child is not None and child.start is not None and not resumes(facts) else now
         seconds = max(1, ceil(deadline - begun))
-    return Wish(
+    return DesiredSettings(
         suspend=spec.suspend,
         parallelism=min(spec.parallelism, facts.shards or 1) if step == "run" else 1,
         deadline_s=seconds,
@@ -207,7 +207,7 @@ def _wish(facts: JobFacts, step: Step, child: ChildJob | None, now: float) -> Wi
     )
 
 
-def _grant(child: ChildJob, wish: Wish) -> list[Action]:
+def _grant(child: ChildJob, wish: DesiredSettings) -> list[Action]:
     """Patch those parts of the Job whose wish is another than when it was last granted."""
     before, after = _parts(_granted(child)), _parts(wish.render())
     values: dict[str, Any] = {

@@ -26,8 +26,8 @@ from batchwright_operator.kube.objects import (
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.keys import INFERENCE_JOB_DOMAIN
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import LABEL_JOB
 
@@ -36,12 +36,12 @@ WAIT_S = 3.0
 CONDITIONS = ("Complete", "Failed", "Suspended", "Reconciling", "Stalled", "DeadlineAtRisk", "WaitingForModels")
 
 
-class InferenceJobDomain:
+class InferenceJobReconciler:
     """Reconciles InferenceJobs."""
 
-    name = INFERENCE_JOB_DOMAIN
+    name = INFERENCE_JOB_RECONCILER
 
-    def __init__(self, settings: Settings, live: Live) -> None:
+    def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings = settings
         self._live = live
 
@@ -96,14 +96,14 @@ class InferenceJobDomain:
 def own_keys(raw: Raw) -> Iterator[Key]:
     """The key of an InferenceJob."""
     metadata = raw["metadata"]
-    yield Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
+    yield Key(reconciler=INFERENCE_JOB_RECONCILER, namespace=metadata["namespace"], name=metadata["name"])
 
 
 def label_keys(raw: Raw) -> Iterator[Key]:
     """The key of the InferenceJob that a child's label names."""
     metadata = raw["metadata"]
     if name := (metadata.get("labels") or {}).get(LABEL_JOB):
-        yield Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=name)
+        yield Key(reconciler=INFERENCE_JOB_RECONCILER, namespace=metadata["namespace"], name=name)
 
 
 def _by_name(objects: Iterable[Raw]) -> dict[str, Raw]:

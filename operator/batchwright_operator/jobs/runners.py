@@ -8,17 +8,17 @@ from batchwright_operator.jobs.children import RUNNER
 from batchwright_operator.jobs.facts import succeeded_state
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, POD, Raw
 from batchwright_operator.pods.state_follower import (
-    Pace,
+    FollowedPod,
+    PollPolicy,
     SessionFactory,
     StateFollower,
-    Target,
     control_address,
     running_container,
 )
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
-from batchwright_operator.reconcile.keys import INFERENCE_JOB_DOMAIN
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import RunnerState
 from batchwright_worker.api.names import LABEL_STEP
@@ -28,7 +28,7 @@ class RunnerFollower:
     """The `Background` that keeps `live.runners` and `live.terminations` true; an InferenceJob is reconciled when a
     runner of it has news, at most once per `job_status_min_interval_seconds`."""
 
-    def __init__(self, settings: Settings, live: Live, session_factory: SessionFactory) -> None:
+    def __init__(self, settings: Settings, live: LiveState, session_factory: SessionFactory) -> None:
         interval_s = settings.job_status_min_interval_seconds
         self._live = live
         self._read: set[str] = set()
@@ -37,14 +37,14 @@ class RunnerFollower:
             message=RunnerState,
             states=live.runners,
             session_factory=session_factory,
-            pace=Pace(poll_s=min(1.0, interval_s), notify_s=interval_s),
+            pace=PollPolicy(poll_s=min(1.0, interval_s), notify_s=interval_s),
         )
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Runs until cancelled; survives its own errors."""
         await self._follower.run(store, queue)
 
-    def _targets(self, store: StoreView) -> Iterator[Target]:
+    def _targets(self, store: StoreView) -> Iterator[FollowedPod]:
         found = [(job, _runner_pods(store, job)) for job in store.all(INFERENCE_JOB)]
         self._keep_terminations(found)
         for job, pods in found:
@@ -71,11 +71,11 @@ def _runner_pods(store: StoreView, job: Raw) -> list[Raw]:
     return [pod for run in runs for pod in store.owned(POD, run["metadata"]["uid"])]
 
 
-def runner_targets(job: Raw, pods: list[Raw], token: Callable[[str], str]) -> Iterator[Target]:
+def runner_targets(job: Raw, pods: list[Raw], token: Callable[[str], str]) -> Iterator[FollowedPod]:
     """Every pod whose runner runs; `token` maps the uid of an InferenceJob to its control token."""
     metadata = job["metadata"]
-    key = Key(domain=INFERENCE_JOB_DOMAIN, namespace=metadata["namespace"], name=metadata["name"])
+    key = Key(reconciler=INFERENCE_JOB_RECONCILER, namespace=metadata["namespace"], name=metadata["name"])
     for pod in pods:
         address = control_address(pod)
         if address is not None and running_container(pod, RUNNER):
-            yield Target(uid=pod["metadata"]["uid"], address=address, token=token(metadata["uid"]), key=key)
+            yield FollowedPod(uid=pod["metadata"]["uid"], address=address, token=token(metadata["uid"]), key=key)

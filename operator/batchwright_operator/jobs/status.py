@@ -21,7 +21,7 @@ from batchwright_operator.kube.conditions import (
 )
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.decisions import Event
-from batchwright_operator.status.write_policy import STAMP, Verdict
+from batchwright_operator.status.write_policy import STAMP, WriteDecision
 
 
 def is_terminal(status: Raw) -> bool:
@@ -193,15 +193,15 @@ def duration(seconds: int) -> str:
 # --- pace
 
 
-def compare(old: Raw, new: Raw, now: float, interval_s: float) -> Verdict:
+def compare(old: Raw, new: Raw, now: float, interval_s: float) -> WriteDecision:
     """Turned conditions at once, progress at most once per interval."""
     before = {name: value for name, value in old.items() if name != STAMP}
     if before == new:
-        return Verdict(status=None, why="nothing changed")
+        return WriteDecision(status=None, why="nothing changed")
     age_s = now - (unix(old.get(STAMP)) or float("-inf"))
     if _turned(old) == _turned(new) and age_s < interval_s:
-        return Verdict(status=None, why="progress was written just now", due_in_s=interval_s - age_s)
-    return Verdict(status=new | {STAMP: rfc3339_milli(now)}, why="something changed")
+        return WriteDecision(status=None, why="progress was written just now", due_in_s=interval_s - age_s)
+    return WriteDecision(status=new | {STAMP: rfc3339_milli(now)}, why="something changed")
 
 
 def _turned(status: Raw) -> Any:

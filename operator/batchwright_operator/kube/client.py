@@ -51,7 +51,7 @@ class _Call:
     urgent: bool = False
 
 
-class Cluster:
+class ApiClient:
     """An API server. Use as an async context manager."""
 
     def __init__(self, credentials: Credentials, *, page_size: int = 500) -> None:
@@ -62,7 +62,7 @@ class Cluster:
         self.reads = Breaker(clock)
         self.writes = Breaker(clock)
 
-    async def __aenter__(self) -> Cluster:
+    async def __aenter__(self) -> ApiClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:

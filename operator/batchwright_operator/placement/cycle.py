@@ -13,12 +13,12 @@ from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement import binding as ungating
 from batchwright_operator.placement import filter as candidates
 from batchwright_operator.placement import receipts
-from batchwright_operator.placement.demand import Claims, Wish, demand_of, target_of, wish_of
-from batchwright_operator.placement.filter import Demand, Misfit
-from batchwright_operator.placement.placed_pods import Occupant
-from batchwright_operator.placement.receipts import Waiting
-from batchwright_operator.placement.scoring import Board, Candidate, Policy, Rule, State, expected_share
-from batchwright_operator.processors.nodes import NodeFacts
+from batchwright_operator.placement.demand import Claims, PlacementPreferences, demand_of, preferences_of, target_of
+from batchwright_operator.placement.filter import Demand, NodeRejection
+from batchwright_operator.placement.placed_pods import PlacedPod
+from batchwright_operator.placement.receipts import PendingReason
+from batchwright_operator.placement.scoring import Candidate, CandidateHeap, Policy, ScoreContext, State, expected_share
+from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
 from batchwright_operator.reconcile.decisions import Action, Decision, Event
 from batchwright_operator.reconcile.live_state import Sample
@@ -34,15 +34,15 @@ TAKEN_BACK, INVALID = "PlacementTakenBack", "InvalidSpec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class ObservedCluster:
     """All facts that a pass decides on."""
 
-    gated: tuple[Occupant, ...] = ()
+    gated: tuple[PlacedPod, ...] = ()
     """Oldest first."""
-    refused: tuple[Occupant, ...] = ()
-    occupants: tuple[Occupant, ...] = ()
+    refused: tuple[PlacedPod, ...] = ()
+    occupants: tuple[PlacedPod, ...] = ()
     """Every pod that holds something of a node."""
-    nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
+    nodes: Mapping[str, NodeInfo] = field(default_factory=dict)
     processors: Mapping[str, Mapping[str, Processor]] = field(default_factory=dict)
     """Node -> kind -> what its profile says."""
     samples: Mapping[tuple[str, str], Sample] = field(default_factory=dict)
@@ -55,31 +55,31 @@ class Observed:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Slot:
+class _RevisionGroup:
     """What pods of one revision and kind share during a pass."""
 
     demand: Demand
-    misfits: dict[str, Misfit]
-    board: Board
+    rejections: dict[str, NodeRejection]
+    board: CandidateHeap
     left_out: str
     """The misfits, counted."""
 
 
-def decide(observed: Observed, settings: Settings, now: float) -> Decision:
+def decide(observed: ObservedCluster, settings: Settings, now: float) -> Decision:
     """Where every gated pod goes, why the others wait, and which pods are taken back."""
-    return _Pass(observed, settings, now).run()
+    return _Cycle(observed, settings, now).run()
 
 
-class _Pass:
+class _Cycle:
     """The tallies of one pass; what is decided changes them for the next pod."""
 
-    def __init__(self, observed: Observed, settings: Settings, now: float) -> None:
+    def __init__(self, observed: ObservedCluster, settings: Settings, now: float) -> None:
         self.observed, self.settings, self.now = observed, settings, now
         self.used: dict[str, Amounts] = defaultdict(dict)
         self.pending: dict[tuple[str, str], float] = defaultdict(float)
         self.replicas: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.targets: dict[tuple[str, str], float | None] = {}
-        self.slots: dict[tuple[str, ...], _Slot | Waiting] = {}
+        self.slots: dict[tuple[str, ...], _RevisionGroup | PendingReason] = {}
         self.actions: list[Action] = []
         self.told: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         """(namespace, deployment, event reason) -> one sentence per pod."""
@@ -103,11 +103,11 @@ class _Pass:
 
     # --- one pod
 
-    def _place(self, pod: Occupant) -> None:
+    def _place(self, pod: PlacedPod) -> None:
         if (pod.namespace, pod.deployment) not in self.observed.deployments:
             return  # its owner is gone; so will it be
         slot = self._slot(pod)
-        if isinstance(slot, Waiting):
+        if isinstance(slot, PendingReason):
             self._wait(pod, slot)
             return
         pick = slot.board.pick()
@@ -119,24 +119,24 @@ class _Pass:
         self._tell(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._count(pod, receipt.node)
 
-    def _unfit(self, pod: Occupant, slot: _Slot) -> None:
-        waits = dict(slot.misfits)
+    def _unfit(self, pod: PlacedPod, slot: _RevisionGroup) -> None:
+        waits = dict(slot.rejections)
         for name, node in self.observed.nodes.items():
             if name not in waits and (misfit := candidates.insufficient(slot.demand, node, self.used[name])):
                 waits[name] = misfit
-        words = candidates.in_words(waits, len(self.observed.nodes))
+        words = candidates.describe(waits, len(self.observed.nodes))
         left_s = self.settings.unfit_seconds - (self.now - pod.created_at)
         if candidates.waits_only_for_benchmarks(waits.values()):
-            self._wait(pod, Waiting(reason=NO_BENCHMARK, message=words))
+            self._wait(pod, PendingReason(reason=NO_BENCHMARK, message=words))
         elif left_s > 0:
-            self._wait(pod, Waiting(reason=NO_FIT, message=words))
+            self._wait(pod, PendingReason(reason=NO_FIT, message=words))
             self._wake(left_s)
         else:
             receipt = receipts.released(pod.kind, words, now=self.now)
             self.actions.append(ungating.release(pod, receipt))
             self._tell(pod, NO_FIT, f"{pod.name}: {receipt.reason}")
 
-    def _wait(self, pod: Occupant, why: Waiting) -> None:
+    def _wait(self, pod: PlacedPod, why: PendingReason) -> None:
         self._wake(LOOK_AGAIN_S)
         if pod.waiting != why:
             self.actions.append(ungating.tell(pod, why))
@@ -147,49 +147,51 @@ class _Pass:
 
     # --- what pods of one revision share
 
-    def _slot(self, pod: Occupant) -> _Slot | Waiting:
+    def _slot(self, pod: PlacedPod) -> _RevisionGroup | PendingReason:
         key = (pod.namespace, pod.deployment, pod.kind, pod.revision)
         if key not in self.slots:
             self.slots[key] = self._new_slot(pod)
         return self.slots[key]
 
-    def _new_slot(self, pod: Occupant) -> _Slot | Waiting:
+    def _new_slot(self, pod: PlacedPod) -> _RevisionGroup | PendingReason:
         deployment = self.observed.deployments[pod.namespace, pod.deployment]
         if isinstance(deployment, InvalidSpec):
-            return Waiting(reason=INVALID, message=str(deployment))
+            return PendingReason(reason=INVALID, message=str(deployment))
         try:
-            wish = wish_of(deployment)
+            wish = preferences_of(deployment)
         except ValueError as error:
-            return Waiting(reason=INVALID, message=str(error))
+            return PendingReason(reason=INVALID, message=str(error))
         demand = demand_of(pod, deployment, self.observed.claims, self.settings)
         if demand.impossible:
-            return Waiting(reason=NO_FIT, message=demand.impossible)
+            return PendingReason(reason=NO_FIT, message=demand.impossible)
         return self._slot_of(pod, demand, wish)
 
-    def _slot_of(self, pod: Occupant, demand: Demand, wish: Wish) -> _Slot:
-        misfits: dict[str, Misfit] = {}
+    def _slot_of(self, pod: PlacedPod, demand: Demand, wish: PlacementPreferences) -> _RevisionGroup:
+        rejections: dict[str, NodeRejection] = {}
         fitting: list[str] = []
         for name, node in self.observed.nodes.items():
             misfit = self._misfit(pod, demand, node)
             if misfit is None:
                 fitting.append(name)
             else:
-                misfits[name] = misfit
+                rejections[name] = misfit
 
         def candidate_of(node: str) -> Candidate | None:
             return self._candidate(pod, demand, wish, node)
 
         known = [each for each in map(candidate_of, fitting) if each is not None]
-        rule = Rule.over(known, wish.weights, _policy(wish))
-        board = Board(fitting, candidate_of, rule)
-        return _Slot(demand=demand, misfits=misfits, board=board, left_out=candidates.counted(misfits))
+        rule = ScoreContext.over(known, wish.weights, _policy(wish))
+        board = CandidateHeap(fitting, candidate_of, rule)
+        return _RevisionGroup(
+            demand=demand, rejections=rejections, board=board, left_out=candidates.counted(rejections)
+        )
 
-    def _misfit(self, pod: Occupant, demand: Demand, node: NodeFacts) -> Misfit | None:
+    def _misfit(self, pod: PlacedPod, demand: Demand, node: NodeInfo) -> NodeRejection | None:
         if (pod.namespace, pod.deployment, pod.kind, node.name) in self.observed.excluded:
-            return Misfit(reason="refused by the scheduler before")
-        return candidates.misfit(demand, node, self.used[node.name], self._processor(node.name, pod.kind))
+            return NodeRejection(reason="refused by the scheduler before")
+        return candidates.rejection_of(demand, node, self.used[node.name], self._processor(node.name, pod.kind))
 
-    def _candidate(self, pod: Occupant, demand: Demand, wish: Wish, name: str) -> Candidate | None:
+    def _candidate(self, pod: PlacedPod, demand: Demand, wish: PlacementPreferences, name: str) -> Candidate | None:
         node = self.observed.nodes[name]
         if candidates.insufficient(demand, node, self.used[name]):
             return None
@@ -204,12 +206,12 @@ class _Pass:
             pending=self.pending.get((name, demand.kind), 0.0),
             share=self._share(pod, name),
             forecast=self._forecast(pod, name),
-            crowded=wish.spread and len(elsewhere) == 1 and name in elsewhere,
+            all_replicas_here=wish.spread and len(elsewhere) == 1 and name in elsewhere,
         )
 
     # --- tallies
 
-    def _count(self, pod: Occupant, node: str) -> None:
+    def _count(self, pod: PlacedPod, node: str) -> None:
         """This pod takes its requests there, and its share until the samples show it."""
         used = self.used[node]
         for name, value in pod.requests.items():
@@ -223,11 +225,11 @@ class _Pass:
         changed = {node, *self.replicas[owner]} if len(self.replicas[owner]) <= 1 else {node}
         self.replicas[owner][node] += 1
         for key, slot in self.slots.items():
-            if key[:2] == owner and isinstance(slot, _Slot):
-                for each in changed - slot.misfits.keys():
+            if key[:2] == owner and isinstance(slot, _RevisionGroup):
+                for each in changed - slot.rejections.keys():
                     slot.board.touch(each)
 
-    def _share(self, pod: Occupant, node: str) -> float:
+    def _share(self, pod: PlacedPod, node: str) -> float:
         """Expected share of the processor: of its devices where they are exclusive, times the target's part."""
         target = self._target((pod.namespace, pod.deployment))
         forecast = self._forecast(pod, node)
@@ -240,7 +242,7 @@ class _Pass:
         busy = expected_share(target=target, forecast=forecast, max_services=1)
         return busy * max(1.0, pod.requests.get(pod.kind, 1.0)) / devices
 
-    def _forecast(self, pod: Occupant, node: str) -> float | None:
+    def _forecast(self, pod: PlacedPod, node: str) -> float | None:
         """Rows/s of one replica: the processor's capacity times the model's own measured ratio."""
         ratio = self.observed.ratios.get((pod.namespace, pod.deployment))
         processor = self._processor(node, pod.kind)
@@ -263,7 +265,7 @@ class _Pass:
 
     # --- words
 
-    def _tell(self, pod: Occupant, reason: str, message: str) -> None:
+    def _tell(self, pod: PlacedPod, reason: str, message: str) -> None:
         self.told[pod.namespace, pod.deployment, reason].append(message)
 
     def _events(self) -> Iterator[Event]:
@@ -277,6 +279,6 @@ class _Pass:
                             type="Normal" if calm else "Warning", action="Place")  # fmt: skip
 
 
-def _policy(wish: Wish) -> Policy:
+def _policy(wish: PlacementPreferences) -> Policy:
     """Forecast needs to know how much each pod brings: a target."""
     return "Forecast" if wish.policy == "Forecast" and wish.target else "Additive"

@@ -11,7 +11,7 @@ from batchwright_operator.api.eligible_kinds import offer
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement.filter import Demand
-from batchwright_operator.placement.placed_pods import Occupant
+from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.scoring import Weights
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
@@ -23,7 +23,7 @@ _BUSY_ENOUGH: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class PlacementPreferences:
     """How a deployment wants to be placed, beyond what its pods say."""
 
     policy: str
@@ -33,10 +33,10 @@ class Wish:
     """Rows/s that one replica is to reach, over all its models."""
 
 
-def wish_of(deployment: ModelDeployment) -> Wish:
+def preferences_of(deployment: ModelDeployment) -> PlacementPreferences:
     """The placement part of a spec. Raises ValueError that names a field when the weights make no sense."""
     placement = deployment.placement
-    return Wish(
+    return PlacementPreferences(
         policy=placement.policy,
         weights=Weights(
             utilization=float(placement.weights.utilization),
@@ -54,7 +54,7 @@ def target_of(deployment: ModelDeployment) -> float | None:
     return float(sum(targets)) or None
 
 
-def demand_of(pod: Occupant, deployment: ModelDeployment, claims: Claims, settings: Settings) -> Demand:
+def demand_of(pod: PlacedPod, deployment: ModelDeployment, claims: Claims, settings: Settings) -> Demand:
     """What this pod needs of a node."""
     spec = pod.raw.get("spec") or {}
     required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts
-from batchwright_operator.processors.nodes import NodeFacts
+from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
 from batchwright_worker.api.names import KIND_CPU
 
@@ -37,14 +37,16 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Misfit:
+class NodeRejection:
     """Why a node will not do: `reason` is counted over the nodes, `detail` is for people."""
 
     reason: str
     detail: str = ""
 
 
-def misfit(demand: Demand, node: NodeFacts, used: Mapping[str, float], processor: Processor | None) -> Misfit | None:
+def rejection_of(
+    demand: Demand, node: NodeInfo, used: Mapping[str, float], processor: Processor | None
+) -> NodeRejection | None:
     """Why the pod cannot run on the node's processor of its kind, or None when it can."""
     return (
         _usable(demand, node)
@@ -56,70 +58,70 @@ def misfit(demand: Demand, node: NodeFacts, used: Mapping[str, float], processor
     )
 
 
-def insufficient(demand: Demand, node: NodeFacts, used: Mapping[str, float]) -> Misfit | None:
+def insufficient(demand: Demand, node: NodeInfo, used: Mapping[str, float]) -> NodeRejection | None:
     """The first resource that the node has too little of, after what its pods have asked for."""
     for name, wanted in demand.requests.items():
         free = node.allocatable.get(name, 0.0) - used.get(name, 0.0)
         if wanted > free + _EPSILON and wanted > 0:
-            return Misfit(reason=f"insufficient {name}", detail=f"needs {wanted:g}, has {max(free, 0):g} free")
+            return NodeRejection(reason=f"insufficient {name}", detail=f"needs {wanted:g}, has {max(free, 0):g} free")
     return None
 
 
-def in_words(misfits: Mapping[str, Misfit], seen: int) -> str:
+def describe(rejections: Mapping[str, NodeRejection], seen: int) -> str:
     """Counted reasons, most frequent first: `none of 3 processors fits: 2 insufficient cpu, 1 cordoned`."""
     if not seen:
         return "the cluster has no node"
-    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted(misfits)}"
+    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted(rejections)}"
 
 
-def counted(misfits: Mapping[str, Misfit]) -> str:
+def counted(rejections: Mapping[str, NodeRejection]) -> str:
     """`2 insufficient cpu, 1 cordoned`; empty for none."""
-    found = Counter(each.reason for each in misfits.values())
+    found = Counter(each.reason for each in rejections.values())
     return ", ".join(f"{n} {reason}" for reason, n in sorted(found.items(), key=lambda each: (-each[1], each[0])))
 
 
-def _usable(demand: Demand, node: NodeFacts) -> Misfit | None:
+def _usable(demand: Demand, node: NodeInfo) -> NodeRejection | None:
     if not node.ready:
-        return Misfit(reason="not ready")
+        return NodeRejection(reason="not ready")
     if node.cordoned:
-        return Misfit(reason="cordoned")
+        return NodeRejection(reason="cordoned")
     if demand.kind not in node.kinds and not node.allocatable.get(demand.kind):
-        return Misfit(reason=f"without {demand.kind}")
+        return NodeRejection(reason=f"without {demand.kind}")
     return None
 
 
-def _selected(demand: Demand, node: NodeFacts) -> Misfit | None:
+def _selected(demand: Demand, node: NodeInfo) -> NodeRejection | None:
     for key, value in demand.node_selector.items():
         if node.labels.get(key) != value:
-            return Misfit(reason="not selected", detail=f"label {key} is not {value}")
+            return NodeRejection(reason="not selected", detail=f"label {key} is not {value}")
     if not all(any(_term(term, node) for term in terms) for terms in demand.node_terms):
-        return Misfit(reason="out of reach", detail="node affinity of the pod or of its volumes")
+        return NodeRejection(reason="out of reach", detail="node affinity of the pod or of its volumes")
     return None
 
 
-def _tolerated(demand: Demand, node: NodeFacts) -> Misfit | None:
+def _tolerated(demand: Demand, node: NodeInfo) -> NodeRejection | None:
     for taint in node.taints:
         if taint.get("effect") in ("NoSchedule", "NoExecute") and not any(
             _tolerates(each, taint) for each in demand.tolerations
         ):
-            return Misfit(reason="tainted", detail=f"{taint.get('key')}={taint.get('value', '')}")
+            return NodeRejection(reason="tainted", detail=f"{taint.get('key')}={taint.get('value', '')}")
     return None
 
 
-def _memory(demand: Demand, processor: Processor | None) -> Misfit | None:
+def _memory(demand: Demand, processor: Processor | None) -> NodeRejection | None:
     devices = processor.devices if processor else ()
     smallest = min((each.memory_bytes for each in devices if each.memory_bytes), default=0)
     if demand.kind != KIND_CPU and smallest and demand.model_memory_bytes > smallest:
-        return Misfit(
+        return NodeRejection(
             reason="device memory too small", detail=f"needs {demand.model_memory_bytes}, a device has {smallest} bytes"
         )
     return None
 
 
-def _measured(demand: Demand, node: NodeFacts, processor: Processor | None) -> Misfit | None:
+def _measured(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
     if node.opted_out or demand.kind not in node.kinds:
         return None
-    return Misfit(reason=AWAITING_BENCHMARK) if processor is None or processor.awaiting else None
+    return NodeRejection(reason=AWAITING_BENCHMARK) if processor is None or processor.awaiting else None
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
@@ -133,7 +135,7 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")
 
 
-def _term(term: Mapping[str, Any], node: NodeFacts) -> bool:
+def _term(term: Mapping[str, Any], node: NodeInfo) -> bool:
     """One node selector term: all of its expressions and fields; a term without any matches nothing."""
     expressions = term.get("matchExpressions") or []
     fields = term.get("matchFields") or []
@@ -167,6 +169,6 @@ def _compared(found: str | None, wanted: Sequence[str], *, larger: bool) -> bool
     return one > other if larger else one < other
 
 
-def waits_only_for_benchmarks(misfits: Iterable[Misfit]) -> bool:
+def waits_only_for_benchmarks(rejections: Iterable[NodeRejection]) -> bool:
     """Would some node do once its first benchmark is done?"""
-    return any(each.reason == AWAITING_BENCHMARK for each in misfits)
+    return any(each.reason == AWAITING_BENCHMARK for each in rejections)

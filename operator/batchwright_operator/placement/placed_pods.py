@@ -9,7 +9,7 @@ from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts, requests_of
 from batchwright_operator.placement import receipts
-from batchwright_operator.placement.receipts import Waiting
+from batchwright_operator.placement.receipts import PendingReason
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
@@ -26,7 +26,7 @@ REVISION_LABEL = "pod-template-hash"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Occupant:
+class PlacedPod:
     """One pod; `deployment` is empty for pods that are not of a ModelDeployment."""
 
     uid: str
@@ -49,7 +49,7 @@ class Occupant:
     terminating: bool = False
     ready_at: float | None = None
     receipt: Receipt | None = None
-    waiting: Waiting | None = None
+    waiting: PendingReason | None = None
     verdict: str = ""
     """The scheduler's words when it found the pod unschedulable."""
 
@@ -63,7 +63,7 @@ class Occupant:
         return self.ready_at is None or sampled_at is None or sampled_at < self.ready_at + SETTLE_S
 
 
-def occupant(raw: Raw) -> Occupant:
+def placed_pod(raw: Raw) -> PlacedPod:
     """What a Pod object says."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
@@ -72,7 +72,7 @@ def occupant(raw: Raw) -> Occupant:
     gates = [each.get("name") for each in spec.get("schedulingGates") or ()]
     scheduled, ready = find(status.get("conditions"), "PodScheduled"), find(status.get("conditions"), "Ready")
     unfit = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable" and not gates
-    return Occupant(
+    return PlacedPod(
         uid=metadata["uid"],
         namespace=metadata.get("namespace", ""),
         name=metadata["name"],
@@ -90,6 +90,6 @@ def occupant(raw: Raw) -> Occupant:
         terminating=is_leaving(raw),
         ready_at=unix(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         receipt=receipt,
-        waiting=receipts.waiting(raw) if gates else None,
+        waiting=receipts.pending_reason(raw) if gates else None,
         verdict=str(scheduled.get("message") or "unschedulable") if unfit else "",
     )

@@ -35,14 +35,14 @@ def render(receipt: Receipt) -> str:
     return msgspec.json.encode(receipt).decode()
 
 
-def in_words(receipt: Receipt) -> str:
+def describe(receipt: Receipt) -> str:
     """One sentence, e.g. `node-b: load 0.41 = utilization 0.30 + memory 0.05 + capacity 0.06; node-a lost by 0.22:
     utilization`."""
     return receipt.reason or f"{receipt.node or 'any node'}: load {receipt.load}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class PendingReason:
     """Why a gated pod has no place: `reason` is CamelCase, `message` a sentence."""
 
     reason: str
@@ -53,13 +53,13 @@ class Waiting:
         return f"{self.reason}: {self.message}"
 
 
-def waiting(pod: Raw) -> Waiting | None:
+def pending_reason(pod: Raw) -> PendingReason | None:
     """What ANNOTATION_WAITING says; None for a pod that has or needs no place, or was not looked at yet."""
     text = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_WAITING)
     if not isinstance(text, str) or not text:
         return None
     reason, _, message = text.partition(": ")
-    return Waiting(reason=reason, message=message)
+    return PendingReason(reason=reason, message=message)
 
 
 def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
@@ -130,7 +130,7 @@ def _against(best: Score, other: Score) -> str:
     gap = other.load - best.load
     if gap >= 0.005:
         worst = max(_TERMS, key=lambda name: getattr(other, name) - getattr(best, name))
-        spread = its.crowded and not mine.crowded and gap < SPREAD_TERM
+        spread = its.all_replicas_here and not mine.all_replicas_here and gap < SPREAD_TERM
         return f"by {_decimal(gap)}: {'spread over nodes' if spread else worst}"
     if gap > 0.5e-9:
         return "by less than 0.01"

@@ -1,4 +1,4 @@
-"""The placement domain: one key, all gated pods together. Facts from the cache and from `Live`; `placing` decides."""
+"""One key, all gated pods together: facts come from the cache and from `LiveState`, `cycle` decides."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.kube.quantities import Amounts, total
 from batchwright_operator.placement import cycle as placing
-from batchwright_operator.placement.cycle import Observed
+from batchwright_operator.placement.cycle import ObservedCluster
 from batchwright_operator.placement.demand import Claims, ratio_of
-from batchwright_operator.placement.placed_pods import Occupant, occupant
-from batchwright_operator.processors.nodes import NodeFacts, node_facts
+from batchwright_operator.placement.placed_pods import PlacedPod, placed_pod
+from batchwright_operator.processors.nodes import NodeInfo, node_info
 from batchwright_operator.processors.processor import Processor, processors_of
 from batchwright_operator.reconcile.decisions import Decision, Key
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.live_state import Live
-from batchwright_operator.reconcile.parsed_objects import Readings
+from batchwright_operator.reconcile.live_state import LiveState
+from batchwright_operator.reconcile.parsed_objects import ParsedObjects
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
 
-KEY: Final = Key(domain="placement")
+KEY: Final = Key(reconciler="placement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,18 @@ class _Refusal:
     used: Amounts
 
 
-class PlacementDomain:
+class PlacementReconciler:
     """Implements domain.Domain. What the scheduler refused is remembered here until the node changes; after a
     restart it may be tried once more, which costs one pod and nothing else."""
 
-    name = KEY.domain
+    name = KEY.reconciler
 
-    def __init__(self, settings: Settings, live: Live) -> None:
+    def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings, self._live = settings, live
-        self._pods = Readings(occupant)
-        self._nodes = Readings(node_facts)
-        self._profiles = Readings(processors_of)
-        self._deployments = Readings(_parsed)
+        self._pods = ParsedObjects(placed_pod)
+        self._nodes = ParsedObjects(node_info)
+        self._profiles = ParsedObjects(processors_of)
+        self._deployments = ParsedObjects(_parsed)
         self._refusals: dict[tuple[str, str, str, str], _Refusal] = {}
 
     def watches(self) -> Iterable[Watch]:
@@ -58,7 +58,7 @@ class PlacementDomain:
             yield Watch(resource=resource, keys=lambda _: (KEY,))
         yield Watch(resource=MODEL_DEPLOYMENT, keys=lambda _: (KEY,))
 
-    def observe(self, store: StoreView, key: Key) -> Observed | None:
+    def observe(self, store: StoreView, key: Key) -> ObservedCluster | None:
         """The snapshot; None while no pod waits for a place and none was refused its own."""
         models = store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL)
         if not any(_needs_a_look(pod) for pod in models):
@@ -70,7 +70,7 @@ class PlacementDomain:
         refused = tuple(each for each in pods if each.refused)
         self._remember(refused, occupants, nodes)
         gated = [each for each in pods if each.gated and not each.terminating]
-        return Observed(
+        return ObservedCluster(
             gated=tuple(sorted(gated, key=lambda each: (each.created_at, each.namespace, each.name))),
             refused=refused,
             occupants=occupants,
@@ -83,12 +83,12 @@ class PlacementDomain:
             excluded=frozenset(self._refusals),
         )
 
-    def decide(self, observed: Observed, now: float) -> Decision:
+    def decide(self, observed: ObservedCluster, now: float) -> Decision:
         """See `placing.decide`."""
         return placing.decide(observed, self._settings, now)
 
     def _remember(
-        self, refused: Iterable[Occupant], occupants: Iterable[Occupant], nodes: Mapping[str, NodeFacts]
+        self, refused: Iterable[PlacedPod], occupants: Iterable[PlacedPod], nodes: Mapping[str, NodeInfo]
     ) -> None:
         """Adds the scheduler's refusals; forgets those whose node has changed or has more room than then."""
         known = {node for *_, node in self._refusals} | {pod.node for pod in refused}
@@ -136,7 +136,7 @@ def _parsed(raw: Raw) -> ModelDeployment | InvalidSpec:
 
 
 def _ratios(
-    occupants: Iterable[Occupant],
+    occupants: Iterable[PlacedPod],
     processors: Mapping[str, Mapping[str, Processor]],
     states: Mapping[str, SidecarState],
 ) -> dict[tuple[str, str], float]:

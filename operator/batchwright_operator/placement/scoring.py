@@ -68,12 +68,12 @@ class Candidate:
     """What this pod is expected to add to the utilization."""
     forecast: float | None = None
     """Rows/s of this deployment here, if known."""
-    crowded: bool = False
+    all_replicas_here: bool = False
     """All other replicas of the deployment are here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class ScoreContext:
     """How candidates are compared: normalised weights and the largest capacity among them."""
 
     weights: Weights
@@ -81,7 +81,7 @@ class Rule:
     policy: Policy = "Additive"
 
     @classmethod
-    def over(cls, candidates: Iterable[Candidate], weights: Weights, policy: Policy = "Additive") -> Rule:
+    def over(cls, candidates: Iterable[Candidate], weights: Weights, policy: Policy = "Additive") -> ScoreContext:
         """The rule for these candidates; Forecast turns into Additive unless every candidate has a forecast."""
         known = list(candidates)
         complete = bool(known) and all(each.forecast for each in known)
@@ -116,10 +116,10 @@ class Score:
         return (each.state is None, each.capacity is None, round(self.load, _TIE), -(each.capacity or 0.0), each.node)
 
 
-def score(candidate: Candidate, rule: Rule) -> Score:
+def score(candidate: Candidate, rule: ScoreContext) -> Score:
     """The load of one candidate (method A4), or with Forecast its utilization after the placement."""
     state = candidate.state or State(utilization=0.0, memory=0.0)
-    spread = SPREAD_TERM if candidate.crowded else 0.0
+    spread = SPREAD_TERM if candidate.all_replicas_here else 0.0
     if rule.policy == "Forecast":
         pending = candidate.pending + candidate.share + spread
         return Score(candidate=candidate, policy="Forecast", utilization=state.utilization, memory=0.0, capacity=0.0,
@@ -145,7 +145,7 @@ def _slowness(capacity: float | None, max_capacity: float) -> float:
 def ranked(candidates: Iterable[Candidate], weights: Weights, policy: Policy = "Additive") -> list[Score]:
     """All candidates, best first; their order does not matter."""
     known = list(candidates)
-    rule = Rule.over(known, weights, policy)
+    rule = ScoreContext.over(known, weights, policy)
     return sorted((score(each, rule) for each in known), key=lambda each: each.rank)
 
 
@@ -164,7 +164,7 @@ class Pick:
     runners_up: tuple[Score, ...]
 
 
-class Board:
+class CandidateHeap:
     """The candidates of one kind of pod, kept in order while placements change them.
 
     `candidate_of` gives a node's candidate as of now, or None when the pod does not fit there any more. Within one
@@ -172,7 +172,9 @@ class Board:
     load smaller, `touch` the node. A pick costs O(log n) and a few scores.
     """
 
-    def __init__(self, nodes: Iterable[str], candidate_of: Callable[[str], Candidate | None], rule: Rule) -> None:
+    def __init__(
+        self, nodes: Iterable[str], candidate_of: Callable[[str], Candidate | None], rule: ScoreContext
+    ) -> None:
         self._candidate_of = candidate_of
         self._rule = rule
         self._ticket = count()

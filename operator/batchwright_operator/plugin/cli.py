@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from batchwright_operator.errors import NotFound, OperatorError
-from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.placement import receipts
-from batchwright_operator.plugin.cluster_view import Picture, Target, picture, within
-from batchwright_operator.plugin.dry_run import Placed, as_wanted, domains, plan
+from batchwright_operator.plugin.cluster_view import NamedObject, Picture, picture, within
+from batchwright_operator.plugin.dry_run import Placed, as_wanted, plan, reconcilers
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import Receipt
@@ -34,7 +34,7 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.pass_context
 def cli(found: click.Context, kubeconfig: Path | None, context: str | None, namespace: str, system: str) -> None:
     """Look into Batchwright: why, plan, top, bench."""
-    found.obj = Target(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
+    found.obj = NamedObject(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
 
 
 def main() -> None:
@@ -52,10 +52,10 @@ def main() -> None:
 @cli.command()
 @click.argument("name")
 @click.pass_obj
-def why(target: Target, name: str) -> None:
+def why(target: NamedObject, name: str) -> None:
     """Why pod or ModelDeployment NAME is as it is: place, load, batch size, conditions."""
 
-    async def read(cluster: Cluster) -> tuple[list[Raw], Raw | None]:
+    async def read(cluster: ApiClient) -> tuple[list[Raw], Raw | None]:
         try:
             return [await cluster.get(POD, target.namespace, name)], None
         except NotFound:
@@ -96,9 +96,9 @@ def _print_deployment(stored: Raw) -> None:
 
 def _print_pod(pod: Raw) -> None:
     name = pod["metadata"]["name"]
-    receipt, waiting = receipts.parse(pod), receipts.waiting(pod)
+    receipt, waiting = receipts.parse(pod), receipts.pending_reason(pod)
     if receipt:
-        console.print(f"[bold]{name}[/bold]: {receipts.in_words(receipt)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name}[/bold]: {receipts.describe(receipt)}", highlight=False, soft_wrap=True)
         console.print(_receipt_table([(name, receipt)]))
     elif waiting:
         console.print(f"[bold]{name}[/bold] waits: {waiting.render()}", highlight=False, soft_wrap=True)
@@ -127,13 +127,13 @@ def _receipt_table(rows: list[tuple[str, Receipt]]) -> Table:
 )
 @click.option("--replicas", type=click.IntRange(0, 10_000), help="With this many replicas.")
 @click.pass_obj
-def plan_command(target: Target, name: str | None, filename: Path | None, replicas: int | None) -> None:
+def plan_command(target: NamedObject, name: str | None, filename: Path | None, replicas: int | None) -> None:
     """Where the pods of a ModelDeployment that do not run yet would go, were they made now."""
     if (name is None) == (filename is None):
         raise click.UsageError("name a ModelDeployment, or give a manifest with -f")
     settings = Settings(operator_namespace=target.system)
 
-    async def decide(cluster: Cluster) -> tuple[list[Placed], str]:
+    async def decide(cluster: ApiClient) -> tuple[list[Placed], str]:
         seen = await _whole_picture(cluster, target, settings)
         stored = None if name is None else seen.store.get(MODEL_DEPLOYMENT, target.namespace, name)
         if name is not None and stored is None:
@@ -149,13 +149,13 @@ def plan_command(target: Target, name: str | None, filename: Path | None, replic
         return
     console.print(_receipt_table([(one.pod, one.receipt) for one in placed if one.receipt]))
     for one in placed:
-        text = f"waits: {one.waiting}" if one.waiting else receipts.in_words(one.receipt) if one.receipt else ""
+        text = f"waits: {one.waiting}" if one.waiting else receipts.describe(one.receipt) if one.receipt else ""
         console.print(f"{one.pod}: {text}", highlight=False, soft_wrap=True)
 
 
-async def _whole_picture(cluster: Cluster, target: Target, settings: Settings) -> Picture:
+async def _whole_picture(cluster: ApiClient, target: NamedObject, settings: Settings) -> Picture:
     empty = await picture(cluster, target)
-    watches = [watch for domain in domains(settings, empty) for watch in domain.watches()]
+    watches = [watch for reconciler in reconcilers(settings, empty) for watch in reconciler.watches()]
     return await picture(cluster, target, watches)
 
 
@@ -176,10 +176,10 @@ def _manifest(path: Path | None) -> Raw:
 
 @cli.command()
 @click.pass_obj
-def top(target: Target) -> None:
+def top(target: NamedObject) -> None:
     """Every processor: how fast it is, how busy, and what runs on it."""
 
-    async def read(cluster: Cluster) -> Picture:
+    async def read(cluster: ApiClient) -> Picture:
         return await picture(cluster, target)
 
     seen = within(target, read)
@@ -227,11 +227,11 @@ def _model_pods(seen: Picture, node: str, kind: str) -> int:
 @click.argument("node")
 @click.option("--again", is_flag=True, help="Ask the operator for a new benchmark of this node.")
 @click.pass_obj
-def bench(target: Target, node: str, again: bool) -> None:
+def bench(target: NamedObject, node: str, again: bool) -> None:
     """The load tables of NODE."""
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
-    async def read(cluster: Cluster) -> Raw:
+    async def read(cluster: ApiClient) -> Raw:
         try:
             if not again:
                 return await cluster.get(ACCELERATOR_PROFILE, "", node)

@@ -11,13 +11,13 @@ from typing import TypeVar
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchwright_operator.errors import ApiError
-from batchwright_operator.kube.client import Cluster, path_of
+from batchwright_operator.kube.client import ApiClient, path_of
 from batchwright_operator.kube.credentials import find_credentials
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, LEASE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
-from batchwright_operator.reconcile.live_state import Live, Sample
+from batchwright_operator.reconcile.live_state import LiveState, Sample
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import OPERATOR_METRICS_PORT
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class NamedObject:
     """Which cluster, and where its operator runs."""
 
     kubeconfig: Path | None
@@ -39,23 +39,23 @@ class Picture:
     """The cluster as the operator sees it; `gauges` are the operator's own, by name and labels."""
 
     store: Store
-    live: Live
+    live: LiveState
     gauges: dict[str, list[tuple[dict[str, str], float]]]
     note: str
     """Why there are no live values; empty if there are."""
 
 
-def within(target: Target, work: Callable[[Cluster], Awaitable[T]]) -> T:
+def within(target: NamedObject, work: Callable[[ApiClient], Awaitable[T]]) -> T:
     """Runs `work` with a connection to the target."""
 
     async def connected() -> T:
-        async with Cluster(find_credentials(target.kubeconfig, target.context)) as cluster:
+        async with ApiClient(find_credentials(target.kubeconfig, target.context)) as cluster:
             return await work(cluster)
 
     return asyncio.run(connected())
 
 
-async def picture(cluster: Cluster, target: Target, watches: Iterable[Watch] = ()) -> Picture:
+async def picture(cluster: ApiClient, target: NamedObject, watches: Iterable[Watch] = ()) -> Picture:
     """Lists what these watches name (by default nodes, pods, profiles and deployments), and reads the metrics."""
     store = Store()
     shown = [Watch(resource=one, keys=_no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
@@ -65,7 +65,7 @@ async def picture(cluster: Cluster, target: Target, watches: Iterable[Watch] = (
             feed.resource, label_selector=feed.label_selector, field_selector=feed.field_selector
         )
         store.replace(feed, listing.items, listing.version)
-    live = Live(control_key=b"the plugin applies nothing")
+    live = LiveState(control_key=b"the plugin applies nothing")
     gauges, note = await _metrics(cluster, target)
     values: dict[tuple[str, str], dict[str, float]] = {}
     for name, field in _SAMPLES.items():
@@ -88,7 +88,9 @@ _SAMPLES = {
 }
 
 
-async def _metrics(cluster: Cluster, target: Target) -> tuple[dict[str, list[tuple[dict[str, str], float]]], str]:
+async def _metrics(
+    cluster: ApiClient, target: NamedObject
+) -> tuple[dict[str, list[tuple[dict[str, str], float]]], str]:
     """The leading replica's metrics, through the API server; what is wrong if they cannot be had."""
     try:
         lease = await cluster.get(LEASE, target.system, Settings().lease_name)

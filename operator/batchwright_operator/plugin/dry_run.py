@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchwright_operator.deployments.reconciler import ModelDeploymentDomain
+from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.reconciler import KEY as PLACEMENT_KEY
-from batchwright_operator.placement.reconciler import PlacementDomain
+from batchwright_operator.placement.reconciler import PlacementReconciler
 from batchwright_operator.plugin.cluster_view import Picture
 from batchwright_operator.reconcile.decisions import Apply, Key, Patch
 from batchwright_operator.settings import Settings
@@ -30,19 +30,19 @@ class Placed:
     waiting: str
 
 
-def domains(settings: Settings, picture: Picture) -> tuple[ModelDeploymentDomain, PlacementDomain]:
+def reconcilers(settings: Settings, picture: Picture) -> tuple[ModelDeploymentReconciler, PlacementReconciler]:
     """The operator's own domains over a picture."""
-    return ModelDeploymentDomain(settings, picture.live), PlacementDomain(settings, picture.live)
+    return ModelDeploymentReconciler(settings, picture.live), PlacementReconciler(settings, picture.live)
 
 
 def plan(picture: Picture, settings: Settings, wanted: Raw) -> list[Placed]:
     """Where the pods of `wanted` that do not run yet would go, in the order in which they would be placed."""
     now = time.time()
-    model_domain, placement = domains(settings, picture)
+    model_domain, placement = reconcilers(settings, picture)
     store = picture.store
     store.written(MODEL_DEPLOYMENT, wanted)
     metadata = wanted["metadata"]
-    key = Key(domain=model_domain.name, namespace=metadata["namespace"], name=metadata["name"])
+    key = Key(reconciler=model_domain.name, namespace=metadata["namespace"], name=metadata["name"])
     observed = model_domain.observe(store, key)
     if observed is None:
         return []
@@ -96,5 +96,5 @@ def _pod(child: Raw, name: str, number: int, kind: str) -> Raw:
 
 def _placed(action: Patch) -> Placed:
     patched = {"metadata": {"annotations": (action.patch.get("metadata") or {}).get("annotations") or {}}}
-    waiting = receipts.waiting(patched)
+    waiting = receipts.pending_reason(patched)
     return Placed(pod=action.name, receipt=receipts.parse(patched), waiting=waiting.render() if waiting else "")

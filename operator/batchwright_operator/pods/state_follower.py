@@ -43,7 +43,7 @@ S = TypeVar("S", bound=Revised)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class FollowedPod:
     """One pod whose state is followed, and what is reconciled when it changes."""
 
     uid: str
@@ -53,7 +53,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class PollPolicy:
     """Least time between two polls of a pod, and between two reconciliations that polls ask for."""
 
     poll_s: float = 0.1
@@ -69,13 +69,13 @@ class StateFollower(Generic[S]):
     `targets` names the pods to follow; a pod that it names no longer loses its task and its entry.
     """
 
-    targets: Callable[[StoreView], Iterable[Target]]
+    targets: Callable[[StoreView], Iterable[FollowedPod]]
     message: type[S]
     states: MutableMapping[str, Received[S]]
     session_factory: SessionFactory
-    on_state: Callable[[Target, S], None] | None = None
-    pace: Pace = field(default_factory=Pace)
-    _tasks: dict[Target, asyncio.Task[None]] = field(default_factory=dict)
+    on_state: Callable[[FollowedPod, S], None] | None = None
+    pace: PollPolicy = field(default_factory=PollPolicy)
+    _tasks: dict[FollowedPod, asyncio.Task[None]] = field(default_factory=dict)
     _notified: dict[Key, float] = field(default_factory=dict)
 
     async def run(self, store: StoreView, queue: Queue) -> None:
@@ -102,7 +102,7 @@ class StateFollower(Generic[S]):
         keys = {target.key for target in wanted}
         self._notified = {key: when for key, when in self._notified.items() if key in keys}
 
-    async def _end(self, targets: list[Target]) -> None:
+    async def _end(self, targets: list[FollowedPod]) -> None:
         tasks = [self._tasks.pop(target) for target in targets]
         for task in tasks:
             task.cancel()
@@ -110,7 +110,7 @@ class StateFollower(Generic[S]):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _follow(self, session: aiohttp.ClientSession, target: Target, queue: Queue) -> None:
+    async def _follow(self, session: aiohttp.ClientSession, target: FollowedPod, queue: Queue) -> None:
         after, backoff_s = -1, self.pace.first_backoff_s
         while True:
             began = time.monotonic()
@@ -131,7 +131,7 @@ class StateFollower(Generic[S]):
                 self._notify(queue, target.key)
             await asyncio.sleep(max(0.0, self.pace.poll_s - (time.monotonic() - began)))
 
-    async def _ask(self, session: aiohttp.ClientSession, target: Target, after: int) -> S:
+    async def _ask(self, session: aiohttp.ClientSession, target: FollowedPod, after: int) -> S:
         async with session.get(
             f"http://{target.address}{STATE_PATH}",
             params={"after": str(after), "waitSeconds": str(WAIT_S if after >= 0 else 0)},

@@ -8,13 +8,13 @@ import secrets
 from typing import Final
 
 from batchwright_operator.errors import AlreadyExists, NotFound, SettingsError
-from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import SECRET, Raw
 
 KEY_BYTES: Final = 32
 
 
-async def load_control_key(cluster: Cluster, namespace: str, name: str) -> bytes:
+async def load_control_key(cluster: ApiClient, namespace: str, name: str) -> bytes:
     """Reads the key; makes it on the first start. Raises ApiError, SettingsError for a broken Secret."""
     try:
         return key_of(await cluster.get(SECRET, namespace, name))

@@ -18,7 +18,7 @@ import kopf
 
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.kube.objects import Resource
-from batchwright_operator.reconcile.cache import Feed, Store
+from batchwright_operator.reconcile.cache import ListWatch, Store
 from batchwright_operator.reconcile.workqueue import backoff_s
 from batchwright_operator.settings import Settings
 
@@ -75,17 +75,17 @@ class OwnKinds:
         settings: Settings,
         credentials: Credentials,
         store: Store,
-        feeds: list[Feed],
+        list_watches: list[ListWatch],
         *,
-        relist: Callable[[Feed], None],
+        relist: Callable[[ListWatch], None],
         restarted: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._credentials = credentials
         self._store = store
-        self._feeds = feeds
-        for feed in feeds:
-            feed.ordered = False  # kopf handles objects side by side
+        self._feeds = list_watches
+        for list_watch in list_watches:
+            list_watch.ordered = False  # kopf handles objects side by side
         self._relist = relist
         self._restarted = restarted
         self._main = asyncio.get_running_loop()
@@ -154,19 +154,19 @@ class OwnKinds:
             session = self._credentials.session(limit=CONNECTIONS)
             return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
 
-        for feed in self._feeds:
-            self._listen(registry, feed.resource, feed)
+        for list_watch in self._feeds:
+            self._listen(registry, list_watch.resource, list_watch)
         return registry
 
-    def _listen(self, registry: kopf.OperatorRegistry, resource: Resource, feed: Feed) -> None:
+    def _listen(self, registry: kopf.OperatorRegistry, resource: Resource, list_watch: ListWatch) -> None:
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
         async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-            self._main.call_soon_threadsafe(self._enter, feed, event["type"], dict(event["object"]))
+            self._main.call_soon_threadsafe(self._enter, list_watch, event["type"], dict(event["object"]))
 
-    def _enter(self, feed: Feed, kind: str | None, obj: dict[str, Any]) -> None:
+    def _enter(self, list_watch: ListWatch, kind: str | None, obj: dict[str, Any]) -> None:
         if kind == "DELETED":
-            self._store.deleted(feed, obj)
+            self._store.deleted(list_watch, obj)
             return
-        self._store.changed(feed, obj)
+        self._store.changed(list_watch, obj)
         if kind is None:
-            self._relist(feed)
+            self._relist(list_watch)

@@ -39,7 +39,7 @@ class LeaseApi(Protocol):
 
 
 @dataclass(slots=True)
-class Observed:
+class ObservedLease:
     """The newest record of the Lease, and since when (monotonic) it has not been renewed."""
 
     lease: Raw | None = None
@@ -101,7 +101,7 @@ class Elector:
         self._clock = clock
         self._now = now
         self._rng = Random()  # noqa: S311 - jitter
-        self._observed = Observed()
+        self._observed = ObservedLease()
         self._renewed_at = -math.inf
 
     @property

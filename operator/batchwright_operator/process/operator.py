@@ -16,20 +16,20 @@ from typing import Any, Final
 import aiohttp
 
 from batchwright_operator.errors import ApiError
-from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.process.control_key import load_control_key
 from batchwright_operator.process.http import served
 from batchwright_operator.process.kopf_watch import OwnKinds
 from batchwright_operator.process.lease import Elector
-from batchwright_operator.process.registry import build_backgrounds, build_domains
-from batchwright_operator.reconcile.applier import Actor
-from batchwright_operator.reconcile.cache import Feed, Store
+from batchwright_operator.process.registry import build_backgrounds, build_reconcilers
+from batchwright_operator.reconcile.applier import Applier
+from batchwright_operator.reconcile.cache import ListWatch, Store
 from batchwright_operator.reconcile.controller import Controller
-from batchwright_operator.reconcile.event_recorder import Emitter
+from batchwright_operator.reconcile.event_recorder import EventRecorder
 from batchwright_operator.reconcile.informer import Informer
-from batchwright_operator.reconcile.interfaces import Background, Domain
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.interfaces import Background, Reconciler
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.reconcile.metrics import Metrics
 from batchwright_operator.reconcile.workqueue import WorkQueue, backoff_s
 from batchwright_operator.settings import Settings
@@ -56,31 +56,31 @@ class Options:
 class Operator:
     """The whole operator. `run` once."""
 
-    def __init__(self, settings: Settings, options: Options, credentials: Credentials, cluster: Cluster) -> None:
+    def __init__(self, settings: Settings, options: Options, credentials: Credentials, cluster: ApiClient) -> None:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._options = options
         self._cluster = cluster
         self._identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        self._live = Live()
+        self._live = LiveState()
         self._metrics = Metrics(self._live)
         self._queue = WorkQueue(loop.time)
         self._metrics.queue_depth.set_function(lambda: self._queue.schedule.depth)
         self._store = Store(self._queue.add)
-        self._actor = Actor(cluster, self._store, self._metrics)
-        self._emitter = Emitter(cluster, self._metrics, self._identity, time.time)
-        self._domains = build_domains(settings, self._live)
+        self._actor = Applier(cluster, self._store, self._metrics)
+        self._emitter = EventRecorder(cluster, self._metrics, self._identity, time.time)
+        self._domains = build_reconcilers(settings, self._live)
         self._backgrounds = build_backgrounds(settings, self._live, pod_session)
         self._informers = self._register(self._domains)
         self._own = OwnKinds(
             settings,
             credentials,
             self._store,
-            [one.feed for one in self._informers if is_own(one.feed)],
+            [one.list_watch for one in self._informers if is_own(one.list_watch)],
             relist=self._relist_soon,
             restarted=self._kopf_restarted,
         )
-        self._relist_wanted: dict[Feed, None] = {}
+        self._relist_wanted: dict[ListWatch, None] = {}
         self._relist_event = asyncio.Event()
         self._stopping = False
 
@@ -97,7 +97,7 @@ class Operator:
                         tasks.create_task(informer.run())
                     for informer in self._informers:
                         await informer.synced.wait()
-                    logger.info("caches are filled: %s", ", ".join(str(one.feed) for one in self._informers))
+                    logger.info("caches are filled: %s", ", ".join(str(one.list_watch) for one in self._informers))
                     self._own.start()
                     tasks.create_task(self._relist_own())
                     tasks.create_task(self._resync())
@@ -123,7 +123,7 @@ class Operator:
         self._metrics.leader.set(1)
         try:
             self._live.control_key = await self._control_key()
-            self._actor.start_term()
+            self._actor.on_leadership_gained()
             self._queue.schedule.clear()
             self._queue_all()
             controller = Controller(
@@ -169,13 +169,19 @@ class Operator:
 
     # --- watching
 
-    def _register(self, domains: list[Domain[Any]]) -> list[Informer]:
-        feeds = dict.fromkeys(self._store.register(watch) for domain in domains for watch in domain.watches())
+    def _register(self, reconcilers: list[Reconciler[Any]]) -> list[Informer]:
+        list_watches = dict.fromkeys(
+            self._store.register(watch) for reconciler in reconcilers for watch in reconciler.watches()
+        )
         return [
             Informer(
-                self._cluster, self._store, feed, stale_s=self._settings.watch_stale_seconds, watches=not is_own(feed)
+                self._cluster,
+                self._store,
+                list_watch,
+                stale_s=self._settings.watch_stale_seconds,
+                watches=not is_own(list_watch),
             )
-            for feed in feeds
+            for list_watch in list_watches
         ]
 
     def _queue_all(self) -> None:
@@ -193,7 +199,7 @@ class Operator:
 
     async def _relist_own(self) -> None:
         """Lists own kinds from time to time, and soon after kopf listed them."""
-        by_feed = {one.feed: one for one in self._informers if is_own(one.feed)}
+        by_feed = {one.list_watch: one for one in self._informers if is_own(one.list_watch)}
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(OWN_RELIST_S):
@@ -202,18 +208,18 @@ class Operator:
             self._relist_event.clear()
             wanted = list(self._relist_wanted) or list(by_feed)
             self._relist_wanted.clear()
-            for feed in wanted:
-                await self._list(by_feed[feed])
+            for list_watch in wanted:
+                await self._list(by_feed[list_watch])
 
     async def _list(self, informer: Informer) -> None:
         try:
             await self._cluster.reads.ready()
             await informer.relist()
         except ApiError as error:
-            logger.info("%s: %s; the next list will do", informer.feed, error)
+            logger.info("%s: %s; the next list will do", informer.list_watch, error)
 
-    def _relist_soon(self, feed: Feed) -> None:
-        self._relist_wanted[feed] = None
+    def _relist_soon(self, list_watch: ListWatch) -> None:
+        self._relist_wanted[list_watch] = None
         self._relist_event.set()
 
     def _kopf_restarted(self) -> None:
@@ -228,13 +234,13 @@ class Operator:
         return ""
 
     def _unready(self) -> str:
-        missing = [str(one.feed) for one in self._informers if not one.synced.is_set()]
+        missing = [str(one.list_watch) for one in self._informers if not one.synced.is_set()]
         return f"not listed yet: {', '.join(missing)}" if missing else ""
 
 
-def is_own(feed: Feed) -> bool:
+def is_own(list_watch: ListWatch) -> bool:
     """Whether kopf watches it."""
-    return feed.resource.group == GROUP and not feed.label_selector and not feed.field_selector
+    return list_watch.resource.group == GROUP and not list_watch.label_selector and not list_watch.field_selector
 
 
 def pod_session() -> aiohttp.ClientSession:
@@ -246,7 +252,7 @@ async def run_operator(
     settings: Settings, options: Options, credentials: Credentials, until: Callable[[], Awaitable[None]]
 ) -> None:
     """Runs the operator until `until` returns. Raises what ended the operator otherwise."""
-    async with Cluster(credentials, page_size=settings.list_page_size) as cluster:
+    async with ApiClient(credentials, page_size=settings.list_page_size) as cluster:
         running = asyncio.ensure_future(Operator(settings, options, credentials, cluster).run())
         stopping = asyncio.ensure_future(until())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

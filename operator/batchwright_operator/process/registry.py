@@ -9,18 +9,18 @@ from typing import Any, Final, TypeAlias
 import aiohttp
 
 from batchwright_operator.errors import SettingsError
-from batchwright_operator.reconcile.interfaces import Background, Domain
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.interfaces import Background, Reconciler
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 
 SessionFactory: TypeAlias = Callable[[], aiohttp.ClientSession]
 """Makes an HTTP session for pods (not for the API server); whoever calls it closes it."""
 
-DOMAINS: Final = (
-    "batchwright_operator.processors.reconciler:ProfileDomain",
-    "batchwright_operator.placement.reconciler:PlacementDomain",
-    "batchwright_operator.deployments.reconciler:ModelDeploymentDomain",
-    "batchwright_operator.jobs.reconciler:InferenceJobDomain",
+RECONCILERS: Final = (
+    "batchwright_operator.processors.reconciler:AcceleratorProfileReconciler",
+    "batchwright_operator.placement.reconciler:PlacementReconciler",
+    "batchwright_operator.deployments.reconciler:ModelDeploymentReconciler",
+    "batchwright_operator.jobs.reconciler:InferenceJobReconciler",
 )
 """Each is called with (settings, live)."""
 
@@ -32,16 +32,16 @@ BACKGROUNDS: Final = (
 """Each is called with (settings, live, session_factory)."""
 
 
-def build_domains(settings: Settings, live: Live) -> list[Domain[Any]]:
+def build_reconcilers(settings: Settings, live: LiveState) -> list[Reconciler[Any]]:
     """The domains, in the order in which their keys are first queued."""
-    return [_load(path)(settings, live) for path in settings.domains or DOMAINS]
+    return [_load(path)(settings, live) for path in settings.reconcilers or RECONCILERS]
 
 
-def build_backgrounds(settings: Settings, live: Live, session_factory: SessionFactory) -> list[Background]:
+def build_backgrounds(settings: Settings, live: LiveState, session_factory: SessionFactory) -> list[Background]:
     """The background tasks; none beside domains of a test unless it names them."""
     paths = settings.backgrounds
     if paths is None:
-        paths = [] if settings.domains else list(BACKGROUNDS)
+        paths = [] if settings.reconcilers else list(BACKGROUNDS)
     return [_load(path)(settings, live, session_factory) for path in paths]
 
 

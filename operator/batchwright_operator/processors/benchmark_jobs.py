@@ -176,7 +176,7 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class BenchmarkFailure:
     """Over without a result; `reason` is CamelCase."""
 
     reason: str
@@ -188,7 +188,7 @@ class Lost:
     """Over, and its result is nowhere to be found: to be done again."""
 
 
-Outcome = Running | Failure | Lost | BenchmarkResult
+Outcome = Running | BenchmarkFailure | Lost | BenchmarkResult
 
 
 def outcome(job: Raw, pods: Sequence[Raw]) -> Outcome:
@@ -212,24 +212,24 @@ def ended_at(job: Raw, pods: Iterable[Raw], now: float) -> str:
     return str(max(finished, default=None) or (job.get("status") or {}).get("completionTime") or rfc3339(now))
 
 
-def _failure(reason: str, message: str, pods: Sequence[Raw], results: Sequence[BenchmarkResult]) -> Failure:
+def _failure(reason: str, message: str, pods: Sequence[Raw], results: Sequence[BenchmarkResult]) -> BenchmarkFailure:
     said = next((result.error for result in results if result.error), "")
     if said:
-        return Failure(reason=processors.FAILED, message=said)
+        return BenchmarkFailure(reason=processors.FAILED, message=said)
     states = [state for pod in _newest_first(pods) if (state := _terminated(pod))]
     if any(state.get("reason") == "OOMKilled" for state in states):
-        return Failure(
+        return BenchmarkFailure(
             reason=processors.OUT_OF_MEMORY,
             message="the benchmark was killed for memory; free some on the node, or give benchmarkResources a limit",
         )
     trouble = _trouble(pods)
     if any(each in trouble for each in _PULL):
-        return Failure(reason=processors.NO_IMAGE, message=trouble)
+        return BenchmarkFailure(reason=processors.NO_IMAGE, message=trouble)
     if reason == "DeadlineExceeded":
         words = f"the benchmark did not end in time{f': {trouble}' if trouble else ''}"
-        return Failure(reason=processors.TIMED_OUT, message=words)
+        return BenchmarkFailure(reason=processors.TIMED_OUT, message=words)
     code = f"exit status {states[0].get('exitCode')}: {str(states[0].get('message', ''))[-300:]}" if states else message
-    return Failure(reason=processors.FAILED, message=code or "the benchmark failed without a word")
+    return BenchmarkFailure(reason=processors.FAILED, message=code or "the benchmark failed without a word")
 
 
 def _result(pod: Raw) -> BenchmarkResult | None:

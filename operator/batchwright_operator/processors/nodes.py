@@ -13,7 +13,7 @@ from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
+class NodeInfo:
     """What placement needs of a node."""
 
     name: str
@@ -40,11 +40,11 @@ class NodeFacts:
         )
 
 
-def node_facts(node: Raw) -> NodeFacts:
+def node_info(node: Raw) -> NodeInfo:
     """The facts of a Node object."""
     spec, status, metadata = node.get("spec") or {}, node.get("status") or {}, node["metadata"]
     conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
-    return NodeFacts(
+    return NodeInfo(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
         labels=metadata.get("labels") or {},

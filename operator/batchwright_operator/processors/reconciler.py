@@ -17,12 +17,12 @@ from batchwright_operator.kube.quantities import requests_of
 from batchwright_operator.processors import benchmark_jobs as benchmarks
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors import status as profile_status
-from batchwright_operator.processors.benchmark_jobs import Failure, Lost, Running, outcome
-from batchwright_operator.processors.nodes import NodeFacts, node_facts
+from batchwright_operator.processors.benchmark_jobs import BenchmarkFailure, Lost, Running, outcome
+from batchwright_operator.processors.nodes import NodeInfo, node_info
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.live_state import Live, Sample
+from batchwright_operator.reconcile.live_state import LiveState, Sample
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
@@ -39,7 +39,7 @@ LOOK_AGAIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class ObservedNode:
     """All facts about one node."""
 
     node: Raw
@@ -55,12 +55,12 @@ class Observed:
     """Benchmarks that run on other nodes."""
 
 
-class ProfileDomain:
+class AcceleratorProfileReconciler:
     """Implements domain.Domain; its keys are the nodes."""
 
     name = "profiles"
 
-    def __init__(self, settings: Settings, live: Live) -> None:
+    def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings, self._live = settings, live
 
     def watches(self) -> Iterable[Watch]:
@@ -74,15 +74,15 @@ class ProfileDomain:
         yield Watch(resource=POD, keys=self._of_benchmark, index_labels=(LABEL_BENCHMARK, LABEL_COMPONENT))
 
     def _named(self, obj: Raw) -> Iterable[Key]:
-        return (Key(domain=self.name, name=obj["metadata"]["name"]),)
+        return (Key(reconciler=self.name, name=obj["metadata"]["name"]),)
 
     def _of_benchmark(self, obj: Raw) -> Iterable[Key]:
         if (obj["metadata"].get("labels") or {}).get(LABEL_BENCHMARK) != "true":
             return ()
         node = (obj["metadata"].get("annotations") or {}).get(ANNOTATION_NODE)
-        return (Key(domain=self.name, name=node),) if node else ()
+        return (Key(reconciler=self.name, name=node),) if node else ()
 
-    def observe(self, store: StoreView, key: Key) -> Observed | None:
+    def observe(self, store: StoreView, key: Key) -> ObservedNode | None:
         """The node and what concerns it; None when there is no such node (its profile goes with it)."""
         node = store.get(NODE, "", key.name)
         if node is None or is_leaving(node):
@@ -95,7 +95,7 @@ class ProfileDomain:
             for pod in store.labelled(POD, LABEL_BENCHMARK, "true", namespace=namespace):
                 if _node_of(pod) == key.name and _owned_by(pod, jobs.get(_kind_of(pod))):
                     pods.setdefault(_kind_of(pod), []).append(pod)
-        return Observed(
+        return ObservedNode(
             node=node,
             profile=store.get(ACCELERATOR_PROFILE, "", key.name),
             jobs=jobs,
@@ -105,17 +105,17 @@ class ProfileDomain:
             elsewhere=sum(not _over(each) for each in all_jobs if _node_of(each) != key.name),
         )
 
-    def decide(self, observed: Observed, now: float) -> Decision:
+    def decide(self, observed: ObservedNode, now: float) -> Decision:
         """The profile object, then per processor what its state and its Job ask for."""
-        return _Pass(observed, self._settings, now).run()
+        return _NodePass(observed, self._settings, now).run()
 
 
-class _Pass:
+class _NodePass:
     """One decision about one node."""
 
-    def __init__(self, observed: Observed, settings: Settings, now: float) -> None:
+    def __init__(self, observed: ObservedNode, settings: Settings, now: float) -> None:
         self.observed, self.settings, self.now = observed, settings, now
-        self.facts: NodeFacts = node_facts(observed.node)
+        self.facts: NodeInfo = node_info(observed.node)
         self.actions: list[Action] = []
         self.events: list[Event] = []
         self.wake_s: float | None = None
@@ -166,7 +166,7 @@ class _Pass:
             case Lost():
                 self._delete(job)
                 return self._awaiting(known, "the benchmark's result was lost; it runs again")
-            case Failure(reason=reason, message=message):
+            case BenchmarkFailure(reason=reason, message=message):
                 self._tell(reason, f"{kind}: {message}", warning=True)
                 return replace(known, reason=reason, message=message, benchmarked_as=measures)
             case result:

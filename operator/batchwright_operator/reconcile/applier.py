@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Final, assert_never
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
-from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.metadata import controller_of, controller_uid, is_leaving
 from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.reconcile.applied import AppliedBodies, WrittenStatuses
@@ -28,10 +28,10 @@ class ActionFailed(Exception):  # noqa: N818 - it carries the error
         self.cause = cause
 
 
-class Actor:
+class Applier:
     """Performs actions against one cluster."""
 
-    def __init__(self, cluster: Cluster, store: Store, metrics: Metrics) -> None:
+    def __init__(self, cluster: ApiClient, store: Store, metrics: Metrics) -> None:
         self._cluster = cluster
         self._store = store
         self._metrics = metrics
@@ -76,15 +76,19 @@ class Actor:
             lambda resource, namespace, name: resource in watched and self._store.get(resource, namespace, name) is None
         )
 
-    def start_term(self) -> None:
+    def on_leadership_gained(self) -> None:
         """Somebody else may have led meanwhile: forgets what was applied where no watch would show a change."""
         watched = self._watched()
         self._applied.prune(lambda resource, namespace, name: resource not in watched)
 
     def _watched(self) -> set[Resource]:
         """Resources that are watched without a selector."""
-        feeds = self._store.feeds()
-        return {feed.resource for feed in feeds if not (feed.label_selector or feed.field_selector)}
+        list_watches = self._store.list_watches()
+        return {
+            list_watch.resource
+            for list_watch in list_watches
+            if not (list_watch.label_selector or list_watch.field_selector)
+        }
 
     # --- within
 

@@ -28,7 +28,7 @@ def version_of(obj: Raw) -> int:
 
 
 @dataclass(eq=False, slots=True)
-class Feed:
+class ListWatch:
     """One list-and-watch, shared by all domains that ask for this resource and these selectors."""
 
     resource: Resource
@@ -57,7 +57,7 @@ class _Table:
     """The objects of one resource. An index maps (its name, value) to places."""
 
     resource: Resource
-    feeds: list[Feed] = field(default_factory=list)
+    list_watches: list[ListWatch] = field(default_factory=list)
     labels: set[str] = field(default_factory=set)
     objects: dict[Place, Raw] = field(default_factory=dict)
     index: dict[tuple[str, str], dict[Place, None]] = field(default_factory=dict)
@@ -123,25 +123,27 @@ class Store:
 
     # --- what is watched
 
-    def register(self, watch: Watch) -> Feed:
+    def register(self, watch: Watch) -> ListWatch:
         """The feed of this watch; an existing one where resource and selectors are equal. Before any object is in."""
         table = self._table(watch.resource)
         wanted = (watch.label_selector, watch.field_selector)
-        feed = next((one for one in table.feeds if (one.label_selector, one.field_selector) == wanted), None)
-        if feed is None:
-            feed = Feed(watch.resource, *wanted, matches=matcher(*wanted))
-            table.feeds.append(feed)
-        feed.keys.append(watch.keys)
+        list_watch = next(
+            (one for one in table.list_watches if (one.label_selector, one.field_selector) == wanted), None
+        )
+        if list_watch is None:
+            list_watch = ListWatch(watch.resource, *wanted, matches=matcher(*wanted))
+            table.list_watches.append(list_watch)
+        list_watch.keys.append(watch.keys)
         table.labels.update(watch.index_labels)
-        return feed
+        return list_watch
 
-    def feeds(self) -> list[Feed]:
+    def list_watches(self) -> list[ListWatch]:
         """Every feed, in the order of registration."""
-        return [feed for table in self._tables.values() for feed in table.feeds]
+        return [list_watch for table in self._tables.values() for list_watch in table.list_watches]
 
     def is_watched(self, resource: Resource, obj: Raw) -> bool:
         """Whether some feed sees this object, so that its absence here means that it does not exist."""
-        return any(feed.matches(obj) for feed in self._table(resource).feeds)
+        return any(list_watch.matches(obj) for list_watch in self._table(resource).list_watches)
 
     def all_keys(self) -> Iterator[Key]:
         """The keys of all objects (with repetitions)."""
@@ -151,61 +153,63 @@ class Store:
 
     # --- what the API server says
 
-    def replace(self, feed: Feed, objects: Iterable[Raw], version: int) -> None:
+    def replace(self, list_watch: ListWatch, objects: Iterable[Raw], version: int) -> None:
         """A whole list as of `version`. Safe beside a running watch of the same feed."""
-        table = self._table(feed.resource)
+        table = self._table(list_watch.resource)
         listed: set[Place] = set()
         for raw in objects:
-            obj, place = _trimmed(feed.resource, raw)
+            obj, place = _trimmed(list_watch.resource, raw)
             listed.add(place)
-            overtaken = version < feed.progress and version_of(obj) <= feed.progress
+            overtaken = version < list_watch.progress and version_of(obj) <= list_watch.progress
             if place in table.objects or not overtaken:
                 self._put(table, place, obj)
         gone = [
             place
             for place, obj in table.objects.items()
-            if place not in listed and version_of(obj) <= version and feed.matches(obj)
+            if place not in listed and version_of(obj) <= version and list_watch.matches(obj)
         ]
         for place in gone:
             self._drop(table, place)
-        self.bookmark(feed, version)
-        feed.synced = True
+        self.bookmark(list_watch, version)
+        list_watch.synced = True
 
-    def changed(self, feed: Feed, raw: Raw) -> None:
+    def changed(self, list_watch: ListWatch, raw: Raw) -> None:
         """A watch event ADDED or MODIFIED; one that comes again does not raise the dead."""
-        table = self._table(feed.resource)
-        obj, place = _trimmed(feed.resource, raw)
-        if place in table.objects or version_of(obj) > feed.progress:
+        table = self._table(list_watch.resource)
+        obj, place = _trimmed(list_watch.resource, raw)
+        if place in table.objects or version_of(obj) > list_watch.progress:
             self._put(table, place, obj)
-        self._seen(feed, obj)
+        self._seen(list_watch, obj)
 
-    def deleted(self, feed: Feed, raw: Raw) -> None:
+    def deleted(self, list_watch: ListWatch, raw: Raw) -> None:
         """A watch event DELETED: the object is gone, or no longer matches this feed's selectors."""
-        table = self._table(feed.resource)
-        obj, place = _trimmed(feed.resource, raw)
+        table = self._table(list_watch.resource)
+        obj, place = _trimmed(list_watch.resource, raw)
         held = table.objects.get(place)
         if held is not None and version_of(held) <= version_of(obj):
-            elsewhere = any(other is not feed and other.matches(obj) for other in table.feeds)
+            elsewhere = any(other is not list_watch and other.matches(obj) for other in table.list_watches)
             still = obj["metadata"]["uid"] == held["metadata"]["uid"] and elsewhere
             if not still:
                 self._drop(table, place)
-        self._seen(feed, obj)
+        self._seen(list_watch, obj)
 
-    def bookmark(self, feed: Feed, version: int) -> None:
+    def bookmark(self, list_watch: ListWatch, version: int) -> None:
         """The watch has seen everything up to this version."""
-        feed.progress = max(feed.progress, version)
+        list_watch.progress = max(list_watch.progress, version)
 
     def written(self, resource: Resource, raw: Raw, *, quiet: Key | None = None) -> None:
         """An answer of the API server to one of our calls; the key `quiet` is not told."""
         table = self._table(resource)
         obj, place = _trimmed(resource, raw)
-        watching = [feed for feed in table.feeds if feed.matches(obj)]
+        watching = [list_watch for list_watch in table.list_watches if list_watch.matches(obj)]
         if not watching:
             held = table.objects.get(place)
             if held is not None and version_of(held) <= version_of(obj):
                 self._drop(table, place)
             return
-        seen_gone = place not in table.objects and any(version_of(obj) <= feed.progress for feed in watching)
+        seen_gone = place not in table.objects and any(
+            version_of(obj) <= list_watch.progress for list_watch in watching
+        )
         if not seen_gone:
             self._put(table, place, obj, quiet=quiet)
 
@@ -218,9 +222,9 @@ class Store:
 
     # --- within
 
-    def _seen(self, feed: Feed, obj: Raw) -> None:
-        if feed.ordered:
-            self.bookmark(feed, version_of(obj))
+    def _seen(self, list_watch: ListWatch, obj: Raw) -> None:
+        if list_watch.ordered:
+            self.bookmark(list_watch, version_of(obj))
 
     def _table(self, resource: Resource) -> _Table:
         at = (resource.group, resource.plural)
@@ -248,8 +252,8 @@ class Store:
                 self._on_key(key)
 
     def _keys_of(self, table: _Table, obj: Raw) -> Iterator[Key]:
-        for feed in table.feeds:
-            for keys in feed.keys:
+        for list_watch in table.list_watches:
+            for keys in list_watch.keys:
                 try:
                     yield from keys(obj)
                 except Exception:

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from batchwright_operator.errors import AlreadyExists, Conflict, Forbidden, Invalid
 from batchwright_operator.kube.circuit_breaker import Breaker
-from batchwright_operator.reconcile.applier import ActionFailed, Actor
+from batchwright_operator.reconcile.applier import ActionFailed, Applier
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
-from batchwright_operator.reconcile.event_recorder import Emitter
-from batchwright_operator.reconcile.interfaces import Domain
-from batchwright_operator.reconcile.live_state import Live, Rejection
+from batchwright_operator.reconcile.event_recorder import EventRecorder
+from batchwright_operator.reconcile.interfaces import Reconciler
+from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.reconcile.metrics import Metrics
 from batchwright_operator.reconcile.workqueue import WorkQueue
 
@@ -31,18 +31,18 @@ class Controller:
 
     def __init__(  # noqa: PLR0913 - it is where everything meets
         self,
-        domains: Iterable[Domain[Any]],
+        reconcilers: Iterable[Reconciler[Any]],
         store: Store,
         queue: WorkQueue,
-        actor: Actor,
-        emitter: Emitter,
+        actor: Applier,
+        emitter: EventRecorder,
         *,
-        live: Live,
+        live: LiveState,
         metrics: Metrics,
         breaker: Breaker,
         now: Callable[[], float],
     ) -> None:
-        self._domains = {domain.name: domain for domain in domains}
+        self._domains = {reconciler.name: reconciler for reconciler in reconcilers}
         self._store = store
         self._queue = queue
         self._actor = actor
@@ -64,9 +64,9 @@ class Controller:
             key = await self._queue.get()
             try:
                 await self._breaker.ready()
-                with self._metrics.pass_seconds.labels(key.domain).time():
+                with self._metrics.pass_seconds.labels(key.reconciler).time():
                     result = await self._try(key)
-                self._metrics.passes.labels(key.domain, result).inc()
+                self._metrics.passes.labels(key.reconciler, result).inc()
             finally:
                 self._queue.done(key)
 
@@ -98,9 +98,9 @@ class Controller:
             self._queue.add(key, after_s=decision.requeue_after_s)
 
     def _decide(self, key: Key) -> Decision | None:
-        domain = self._domains[key.domain]
-        observed = domain.observe(self._store, key)
-        return None if observed is None else domain.decide(observed, self._now())
+        reconciler = self._domains[key.reconciler]
+        observed = reconciler.observe(self._store, key)
+        return None if observed is None else reconciler.decide(observed, self._now())
 
     async def _report(self, key: Key, decision: Decision) -> None:
         self._metrics.decided(key, decision.metrics)
@@ -149,4 +149,4 @@ class Controller:
 
 
 def _text(key: Key) -> str:
-    return "/".join(part for part in (key.domain, key.namespace, key.name) if part)
+    return "/".join(part for part in (key.reconciler, key.namespace, key.name) if part)

@@ -15,9 +15,9 @@ from batchwright_operator.kube.objects import Raw, Resource
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Key:
-    """What is reconciled: `domain` is the reconciler's name, namespace is empty for cluster-scoped objects."""
+    """What is reconciled: `reconciler` is the reconciler's name, namespace is empty for cluster-scoped objects."""
 
-    domain: str
+    reconciler: str
     namespace: str = ""
     name: str = ""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchwright_operator.errors import ApiError, Invalid, NotFound, Unavailable
-from batchwright_operator.kube.client import Cluster
+from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import EVENT, Raw
 from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.reconcile.metrics import Metrics
@@ -107,10 +107,10 @@ class EventLimits:
             self._objects = {uid: one for uid, one in self._objects.items() if now - one.at < full_after_s}
 
 
-class Emitter:
+class EventRecorder:
     """Posts admitted Events in the background; news that cannot be posted for long is dropped."""
 
-    def __init__(self, cluster: Cluster, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
+    def __init__(self, cluster: ApiClient, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
         self._cluster = cluster
         self._metrics = metrics
         self._instance = instance

@@ -10,8 +10,8 @@ import logging
 from random import Random
 
 from batchwright_operator.errors import ApiError, Gone
-from batchwright_operator.kube.client import Cluster
-from batchwright_operator.reconcile.cache import Feed, Store, version_of
+from batchwright_operator.kube.client import ApiClient
+from batchwright_operator.reconcile.cache import ListWatch, Store, version_of
 from batchwright_operator.reconcile.workqueue import backoff_s
 
 logger = logging.getLogger(__name__)
@@ -23,10 +23,12 @@ LAST_DELAY_S = 5.0
 class Informer:
     """One feed. `watches=False`: listed at the start and on demand only."""
 
-    def __init__(self, cluster: Cluster, store: Store, feed: Feed, *, stale_s: float, watches: bool = True) -> None:
+    def __init__(
+        self, cluster: ApiClient, store: Store, list_watch: ListWatch, *, stale_s: float, watches: bool = True
+    ) -> None:
         self._cluster = cluster
         self._store = store
-        self._feed = feed
+        self._feed = list_watch
         self._stale_s = stale_s
         self._watches = watches
         self._rng = Random()  # noqa: S311 - jitter
@@ -34,7 +36,7 @@ class Informer:
         self.synced = asyncio.Event()
 
     @property
-    def feed(self) -> Feed:
+    def list_watch(self) -> ListWatch:
         """What it feeds."""
         return self._feed
 
@@ -61,30 +63,30 @@ class Informer:
 
     async def relist(self) -> None:
         """A whole list into the store; fine beside a running watch. Raises ApiError."""
-        feed = self._feed
+        list_watch = self._feed
         listing = await self._cluster.list(
-            feed.resource, label_selector=feed.label_selector, field_selector=feed.field_selector
+            list_watch.resource, label_selector=list_watch.label_selector, field_selector=list_watch.field_selector
         )
-        self._store.replace(feed, listing.items, listing.version)
+        self._store.replace(list_watch, listing.items, listing.version)
         self.synced.set()
 
     async def _watch(self) -> None:
-        feed = self._feed
+        list_watch = self._feed
         stream = self._cluster.watch(
-            feed.resource,
-            feed.progress,
-            label_selector=feed.label_selector,
-            field_selector=feed.field_selector,
+            list_watch.resource,
+            list_watch.progress,
+            label_selector=list_watch.label_selector,
+            field_selector=list_watch.field_selector,
             stale_s=self._stale_s,
         )
         async for event in stream:
             self._failures = 0
             if event.type == "BOOKMARK":
-                self._store.bookmark(feed, version_of(event.object))
+                self._store.bookmark(list_watch, version_of(event.object))
             elif event.type == "DELETED":
-                self._store.deleted(feed, event.object)
+                self._store.deleted(list_watch, event.object)
             else:
-                self._store.changed(feed, event.object)
+                self._store.changed(list_watch, event.object)
 
     async def _pause(self, error: ApiError | None = None) -> None:
         self._failures += 1

@@ -46,7 +46,7 @@ class Queue(Protocol):
         """Reconcile this key (again); adding a key that already waits does nothing."""
 
 
-class Domain(Protocol[T]):
+class Reconciler(Protocol[T]):
     """One kind of reconciliation: observe once, then decide purely."""
 
     name: str

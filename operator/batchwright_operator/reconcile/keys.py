@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-MODEL_DEPLOYMENT_DOMAIN: Final = "modeldeployment"
+MODEL_DEPLOYMENT_RECONCILER: Final = "modeldeployment"
 
 
-INFERENCE_JOB_DOMAIN: Final = "inferencejob"
+INFERENCE_JOB_RECONCILER: Final = "inferencejob"

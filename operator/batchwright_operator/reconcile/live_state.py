@@ -1,6 +1,6 @@
 """What the operator knows from outside the API server: samples, states of sidecars and runners.
 
-One `Live` is shared by all domains and background tasks of a process. Backgrounds write it, `observe` reads
+One `LiveState` is shared by all domains and background tasks of a process. Backgrounds write it, `observe` reads
 it and copies what the decision needs; nothing here is persisted. All of it lives in one event loop, so plain
 dicts do. Times are Unix seconds.
 """
@@ -57,7 +57,7 @@ class Rejection:
 
 
 @dataclass(slots=True, kw_only=True)
-class Live:
+class LiveState:
     """The tables. Who writes what is said per field; everybody may read everything."""
 
     control_key: bytes = b""

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from batchwright_operator.reconcile.decisions import Key
-from batchwright_operator.reconcile.live_state import Live
+from batchwright_operator.reconcile.live_state import LiveState
 
 _NAME: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?$")
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
@@ -20,7 +20,7 @@ _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 class Metrics:
     """One registry per process."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: LiveState) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types for it
         self.registry = CollectorRegistry()
         self.passes = Counter(
@@ -78,7 +78,7 @@ class _Decided(Collector):
 class _Samples(Collector):
     """Method A3: the newest samples."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: LiveState) -> None:
         self._live = live
 
     def describe(self) -> Iterable[Metric]:

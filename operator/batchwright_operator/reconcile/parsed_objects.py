@@ -10,7 +10,7 @@ from batchwright_operator.kube.objects import Raw
 T = TypeVar("T")
 
 
-class Readings(Generic[T]):
+class ParsedObjects(Generic[T]):
     """Raw objects as values; one is read again only when its resourceVersion has changed."""
 
     def __init__(self, read: Callable[[Raw], T]) -> None:

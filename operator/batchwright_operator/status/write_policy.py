@@ -25,7 +25,7 @@ STAMP: Final = "lastUpdatedTime"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class WritePolicy:
     """Measured values are written when one moved by more than `threshold` and `interval_s` passed."""
 
     interval_s: float = 10.0
@@ -33,7 +33,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class WriteDecision:
     """`status`: what to write, None for nothing now. `why`: in words. `due_in_s`: when a write is to come."""
 
     status: Raw | None
@@ -41,21 +41,21 @@ class Verdict:
     due_in_s: float | None = None
 
 
-def compare(old: Raw, new: Raw, now: float, pace: Pace) -> Verdict:
+def compare(old: Raw, new: Raw, now: float, pace: WritePolicy) -> WriteDecision:
     """Both without or with `lastUpdatedTime`; the answer carries it: the time at which measured values were written."""
     before, stamp = {name: value for name, value in old.items() if name != STAMP}, old.get(STAMP)
     after = {name: value for name, value in new.items() if name != STAMP}
     if before == after:
-        return Verdict(status=None, why="nothing changed")
+        return WriteDecision(status=None, why="nothing changed")
     settled = _without_measured(before) == _without_measured(after)
     moved = _moved(before, after, pace.threshold)
     if settled and not moved:
-        return Verdict(status=None, why="measured values moved too little")
+        return WriteDecision(status=None, why="measured values moved too little")
     age_s = now - (unix(stamp) or float("-inf"))
     if settled and age_s < pace.interval_s:
-        return Verdict(status=None, why="measured values were written just now", due_in_s=pace.interval_s - age_s)
+        return WriteDecision(status=None, why="measured values were written just now", due_in_s=pace.interval_s - age_s)
     fresh = moved or not isinstance(stamp, str)
-    return Verdict(
+    return WriteDecision(
         status=after | {STAMP: rfc3339(now) if fresh else stamp},
         why="measured values moved" if settled else "something changed",
     )

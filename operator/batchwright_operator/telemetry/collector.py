@@ -1,4 +1,4 @@
-"""Method A3: keeps `Live.samples` current, from the agents or from Prometheus, and from the sidecars.
+"""Method A3: keeps `LiveState.samples` current, from the agents or from Prometheus, and from the sidecars.
 
 Samples change all the time and are not worth a reconciliation each: placement is told only when pods wait for it and
 a sample has really moved, a profile only when its node's samples turn fresh.
@@ -20,7 +20,7 @@ from batchwright_operator.kube.quantities import amount
 from batchwright_operator.processors.processor import emulated_device
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
-from batchwright_operator.reconcile.live_state import DeviceSample, Live, Received, Sample
+from batchwright_operator.reconcile.live_state import DeviceSample, LiveState, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.agents import AgentSource
 from batchwright_operator.telemetry.exporters import together
@@ -34,7 +34,7 @@ MOVED: Final = 0.05
 """A share that moved by this much may change where a pod goes."""
 SILENT_SIDECAR_S: Final = 60.0
 """A sidecar answers its long-poll every 25 s at least; after this its device's state is unknown."""
-PLACEMENT: Final = Key(domain="placement")
+PLACEMENT: Final = Key(reconciler="placement")
 PROFILES: Final = "profiles"
 
 
@@ -51,7 +51,7 @@ class TelemetryBackground:
     def __init__(
         self,
         settings: Settings,
-        live: Live,
+        live: LiveState,
         session_factory: Callable[[], aiohttp.ClientSession],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -90,7 +90,7 @@ class TelemetryBackground:
             del self._live.samples[place]
         self._live.samples.update({place: sample for place, sample in samples.items() if place[0] in nodes})
         for node in {place[0] for place in samples if self._stale(before.get(place), now)} & nodes:
-            queue.add(Key(domain=PROFILES, name=node))
+            queue.add(Key(reconciler=PROFILES, name=node))
         if any(_moved(before.get(place), sample) for place, sample in samples.items()) and _waiting(store):
             queue.add(PLACEMENT)
 

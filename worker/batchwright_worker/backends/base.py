@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.host.memory import Ledger
+from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import TensorSpec
 
 Array = NDArray[Any]
@@ -37,7 +37,7 @@ class Host:
 
     kind: str
     threads: int
-    ledger: Ledger
+    ledger: EmulatedMemory
 
 
 class LoadedModel(Protocol):

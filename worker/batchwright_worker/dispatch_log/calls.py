@@ -20,7 +20,7 @@ from batchwright_worker.scheduler import served_model as served
 from batchwright_worker.scheduler.batch_size import values as tuning
 from batchwright_worker.scheduler.scheduler import Scheduler
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CALLS: Final = (
     "add_model",
     "add_device",

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from batchwright_worker.dispatch_log import calls as events
+from batchwright_worker.dispatch_log import format_1
 from batchwright_worker.dispatch_log.calls import BadLineError, Event, Header
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.steps import Batch, Offer, Refusal, Step
+from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
 
 _EVENT = msgspec.json.Decoder(Event)
 _HEADER = msgspec.json.Decoder(Header)
@@ -109,7 +110,7 @@ class _Run:
             case "load_ended", _:
                 self.tally(arguments[0].model).loads += 1
 
-    def _count_offer(self, offer: Offer, given: int | Refusal) -> None:
+    def _count_offer(self, offer: QueueRequest, given: int | Refusal) -> None:
         tally = self.tally(offer.model)
         tally.offered += 1
         if isinstance(given, Refusal):
@@ -133,9 +134,10 @@ def replay(lines: Iterable[bytes]) -> Replayed:
     """Over all of it, or up to the first difference. Raises BadLineError, which names the line."""
     numbered = enumerate(lines, start=1)
     header, run = _begun(numbered)
+    upgraded = format_1.upgraded if header.dispatch_log == format_1.FORMAT else _as_it_is
     for number, line in numbered:
         try:
-            event = _EVENT.decode(line)
+            event = upgraded(_EVENT.decode(line))
             now = run.step(event)
         except msgspec.MsgspecError as error:
             if line.endswith(b"\n"):
@@ -160,9 +162,9 @@ def _begun(numbered: Iterator[tuple[int, bytes]]) -> tuple[Header, _Run]:
         header = _HEADER.decode(first)
     except msgspec.MsgspecError as error:
         raise BadLineError(f"line 1 is no head of a dispatch log: {error}; give a file of --dispatch-log") from error
-    if header.dispatch_log != events.FORMAT:
+    if header.dispatch_log not in (format_1.FORMAT, events.FORMAT):
         raise BadLineError(
-            f"the log has format {header.dispatch_log}, this version reads {events.FORMAT}: "
+            f"the log has format {header.dispatch_log}, this version reads {format_1.FORMAT} and {events.FORMAT}: "
             f"replay it with batchwright {header.version}"
         )
     try:
@@ -170,9 +172,14 @@ def _begun(numbered: Iterator[tuple[int, bytes]]) -> tuple[Header, _Run]:
         scheduler = events.with_state(state)
     except Exception as error:
         raise BadLineError(
-            f"line 1: the state cannot be read: {error!r}; was it written by this version ({header.version})?"
+            f"line 1: the state cannot be read: {error!r}; a log that begins in mid-life is read by the "
+            f"version that wrote it (batchwright {header.version}) alone"
         ) from error
     return header, _Run(scheduler, batches, Replayed(version=header.version))
+
+
+def _as_it_is(event: Event) -> Event:
+    return event
 
 
 class _Values(pickle.Unpickler):
@@ -182,6 +189,8 @@ class _Values(pickle.Unpickler):
         """Raises pickle.UnpicklingError for anything else."""
         if (module, name) in _CONTAINERS:
             return super().find_class(module, name)
+        if (module, name) in format_1.STATE_CLASSES:
+            return format_1.STATE_CLASSES[module, name]
         found = super().find_class(module, name) if module in events.STATE_MODULES and "." not in name else None
         if not isinstance(found, type) or found.__module__ != module:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a dispatch log")

@@ -8,13 +8,13 @@ from typing import Any
 
 from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.isolation import Part
-from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.engine.ticket import PendingRequest
 from batchwright_worker.inference.errors import InferenceError, ModelFailed
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.inference.runtime import RunResult
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Served
+from batchwright_worker.scheduler.served_model import ServedModel
 from batchwright_worker.scheduler.steps import Batch
 
 
@@ -24,13 +24,13 @@ class BatchOutcome:
 
     batch: Batch
     scheduler: Scheduler
-    served: Served
+    served: ServedModel
     books: DeviceBooks
     measures: ModelMeasures
     clock: Callable[[], float]
     wall: Callable[[], float]
-    fail: Callable[[Ticket, InferenceError], None]
-    settle: Callable[[Ticket, InferResult], None]
+    fail: Callable[[PendingRequest, InferenceError], None]
+    settle: Callable[[PendingRequest, InferResult], None]
     epoch: int
     rows: int
     """Of the parts; the batch may have been larger before callers left."""

@@ -15,7 +15,7 @@ def _nothing() -> None:
 
 
 @dataclass(slots=True)
-class Pulse:
+class DecisionLoop:
     """`beat` whenever something happened; `decide` runs once when this round of the event loop has brought all that it
     brings (method B6: never by polling)."""
 

@@ -14,17 +14,17 @@ from functools import partial
 
 from batchwright_worker.engine.batch_outcome import BatchOutcome
 from batchwright_worker.engine.counters import ModelMeasures
-from batchwright_worker.engine.decision_loop import Pulse
+from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.isolation import Part, PartsLost, hand_out, run_isolated, wrong_outputs
 from batchwright_worker.engine.loader import Loader
-from batchwright_worker.engine.published_state import Board
-from batchwright_worker.engine.suspects import Suspects
-from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.engine.published_state import StatePublisher
+from batchwright_worker.engine.suspects import PoisonSearch
+from batchwright_worker.engine.ticket import PendingRequest
 from batchwright_worker.inference.errors import DeadlineExceeded, InferenceError, ModelFailed, Refused
 from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.inference.runtime import PromptRuntime, RunResult, Runtime, RuntimeTrouble
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing
-from batchwright_worker.scheduler.queues import Bucket, Waiting
+from batchwright_worker.scheduler.queues import Bucket, QueuedRequest
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch
 
@@ -40,20 +40,20 @@ class Dispatcher:
     scheduler: Scheduler
     runtimes: Mapping[str, Runtime]
     loader: Loader
-    board: Board
-    pulse: Pulse
+    board: StatePublisher
+    pulse: DecisionLoop
     measures: Mapping[str, ModelMeasures]
     clock: Callable[[], float]
-    tickets: dict[int, Ticket] = field(default_factory=dict)
+    tickets: dict[int, PendingRequest] = field(default_factory=dict)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no caller waits."""
-    suspects: Suspects = field(default_factory=Suspects)
+    suspects: PoisonSearch = field(default_factory=PoisonSearch)
     _wakes: float | None = None
     _waker: asyncio.TimerHandle | None = None
 
     # --- callers ---
 
-    def admit(self, key: int, ticket: Ticket) -> None:
+    def admit(self, key: int, ticket: PendingRequest) -> None:
         """A request is in the queue under `key`."""
         ticket.keys.append(key)
         if not self.tickets:
@@ -62,7 +62,7 @@ class Dispatcher:
         self.measures[ticket.request.model].pending += 1
         self.pulse.beat()
 
-    def settle(self, ticket: Ticket, answer: InferResult | InferenceError) -> None:
+    def settle(self, ticket: PendingRequest, answer: InferResult | InferenceError) -> None:
         """Give a caller that waits its answer."""
         self._forget(ticket)
         try:
@@ -70,7 +70,7 @@ class Dispatcher:
         except Exception:
             _log.exception("a caller's own callback failed")
 
-    def fail(self, ticket: Ticket, error: InferenceError, refused: str = "") -> None:
+    def fail(self, ticket: PendingRequest, error: InferenceError, refused: str = "") -> None:
         """Answer with an error, unless it is answered already; `refused`: the reason to count it under."""
         if not ticket.waits:
             return
@@ -83,13 +83,13 @@ class Dispatcher:
             measures.failed_rows += ticket.request.rows
         self.settle(ticket, error)
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: PendingRequest) -> None:
         """The caller has gone: rows that have not started are skipped, the others' results go nowhere."""
         if ticket.waits:
             self.measures[ticket.request.model].cancelled += 1
             self._forget(ticket)
 
-    def _forget(self, ticket: Ticket) -> None:
+    def _forget(self, ticket: PendingRequest) -> None:
         ticket.waits = False
         self.measures[ticket.request.model].pending -= 1
         for key in ticket.keys:
@@ -262,7 +262,7 @@ class Dispatcher:
         ticket = part.ticket
         if not ticket.waits:
             return
-        entry = Waiting(
+        entry = QueuedRequest(
             key=0,
             rows=part.start + part.rows,
             start=part.start,
@@ -294,7 +294,7 @@ def _told(ended: Callable[[RunResult | Exception], None], running: asyncio.Futur
         ended(trouble or running.result())
 
 
-def _late(ticket: Ticket, now: float) -> InferenceError:
+def _late(ticket: PendingRequest, now: float) -> InferenceError:
     request = ticket.request
     waited = (now - request.arrival) * 1e3
     if request.deadline is not None:

@@ -15,12 +15,12 @@ from batchwright_worker.api import deployment as manifest
 from batchwright_worker.api import messages
 from batchwright_worker.api import model as manifest_model
 from batchwright_worker.engine.counters import ModelMeasures
-from batchwright_worker.engine.decision_loop import Pulse
+from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.dispatcher import Dispatcher
-from batchwright_worker.engine.lifecycle import Housekeeper
+from batchwright_worker.engine.lifecycle import ModelLifecycle
 from batchwright_worker.engine.loader import Loader, artifact_for
-from batchwright_worker.engine.published_state import Board
-from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.engine.published_state import StatePublisher
+from batchwright_worker.engine.ticket import PendingRequest
 from batchwright_worker.engine.windows import Windows
 from batchwright_worker.inference.errors import (
     DeadlineExceeded,
@@ -37,8 +37,8 @@ from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Served, plan_of
-from batchwright_worker.scheduler.steps import Offer, Refusal
+from batchwright_worker.scheduler.served_model import ServedModel, plan_of
+from batchwright_worker.scheduler.steps import QueueRequest, Refusal
 
 UNLOADED = "unloaded by request"
 
@@ -78,7 +78,7 @@ class Engine:
         self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
         self.scheduler = scheduler or Scheduler(order=order)
         self.measures: dict[str, ModelMeasures] = {model.name: ModelMeasures() for model in models}
-        self.board = Board(scheduler=self.scheduler, measures=self.measures, clock=clock, wall=wall)
+        self.board = StatePublisher(scheduler=self.scheduler, measures=self.measures, clock=clock, wall=wall)
         self.loader = Loader(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
@@ -86,7 +86,7 @@ class Engine:
             measures=self.measures,
             clock=clock,
         )
-        self.pulse = Pulse()
+        self.pulse = DecisionLoop()
         self.dispatcher = Dispatcher(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
@@ -97,7 +97,7 @@ class Engine:
             clock=clock,
         )
         self.windows = Windows(scheduler=self.scheduler, board=self.board, pulse=self.pulse, clock=clock)
-        self.housekeeper = Housekeeper(
+        self.housekeeper = ModelLifecycle(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
             loader=self.loader,
@@ -183,7 +183,7 @@ class Engine:
             self.leave(ticket)
             raise
 
-    def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> Ticket:
+    def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:
         """The same for callers without a task: `done` is called with the answer, later and exactly once, unless the
         caller `leave`s before. Raises InferenceError for what is not even taken."""
         served = self._served(request.model)
@@ -193,7 +193,7 @@ class Engine:
             self.measures[request.model].fail.add(self.clock() - request.arrival)
             raise
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: PendingRequest) -> None:
         """Its caller has gone; rows that have not started are skipped."""
         self.dispatcher.leave(ticket)
 
@@ -257,15 +257,15 @@ class Engine:
 
     # --- inside ---
 
-    def _served(self, name: str) -> Served:
+    def _served(self, name: str) -> ServedModel:
         served = self.scheduler.models.get(name)
         if served is None:
             raise UnknownModel(f"there is no model '{name}' here; there are {sorted(self.models)}")
         return served
 
     def _accept(
-        self, request: InferRequest, served: Served, done: Callable[[InferResult | InferenceError], None]
-    ) -> Ticket:
+        self, request: InferRequest, served: ServedModel, done: Callable[[InferResult | InferenceError], None]
+    ) -> PendingRequest:
         """Check, admit, queue. Raises InferenceError."""
         now = self.clock()
         if self._stopping or served.blocked:
@@ -273,7 +273,7 @@ class Engine:
         inputs, bucket = self._prepared(request)
         self.windows.observe(served)
         key = self.scheduler.offer(
-            Offer(
+            QueueRequest(
                 model=request.model,
                 rows=request.rows,
                 arrival=request.arrival,
@@ -286,7 +286,7 @@ class Engine:
         if isinstance(key, Refusal):
             self.measures[served.name].refused[key.reason] += 1
             raise _error_of(key)
-        ticket = Ticket(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
+        ticket = PendingRequest(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
         self.dispatcher.admit(key, ticket)
         return ticket
 
@@ -301,7 +301,7 @@ class Engine:
             form.checked, form.bucket = signature, bucket
         return inputs, bucket
 
-    def _check_open(self, served: Served, now: float) -> None:
+    def _check_open(self, served: ServedModel, now: float) -> None:
         refused = self.measures[served.name].refused
         if self._stopping:
             refused["Stopping"] += 1

@@ -1,7 +1,7 @@
 """Run one batch so that a bad row fails alone: bisection, splitting when memory runs out.
 
-`run_isolated` reports every part through `Report` as soon as its fate is known, and raises PartsLost with the parts
-whose fate is not.
+`run_isolated` reports every part through `IsolationReport` as soon as its fate is known, and raises PartsLost with
+the parts whose fate is not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.engine.ticket import PendingRequest
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
 
@@ -20,12 +20,12 @@ from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunRe
 class Part:
     """Rows [start, start + rows) of one request; never changed."""
 
-    ticket: Ticket
+    ticket: PendingRequest
     start: int
     rows: int
 
 
-class Report(Protocol):
+class IsolationReport(Protocol):
     """Who is told what became of the parts."""
 
     def device_lost(self) -> bool:
@@ -61,7 +61,7 @@ class _Budget:
 
 
 async def run_isolated(
-    runtime: Runtime, model: str, parts: Sequence[Part], report: Report, ended: Exception | None = None
+    runtime: Runtime, model: str, parts: Sequence[Part], report: IsolationReport, ended: Exception | None = None
 ) -> None:
     """Run the parts as one batch; on an error run halves until the bad rows are known (at most 6 log2(n) + 4 runs).
     `ended`: what the first run, of all parts, has ended with already."""
@@ -148,7 +148,7 @@ def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
     return first, second
 
 
-def hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
+def hand_out(batch: Sequence[Part], result: RunResult, report: IsolationReport) -> None:
     """Report each part: its rows of the outputs, or the error of its first bad row."""
     if not result.row_errors:
         _hand_out_all(batch, result.outputs, report)
@@ -163,7 +163,7 @@ def hand_out(batch: Sequence[Part], result: RunResult, report: Report) -> None:
         at += part.rows
 
 
-def _hand_out_all(batch: Sequence[Part], outputs: Mapping[str, Array], report: Report) -> None:
+def _hand_out_all(batch: Sequence[Part], outputs: Mapping[str, Array], report: IsolationReport) -> None:
     at = 0
     for part in batch:
         end = at + part.rows

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from batchwright_worker.engine.decision_loop import Pulse
+from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.loader import Loader
-from batchwright_worker.engine.published_state import Board
+from batchwright_worker.engine.published_state import StatePublisher
 from batchwright_worker.inference.errors import InferenceError, ModelUnavailable
 from batchwright_worker.inference.runtime import Runtime, RuntimeLost, RuntimeTrouble
 from batchwright_worker.scheduler.devices import DeviceBooks
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Housekeeper:
+class ModelLifecycle:
     """One per engine. `turn_away(keys, error)` answers the callers of queue entries that will not be served."""
 
     scheduler: Scheduler
     runtimes: Mapping[str, Runtime]
     loader: Loader
-    board: Board
-    pulse: Pulse
+    board: StatePublisher
+    pulse: DecisionLoop
     clock: Callable[[], float]
     turn_away: Callable[[list[int], InferenceError], None]
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)

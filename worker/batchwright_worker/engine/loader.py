@@ -22,7 +22,7 @@ from batchwright_worker.inference.runtime import (
 )
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Served
+from batchwright_worker.scheduler.served_model import ServedModel
 
 WARM_UP_BUDGET_S = 1.0
 """The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""
@@ -129,7 +129,7 @@ class Loader:
         if self._follower is not None:
             self._follower.loaded(load.model, first=first)
 
-    async def _warm_up(self, served: Served, signature: Signature, device: str, *, sizes: bool) -> None:
+    async def _warm_up(self, served: ServedModel, signature: Signature, device: str, *, sizes: bool) -> None:
         """One real inference (what raises on well-known shapes fails the load); the first time also a few sizes, so
         that the fit and with it the first batch size and admission start from measurements."""
         if not signature.inputs:
@@ -143,7 +143,7 @@ class Loader:
         if sizes and signature.fixed:
             await self._try_sizes(served, signature, device)
 
-    async def _try_sizes(self, served: Served, signature: Signature, device: str) -> None:
+    async def _try_sizes(self, served: ServedModel, signature: Signature, device: str) -> None:
         spent, size, most = 0.0, 1, served.plan.rules.max_size
         while size <= most and spent < WARM_UP_BUDGET_S:
             try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from batchwright_worker.api.messages import ChangeState, ModelState
 from batchwright_worker.engine.counters import ModelMeasures
-from batchwright_worker.scheduler.batch_size.values import Verdict
+from batchwright_worker.scheduler.batch_size.values import TuningDecision
 from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
 MOVED = 0.1
@@ -27,13 +27,13 @@ class ModelView:
     batch_size: int
     state: str = "Loading"
     message: str = ""
-    verdict: Verdict | None = None
+    verdict: TuningDecision | None = None
     throughput: float = 0.0
     latency_counts: list[int] = field(default_factory=list)
     changes: deque[ChangeState] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
     _shown: Mapping[str, float] = field(default_factory=dict)
 
-    def closed(self, verdict: Verdict, counts: WindowCounts, now: float, wall: float) -> bool:
+    def closed(self, verdict: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
         """A window has ended; is that worth a new revision?"""
         window = counts.close(now)
         before = None if self.verdict is None else (self.verdict.target_met, self.verdict.tuning.searching)
@@ -99,7 +99,7 @@ def moved(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
     return any(abs(value - before[name]) > MOVED * max(abs(value), abs(before[name])) for name, value in after.items())
 
 
-def _change(verdict: Verdict, wall: float) -> ChangeState:
+def _change(verdict: TuningDecision, wall: float) -> ChangeState:
     return ChangeState(
         time=wall,
         from_size=verdict.previous,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.api.messages import DeviceState, SidecarState
 from batchwright_worker.engine.counters import ModelMeasures
 from batchwright_worker.engine.model_view import ModelView
-from batchwright_worker.scheduler.batch_size.values import Verdict
+from batchwright_worker.scheduler.batch_size.values import TuningDecision
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.window_counts import WindowCounts
@@ -19,7 +19,7 @@ BUSY_WINDOW_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Board:
+class StatePublisher:
     """One per engine. `ready` holds when every model that was not unloaded by request is Ready on a device."""
 
     scheduler: Scheduler
@@ -47,7 +47,7 @@ class Board:
         if self.views[model].become(state, message):
             self.bump()
 
-    def closed(self, model: str, verdict: Verdict, counts: WindowCounts, now: float) -> None:
+    def closed(self, model: str, verdict: TuningDecision, counts: WindowCounts, now: float) -> None:
         """A model's window has ended."""
         if self.views[model].closed(verdict, counts, now, self.wall()):
             self.bump()

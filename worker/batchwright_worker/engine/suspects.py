@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from batchwright_worker.scheduler.queues import Apart, Bucket, shape_of
+from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, shape_of
 
 MOST_ALONE = 2
 """So many runtimes may die under a request that is alone in its batch; then it is what kills them."""
@@ -20,7 +20,7 @@ MOST_IN_A_ROW = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sentence:
+class PoisonDecision:
     """What becomes of the requests of a lost batch: `guilty` fails all of them for `reason`; else they wait again, the
     first `sizes[0]` requests in the bucket `buckets[0]` of their own, and so on. `alone`: this loss had one suspect."""
 
@@ -32,7 +32,7 @@ class Sentence:
 
 
 @dataclass(slots=True)
-class Suspects:
+class PoisonSearch:
     """One per engine: tell it of each loss, and of models that ran well again."""
 
     _groups: int = 0
@@ -43,21 +43,21 @@ class Suspects:
         if self._in_a_row:
             self._in_a_row.pop(model, None)
 
-    def lost(self, model: str, bucket: Bucket, alone_before: Sequence[int]) -> Sentence:
+    def lost(self, model: str, bucket: Bucket, alone_before: Sequence[int]) -> PoisonDecision:
         """The runtime died while it ran a batch of these requests (in order; per request how often a runtime has died
         before while it was alone)."""
         in_a_row = self._in_a_row[model] = self._in_a_row.get(model, 0) + 1
         alone = len(alone_before) == 1
         if alone and alone_before[0] + 1 >= MOST_ALONE:
             reason = f"quarantined: {MOST_ALONE} runtimes of model {model} died while it ran alone"
-            return Sentence(guilty=True, alone=True, reason=reason)
+            return PoisonDecision(guilty=True, alone=True, reason=reason)
         if in_a_row >= MOST_IN_A_ROW:
             reason = f"the runtimes of model {model} died {in_a_row} times in a row, whatever they ran"
-            return Sentence(guilty=True, alone=alone, reason=reason)
+            return PoisonDecision(guilty=True, alone=alone, reason=reason)
         half = (len(alone_before) + 1) // 2
         sizes = tuple(size for size in (half, len(alone_before) - half) if size)
-        return Sentence(alone=alone, sizes=sizes, buckets=tuple(self._apart(bucket) for _ in sizes))
+        return PoisonDecision(alone=alone, sizes=sizes, buckets=tuple(self._apart(bucket) for _ in sizes))
 
-    def _apart(self, bucket: Bucket) -> Apart:
+    def _apart(self, bucket: Bucket) -> IsolatedBucket:
         self._groups += 1
-        return Apart(shape_of(bucket), self._groups)
+        return IsolatedBucket(shape_of(bucket), self._groups)

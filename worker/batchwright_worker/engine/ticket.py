@@ -13,7 +13,7 @@ from batchwright_worker.inference.requests import Array, InferRequest, InferResu
 from batchwright_worker.scheduler.queues import Bucket
 
 
-class Ticket(msgspec.Struct, kw_only=True, eq=False):
+class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     """One request in the engine. `keys` are its entries in the queues (more than one after a retry); `waits` until it
     is answered or its caller has gone, whatever happens first; `done` is called with the answer, exactly once unless
     the caller has gone."""

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from batchwright_worker.engine.decision_loop import Pulse
-from batchwright_worker.engine.published_state import Board
+from batchwright_worker.engine.decision_loop import DecisionLoop
+from batchwright_worker.engine.published_state import StatePublisher
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Served
+from batchwright_worker.scheduler.served_model import ServedModel
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,13 +17,13 @@ class Windows:
     """One per engine; a timer for each model that has traffic."""
 
     scheduler: Scheduler
-    board: Board
-    pulse: Pulse
+    board: StatePublisher
+    pulse: DecisionLoop
     clock: Callable[[], float]
     timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     """By model; none without traffic."""
 
-    def observe(self, served: Served) -> None:
+    def observe(self, served: ServedModel) -> None:
         """There is traffic: if no window is open, one begins."""
         if served.name not in self.timers:
             self.scheduler.open_window(served.name, self.clock())
@@ -34,11 +34,11 @@ class Windows:
         for timer in self.timers.values():
             timer.cancel()
 
-    def _schedule(self, served: Served) -> None:
+    def _schedule(self, served: ServedModel) -> None:
         loop = asyncio.get_running_loop()
         self.timers[served.name] = loop.call_later(served.plan.window_s, self._end, served)
 
-    def _end(self, served: Served) -> None:
+    def _end(self, served: ServedModel) -> None:
         now = self.clock()
         verdict, counts = self.scheduler.close_window(served.name, now)
         self.board.closed(served.name, verdict, counts, now)

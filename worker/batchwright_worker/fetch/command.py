@@ -21,8 +21,8 @@ from batchwright_worker.api.names import (
     weights_path,
 )
 from batchwright_worker.fetch.download import Wanted, download
-from batchwright_worker.fetch.errors import FetchError, Refused
-from batchwright_worker.fetch.policy import Policy, policy_of
+from batchwright_worker.fetch.errors import FetchError, FetchRefused
+from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret, source_of
 
 LOCAL_SCHEMES = ("pvc", "file")
@@ -39,19 +39,19 @@ def artifacts_to_fetch(deployment: ModelDeployment, kind: str) -> list[Artifact]
     return list(found.values())
 
 
-async def fetch_all(artifacts: Iterable[Artifact], policy: Policy, max_seconds: float) -> None:
+async def fetch_all(artifacts: Iterable[Artifact], policy: FetchPolicy, max_seconds: float) -> None:
     """One after the other, within a time for all. Raises FetchError."""
     try:
         async with asyncio.timeout(max_seconds):
             for artifact in artifacts:
                 await _fetch(artifact, policy)
     except TimeoutError:
-        raise Refused(
+        raise FetchRefused(
             f"not done after {max_seconds:g} s: raise --max-seconds or use a nearer or smaller file"
         ) from None
 
 
-async def _fetch(artifact: Artifact, policy: Policy) -> None:
+async def _fetch(artifact: Artifact, policy: FetchPolicy) -> None:
     uri = artifact.uri or ""
     policy.check_uri(uri)
     secret = read_secret(artifact.secret_ref.name if artifact.secret_ref else None)

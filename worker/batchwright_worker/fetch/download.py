@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from batchwright_worker.fetch.errors import Interrupted, Refused
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.source import Source
 
 ATTEMPTS = 6
@@ -73,7 +73,9 @@ def _prepare(part: Path) -> None:
         part.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)  # of an earlier process, which did not say of which version it is
     except OSError as error:
-        raise Refused(f"{part.parent}: {error.strerror}: the volume for fetched artifacts is not writable") from error
+        raise FetchRefused(
+            f"{part.parent}: {error.strerror}: the volume for fetched artifacts is not writable"
+        ) from error
 
 
 async def _transfer(wanted: Wanted, source: Source, part: Path) -> None:
@@ -102,7 +104,7 @@ def _write(write: Callable[[bytes], int], chunk: bytes, wanted: Wanted) -> None:
         write(chunk)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(
+            raise FetchRefused(
                 f"{wanted.uri}: no space left for it; raise artifacts[].maxBytes or free the node's disk"
             ) from error
         raise
@@ -110,7 +112,7 @@ def _write(write: Callable[[bytes], int], chunk: bytes, wanted: Wanted) -> None:
 
 def _check_size(wanted: Wanted, size: int) -> None:
     if size > wanted.max_bytes:
-        raise Refused(
+        raise FetchRefused(
             f"{wanted.uri}: larger than artifacts[].maxBytes, {wanted.max_bytes} bytes (at least {size}); raise it if "
             "the file is the right one"
         )
@@ -127,7 +129,7 @@ def _check_digest(wanted: Wanted, part: Path) -> None:
     found = _digest(part)
     if found != wanted.sha256:
         part.unlink()
-        raise Refused(
+        raise FetchRefused(
             f"{wanted.uri}: its SHA-256 is {found}, artifacts[].sha256 says {wanted.sha256}; the file has changed, or "
             "the digest is of another one"
         )

@@ -12,7 +12,7 @@ class FetchError(Exception):
     """An artifact is not there."""
 
 
-class Refused(FetchError):  # noqa: N818 - the tree reads better without the suffix
+class FetchRefused(FetchError):  # noqa: N818 - the tree reads better without the suffix
     """No retry can help."""
 
 

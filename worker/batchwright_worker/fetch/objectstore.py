@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchwright_worker.fetch.errors import FetchError, Interrupted, Refused
-from batchwright_worker.fetch.policy import Policy
+from batchwright_worker.fetch.errors import FetchError, FetchRefused, Interrupted
+from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.source import CHUNK_BYTES, Opened
 
 
 class ObjectSource:
     """One object; `secret` has the entries that artifacts[].secretRef describes."""
 
-    def __init__(self, uri: str, policy: Policy, secret: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> None:
         self._uri = uri
         self._policy = policy
         self._secret = secret
@@ -43,7 +43,7 @@ class ObjectSource:
         try:
             return fsspec.filesystem(scheme, skip_instance_cache=True, **self.options(scheme))
         except ImportError as error:
-            raise Refused(
+            raise FetchRefused(
                 f"{self._uri}: the worker image lacks the package for {scheme}://; build it with "
                 f"batchwright[worker,objectstore] ({error})"
             ) from error
@@ -81,9 +81,9 @@ async def _chunks(file: Any, offset: int, size: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _error_of(uri: str, error: Exception) -> Refused | Interrupted:
+def _error_of(uri: str, error: Exception) -> FetchRefused | Interrupted:
     if isinstance(error, FileNotFoundError):
-        return Refused(f"{uri}: there is no such object; correct artifacts[].uri")
+        return FetchRefused(f"{uri}: there is no such object; correct artifacts[].uri")
     if isinstance(error, PermissionError):
-        return Refused(f"{uri}: not permitted; correct the credentials in the Secret of artifacts[].secretRef")
+        return FetchRefused(f"{uri}: not permitted; correct the credentials in the Secret of artifacts[].secretRef")
     return Interrupted(f"{uri}: {error or type(error).__name__}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from batchwright_worker.fetch.errors import Refused
+from batchwright_worker.fetch.errors import FetchRefused
 
 ENV_ALLOWED_HOSTS = "BATCHWRIGHT_ALLOWED_HOSTS"
 ENV_ALLOW_PRIVATE = "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES"
@@ -19,7 +19,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class FetchPolicy:
     """The administrator's rules. `allowed_hosts` empty: every host; `*.example.org` matches below example.org."""
 
     allowed_hosts: tuple[str, ...] = ()
@@ -31,20 +31,20 @@ class Policy:
         parts = urlsplit(uri)
         schemes = (*SCHEMES, "http") if self.allow_http else SCHEMES
         if parts.scheme == "oci":
-            raise Refused(
+            raise FetchRefused(
                 f"{uri}: oci:// is mounted by clusters with image volumes, not fetched; use https://, s3:// or gs://"
             )
         if parts.scheme not in schemes:
-            raise Refused(f"{uri}: scheme {parts.scheme!r} is not fetched; use one of {', '.join(schemes)}")
+            raise FetchRefused(f"{uri}: scheme {parts.scheme!r} is not fetched; use one of {', '.join(schemes)}")
         if not parts.hostname or not parts.path.strip("/"):
-            raise Refused(f"{uri}: names no file; write {parts.scheme}://HOST/PATH")
+            raise FetchRefused(f"{uri}: names no file; write {parts.scheme}://HOST/PATH")
         self._check_host(uri, parts.hostname)
         return parts
 
     def _check_host(self, uri: str, host: str) -> None:
         if self.allowed_hosts and not any(_matches(host, pattern) for pattern in self.allowed_hosts):
             allowed = ", ".join(self.allowed_hosts)
-            raise Refused(
+            raise FetchRefused(
                 f"{uri}: host {host} is not allowed (allowed: {allowed}); ask for it in the operator's allowedHosts"
             )
 
@@ -52,18 +52,20 @@ class Policy:
         """Raises Refused for an address of `host` that fetches must not reach."""
         address = _plain(ipaddress.ip_address(text.partition("%")[0]))
         if address.is_link_local or address in _METADATA or address.is_multicast or address.is_unspecified:
-            raise Refused(f"host {host} is {text}, a link-local, metadata or multicast address: never fetched from")
+            raise FetchRefused(
+                f"host {host} is {text}, a link-local, metadata or multicast address: never fetched from"
+            )
         if not address.is_global and not self.allow_private_addresses:
-            raise Refused(
+            raise FetchRefused(
                 f"host {host} is {text}, a private address; the administrator may allow these by the operator's "
                 "setting allowPrivateAddresses"
             )
 
 
-def policy_of(environ: Mapping[str, str]) -> Policy:
+def policy_of(environ: Mapping[str, str]) -> FetchPolicy:
     """From the environment of the fetch container; host names separated by commas."""
     hosts = (host.strip().lower() for host in environ.get(ENV_ALLOWED_HOSTS, "").split(","))
-    return Policy(
+    return FetchPolicy(
         allowed_hosts=tuple(host for host in hosts if host),
         allow_private_addresses=environ.get(ENV_ALLOW_PRIVATE) == "true",
         allow_http=environ.get(ENV_ALLOW_HTTP) == "true",

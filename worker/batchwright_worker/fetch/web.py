@@ -12,8 +12,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from batchwright_worker.fetch.errors import Interrupted, Refused
-from batchwright_worker.fetch.policy import Policy
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted
+from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.source import CHUNK_BYTES, Opened
 
 REDIRECTS = 5
@@ -24,7 +24,7 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 class CheckedResolver(AbstractResolver):
     """Resolves once and hands out only addresses that the policy allows."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: FetchPolicy) -> None:
         self._policy = policy
         self._inner = aiohttp.ThreadedResolver()
 
@@ -43,7 +43,7 @@ class CheckedResolver(AbstractResolver):
 class WebSource:
     """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts anew."""
 
-    def __init__(self, url: str, policy: Policy, *, authorization: str = "") -> None:
+    def __init__(self, url: str, policy: FetchPolicy, *, authorization: str = "") -> None:
         self._url = url
         self._policy = policy
         self._authorization = authorization
@@ -72,7 +72,7 @@ class WebSource:
                     yield response
                     return
                 url = urljoin(url, response.headers.get("Location", ""))
-        raise Refused(f"{self._url}: more than {REDIRECTS} redirects")
+        raise FetchRefused(f"{self._url}: more than {REDIRECTS} redirects")
 
     def _check(self, url: str) -> None:
         host = self._policy.check_uri(url).hostname or ""
@@ -123,18 +123,18 @@ def _check_status(url: str, response: aiohttp.ClientResponse) -> None:
         404: "there is no such file; correct artifacts[].uri",
         410: "the file is gone; correct artifacts[].uri",
     }.get(status, "the server will not give this file")
-    raise Refused(f"{url}: status {status}: {advice}")
+    raise FetchRefused(f"{url}: status {status}: {advice}")
 
 
-def _error_of(url: str, error: Exception) -> Interrupted | Refused:
+def _error_of(url: str, error: Exception) -> Interrupted | FetchRefused:
     """What a failure of aiohttp means; its cause may be the policy's refusal, raised inside the resolver."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, Refused):
-            return Refused(f"{url}: {cause}")
+        if isinstance(cause, FetchRefused):
+            return FetchRefused(f"{url}: {cause}")
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Refused(f"{url}: its certificate is not trusted: {error.certificate_error}")
+        return FetchRefused(f"{url}: its certificate is not trusted: {error.certificate_error}")
     if isinstance(error, asyncio.TimeoutError):
         return Interrupted(f"{url}: no answer or no bytes in time")
     return Interrupted(f"{url}: {error or type(error).__name__}")

@@ -19,7 +19,7 @@ _CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(slots=True)
-class Ledger:
+class EmulatedMemory:
     """Emulated device memory: what loaded models and the running batch are said to hold. Thread-safe: a load may run
     beside a batch."""
 
@@ -87,10 +87,10 @@ class HostMeter:
         return {"VmRSS": values["VmRSS"] - values["RssShmem"], "VmHWM": values["VmHWM"] - values["RssShmem"]}
 
 
-class LedgerMeter:
+class EmulatedMeter:
     """Memory of the emulated device."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: EmulatedMemory) -> None:
         self._ledger = ledger
         self.total_bytes = ledger.total_bytes
 
@@ -157,10 +157,10 @@ def emulated_memory_bytes() -> int:
     return min(int(budget), device.memory_bytes) if budget else device.memory_bytes
 
 
-def meter_of(kind: str, ledger: Ledger) -> Meter:
+def meter_of(kind: str, ledger: EmulatedMemory) -> Meter:
     """The meter for a kind of accelerator."""
     if kind == KIND_EMULATED:
-        return LedgerMeter(ledger)
+        return EmulatedMeter(ledger)
     if kind == KIND_NVIDIA:
         return NvidiaMeter(int(os.environ.get(ENV_MEMORY_BUDGET, "") or 0))
     return HostMeter(memory_budget_bytes())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class Form:
+class RequestTemplate:
     """What many requests have in common: all that carry the same one have inputs of the same names, datatypes and
     shapes, and want the same outputs. The engine notes on it what it has checked of the first."""
 
@@ -38,7 +38,7 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     priority: int = 0
     request_id: str = ""
     outputs: tuple[str, ...] = ()
-    form: Form | None = None
+    form: RequestTemplate | None = None
 
 
 class InferResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):

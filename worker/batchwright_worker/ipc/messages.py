@@ -164,7 +164,7 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """Layerwise: the counters of both engines."""
 
 
-class Refused(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class LoadRefused(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """An ask that failed. kind: OutOfMemory, or Failed for all else; `message` is the model's or the system's own."""
 
     call: int
@@ -172,4 +172,4 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=15):
     message: str
 
 
-Answer = Welcome | Loaded | Unloaded | Ran | Refused
+Answer = Welcome | Loaded | Unloaded | Ran | LoadRefused

@@ -16,7 +16,7 @@ from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, w
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnServerAddress:
+class ExternalServerAddress:
     """`url` http://HOST:PORT, `grpc` HOST:PORT or empty."""
 
     url: str
@@ -33,7 +33,7 @@ class LocalDeployment:
     kind: str
     runtimes: int = 1
     memory_budget_bytes: int | None = None
-    server: OwnServerAddress | None = None
+    server: ExternalServerAddress | None = None
     """Where the user's own server is, for protocol open-inference: then there are no runtimes of ours."""
     scripts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ def local_deployment(
     name: str | None,
     kind: str | None,
     volumes: Mapping[str, Path],
-    server: OwnServerAddress | None = None,
+    server: ExternalServerAddress | None = None,
 ) -> LocalDeployment:
     """The ModelDeployment of this name (None: the only one). `volumes` maps claims to folders, `server` says where the
     user's own server is. Raises ManifestError for manifests that the API server would refuse too, and for files that
@@ -75,7 +75,7 @@ def local_deployment(
     )
 
 
-def _check_server(runtime: Document, kind: str, server: OwnServerAddress | None) -> None:
+def _check_server(runtime: Document, kind: str, server: ExternalServerAddress | None) -> None:
     """Raises ManifestError unless there is a server exactly where the manifest asks for one."""
     asked = runtime.get("protocol") == "open-inference"
     if asked and server is None:

@@ -43,7 +43,7 @@ class LocalPorts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class LocalServing:
     """Where a deployment answers on this machine. `ended` completes if a process ends by itself, with the reason."""
 
     host: str
@@ -62,7 +62,7 @@ class Served:
 @contextlib.asynccontextmanager
 async def served(
     deployment: LocalDeployment, ports: LocalPorts, *, sidecar_options: Sequence[str] = ()
-) -> AsyncIterator[Served]:
+) -> AsyncIterator[LocalServing]:
     """The deployment's processes, listening but not yet ready. Raises LocalFailed. On leaving, the sidecar finishes
     what it has taken, and no process and no file is left."""
     folder = _folder()
@@ -81,7 +81,7 @@ async def _started(
     folder: Path,
     processes: list[asyncio.subprocess.Process],
     sidecar_options: Sequence[str],
-) -> Served:
+) -> LocalServing:
     manifest, token, listening = folder / "deployment.json", secrets.token_hex(16), folder / "ports.json"
     manifest.write_bytes(msgspec.json.encode(deployment.document))
     (folder / "token").write_text(token)
@@ -99,7 +99,7 @@ async def _started(
     processes.append(await _spawn(arguments, deployment))
     ended = _first_end(processes)
     found = await _listening(listening, ended)
-    return Served(
+    return LocalServing(
         host=ports.host, http=found["http"], grpc=found["grpc"], control=found["control"], token=token, ended=ended
     )
 

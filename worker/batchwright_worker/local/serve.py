@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import click
 
 from batchwright_worker.api.documents import ManifestError, load_manifests
-from batchwright_worker.local.deployment import LocalDeployment, OwnServerAddress, local_deployment
-from batchwright_worker.local.processes import LocalFailed, LocalPorts, Served, served
+from batchwright_worker.local.deployment import ExternalServerAddress, LocalDeployment, local_deployment
+from batchwright_worker.local.processes import LocalFailed, LocalPorts, LocalServing, served
 
 
 def volume(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
@@ -28,7 +28,7 @@ def volume(_context: click.Context, _option: click.Parameter, values: tuple[str,
     return mapped
 
 
-def own_server(url: str | None, grpc: str) -> OwnServerAddress | None:
+def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     """The user's own server, if there is one. Raises ManifestError for an address that is none."""
     if url is None:
         if grpc:
@@ -37,7 +37,7 @@ def own_server(url: str | None, grpc: str) -> OwnServerAddress | None:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
         raise ManifestError(f"--runtime-url {url!r}: write http://HOST:PORT, for example http://127.0.0.1:9000")
-    return OwnServerAddress(url=url, grpc=grpc)
+    return ExternalServerAddress(url=url, grpc=grpc)
 
 
 @click.command()
@@ -101,7 +101,7 @@ async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[st
         click.echo("stopping")
 
 
-async def _announce(here: Served) -> None:
+async def _announce(here: LocalServing) -> None:
     """Says when it is ready, and why it is not when that takes long: the state, followed by its revisions."""
     import aiohttp
     import msgspec

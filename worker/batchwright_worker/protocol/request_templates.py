@@ -1,7 +1,7 @@
 """Binary requests that look alike: what the JSON part of the first told holds for all with the same bytes there.
 
 A client sends the same JSON part with each request of one shape; only the tensors behind it differ. So it is decoded
-and checked once, and later requests of this `BodyForm` are views at known places of their bodies.
+and checked once, and later requests of this `BodyTemplate` are views at known places of their bodies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from batchwright_worker.inference.requests import Array, Form, InferRequest
+from batchwright_worker.inference.requests import Array, InferRequest, RequestTemplate
 from batchwright_worker.protocol.json_bodies import Parsed
 
 FORMS_KEPT: Final = 16
@@ -28,7 +28,7 @@ class Field(msgspec.Struct, frozen=True):
     offset: int
 
 
-class BodyForm(Form):
+class BodyTemplate(RequestTemplate):
     """Made from the first request of its kind. `answers`: JSON parts of answers by the outputs' types and shapes."""
 
     __slots__ = (
@@ -75,15 +75,15 @@ class BodyForm(Form):
         return Parsed(request=request, binary=self.binary, binary_default=self.binary_default)
 
 
-class BodyForms:
+class BodyTemplates:
     """The forms of the bodies that follow one head: all have its length, and JSON parts of one length."""
 
     __slots__ = ("_forms",)
 
     def __init__(self) -> None:
-        self._forms: dict[bytes, BodyForm] = {}
+        self._forms: dict[bytes, BodyTemplate] = {}
 
-    def get(self, json: bytes) -> BodyForm | None:
+    def get(self, json: bytes) -> BodyTemplate | None:
         """Of the requests whose JSON part has these bytes."""
         return self._forms.get(json)
 
@@ -99,4 +99,4 @@ class BodyForms:
             return
         if len(self._forms) >= FORMS_KEPT:
             self._forms.clear()
-        self._forms[json] = BodyForm(first, tuple(fields))
+        self._forms[json] = BodyTemplate(first, tuple(fields))

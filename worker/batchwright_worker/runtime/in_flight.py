@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 
-class Ahead:
+class InFlight:
     """`push` what ends a batch and answers it; it must not raise. The thread starts with the first one."""
 
     def __init__(self) -> None:

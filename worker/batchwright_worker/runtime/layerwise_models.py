@@ -12,7 +12,7 @@ import numpy as np
 
 from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import Meter, give_back
-from batchwright_worker.ipc.messages import Answer, Load, Loaded, Ran, Refused, Run, Streamed, Unload, Unloaded
+from batchwright_worker.ipc.messages import Answer, Load, Loaded, LoadRefused, Ran, Run, Streamed, Unload, Unloaded
 from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.layerwise.execution.jobs import Batch
@@ -39,7 +39,7 @@ class StreamedModels:
     def of(cls, kind: str, settings: LayerwiseSettings, host: Host, meter: Meter, slots: SlotCache) -> StreamedModels:
         return cls(Service(kind, settings, host, _end), meter, slots)
 
-    def take(self, ask: Run, send: Send, refusal: Callable[[int, BaseException], Refused]) -> None:
+    def take(self, ask: Run, send: Send, refusal: Callable[[int, BaseException], LoadRefused]) -> None:
         """Line a batch up; it is answered once, from the executor's thread or at once where it cannot begin."""
         try:
             asked = time.perf_counter()
@@ -84,7 +84,7 @@ class StreamedModels:
         self.service.close()
 
     def _ran(
-        self, ask: Run, slot: Slot, asked: float, batch: Batch, refusal: Callable[[int, BaseException], Refused]
+        self, ask: Run, slot: Slot, asked: float, batch: Batch, refusal: Callable[[int, BaseException], LoadRefused]
     ) -> Answer:
         if batch.error is not None:
             return refusal(ask.call, batch.error)

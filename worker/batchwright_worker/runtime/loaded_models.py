@@ -46,7 +46,7 @@ class _Resident:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class RunOutcome:
     """One batch done. `batch_bytes` -1: not measured this time; `retained_bytes` of them stay with the model."""
 
     outputs: Mapping[str, Array]
@@ -69,7 +69,7 @@ class NotLoadedError(Exception):
     """A batch for a model that is not here."""
 
 
-class Residents:
+class LoadedModels:
     """Not thread-safe but for `load` beside `run` (loads that overlap)."""
 
     def __init__(self, host: Host, meter: Meter) -> None:
@@ -128,7 +128,7 @@ class Residents:
         for name in list(self._models):
             self.unload(name)
 
-    def run(self, name: str, inputs: Mapping[str, Array], rows: int) -> Outcome:
+    def run(self, name: str, inputs: Mapping[str, Array], rows: int) -> RunOutcome:
         """One batch. Raises NotLoadedError, OutOfDeviceMemoryError, or what the model raises."""
         resident = self._resident(name)
         measuring = self._measuring(resident, inputs)
@@ -141,7 +141,7 @@ class Residents:
         resident = self._models.get(name)
         return resident is not None and _is(resident.model, Overlapping)
 
-    def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], Outcome]:
+    def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], RunOutcome]:
         """As `run`, in two steps, for models that overlap. A batch's time counts from when the one before it ended."""
         resident = self._resident(name)
         assert _is(resident.model, Overlapping), f"model {name!r} cannot begin a batch beside another"
@@ -149,7 +149,7 @@ class Residents:
         began = time.perf_counter()
         finish = cast(Overlapping, resident.model).begin(inputs, rows)
 
-        def ended() -> Outcome:
+        def ended() -> RunOutcome:
             outputs = finish()
             now = time.perf_counter()
             seconds, self._last_end = now - max(began, self._last_end), now
@@ -179,12 +179,12 @@ class Residents:
         outputs: Mapping[str, Array],
         errors: Mapping[int, str],
         seconds: float,
-    ) -> Outcome:
+    ) -> RunOutcome:
         batch_bytes = -1
         if measuring.before is not None and measuring.moves == self._moves:
             batch_bytes = self._batch_bytes(resident, measuring.before)
             resident.largest = max(resident.largest, measuring.elements)
-        return Outcome(
+        return RunOutcome(
             outputs=outputs,
             device_seconds=seconds,
             batch_bytes=batch_bytes,

@@ -18,7 +18,7 @@ import numpy as np
 
 from batchwright_worker.api.names import ENV_KIND, KIND_CPU
 from batchwright_worker.backends.base import Host, OutOfDeviceMemoryError
-from batchwright_worker.host.memory import Ledger, Meter, emulated_memory_bytes, meter_of, settle_objects
+from batchwright_worker.host.memory import EmulatedMemory, Meter, emulated_memory_bytes, meter_of, settle_objects
 from batchwright_worker.host.threads import thread_count
 from batchwright_worker.ipc.frames import BrokenFrameError, FrameDecoder, encode
 from batchwright_worker.ipc.messages import (
@@ -27,8 +27,8 @@ from batchwright_worker.ipc.messages import (
     Hello,
     Load,
     Loaded,
+    LoadRefused,
     Ran,
-    Refused,
     Run,
     Unload,
     Unloaded,
@@ -37,8 +37,8 @@ from batchwright_worker.ipc.messages import (
 from batchwright_worker.ipc.slots import Slot, SlotCache, SlotsFullError
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.layerwise.serving.settings import from_environment
-from batchwright_worker.runtime.in_flight import Ahead
-from batchwright_worker.runtime.loaded_models import Outcome, Residents
+from batchwright_worker.runtime.in_flight import InFlight
+from batchwright_worker.runtime.loaded_models import LoadedModels, RunOutcome
 
 if TYPE_CHECKING:
     from batchwright_worker.runtime.layerwise_models import StreamedModels
@@ -74,17 +74,17 @@ class Server:
 
     def __init__(self, on_loaded: Callable[[], None]) -> None:
         kind = os.environ.get(ENV_KIND, KIND_CPU)
-        ledger = Ledger(emulated_memory_bytes())
+        ledger = EmulatedMemory(emulated_memory_bytes())
         self._meter = meter_of(kind, ledger)
         self._kind = kind
         host = Host(kind=kind, threads=thread_count(), ledger=ledger)
-        self._residents = Residents(host, self._meter)
+        self._residents = LoadedModels(host, self._meter)
         self._slots = SlotCache()
         self._streamed = _streamed(kind, host, self._meter, self._slots)
         """Instead of the residents, where the deployment asks for layerwise."""
         self._on_loaded = on_loaded
         self._stop = Stop()
-        self._ahead = Ahead()
+        self._ahead = InFlight()
         self._loads: list[threading.Thread] = []
         """Those beside the conversation: what one of them loads after its sidecar has gone belongs to nobody."""
 
@@ -225,7 +225,7 @@ class Server:
         slot = self._slots.get(ask.slot, ask.offset_free)
         return slot, {placed.name: read(slot.view, placed) for placed in ask.inputs}
 
-    def _ran(self, ask: Run, slot: Slot, outcome: Outcome, input_seconds: float) -> Ran:
+    def _ran(self, ask: Run, slot: Slot, outcome: RunOutcome, input_seconds: float) -> Ran:
         ended = time.perf_counter()
         outputs = {name: np.asarray(array) for name, array in outcome.outputs.items()}
         slot.grow(sized(ask.offset_free, outputs))
@@ -255,7 +255,7 @@ class _Sender:
         try:
             frame = encode(answer)
         except (msgspec.MsgspecError, OverflowError, TypeError) as error:
-            frame = encode(Refused(call=answer.call, kind="Failed", message=f"unspeakable answer: {error}"))
+            frame = encode(LoadRefused(call=answer.call, kind="Failed", message=f"unspeakable answer: {error}"))
         with self._lock:
             self._connection.sendall(frame)
 
@@ -276,11 +276,11 @@ def serve(listener: socket.socket, loaded: int) -> None:
     Server(on_loaded).serve(listener)
 
 
-def _refused(call: int, error: BaseException) -> Refused:
+def _refused(call: int, error: BaseException) -> LoadRefused:
     """What an error means to the sidecar."""
     if isinstance(error, OutOfDeviceMemoryError | MemoryError | SlotsFullError):
-        return Refused(call=call, kind="OutOfMemory", message=str(error))
-    return Refused(call=call, kind="Failed", message=_words(error))
+        return LoadRefused(call=call, kind="OutOfMemory", message=str(error))
+    return LoadRefused(call=call, kind="Failed", message=_words(error))
 
 
 def _overlaps(ask: Ask) -> bool:

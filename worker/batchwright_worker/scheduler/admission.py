@@ -68,7 +68,7 @@ def _gathered(curve: Curve, target_s: float, rate: float, most: int) -> int:
     return largest
 
 
-class Line(Struct, frozen=True, kw_only=True, gc=False):
+class Backlog(Struct, frozen=True, kw_only=True, gc=False):
     """What a new request finds.
 
     `free_in_s`: until a device takes the next batch; `rows_ahead` of the same bucket; `others_s` of device time that
@@ -85,7 +85,7 @@ class Line(Struct, frozen=True, kw_only=True, gc=False):
     left_share: float = 1.0
 
 
-def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
+def expected_finish_s(curve: Curve, line: Backlog, rows: int) -> float:
     """Seconds from now until the last of `rows` new rows is answered, in the batches that they would join."""
     cap = max(1, line.cap)
     last = line.rows_ahead + rows
@@ -96,13 +96,13 @@ def expected_finish_s(curve: Curve, line: Line, rows: int) -> float:
     return start_s + curve.seconds(min(cap, max(joined, int(grown))))
 
 
-def expected_wait_s(curve: Curve, line: Line) -> float:
+def expected_wait_s(curve: Curve, line: Backlog) -> float:
     """Seconds that a new row would wait before its batch starts."""
     cap = max(1, line.cap)
     return line.free_in_s + (line.others_s + (line.rows_ahead // cap) * curve.seconds(cap)) / line.left_share
 
 
-class Verdict(Struct, frozen=True, kw_only=True, gc=False):
+class Admission(Struct, frozen=True, kw_only=True, gc=False):
     """`accepted`, with the time allowed (None: no bound), or the wait after which trying again makes sense."""
 
     accepted: bool
@@ -111,10 +111,10 @@ class Verdict(Struct, frozen=True, kw_only=True, gc=False):
     retry_after_s: float = 0.0
 
 
-ACCEPTED = Verdict(accepted=True)
+ACCEPTED = Admission(accepted=True)
 
 
-def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: float) -> Verdict:
+def judge(curve: Curve, line: Backlog, rows: int, target_s: float | None, spent_s: float) -> Admission:
     """Accept iff the rows will be in time; `spent_s` of the target have passed since the request's arrival.
 
     Without a target, without a fit, or for a target that not even one row alone can meet, everything is accepted
@@ -126,13 +126,13 @@ def judge(curve: Curve, line: Line, rows: int, target_s: float | None, spent_s: 
     finish_s = expected_finish_s(curve, line, rows)
     allowed_s = allowance_s(curve, line.cap, rows, target_s)
     if spent_s + finish_s <= allowed_s:
-        return Verdict(accepted=True, allowed_s=allowed_s, finish_s=finish_s)
+        return Admission(accepted=True, allowed_s=allowed_s, finish_s=finish_s)
     if line.rows_ahead == 0 and not line.own_runs:
-        return Verdict(accepted=True, finish_s=finish_s)
-    return Verdict(accepted=False, finish_s=finish_s, retry_after_s=max(0.001, finish_s - allowed_s))
+        return Admission(accepted=True, finish_s=finish_s)
+    return Admission(accepted=False, finish_s=finish_s, retry_after_s=max(0.001, finish_s - allowed_s))
 
 
-def is_hopeless(left_s: float, curve: Curve, line: Line, rows: int) -> bool:
+def is_hopeless(left_s: float, curve: Curve, line: Backlog, rows: int) -> bool:
     """Can rows whose caller waits for `left_s` more seconds not be in time?"""
     return left_s <= 0 or (curve.known and expected_finish_s(curve, line, rows) > left_s)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from batchwright_worker.scheduler.admission import Line
+from batchwright_worker.scheduler.admission import Backlog
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
-from batchwright_worker.scheduler.served_model import Facts, Served
+from batchwright_worker.scheduler.served_model import Facts, ServedModel
 
 NEARLY = 1.1
 """Models whose use of the device differs by less count as equals."""
@@ -26,13 +26,13 @@ class _Mine(NamedTuple):
 
 
 def line(
-    served: Served,
+    served: ServedModel,
     bucket: Bucket,
-    models: Mapping[str, Served],
+    models: Mapping[str, ServedModel],
     devices: Mapping[str, DeviceBooks],
     now: float,
     order: Order = "Balanced",
-) -> Line:
+) -> Backlog:
     """Of the devices that hold the model (else of all), the one that is free first counts."""
     facts, queue = served.facts(bucket, now), served.queue
     free_in_s, usable, own_runs = _device(served, devices, now)
@@ -46,7 +46,7 @@ def line(
         others_s += sum(
             _ahead_s(served, other, mine, now) for other in models.values() if other is not served and other.queue.rows
         )
-    return Line(
+    return Backlog(
         free_in_s=free_in_s,
         rows_ahead=rows_ahead,
         others_s=others_s / usable if usable > 1 else others_s,
@@ -57,7 +57,7 @@ def line(
     )
 
 
-def _device(served: Served, devices: Mapping[str, DeviceBooks], now: float) -> tuple[float, int, bool]:
+def _device(served: ServedModel, devices: Mapping[str, DeviceBooks], now: float) -> tuple[float, int, bool]:
     """Seconds until a device is free for the model, how many could be, and whether one runs it now."""
     up = [books for books in devices.values() if not books.down]
     holders = [books for books in up if served.name in books.held]
@@ -71,7 +71,7 @@ def _device(served: Served, devices: Mapping[str, DeviceBooks], now: float) -> t
     return free_in_s, len(usable), own_runs
 
 
-def _own_buckets(served: Served, bucket: Bucket, now: float) -> tuple[int, float]:
+def _own_buckets(served: ServedModel, bucket: Bucket, now: float) -> tuple[int, float]:
     """Rows of the same bucket, and the device time of the others' batches: rows share none across buckets."""
     rows, others_s = 0, 0.0
     for other, group in served.queue.groups.items():
@@ -82,7 +82,7 @@ def _own_buckets(served: Served, bucket: Bucket, now: float) -> tuple[int, float
     return rows, others_s
 
 
-def _ahead_s(served: Served, other: Served, mine: _Mine, now: float) -> float:
+def _ahead_s(served: ServedModel, other: ServedModel, mine: _Mine, now: float) -> float:
     """Device time of the batches of a queue that will probably run before a new row of this model. Under `Balanced`,
     for a model with a target: who has had more of the device makes way where one of two must be late (see `order`)."""
     bucket = other.queue.next_bucket()

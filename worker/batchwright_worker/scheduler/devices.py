@@ -53,7 +53,7 @@ class Footprint:
 
 
 @dataclass(slots=True, kw_only=True)
-class Held:
+class ResidentModel:
     """A model in a device's memory; `served` once a batch of it has started since the load. `retained_bytes`: what its
     allocator keeps of past batches; that comes on top, and is free for its own next batch only."""
 
@@ -103,7 +103,7 @@ class DeviceBooks:
     busy_s: float = 0.0
     round_trip_s: float = 0.0
     """Smoothed time that a batch given to the idle device takes beyond its device time."""
-    held: dict[str, Held] = field(default_factory=dict)
+    held: dict[str, ResidentModel] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
     """Models whose load has failed here; not tried again until they are let in."""
@@ -235,7 +235,7 @@ class DeviceBooks:
     def end_load(self, model: str, memory_bytes: int, now: float) -> None:
         self.loading = self.expects = ""
         served = any(flight.model == model for flight in self.in_flight)
-        self.held[model] = Held(memory_bytes=memory_bytes, served=served)
+        self.held[model] = ResidentModel(memory_bytes=memory_bytes, served=served)
         self._count_load(now)
 
     def fail_load(self, load_bytes: int, now: float) -> None:

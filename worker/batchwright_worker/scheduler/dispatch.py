@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from batchwright_worker.scheduler.queues import Apart, Bucket
+from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket
 
 UNBOUNDED = 1 << 60
 PASS_LIMIT = 16
@@ -143,7 +143,7 @@ def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozens
 def follow(queue: Queued, devices: Sequence[Device]) -> RunBatch | None:
     """The batch of this queue, the next one in order, to put behind a running one: whole, without unloading anything,
     and only if waiting could not improve it (it is full already, or what runs is about to end)."""
-    if isinstance(queue.bucket, Apart):
+    if isinstance(queue.bucket, IsolatedBucket):
         return None
     able = [device for device in devices if device.followable and queue.model in device.residents]
     for device in sorted(able, key=lambda device: (device.until, device.name)):

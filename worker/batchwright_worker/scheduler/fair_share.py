@@ -16,7 +16,7 @@ import math
 from collections.abc import Collection
 
 from batchwright_worker.scheduler.queues import Bucket
-from batchwright_worker.scheduler.served_model import Served
+from batchwright_worker.scheduler.served_model import ServedModel
 
 IDLE_SHARE = 0.005
 """A model that takes and wants less of the device than this is not active."""
@@ -25,7 +25,7 @@ TIGHTER = 0.9
 """A target below this part of another one is tighter."""
 
 
-def rebalance(models: Collection[Served], devices: int, now: float) -> None:
+def rebalance(models: Collection[ServedModel], devices: int, now: float) -> None:
     """Tell every model what the others leave to it."""
     targets = {served.name: served.target_s for served in models}
     wanted = {served.name: _wanted_share(served, now) / max(1, devices) for served in models}
@@ -50,7 +50,7 @@ def rebalance(models: Collection[Served], devices: int, now: float) -> None:
         served.share(round(max(LEAST_LEFT, 1.0 - taken), 2), round(room_s, 3) if room_s < math.inf else room_s)
 
 
-def _wanted_share(served: Served, now: float) -> float:
+def _wanted_share(served: ServedModel, now: float) -> float:
     """Seconds of device time per second that it uses, or would use in full batches for all that is offered."""
     bucket: Bucket = served.queue.next_bucket() or ()
     facts = served.facts(bucket, now)

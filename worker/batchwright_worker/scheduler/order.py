@@ -46,7 +46,7 @@ class Choice(Struct, frozen=True, kw_only=True, gc=False):
         return self.run_s + self.load_s
 
 
-class Turns:
+class FairShareState:
     """The shares of `Balanced`: what each of the two rules has had of the device's time."""
 
     __slots__ = ("balance_s", "displaced", "oldest", "owed")
@@ -84,7 +84,7 @@ class Turns:
             self.owed = ""
 
 
-def ordered(choices: list[Choice], order: Order, turns: Turns, now: float) -> list[Choice]:
+def ordered(choices: list[Choice], order: Order, turns: FairShareState, now: float) -> list[Choice]:
     """First served first. Ties: the older head, then the name."""
     turns.displaced = ""
     if len(choices) < 2:

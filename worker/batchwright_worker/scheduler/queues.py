@@ -16,7 +16,7 @@ from msgspec import Struct
 Bucket = Hashable
 
 
-class Apart(Struct, frozen=True):
+class IsolatedBucket(Struct, frozen=True):
     """A bucket of rows of one shape that share no batch with others of that shape (see `suspects`)."""
 
     shape: Bucket
@@ -25,14 +25,14 @@ class Apart(Struct, frozen=True):
 
 def shape_of(bucket: Bucket) -> Bucket:
     """The bucket of shapes that its rows belong to."""
-    return bucket.shape if isinstance(bucket, Apart) else bucket
+    return bucket.shape if isinstance(bucket, IsolatedBucket) else bucket
 
 
 MIDDLE_PRIORITY = 1 << 31
 """Where priority 0 (the default) stands among Triton's priorities (1 is served first)."""
 
 
-class Waiting(Struct, kw_only=True):
+class QueuedRequest(Struct, kw_only=True):
     """A request in a queue: `start` is the first row that is not yet in a batch. `drop_after`: when a batch would
     end later than this, the request is late (None: it waits however long)."""
 
@@ -67,11 +67,11 @@ class Slice(Struct, frozen=True, gc=False):
 class Group:
     """Requests of one bucket in order of rank; `rows` counts those that wait (cancelled ones not)."""
 
-    entries: list[Waiting] = field(default_factory=list)
+    entries: list[QueuedRequest] = field(default_factory=list)
     rows: int = 0
     head: int = 0
 
-    def push(self, entry: Waiting) -> None:
+    def push(self, entry: QueuedRequest) -> None:
         entries = self.entries
         last = entries[-1] if entries else None
         if last is None or (
@@ -82,7 +82,7 @@ class Group:
             insort(entries, entry, lo=self.head, key=lambda other: other.rank)
         self.rows += entry.rows - entry.start
 
-    def first(self) -> Waiting | None:
+    def first(self) -> QueuedRequest | None:
         """The request that is next, None if there is none."""
         entries = self.entries
         while self.head < len(entries) and entries[self.head].gone:
@@ -92,7 +92,7 @@ class Group:
             self.head = 0
         return entries[self.head] if self.head < len(entries) else None
 
-    def waiting(self) -> Iterator[Waiting]:
+    def waiting(self) -> Iterator[QueuedRequest]:
         """All that wait, in order."""
         return (entry for entry in self.entries[self.head :] if not entry.gone)
 
@@ -121,7 +121,7 @@ class ModelQueue:
     limit: int
     """Most rows that may wait."""
     groups: dict[Bucket, Group] = field(default_factory=dict)
-    entries: dict[int, Waiting] = field(default_factory=dict)
+    entries: dict[int, QueuedRequest] = field(default_factory=dict)
     rows: int = 0
     last_served: float = -math.inf
     passed_over: int = 0
@@ -130,7 +130,7 @@ class ModelQueue:
         """May `rows` more wait? An empty queue takes a request of any size."""
         return self.rows == 0 or self.rows + rows <= self.limit
 
-    def push(self, entry: Waiting) -> None:
+    def push(self, entry: QueuedRequest) -> None:
         """Add a request; the caller has asked `has_room`."""
         self.groups.setdefault(entry.bucket, Group()).push(entry)
         self.entries[entry.key] = entry
@@ -180,7 +180,7 @@ class ModelQueue:
         heads = [(head.rank, bucket) for bucket, group in self.groups.items() if (head := group.first()) is not None]
         return min(heads, key=lambda pair: pair[0])[1] if heads else None
 
-    def head(self, bucket: Bucket) -> Waiting | None:
+    def head(self, bucket: Bucket) -> QueuedRequest | None:
         """The request of this bucket that is next."""
         group = self.groups.get(bucket)
         return group.first() if group else None

@@ -16,10 +16,10 @@ from batchwright_worker.scheduler.backlog import line
 from batchwright_worker.scheduler.devices import Flight
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import Choice
-from batchwright_worker.scheduler.queues import Apart, Bucket, Waiting
-from batchwright_worker.scheduler.served_model import Served
-from batchwright_worker.scheduler.state import Ledger
-from batchwright_worker.scheduler.steps import Batch, Offer, Refusal, Step
+from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, QueuedRequest
+from batchwright_worker.scheduler.served_model import ServedModel
+from batchwright_worker.scheduler.state import SchedulerState
+from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
 
 NOTHING = Step(action=Nothing(why={}))
 REBALANCE_S = 0.02
@@ -27,20 +27,20 @@ REBALANCE_S = 0.02
 
 
 @dataclass(slots=True)
-class Scheduler(Ledger):
-    """Queues, admission and dispatch over the books of a `Ledger`. Its methods are the only way to change any of it."""
+class Scheduler(SchedulerState):
+    """Queues, admission and dispatch over the books of a `SchedulerState`. Only its methods change any of it."""
 
     _keys: int = 0
     _batches: int = 0
-    _turns: order.Turns = field(default_factory=order.Turns)
-    _load_turns: order.Turns = field(default_factory=order.Turns)
+    _turns: order.FairShareState = field(default_factory=order.FairShareState)
+    _load_turns: order.FairShareState = field(default_factory=order.FairShareState)
     """Who is loaded next where loads overlap batches."""
     _rebalance_at: float = 0.0
     _model_of: dict[int, str] = field(default_factory=dict)
 
     # --- requests ---
 
-    def offer(self, offer: Offer, now: float) -> int | Refusal:
+    def offer(self, offer: QueueRequest, now: float) -> int | Refusal:
         """Queue it and return its key, or say why not."""
         served = self.models[offer.model]
         served.offered.arrived(offer.rows, now)
@@ -124,7 +124,7 @@ class Scheduler(Ledger):
             self._displace(outcome.action.model)
         return outcome.action
 
-    def _ordered(self, waiting: list[Served], now: float) -> tuple[list[Choice], float | None]:
+    def _ordered(self, waiting: list[ServedModel], now: float) -> tuple[list[Choice], float | None]:
         """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
         then the resident models take their turns at the device, the others theirs at being loaded."""
         found, wake_at = candidates.choices(waiting, self.devices, now)
@@ -168,7 +168,7 @@ class Scheduler(Ledger):
         later = [books.follow_at for books in self.devices.values() if books.followable and books.follow_at > now]
         return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
 
-    def _may_follow(self, waiting: list[Served], now: float) -> bool:
+    def _may_follow(self, waiting: list[ServedModel], now: float) -> bool:
         """Cheaply: could any of these be put behind a running batch?"""
         most = max((served.queue.rows for served in waiting), default=0)
         return any(
@@ -225,7 +225,7 @@ class Scheduler(Ledger):
             self.cancel(key)
         return keys
 
-    def requeue(self, entry: Waiting, model: str) -> int:
+    def requeue(self, entry: QueuedRequest, model: str) -> int:
         """Put rows back whose batch did not run (in their old place, by arrival); their new key."""
         self._keys += 1
         entry.key = self._keys
@@ -235,11 +235,11 @@ class Scheduler(Ledger):
 
     # --- inside ---
 
-    def _push(self, served: Served, offer: Offer, drop_after: float | None) -> int:
+    def _push(self, served: ServedModel, offer: QueueRequest, drop_after: float | None) -> int:
         self._keys += 1
         self._model_of[self._keys] = served.name
         served.queue.push(
-            Waiting(
+            QueuedRequest(
                 key=self._keys,
                 rows=offer.rows,
                 arrival=offer.arrival,
@@ -250,7 +250,7 @@ class Scheduler(Ledger):
         )
         return self._keys
 
-    def _full(self, served: Served, offer: Offer, now: float) -> Refusal:
+    def _full(self, served: ServedModel, offer: QueueRequest, now: float) -> Refusal:
         wait = self.expected_wait_s(served.name, now)
         message = (
             f"{served.queue.rows} rows wait for {served.name} and {offer.rows} more do not fit: "
@@ -258,20 +258,20 @@ class Scheduler(Ledger):
         )
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
-    def _is_hopeless(self, served: Served, offer: Offer, found: admission.Line, now: float) -> bool:
+    def _is_hopeless(self, served: ServedModel, offer: QueueRequest, found: admission.Backlog, now: float) -> bool:
         assert offer.deadline is not None
         left_s, curve = offer.deadline - now, served.facts(offer.bucket, now).turn
         return admission.is_hopeless(left_s, curve, found, offer.rows) and not (
             left_s > 0 and self._is_probe(served, offer.bucket, now)
         )
 
-    def _is_probe(self, served: Served, bucket: Bucket, now: float) -> bool:
+    def _is_probe(self, served: ServedModel, bucket: Bucket, now: float) -> bool:
         """Is a row of this model worth trying whatever is predicted of it?"""
         if not served.is_doubtful(bucket, now):
             return False
         return not any(flight.model == served.name for books in self.devices.values() for flight in books.in_flight)
 
-    def _drop_late(self, served: Served, now: float, begins: float) -> list[int]:
+    def _drop_late(self, served: ServedModel, now: float, begins: float) -> list[int]:
         bucket = served.queue.next_bucket()
         head = served.queue.head(bucket)
         if head is None or head.drop_after is None:
@@ -305,7 +305,7 @@ class Scheduler(Ledger):
                 serial=self._batches,
                 model=run.model,
                 device_s=predicted,
-                apart=isinstance(run.bucket, Apart),
+                apart=isinstance(run.bucket, IsolatedBucket),
                 began=now,
                 rows=run.rows,
             ),

@@ -9,7 +9,7 @@ from batchwright_worker.api import model as manifest_model
 from batchwright_worker.scheduler.admission import OfferedRate, in_time_size
 from batchwright_worker.scheduler.batch_size import controller as tuner
 from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
-from batchwright_worker.scheduler.batch_size.values import Rules, Tuning, Verdict
+from batchwright_worker.scheduler.batch_size.values import TunerState, TuningConfig, TuningDecision
 from batchwright_worker.scheduler.devices import Footprint
 from batchwright_worker.scheduler.queues import Bucket, ModelQueue, shape_of
 from batchwright_worker.scheduler.window_counts import WindowCounts
@@ -34,11 +34,11 @@ MOST_BUCKETS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ModelConfig:
     """What the user set for one model. `load_bytes`: what a load is expected to take before one was measured."""
 
     name: str
-    rules: Rules
+    rules: TuningConfig
     initial_size: int | None = None
     window_s: float = 1.0
     queue_delay_s: float = 0.0
@@ -49,13 +49,13 @@ class Plan:
     """No admission by latency (only to show what that leads to)."""
 
 
-def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> Plan:
+def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> ModelConfig:
     """From the manifest."""
     batching, targets = model.batching, model.targets
     latency = targets.latency_milliseconds
-    return Plan(
+    return ModelConfig(
         name=model.name,
-        rules=Rules(
+        rules=TuningConfig(
             min_size=batching.min_size,
             max_size=max(batching.min_size, batching.max_size),
             step=batching.step,
@@ -88,13 +88,13 @@ class Facts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Served:
-    """The living side of a `Plan`."""
+class ServedModel:
+    """The living side of a `ModelConfig`."""
 
-    plan: Plan
+    plan: ModelConfig
     queue: ModelQueue
     footprint: Footprint
-    tuning: Tuning
+    tuning: TunerState
     window: WindowCounts
     overall: DeviceTime = field(default_factory=DeviceTime)
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
@@ -231,7 +231,7 @@ class Served:
         if not self.tuning.wants:
             self.tuning = replace(self.tuning, size=started.size)
 
-    def close_window(self, now: float) -> tuple[Verdict, WindowCounts]:
+    def close_window(self, now: float) -> tuple[TuningDecision, WindowCounts]:
         """Let the tuner decide on the window that ends now and begin a new one."""
         self._version += 1
         closed, self.window = self.window, WindowCounts(began=now)
@@ -248,12 +248,12 @@ class Served:
         return replace(curve, linear=True, firm=()) if len(self.by_bucket) > 1 else curve
 
 
-def serve(plan: Plan, now: float) -> Served:
+def serve(plan: ModelConfig, now: float) -> ServedModel:
     """A model that has served nothing yet."""
-    return Served(
+    return ServedModel(
         plan=plan,
         queue=ModelQueue(model=plan.name, limit=plan.queue_limit),
         footprint=Footprint(load_bytes=plan.load_bytes, bytes_per_row=plan.bytes_per_row),
-        tuning=Tuning(size=plan.initial_size or plan.rules.min_size),
+        tuning=TunerState(size=plan.initial_size or plan.rules.min_size),
         window=WindowCounts(began=now),
     )

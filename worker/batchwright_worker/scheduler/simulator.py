@@ -18,14 +18,14 @@ from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import Plan, Served
-from batchwright_worker.scheduler.steps import Batch, Offer, Refusal
+from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel
+from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal
 from batchwright_worker.scheduler.window_counts import percentile
 
 Outcome = Literal["Answered", "Refused", "Late"]
 
 
-class Generator(Protocol):
+class LoadGenerator(Protocol):
     """random.Random, or anything alike."""
 
     def expovariate(self, lambd: float) -> float: ...
@@ -81,7 +81,7 @@ class Fate:
 
 
 @dataclass(slots=True)
-class Report:
+class SimulationReport:
     """All that happened. Rates are rows per second."""
 
     seconds: float
@@ -115,7 +115,7 @@ class Report:
         return percentile([one.latency_s for one in self.answered(since)], share)
 
 
-def poisson(rate: float, seconds: float, generator: Generator, model: str = "m") -> Iterator[Arrival]:
+def poisson(rate: float, seconds: float, generator: LoadGenerator, model: str = "m") -> Iterator[Arrival]:
     """Open-loop arrivals of one row each."""
     now = generator.expovariate(rate)
     while now < seconds:
@@ -132,7 +132,7 @@ def closed_loop(callers: int, model: str = "m") -> list[Arrival]:
 class Simulation:
     """One run: build it, then `run`."""
 
-    plans: Iterable[Plan]
+    plans: Iterable[ModelConfig]
     devices: Iterable[SimulatedDevice]
     order: Order = "Balanced"
     eviction: Eviction = "LeastWorth"
@@ -152,7 +152,7 @@ class Simulation:
     _free_at: dict[str, float] = field(default_factory=dict)
     _open: dict[int, Arrival] = field(default_factory=dict)
     _missing: dict[int, int] = field(default_factory=dict)
-    _report: Report = field(init=False)
+    _report: SimulationReport = field(init=False)
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(order=self.order, eviction=self.eviction)
@@ -167,9 +167,9 @@ class Simulation:
         for plan in self.plans:
             self.scheduler.add_model(plan, 0.0).footprint.load_s = max(m.load_s for m in self._machines.values())
 
-    def run(self, arrivals: Iterable[Arrival], seconds: float) -> Report:
+    def run(self, arrivals: Iterable[Arrival], seconds: float) -> SimulationReport:
         """Play the arrivals (in order of time) and stop at `seconds`; what is in flight then is not in the report."""
-        self._report = Report(seconds=seconds)
+        self._report = SimulationReport(seconds=seconds)
         self._load_what_fits()
         feed = iter(arrivals)
         self._feed(feed)
@@ -190,7 +190,7 @@ class Simulation:
             for served in self.scheduler.models.values():
                 self._warm(served, next(iter(self._machines.values())))
 
-    def _warm(self, served: Served, machine: SimulatedDevice) -> None:
+    def _warm(self, served: ServedModel, machine: SimulatedDevice) -> None:
         size = 1
         while size <= served.plan.rules.max_size:
             self.scheduler.tried(served.name, size, machine.seconds(served.name, size, 0.0), 0)
@@ -209,7 +209,7 @@ class Simulation:
     def _arrive(self, arrival: Arrival, feed: Iterator[Arrival] | None, now: float) -> None:
         if feed is not None:
             self._feed(feed)
-        offer = Offer(model=arrival.model, rows=arrival.rows, arrival=now, bucket=arrival.bucket)
+        offer = QueueRequest(model=arrival.model, rows=arrival.rows, arrival=now, bucket=arrival.bucket)
         key = self.scheduler.offer(offer, now)
         if isinstance(key, Refusal):
             self._finish(arrival, "Refused", now)

@@ -9,22 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler.batch_size.values import Verdict
-from batchwright_worker.scheduler.devices import DeviceBooks, Eviction, Held
+from batchwright_worker.scheduler.batch_size.values import TuningDecision
+from batchwright_worker.scheduler.devices import DeviceBooks, Eviction, ResidentModel
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.order import Order
-from batchwright_worker.scheduler.served_model import Plan, Served, serve
+from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
 from batchwright_worker.scheduler.steps import Batch
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
 
 @dataclass(slots=True)
-class Ledger:
+class SchedulerState:
     """All models and devices of one sidecar. Devices appear by `add_device`."""
 
     order: Order = "Balanced"
     eviction: Eviction = "LeastWorth"
-    models: dict[str, Served] = field(default_factory=dict)
+    models: dict[str, ServedModel] = field(default_factory=dict)
     devices: dict[str, DeviceBooks] = field(default_factory=dict)
     former: dict[str, list[str]] = field(default_factory=dict)
     """Per lost device what it held, to be loaded when it is back."""
@@ -38,7 +38,7 @@ class Ledger:
         up = [books for books in self.devices.values() if not books.down]
         return not self.holders(model) and all(model in books.barred for books in up)
 
-    def add_model(self, plan: Plan, now: float) -> Served:
+    def add_model(self, plan: ModelConfig, now: float) -> ServedModel:
         self.models[plan.name] = served = serve(plan, now)
         return served
 
@@ -85,7 +85,7 @@ class Ledger:
     def resides(self, device: str, model: str, memory_bytes: int) -> None:
         """It is there and has served already (simulations begin so)."""
         books = self.devices[device]
-        books.held[model] = Held(memory_bytes=memory_bytes, served=True)
+        books.held[model] = ResidentModel(memory_bytes=memory_bytes, served=True)
         if books.total_bytes:
             books.free_bytes -= memory_bytes
 
@@ -172,6 +172,6 @@ class Ledger:
         served = self.models[model]
         served.window = WindowCounts(began=now, offered=served.window.offered)
 
-    def close_window(self, model: str, now: float) -> tuple[Verdict, WindowCounts]:
+    def close_window(self, model: str, now: float) -> tuple[TuningDecision, WindowCounts]:
         """Let the tuner decide on the window that ends now and begin a new one."""
         return self.models[model].close_window(now)

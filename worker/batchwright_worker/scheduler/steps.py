@@ -10,7 +10,7 @@ from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.queues import Bucket, Slice
 
 
-class Offer(Struct, frozen=True, kw_only=True):
+class QueueRequest(Struct, frozen=True, kw_only=True):
     """A request for the queues. `deadline` is the caller's own; its rows may share a batch within `bucket`."""
 
     model: str

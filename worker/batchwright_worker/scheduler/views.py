@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from batchwright_worker.scheduler.devices import DeviceBooks, keep_value
 from batchwright_worker.scheduler.dispatch import UNBOUNDED, Device, Queued, RunBatch, rows_that_fit
 from batchwright_worker.scheduler.order import Choice
-from batchwright_worker.scheduler.served_model import Served
-from batchwright_worker.scheduler.state import Ledger
+from batchwright_worker.scheduler.served_model import ServedModel
+from batchwright_worker.scheduler.state import SchedulerState
 
 SOON_S = 1.0
 """Rows that wait count as demand of so many seconds."""
 
 
 def choices(
-    waiting: Iterable[Served], devices: Mapping[str, DeviceBooks], now: float
+    waiting: Iterable[ServedModel], devices: Mapping[str, DeviceBooks], now: float
 ) -> tuple[list[Choice], float | None]:
     """What the next batch of every queue would be, and when the first that is not ripe yet (maxQueueDelay) will be."""
     found: list[Choice] = []
@@ -52,7 +52,7 @@ def choices(
     return found, wake_at
 
 
-def any_full(waiting: Iterable[Served], now: float) -> bool:
+def any_full(waiting: Iterable[ServedModel], now: float) -> bool:
     """Is there a queue whose next batch cannot become larger by waiting?"""
     for served in waiting:
         bucket = served.queue.next_bucket()
@@ -62,7 +62,7 @@ def any_full(waiting: Iterable[Served], now: float) -> bool:
     return False
 
 
-def queued(choice: Choice, served: Served) -> Queued:
+def queued(choice: Choice, served: ServedModel) -> Queued:
     """A choice as dispatch sees it."""
     return Queued(
         model=choice.model,
@@ -75,7 +75,7 @@ def queued(choice: Choice, served: Served) -> Queued:
     )
 
 
-def views(books: Ledger, now: float, *, claimant: bool = False, worth: bool = True) -> list[Device]:
+def views(books: SchedulerState, now: float, *, claimant: bool = False, worth: bool = True) -> list[Device]:
     """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is `worth`, unless
     nothing is to be unloaded."""
     models, devices = books.models, books.devices
@@ -88,7 +88,7 @@ def views(books: Ledger, now: float, *, claimant: bool = False, worth: bool = Tr
     return [one.as_device(keep, waiting, now, claimant=claimant) for one in devices.values() if not one.down]
 
 
-def at_once(choice: Choice, served: Served, devices: Mapping[str, DeviceBooks]) -> RunBatch | None:
+def at_once(choice: Choice, served: ServedModel, devices: Mapping[str, DeviceBooks]) -> RunBatch | None:
     """B5's option 1 for the first queue in order, straight from the books: what `dispatch.decide` would answer where an
     idle device holds the model and has memory for some of its rows; None where that takes a closer look."""
     best: DeviceBooks | None = None
@@ -108,7 +108,7 @@ def at_once(choice: Choice, served: Served, devices: Mapping[str, DeviceBooks]) 
     )
 
 
-def _keep(served: Served, now: float) -> float:
+def _keep(served: ServedModel, now: float) -> float:
     footprint = served.footprint
     soon = served.demand.at(now) + served.queue.rows / SOON_S
     return keep_value(footprint.load_s, soon, footprint.load_bytes)

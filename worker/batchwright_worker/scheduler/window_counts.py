@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS
-from batchwright_worker.scheduler.batch_size.values import Window
+from batchwright_worker.scheduler.batch_size.values import WindowFacts
 
 _BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 
@@ -50,11 +50,11 @@ class WindowCounts:
             counts[bucket_of(latency)] += 1
         return counts
 
-    def close(self, now: float) -> Window:
+    def close(self, now: float) -> WindowFacts:
         """The window as the tuner sees it."""
         seconds = max(now - self.began, 1e-6)
         batches = max(self.batches, 1)
-        return Window(
+        return WindowFacts(
             seconds=seconds,
             requests=len(self.latencies),
             latency_s=percentile(self.latencies, 0.95),

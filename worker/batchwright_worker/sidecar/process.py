@@ -32,7 +32,7 @@ from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.layerwise_state import Streaming, told
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
-from batchwright_worker.sidecar.runtimes.external.server import OwnServer, OwnServerSettings
+from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths
 from batchwright_worker.sidecar.tracing.instrumented import TracedApp, TracedEngine, TracedRuntime, TracedService
 from batchwright_worker.sidecar.tracing.spans import tracing_of
@@ -175,7 +175,7 @@ class Sidecar:
 def _engine(
     settings: Settings,
     deployment: manifest.ModelDeployment,
-    clients: Sequence[RuntimeClient | OwnServer],
+    clients: Sequence[RuntimeClient | ExternalServer],
     stack: contextlib.AsyncExitStack,
 ) -> Engine:
     """The plain one, or one that writes the dispatch log or sends traces, where that is asked for."""
@@ -197,12 +197,12 @@ def _engine(
 @contextlib.asynccontextmanager
 async def _runtimes(
     settings: Settings, deployment: manifest.ModelDeployment
-) -> AsyncIterator[list[RuntimeClient | OwnServer]]:
+) -> AsyncIterator[list[RuntimeClient | ExternalServer]]:
     found = next((each for each in deployment.spec.runtimes if each.accelerator == settings.kind), None)
     count = settings.runtimes or (found.count if found is not None else 1)
-    clients: list[RuntimeClient | OwnServer]
+    clients: list[RuntimeClient | ExternalServer]
     if found is not None and found.protocol == "open-inference":
-        clients = [OwnServer(_server_settings(settings, found, index)) for index in range(count)]
+        clients = [ExternalServer(_server_settings(settings, found, index)) for index in range(count)]
     else:
         clients = [RuntimeClient(_runtime_settings(settings, deployment, index)) for index in range(count)]
     try:
@@ -212,10 +212,10 @@ async def _runtimes(
             await client.close()
 
 
-def _server_settings(settings: Settings, runtime: manifest.Runtime, index: int) -> OwnServerSettings:
+def _server_settings(settings: Settings, runtime: manifest.Runtime, index: int) -> ExternalServerSettings:
     """One server has all devices: it gets as many batches at a time."""
     grpc = "" if runtime.grpc_port is None else f"127.0.0.1:{runtime.grpc_port}"
-    return OwnServerSettings(
+    return ExternalServerSettings(
         kind=settings.kind,
         device=f"runtime-{index}",
         url=settings.server_url or f"http://127.0.0.1:{runtime.port}",
@@ -238,7 +238,7 @@ def _runtime_settings(settings: Settings, deployment: manifest.ModelDeployment, 
     )
 
 
-async def _start(engine: Engine, clients: Sequence[RuntimeClient | OwnServer]) -> None:
+async def _start(engine: Engine, clients: Sequence[RuntimeClient | ExternalServer]) -> None:
     """The engine loads its models once a first runtime is there; others join when they come."""
     for client in clients:
         client.start()

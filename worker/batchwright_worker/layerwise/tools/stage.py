@@ -37,13 +37,13 @@ class Stage:
 def staged(stack: ExitStack, *, models: Sequence[tuple[str, str]], budget: int, reads: str, **more: Any) -> Stage:
     """From a command's options. Raises ClickException."""
     from batchwright_worker.backends.base import Host
-    from batchwright_worker.host.memory import Ledger
+    from batchwright_worker.host.memory import EmulatedMemory
     from batchwright_worker.host.threads import thread_count
 
     folder = more["cache"] or cache_folder()
     files = {name: Path(path) for name, path in models} or _samples(folder / "samples")
     rows = _rows(files, more["rows"], sampled=not models)
-    host = Host(kind="cpu", threads=more["threads"] or thread_count(), ledger=Ledger(0))
+    host = Host(kind="cpu", threads=more["threads"] or thread_count(), ledger=EmulatedMemory(0))
     processor = f"{processor_name()} x{host.threads} {reads}"
     networks, readers, profiles = {}, {}, {}
     for name, path in files.items():

@@ -15,7 +15,7 @@ from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.http.heads import CHUNKED, Head
 from batchwright_worker.protocol.http.messages import Answer, HttpError, Request, encoded_head, error_answer
 from batchwright_worker.protocol.json_bodies import Parsed
-from batchwright_worker.protocol.request_templates import JSON_MOST_BYTES, BodyForm, BodyForms
+from batchwright_worker.protocol.request_templates import JSON_MOST_BYTES, BodyTemplate, BodyTemplates
 from batchwright_worker.protocol.tensors import Limits
 
 _EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
@@ -43,7 +43,7 @@ class InferHead:
         self.json_bytes = (
             size if 0 < size <= min(JSON_MOST_BYTES, head.body_bytes) and head.body_bytes != CHUNKED else 0
         )
-        self.forms = BodyForms()
+        self.forms = BodyTemplates()
 
 
 class Inference:
@@ -99,7 +99,7 @@ class Inference:
     def _send(self, request: Request, parsed: Parsed, result: InferResult) -> None:
         """Requests of one form in one batch share all of the answer but the tensors."""
         form, shared, outputs = parsed.request.form, result.shared, result.outputs
-        if not isinstance(form, BodyForm) or shared is None:
+        if not isinstance(form, BodyTemplate) or shared is None:
             self._send_own(request, parsed, result)
             return
         known = shared.get(form)
@@ -135,7 +135,7 @@ class Inference:
         return known[1]
 
 
-def _json_part(form: BodyForm, parsed: Parsed, result: InferResult) -> bytes | None:
+def _json_part(form: BodyTemplate, parsed: Parsed, result: InferResult) -> bytes | None:
     """The JSON part of the answer; None unless all outputs travel as raw bytes of fixed size."""
     outputs = result.outputs
     key = tuple((name, array.dtype.str, array.dtype.num, array.shape) for name, array in outputs.items())

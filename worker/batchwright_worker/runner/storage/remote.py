@@ -6,9 +6,9 @@ import os
 import socket
 from typing import Any
 
-from batchwright_worker.fetch.errors import Refused
+from batchwright_worker.fetch.errors import FetchRefused
 from batchwright_worker.fetch.objectstore import ObjectSource
-from batchwright_worker.fetch.policy import Policy, policy_of
+from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret
 from batchwright_worker.runner.errors import StepFailed
 
@@ -27,7 +27,7 @@ def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, st
         else:
             options = ObjectSource(uri, policy, secret).options(scheme)
             fs = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
-    except Refused as error:
+    except FetchRefused as error:
         raise StepFailed("InvalidUri", str(error)) from error
     except ImportError as error:
         message = f"{uri}: the runner image lacks the package for {scheme}: build it with batchwright[objectstore]"
@@ -35,7 +35,7 @@ def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, st
     return fs, fs._strip_protocol(uri)
 
 
-def _check_host(policy: Policy, host: str, uri: str) -> None:
+def _check_host(policy: FetchPolicy, host: str, uri: str) -> None:
     """Say early and clearly what would fail at the moment of connecting. Raises Refused, StepFailed(InputNotFound)."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -46,7 +46,7 @@ def _check_host(policy: Policy, host: str, uri: str) -> None:
         policy.check_address(host, str(entry[4][0]))
 
 
-def _client(policy: Policy, headers: dict[str, str]) -> Any:
+def _client(policy: FetchPolicy, headers: dict[str, str]) -> Any:
     """Makes the session of fsspec's web file system; every address is checked at the moment of connecting, whatever
     name, redirect or literal led to it."""
     import aiohttp

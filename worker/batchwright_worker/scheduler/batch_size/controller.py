@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from batchwright_worker.scheduler.batch_size.device_time import Curve
 from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
-from batchwright_worker.scheduler.batch_size.values import Reason, Rules, Tuning, Verdict, Window
+from batchwright_worker.scheduler.batch_size.values import Reason, TunerState, TuningConfig, TuningDecision, WindowFacts
 
 FREE_WANTS = 4
 """Below so many wants there is no trend to ask (A7, ours)."""
@@ -44,7 +44,7 @@ class _Want:
     """Nothing more to look for: the search ends here."""
 
 
-def initial(rules: Rules, initial_size: int | None, curve: Curve) -> Tuning:
+def initial(rules: TuningConfig, initial_size: int | None, curve: Curve) -> TunerState:
     """The size to start with: what the user set, else what the fit (of the warm-up) predicts, else the smallest."""
     if initial_size is not None:
         size = initial_size
@@ -52,13 +52,13 @@ def initial(rules: Rules, initial_size: int | None, curve: Curve) -> Tuning:
         size = fitted_size(rules, curve)
     else:
         size = rules.min_size
-    return Tuning(size=_bounded(rules, size))
+    return TunerState(size=_bounded(rules, size))
 
 
-def decide(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> Verdict:
+def decide(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve) -> TuningDecision:
     """Close one window. A window with no requests changes nothing."""
     if window.requests == 0:
-        return Verdict(
+        return TuningDecision(
             tuning=tuning, previous=tuning.size, want=tuning.size, reason="NoRequests", message="no requests"
         )
     met = targets_met(rules, window)
@@ -73,7 +73,7 @@ def decide(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> Verdic
     return _move(rules, tuning, want, met, reopened)
 
 
-def targets_met(rules: Rules, window: Window) -> bool | None:
+def targets_met(rules: TuningConfig, window: WindowFacts) -> bool | None:
     """A8: are all targets that were asked for met? A throughput that nobody offers is not missed."""
     if rules.latency_s is None and rules.throughput is None:
         return None
@@ -81,7 +81,7 @@ def targets_met(rules: Rules, window: Window) -> bool | None:
     return in_time and not _throughput_missed(rules, window)
 
 
-def fitted_size(rules: Rules, curve: Curve, offered: float = 0.0) -> int:
+def fitted_size(rules: TuningConfig, curve: Curve, offered: float = 0.0) -> int:
     """The size that the fit predicts to be best: the largest whose batch takes at most half of the latency target
     (then the next batch is in time behind it too), as far as rows per second still rise; no target: as far as they rise
     by GAIN (a larger batch that serves no more only makes its rows wait for each other).
@@ -107,7 +107,7 @@ def _worthwhile(curve: Curve, most: int) -> int:
     return best
 
 
-def uses_fit(rules: Rules, curve: Curve) -> bool:
+def uses_fit(rules: TuningConfig, curve: Curve) -> bool:
     """Does this controller jump to the fitted size? Auto does once the fit is firm: simulated, that answers more in
     time than steps at every load tried (tests/engine/test_simulated_tables)."""
     if rules.controller == "Auto":
@@ -115,11 +115,13 @@ def uses_fit(rules: Rules, curve: Curve) -> bool:
     return rules.controller == "Fitted" and curve.known
 
 
-def _throughput_missed(rules: Rules, window: Window) -> bool:
+def _throughput_missed(rules: TuningConfig, window: WindowFacts) -> bool:
     return rules.throughput is not None and window.served < min(rules.throughput, 0.98 * window.offered)
 
 
-def _reopened(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: bool | None) -> Reason | None:
+def _reopened(
+    rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, met: bool | None
+) -> Reason | None:
     """Why a held search starts again, None if it does not (A8; a single noisy window is no reason)."""
     if tuning.searching:
         return None
@@ -133,7 +135,7 @@ def _reopened(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: b
     return "TargetMissedOnce" if met is False and tuning.missed >= 1 else None
 
 
-def _want(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: bool | None) -> _Want:
+def _want(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, met: bool | None) -> _Want:
     """The size that this window asks for, and why."""
     target = rules.latency_s
     if rules.literal:
@@ -153,7 +155,7 @@ def _want(rules: Rules, tuning: Tuning, window: Window, curve: Curve, met: bool 
     return _Want(size=tuning.size, reason="TargetMet", because=because, hold=True)
 
 
-def _literal(rules: Rules, tuning: Tuning, window: Window, met: bool | None) -> _Want:
+def _literal(rules: TuningConfig, tuning: TunerState, window: WindowFacts, met: bool | None) -> _Want:
     facts = f"p95 is {_ms(window.latency_s)} ms at {_rate(window.served)} rows/s"
     if met is not False:
         return _Want(size=tuning.size, reason="TargetMet", because=facts, hold=True)
@@ -162,7 +164,7 @@ def _literal(rules: Rules, tuning: Tuning, window: Window, met: bool | None) -> 
     return _Want(size=_bounded(rules, tuning.size + rules.step), reason="ThroughputBelowTarget", because=facts)
 
 
-def _slow_batch(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> _Want:
+def _slow_batch(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve) -> _Want:
     """Latency is above the target and the batch itself takes half of it or more."""
     assert rules.latency_s is not None
     ceiling = curve.rows_per_second(tuning.size)
@@ -182,7 +184,7 @@ def _slow_batch(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> _
     return _Want(size=size, reason="BatchTooSlow", because=facts)
 
 
-def _larger(rules: Rules, tuning: Tuning, window: Window, curve: Curve, reason: Reason) -> _Want:
+def _larger(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, reason: Reason) -> _Want:
     """Rows wait, or more could be served: a larger size, unless the measurements say that it serves no more."""
     facts = (
         f"p95 is {_ms(window.latency_s)} ms, batches of {window.mean_rows:.1f} take {_ms(window.device_s)} ms, "
@@ -200,7 +202,7 @@ def _larger(rules: Rules, tuning: Tuning, window: Window, curve: Curve, reason: 
     return _Want(size=_bounded(rules, min(size, knee)), reason=reason, because=facts)
 
 
-def _would_serve_more(rules: Rules, tuning: Tuning, window: Window, curve: Curve) -> bool:
+def _would_serve_more(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve) -> bool:
     """Are batches full, and would a larger one serve more rows per second and still leave the next one in time?"""
     refusing = window.offered > 1.05 * window.served
     if window.mean_rows < FULL * tuning.size or not (refusing or window.full_ratio >= 0.5 or window.busy >= BUSY):
@@ -214,14 +216,16 @@ def _would_serve_more(rules: Rules, tuning: Tuning, window: Window, curve: Curve
     return refusing and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
 
 
-def _worth_growing(rules: Rules, tuning: Tuning, curve: Curve) -> bool:
+def _worth_growing(rules: TuningConfig, tuning: TunerState, curve: Curve) -> bool:
     """Would a larger batch serve more, and take at most OVERLOAD_SHARE of the target?"""
     larger = tuning.size + rules.step
     gains = curve.rows_per_second(larger) > GAIN ** (rules.step / tuning.size) * curve.rows_per_second(tuning.size)
     return gains and rules.latency_s is not None and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
 
 
-def _hold(rules: Rules, tuning: Tuning, window: Window, curve: Curve, want: _Want, met: bool | None) -> Verdict:
+def _hold(
+    rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, want: _Want, met: bool | None
+) -> TuningDecision:
     """The search ends (or has ended): remember load and speed, to see when they change."""
     wants = (*tuning.wants, want.size)[-rules.trend_length :]
     held = replace(tuning, wants=wants, searching=False, missed=0 if met is not False else tuning.missed)
@@ -230,7 +234,7 @@ def _hold(rules: Rules, tuning: Tuning, window: Window, curve: Curve, want: _Wan
     return _verdict(tuning, held, want, want.reason, f"{want.because}; the size stays {tuning.size}", met)
 
 
-def _pause(tuning: Tuning, window: Window, want: _Want, met: bool | None) -> Verdict:
+def _pause(tuning: TunerState, window: WindowFacts, want: _Want, met: bool | None) -> TuningDecision:
     """A held size met a window that wants another: one such window is noise, the next one starts the search again."""
     if met is False:
         kept = replace(tuning, missed=tuning.missed + 1)
@@ -240,7 +244,9 @@ def _pause(tuning: Tuning, window: Window, want: _Want, met: bool | None) -> Ver
     return _verdict(tuning, kept, want, "LoadChanged", f"{want.because}; the search starts again", met)
 
 
-def _move(rules: Rules, tuning: Tuning, want: _Want, met: bool | None, reopened: Reason | None) -> Verdict:
+def _move(
+    rules: TuningConfig, tuning: TunerState, want: _Want, met: bool | None, reopened: Reason | None
+) -> TuningDecision:
     """Append the want; go there if the trend of the wants agrees or is too short to ask (A7)."""
     wants = (*tuning.wants, want.size)[-rules.trend_length :]
     trend = mann_kendall(wants)
@@ -256,8 +262,10 @@ def _move(rules: Rules, tuning: Tuning, want: _Want, met: bool | None, reopened:
     return replace(_verdict(tuning, kept, want, want.reason, message, met), trend=trend)
 
 
-def _verdict(before: Tuning, after: Tuning, want: _Want, reason: Reason, message: str, met: bool | None) -> Verdict:
-    return Verdict(
+def _verdict(
+    before: TunerState, after: TunerState, want: _Want, reason: Reason, message: str, met: bool | None
+) -> TuningDecision:
+    return TuningDecision(
         tuning=after,
         previous=before.size,
         want=want.size,
@@ -268,7 +276,7 @@ def _verdict(before: Tuning, after: Tuning, want: _Want, reason: Reason, message
     )
 
 
-def _bounded(rules: Rules, size: int) -> int:
+def _bounded(rules: TuningConfig, size: int) -> int:
     return max(rules.min_size, min(rules.max_size, size))
 
 

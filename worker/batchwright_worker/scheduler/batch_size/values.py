@@ -28,7 +28,7 @@ Reason = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class TuningConfig:
     """What the user set: bounds and targets (None: no such target), step, trend length, controller."""
 
     min_size: int = 1
@@ -43,7 +43,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class WindowFacts:
     """What one observation window saw.
 
     `latency_s`: p95 from arrival to answer. `device_s`: mean device time of a batch. `mean_rows`: mean size of those
@@ -65,7 +65,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
+class TunerState:
     """The tuner's memory. `held_*` describe what was true when the search stopped."""
 
     size: int
@@ -79,13 +79,13 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class TuningDecision:
     """One window's decision: `tuning` is the memory to keep; the size changed iff `size != previous`.
 
     `target_met` is None without requests or without any target.
     """
 
-    tuning: Tuning
+    tuning: TunerState
     previous: int
     want: int
     reason: Reason

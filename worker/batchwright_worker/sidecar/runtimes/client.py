@@ -47,7 +47,7 @@ from batchwright_worker.ipc.messages import (
 )
 from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
 from batchwright_worker.ipc.tensors import parts_size, read, write_columns
-from batchwright_worker.sidecar.runtimes.connection import Connection, ConnectionLostError
+from batchwright_worker.sidecar.runtimes.connection import ConnectionLostError, RuntimeConnection
 from batchwright_worker.sidecar.runtimes.errors import expect
 from batchwright_worker.sidecar.runtimes.sources import Paths, spec_of, wire_source
 
@@ -75,7 +75,7 @@ class RuntimeClient(PromptRuntime):
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
         self._pool = SlotPool(settings.slots, settings.slots_limit_bytes)
-        self._connection: Connection | None = None
+        self._connection: RuntimeConnection | None = None
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._on_back: Callable[[], None] = lambda: None
         self._keeper: asyncio.Task[None] | None = None
@@ -247,7 +247,7 @@ class RuntimeClient(PromptRuntime):
             total_bytes=total, used_bytes=self._used_bytes, free_bytes=max(0, total - self._used_bytes) if total else 0
         )
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> RuntimeConnection:
         if self._connection is None:
             raise RuntimeLost(f"{self.device} is starting")
         return self._connection
@@ -270,15 +270,15 @@ class RuntimeClient(PromptRuntime):
             _LOG.warning("%s: runtime process %d is gone: %s", self.device, self.pid, why)
             self._on_lost(why)
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> RuntimeConnection:
         attempt = 0
         while True:
             with contextlib.suppress(OSError, ConnectionLostError):
-                return await self._welcomed(await Connection.open(self._settings.socket))
+                return await self._welcomed(await RuntimeConnection.open(self._settings.socket))
             await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
             attempt += 1
 
-    async def _welcomed(self, connection: Connection) -> Connection:
+    async def _welcomed(self, connection: RuntimeConnection) -> RuntimeConnection:
         session, slots = secrets.token_hex(8), str(self._settings.slots)
         try:
             answer = await connection.ask(lambda call: Hello(call=call, session=session, slots=slots))

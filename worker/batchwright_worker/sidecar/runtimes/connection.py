@@ -27,7 +27,7 @@ Answered = Callable[[Answer | ConnectionLostError], None]
 """What becomes of an ask."""
 
 
-class Connection(asyncio.Protocol):
+class RuntimeConnection(asyncio.Protocol):
     """`closed` completes, with the reason, when the other end is gone; all open asks fail then."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._why = "it closed the connection"
 
     @classmethod
-    async def open(cls, socket: Path) -> Connection:
+    async def open(cls, socket: Path) -> RuntimeConnection:
         """Connected. Raises OSError where nobody listens."""
         _, connection = await asyncio.get_running_loop().create_unix_connection(cls, str(socket))
         return connection

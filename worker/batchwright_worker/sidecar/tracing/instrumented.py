@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchwright_worker.dispatch_log.recorder import RecordedScheduler
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.engine.ticket import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import RunResult, Runtime
@@ -36,7 +36,7 @@ class TracedEngine(Engine):
         tracing.clock, tracing.tickets = self.clock, self.dispatcher.tickets
         return self
 
-    def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> Ticket:
+    def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:
         """See `Engine`."""
         asked = self.tracing.take(request)
         try:
@@ -47,7 +47,7 @@ class TracedEngine(Engine):
         self.tracing.waits(asked, ticket)
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: PendingRequest) -> None:
         """See `Engine`."""
         self.tracing.left(ticket)
         super().leave(ticket)

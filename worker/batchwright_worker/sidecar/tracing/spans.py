@@ -24,7 +24,7 @@ from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any, Final
 
 from batchwright_worker.api.names import ENV_NAMESPACE, ENV_NODE, ENV_POD
-from batchwright_worker.engine.ticket import Ticket
+from batchwright_worker.engine.ticket import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.scheduler.steps import Batch, Step
@@ -69,7 +69,7 @@ class Tracing:
     tracer: Tracer
     stop: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
-    tickets: Mapping[int, Ticket] = field(default_factory=dict)
+    tickets: Mapping[int, PendingRequest] = field(default_factory=dict)
     _asked: dict[int, Asked] = field(default_factory=dict)
     _batches: dict[int, _Batched] = field(default_factory=dict)
 
@@ -115,7 +115,7 @@ class Tracing:
         asked.span.set_attributes({"batchwright.rows": request.rows, "batchwright.request_id": request.request_id})
         return asked
 
-    def waits(self, asked: Asked, ticket: Ticket) -> None:
+    def waits(self, asked: Asked, ticket: PendingRequest) -> None:
         """It is in the queue."""
         asked.ticket = id(ticket)
         self._asked[asked.ticket] = asked
@@ -129,7 +129,7 @@ class Tracing:
             self._failed(asked, outcome)
         self._end(asked)
 
-    def left(self, ticket: Ticket) -> None:
+    def left(self, ticket: PendingRequest) -> None:
         """Its caller has gone."""
         asked = self._asked.pop(id(ticket), None)
         if asked is not None:

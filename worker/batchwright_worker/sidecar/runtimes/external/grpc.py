@@ -30,7 +30,7 @@ _STATUS: Final = {
 }
 
 
-class OwnServerGrpc:
+class ExternalServerGrpc:
     """`infer` alone; health and repository go over HTTP. A call waits for the port to open, for ever: the caller must
     give up when health says that the server is gone."""
 

@@ -33,7 +33,7 @@ class ServerGoneError(Exception):
     """No server answers there."""
 
 
-class OwnServerHttp:
+class ExternalServerHttp:
     """One server; `url` has no path. Everything raises ServerGoneError or ServerRefusedError."""
 
     def __init__(self, url: str) -> None:

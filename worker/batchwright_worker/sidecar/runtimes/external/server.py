@@ -1,9 +1,9 @@
 """protocol: open-inference. The runtime is a server that the user has already; the sidecar batches in front of it.
 
-`OwnServer` is the engine's `Runtime` (inference/runtime.py), as `RuntimeClient` is for our own runtimes. The server's
-death shows on a connection that is kept open for that, or under a batch. What its models hold is not known here
-(another container), so that nothing is evicted for memory; models come and go by the server's repository API where it
-has one, else they must be ready by themselves.
+`ExternalServer` is the engine's `Runtime` (inference/runtime.py), as `RuntimeClient` is for our own runtimes. The
+server's death shows on a connection that is kept open for that, or under a batch. What its models hold is not known
+here (another container), so that nothing is evicted for memory; models come and go by the server's repository API
+where it has one, else they must be ready by themselves.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from batchwright_worker.inference.runtime import (
     RunResult,
     RuntimeLost,
 )
-from batchwright_worker.sidecar.runtimes.external.grpc import OwnServerGrpc
-from batchwright_worker.sidecar.runtimes.external.http import OwnServerHttp, ServerGoneError
+from batchwright_worker.sidecar.runtimes.external.grpc import ExternalServerGrpc
+from batchwright_worker.sidecar.runtimes.external.http import ExternalServerHttp, ServerGoneError
 from batchwright_worker.sidecar.runtimes.external.wire import ServerRefusedError, specs_of
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _SHORT_WATCH_S: Final = 1.0
 """A server that closes silent connections sooner than this is asked for its health no more often."""
 
 
-class OwnServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+class ExternalServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server answers: `url` HTTP, `grpc` HOST:PORT or empty (then batches travel by HTTP too)."""
 
     kind: str
@@ -49,13 +49,13 @@ class OwnServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     grpc: str = ""
 
 
-class OwnServer:
+class ExternalServer:
     """See the module. `start` returns at once; usable from the first `on_back` on."""
 
-    def __init__(self, settings: OwnServerSettings) -> None:
+    def __init__(self, settings: ExternalServerSettings) -> None:
         self._settings = settings
-        self._http = OwnServerHttp(settings.url)
-        self._grpc = OwnServerGrpc(settings.grpc) if settings.grpc else None
+        self._http = ExternalServerHttp(settings.url)
+        self._grpc = ExternalServerGrpc(settings.grpc) if settings.grpc else None
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._on_back: Callable[[], None] = lambda: None
         self._keeper: asyncio.Task[None] | None = None

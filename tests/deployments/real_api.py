@@ -72,7 +72,7 @@ def operator(kubeconfig: Path, folder: Path, *reconcilers: str) -> Iterator[subp
     """The operator with these domains only, as a process; stopped by SIGTERM, killed if it lingers."""
     environ = {
         **os.environ,
-        "BATCHWRIGHT_DOMAINS": yaml.safe_dump(list(reconcilers), default_flow_style=True, width=999).strip(),
+        "BATCHWRIGHT_RECONCILERS": yaml.safe_dump(list(reconcilers), default_flow_style=True, width=999).strip(),
     }
     command = [sys.executable, "-m", "batchwright_operator", "run", "--kubeconfig", str(kubeconfig)]
     command += ["--namespace", "batchwright-system", "--metrics-port", "0"]

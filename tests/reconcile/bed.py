@@ -29,7 +29,7 @@ SYSTEM = "batchwright-system"
 QUIET_S = 5.0
 PATIENCE = 3.0
 """How long nothing may be written; a resync happens twice meanwhile."""
-ENVIRONMENT = {"BATCHWRIGHT_RESYNC_SECONDS": "2", "BATCHWRIGHT_DOMAINS": '["echo_domain:EchoDomain"]'}
+ENVIRONMENT = {"BATCHWRIGHT_RESYNC_SECONDS": "2", "BATCHWRIGHT_RECONCILERS": '["echo_domain:EchoDomain"]'}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -65,7 +65,7 @@ def receipts(bed: Bed) -> list[str]:
 def test_the_shipped_operator_places_and_is_silent_and_the_plugin_tells_why(bed: Bed, tmp_path: Path) -> None:
     manifest = tmp_path / "wanted.yaml"
     manifest.write_text(_MANIFEST)
-    with bed.operator(BATCHWRIGHT_DOMAINS="[]", BATCHWRIGHT_RESYNC_SECONDS="3") as operator:
+    with bed.operator(BATCHWRIGHT_RECONCILERS="[]", BATCHWRIGHT_RESYNC_SECONDS="3") as operator:
         wait(lambda: len(bed.api.get(PROFILE)["items"]) == 2, 30, operator.text)
         bed.settle()
         planned = plugin(bed, "plan", "-f", str(manifest))

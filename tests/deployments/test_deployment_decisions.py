@@ -10,7 +10,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
-from batchwright_operator.kube.conditions import find, rfc3339
+from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
@@ -20,6 +20,7 @@ from batchwright_operator.kube.objects import (
     PVC,
     Raw,
 )
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.receipts import render as receipt_text
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
 from batchwright_operator.reconcile.live_state import LiveState, Received, Rejection

@@ -10,8 +10,8 @@ import copy
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from batchwright_operator.kube.conditions import rfc3339
 from batchwright_operator.kube.objects import DEPLOYMENT, POD, Raw, Resource
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Patch
 
 START = 1_800_000_000.0

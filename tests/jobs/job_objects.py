@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from batchwright_operator.jobs.reconciler import InferenceJobReconciler
-from batchwright_operator.kube.conditions import find, rfc3339
+from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC, Raw
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
 from batchwright_operator.reconcile.live_state import LiveState, Received
 from batchwright_operator.settings import Settings

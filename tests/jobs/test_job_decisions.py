@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from batchwright_operator.kube.conditions import find, rfc3339
+from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Create, Delete, Patch
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_worker.api.messages import CommitResult, ItemFailure, PlanResult

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from batchwright_operator.kube.conditions import rfc3339
 from batchwright_operator.kube.objects import NODE, POD, Raw, Resource
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Patch
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,

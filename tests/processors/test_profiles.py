@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchwright_operator.kube.conditions import find, rfc3339
+from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.processors import benchmark_jobs as benchmarks
 from batchwright_operator.processors.benchmark_jobs import ANNOTATION_DIGEST
 from batchwright_operator.processors.processor import processors_of

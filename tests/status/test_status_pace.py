@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchwright_operator.kube.conditions import rfc3339
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.status.write_policy import WritePolicy, compare
 
 NOW = 1_800_000_000.0

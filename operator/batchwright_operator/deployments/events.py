@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchwright_operator.deployments.status import ModelFacts, by_name
-from batchwright_operator.kube.conditions import find, rfc3339_milli, shorten
+from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339_milli
 from batchwright_operator.reconcile.decisions import Event
 from batchwright_worker.api.messages import ModelState
 

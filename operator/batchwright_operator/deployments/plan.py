@@ -25,7 +25,6 @@ from batchwright_operator.deployments.kind_split import RETRY_S, SettledSplit, S
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.replicas import Replica, config_of
 from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
-from batchwright_operator.kube.conditions import rfc3339, unix
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
@@ -37,6 +36,7 @@ from batchwright_operator.kube.objects import (
     Raw,
     Resource,
 )
+from batchwright_operator.kube.times import rfc3339, unix
 from batchwright_operator.processors.processor import processors_of
 from batchwright_operator.reconcile.decisions import Action, Apply, Delete
 from batchwright_operator.rendering.objects import digest

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright_operator.kube.conditions import find, holds, shorten, unix
+from batchwright_operator.kube.conditions import find, holds, shorten
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import unix
 from batchwright_operator.placement.receipts import parse, pending_reason
 from batchwright_operator.pods.problems import Problem, container_problem, volume_problem
 from batchwright_operator.processors.processor import AWAITING

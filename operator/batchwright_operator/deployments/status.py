@@ -10,8 +10,9 @@ from typing import Any, Final
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.rollout import Rollout
-from batchwright_operator.kube.conditions import Condition, find, render, rfc3339_milli, shorten, truth, unix
+from batchwright_operator.kube.conditions import Condition, find, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339_milli, unix
 from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.status.percentiles import percentile_ms, pool
 from batchwright_worker.api.messages import ModelState

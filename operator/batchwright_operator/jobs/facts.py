@@ -10,9 +10,10 @@ import msgspec
 
 from batchwright_operator.api.inference_job import InferenceJob
 from batchwright_operator.jobs.children import RUNNER, Step
-from batchwright_operator.kube.conditions import find, holds, unix
+from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.metadata import controller_of, is_leaving
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import unix
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
 

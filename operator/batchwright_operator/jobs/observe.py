@@ -18,9 +18,10 @@ from batchwright_operator.jobs.facts import (
     succeeded_state,
 )
 from batchwright_operator.jobs.progress import RATE_WINDOW_S
-from batchwright_operator.kube.conditions import find, rfc3339, shorten, unix
+from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339, unix
 from batchwright_operator.pods.problems import container_problem, volume_problem
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.settings import Settings

@@ -23,8 +23,9 @@ from batchwright_operator.jobs.children import (
     step_job,
 )
 from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
-from batchwright_operator.kube.conditions import shorten, unix
+from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.kube.objects import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
+from batchwright_operator.kube.times import unix
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Patch
 from batchwright_operator.settings import Settings
 

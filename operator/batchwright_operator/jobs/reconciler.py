@@ -11,7 +11,7 @@ from batchwright_operator.jobs.observe import ObservedJob, facts_of
 from batchwright_operator.jobs.plan import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.jobs.progress import progress
 from batchwright_operator.jobs.status import compare, events_of, is_terminal, status_of
-from batchwright_operator.kube.conditions import Condition, find, render, unix
+from batchwright_operator.kube.conditions import Condition, find, render
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
@@ -23,6 +23,7 @@ from batchwright_operator.kube.objects import (
     PVC,
     Raw,
 )
+from batchwright_operator.kube.times import unix
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Event, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch

@@ -8,18 +8,9 @@ from typing import Any
 from batchwright_operator.jobs.facts import JobFacts, Server
 from batchwright_operator.jobs.plan import Phase, deadline_of, resumes
 from batchwright_operator.jobs.progress import Progress, current_states, failures, tasks
-from batchwright_operator.kube.conditions import (
-    Condition,
-    find,
-    holds,
-    render,
-    rfc3339,
-    rfc3339_milli,
-    shorten,
-    truth,
-    unix,
-)
+from batchwright_operator.kube.conditions import Condition, find, holds, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339, rfc3339_milli, unix
 from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.status.write_policy import STAMP, WriteDecision
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339
 
 Truth = Literal["True", "False", "Unknown"]
 MESSAGE_LIMIT = 1024
@@ -27,27 +27,6 @@ class Condition:
 def truth(value: bool | None) -> Truth:
     """The API's spelling of a claim: None is Unknown."""
     return "Unknown" if value is None else ("True" if value else "False")
-
-
-def rfc3339(unix_s: float) -> str:
-    """Unix seconds as metav1.Time: whole seconds, UTC."""
-    return datetime.fromtimestamp(int(unix_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def rfc3339_milli(unix_s: float) -> str:
-    """Unix seconds with milliseconds, for times that identify an event."""
-    whole = datetime.fromtimestamp(round(unix_s, 3), UTC)
-    return whole.strftime("%Y-%m-%dT%H:%M:%S.") + f"{whole.microsecond // 1000:03d}Z"
-
-
-def unix(text: object) -> float | None:
-    """RFC 3339 text as Unix seconds; None for anything else."""
-    if not isinstance(text, str) or not text:
-        return None
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
 
 
 def shorten(message: str, limit: int = MESSAGE_LIMIT) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchwright_operator.kube.conditions import find, unix
+from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts, requests_of
+from batchwright_operator.kube.times import unix
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.receipts import PendingReason
 from batchwright_worker.api.messages import Receipt

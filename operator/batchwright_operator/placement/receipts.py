@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchwright_operator.kube.conditions import rfc3339
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.scoring import SPREAD_TERM, Pick, Score
 from batchwright_worker.api.messages import Receipt, RunnerUp, Terms
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING

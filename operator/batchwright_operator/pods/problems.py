@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright_operator.kube.conditions import find, shorten, unix
+from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import unix
 
 IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 

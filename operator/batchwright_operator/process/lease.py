@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound
 from batchwright_operator.kube.objects import LEASE, Raw, Resource
-from batchwright_operator.reconcile.event_recorder import micro_time
+from batchwright_operator.kube.times import micro_time
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from typing import Final
 
 import msgspec
 
-from batchwright_operator.kube.conditions import find, holds, rfc3339
+from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amount
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors.processor import emulated_device
 from batchwright_operator.rendering.pod_parts import container_security, pod_options

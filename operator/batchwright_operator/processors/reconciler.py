@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from batchwright_operator.kube.conditions import find, holds, unix
+from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
 from batchwright_operator.kube.quantities import requests_of
+from batchwright_operator.kube.times import unix
 from batchwright_operator.processors import benchmark_jobs as benchmarks
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors import status as profile_status

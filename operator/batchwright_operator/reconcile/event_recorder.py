@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 import secrets
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from batchwright_operator.errors import ApiError, Invalid, NotFound, Unavailable
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import EVENT, Raw
+from batchwright_operator.kube.times import micro_time
 from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.reconcile.metrics import Metrics
 
@@ -175,8 +175,3 @@ def event_body(posting: Posting, instance: str) -> Raw:
         "note": event.message.encode()[:1000].decode(errors="ignore"),
         "regarding": {"apiVersion": event.regarding["apiVersion"], "kind": event.regarding["kind"], **regarding},
     }
-
-
-def micro_time(at: float) -> str:
-    """A Unix time as Kubernetes' MicroTime."""
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from batchwright_operator.kube.conditions import rfc3339, unix
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339, unix
 
 MEASURED: Final = frozenset(
     {

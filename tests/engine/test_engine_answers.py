@@ -132,8 +132,8 @@ def test_a_vanished_callers_rows_are_skipped() -> None:
         results = await asyncio.gather(first, *waiting[3:])
         assert [result.outputs["y"][0, 0] for result in results] == [10, 50, 60, 70]
         assert device.runs == [("m", 3)]
-        assert engine.measures["m"].cancelled == 3
-        assert engine.measures["m"].pending == 0
+        assert engine.counters["m"].cancelled == 3
+        assert engine.counters["m"].pending == 0
         assert not engine.dispatcher.tickets
         await engine.close()
 
@@ -152,7 +152,7 @@ def test_a_lost_runtime_fails_nobody() -> None:
         assert [result.outputs["y"][0, 0] for result in results] == [10.0 * i for i in range(10)]
         assert device.loads == ["m", "m"]
         assert device.violations == []
-        assert engine.measures["m"].retried == 1
+        assert engine.counters["m"].retried == 1
         await engine.close()
 
     run(scenario())
@@ -238,7 +238,7 @@ def test_what_cannot_be_in_time_is_refused_at_once() -> None:
         assert 20 <= len(good) <= 45
         assert all(answer.queue_ms + answer.run_ms <= 100 + 1e-6 for answer in good)
         assert "latency target of m is 100 ms" in str(refused[0])
-        assert engine.measures["m"].refused["LatencyTarget"] == len(refused)
+        assert engine.counters["m"].refused["LatencyTarget"] == len(refused)
         await engine.close()
 
     run(scenario())

@@ -103,7 +103,7 @@ class Story:
         assert [device.violations for device in self.devices] == [[], []]
         assert not self.engine.dispatcher.tickets
         assert all(served.queue.rows == 0 for served in self.engine.scheduler.models.values())
-        assert all(measures.pending == 0 for measures in self.engine.measures.values())
+        assert all(counters.pending == 0 for counters in self.engine.counters.values())
 
 
 @settings(max_examples=150, deadline=None)

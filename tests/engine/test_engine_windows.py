@@ -123,7 +123,7 @@ def test_the_state_tells_rates_latencies_and_devices() -> None:
         assert 0.5 < state.devices[0].busy_ratio <= 1
         await asyncio.gather(*calls)
         await engine.close()
-        counted = engine.measures["m"]
+        counted = engine.counters["m"]
         assert counted.success.count == counted.rows == len(calls)
         assert counted.fail.count == 0
         assert sum(counted.latency_counts) == len(calls)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.isolation import Part
-from batchwright_worker.engine.ticket import PendingRequest
+from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError, ModelFailed
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.inference.runtime import RunResult
@@ -26,7 +26,7 @@ class BatchOutcome:
     scheduler: Scheduler
     served: ServedModel
     books: DeviceBooks
-    measures: ModelMeasures
+    counters: ModelCounters
     clock: Callable[[], float]
     wall: Callable[[], float]
     fail: Callable[[PendingRequest, InferenceError], None]
@@ -53,8 +53,8 @@ class BatchOutcome:
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole teaches the tuner."""
         self.last, self.now = result, self.clock()
-        self.measures.ran(rows, result, self.served.curve(self.batch.run.bucket).seconds(rows))
-        self.measures.last_inference = self.wall()
+        self.counters.ran(rows, result, self.served.curve(self.batch.run.bucket).seconds(rows))
+        self.counters.last_inference = self.wall()
         if result.memory is not None:
             self.scheduler.measured(self.books.name, result.memory)
         if whole and rows == self.batch.run.rows:
@@ -62,25 +62,25 @@ class BatchOutcome:
 
     def done(self, part: Part, outputs: Mapping[str, Array]) -> None:
         """Hand rows to their caller; the last ones complete the answer."""
-        ticket = part.ticket
-        if not ticket.waits or not ticket.add(part.start, part.rows, outputs):
+        pending = part.pending
+        if not pending.waits or not pending.add(part.start, part.rows, outputs):
             return
-        request, now = ticket.request, self.now
+        request, now = pending.request, self.now
         try:
-            result = ticket.result(now, self.shared)
+            result = pending.result(now, self.shared)
         except (KeyError, ValueError) as trouble:
-            self.fail(ticket, ModelFailed(f"model {self.served.name} gave outputs that do not fit: {trouble}"))
+            self.fail(pending, ModelFailed(f"model {self.served.name} gave outputs that do not fit: {trouble}"))
             return
-        self.measures.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self.last)
+        self.counters.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self.last)
         self.scheduler.answered(request.model, request.rows, now - request.arrival)
-        self.settle(ticket, result)
+        self.settle(pending, result)
 
     def failed(self, part: Part, message: str) -> None:
         """The model raised on these rows: their caller's own error, which names the row where it is known."""
-        request = part.ticket.request
+        request = part.pending.request
         row = part.start if part.rows == 1 else None
         where = f" on row {row}" if row is not None and request.rows > 1 else ""
-        self.fail(part.ticket, ModelFailed(f"model {self.served.name} failed{where}: {message}", row=row))
+        self.fail(part.pending, ModelFailed(f"model {self.served.name} failed{where}: {message}", row=row))
 
     def out_of_memory(self, rows: int) -> int:
         """Learn the cap, so that no later batch meets the same wall."""

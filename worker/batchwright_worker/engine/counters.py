@@ -31,7 +31,7 @@ class BatchTally:
 
 
 @dataclass(slots=True)
-class ModelMeasures:
+class ModelCounters:
     """Counters of one model since the start; requests unless another unit is named."""
 
     success: Tally = field(default_factory=Tally)

@@ -16,7 +16,7 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class DecisionLoop:
-    """`beat` whenever something happened; `decide` runs once when this round of the event loop has brought all that it
+    """`wake` whenever something happened; `decide` runs once when this round of the event loop has brought all that it
     brings (method B6: never by polling)."""
 
     decide: Callable[[], None] = _nothing
@@ -25,7 +25,7 @@ class DecisionLoop:
     _watchers: list[asyncio.Future[None]] = field(default_factory=list)
     _tasks: set[asyncio.Future[Any]] = field(default_factory=set)
 
-    def beat(self) -> None:
+    def wake(self) -> None:
         """Something happened that may change what can be dispatched."""
         self.look()
         if self._watchers:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchwright_worker.engine.batch_outcome import BatchOutcome
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.isolation import Part, PartsLost, hand_out, run_isolated, wrong_outputs
 from batchwright_worker.engine.loader import Loader
-from batchwright_worker.engine.published_state import StatePublisher
-from batchwright_worker.engine.suspects import PoisonSearch
-from batchwright_worker.engine.ticket import PendingRequest
+from batchwright_worker.engine.pending import PendingRequest
+from batchwright_worker.engine.poison_search import PoisonSearch
+from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.inference.errors import DeadlineExceeded, InferenceError, ModelFailed, Refused
 from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.inference.runtime import PromptRuntime, RunResult, Runtime, RuntimeTrouble
@@ -40,9 +40,9 @@ class Dispatcher:
     scheduler: Scheduler
     runtimes: Mapping[str, Runtime]
     loader: Loader
-    board: StatePublisher
-    pulse: DecisionLoop
-    measures: Mapping[str, ModelMeasures]
+    publisher: StatePublisher
+    decisions: DecisionLoop
+    counters: Mapping[str, ModelCounters]
     clock: Callable[[], float]
     tickets: dict[int, PendingRequest] = field(default_factory=dict)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,56 +53,56 @@ class Dispatcher:
 
     # --- callers ---
 
-    def admit(self, key: int, ticket: PendingRequest) -> None:
+    def admit(self, key: int, pending: PendingRequest) -> None:
         """A request is in the queue under `key`."""
-        ticket.keys.append(key)
+        pending.keys.append(key)
         if not self.tickets:
             self.idle.clear()
-        self.tickets[key] = ticket
-        self.measures[ticket.request.model].pending += 1
-        self.pulse.beat()
+        self.tickets[key] = pending
+        self.counters[pending.request.model].pending += 1
+        self.decisions.wake()
 
-    def settle(self, ticket: PendingRequest, answer: InferResult | InferenceError) -> None:
+    def settle(self, pending: PendingRequest, answer: InferResult | InferenceError) -> None:
         """Give a caller that waits its answer."""
-        self._forget(ticket)
+        self._forget(pending)
         try:
-            ticket.done(answer)
+            pending.done(answer)
         except Exception:
             _log.exception("a caller's own callback failed")
 
-    def fail(self, ticket: PendingRequest, error: InferenceError, refused: str = "") -> None:
+    def fail(self, pending: PendingRequest, error: InferenceError, refused: str = "") -> None:
         """Answer with an error, unless it is answered already; `refused`: the reason to count it under."""
-        if not ticket.waits:
+        if not pending.waits:
             return
-        measures = self.measures[ticket.request.model]
-        measures.fail.add(self.clock() - ticket.request.arrival)
+        counters = self.counters[pending.request.model]
+        counters.fail.add(self.clock() - pending.request.arrival)
         if refused:
-            measures.refused[refused] += 1
+            counters.refused[refused] += 1
         else:
-            measures.failed += 1
-            measures.failed_rows += ticket.request.rows
-        self.settle(ticket, error)
+            counters.failed += 1
+            counters.failed_rows += pending.request.rows
+        self.settle(pending, error)
 
-    def leave(self, ticket: PendingRequest) -> None:
+    def cancel(self, pending: PendingRequest) -> None:
         """The caller has gone: rows that have not started are skipped, the others' results go nowhere."""
-        if ticket.waits:
-            self.measures[ticket.request.model].cancelled += 1
-            self._forget(ticket)
+        if pending.waits:
+            self.counters[pending.request.model].cancelled += 1
+            self._forget(pending)
 
-    def _forget(self, ticket: PendingRequest) -> None:
-        ticket.waits = False
-        self.measures[ticket.request.model].pending -= 1
-        for key in ticket.keys:
+    def _forget(self, pending: PendingRequest) -> None:
+        pending.waits = False
+        self.counters[pending.request.model].pending -= 1
+        for key in pending.keys:
             self.tickets.pop(key, None)
             self.scheduler.cancel(key)
         if not self.tickets:
             self.idle.set()
 
-    def turn_away(self, keys: list[int], error: InferenceError) -> None:
+    def reject(self, keys: list[int], error: InferenceError) -> None:
         """Answer the callers of these queue entries, which will not be served."""
         for key in keys:
-            if (ticket := self.tickets.get(key)) is not None:
-                self.fail(ticket, error, "Unavailable")
+            if (pending := self.tickets.get(key)) is not None:
+                self.fail(pending, error, "Unavailable")
 
     # --- deciding ---
 
@@ -111,15 +111,15 @@ class Dispatcher:
         while True:
             step = self.scheduler.next(self.clock())
             for key in step.late:
-                if (ticket := self.tickets.get(key)) is not None:
-                    self.fail(ticket, _late(ticket, self.clock()), "LateAtDispatch")
+                if (pending := self.tickets.get(key)) is not None:
+                    self.fail(pending, _late(pending, self.clock()), "LateAtDispatch")
             match step.action:
                 case Batch() as batch:
-                    self.measures[batch.run.model].dispatched[batch.run.reason] += 1
+                    self.counters[batch.run.model].dispatched[batch.run.reason] += 1
                     self._begin(batch)
                 case LoadModel() as load:
-                    self.measures[load.model].dispatched[load.reason] += 1
-                    self.pulse.spawn(self._load(load))
+                    self.counters[load.model].dispatched[load.reason] += 1
+                    self.decisions.spawn(self._load(load))
                 case Nothing():
                     self._wake_at(step.wake_at)
                     return
@@ -138,7 +138,7 @@ class Dispatcher:
 
     def _wake(self) -> None:
         self._wakes = self._waker = None
-        self.pulse.now()
+        self.decisions.now()
 
     # --- batches ---
 
@@ -149,17 +149,17 @@ class Dispatcher:
             Part(self.tickets[part.key], part.start, part.rows) for part in batch.slices if part.key in self.tickets
         ]
         for part in parts:
-            part.ticket.started(now, run.rows)
+            part.pending.started(now, run.rows)
         outcome = self._outcome(batch, sum(part.rows for part in parts))
         if run.unload or not parts:
             self._take_care(outcome, parts, None)
             return
-        rows = [part.ticket.rows_of(part.start, part.rows) for part in parts]
+        rows = [part.pending.rows_of(part.start, part.rows) for part in parts]
         runtime, ended = self.runtimes[run.device], partial(self._first_ended, outcome, parts)
         if isinstance(runtime, PromptRuntime):
             runtime.begin(run.model, rows, outcome.rows, ended)
         else:
-            self.pulse.spawn(runtime.run(run.model, rows, outcome.rows)).add_done_callback(partial(_told, ended))
+            self.decisions.spawn(runtime.run(run.model, rows, outcome.rows)).add_done_callback(partial(_told, ended))
 
     def _outcome(self, batch: Batch, rows: int) -> BatchOutcome:
         run = batch.run
@@ -169,9 +169,9 @@ class Dispatcher:
             scheduler=self.scheduler,
             served=self.scheduler.models[run.model],
             books=books,
-            measures=self.measures[run.model],
+            counters=self.counters[run.model],
             clock=self.clock,
-            wall=self.board.wall,
+            wall=self.publisher.wall,
             fail=self.fail,
             settle=self.settle,
             epoch=books.epoch,
@@ -180,13 +180,13 @@ class Dispatcher:
 
     def _first_ended(self, outcome: BatchOutcome, parts: list[Part], ended: RunResult | Exception) -> None:
         """The device waits: its next batch goes out before this one's callers are answered."""
-        if self.pulse.closed:
+        if self.decisions.closed:
             return
         trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows)
         if trouble is not None and outcome.model_gone():
             self._retry(outcome.batch, PartsLost([], parts, str(trouble)))
             self._ended(outcome.batch, outcome)
-            self.pulse.beat()
+            self.decisions.wake()
             return
         if trouble is not None:
             self._take_care(outcome, parts, trouble)
@@ -195,7 +195,7 @@ class Dispatcher:
         outcome.ran(outcome.rows, ended, True)
         if not outcome.device_lost():
             self._ended(outcome.batch, outcome)
-        self.pulse.now()
+        self.decisions.now()
         try:
             hand_out(parts, ended, outcome)
         except Exception as bug:
@@ -203,7 +203,7 @@ class Dispatcher:
 
     def _take_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
         self.scheduler.batch_lingers(outcome.batch)
-        self.pulse.spawn(self._run_with_care(outcome, parts, trouble))
+        self.decisions.spawn(self._run_with_care(outcome, parts, trouble))
 
     async def _run_with_care(self, outcome: BatchOutcome, parts: list[Part], trouble: Exception | None) -> None:
         """A batch that needs room first, or whose first run has ended in trouble."""
@@ -221,13 +221,13 @@ class Dispatcher:
         finally:
             if not outcome.device_lost():
                 self._ended(batch, outcome)
-            self.pulse.beat()
+            self.decisions.wake()
 
     def _broken(self, batch: Batch, parts: list[Part], bug: Exception) -> None:
         run = batch.run
         _log.error("batch of %s on %s", run.model, run.device, exc_info=bug)
         for part in parts:
-            self.fail(part.ticket, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
+            self.fail(part.pending, ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}"))
 
     def _ended(self, batch: Batch, outcome: BatchOutcome) -> None:
         if outcome.whole is None:
@@ -242,42 +242,42 @@ class Dispatcher:
         """The runtime died under these rows: once more on the next one, in their old place in the queue; those that it
         died under in halves apart from each other, so that what kills it is found."""
         model, bucket = batch.run.model, batch.run.bucket
-        self.measures[model].retried += 1
+        self.counters[model].retried += 1
         for part in lost.others:
             self._requeue(part, model, bucket)
-        tickets = {id(part.ticket): part.ticket for part in lost.suspects if part.ticket.waits}
+        tickets = {id(part.pending): part.pending for part in lost.suspects if part.pending.waits}
         if not tickets:
             return
-        sentence = self.suspects.lost(model, bucket, [ticket.deaths_alone for ticket in tickets.values()])
+        sentence = self.suspects.lost(model, bucket, [pending.deaths_alone for pending in tickets.values()])
         places = [bucket for size, bucket in zip(sentence.sizes, sentence.buckets, strict=True) for _ in range(size)]
         group = dict(zip(tickets, places, strict=False))
-        for ticket in tickets.values():
-            ticket.deaths_alone += sentence.alone
+        for pending in tickets.values():
+            pending.deaths_alone += sentence.alone
             if sentence.guilty:
-                self.fail(ticket, ModelFailed(f"{sentence.reason} ({lost})"))
+                self.fail(pending, ModelFailed(f"{sentence.reason} ({lost})"))
         for part in lost.suspects:
-            self._requeue(part, model, group.get(id(part.ticket), bucket))
+            self._requeue(part, model, group.get(id(part.pending), bucket))
 
     def _requeue(self, part: Part, model: str, bucket: Bucket) -> None:
-        ticket = part.ticket
-        if not ticket.waits:
+        pending = part.pending
+        if not pending.waits:
             return
         entry = QueuedRequest(
             key=0,
             rows=part.start + part.rows,
             start=part.start,
-            arrival=ticket.request.arrival,
+            arrival=pending.request.arrival,
             bucket=bucket,
-            priority=ticket.request.priority,
-            drop_after=ticket.request.deadline,
+            priority=pending.request.priority,
+            drop_after=pending.request.deadline,
         )
         key = self.scheduler.requeue(entry, model)
-        ticket.keys.append(key)
-        self.tickets[key] = ticket
+        pending.keys.append(key)
+        self.tickets[key] = pending
 
     async def _load(self, load: LoadModel) -> None:
         await self.loader.load(load)
-        self.pulse.beat()
+        self.decisions.wake()
 
     def close(self) -> None:
         """No more waiting for batches to fill."""
@@ -294,8 +294,8 @@ def _told(ended: Callable[[RunResult | Exception], None], running: asyncio.Futur
         ended(trouble or running.result())
 
 
-def _late(ticket: PendingRequest, now: float) -> InferenceError:
-    request = ticket.request
+def _late(pending: PendingRequest, now: float) -> InferenceError:
+    request = pending.request
     waited = (now - request.arrival) * 1e3
     if request.deadline is not None:
         return DeadlineExceeded(f"the deadline cannot be met any more after waiting {waited:.0f} ms")

@@ -14,13 +14,13 @@ from typing import Self
 from batchwright_worker.api import deployment as manifest
 from batchwright_worker.api import messages
 from batchwright_worker.api import model as manifest_model
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.dispatcher import Dispatcher
 from batchwright_worker.engine.lifecycle import ModelLifecycle
 from batchwright_worker.engine.loader import Loader, artifact_for
-from batchwright_worker.engine.published_state import StatePublisher
-from batchwright_worker.engine.ticket import PendingRequest
+from batchwright_worker.engine.pending import PendingRequest
+from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.engine.windows import Windows
 from batchwright_worker.inference.errors import (
     DeadlineExceeded,
@@ -60,7 +60,7 @@ class Engine:
     `scheduler` that is given (one that records, say) has an order of its own.
 
     Use it from one event loop: `start`, then `infer` as often and as concurrently as you like, `drain`, `close`.
-    `measures` holds the counters per model.
+    `counters` holds the counters per model.
     """
 
     def __init__(
@@ -77,37 +77,39 @@ class Engine:
         self.models: Mapping[str, manifest_model.Model] = {model.name: model for model in models}
         self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
         self.scheduler = scheduler or Scheduler(order=order)
-        self.measures: dict[str, ModelMeasures] = {model.name: ModelMeasures() for model in models}
-        self.board = StatePublisher(scheduler=self.scheduler, measures=self.measures, clock=clock, wall=wall)
+        self.counters: dict[str, ModelCounters] = {model.name: ModelCounters() for model in models}
+        self.publisher = StatePublisher(scheduler=self.scheduler, counters=self.counters, clock=clock, wall=wall)
         self.loader = Loader(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
             models=self.models,
-            measures=self.measures,
+            counters=self.counters,
             clock=clock,
         )
-        self.pulse = DecisionLoop()
+        self.decisions = DecisionLoop()
         self.dispatcher = Dispatcher(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
             loader=self.loader,
-            board=self.board,
-            pulse=self.pulse,
-            measures=self.measures,
+            publisher=self.publisher,
+            decisions=self.decisions,
+            counters=self.counters,
             clock=clock,
         )
-        self.windows = Windows(scheduler=self.scheduler, board=self.board, pulse=self.pulse, clock=clock)
-        self.housekeeper = ModelLifecycle(
+        self.windows = Windows(
+            scheduler=self.scheduler, publisher=self.publisher, decisions=self.decisions, clock=clock
+        )
+        self.lifecycle = ModelLifecycle(
             scheduler=self.scheduler,
             runtimes=self.runtimes,
             loader=self.loader,
-            board=self.board,
-            pulse=self.pulse,
+            publisher=self.publisher,
+            decisions=self.decisions,
             clock=clock,
-            turn_away=self.dispatcher.turn_away,
+            reject=self.dispatcher.reject,
         )
-        self.pulse.decide = self.dispatcher.decide
-        self.loader.follow(self.housekeeper)
+        self.decisions.decide = self.dispatcher.decide
+        self.loader.follow(self.lifecycle)
         self._stopping = False
         self.interleaves = False
         """Layerwise: the runtimes run batches of several models at once."""
@@ -129,7 +131,7 @@ class Engine:
         now = self.clock()
         for model in self.models.values():
             served = self.scheduler.add_model(plan_of(model, *self._expected_footprint(model)), now)
-            self.board.add(model.name, served.tuning.size)
+            self.publisher.add(model.name, served.tuning.size)
         for runtime in self.runtimes.values():
             books = DeviceBooks(
                 name=runtime.device,
@@ -141,61 +143,61 @@ class Engine:
                 books.interleaves, books.depth = True, max(2, len(self.models))
             books.down = True
             self.scheduler.add_device(books)
-            self.housekeeper.watch(runtime.device)
-            await self.housekeeper.revive(runtime.device)
+            self.lifecycle.watch(runtime.device)
+            await self.lifecycle.revive(runtime.device)
         for name in self.models:
-            if why := await self.housekeeper.place(name):
-                self.housekeeper.cannot_place(name, why)
+            if why := await self.lifecycle.place(name):
+                self.lifecycle.cannot_place(name, why)
         for name in self.models:
-            await self.housekeeper.replicate(name)
+            await self.lifecycle.replicate(name)
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more requests; wait until all are answered, at most `deadline_s`; answer the rest with Stopping."""
         if not self._stopping:
             self._stopping = True
-            self.board.bump()
+            self.publisher.publish()
         if not self.dispatcher.tickets:
             return
         try:
             async with asyncio.timeout(deadline_s):
                 await self.dispatcher.idle.wait()
         except TimeoutError:
-            for ticket in list(self.dispatcher.tickets.values()):
-                self.dispatcher.fail(ticket, Stopping("this replica is stopping; ask another one"), "Stopping")
+            for pending in list(self.dispatcher.tickets.values()):
+                self.dispatcher.fail(pending, Stopping("this replica is stopping; ask another one"), "Stopping")
 
     async def close(self) -> None:
         """Stop for good: requests still open are answered with Stopping, timers and tasks end."""
         await self.drain(0)
         self.dispatcher.close()
         self.windows.close()
-        self.housekeeper.close()
-        await self.pulse.close()
+        self.lifecycle.close()
+        await self.decisions.close()
 
     # --- requests ---
 
     async def infer(self, request: InferRequest) -> InferResult:
         """The answer, or one of the errors of `values`. Cancel it, and its rows that have not started are skipped."""
         answer: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
-        ticket = self.submit(request, partial(_settle, answer))
+        pending = self.submit(request, partial(_settle, answer))
         try:
             return await answer
         except asyncio.CancelledError:
-            self.leave(ticket)
+            self.cancel(pending)
             raise
 
     def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:
         """The same for callers without a task: `done` is called with the answer, later and exactly once, unless the
-        caller `leave`s before. Raises InferenceError for what is not even taken."""
+        caller `cancel`s before. Raises InferenceError for what is not even taken."""
         served = self._served(request.model)
         try:
             return self._accept(request, served, done)
         except InferenceError:
-            self.measures[request.model].fail.add(self.clock() - request.arrival)
+            self.counters[request.model].fail.add(self.clock() - request.arrival)
             raise
 
-    def leave(self, ticket: PendingRequest) -> None:
+    def cancel(self, pending: PendingRequest) -> None:
         """Its caller has gone; rows that have not started are skipped."""
-        self.dispatcher.leave(ticket)
+        self.dispatcher.cancel(pending)
 
     def expected_wait_ms(self, model: str) -> float:
         """The wait that a new row of this model would meet now (contract.HEADER_EXPECTED_WAIT)."""
@@ -218,41 +220,41 @@ class Engine:
 
     def ready(self) -> bool:
         """Is every model ready that was not unloaded by request, and are we not stopping?"""
-        return not self._stopping and self.board.ready
+        return not self._stopping and self.publisher.ready
 
     def model_ready(self, name: str) -> bool:
         """Raises UnknownModel. A model that is not in memory but will be loaded when asked for is ready."""
         self._served(name)
-        return self.board.views[name].state == "Ready" and self.board.any_device_up
+        return self.publisher.views[name].state == "Ready" and self.publisher.any_device_up
 
     async def load(self, name: str) -> None:
         """Load it now (Triton's repository API). Raises UnknownModel, ModelUnavailable."""
         self._served(name)
         self.scheduler.let_in(name)
         if not self.scheduler.holders(name):
-            self.board.become(name, "Loading")
-        if why := await self.housekeeper.place(name):
-            self.housekeeper.cannot_place(name, why)
+            self.publisher.set_state(name, "Loading")
+        if why := await self.lifecycle.place(name):
+            self.lifecycle.cannot_place(name, why)
             raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=1.0)
-        self.board.become(name, "Ready")
+        self.publisher.set_state(name, "Ready")
 
     async def unload(self, name: str) -> None:
         """Out of service at once (rows that wait are answered with UnknownModel), out of memory when the batches
         that run have ended. Raises UnknownModel."""
         self._served(name)
         keys = self.scheduler.block(name, UNLOADED, float("inf"))
-        self.dispatcher.turn_away(keys, UnknownModel(f"model {name} was {UNLOADED}"))
-        self.board.become(name, "Unloaded", UNLOADED)
+        self.dispatcher.reject(keys, UnknownModel(f"model {name} was {UNLOADED}"))
+        self.publisher.set_state(name, "Unloaded", UNLOADED)
         for device in self.scheduler.devices:
-            await self.housekeeper.evict(device, name)
+            await self.lifecycle.evict(device, name)
 
     def snapshot(self) -> messages.SidecarState:
         """The state as the operator reads it."""
-        return self.board.snapshot("stopping" if self._stopping else "", ready=self.ready())
+        return self.publisher.snapshot("stopping" if self._stopping else "", ready=self.ready())
 
     async def wait_for_revision(self, after: int, timeout_s: float) -> messages.SidecarState:
         """The state as soon as its revision is above `after`, after `timeout_s` in any case."""
-        await self.board.wait(after, timeout_s)
+        await self.publisher.wait(after, timeout_s)
         return self.snapshot()
 
     # --- inside ---
@@ -284,11 +286,11 @@ class Engine:
             now,
         )
         if isinstance(key, Refusal):
-            self.measures[served.name].refused[key.reason] += 1
+            self.counters[served.name].refused[key.reason] += 1
             raise _error_of(key)
-        ticket = PendingRequest(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
-        self.dispatcher.admit(key, ticket)
-        return ticket
+        pending = PendingRequest(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
+        self.dispatcher.admit(key, pending)
+        return pending
 
     def _prepared(self, request: InferRequest) -> tuple[Mapping[str, Array], Bucket]:
         """The arrays as the model takes them, and their bucket; once per form where nothing has to be padded. Raises
@@ -302,7 +304,7 @@ class Engine:
         return inputs, bucket
 
     def _check_open(self, served: ServedModel, now: float) -> None:
-        refused = self.measures[served.name].refused
+        refused = self.counters[served.name].refused
         if self._stopping:
             refused["Stopping"] += 1
             raise Stopping("this replica is stopping; ask another one")

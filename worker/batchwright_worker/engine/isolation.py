@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from batchwright_worker.engine.ticket import PendingRequest
+from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
 
@@ -20,7 +20,7 @@ from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunRe
 class Part:
     """Rows [start, start + rows) of one request; never changed."""
 
-    ticket: PendingRequest
+    pending: PendingRequest
     start: int
     rows: int
 
@@ -69,7 +69,7 @@ async def run_isolated(
     budget = _Budget(runs=6 * math.ceil(math.log2(total + 1)) + 4)
     work, limit = [list(parts)], total
     while work:
-        batch = [part for part in work.pop() if part.ticket.waits]
+        batch = [part for part in work.pop() if part.pending.waits]
         rows = sum(part.rows for part in batch)
         if rows > limit:
             work += reversed(halves(batch, limit))
@@ -101,7 +101,7 @@ async def run_isolated(
 async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None) -> RunResult:
     if ended is not None:
         raise ended
-    result = await runtime.run(model, [part.ticket.rows_of(part.start, part.rows) for part in batch], rows)
+    result = await runtime.run(model, [part.pending.rows_of(part.start, part.rows) for part in batch], rows)
     if (wrong := wrong_outputs(result, rows)) is not None:
         raise wrong
     return result
@@ -144,7 +144,7 @@ def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
         if taken:
             first.append(replace(part, rows=taken))
         if taken < part.rows:
-            second.append(Part(part.ticket, part.start + taken, part.rows - taken))
+            second.append(Part(part.pending, part.start + taken, part.rows - taken))
     return first, second
 
 
@@ -157,7 +157,7 @@ def hand_out(batch: Sequence[Part], result: RunResult, report: IsolationReport) 
     for part in batch:
         bad = next((row for row in range(at, at + part.rows) if row in result.row_errors), None)
         if bad is not None:
-            report.failed(Part(part.ticket, part.start + bad - at, 1), result.row_errors[bad])
+            report.failed(Part(part.pending, part.start + bad - at, 1), result.row_errors[bad])
         else:
             report.done(part, {name: array[at : at + part.rows] for name, array in result.outputs.items()})
         at += part.rows

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.loader import Loader
-from batchwright_worker.engine.published_state import StatePublisher
+from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.inference.errors import InferenceError, ModelUnavailable
 from batchwright_worker.inference.runtime import Runtime, RuntimeLost, RuntimeTrouble
 from batchwright_worker.scheduler.devices import DeviceBooks
@@ -26,10 +26,10 @@ class ModelLifecycle:
     scheduler: Scheduler
     runtimes: Mapping[str, Runtime]
     loader: Loader
-    board: StatePublisher
-    pulse: DecisionLoop
+    publisher: StatePublisher
+    decisions: DecisionLoop
     clock: Callable[[], float]
-    turn_away: Callable[[list[int], InferenceError], None]
+    reject: Callable[[list[int], InferenceError], None]
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
 
     async def load(self, load: LoadModel) -> None:
@@ -37,7 +37,7 @@ class ModelLifecycle:
         try:
             await self.loader.load(load)
         finally:
-            self.pulse.beat()
+            self.decisions.wake()
 
     async def place(self, model: str, device: str | None = None, *, evict: bool = True) -> str:
         """Load a model (on this device) as B5's options 3 and 4 put it, waiting while devices are busy or not up yet.
@@ -66,26 +66,26 @@ class ModelLifecycle:
         for books in wanted:
             self.scheduler.claim(books.name)
         try:
-            await self.pulse.next()
+            await self.decisions.next()
         finally:
             for books in wanted:
                 self.scheduler.release(books.name)
-            self.pulse.look()
+            self.decisions.look()
 
     def loaded(self, model: str, *, first: bool) -> None:
         """A load is done and measured (callback of the loader)."""
         if first:
             size = self.scheduler.warmed_up(model)
             message = f"the warm-up's batches predict that {size} rows are best"
-            self.board.resized(model, size, "Initial", message)
-        self.board.become(model, "Ready")
+            self.publisher.resized(model, size, "Initial", message)
+        self.publisher.set_state(model, "Ready")
 
     def load_failed(self, model: str, why: str, retry_after_s: float) -> None:
         """A load has failed (callback of the loader): answer who waits, try again later."""
         until = self.clock() + retry_after_s
         error = ModelUnavailable(f"model {model} cannot be loaded: {why}", retry_after_s=retry_after_s)
-        self.turn_away(self.scheduler.block(model, why, until), error)
-        self.board.become(model, "Failed", why)
+        self.reject(self.scheduler.block(model, why, until), error)
+        self.publisher.set_state(model, "Failed", why)
         loop = asyncio.get_running_loop()
         self._timers[model] = loop.call_later(retry_after_s, self._load_again, model, until)
 
@@ -93,7 +93,7 @@ class ModelLifecycle:
         served = self.scheduler.models[model]
         if served.blocked_until == until and not self.scheduler.holders(model):
             self.scheduler.let_in(model)
-            self.pulse.spawn(self._place_again(model))
+            self.decisions.spawn(self._place_again(model))
 
     async def _place_again(self, model: str) -> None:
         if why := await self.place(model):
@@ -127,7 +127,7 @@ class ModelLifecycle:
         finally:
             if books.epoch == epoch:
                 self.scheduler.eviction_ended(device)
-            self.pulse.beat()
+            self.decisions.wake()
 
     def watch(self, device: str) -> None:
         """Follow the runtime's losses and returns."""
@@ -136,11 +136,11 @@ class ModelLifecycle:
     def _lost(self, device: str, why: str) -> None:
         _log.warning("runtime %s is lost: %s", device, why)
         if self.scheduler.runtime_lost(device):
-            self.board.bump()
-        self.pulse.beat()
+            self.publisher.publish()
+        self.decisions.wake()
 
     def _back(self, device: str) -> None:
-        self.pulse.spawn(self.revive(device))
+        self.decisions.spawn(self.revive(device))
 
     async def revive(self, device: str) -> None:
         """A new, empty runtime is there: measure it, load what the old one held."""
@@ -150,8 +150,8 @@ class ModelLifecycle:
             _log.warning("runtime %s does not answer yet: %s", device, trouble)
             return
         former = self.scheduler.runtime_back(device)
-        self.board.bump()
-        self.pulse.beat()
+        self.publisher.publish()
+        self.decisions.wake()
         for model in former:
             if not self.scheduler.models[model].blocked:
                 await self.place(model, device, evict=False)

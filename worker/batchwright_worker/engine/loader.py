@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchwright_worker.api import model as manifest_model
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.signature import Signature
 from batchwright_worker.inference.runtime import (
     BatchFailed,
@@ -51,7 +51,7 @@ class Loader:
     scheduler: Scheduler
     runtimes: Mapping[str, Runtime]
     models: Mapping[str, manifest_model.Model]
-    measures: Mapping[str, ModelMeasures]
+    counters: Mapping[str, ModelCounters]
     clock: Callable[[], float]
     _follower: LoadFollower | None = None
     _signatures: dict[str, Signature] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Loader:
 
     def _unloaded(self, victims: tuple[str, ...]) -> None:
         for victim in victims:
-            self.measures[victim].unloads += 1
+            self.counters[victim].unloads += 1
 
     async def measure(self, device: str) -> None:
         """Bring the books in line with what the runtime measures."""
@@ -123,7 +123,7 @@ class Loader:
             return
         self.scheduler.load_ended(load, report, self.clock())
         await self.measure(load.device)
-        self.measures[load.model].loads.add(report.seconds)
+        self.counters[load.model].loads.add(report.seconds)
         self._failures.pop(load.model, None)
         self._cuts.pop(load.model, None)
         if self._follower is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batchwright_worker.api.messages import ChangeState, ModelState
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.scheduler.batch_size.values import TuningDecision
 from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
@@ -27,22 +27,22 @@ class ModelView:
     batch_size: int
     state: str = "Loading"
     message: str = ""
-    verdict: TuningDecision | None = None
+    decision: TuningDecision | None = None
     throughput: float = 0.0
     latency_counts: list[int] = field(default_factory=list)
     changes: deque[ChangeState] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
     _shown: Mapping[str, float] = field(default_factory=dict)
 
-    def closed(self, verdict: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
+    def closed(self, decision: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
         """A window has ended; is that worth a new revision?"""
         window = counts.close(now)
-        before = None if self.verdict is None else (self.verdict.target_met, self.verdict.tuning.searching)
-        self.verdict = verdict
+        before = None if self.decision is None else (self.decision.target_met, self.decision.tuning.searching)
+        self.decision = decision
         self.throughput = window.served
         self.latency_counts = counts.latency_counts()
-        self.batch_size = verdict.size
-        if verdict.changed:
-            self.changes.append(_change(verdict, wall))
+        self.batch_size = decision.size
+        if decision.changed:
+            self.changes.append(_change(decision, wall))
         measured = {
             "throughput": window.served,
             "p50": percentile(counts.latencies, 0.5),
@@ -50,7 +50,9 @@ class ModelView:
             "busy": window.busy,
         }
         news = (
-            verdict.changed or before != (verdict.target_met, verdict.tuning.searching) or moved(self._shown, measured)
+            decision.changed
+            or before != (decision.target_met, decision.tuning.searching)
+            or moved(self._shown, measured)
         )
         if news:
             self._shown = measured
@@ -64,30 +66,30 @@ class ModelView:
             )
             self.batch_size = to_size
 
-    def become(self, state: str, message: str = "") -> bool:
+    def set_state(self, state: str, message: str = "") -> bool:
         """Enter a state; True if that is news."""
         news = (state, message) != (self.state, self.message)
         self.state, self.message = state, message
         return news
 
-    def as_message(self, measures: ModelMeasures, queue_length: int) -> ModelState:
+    def as_message(self, counters: ModelCounters, queue_length: int) -> ModelState:
         """The wire message."""
-        verdict = self.verdict
+        decision = self.decision
         return ModelState(
             name=self.name,
             state=self.state,
             message=self.message,
             batch_size=self.batch_size,
-            trend=verdict.trend.direction if verdict else "Flat",
-            trend_z=round(verdict.trend.z, 4) if verdict else 0.0,
-            latency_target_met=verdict.target_met if verdict else None,
-            searching=verdict.tuning.searching if verdict else True,
+            trend=decision.trend.direction if decision else "Flat",
+            trend_z=round(decision.trend.z, 4) if decision else 0.0,
+            latency_target_met=decision.target_met if decision else None,
+            searching=decision.tuning.searching if decision else True,
             throughput=round(self.throughput, 3),
             queue_length=queue_length,
             latency_counts=self.latency_counts,
-            rows_total=measures.rows,
-            refused_total=measures.refused_total,
-            failed_total=measures.failed_rows,
+            rows_total=counters.rows,
+            refused_total=counters.refused_total,
+            failed_total=counters.failed_rows,
             changes=list(self.changes),
         )
 
@@ -99,11 +101,11 @@ def moved(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
     return any(abs(value - before[name]) > MOVED * max(abs(value), abs(before[name])) for name, value in after.items())
 
 
-def _change(verdict: TuningDecision, wall: float) -> ChangeState:
+def _change(decision: TuningDecision, wall: float) -> ChangeState:
     return ChangeState(
         time=wall,
-        from_size=verdict.previous,
-        to_size=verdict.size,
-        reason=verdict.reason,
-        message=verdict.message,
+        from_size=decision.previous,
+        to_size=decision.size,
+        reason=decision.reason,
+        message=decision.message,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchwright_worker.engine.decision_loop import DecisionLoop
-from batchwright_worker.engine.published_state import StatePublisher
+from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ServedModel
 
@@ -17,8 +17,8 @@ class Windows:
     """One per engine; a timer for each model that has traffic."""
 
     scheduler: Scheduler
-    board: StatePublisher
-    pulse: DecisionLoop
+    publisher: StatePublisher
+    decisions: DecisionLoop
     clock: Callable[[], float]
     timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     """By model; none without traffic."""
@@ -40,11 +40,11 @@ class Windows:
 
     def _end(self, served: ServedModel) -> None:
         now = self.clock()
-        verdict, counts = self.scheduler.close_window(served.name, now)
-        self.board.closed(served.name, verdict, counts, now)
+        decision, counts = self.scheduler.close_window(served.name, now)
+        self.publisher.closed(served.name, decision, counts, now)
         if counts.quiet and not served.queue.rows:
             del self.timers[served.name]
         else:
             self._schedule(served)
-        if verdict.changed:
-            self.pulse.beat()
+        if decision.changed:
+            self.decisions.wake()

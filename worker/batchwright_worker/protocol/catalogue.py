@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from batchwright_worker.api.model import Model
 from batchwright_worker.api.names import KIND_NVIDIA
-from batchwright_worker.engine.counters import ModelMeasures, Tally
+from batchwright_worker.engine.counters import ModelCounters, Tally
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
 from batchwright_worker.inference.runtime import TensorSpec
@@ -51,13 +51,13 @@ class Catalogue:
             raise UnknownModel(f"there is no model {name!r} here; there are: {', '.join(sorted(self.models))}")
         if version not in ("", VERSION):
             raise UnknownModel(f"model {name!r} has no version {version!r}; its only version is {VERSION!r}")
-        if name not in self.engine.board.views:
+        if name not in self.engine.publisher.views:
             raise ModelUnavailable("this replica is starting; try again soon", retry_after_s=1.0)
 
     def expected_wait_ms(self, name: str) -> int:
         """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""
         names = [name] if name in self.models else self.models
-        waits = (self.engine.expected_wait_ms(each) for each in names if each in self.engine.board.views)
+        waits = (self.engine.expected_wait_ms(each) for each in names if each in self.engine.publisher.views)
         return round(max(waits, default=0.0))
 
     def server(self) -> Body:
@@ -95,14 +95,14 @@ class Catalogue:
     def statistics(self, name: str | None) -> Body:
         """GET /v2/models[/NAME]/stats. Every model's where name is None."""
         names = sorted(self.models) if name is None else [name]
-        counts = [_statistics(each, self.engine.measures[each]) for each in names]
+        counts = [_statistics(each, self.engine.counters[each]) for each in names]
         return {"model_stats": [{**each, "memory_usage": self._memory(each["name"])} for each in counts]}
 
     def index(self, *, ready_only: bool = False) -> list[Body]:
         """POST /v2/repository/index."""
         entries = []
         for name in sorted(self.models):
-            view = self.engine.board.views.get(name)
+            view = self.engine.publisher.views.get(name)
             state = "Loading" if view is None else view.state
             if state == "Ready" or not ready_only:
                 word = {"Ready": "READY", "Loading": "LOADING"}.get(state, "UNAVAILABLE")
@@ -134,7 +134,7 @@ def _dims(spec: TensorSpec) -> Body:
     return {"name": spec.name, "data_type": f"TYPE_{word}", "dims": list(spec.shape)}
 
 
-def _statistics(name: str, measures: ModelMeasures) -> Body:
+def _statistics(name: str, measures: ModelCounters) -> Body:
     durations = {
         "success": measures.success,
         "fail": measures.fail,

@@ -10,12 +10,12 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, SidecarState
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.protocol.catalogue import VERSION
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
-_TRITON: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
+_TRITON: Final[dict[str, tuple[str, Callable[[ModelCounters], float]]]] = {
     "nv_inference_request_success": ("Requests answered with a result", lambda m: m.success.count),
     "nv_inference_count": ("Rows answered with a result", lambda m: m.rows),
     "nv_inference_exec_count": ("Batches run", lambda m: m.executions.count),
@@ -31,14 +31,14 @@ _TRITON: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
         lambda m: m.compute_output.ns // 1000,
     ),
 }
-_FAILURES: Final[dict[str, Callable[[ModelMeasures], int]]] = {
+_FAILURES: Final[dict[str, Callable[[ModelCounters], int]]] = {
     "REJECTED": lambda m: m.refused_total,
     "CANCELED": lambda m: m.cancelled,
     "BACKEND": lambda m: m.failed,
     "OTHER": lambda m: m.fail.count - m.refused_total - m.failed,
 }
 """Triton's reasons of nv_inference_request_failure."""
-_OWN: Final[dict[str, tuple[str, Callable[[ModelMeasures], float]]]] = {
+_OWN: Final[dict[str, tuple[str, Callable[[ModelCounters], float]]]] = {
     "batchwright_device_seconds": ("Device time of batches", lambda m: m.executions.ns / 1e9),
     "batchwright_predicted_device_seconds": ("The same as the fit predicted it", lambda m: m.predicted_ns / 1e9),
     "batchwright_failed_rows": ("Rows answered with an error", lambda m: m.failed_rows),
@@ -54,7 +54,7 @@ _LABELS: Final = ("model", "version")
 class SidecarCollector(Collector):
     """What goes by own names: `measures` by model, and the state for what is not a counter."""
 
-    def __init__(self, measures: Mapping[str, ModelMeasures], state: Callable[[], SidecarState]) -> None:
+    def __init__(self, measures: Mapping[str, ModelCounters], state: Callable[[], SidecarState]) -> None:
         self._measures = measures
         self._state = state
 
@@ -145,7 +145,7 @@ def _engines(state: SidecarState) -> Iterator[Metric]:
 class Metrics:
     """What /metrics answers."""
 
-    def __init__(self, measures: Mapping[str, ModelMeasures], state: Callable[[], SidecarState]) -> None:
+    def __init__(self, measures: Mapping[str, ModelCounters], state: Callable[[], SidecarState]) -> None:
         self._measures = measures
         self._registry = CollectorRegistry()
         self._registry.register(SidecarCollector(measures, state))
@@ -155,7 +155,7 @@ class Metrics:
         return "".join(triton_lines(self._measures)).encode() + generate_latest(self._registry)
 
 
-def triton_lines(measures: Mapping[str, ModelMeasures]) -> Iterator[str]:
+def triton_lines(measures: Mapping[str, ModelCounters]) -> Iterator[str]:
     """Triton's families. The client library would add `_total` to the names of counters, which Triton lacks."""
     for name, (text, value) in _TRITON.items():
         yield _header(name, "counter", text)

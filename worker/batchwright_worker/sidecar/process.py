@@ -103,7 +103,9 @@ class Sidecar:
             header_seconds=settings.header_seconds,
             body_seconds=settings.body_seconds,
         )
-        self.drain = Drain(engine.board.bump, lambda: engine.drain(settings.drain_seconds), settings.linger_seconds)
+        self.drain = Drain(
+            engine.publisher.publish, lambda: engine.drain(settings.drain_seconds), settings.linger_seconds
+        )
         models = {model.name: model for model in deployment.spec.models}
         self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
         self._control = deployment.spec.repository_control
@@ -128,7 +130,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Sidecar:
         settings, limits = self._settings, self._limits
-        metrics = Metrics(self._engine.measures, self.state)
+        metrics = Metrics(self._engine.counters, self.state)
         is_traced = isinstance(self._engine, TracedEngine)
         app = (TracedApp if is_traced else HttpApp)(
             self._engine, self._catalogue, metrics, limits, ready=self.ready, repository_control=self._control

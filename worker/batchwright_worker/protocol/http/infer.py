@@ -68,8 +68,8 @@ class Inference:
         """Raises InferenceError for what is not taken; else the answer comes later."""
         self._catalogue.check(head.model, head.version)
         parsed = self._parsed(request.content, head)
-        ticket = self._engine.submit(parsed.request, partial(self._answer, request, parsed))
-        request.caller.on_gone = partial(self._engine.leave, ticket)
+        pending = self._engine.submit(parsed.request, partial(self._answer, request, parsed))
+        request.caller.on_gone = partial(self._engine.cancel, pending)
 
     def _parsed(self, body: memoryview, head: InferHead) -> Parsed:
         arrival = self._engine.clock()

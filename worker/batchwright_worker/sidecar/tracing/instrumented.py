@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchwright_worker.dispatch_log.recorder import RecordedScheduler
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.engine.ticket import PendingRequest
+from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import RunResult, Runtime
@@ -40,17 +40,17 @@ class TracedEngine(Engine):
         """See `Engine`."""
         asked = self.tracing.take(request)
         try:
-            ticket = super().submit(request, partial(self._done, asked, done))
+            pending = super().submit(request, partial(self._done, asked, done))
         except InferenceError as error:
             self.tracing.answered(asked, error)
             raise
-        self.tracing.waits(asked, ticket)
-        return ticket
+        self.tracing.waits(asked, pending)
+        return pending
 
-    def leave(self, ticket: PendingRequest) -> None:
+    def cancel(self, pending: PendingRequest) -> None:
         """See `Engine`."""
-        self.tracing.left(ticket)
-        super().leave(ticket)
+        self.tracing.left(pending)
+        super().cancel(pending)
 
     def _done(
         self,

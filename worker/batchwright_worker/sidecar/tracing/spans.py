@@ -24,7 +24,7 @@ from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any, Final
 
 from batchwright_worker.api.names import ENV_NAMESPACE, ENV_NODE, ENV_POD
-from batchwright_worker.engine.ticket import PendingRequest
+from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.scheduler.steps import Batch, Step
@@ -46,7 +46,7 @@ class Asked:
     arrival_ns: int
     owned: bool = False
     began_ns: int = 0
-    ticket: int = 0
+    pending: int = 0
     execute: Span | None = None
 
 
@@ -115,23 +115,23 @@ class Tracing:
         asked.span.set_attributes({"batchwright.rows": request.rows, "batchwright.request_id": request.request_id})
         return asked
 
-    def waits(self, asked: Asked, ticket: PendingRequest) -> None:
+    def waits(self, asked: Asked, pending: PendingRequest) -> None:
         """It is in the queue."""
-        asked.ticket = id(ticket)
-        self._asked[asked.ticket] = asked
+        asked.pending = id(pending)
+        self._asked[asked.pending] = asked
 
     def answered(self, asked: Asked, outcome: InferResult | InferenceError) -> None:
         """It has its answer."""
-        self._asked.pop(asked.ticket, None)
+        self._asked.pop(asked.pending, None)
         if isinstance(outcome, InferResult):
             asked.span.set_attribute("batchwright.batch_size", outcome.batch_size)
         else:
             self._failed(asked, outcome)
         self._end(asked)
 
-    def left(self, ticket: PendingRequest) -> None:
+    def left(self, pending: PendingRequest) -> None:
         """Its caller has gone."""
-        asked = self._asked.pop(id(ticket), None)
+        asked = self._asked.pop(id(pending), None)
         if asked is not None:
             asked.span.set_attribute("batchwright.caller_left", True)
             self._end(asked)
@@ -173,7 +173,7 @@ class Tracing:
 
         now = time.time_ns()
         tickets = [self.tickets[part.key] for part in batch.slices if part.key in self.tickets]
-        asked = [self._asked[id(ticket)] for ticket in tickets if id(ticket) in self._asked]
+        asked = [self._asked[id(pending)] for pending in tickets if id(pending) in self._asked]
         traced = [one for one in asked if one.span.is_recording()]
         if not traced:
             return

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.engine.suspects import MOST_ALONE, MOST_IN_A_ROW, PoisonSearch
+from batchwright_worker.engine.poison_search import MOST_ALONE, MOST_IN_A_ROW, PoisonSearch
 from batchwright_worker.inference.errors import ModelFailed
 from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.scheduler.queues import IsolatedBucket

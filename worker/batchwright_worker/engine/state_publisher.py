@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from batchwright_worker.api.messages import DeviceState, SidecarState
-from batchwright_worker.engine.counters import ModelMeasures
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.model_view import ModelView
 from batchwright_worker.scheduler.batch_size.values import TuningDecision
 from batchwright_worker.scheduler.devices import DeviceBooks
@@ -23,7 +23,7 @@ class StatePublisher:
     """One per engine. `ready` holds when every model that was not unloaded by request is Ready on a device."""
 
     scheduler: Scheduler
-    measures: Mapping[str, ModelMeasures]
+    counters: Mapping[str, ModelCounters]
     clock: Callable[[], float]
     wall: Callable[[], float]
     views: dict[str, ModelView] = field(default_factory=dict)
@@ -36,27 +36,27 @@ class StatePublisher:
         """A model appears, Loading."""
         self.views[model] = ModelView(name=model, batch_size=batch_size)
 
-    def bump(self) -> None:
+    def publish(self) -> None:
         """Something worth a status write has changed."""
         self.revision += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def become(self, model: str, state: str, message: str = "") -> None:
+    def set_state(self, model: str, state: str, message: str = "") -> None:
         """A model enters a state."""
-        if self.views[model].become(state, message):
-            self.bump()
+        if self.views[model].set_state(state, message):
+            self.publish()
 
-    def closed(self, model: str, verdict: TuningDecision, counts: WindowCounts, now: float) -> None:
+    def closed(self, model: str, decision: TuningDecision, counts: WindowCounts, now: float) -> None:
         """A model's window has ended."""
-        if self.views[model].closed(verdict, counts, now, self.wall()):
-            self.bump()
+        if self.views[model].closed(decision, counts, now, self.wall()):
+            self.publish()
 
     def resized(self, model: str, to_size: int, reason: str, message: str) -> None:
         """A model's batch size has changed apart from a window."""
         if self.views[model].batch_size != to_size:
             self.views[model].resized(to_size, reason, message, self.wall())
-            self.bump()
+            self.publish()
 
     async def wait(self, after: int, timeout_s: float) -> None:
         """Return when the revision is above `after`, or after `timeout_s`."""
@@ -91,7 +91,7 @@ class StatePublisher:
             ready=ready,
             message=message or self.why_not_ready(),
             models=[
-                view.as_message(self.measures[name], self.scheduler.models[name].queue.rows)
+                view.as_message(self.counters[name], self.scheduler.models[name].queue.rows)
                 for name, view in self.views.items()
             ],
             devices=[self._device(books) for books in self.scheduler.devices.values()],

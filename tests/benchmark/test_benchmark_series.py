@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from batchwright_worker.api.messages import BenchmarkResult
-from batchwright_worker.benchmark.engines.base import OutOfMemory
+from batchwright_worker.benchmark.engines.base import BatchTooLarge
 from batchwright_worker.benchmark.series import Budget, Series
 
 
@@ -38,7 +38,7 @@ class Law:
 
     def run(self, batch: int, runs: int) -> float:
         if self.surprise_at is not None and batch >= self.surprise_at:
-            raise OutOfMemory("surprise")
+            raise BatchTooLarge("surprise")
         self.sizes.append(batch)
         elapsed = runs * self.seconds(batch) * (3 if self.hiccups > 0 and batch == 4 else 1)
         self.hiccups -= 1 if batch == 4 else 0

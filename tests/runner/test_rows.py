@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from batchwright_worker.runner.errors import TaskFailed
-from batchwright_worker.runner.models.signature import Signature, TensorType, group_of, mismatch, rows_of
+from batchwright_worker.runner.models.signature import InputSignature, TensorType, group_of, mismatch, rows_of
 from batchwright_worker.runner.models.wire import BadAnswerError, request_parts, rows_of_answer
 
 
-def signature(datatype: str = "FP32", *shape: int) -> Signature:
-    return Signature(deployment="d", model="m", inputs=(TensorType(name="x", datatype=datatype, shape=shape or (-1,)),))
+def signature(datatype: str = "FP32", *shape: int) -> InputSignature:
+    return InputSignature(
+        deployment="d", model="m", inputs=(TensorType(name="x", datatype=datatype, shape=shape or (-1,)),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_json_takes_the_inputs_type(value: Any, datatype: str, wanted: Any) -> N
         ({"x": np.array([1j])}, signature("FP32"), "no datatype for numpy's complex128"),
     ],
 )
-def test_a_row_that_does_not_fit_is_described(value: Any, wanted: Signature, words: str) -> None:
+def test_a_row_that_does_not_fit_is_described(value: Any, wanted: InputSignature, words: str) -> None:
     with pytest.raises(TaskFailed, match=words):
         rows_of(value, wanted)
 

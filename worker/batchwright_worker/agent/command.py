@@ -15,7 +15,7 @@ from batchwright_worker.agent.cgroups import CgroupError
 from batchwright_worker.agent.cpu import CpuSource, find_node
 from batchwright_worker.agent.exposition import exposition, text
 from batchwright_worker.agent.nvidia import find_nvidia
-from batchwright_worker.agent.readings import Source
+from batchwright_worker.agent.readings import ReadingSource
 from batchwright_worker.api.names import AGENT_PORT, ENV_NODE
 
 
@@ -44,7 +44,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     cores = allocatable_cpu_millis / 1000 if allocatable_cpu_millis else None
     try:
         found = find_node(sysfs, proc, root=cgroup_root, allocatable_cores=cores)
-        sources: list[Source] = [CpuSource(found)]
+        sources: list[ReadingSource] = [CpuSource(found)]
     except (CgroupError, OSError) as error:
         raise click.ClickException(str(error)) from error
     nvidia = find_nvidia()
@@ -56,7 +56,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
     serve(node, sources, host, port)
 
 
-def serve(node: str, sources: Sequence[Source], host: str, port: int) -> None:
+def serve(node: str, sources: Sequence[ReadingSource], host: str, port: int) -> None:
     """Serves until SIGTERM; says where on standard output."""
     app = application(exposition(node, sources))
     web.run_app(app, host=host, port=port, access_log=None, print=lambda line: print(line, file=sys.stderr, flush=True))

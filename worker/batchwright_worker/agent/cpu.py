@@ -17,7 +17,7 @@ SHORTEST_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class NodeCpu:
     """What is measured and what it is measured against."""
 
     counted: Accounts
@@ -26,7 +26,7 @@ class Node:
     product: str = ""
 
 
-def find_node(sysfs: Path, proc: Path, *, root: str | None, allocatable_cores: float | None) -> Node:
+def find_node(sysfs: Path, proc: Path, *, root: str | None, allocatable_cores: float | None) -> NodeCpu:
     """This node's accounts, from the agent's own place in them unless `root` names it. Raises CgroupError."""
     own = root if root is not None else node_root(_text(Path("/proc/self/cgroup")))
     whole = accounts(sysfs, own)
@@ -35,7 +35,7 @@ def find_node(sysfs: Path, proc: Path, *, root: str | None, allocatable_cores: f
     counted = whole if quota is not None or pods is None else pods
     total = _memory_total(proc)
     limits = [each.memory_limit_bytes() for each in (whole, pods) if each is not None]
-    return Node(
+    return NodeCpu(
         counted=counted,
         cores=quota or allocatable_cores or (pods.guaranteed_cores() if pods else None) or _host_cores(proc),
         memory_bytes=min([limit for limit in limits if limit is not None] + [total]),
@@ -46,7 +46,7 @@ def find_node(sysfs: Path, proc: Path, *, root: str | None, allocatable_cores: f
 class CpuSource:
     """Implements Source. Holds the last reading and nothing else."""
 
-    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: NodeCpu, clock: Callable[[], float] = time.time) -> None:
         self._node, self._clock = node, clock
         self._used_s, self._at = node.counted.used_cpu_s(), clock()
         self._last: DeviceReading | None = None

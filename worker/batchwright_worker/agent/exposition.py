@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from batchwright_worker.agent.readings import Source
+from batchwright_worker.agent.readings import ReadingSource
 
 _LABELS = ("node", "kind", "device")
 
@@ -16,7 +16,7 @@ _LABELS = ("node", "kind", "device")
 class ReadingCollector(Collector):
     """Reads all sources when it is scraped."""
 
-    def __init__(self, node: str, sources: Sequence[Source]) -> None:
+    def __init__(self, node: str, sources: Sequence[ReadingSource]) -> None:
         self._node, self._sources = node, sources
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -37,7 +37,7 @@ class ReadingCollector(Collector):
         yield from (busy, memory, taken, info)
 
 
-def exposition(node: str, sources: Sequence[Source]) -> CollectorRegistry:
+def exposition(node: str, sources: Sequence[ReadingSource]) -> CollectorRegistry:
     """A registry whose every scrape reads the sources."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ReadingCollector(node, sources))

@@ -22,7 +22,7 @@ class DeviceReading:
     driver: str = ""
 
 
-class Source(Protocol):
+class ReadingSource(Protocol):
     """Reads the devices of one kind of processor. A source whose hardware is absent reads nothing."""
 
     def read(self) -> Sequence[DeviceReading]:

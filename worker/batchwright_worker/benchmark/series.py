@@ -13,7 +13,7 @@ from statistics import median
 from typing import Final
 
 from batchwright_worker.api.messages import LoadTableRow
-from batchwright_worker.benchmark.engines.base import Engine, OutOfMemory
+from batchwright_worker.benchmark.engines.base import BatchTooLarge, BenchmarkEngine
 
 SAMPLES: Final = 3
 MAX_BATCH: Final = 1024
@@ -52,7 +52,7 @@ class Budget:
 class Series:
     """One benchmark of one engine. `report` is called with a line per step."""
 
-    engine: Engine
+    engine: BenchmarkEngine
     budget: Budget
     report: Report = field(default=lambda line: None)
 
@@ -85,7 +85,7 @@ class Series:
         while batch <= MAX_BATCH and self._worth_trying(batch, rates):
             try:
                 rate = self._believable(self._rate, batch, max(rates.values(), default=0.0))
-            except OutOfMemory as error:
+            except BatchTooLarge as error:
                 self.report(f"batch {batch}: {error}")
                 break
             best = max(rates.values(), default=0.0)
@@ -127,7 +127,7 @@ class Series:
                 return largest if services > 2 else None
             try:
                 total = self._believable(partial(self._together, batch, runs), services, best)
-            except OutOfMemory:
+            except BatchTooLarge:
                 break
             self.report(f"batch {batch}, {services} services: {total:.2f} images/s")
             if total < best * FALLS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
-from batchwright_worker.fetch.source import Source
+from batchwright_worker.fetch.source import ArtifactSource
 
 ATTEMPTS = 6
 
@@ -27,11 +27,13 @@ class Wanted:
     sha256: str = ""
 
 
-async def download(wanted: Wanted, source: Source, say: Callable[[str], None], *, base_wait_s: float = 1.0) -> int:
+async def download(
+    wanted: Wanted, source: ArtifactSource, say: Callable[[str], None], *, base_wait_s: float = 1.0
+) -> int:
     """Fetches the file and returns its size; a file that is there already is kept if its digest is right.
 
     Interrupted transfers are resumed after a growing wait, `ATTEMPTS` times in all. The file appears under its name by
-    one rename. Raises Refused, or Interrupted after the last attempt.
+    one rename. Raises FetchRefused, or Interrupted after the last attempt.
     """
     if wanted.target.exists() and (not wanted.sha256 or _digest(wanted.target) == wanted.sha256):
         return wanted.target.stat().st_size
@@ -78,7 +80,7 @@ def _prepare(part: Path) -> None:
         ) from error
 
 
-async def _transfer(wanted: Wanted, source: Source, part: Path) -> None:
+async def _transfer(wanted: Wanted, source: ArtifactSource, part: Path) -> None:
     """Brings `part` to its full length, from where it ends now if the source can do that."""
     async with source.open(_size_of(part)) as opened:
         _check_size(wanted, opened.total_bytes or 0)

@@ -1,7 +1,7 @@
 """Errors of fetching, by what the caller does next.
 
 FetchError
-+-- Refused       against the rules, wrong or missing: never try again; the message says what to change
++-- FetchRefused  against the rules, wrong or missing: never try again; the message says what to change
 +-- Interrupted   the network or the server failed: try again from where it stopped
 """
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from batchwright_worker.fetch.errors import FetchError, FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.source import CHUNK_BYTES, Opened
+from batchwright_worker.fetch.source import CHUNK_BYTES, OpenedSource
 
 
 class ObjectSource:
@@ -23,14 +23,14 @@ class ObjectSource:
         self._secret = secret
 
     @asynccontextmanager
-    async def open(self, offset: int) -> AsyncIterator[Opened]:
+    async def open(self, offset: int) -> AsyncIterator[OpenedSource]:
         """See Source."""
         try:
             system = await asyncio.to_thread(self._system)
             size = (await asyncio.to_thread(system.info, self._uri))["size"]
             file = await asyncio.to_thread(system.open, self._uri, "rb", cache_type="none")
             with file:
-                yield Opened(offset=offset, total_bytes=size, chunks=_chunks(file, offset, size))
+                yield OpenedSource(offset=offset, total_bytes=size, chunks=_chunks(file, offset, size))
         except FetchError:
             raise
         except Exception as error:
@@ -49,7 +49,7 @@ class ObjectSource:
             ) from error
 
     def options(self, scheme: str) -> dict[str, Any]:
-        """Credentials and endpoint as the file system of fsspec takes them. Raises Refused."""
+        """Credentials and endpoint as the file system of fsspec takes them. Raises FetchRefused."""
         if scheme == "gs":
             import json
 

@@ -27,7 +27,7 @@ class FetchPolicy:
     allow_http: bool = False
 
     def check_uri(self, uri: str) -> SplitResult:
-        """The parts of a URI that may be fetched. Raises Refused."""
+        """The parts of a URI that may be fetched. Raises FetchRefused."""
         parts = urlsplit(uri)
         schemes = (*SCHEMES, "http") if self.allow_http else SCHEMES
         if parts.scheme == "oci":
@@ -49,7 +49,7 @@ class FetchPolicy:
             )
 
     def check_address(self, host: str, text: str) -> None:
-        """Raises Refused for an address of `host` that fetches must not reach."""
+        """Raises FetchRefused for an address of `host` that fetches must not reach."""
         address = _plain(ipaddress.ip_address(text.partition("%")[0]))
         if address.is_link_local or address in _METADATA or address.is_multicast or address.is_unspecified:
             raise FetchRefused(

@@ -11,7 +11,7 @@ CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class OpenedSource:
     """An open transfer: it starts at `offset` (0 if the source could not resume), `total_bytes` is the file's size."""
 
     offset: int
@@ -19,8 +19,8 @@ class Opened:
     chunks: AsyncIterator[bytes]
 
 
-class Source(Protocol):
+class ArtifactSource(Protocol):
     """One remote file."""
 
-    def open(self, offset: int) -> AbstractAsyncContextManager[Opened]:
-        """A transfer from `offset` on. Raises Refused or Interrupted, also while chunks are read."""
+    def open(self, offset: int) -> AbstractAsyncContextManager[OpenedSource]:
+        """A transfer from `offset` on. Raises FetchRefused or Interrupted, also while chunks are read."""

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from batchwright_worker.api.names import SECRETS_DIR
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.source import Source
+from batchwright_worker.fetch.source import ArtifactSource
 
 
-def source_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> Source:
+def source_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> ArtifactSource:
     """The source of a URI; the policy has been asked about the URI itself."""
     if urlsplit(uri).scheme in ("http", "https"):
         from batchwright_worker.fetch.web import WebSource

@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.source import CHUNK_BYTES, Opened
+from batchwright_worker.fetch.source import CHUNK_BYTES, OpenedSource
 
 REDIRECTS = 5
 TIMEOUT = aiohttp.ClientTimeout(total=None, connect=20, sock_connect=20, sock_read=60)
@@ -50,7 +50,7 @@ class WebSource:
         self._version = ""
 
     @asynccontextmanager
-    async def open(self, offset: int) -> AsyncIterator[Opened]:
+    async def open(self, offset: int) -> AsyncIterator[OpenedSource]:
         """See Source."""
         connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy))
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
@@ -91,12 +91,12 @@ class WebSource:
             headers |= {"Range": f"bytes={offset}-", "If-Range": self._version}
         return headers
 
-    def _opened(self, response: aiohttp.ClientResponse) -> Opened:
+    def _opened(self, response: aiohttp.ClientResponse) -> OpenedSource:
         tag = response.headers.get("ETag", "")
         self._version = "" if tag.startswith("W/") else tag or response.headers.get("Last-Modified", "")
         length, offset = response.content_length, _range_start(response)
         total = None if length is None else offset + length
-        return Opened(offset=offset, total_bytes=total, chunks=response.content.iter_chunked(CHUNK_BYTES))
+        return OpenedSource(offset=offset, total_bytes=total, chunks=response.content.iter_chunked(CHUNK_BYTES))
 
 
 def _range_start(response: aiohttp.ClientResponse) -> int:

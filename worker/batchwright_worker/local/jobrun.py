@@ -22,7 +22,7 @@ from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.outputs.parts import PartStatistics
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.commit import Manifest, commit, committed
-from batchwright_worker.runner.steps.engines import Opened, check_models, opened
+from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
 from batchwright_worker.runner.steps.plan import make_plan
 from batchwright_worker.runner.steps.shard import ShardStep, do_shard, shard_step
 
@@ -189,7 +189,7 @@ async def _run_shards(
             endpoints[deployment.name] = f"{here.host}:{here.http}"
             ends.append(here.ended)
         job = replace(job, endpoints=endpoints)
-        engines = await stack.enter_async_context(opened(job, workers=job.cpu_workers))
+        engines = await stack.enter_async_context(open_engines(job, workers=job.cpu_workers))
         progresses: list[ShardProgress] = []
         await stack.enter_async_context(_shown(job, progresses, plan.items, engines, show=show_progress))
         await _unless_ended(check_models(job, engines), ends)
@@ -211,7 +211,7 @@ async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _shards(job: Job, engines: Opened, shards: int, progresses: list[ShardProgress]) -> None:
+async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[ShardProgress]) -> None:
     """All shards in order, `parallelism` at a time; they share the process pool and the models' clients."""
     running = asyncio.Semaphore(job.spec.parallelism)
 
@@ -231,7 +231,7 @@ async def _shards(job: Job, engines: Opened, shards: int, progresses: list[Shard
 
 @contextlib.asynccontextmanager
 async def _shown(
-    job: Job, progresses: Sequence[ShardProgress], items: int, engines: Opened, *, show: bool
+    job: Job, progresses: Sequence[ShardProgress], items: int, engines: TaskEngines, *, show: bool
 ) -> AsyncIterator[None]:
     """A progress bar while the body runs."""
     if not show:

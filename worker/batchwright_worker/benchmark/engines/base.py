@@ -14,11 +14,11 @@ class BenchmarkError(Exception):
     """The processor cannot be measured; the message says what to do."""
 
 
-class OutOfMemory(Exception):  # noqa: N818 - a fact, not a failure: it ends a series
+class BatchTooLarge(Exception):  # noqa: N818 - a fact, not a failure: it ends a series
     """This many images at once do not fit."""
 
 
-class Engine(Protocol):
+class BenchmarkEngine(Protocol):
     """The reference model on one device of a processor. Seconds are those of the work alone, without start-up."""
 
     def about(self) -> BenchmarkResult:

@@ -10,7 +10,7 @@ import msgspec
 
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice
 from batchwright_worker.api.names import ENV_EMULATED_DEVICE, KIND_EMULATED
-from batchwright_worker.benchmark.engines.base import BenchmarkError, OutOfMemory, timed_together
+from batchwright_worker.benchmark.engines.base import BatchTooLarge, BenchmarkError, timed_together
 
 BYTES_PER_IMAGE = 8 << 20
 """What the reference model is said to hold for an image of a running batch."""
@@ -56,7 +56,7 @@ class EmulatedEngine:
     def run(self, batch: int, runs: int) -> float:
         """Really sleeps: the benchmark takes the time that it reports."""
         if not self.fits(batch, 1):
-            raise OutOfMemory(f"{batch} images need {batch * BYTES_PER_IMAGE} bytes of {self._device.memory_bytes}")
+            raise BatchTooLarge(f"{batch} images need {batch * BYTES_PER_IMAGE} bytes of {self._device.memory_bytes}")
         return timed_together(1, lambda: self._batches(batch, runs))
 
     def run_services(self, batch: int, services: int, runs: int) -> float:

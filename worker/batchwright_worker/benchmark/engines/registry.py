@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, KIND_NVIDIA
-from batchwright_worker.benchmark.engines.base import BenchmarkError, Engine
+from batchwright_worker.benchmark.engines.base import BenchmarkEngine, BenchmarkError
 
 
-def engine_of(kind: str) -> Engine:
+def engine_of(kind: str) -> BenchmarkEngine:
     """The engine for a kind of accelerator, ready to run. Raises BenchmarkError."""
     if kind == KIND_CPU:
         from batchwright_worker.benchmark.engines.onnx import OnnxEngine

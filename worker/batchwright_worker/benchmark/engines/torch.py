@@ -14,7 +14,7 @@ from torch.nn import functional
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo
 from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.benchmark import reference_model as resnet
-from batchwright_worker.benchmark.engines.base import BenchmarkError, OutOfMemory, timed_together
+from batchwright_worker.benchmark.engines.base import BatchTooLarge, BenchmarkError, timed_together
 from batchwright_worker.benchmark.reference_model import IMAGE_SHAPE, Conv
 
 _HEADROOM = 0.9
@@ -102,7 +102,7 @@ class TorchEngine:
         try:
             self._work(images, runs)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(str(error)) from error
+            raise BatchTooLarge(str(error)) from error
         elapsed = time.perf_counter() - start
         self._per_image_bytes = max(self._per_image_bytes if batch > 1 else 0.0, self._peak() / batch)
         return elapsed
@@ -121,7 +121,7 @@ class TorchEngine:
         try:
             return timed_together(services, work)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(str(error)) from error
+            raise BatchTooLarge(str(error)) from error
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The model's answer, to compare libraries with."""

@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 
 from batchwright_worker.runner.errors import StepFailed, shortened
 from batchwright_worker.runner.models.replica_load import backoff_s
-from batchwright_worker.runner.models.replicas import Answer, Refused, Rejected, Replica, ReplicaSet, Unreachable
+from batchwright_worker.runner.models.replicas import (
+    Replica,
+    ReplicaRefused,
+    ReplicaRejected,
+    ReplicaResponse,
+    ReplicaSet,
+    Unreachable,
+)
 from batchwright_worker.runner.models.row_queue import RowQueue
-from batchwright_worker.runner.models.signature import Row, Signature, group_of, row_bytes
+from batchwright_worker.runner.models.signature import InputSignature, Row, group_of, row_bytes
 from batchwright_worker.runner.models.wire import BadAnswerError, request_parts, rows_of_answer, signature_of
 
 MAX_REQUEST_BYTES = 32 << 20
@@ -50,16 +57,16 @@ class ModelClient:
         self._again: deque[list[PendingRow]] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self.signature: Signature | None = None
+        self.signature: InputSignature | None = None
         self.requests = 0
         replicas.listeners.append(self.dispatch)
 
-    async def learn(self) -> Signature:
+    async def learn(self) -> InputSignature:
         """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel)."""
         attempt = 0
         while self.signature is None:
             for replica in list(self._replicas.replicas):
-                with contextlib.suppress(Unreachable, Refused):
+                with contextlib.suppress(Unreachable, ReplicaRefused):
                     self.signature = await self._ask_metadata(replica)
                     break
             else:
@@ -68,14 +75,16 @@ class ModelClient:
                 await asyncio.sleep(backoff_s(attempt, share=random.random(), most=2.0))  # noqa: S311 - jitter
         return self.signature
 
-    async def _ask_metadata(self, replica: Replica) -> Signature:
+    async def _ask_metadata(self, replica: Replica) -> InputSignature:
         try:
             answer = await self._replicas.metadata(replica, self._model)
             replica.worked()
             return signature_of(self._replicas.deployment, self._model, answer.body)
-        except (Rejected, BadAnswerError) as error:
+        except (ReplicaRejected, BadAnswerError) as error:
             what = f"deployment {self._replicas.deployment!r}, model {self._model!r}: {error}"
-            reason = "UnknownModel" if isinstance(error, Rejected) and error.status == _NOT_THERE else "InvalidModel"
+            reason = (
+                "UnknownModel" if isinstance(error, ReplicaRejected) and error.status == _NOT_THERE else "InvalidModel"
+            )
             raise StepFailed(reason, f"{what}; name a model of that ModelDeployment in the task") from error
 
     def submit(self, rows: Sequence[PendingRow]) -> None:
@@ -158,9 +167,9 @@ class ModelClient:
         except Unreachable:
             load.lost(len(rows))
             self._again.appendleft(rows)
-        except Refused as refusal:
+        except ReplicaRefused as refusal:
             self._refused(replica, rows, refusal)
-        except (Rejected, BadAnswerError) as error:
+        except (ReplicaRejected, BadAnswerError) as error:
             load.answered(len(rows), now=time.monotonic(), elapsed_ms=None, wait_ms=None, batch_size=None)
             replica.worked()
             self._rejected(rows, error)
@@ -170,7 +179,7 @@ class ModelClient:
                 row.done(result, answer.batch_size, len(rows))
         self.dispatch()
 
-    def _answered(self, replica: Replica, rows: list[PendingRow], answer: Answer, started: float) -> None:
+    def _answered(self, replica: Replica, rows: list[PendingRow], answer: ReplicaResponse, started: float) -> None:
         now = time.monotonic()
         replica.worked()
         replica.load(self._model).answered(
@@ -181,7 +190,7 @@ class ModelClient:
             batch_size=answer.batch_size,
         )
 
-    def _refused(self, replica: Replica, rows: list[PendingRow], refusal: Refused) -> None:
+    def _refused(self, replica: Replica, rows: list[PendingRow], refusal: ReplicaRefused) -> None:
         """Where other rows of ours are at this replica, one of their answers frees a place and says so; else the time
         that the refusal names is kept, or a growing one."""
         now = time.monotonic()
@@ -195,7 +204,7 @@ class ModelClient:
             replica.free_at = now + max(pause, refusal.retry_after_s or 0.0)
         self._again.appendleft(rows)
 
-    def _rejected(self, rows: list[PendingRow], error: Rejected | BadAnswerError) -> None:
+    def _rejected(self, rows: list[PendingRow], error: ReplicaRejected | BadAnswerError) -> None:
         """A request of many rows is halved until the bad rows are known; a row that breaks the model is tried again."""
         if len(rows) > 1:
             middle = len(rows) // 2
@@ -203,7 +212,7 @@ class ModelClient:
             return
         row = rows[0]
         row.errors += 1
-        fault_of_row = isinstance(error, Rejected) and error.status < 500
+        fault_of_row = isinstance(error, ReplicaRejected) and error.status < 500
         if fault_of_row or row.errors >= MODEL_ERROR_TRIES:
             row.failed(shortened(str(error)))
         else:

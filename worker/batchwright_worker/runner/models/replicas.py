@@ -2,9 +2,9 @@
 
 What a call may raise, by what happens next:
 
-    Unreachable    no answer: the replica is gone, hangs or stops; ask another
-    Refused        503, 429, 504: it is there and has no room now; come back after `retry_after_s`
-    Rejected       4xx or 500: the rows (or one of them) are to blame
+    Unreachable     no answer: the replica is gone, hangs or stops; ask another
+    ReplicaRefused  503, 429, 504: it is there and has no room now; come back after `retry_after_s`
+    ReplicaRejected 4xx or 500: the rows (or one of them) are to blame
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Unreachable(RunnerError):  # noqa: N818
     """No answer."""
 
 
-class Refused(RunnerError):  # noqa: N818
+class ReplicaRefused(RunnerError):  # noqa: N818
     """No room now."""
 
     def __init__(self, message: str, *, retry_after_s: float | None, wait_ms: float | None) -> None:
@@ -44,7 +44,7 @@ class Refused(RunnerError):  # noqa: N818
         self.wait_ms = wait_ms
 
 
-class Rejected(RunnerError):  # noqa: N818
+class ReplicaRejected(RunnerError):  # noqa: N818
     """The rows are to blame; `status` is the HTTP status."""
 
     def __init__(self, message: str, *, status: int) -> None:
@@ -53,7 +53,7 @@ class Rejected(RunnerError):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ReplicaResponse:
     """A good answer."""
 
     body: bytes
@@ -136,8 +136,10 @@ class ReplicaSet:
         """Look the addresses up soon: a replica did not answer."""
         self._stale.set()
 
-    async def infer(self, replica: Replica, model: str, header: bytes, tensors: Sequence[bytes | memoryview]) -> Answer:
-        """One request. Raises Unreachable, Refused, Rejected."""
+    async def infer(
+        self, replica: Replica, model: str, header: bytes, tensors: Sequence[bytes | memoryview]
+    ) -> ReplicaResponse:
+        """One request. Raises Unreachable, ReplicaRefused, ReplicaRejected."""
         size = len(header) + sum(len(tensor) for tensor in tensors)
         headers = {
             HEADER_LENGTH: str(len(header)),
@@ -147,17 +149,17 @@ class ReplicaSet:
         data: Any = b"".join((header, *tensors)) if size <= _PIECE else _pieces(header, tensors)
         try:
             return await self._call(replica, "POST", f"/v2/models/{model}/infer", headers=headers, data=data)
-        except Rejected as error:
+        except ReplicaRejected as error:
             if error.status != 404:
                 raise
             # it was there when the metadata was read: unloaded, or a new pod that has not got it yet
-            raise Refused(str(error), retry_after_s=1.0, wait_ms=None) from error
+            raise ReplicaRefused(str(error), retry_after_s=1.0, wait_ms=None) from error
 
-    async def metadata(self, replica: Replica, model: str) -> Answer:
+    async def metadata(self, replica: Replica, model: str) -> ReplicaResponse:
         """The model's metadata. Raises as `infer`."""
         return await self._call(replica, "GET", f"/v2/models/{model}")
 
-    async def _call(self, replica: Replica, method: str, path: str, **request: Any) -> Answer:
+    async def _call(self, replica: Replica, method: str, path: str, **request: Any) -> ReplicaResponse:
         assert self._session is not None
         url = f"http://{_bracketed(replica.host)}:{replica.port}{path}"
         try:
@@ -193,12 +195,12 @@ class ReplicaSet:
                 listener()
 
 
-def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
+def _answer(response: aiohttp.ClientResponse, body: bytes) -> ReplicaResponse:
     wait_ms = _number(response.headers.get(HEADER_EXPECTED_WAIT))
     if response.status == 200:
         batch = _number(response.headers.get(HEADER_BATCH_SIZE))
         length = _number(response.headers.get(HEADER_LENGTH))
-        return Answer(
+        return ReplicaResponse(
             body=body,
             header_length=None if length is None else int(length),
             wait_ms=wait_ms,
@@ -207,8 +209,8 @@ def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
     message = _message(body) or f"HTTP status {response.status}"
     if response.status in _BUSY:
         retry_after_s = _number(response.headers.get("Retry-After"))
-        raise Refused(message, retry_after_s=retry_after_s, wait_ms=wait_ms)
-    raise Rejected(message, status=response.status)
+        raise ReplicaRefused(message, retry_after_s=retry_after_s, wait_ms=wait_ms)
+    raise ReplicaRejected(message, status=response.status)
 
 
 def _message(body: bytes) -> str:

@@ -30,7 +30,7 @@ class TensorType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
+class InputSignature:
     """One model of one deployment. No inputs: the model does not tell them, any row will do."""
 
     deployment: str
@@ -44,7 +44,7 @@ class Signature:
         return f"model {self.deployment}/{self.model}"
 
 
-def rows_of(value: Any, signature: Signature) -> tuple[list[Row], bool]:
+def rows_of(value: Any, signature: InputSignature) -> tuple[list[Row], bool]:
     """The rows in a task's result, and whether it was a list. Raises TaskFailed naming input, wanted and given."""
     if isinstance(value, list | tuple):
         return [_row(one, signature, f"row {index}: ") for index, one in enumerate(value)], True
@@ -61,7 +61,7 @@ def row_bytes(row: Row) -> int:
     return sum(array.nbytes for _, array in row)
 
 
-def _row(value: Any, signature: Signature, place: str) -> Row:
+def _row(value: Any, signature: InputSignature, place: str) -> Row:
     named = _named(value, signature, place)
     title = f"{place}{signature.title}"
     if not signature.inputs:
@@ -75,7 +75,7 @@ def _row(value: Any, signature: Signature, place: str) -> Row:
     return tuple(arrays)
 
 
-def _named(value: Any, signature: Signature, place: str) -> Mapping[str, Any]:
+def _named(value: Any, signature: InputSignature, place: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
     if len(signature.inputs) == 1 and isinstance(value, np.ndarray | np.generic):
@@ -126,7 +126,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 
-def mismatch(declared: RowType, signature: Signature) -> str | None:
+def mismatch(declared: RowType, signature: InputSignature) -> str | None:
     """Why a declared row (`functions.produces`) cannot be a row of this model; None if it can."""
     for wanted in signature.inputs:
         if wanted.name not in declared:

@@ -18,7 +18,7 @@ from batchwright_worker.oip.http_tensors import (
     array_of,
     raw_of,
 )
-from batchwright_worker.runner.models.signature import Row, Signature, TensorType
+from batchwright_worker.runner.models.signature import InputSignature, Row, TensorType
 
 __all__ = ["HEADER_LENGTH", "BadAnswerError", "request_parts", "rows_of_answer", "signature_of"]
 
@@ -27,13 +27,13 @@ class BadAnswerError(Exception):
     """The server's answer is no answer of this protocol."""
 
 
-def signature_of(deployment: str, model: str, raw: bytes) -> Signature:
+def signature_of(deployment: str, model: str, raw: bytes) -> InputSignature:
     """From the answer of `/v2/models/{model}`, whose shapes have the batch dimension first. Raises BadAnswerError."""
     try:
         metadata = msgspec.json.decode(raw, type=HttpMetadata)
     except msgspec.MsgspecError as error:
         raise BadAnswerError(f"metadata of {deployment}/{model}: {error}") from error
-    return Signature(
+    return InputSignature(
         deployment=deployment,
         model=model,
         inputs=tuple(_per_row(tensor) for tensor in metadata.inputs or ()),

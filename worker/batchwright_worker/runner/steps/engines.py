@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 
 from batchwright_worker.api.job import ModelTask
 from batchwright_worker.runner.cpu import functions
@@ -15,16 +15,18 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.models.client import ModelClient
 from batchwright_worker.runner.models.replicas import ReplicaSet
-from batchwright_worker.runner.models.signature import Signature, mismatch
-from batchwright_worker.runner.steps.shard_run import Engines
+from batchwright_worker.runner.models.signature import InputSignature, mismatch
 
 
-@dataclass(slots=True, kw_only=True)
-class Opened:
-    """Engines, and the deployments behind them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEngines:
+    """What runs the tasks of a job, shared by the shards of one process: the pool with the number of each CPU task's
+    function, the client of each model task (both by task number), and the deployments behind the clients."""
 
-    engines: Engines
-    deployments: dict[str, ReplicaSet] = field(default_factory=dict)
+    pool: CpuPool
+    functions: Mapping[int, int]
+    models: Mapping[int, ModelClient]
+    deployments: Mapping[str, ReplicaSet]
 
     def waiting_for(self) -> list[str]:
         """Deployments that no replica of answers at present."""
@@ -32,20 +34,21 @@ class Opened:
 
 
 @contextlib.asynccontextmanager
-async def opened(job: Job, *, workers: int) -> AsyncIterator[Opened]:
+async def open_engines(job: Job, *, workers: int) -> AsyncIterator[TaskEngines]:
     """Process pool and model clients of a job. Raises StepFailed(InvalidTask)."""
     numbers = [number for number, task in enumerate(job.spec.tasks) if task.cpu is not None]
     pool = CpuPool(_function_specs(job), workers=workers, folders=job.folders)
     deployments = {name: ReplicaSet(name, endpoint) for name, endpoint in _endpoints(job)}
     models = _clients(job, deployments)
-    engines = Engines(
+    engines = TaskEngines(
         pool=pool,
         functions={task: index for index, task in enumerate(numbers)},
         models={number: models[_key(task.model)] for number, task in enumerate(job.spec.tasks) if task.model},
+        deployments=deployments,
     )
     try:
         await asyncio.gather(pool.start(), *(replicas.open() for replicas in deployments.values()))
-        yield Opened(engines=engines, deployments=deployments)
+        yield engines
     finally:
         for client in models.values():
             await client.close()
@@ -54,16 +57,16 @@ async def opened(job: Job, *, workers: int) -> AsyncIterator[Opened]:
         await pool.stop()
 
 
-async def check_models(job: Job, opened_: Opened) -> None:
+async def check_models(job: Job, engines: TaskEngines) -> None:
     """Wait until every model tells its inputs; compare what functions declare. Raises StepFailed(UnknownModel ..)."""
-    clients = opened_.engines.models
+    clients = engines.models
     await asyncio.gather(*(client.learn() for client in set(clients.values())))
     for number, client in clients.items():
         assert client.signature is not None
         _check_source(job, number, client.signature)
 
 
-def _check_source(job: Job, number: int, signature: Signature) -> None:
+def _check_source(job: Job, number: int, signature: InputSignature) -> None:
     for before in job.dag.before[number]:
         source = job.spec.tasks[before]
         if source.cpu is None:

@@ -19,7 +19,7 @@ from batchwright_worker.runner.inputs.items import Item
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.parts import PartStatistics, PartWriter, drop_damaged, whole_part
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
-from batchwright_worker.runner.steps.engines import Opened, check_models, opened
+from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
 from batchwright_worker.runner.steps.shard_run import ShardRun
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PLAN_NAME, PlanFile, PlannedShard, part_name, read_plan
@@ -96,7 +96,7 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
         if known is not None:
             return state_of(known, step)
         async with (
-            opened(step.job, workers=step.job.cpu_workers) as engines,
+            open_engines(step.job, workers=step.job.cpu_workers) as engines,
             publishing(published, progress, engines),
         ):
             await check_models(step.job, engines)
@@ -106,18 +106,18 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
         return published.state
 
 
-async def do_shard(step: ShardStep, engines: Opened, progress: ShardProgress) -> PartStatistics:
+async def do_shard(step: ShardStep, engines: TaskEngines, progress: ShardProgress) -> PartStatistics:
     """Run the items of a shard and make its part; statistics of the part that stands. Raises StepFailed."""
     known = await asyncio.to_thread(whole_part, step.output, step.part)
     if known is not None:
         return known
     drop_damaged(step.output, step.part)
-    pool = engines.engines.pool
+    pool = engines.pool
     window = Window(budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2)
-    run = ShardRun(step.job.dag, engines.engines, progress, window, max_failed=step.job.spec.max_failed_items)
-    pool.on_broken.append(run.fail)
     with PartWriter(step.output, step.index, step.job.spec.output.format) as writer:
-        await run.run(_items(step), writer)
+        run = ShardRun(step.job.dag, engines, writer, progress, window, max_failed=step.job.spec.max_failed_items)
+        pool.on_broken.append(run.fail)
+        await run.run(_items(step))
         made = await asyncio.to_thread(writer.finish, _statistics(progress))
     return made or _winner(step)
 
@@ -167,7 +167,7 @@ def state_of(part: PartStatistics, step: ShardStep) -> RunnerState:
 
 
 @contextlib.asynccontextmanager
-async def publishing(published: Published, progress: ShardProgress, engines: Opened) -> AsyncIterator[None]:
+async def publishing(published: Published, progress: ShardProgress, engines: TaskEngines) -> AsyncIterator[None]:
     """Publish the state at most every PUBLISH_SECONDS while the body runs."""
 
     async def keep() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from batchwright_worker.runner.cpu.pool import Call, CpuPool
+from batchwright_worker.runner.cpu.pool import Call
 from batchwright_worker.runner.errors import StepFailed, TaskFailed
 from batchwright_worker.runner.graph.blobs import Blob, pack, unpack
 from batchwright_worker.runner.graph.dag import ITEM, Dag
@@ -19,34 +18,32 @@ from batchwright_worker.runner.graph.two_level_queue import TwoLevelQueue
 from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.items import Item
 from batchwright_worker.runner.models.call import ModelCall
-from batchwright_worker.runner.models.client import ModelClient
 from batchwright_worker.runner.models.signature import rows_of
 from batchwright_worker.runner.outputs.parts import PartWriter, RecordEncoder
 from batchwright_worker.runner.progress import ShardProgress
+from batchwright_worker.runner.steps.engines import TaskEngines
 
 _READ_AT_ONCE = 64
 _Ready = tuple[int, float]
 """A ready task: its number, and since when."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engines:
-    """What runs tasks, shared by the shards of one process: the pool with the number of each CPU task's function, and
-    the client of each model task, both by task number."""
-
-    pool: CpuPool
-    functions: Mapping[int, int]
-    models: Mapping[int, ModelClient]
-
-
 class ShardRun:
-    """`run` once. Counts in `progress`; at most `max_failed` items may fail (None: any number)."""
+    """One run: records go to `writer`, counts to `progress`; at most `max_failed` items may fail (None: any number)."""
 
     def __init__(
-        self, dag: Dag, engines: Engines, progress: ShardProgress, window: Window, *, max_failed: int | None = None
+        self,
+        dag: Dag,
+        engines: TaskEngines,
+        writer: PartWriter,
+        progress: ShardProgress,
+        window: Window,
+        *,
+        max_failed: int | None = None,
     ) -> None:
         self._dag = dag
         self._engines = engines
+        self._writer = writer
         self._progress = progress
         self._window = window
         self._max_failed = max_failed
@@ -57,9 +54,8 @@ class ShardRun:
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
 
-    async def run(self, items: Iterator[Item], writer: PartWriter) -> None:
+    async def run(self, items: Iterator[Item]) -> None:
         """Write a record for every item. Raises StepFailed; what still runs then is dropped."""
-        self._writer = writer
         self._engines.pool.attach(self)
         try:
             await self._read(items)

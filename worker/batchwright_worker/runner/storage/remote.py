@@ -36,7 +36,7 @@ def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, st
 
 
 def _check_host(policy: FetchPolicy, host: str, uri: str) -> None:
-    """Say early and clearly what would fail at the moment of connecting. Raises Refused, StepFailed(InputNotFound)."""
+    """Says early what would fail when connecting. Raises FetchRefused, StepFailed(InputNotFound)."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from batchwright_operator.api import inference_job as model_job
 from batchwright_operator.api import model_deployment as model
+from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_worker.__main__ import ROLES
 from batchwright_worker.api.deployment import parse_deployment
 from batchwright_worker.api.documents import ManifestError, load_manifests, validate, with_defaults
@@ -143,7 +144,7 @@ def test_a_job_names_each_deployment_once() -> None:
 )
 def test_a_stored_object_of_another_schema_is_told_by_field(parse: object, document: Document, field: str) -> None:
     broken = {**raw(document), "spec": {**document["spec"], field.removeprefix("spec."): "x"}}
-    with pytest.raises(model.InvalidSpec) as error:
+    with pytest.raises(InvalidSpec) as error:
         parse(broken)  # type: ignore[operator]
     assert error.value.field == field
     assert "apply the CRDs of this version" in str(error.value)

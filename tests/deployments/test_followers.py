@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from batchwright_operator.deployments.sidecars import SidecarFollower
-from batchwright_operator.jobs.runners import RunnerFollower
+from batchwright_operator.deployments.follower import SidecarFollower
+from batchwright_operator.jobs.follower import RunnerFollower
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.pods.state_follower import FollowedPod, PollPolicy, StateFollower
 from batchwright_operator.reconcile.decisions import Key

@@ -44,7 +44,7 @@ def offer(deployment: ModelDeployment, settings: Settings) -> EligibleKinds:
     plans: list[RuntimePlan] = []
     refusals: list[str] = []
     for kind in _named(deployment):
-        lacking = [model.name for model in deployment.models if artifact_for(model, kind) is None]
+        lacking = [model.name for model in deployment.spec.models if artifact_for(model, kind) is None]
         found = _plan(deployment, kind, settings) if not lacking else f"no artifact in {', '.join(lacking)}"
         if isinstance(found, str):
             refusals.append(f"{kind}: {found}")
@@ -55,9 +55,9 @@ def offer(deployment: ModelDeployment, settings: Settings) -> EligibleKinds:
 
 def _named(deployment: ModelDeployment) -> list[str]:
     """Kinds that the user names: those of `runtimes`, else all that some artifact is for."""
-    if deployment.runtimes:
-        return [runtime.accelerator for runtime in deployment.runtimes]
-    return list(dict.fromkeys(artifact.accelerator for model in deployment.models for artifact in model.artifacts))
+    if deployment.spec.runtimes:
+        return [runtime.accelerator for runtime in deployment.spec.runtimes]
+    return list(dict.fromkeys(artifact.accelerator for model in deployment.spec.models for artifact in model.artifacts))
 
 
 def _plan(deployment: ModelDeployment, kind: str, settings: Settings) -> RuntimePlan | str:

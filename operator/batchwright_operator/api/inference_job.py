@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchwright_operator.api.model_deployment import Identified, InvalidSpec, identity
+from batchwright_operator.api.identity import Identified, identity
+from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.job import InferenceJobSpec, Task, parse_job_spec
 

@@ -85,7 +85,7 @@ def plan_slots(
         for kind in offer.kinds
     }
     supplies = {plan.kind: _supply(processors[plan.kind], plan.kind, plan.runtime.count) for plan in offer.plans}
-    slots = split(wanted.replicas, offer.kinds, supplies, held)
+    slots = split(wanted.spec.replicas, offer.kinds, supplies, held)
     moved = {kind for kind in offer.kinds if held[kind].stuck and slots[kind] < held[kind].count}
     fresh = {kind: {"since": rfc3339(now), "processors": digest(processors[kind])} for kind in moved}
     kept = {kind: note for kind, note in notes.items() if kind in offer.kinds}

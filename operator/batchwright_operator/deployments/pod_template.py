@@ -140,7 +140,7 @@ def _runtime(
             *common_mounts(),
             *weight_mounts(artifacts),
             *script_mounts(artifacts),
-            *plain(deployment.pod.volume_mounts),
+            *plain(deployment.spec.pod.volume_mounts),
         ],
         "lifecycle": {"preStop": {"httpGet": {"path": "/v1/drained", "port": CONTROL_PORT}}},
     }
@@ -179,8 +179,8 @@ def _directory(path: str) -> str:
 
 def strategy_of(deployment: ModelDeployment, kind: str) -> Raw:
     """The user's strategy; else rolling, without surge where devices are exclusive."""
-    if deployment.strategy is not None:
-        given: Raw = msgspec.to_builtins(deployment.strategy)
+    if deployment.spec.strategy is not None:
+        given: Raw = msgspec.to_builtins(deployment.spec.strategy)
         bounds = {name: value for name, value in (given.get("rollingUpdate") or {}).items() if value is not None}
         return {"type": given["type"], **({"rollingUpdate": bounds} if bounds else {})}
     surge, unavailable = (1, 0) if kind == KIND_CPU else (0, 1)

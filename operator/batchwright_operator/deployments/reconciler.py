@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds, offer
-from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment, parse
+from batchwright_operator.api.invalid_spec import InvalidSpec
+from batchwright_operator.api.model_deployment import ModelDeployment, parse
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.plan import Children, actions, component_is_model, plan_slots, wanted_deployments
 from batchwright_operator.deployments.replicas import PendingTimeouts, replica
 from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.status import ModelFacts, status_of
-from batchwright_operator.kube.conditions import Condition, find, render
-from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.conditions import Truth
+from batchwright_operator.kube.metadata import is_leaving, label
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
@@ -27,16 +29,25 @@ from batchwright_operator.kube.objects import (
     Raw,
 )
 from batchwright_operator.pods.problems import VOLUMES_S, Problem
-from batchwright_operator.reconcile.decisions import Action, Decision, Event, Key, StatusWrite
+from batchwright_operator.reconcile.decisions import Action, Decision, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER, label_keys, no_keys, own_keys
 from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.settings import Settings
+from batchwright_operator.status.invalid_spec import invalid_spec
 from batchwright_operator.status.write_policy import WriteDecision, WritePolicy, compare
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT, claim_of
 
-CLAIM_RETRY_S = 5.0
+CLAIM_RETRY_S: Final = 5.0
+"""How often a claim that a URI names is looked for while there is none."""
+INVALID: Final[dict[str, Truth]] = {
+    "Ready": "False",
+    "Reconciling": "False",
+    "Stalled": "True",
+    "LatencyTargetMet": "Unknown",
+}
+"""The conditions of a spec that cannot be parsed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +76,13 @@ class ModelDeploymentReconciler:
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and what says where pods may go."""
-        yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys)
+        children = label_keys(self.name, LABEL_DEPLOYMENT)
+        yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys(self.name))
         for resource in (DEPLOYMENT, CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
-            yield Watch(resource=resource, keys=label_keys, label_selector=LABEL_DEPLOYMENT)
-        yield Watch(resource=POD, keys=label_keys, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
-        yield Watch(resource=ACCELERATOR_PROFILE, keys=_no_keys)
-        yield Watch(resource=PVC, keys=_no_keys)
+            yield Watch(resource=resource, keys=children, label_selector=LABEL_DEPLOYMENT)
+        yield Watch(resource=POD, keys=children, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
+        yield Watch(resource=ACCELERATOR_PROFILE, keys=no_keys)
+        yield Watch(resource=PVC, keys=no_keys)
 
     def observe(self, store: StoreView, key: Key) -> ObservedModel | None:
         """None: there is no such object, or it is being deleted (its children go with it)."""
@@ -93,9 +105,8 @@ class ModelDeploymentReconciler:
 
     def _with_state(self, pods: Iterable[Raw]) -> Iterator[tuple[Raw, SidecarState | None]]:
         for pod in pods:
-            metadata = pod["metadata"]
-            if (metadata.get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_MODEL:
-                received = self._live.sidecars.get(metadata["uid"])
+            if label(pod, LABEL_COMPONENT) == COMPONENT_MODEL:
+                received = self._live.sidecars.get(pod["metadata"]["uid"])
                 yield pod, received.state if received else None
 
     def decide(self, observed: ObservedModel, now: float) -> Decision:
@@ -103,29 +114,12 @@ class ModelDeploymentReconciler:
         return decide(observed, now)
 
 
-def own_keys(raw: Raw) -> Iterator[Key]:
-    """The key of a ModelDeployment."""
-    metadata = raw["metadata"]
-    yield Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=metadata["namespace"], name=metadata["name"])
-
-
-def label_keys(raw: Raw) -> Iterator[Key]:
-    """The key of the ModelDeployment that a child's label names."""
-    metadata = raw["metadata"]
-    if name := (metadata.get("labels") or {}).get(LABEL_DEPLOYMENT):
-        yield Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=metadata["namespace"], name=name)
-
-
-def _no_keys(_raw: Raw) -> Iterator[Key]:
-    return iter(())
-
-
 def decide(observed: ObservedModel, now: float) -> Decision:
     """All actions, the status if it is worth a write, and the events that go with that write."""
     try:
         wanted = parse(observed.raw)
     except InvalidSpec as error:
-        return _invalid(observed, error, now)
+        return invalid_spec(MODEL_DEPLOYMENT, observed.raw, error, conditions=INVALID, now=now)
     settings = observed.settings
     patience = PendingTimeouts(now=now, no_fit_s=settings.unfit_seconds)
     children = Children(
@@ -162,7 +156,7 @@ def _decision(facts: ModelFacts, planned: tuple[Action, ...], observed: Observed
         events=events_of(facts, new) if verdict.status is not None else (),
         requeue_after_s=_look_again(facts, verdict, now, settings.unfit_seconds),
         metrics={
-            f"batchwright_modeldeployment_replicas_wanted{labels}": float(facts.deployment.replicas),
+            f"batchwright_modeldeployment_replicas_wanted{labels}": float(facts.deployment.spec.replicas),
             f"batchwright_modeldeployment_replicas_ready{labels}": float(new["readyReplicas"]),
         },
     )
@@ -210,25 +204,3 @@ def _missing_claims(wanted: ModelDeployment, offered: EligibleKinds, observed: O
         "correct the pvc:// URI of the artifact"
     )
     return Problem(reason="ClaimNotFound", message=text, stalled=True)
-
-
-def _invalid(observed: ObservedModel, error: InvalidSpec, now: float) -> Decision:
-    """A stored object that the schema would refuse today: say so, touch nothing else."""
-    raw = observed.raw
-    old: Raw = raw.get("status") or {}
-    wanted = [
-        Condition(type="Ready", status="False", reason="InvalidSpec", message=str(error)),
-        Condition(type="Reconciling", status="False", reason="InvalidSpec", message=str(error)),
-        Condition(type="Stalled", status="True", reason="InvalidSpec", message=str(error)),
-        Condition(type="LatencyTargetMet", status="Unknown", reason="InvalidSpec"),
-    ]
-    generation = int(raw["metadata"].get("generation", 0))
-    conditions = render(wanted, old.get("conditions") or (), generation=generation, now=now)
-    new = {**old, "observedGeneration": generation, "conditions": conditions, "summary": {"reason": "InvalidSpec"}}
-    if new == old:
-        return Decision()
-    known = find(old.get("conditions"), "Stalled").get("reason") == "InvalidSpec"
-    event = Event(regarding=raw, reason="InvalidSpec", message=str(error)[:1000], type="Warning")
-    return Decision(
-        status=StatusWrite(resource=MODEL_DEPLOYMENT, regarding=raw, status=new), events=() if known else (event,)
-    )

@@ -67,7 +67,7 @@ def status_of(facts: ModelFacts, now: float) -> Raw:
 
 def _verdict(facts: ModelFacts) -> tuple[Condition, Condition, Condition]:
     """Ready, Reconciling and Stalled: exactly one of them is True."""
-    wanted, present = facts.deployment.replicas, facts.present
+    wanted, present = facts.deployment.spec.replicas, facts.present
     ready = sum(each.ready for each in present)
     count = f"{ready} of {wanted} replica{'' if wanted == 1 else 's'} ready"
     problem = facts.trouble or _failure(facts) or worst([each.problem for each in present if each.problem])
@@ -101,7 +101,7 @@ def _latency(facts: ModelFacts, old: Raw, *, unheard: bool) -> Condition:
     """Is the latency target of every model met? Without measured values in the text: they are in `models`."""
     targets = {
         model.name: model.targets.latency_milliseconds
-        for model in facts.deployment.models
+        for model in facts.deployment.spec.models
         if model.targets.latency_milliseconds is not None
     }
     kind = "LatencyTargetMet"
@@ -138,14 +138,14 @@ def by_name(entries: object, key: str = "name") -> dict[str, Raw]:
 
 def _kept_models(facts: ModelFacts, old: Raw) -> list[Raw]:
     written = by_name(old.get("models"))
-    return [written.get(model.name, {"name": model.name}) for model in facts.deployment.models]
+    return [written.get(model.name, {"name": model.name}) for model in facts.deployment.spec.models]
 
 
 def _models(facts: ModelFacts, old: Raw) -> list[Raw]:
     written = by_name(old.get("models"))
     return [
         _model(model.name, _states(facts.present, model.name), written.get(model.name, {}))
-        for model in facts.deployment.models
+        for model in facts.deployment.spec.models
     ]
 
 

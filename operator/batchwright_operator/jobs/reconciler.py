@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import Final
 
 from batchwright_operator.api.inference_job import InferenceJob, parse
-from batchwright_operator.api.model_deployment import InvalidSpec
+from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.jobs.facts import JobFacts, is_left_behind
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
 from batchwright_operator.jobs.plan import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.jobs.progress import progress
 from batchwright_operator.jobs.status import compare, events_of, is_terminal, status_of
-from batchwright_operator.kube.conditions import Condition, find, render
+from batchwright_operator.kube.conditions import Truth, find
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
@@ -25,16 +26,26 @@ from batchwright_operator.kube.objects import (
 )
 from batchwright_operator.kube.times import unix
 from batchwright_operator.pods.problems import VOLUMES_S
-from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Event, Key, StatusWrite
+from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
-from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER
+from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER, label_keys, no_keys, own_keys
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
+from batchwright_operator.status.invalid_spec import invalid_spec
 from batchwright_worker.api.names import LABEL_JOB
 
-WAIT_S = 3.0
+WAIT_S: Final = 3.0
 """How often a job that waits for another object looks for it."""
-CONDITIONS = ("Complete", "Failed", "Suspended", "Reconciling", "Stalled", "DeadlineAtRisk", "WaitingForModels")
+INVALID: Final[dict[str, Truth]] = {
+    "Complete": "False",
+    "Failed": "False",
+    "Suspended": "False",
+    "Reconciling": "False",
+    "Stalled": "True",
+    "DeadlineAtRisk": "False",
+    "WaitingForModels": "False",
+}
+"""The conditions of a spec that cannot be parsed: Stalled, since a corrected spec goes on; Failed would be final."""
 
 
 class InferenceJobReconciler:
@@ -48,13 +59,14 @@ class InferenceJobReconciler:
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and the deployments that tasks name."""
-        yield Watch(resource=INFERENCE_JOB, keys=own_keys)
-        yield Watch(resource=JOB, keys=label_keys, label_selector=LABEL_JOB, index_labels=(LABEL_JOB,))
+        children = label_keys(self.name, LABEL_JOB)
+        yield Watch(resource=INFERENCE_JOB, keys=own_keys(self.name))
+        yield Watch(resource=JOB, keys=children, label_selector=LABEL_JOB, index_labels=(LABEL_JOB,))
         for resource in (CONFIG_MAP, NETWORK_POLICY):
-            yield Watch(resource=resource, keys=label_keys, label_selector=LABEL_JOB)
-        yield Watch(resource=POD, keys=label_keys)
-        yield Watch(resource=MODEL_DEPLOYMENT, keys=_no_keys)
-        yield Watch(resource=PVC, keys=_no_keys)
+            yield Watch(resource=resource, keys=children, label_selector=LABEL_JOB)
+        yield Watch(resource=POD, keys=children)
+        yield Watch(resource=MODEL_DEPLOYMENT, keys=no_keys)
+        yield Watch(resource=PVC, keys=no_keys)
 
     def observe(self, store: StoreView, key: Key) -> ObservedJob | None:
         """None: there is no such object, or it is being deleted (its children go with it)."""
@@ -94,25 +106,8 @@ class InferenceJobReconciler:
         return decide(observed, now)
 
 
-def own_keys(raw: Raw) -> Iterator[Key]:
-    """The key of an InferenceJob."""
-    metadata = raw["metadata"]
-    yield Key(reconciler=INFERENCE_JOB_RECONCILER, namespace=metadata["namespace"], name=metadata["name"])
-
-
-def label_keys(raw: Raw) -> Iterator[Key]:
-    """The key of the InferenceJob that a child's label names."""
-    metadata = raw["metadata"]
-    if name := (metadata.get("labels") or {}).get(LABEL_JOB):
-        yield Key(reconciler=INFERENCE_JOB_RECONCILER, namespace=metadata["namespace"], name=name)
-
-
 def _by_name(objects: Iterable[Raw]) -> dict[str, Raw]:
     return {each["metadata"]["name"]: each for each in objects}
-
-
-def _no_keys(_raw: Raw) -> Iterator[Key]:
-    return iter(())
 
 
 # --- decision
@@ -123,7 +118,7 @@ def decide(observed: ObservedJob, now: float) -> Decision:
     try:
         job = parse(observed.raw)
     except InvalidSpec as error:
-        return _invalid(observed.raw, error, now)
+        return invalid_spec(INFERENCE_JOB, observed.raw, error, conditions=INVALID, now=now)
     facts = facts_of(observed, job, now)
     if is_terminal(facts.old):
         return _after_the_end(facts, observed, now)
@@ -183,22 +178,3 @@ def _time_to_live(facts: JobFacts, now: float) -> float | None:
     turned = find(conditions, "Complete" if find(conditions, "Complete").get("status") == "True" else "Failed")
     ended = unix(turned.get("lastTransitionTime"))
     return None if ended is None else ended + seconds - now
-
-
-def _invalid(raw: Raw, error: InvalidSpec, now: float) -> Decision:
-    """A stored object that the schema would refuse today: say so, touch nothing else."""
-    old: Raw = raw.get("status") or {}
-    generation = int(raw["metadata"].get("generation", 0))
-    wanted = [
-        Condition(type=kind, status="True" if kind == "Stalled" else "False", reason="InvalidSpec", message=str(error))
-        for kind in CONDITIONS
-    ]
-    conditions = render(wanted, old.get("conditions") or (), generation=generation, now=now)
-    new = {**old, "observedGeneration": generation, "conditions": conditions, "summary": {"reason": "InvalidSpec"}}
-    if new == old:
-        return Decision()
-    event = Event(regarding=raw, reason="InvalidSpec", message=str(error)[:1000], type="Warning")
-    known = find(old.get("conditions"), "Stalled").get("reason") == "InvalidSpec"
-    return Decision(
-        status=StatusWrite(resource=INFERENCE_JOB, regarding=raw, status=new), events=() if known else (event,)
-    )

@@ -10,6 +10,16 @@ def is_leaving(obj: Raw) -> bool:
     return "deletionTimestamp" in obj["metadata"]
 
 
+def label(obj: Raw, name: str) -> str:
+    """The value of this label; empty without it."""
+    return str((obj["metadata"].get("labels") or {}).get(name, ""))
+
+
+def annotation(obj: Raw, name: str) -> str:
+    """The value of this annotation; empty without it."""
+    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+
+
 def controller_of(obj: Raw) -> Raw | None:
     """The owner reference of its controller."""
     references = obj["metadata"].get("ownerReferences") or ()

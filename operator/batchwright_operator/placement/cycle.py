@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment
+from batchwright_operator.api.invalid_spec import InvalidSpec
+from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts

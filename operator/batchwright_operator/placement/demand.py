@@ -35,7 +35,7 @@ class PlacementPreferences:
 
 def preferences_of(deployment: ModelDeployment) -> PlacementPreferences:
     """The placement part of a spec. Raises ValueError that names a field when the weights make no sense."""
-    placement = deployment.placement
+    placement = deployment.spec.placement
     return PlacementPreferences(
         policy=placement.policy,
         weights=Weights(
@@ -43,14 +43,14 @@ def preferences_of(deployment: ModelDeployment) -> PlacementPreferences:
             memory=float(placement.weights.memory),
             capacity=float(placement.weights.capacity),
         ).normalised(),
-        spread=placement.spread and deployment.replicas >= 2,
+        spread=placement.spread and deployment.spec.replicas >= 2,
         target=target_of(deployment),
     )
 
 
 def target_of(deployment: ModelDeployment) -> float | None:
     """Rows/s that one replica is to reach, over all its models; None without a target."""
-    targets = [model.targets.throughput or 0 for model in deployment.models if model.targets]
+    targets = [model.targets.throughput or 0 for model in deployment.spec.models if model.targets]
     return float(sum(targets)) or None
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchwright_operator.api import model_deployment as model
-from batchwright_operator.api.model_deployment import InvalidSpec, ModelDeployment
+from batchwright_operator.api.invalid_spec import InvalidSpec
+from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.kube.quantities import Amounts, total

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from batchwright_operator.errors import ApiError
 from batchwright_operator.kube.client import ApiClient, path_of
 from batchwright_operator.kube.credentials import find_credentials
-from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, LEASE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, LEASE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC
 from batchwright_operator.reconcile.cache import Store
-from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
+from batchwright_operator.reconcile.keys import no_keys
 from batchwright_operator.reconcile.live_state import LiveState, Sample
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import OPERATOR_METRICS_PORT
@@ -58,7 +58,7 @@ def within(target: NamedObject, work: Callable[[ApiClient], Awaitable[T]]) -> T:
 async def picture(cluster: ApiClient, target: NamedObject, watches: Iterable[Watch] = ()) -> Picture:
     """Lists what these watches name (by default nodes, pods, profiles and deployments), and reads the metrics."""
     store = Store()
-    shown = [Watch(resource=one, keys=_no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
+    shown = [Watch(resource=one, keys=no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
     feeds = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
     for feed in feeds:
         listing = await cluster.list(
@@ -110,7 +110,3 @@ def parse(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
         for sample in family.samples:
             found.setdefault(sample.name, []).append((dict(sample.labels), float(sample.value)))
     return found
-
-
-def _no_keys(_: Raw) -> Iterable[Key]:
-    return ()

@@ -26,8 +26,8 @@ RECONCILERS: Final = (
 
 BACKGROUNDS: Final = (
     "batchwright_operator.telemetry.collector:TelemetryBackground",
-    "batchwright_operator.deployments.sidecars:SidecarFollower",
-    "batchwright_operator.jobs.runners:RunnerFollower",
+    "batchwright_operator.deployments.follower:SidecarFollower",
+    "batchwright_operator.jobs.follower:RunnerFollower",
 )
 """Each is called with (settings, live, session_factory)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from batchwright_operator.kube.metadata import label
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD
 from batchwright_operator.pods.state_follower import (
     FollowedPod,
@@ -42,7 +43,7 @@ def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[F
     tokens: dict[tuple[str, str], str | None] = {}
     for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
         metadata = pod["metadata"]
-        owner = (metadata["namespace"], str((metadata.get("labels") or {}).get(LABEL_DEPLOYMENT, "")))
+        owner = (metadata["namespace"], label(pod, LABEL_DEPLOYMENT))
         address = control_address(pod)
         if address is None or not running_container(pod, "sidecar"):
             continue

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from batchwright_operator.jobs.children import RUNNER
 from batchwright_operator.jobs.facts import succeeded_state
+from batchwright_operator.kube.metadata import label
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, POD, Raw
 from batchwright_operator.pods.state_follower import (
     FollowedPod,
@@ -15,9 +16,8 @@ from batchwright_operator.pods.state_follower import (
     control_address,
     running_container,
 )
-from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
-from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER
+from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER, key_of
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import RunnerState
@@ -67,15 +67,14 @@ class RunnerFollower:
 def _runner_pods(store: StoreView, job: Raw) -> list[Raw]:
     """The pods that work for this very InferenceJob: a deleted one of the same name may have left some."""
     children = store.owned(JOB, job["metadata"]["uid"])
-    runs = [child for child in children if (child["metadata"].get("labels") or {}).get(LABEL_STEP) == "run"]
+    runs = [child for child in children if label(child, LABEL_STEP) == "run"]
     return [pod for run in runs for pod in store.owned(POD, run["metadata"]["uid"])]
 
 
 def runner_targets(job: Raw, pods: list[Raw], token: Callable[[str], str]) -> Iterator[FollowedPod]:
     """Every pod whose runner runs; `token` maps the uid of an InferenceJob to its control token."""
-    metadata = job["metadata"]
-    key = Key(reconciler=INFERENCE_JOB_RECONCILER, namespace=metadata["namespace"], name=metadata["name"])
+    uid, key = job["metadata"]["uid"], key_of(INFERENCE_JOB_RECONCILER, job)
     for pod in pods:
         address = control_address(pod)
         if address is not None and running_container(pod, RUNNER):
-            yield FollowedPod(uid=pod["metadata"]["uid"], address=address, token=token(metadata["uid"]), key=key)
+            yield FollowedPod(uid=pod["metadata"]["uid"], address=address, token=token(uid), key=key)

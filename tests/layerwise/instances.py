@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
-from batchwright_worker.layerwise.core.scheduler import Scheduler, Step
+from batchwright_worker.layerwise.core.scheduler import LayerScheduler, LayerStep
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 
 Times = tuple[float, float, int]
 """(compute, fetch, bytes)"""
@@ -18,20 +18,20 @@ def layers(*times: Times) -> tuple[Layer, ...]:
     return tuple(Layer(compute=compute, fetch=fetch, bytes=size) for compute, fetch, size in times)
 
 
-def requests(models: Mapping[str, Sequence[Layer]], *arrivals: tuple[str, float]) -> list[Request]:
+def requests(models: Mapping[str, Sequence[Layer]], *arrivals: tuple[str, float]) -> list[ModelRequest]:
     """Requests in order of submission; without arrivals one per model at time 0."""
     given = arrivals or tuple((model, 0) for model in models)
     return [
-        Request(model=model, layers=models[model], arrival=arrival, order=order)
+        ModelRequest(model=model, layers=models[model], arrival=arrival, order=order)
         for order, (model, arrival) in enumerate(given)
     ]
 
 
 def plan(
-    policy: Policy, budget: float, submitted: Sequence[Request], prefetch: Prefetch = Prefetch.WHOLE
-) -> list[Step]:
+    policy: Policy, budget: float, submitted: Sequence[ModelRequest], prefetch: Prefetch = Prefetch.WHOLE
+) -> list[LayerStep]:
     """All steps of a plan."""
-    scheduler = Scheduler(Timeline(budget, prefetch=prefetch), policy)
+    scheduler = LayerScheduler(Timeline(budget, prefetch=prefetch), policy)
     for request in submitted:
         scheduler.submit(request)
     return list(iter(scheduler.step, None))
@@ -47,7 +47,7 @@ def policy_named(name: str, *, skip_limit: int = 4, fill_time: float = 6) -> Pol
     }[name]
 
 
-def order_of(steps: Sequence[Step]) -> str:
+def order_of(steps: Sequence[LayerStep]) -> str:
     """The models' names in the order of the picks."""
     return "".join(step.decision.request.model for step in steps)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from batchwright_worker.layerwise.core.policy import POLICIES, Policy
-from batchwright_worker.layerwise.core.scheduler import Step
-from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.scheduler import LayerStep
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 from batchwright_worker.layerwise.tools.instance import policy_of
-from batchwright_worker.layerwise.tools.validator import Lying
+from batchwright_worker.layerwise.tools.validator import TimedLayer
 
 WHOLE_TIMES = st.integers(0, 12)
 REAL_TIMES = st.floats(0, 12, allow_subnormal=False).map(lambda time: round(time, 3))
@@ -26,7 +26,7 @@ class Case:
     prefetch: Prefetch
     policy_name: str
     skip_limit: int
-    requests: Sequence[Request]
+    requests: Sequence[ModelRequest]
 
     def policy(self) -> Policy:
         """A fresh policy."""
@@ -52,16 +52,16 @@ def cases(
         policy_name=draw(st.sampled_from(policies)),
         skip_limit=draw(st.sampled_from((0, 1, 4, 16))),
         requests=[
-            Request(model=f"m{pick}", layers=models[pick], arrival=arrival, order=order)
+            ModelRequest(model=f"m{pick}", layers=models[pick], arrival=arrival, order=order)
             for order, (pick, arrival) in enumerate(zip(picks, arrivals, strict=True))
         ],
     )
 
 
-def lying(steps: Sequence[Step]) -> list[Lying]:
+def lying(steps: Sequence[LayerStep]) -> list[TimedLayer]:
     """Where the layers lie, for the validator."""
     return [
-        Lying(
+        TimedLayer(
             request=step.decision.request.order,
             position=step.decision.position,
             compute=step.decision.layer.compute,

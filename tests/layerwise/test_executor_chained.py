@@ -20,10 +20,10 @@ from batchwright_worker.backends.torch import load
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
-from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
-from batchwright_worker.layerwise.tools.comparison import Ask, policy_named, run_streamed
+from batchwright_worker.layerwise.tools.comparison import TrialRequest, policy_named, run_streamed
 from tests.layerwise.splits import ConvNet, Encoder, export
 
 pytestmark = pytest.mark.slow
@@ -107,19 +107,19 @@ def test_streamed_through_a_small_arena_answers_are_those_of_the_whole_models(
     ahead: int, networks: dict[str, tuple[TorchUnits, ModelSource]]
 ) -> None:
     largest = max(network.index.largest_bytes for network, _ in networks.values())
-    device, plans = CudaAccelerator(2 * largest, device="cpu", ahead=ahead), Plans()
-    asks = []
+    device, plans = CudaAccelerator(2 * largest, device="cpu", ahead=ahead), UnitPlans()
+    requests = []
     for name, (network, _) in networks.items():
         device.add(name, network)
         device.keep(name, frozenset({0}))
         plans.add(name, [device.measured(name, 2, Effort(runs=2, least=2))])
         plans.keep(name, frozenset({0}))
-        asks += [Ask(model=name, rows=2, inputs=example_inputs(network.inputs, 2))] * 3
+        requests += [TrialRequest(model=name, rows=2, inputs=example_inputs(network.inputs, 2))] * 3
     assert sum(network.index.weight_bytes for network, _ in networks.values()) > device.ring.capacity
-    run = run_streamed(device, plans, asks, policy_named("balanced", plans, asks, device.ring.capacity, None))
+    run = run_streamed(device, plans, requests, policy_named("balanced", plans, requests, device.ring.capacity, None))
     assert 0 < run.peak_bytes <= device.ring.capacity
-    for ask, outputs in zip(asks, run.outputs, strict=True):
-        expected = load(networks[ask.model][1], HOST).run(ask.inputs, 2)
+    for request, outputs in zip(requests, run.outputs, strict=True):
+        expected = load(networks[request.model][1], HOST).run(request.inputs, 2)
         for name, array in outputs.items():
             np.testing.assert_array_equal(array, expected[name])
     device.close()

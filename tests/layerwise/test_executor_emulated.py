@@ -12,8 +12,8 @@ from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Po
 from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.executor import Executor, ExecutorBrokenError
-from batchwright_worker.layerwise.execution.jobs import Batch, Record
-from batchwright_worker.layerwise.tools.recurrence_check import replay
+from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, UnitRecord
+from batchwright_worker.layerwise.tools.recurrence_check import check_recurrence
 
 
 def layers(count: int, compute: float, fetch: float, size: int) -> tuple[Layer, ...]:
@@ -23,24 +23,26 @@ def layers(count: int, compute: float, fetch: float, size: int) -> tuple[Layer, 
 class Rig:
     """Submits everything before anything runs, so that the order is the policy's alone."""
 
-    def __init__(self, budget: int, policy: Policy, answer: Callable[[Batch], dict[str, np.ndarray]] | None = None):
-        self.records: list[Record] = []
-        self.settled: list[Batch] = []
+    def __init__(
+        self, budget: int, policy: Policy, answer: Callable[[LayerwiseBatch], dict[str, np.ndarray]] | None = None
+    ):
+        self.records: list[UnitRecord] = []
+        self.settled: list[LayerwiseBatch] = []
         self._lock = threading.Lock()
         device = EmulatedAccelerator(budget, answer) if answer else EmulatedAccelerator(budget)
         self.device = device
         self.executor = Executor(device, policy, self.records.append)
 
-    def batch(self, model: str, plan: tuple[Layer, ...]) -> Batch:
-        return Batch(model=model, inputs={}, rows=1, layers=plan, settled=self._settle)
+    def batch(self, model: str, plan: tuple[Layer, ...]) -> LayerwiseBatch:
+        return LayerwiseBatch(model=model, inputs={}, rows=1, layers=plan, settled=self._settle)
 
-    def run(self, *batches: Batch) -> None:
+    def run(self, *batches: LayerwiseBatch) -> None:
         with self.executor.held():
             for batch in batches:
                 self.executor.submit(batch)
         self.executor.close()
 
-    def _settle(self, batch: Batch) -> None:
+    def _settle(self, batch: LayerwiseBatch) -> None:
         with self._lock:
             self.settled.append(batch)
 
@@ -71,7 +73,7 @@ def test_every_batch_is_settled_once_with_its_own_answer() -> None:
 
 
 def test_a_batch_that_fails_leaves_the_others_alone() -> None:
-    def answer(batch: Batch) -> dict[str, np.ndarray]:
+    def answer(batch: LayerwiseBatch) -> dict[str, np.ndarray]:
         if batch.model == "B":
             raise ArithmeticError("bad rows")
         return {}
@@ -131,7 +133,7 @@ def test_execution_keeps_to_the_model() -> None:
     for policy in (Fifo(), Literal(skip_limit=2), Balanced(skip_limit=2, fill_time=0.06)):
         rig = Rig(8, policy)
         rig.run(rig.batch("A", a), rig.batch("M", m), rig.batch("A", a), rig.batch("M", m))
-        told = replay(rig.records, 8)
+        told = check_recurrence(rig.records, 8)
         assert told.error <= 0.03, (policy.name, told)
         assert told.plan_error <= 0.10, (policy.name, told)
         assert rig.device.ring.peak <= 8

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.layerwise.core.policy import Balanced, Literal
-from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request, UnknownPlacement
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch, UnknownPlacement
 from tests.layerwise.instances import GOLDEN, layers
 
 TIMES = st.integers(0, 9)
@@ -88,11 +88,11 @@ def test_only_layers_in_flight_are_remembered() -> None:
 
 def test_an_executor_that_is_on_time_gets_the_plans_schedule() -> None:
     """Deciding one layer at a time, told the planned times as measured, gives what a plan gives."""
-    plan = Scheduler(Timeline(6), Balanced(16, 6))
-    executor = Scheduler(live(), Balanced(16, 6))
+    plan = LayerScheduler(Timeline(6), Balanced(16, 6))
+    executor = LayerScheduler(live(), Balanced(16, 6))
     for order, (model, given_layers) in enumerate(GOLDEN.items()):
         for scheduler in (plan, executor):
-            scheduler.submit(Request(model=model, layers=given_layers, arrival=0, order=order))
+            scheduler.submit(ModelRequest(model=model, layers=given_layers, arrival=0, order=order))
     while (step := plan.step()) is not None:
         taken = executor.decide(executor.timeline.memory_free)
         assert taken == step
@@ -102,20 +102,20 @@ def test_an_executor_that_is_on_time_gets_the_plans_schedule() -> None:
 
 
 def test_a_request_can_be_withdrawn_until_its_first_layer_is_picked() -> None:
-    scheduler = Scheduler(live(), Literal(0))
+    scheduler = LayerScheduler(live(), Literal(0))
     for order in range(3):
-        scheduler.submit(Request(model="A", layers=GOLDEN["A"], arrival=0, order=order))
+        scheduler.submit(ModelRequest(model="A", layers=GOLDEN["A"], arrival=0, order=order))
     assert scheduler.decide(0) is not None
-    assert not scheduler.lineup.withdraw("A", 0)
-    assert scheduler.lineup.withdraw("A", 2)
-    assert not scheduler.lineup.withdraw("A", 2)
-    assert len(scheduler.lineup) == 2
+    assert not scheduler.ready.withdraw("A", 0)
+    assert scheduler.ready.withdraw("A", 2)
+    assert not scheduler.ready.withdraw("A", 2)
+    assert len(scheduler.ready) == 2
 
 
 def test_a_request_that_arrived_earlier_goes_first_even_if_submitted_later() -> None:
-    scheduler = Scheduler(live(), Literal(0))
-    scheduler.submit(Request(model="A", layers=GOLDEN["A"], arrival=5, order=0))
-    scheduler.submit(Request(model="A", layers=GOLDEN["A"], arrival=3, order=1))
+    scheduler = LayerScheduler(live(), Literal(0))
+    scheduler.submit(ModelRequest(model="A", layers=GOLDEN["A"], arrival=5, order=0))
+    scheduler.submit(ModelRequest(model="A", layers=GOLDEN["A"], arrival=3, order=1))
     assert scheduler.decide(2) is None
     step = scheduler.decide(6)
     assert step is not None

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from batchwright_worker.layerwise.core.policy import Balanced, Literal, Policy
-from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 from tests.layerwise.instances import GOLDEN, layers
 
 Models = Mapping[str, Sequence[Layer]]
@@ -21,19 +21,19 @@ Models = Mapping[str, Sequence[Layer]]
 
 def most_skips(models: Models, policy: Policy, budget: float, prefetch: Prefetch, decisions: int = 300) -> int:
     """The most often that any model's next layer was passed over, every model always having a request."""
-    scheduler = Scheduler(Timeline(budget, prefetch=prefetch), policy)
+    scheduler = LayerScheduler(Timeline(budget, prefetch=prefetch), policy)
     orders = itertools.count()
     for model in models:
-        scheduler.submit(Request(model=model, layers=models[model], arrival=0, order=next(orders)))
+        scheduler.submit(ModelRequest(model=model, layers=models[model], arrival=0, order=next(orders)))
     worst = 0
     for _ in range(decisions):
         now = scheduler.timeline.memory_free
         step = scheduler.step()
         assert step is not None
-        worst = max([worst, *(waiting.skips for waiting in scheduler.lineup.candidates(now))])
+        worst = max([worst, *(waiting.skips for waiting in scheduler.ready.candidates(now))])
         if step.decision.last:
             model = step.decision.request.model
-            scheduler.submit(Request(model=model, layers=models[model], arrival=now, order=next(orders)))
+            scheduler.submit(ModelRequest(model=model, layers=models[model], arrival=now, order=next(orders)))
     return worst
 
 

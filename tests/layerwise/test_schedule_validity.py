@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 
 from batchwright_worker.layerwise.core.policy import Fifo
-from batchwright_worker.layerwise.core.scheduler import Step
-from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.scheduler import LayerStep
+from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer, ModelRequest, Prefetch
 from batchwright_worker.layerwise.tools.validator import violations
 from tests.layerwise.instances import GOLDEN, layers, plan, requests
 from tests.layerwise.strategies import Case, cases, lying
@@ -35,7 +35,7 @@ def check_case(case: Case) -> None:
     check_sums(case, steps)
 
 
-def check_sums(case: Case, steps: Sequence[Step]) -> None:
+def check_sums(case: Case, steps: Sequence[LayerStep]) -> None:
     """Estimates equal outcomes, makespan = sum c + sum IC, last Me = sum w + sum IM + what no request was there for."""
     waited, fetched = 0.0, 0.0
     for decision, placement in steps:
@@ -56,7 +56,7 @@ ROUNDED = Case(
     policy_name="literal",
     skip_limit=0,
     requests=[
-        Request(
+        ModelRequest(
             model="m0",
             layers=[
                 Layer(compute=6.0, fetch=0.0, bytes=0),

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, RoundRobin
-from batchwright_worker.layerwise.core.scheduler import Step
+from batchwright_worker.layerwise.core.scheduler import LayerStep
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer, Request
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest
 from tests.layerwise.instances import layers, order_of, plan, requests
 from tests.layerwise.strategies import Case, cases
 
@@ -23,7 +23,7 @@ from tests.layerwise.strategies import Case, cases
 class Waiting:
     """A model's next layer, kept by the test's own books."""
 
-    request: Request
+    request: ModelRequest
     position: int = 0
     skips: int = 0
 
@@ -47,7 +47,7 @@ class Books:
         now = max(self.timeline.memory_free, first)
         return [waiting for waiting in self.running.values() if waiting.request.arrival <= now]
 
-    def take(self, step: Step, ready: Sequence[Waiting]) -> None:
+    def take(self, step: LayerStep, ready: Sequence[Waiting]) -> None:
         """The model of this step goes on, the others were passed over."""
         for waiting in ready:
             waiting.skips += 1
@@ -105,7 +105,7 @@ def test_the_order_of_ready_requests_changes_nothing_but_ties(case: Case, shuffl
         for layer in given_layers:
             number += 1
             apart.append(replace(layer, compute=layer.compute + number / 97, fetch=layer.fetch + 1 + number / 89))
-        submitted.append(Request(model=model, layers=apart, arrival=0, order=order))
+        submitted.append(ModelRequest(model=model, layers=apart, arrival=0, order=order))
     shuffled = submitted[:]
     shuffler.shuffle(shuffled)
     again = [replace(request, order=order) for order, request in enumerate(shuffled)]
@@ -116,7 +116,7 @@ def test_the_order_of_ready_requests_changes_nothing_but_ties(case: Case, shuffl
         assert [step.placement for step in one] == [step.placement for step in other]
 
 
-def has_ties(case: Case, steps: Sequence[Step]) -> bool:
+def has_ties(case: Case, steps: Sequence[LayerStep]) -> bool:
     """Did two candidates ever have the same key but for arrival and order?"""
     key = literal_key if case.policy_name == "literal" else balanced_key
     books = Books(case)

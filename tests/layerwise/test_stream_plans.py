@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_worker.layerwise.core.values import Layer
-from batchwright_worker.layerwise.execution.jobs import Record
-from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.execution.jobs import UnitRecord
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
 from batchwright_worker.layerwise.profiling.profiles import Profile, Summary, fit_fetch, read_profile
-from batchwright_worker.layerwise.tools.recurrence_check import replay
+from batchwright_worker.layerwise.tools.recurrence_check import check_recurrence
 from batchwright_worker.layerwise.tools.trace_export import trace
 from tests.layerwise.test_split_onnx import conv_net, opened
 
@@ -42,7 +42,7 @@ def test_one_size_is_all_bandwidth() -> None:
 
 
 def test_compute_is_interpolated_between_sizes_and_resident_units_need_no_fetch() -> None:
-    plans = Plans()
+    plans = UnitPlans()
     plans.add("m", [profile(4, [0.040], [500]), profile(1, [0.010], [500])])
     assert [plans.layers("m", rows)[0].compute for rows in (1, 2, 4, 8)] == pytest.approx([0.01, 0.02, 0.04, 0.08])
     assert plans.layers("m", 1)[0].fetch == pytest.approx(0.501)
@@ -50,12 +50,12 @@ def test_compute_is_interpolated_between_sizes_and_resident_units_need_no_fetch(
     assert plans.layers("m", 1)[0] == Layer(compute=plans.layers("m", 1)[0].compute, fetch=0.0, bytes=0)
 
 
-def record(planned: Layer, compute: float, fetch: float) -> Record:
-    return Record("m", 0, 0, 1, planned.bytes, 0.0, 1.0, 1.0 + fetch, 2.0, 2.0 + compute, planned, 0, 0.0)
+def record(planned: Layer, compute: float, fetch: float) -> UnitRecord:
+    return UnitRecord("m", 0, 0, 1, planned.bytes, 0.0, 1.0, 1.0 + fetch, 2.0, 2.0 + compute, planned, 0, 0.0)
 
 
 def test_plans_follow_what_is_measured() -> None:
-    plans = Plans()
+    plans = UnitPlans()
     plans.add("m", [profile(1, [0.010], [500])])
     for _ in range(200):
         plans.learn(record(plans.layers("m", 1)[0], compute=0.030, fetch=0.25))
@@ -81,13 +81,13 @@ def test_a_profile_is_measured_once_per_processor_and_batch_size(tmp_path: Path)
 def test_a_replay_of_what_ran_as_planned_has_no_error_and_its_trace_has_both_engines() -> None:
     planned = Layer(compute=2.0, fetch=1.0, bytes=3)
     ran = [
-        Record("a", 0, 0, 1, 3, 10.0, 10.0, 11.0, 11.0, 13.0, planned, 0, 0.0),
-        Record("b", 1, 0, 1, 3, 10.0, 13.0, 14.0, 14.0, 16.0, planned, 1, 0.0),
+        UnitRecord("a", 0, 0, 1, 3, 10.0, 10.0, 11.0, 11.0, 13.0, planned, 0, 0.0),
+        UnitRecord("b", 1, 0, 1, 3, 10.0, 13.0, 14.0, 14.0, 16.0, planned, 1, 0.0),
     ]
-    told = replay(ran, budget_bytes=3)
+    told = check_recurrence(ran, budget_bytes=3)
     assert told.measured_s == told.replayed_s == told.planned_s == 6.0
     assert told.error == told.plan_error == 0.0
-    assert replay(ran, budget_bytes=6).replayed_s == 5.0
+    assert check_recurrence(ran, budget_bytes=6).replayed_s == 5.0
     events = [event for event in trace({"run": ran})["traceEvents"] if event["ph"] == "X"]
     assert [(event["tid"], event["ts"], event["dur"]) for event in events] == [
         (2, 1e6, 2e6), (1, 0.0, 1e6), (2, 4e6, 2e6), (1, 3e6, 1e6),

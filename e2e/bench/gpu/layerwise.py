@@ -33,12 +33,12 @@ from batchwright_worker.benchmark.engines.torch import TensorOps
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
-from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch, run_unit, views
 from batchwright_worker.layerwise.networks.units import Array
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.tools.bound import stp_bound
-from batchwright_worker.layerwise.tools.comparison import Ask, Run, policy_named, run_streamed
+from batchwright_worker.layerwise.tools.comparison import Trial, TrialRequest, policy_named, run_streamed
 
 BARS: Final = {"over_fifo": 1.2, "over_whole": 1.5, "of_bound": 0.85, "replay_error": 0.03}
 
@@ -71,7 +71,7 @@ class Conv(nn.Module):  # type: ignore[misc] # torch is untyped here
 
 
 class _Dotted(Mapping[str, Any]):
-    """Parameters under the names that the benchmark's operations ask for."""
+    """Parameters under the names that the benchmark's operations request for."""
 
     def __init__(self, weights: nn.ParameterDict) -> None:
         self._weights = weights
@@ -123,11 +123,11 @@ def _bench(options: argparse.Namespace) -> dict[str, Any]:
         rows = _rows_for(device, wide_profile.total_fetch_s, quick=options.quick)
         profiles = {"resnet50": device.measured("resnet50", rows, effort), "wide": wide_profile}
         together = _co_run(device, networks, rows)
-        plans = Plans()
+        plans = UnitPlans()
         for name, profile in profiles.items():
             plans.add(name, [profile])
-        asks = _asks(networks, {"resnet50": rows, "wide": 1}, options.requests)
-        facts = _measured(device, plans, asks, options)
+        requests = _requests(networks, {"resnet50": rows, "wide": 1}, options.requests)
+        facts = _measured(device, plans, requests, options)
         facts |= {
             "requestsPerModel": options.requests,
             "gpu": torch.cuda.get_device_name(0),
@@ -173,9 +173,11 @@ def _rows_for(device: CudaAccelerator, seconds: float, *, quick: bool) -> int:
     return rows
 
 
-def _asks(networks: Mapping[str, TorchUnits], rows: Mapping[str, int], requests: int) -> list[Ask]:
+def _requests(networks: Mapping[str, TorchUnits], rows: Mapping[str, int], per_model: int) -> list[TrialRequest]:
     inputs = {name: example_inputs(network.inputs, rows[name]) for name, network in networks.items()}
-    return [Ask(model=name, rows=rows[name], inputs=inputs[name]) for _ in range(requests) for name in networks]
+    return [
+        TrialRequest(model=name, rows=rows[name], inputs=inputs[name]) for _ in range(per_model) for name in networks
+    ]
 
 
 def _co_run(device: CudaAccelerator, networks: Mapping[str, TorchUnits], rows: int) -> dict[str, float]:
@@ -241,23 +243,23 @@ def _timed(stream: Any, work: Callable[[], Any]) -> float:
 
 
 def _measured(
-    device: CudaAccelerator, plans: Plans, asks: Sequence[Ask], options: argparse.Namespace
+    device: CudaAccelerator, plans: UnitPlans, requests: Sequence[TrialRequest], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Every way `repeat` times in turn after one warm-up; medians."""
-    expected = _alone(device, asks)
-    found: dict[str, list[Run]] = {"balanced": [], "literal": [], "fifo": []}
+    expected = _alone(device, requests)
+    found: dict[str, list[Trial]] = {"balanced": [], "literal": [], "fifo": []}
     whole: list[float] = []
-    alone: dict[str, list[float]] = {name: [] for name in dict.fromkeys(ask.model for ask in asks)}
+    alone: dict[str, list[float]] = {name: [] for name in dict.fromkeys(request.model for request in requests)}
     for turn in range(options.repeat + 1):
         for name, runs in found.items():
-            policy = policy_named(name, plans, asks, device.ring.capacity, None)
-            run = run_streamed(device, plans, asks, policy)
+            policy = policy_named(name, plans, requests, device.ring.capacity, None)
+            run = run_streamed(device, plans, requests, policy)
             if turn:
                 runs.append(run)
-        seconds = _whole(device, asks)
+        seconds = _whole(device, requests)
         whole += [seconds] if turn else []
         for model, times in alone.items():
-            own = [ask for ask in asks if ask.model == model]
+            own = [request for request in requests if request.model == model]
             policy = policy_named("fifo", plans, own, device.ring.capacity, None)
             run = run_streamed(device, plans, own, policy)
             times.extend([run.makespan_s] if turn else [])
@@ -272,14 +274,14 @@ def _measured(
     }
 
 
-def _way(runs: Sequence[Run], expected: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+def _way(runs: Sequence[Trial], expected: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
     run = sorted(runs, key=lambda each: each.makespan_s)[len(runs) // 2]
-    assert run.told is not None
+    assert run.check is not None
     return {
         "makespanS": run.makespan_s,
         "all": [each.makespan_s for each in runs],
-        "replayError": run.told.error,
-        "planError": run.told.plan_error,
+        "replayError": run.check.error,
+        "planError": run.check.plan_error,
         "peakBytes": run.peak_bytes,
         "decisionShare": run.totals.decision_s / run.makespan_s,
         "computeIdleS": run.totals.compute_idle_s,
@@ -293,41 +295,41 @@ def _way(runs: Sequence[Run], expected: Sequence[Mapping[str, Array]]) -> dict[s
     }
 
 
-def _alone(device: CudaAccelerator, asks: Sequence[Ask]) -> list[Mapping[str, Array]]:
+def _alone(device: CudaAccelerator, requests: Sequence[TrialRequest]) -> list[Mapping[str, Array]]:
     """Each network run by itself, all weights on the device."""
     outputs: dict[str, Mapping[str, Array]] = {}
-    for ask in asks:
-        if ask.model not in outputs:
-            outputs[ask.model] = _run_whole(device, ask)
-    return [outputs[ask.model] for ask in asks]
+    for request in requests:
+        if request.model not in outputs:
+            outputs[request.model] = _run_whole(device, request)
+    return [outputs[request.model] for request in requests]
 
 
-def _whole(device: CudaAccelerator, asks: Sequence[Ask]) -> float:
+def _whole(device: CudaAccelerator, requests: Sequence[TrialRequest]) -> float:
     """In order; a model that is not there is copied whole before it runs. Makespan in seconds."""
     torch.cuda.synchronize()
     begin, here = time.monotonic(), ""
     held: list[Any] = []
-    for ask in asks:
-        if ask.model != here:
+    for request in requests:
+        if request.model != here:
             held.clear()
-            held = device.on_device(ask.model)
-            here = ask.model
-        _run_whole(device, ask, held)
+            held = device.on_device(request.model)
+            here = request.model
+        _run_whole(device, request, held)
     return time.monotonic() - begin
 
 
-def _run_whole(device: CudaAccelerator, ask: Ask, held: Sequence[Any] = ()) -> Mapping[str, Array]:
-    network, memory = device.network(ask.model), held or device.on_device(ask.model)
-    values = device.to_device(network.begin(ask.inputs, ask.rows))
+def _run_whole(device: CudaAccelerator, request: TrialRequest, held: Sequence[Any] = ()) -> Mapping[str, Array]:
+    network, memory = device.network(request.model), held or device.on_device(request.model)
+    values = device.to_device(network.begin(request.inputs, request.rows))
     with torch.cuda.stream(device.compute_stream), torch.inference_mode():
         for state in values:
             for graph, unit, weights in zip(network.graphs, network.index.units, memory, strict=True):
                 run_unit(graph, views(weights, unit.pieces), state)
-        return network.end(values, ask.rows)
+        return network.end(values, request.rows)
 
 
 def _against_bound(
-    facts: Mapping[str, Any], plans: Plans, profiles: Mapping[str, Any], together: Mapping[str, float]
+    facts: Mapping[str, Any], plans: UnitPlans, profiles: Mapping[str, Any], together: Mapping[str, float]
 ) -> dict[str, Any]:
     """System throughput of the measured run, and of the LP with compute and copies as slow as beside each other."""
     rates = {name: facts["requestsPerModel"] / seconds for name, seconds in facts["aloneS"].items()}

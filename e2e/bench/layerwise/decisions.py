@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from batchwright_worker.layerwise.core.policy import Balanced, Literal, Policy
-from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer, Request
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest
 from batchwright_worker.layerwise.tools.npu_model import REFERENCE_NPU
 from batchwright_worker.layerwise.tools.published_networks import NETWORKS, layers_of
 
@@ -42,14 +42,14 @@ class Loop:
     def __init__(self, models: dict[str, tuple[Layer, ...]], policy: Policy, *, live: bool) -> None:
         self.models = models
         self.live = live
-        self.scheduler = Scheduler(Timeline(REFERENCE_NPU.memory_bytes, live=live), policy)
+        self.scheduler = LayerScheduler(Timeline(REFERENCE_NPU.memory_bytes, live=live), policy)
         self.orders = itertools.count()
         for model in models:
             self.submit(model, 0)
 
     def submit(self, model: str, arrival: float) -> None:
         """The model's next request."""
-        request = Request(model=model, layers=self.models[model], arrival=arrival, order=next(self.orders))
+        request = ModelRequest(model=model, layers=self.models[model], arrival=arrival, order=next(self.orders))
         self.scheduler.submit(request)
 
     def decide(self) -> None:

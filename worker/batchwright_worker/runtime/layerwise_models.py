@@ -15,9 +15,9 @@ from batchwright_worker.host.memory import Meter, give_back
 from batchwright_worker.ipc.messages import Answer, Load, Loaded, LoadRefused, Ran, Run, Streamed, Unload, Unloaded
 from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
-from batchwright_worker.layerwise.execution.jobs import Batch
+from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch
 from batchwright_worker.layerwise.profiling.profiles import Profile
-from batchwright_worker.layerwise.serving.accelerators import Added
+from batchwright_worker.layerwise.serving.accelerators import AddedModel
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
@@ -84,7 +84,12 @@ class StreamedModels:
         self.service.close()
 
     def _ran(
-        self, ask: Run, slot: Slot, asked: float, batch: Batch, refusal: Callable[[int, BaseException], LoadRefused]
+        self,
+        ask: Run,
+        slot: Slot,
+        asked: float,
+        batch: LayerwiseBatch,
+        refusal: Callable[[int, BaseException], LoadRefused],
     ) -> Answer:
         if batch.error is not None:
             return refusal(ask.call, batch.error)
@@ -113,7 +118,7 @@ def _end(error: BaseException) -> None:
     os._exit(1)
 
 
-def summary(added: Added) -> Streamed:
+def summary(added: AddedModel) -> Streamed:
     """What is told of a model's units, at the smallest batch that was measured."""
     profile: Profile = min(added.profiles, key=lambda each: each.rows)
     return Streamed(

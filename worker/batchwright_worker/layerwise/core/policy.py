@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from batchwright_worker.layerwise.core.timeline import Engines
+from batchwright_worker.layerwise.core.timeline import AcceleratorState
 from batchwright_worker.layerwise.core.values import Candidate, Decision, Idle, Layer
 
 __all__ = ["POLICIES", "Balanced", "Fifo", "Literal", "Policy", "RoundRobin"]
@@ -37,7 +37,7 @@ class Policy(Protocol):
     def name(self) -> str:
         """As instances and tables write it."""
 
-    def choose(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The layer to push next."""
 
 
@@ -47,10 +47,10 @@ class Fifo:
 
     name: str = "fifo"
 
-    def choose(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The oldest request's next layer."""
         oldest = min(candidates, key=_by_arrival)
-        return _decide(oldest, engines.probe(oldest.layer, oldest.request.arrival))
+        return _decide(oldest, accelerator.probe(oldest.layer, oldest.request.arrival))
 
 
 class RoundRobin:
@@ -62,14 +62,14 @@ class RoundRobin:
         self._served: dict[str, int] = {}
         self._turn = 0
 
-    def choose(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The candidate whose model was served longest ago (a new model stands behind those before it)."""
         for candidate in sorted(candidates, key=lambda candidate: candidate.request.order):
             if candidate.request.model not in self._served:
                 self._serve(candidate.request.model)
         chosen = min(candidates, key=lambda candidate: self._served[candidate.request.model])
         self._serve(chosen.request.model)
-        return _decide(chosen, engines.probe(chosen.layer, chosen.request.arrival))
+        return _decide(chosen, accelerator.probe(chosen.layer, chosen.request.arrival))
 
     def _serve(self, model: str) -> None:
         self._turn += 1
@@ -85,17 +85,17 @@ class Literal:
     """False leaves out the tie-break by IM (an ablation)."""
     name: str = "literal"
 
-    def choose(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The overdue candidate, else the smallest (IC, IM, arrival, order)."""
-        return guarded(engines, candidates, self.skip_limit) or self._smallest(engines, candidates)
+        return guarded(accelerator, candidates, self.skip_limit) or self._smallest(accelerator, candidates)
 
-    def _smallest(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def _smallest(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         by_memory = self.by_memory_idle
 
         def key(candidate: Candidate, idle: Idle) -> tuple[float, float]:
             return idle.compute, idle.memory if by_memory else 0
 
-        return smallest(engines, candidates, key)
+        return smallest(accelerator, candidates, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +110,20 @@ class Balanced:
     theta: float = DEFAULT_THETA
     name: str = "balanced"
 
-    def choose(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The overdue candidate, else the smallest (IC, sign * w/(c+w), arrival, order)."""
-        return guarded(engines, candidates, self.skip_limit) or self._smallest(engines, candidates)
+        return guarded(accelerator, candidates, self.skip_limit) or self._smallest(accelerator, candidates)
 
-    def _smallest(self, engines: Engines, candidates: Sequence[Candidate]) -> Decision:
+    def _smallest(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         enough = self.theta * self.fill_time
-        memory_free, compute_free = engines.memory_free, engines.compute_free
+        memory_free, compute_free = accelerator.memory_free, accelerator.compute_free
 
         def key(candidate: Candidate, idle: Idle) -> tuple[float, float]:
             slack = compute_free - max(memory_free, candidate.request.arrival)
             share = fetch_share(candidate.layer)
             return idle.compute, -share if slack > enough else share
 
-        return smallest(engines, candidates, key)
+        return smallest(accelerator, candidates, key)
 
 
 def fetch_share(layer: Layer) -> float:
@@ -132,7 +132,7 @@ def fetch_share(layer: Layer) -> float:
     return layer.fetch / both if both else 0
 
 
-def guarded(engines: Engines, candidates: Sequence[Candidate], skip_limit: int) -> Decision | None:
+def guarded(accelerator: AcceleratorState, candidates: Sequence[Candidate], skip_limit: int) -> Decision | None:
     """The most skipped of those passed over `skip_limit` times or more, then the order of requests (C4); 0: none."""
     if not skip_limit:
         return None
@@ -140,14 +140,16 @@ def guarded(engines: Engines, candidates: Sequence[Candidate], skip_limit: int) 
     if not overdue:
         return None
     chosen = min(overdue, key=lambda candidate: (-candidate.skips, candidate.request.order))
-    return _decide(chosen, engines.probe(chosen.layer, chosen.request.arrival), guard=True)
+    return _decide(chosen, accelerator.probe(chosen.layer, chosen.request.arrival), guard=True)
 
 
 def smallest(
-    engines: Engines, candidates: Sequence[Candidate], key: Callable[[Candidate, Idle], tuple[float, float]]
+    accelerator: AcceleratorState,
+    candidates: Sequence[Candidate],
+    key: Callable[[Candidate, Idle], tuple[float, float]],
 ) -> Decision:
     """The candidate with the smallest key; among equals the earliest arrival, then the order of requests."""
-    probed = [(candidate, engines.probe(candidate.layer, candidate.request.arrival)) for candidate in candidates]
+    probed = [(candidate, accelerator.probe(candidate.layer, candidate.request.arrival)) for candidate in candidates]
     chosen, idle = min(probed, key=lambda pair: (*key(*pair), *_by_arrival(pair[0])))
     return _decide(chosen, idle)
 

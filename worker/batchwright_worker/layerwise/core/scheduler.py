@@ -14,48 +14,48 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from batchwright_worker.layerwise.core.lineup import Lineup
 from batchwright_worker.layerwise.core.policy import Policy
+from batchwright_worker.layerwise.core.ready_list import ReadyList
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Decision, Placement, Request
+from batchwright_worker.layerwise.core.values import Decision, LayerPlacement, ModelRequest
 
-__all__ = ["Scheduler", "Step"]
+__all__ = ["LayerScheduler", "LayerStep"]
 
 
-class Step(NamedTuple):
+class LayerStep(NamedTuple):
     """A decision and where it put the layer."""
 
     decision: Decision
-    placement: Placement
+    placement: LayerPlacement
 
 
-class Scheduler:
+class LayerScheduler:
     """Takes requests, gives one layer at a time."""
 
     def __init__(self, timeline: Timeline, policy: Policy) -> None:
         self.timeline = timeline
         self.policy = policy
-        self.lineup = Lineup(timeline.budget_bytes)
+        self.ready = ReadyList(timeline.budget_bytes)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: ModelRequest) -> None:
         """Queue a request. Raises BudgetTooSmall if a layer can never fit."""
-        self.lineup.add(request)
+        self.ready.add(request)
 
-    def step(self) -> Step | None:
+    def step(self) -> LayerStep | None:
         """The next decision of a plan, taken when the memory engine becomes free or, with nothing to fetch then, at
         the next arrival. None when all layers are placed."""
-        arrival = self.lineup.next_arrival()
-        return self._pick(max(self.timeline.memory_free, arrival)) if len(self.lineup) else None
+        arrival = self.ready.next_arrival()
+        return self._pick(max(self.timeline.memory_free, arrival)) if len(self.ready) else None
 
-    def decide(self, now: float) -> Step | None:
+    def decide(self, now: float) -> LayerStep | None:
         """The next decision of an executor whose memory engine is free `now`; None if no request has arrived."""
         self.timeline.advance(now)
         return self._pick(now)
 
-    def _pick(self, now: float) -> Step | None:
-        candidates = self.lineup.candidates(now)
+    def _pick(self, now: float) -> LayerStep | None:
+        candidates = self.ready.candidates(now)
         if not candidates:
             return None
         decision = self.policy.choose(self.timeline, candidates)
-        self.lineup.pick(decision, candidates)
-        return Step(decision, self.timeline.push(decision.layer, decision.request.arrival))
+        self.ready.pick(decision, candidates)
+        return LayerStep(decision, self.timeline.push(decision.layer, decision.request.arrival))

@@ -1,4 +1,4 @@
-"""What an accelerator would do under a load, from the very `Scheduler` that executors run. Pure.
+"""What an accelerator would do under a load, from the very `LayerScheduler` that executors run. Pure.
 
     finite batch   `run(scheduler, requests)`: all steps until nothing is left
     closed loop    `closed_loop(...)`: every model always has a request; rates in the steady state
@@ -15,25 +15,35 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from batchwright_worker.layerwise.core.policy import Fifo, Policy
-from batchwright_worker.layerwise.core.scheduler import Scheduler, Step
+from batchwright_worker.layerwise.core.scheduler import LayerScheduler, LayerStep
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer, Prefetch, Request
+from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 
-__all__ = ["Accelerator", "Latencies", "Throughput", "alone", "closed_loop", "latencies", "poisson", "run", "stp"]
+__all__ = [
+    "Latencies",
+    "SimulatedAccelerator",
+    "Throughput",
+    "alone",
+    "closed_loop",
+    "latencies",
+    "poisson",
+    "run",
+    "stp",
+]
 
 Models = Mapping[str, Sequence[Layer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accelerator:
+class SimulatedAccelerator:
     """What a timeline is built from."""
 
     budget_bytes: float
     prefetch: Prefetch = Prefetch.WHOLE
 
-    def scheduler(self, policy: Policy) -> Scheduler:
+    def scheduler(self, policy: Policy) -> LayerScheduler:
         """A fresh plan from time 0."""
-        return Scheduler(Timeline(self.budget_bytes, prefetch=self.prefetch), policy)
+        return LayerScheduler(Timeline(self.budget_bytes, prefetch=self.prefetch), policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +56,25 @@ class Throughput:
     most_skips: int
 
 
-class Generator(Protocol):
+class RandomGenerator(Protocol):
     """numpy's Generator, or anything alike."""
 
     def exponential(self, scale: float) -> float: ...
 
 
-def run(scheduler: Scheduler, requests: Sequence[Request]) -> list[Step]:
+def run(scheduler: LayerScheduler, requests: Sequence[ModelRequest]) -> list[LayerStep]:
     """Submit all requests and place every layer."""
     for request in requests:
         scheduler.submit(request)
     return list(iter(scheduler.step, None))
 
 
-def closed_loop(models: Models, policy: Policy, accelerator: Accelerator, *, until: float) -> Throughput:
+def closed_loop(models: Models, policy: Policy, accelerator: SimulatedAccelerator, *, until: float) -> Throughput:
     """Rates over (until/5, until]. A model's next request arrives when the last layer of the one before is picked, so
     that its first layers can be fetched behind it; a run counts by the share of its work that ends in the window."""
     scheduler = accelerator.scheduler(policy)
     for order, (model, layers) in enumerate(models.items()):
-        scheduler.submit(Request(model=model, layers=layers, arrival=0, order=order))
+        scheduler.submit(ModelRequest(model=model, layers=layers, arrival=0, order=order))
     whole = {model: sum(layer.compute + layer.fetch for layer in layers) for model, layers in models.items()}
     done = dict.fromkeys(models, 0.0)
     busy = [0.0, 0.0]
@@ -83,14 +93,14 @@ def closed_loop(models: Models, policy: Policy, accelerator: Accelerator, *, unt
             busy[1] += layer.fetch
         most_skips = max(most_skips, decision.skips)
         if decision.last:
-            scheduler.submit(Request(model=model, layers=models[model], arrival=now, order=order))
+            scheduler.submit(ModelRequest(model=model, layers=models[model], arrival=now, order=order))
             order += 1
     span = until - since
     rates = {model: runs / span for model, runs in done.items()}
     return Throughput(rates=rates, compute_busy=busy[0] / span, memory_busy=busy[1] / span, most_skips=most_skips)
 
 
-def alone(models: Models, accelerator: Accelerator, *, runs: int = 40) -> dict[str, float]:
+def alone(models: Models, accelerator: SimulatedAccelerator, *, runs: int = 40) -> dict[str, float]:
     """Every model's rate in a closed loop of its own (its next run's layers prefetched)."""
     rates = {}
     for model, layers in models.items():
@@ -104,7 +114,9 @@ def stp(rates: Mapping[str, float], rates_alone: Mapping[str, float]) -> float:
     return sum(rate / rates_alone[model] for model, rate in rates.items())
 
 
-def poisson(models: Models, rates: Mapping[str, float], generator: Generator, *, until: float) -> list[Request]:
+def poisson(
+    models: Models, rates: Mapping[str, float], generator: RandomGenerator, *, until: float
+) -> list[ModelRequest]:
     """Requests of all models up to `until`, in order of arrival."""
     arrivals: list[tuple[float, str]] = []
     for model in models:
@@ -113,7 +125,7 @@ def poisson(models: Models, rates: Mapping[str, float], generator: Generator, *,
             arrivals.append((at, model))
             at += generator.exponential(1 / rates[model])
     return [
-        Request(model=model, layers=models[model], arrival=at, order=order)
+        ModelRequest(model=model, layers=models[model], arrival=at, order=order)
         for order, (at, model) in enumerate(sorted(arrivals))
     ]
 
@@ -136,11 +148,11 @@ class Latencies:
         return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
-def latencies(steps: Sequence[Step], models: Models, accelerator: Accelerator) -> Latencies:
+def latencies(steps: Sequence[LayerStep], models: Models, accelerator: SimulatedAccelerator) -> Latencies:
     """From arrival to the end of the last layer."""
     idle = {}
     for model, layers in models.items():
-        request = Request(model=model, layers=layers, arrival=0, order=0)
+        request = ModelRequest(model=model, layers=layers, arrival=0, order=0)
         idle[model] = run(accelerator.scheduler(Fifo()), [request])[-1].placement.compute_end
     ends = [(step.decision.request, step.placement.compute_end) for step in steps if step.decision.last]
     taken = [end - request.arrival for request, end in ends]

@@ -22,12 +22,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from batchwright_worker.layerwise.core.values import Idle, Layer, Placement, Prefetch, UnknownPlacement
+from batchwright_worker.layerwise.core.values import Idle, Layer, LayerPlacement, Prefetch, UnknownPlacement
 
-__all__ = ["Engines", "Timeline"]
+__all__ = ["AcceleratorState", "Timeline"]
 
 
-class Engines(Protocol):
+class AcceleratorState(Protocol):
     """What a policy sees of the accelerator."""
 
     @property
@@ -47,7 +47,7 @@ class Engines(Protocol):
 
 
 @dataclass(slots=True)
-class _Held:
+class _LayerInFlight:
     """A layer in flight: its times as planned or, where `measured_*` is set, as they were."""
 
     sequence: int
@@ -89,7 +89,7 @@ class Timeline:
         self.compute_free = origin
         self._base = (origin, origin)
         self._floor = origin
-        self._held: deque[_Held] = deque()
+        self._held: deque[_LayerInFlight] = deque()
         self._used = 0
         self._next = 0
 
@@ -101,15 +101,17 @@ class Timeline:
         compute_free = self.compute_free
         return Idle(fetched - compute_free if fetched > compute_free else 0, pause)
 
-    def push(self, layer: Layer, arrival: float) -> Placement:
+    def push(self, layer: Layer, arrival: float) -> LayerPlacement:
         """Put the layer next on both engines."""
-        held = _Held(self._next, layer, max(arrival, self._floor))
+        held = _LayerInFlight(self._next, layer, max(arrival, self._floor))
         self._next += 1
         computed = self.compute_free
         pause = self._place(held)
         self._retire()
         idle = Idle(max(0, held.fetch_end - computed), pause)
-        return Placement(held.sequence, held.fetch_start, held.fetch_end, held.compute_start, held.compute_end, idle)
+        return LayerPlacement(
+            held.sequence, held.fetch_start, held.fetch_end, held.compute_start, held.compute_end, idle
+        )
 
     def advance(self, now: float) -> None:
         """It is `now`: no fetch starts before, and what is not measured as ended has not ended before."""
@@ -192,7 +194,7 @@ class Timeline:
             earliest = max(earliest, held.compute_end)
         return earliest
 
-    def _place(self, held: _Held) -> float:
+    def _place(self, held: _LayerInFlight) -> float:
         """The recurrence for the layer behind all others, measured times first; returns IM as planned."""
         layer = held.layer
         pause: float = 0
@@ -209,7 +211,7 @@ class Timeline:
         self._used += layer.bytes
         return pause
 
-    def _fetch(self, held: _Held) -> float:
+    def _fetch(self, held: _LayerInFlight) -> float:
         """Plan a fetch that has not been measured to its end; returns IM."""
         earliest = max(self.memory_free, held.arrival)
         pause = self._pause(held.layer, earliest)

@@ -19,10 +19,10 @@ __all__ = [
     "Decision",
     "Idle",
     "Layer",
+    "LayerPlacement",
     "LayerwiseError",
-    "Placement",
+    "ModelRequest",
     "Prefetch",
-    "Request",
     "UnknownPlacement",
 ]
 
@@ -68,7 +68,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ModelRequest:
     """One run of a model's layers in order. `order` is unique and ascends in the order of submission (ties)."""
 
     model: str
@@ -81,7 +81,7 @@ class Request:
 class Candidate:
     """The next layer of a model that has a request; `skips` counts the decisions that passed over this layer."""
 
-    request: Request
+    request: ModelRequest
     position: int = 0
     skips: int = 0
 
@@ -104,7 +104,7 @@ class Decision:
 
     `request`, `position` and `skips` are as they were when it was picked."""
 
-    request: Request
+    request: ModelRequest
     position: int
     skips: int
     idle: Idle
@@ -121,7 +121,7 @@ class Decision:
         return self.position == len(self.request.layers) - 1
 
 
-class Placement(NamedTuple):
+class LayerPlacement(NamedTuple):
     """Where a layer lies on both engines; `sequence` counts pushes and names it in `Timeline.correct`."""
 
     sequence: int

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from batchwright_worker.layerwise.execution.jobs import Batch, Interval, Job
+from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import Pool, Reads, UnitReader, read_all
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.units import PAGE, Array, Bytes, Network
@@ -15,7 +15,7 @@ __all__ = ["CpuAccelerator"]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Loaded:
+class _CpuNetwork:
     """A network that can run here; `resident`: the memory of units that stay."""
 
     network: Network
@@ -31,15 +31,15 @@ class CpuAccelerator:
     def __init__(self, budget_bytes: int, reads: Reads = "cached") -> None:
         self.pool = Pool(budget_bytes // PAGE * PAGE)
         self.ring = Ring(self.pool.capacity)
-        self.memory = _Reading(self)
-        self.compute = _Computing(self)
+        self.memory = _ReadEngine(self)
+        self.compute = _ComputeEngine(self)
         self._reads: Reads = reads
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, _CpuNetwork] = {}
 
     def add(self, name: str, network: Network) -> None:
         """Let it run here under this name."""
         reader = UnitReader(network.folder, self._reads)
-        self._loaded[name] = _Loaded(network=network, reader=reader)
+        self._loaded[name] = _CpuNetwork(network=network, reader=reader)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
         """Hold these of its units in memory (and no others); none of its batches may be here."""
@@ -66,38 +66,38 @@ class CpuAccelerator:
     def reader(self, name: str) -> UnitReader:
         return self._loaded[name].reader
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: LayerwiseBatch) -> None:
         """As Accelerator.begin."""
         batch.state = self._loaded[batch.model].network.begin(batch.inputs, batch.rows)
 
-    def end(self, batch: Batch) -> Mapping[str, Array]:
+    def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         """As Accelerator.end."""
         return self._loaded[batch.model].network.end(batch.state, batch.rows)
 
-    def fetch(self, job: Job) -> None:
+    def fetch(self, job: UnitJob) -> None:
         """Read a unit to its place; a resident one is there."""
         loaded = self._loaded[job.batch.model]
         if job.bytes:
             unit = loaded.network.index.units[job.position]
             loaded.reader.read(unit, self.pool.view(job.offset, unit.size))
 
-    def run(self, job: Job) -> None:
+    def run(self, job: UnitJob) -> None:
         """Run a unit on its weights."""
         loaded = self._loaded[job.batch.model]
         weights = self.pool.view(job.offset, job.bytes) if job.bytes else loaded.resident.get(job.position)
         loaded.network.compute(job.position, self.pool.view(0, 0) if weights is None else weights, job.batch.state)
 
 
-class _Reading:
+class _ReadEngine:
     ahead = 0
 
     def __init__(self, device: CpuAccelerator) -> None:
         self._device = device
 
-    def start(self, job: Job) -> None:
+    def start(self, job: UnitJob) -> None:
         """All happens in `finish`."""
 
-    def finish(self, job: Job) -> Interval:
+    def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
         if job.batch.error is None:
             try:
@@ -107,16 +107,16 @@ class _Reading:
         return Interval(start, time.monotonic())
 
 
-class _Computing:
+class _ComputeEngine:
     ahead = 0
 
     def __init__(self, device: CpuAccelerator) -> None:
         self._device = device
 
-    def start(self, job: Job) -> None:
+    def start(self, job: UnitJob) -> None:
         """All happens in `finish`."""
 
-    def finish(self, job: Job) -> Interval:
+    def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
         if job.batch.error is None and job.error is None:
             try:

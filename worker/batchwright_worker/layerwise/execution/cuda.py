@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from batchwright_worker.backends.base import OutOfDeviceMemoryError
-from batchwright_worker.layerwise.execution.jobs import Batch, Interval, Job
+from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
@@ -54,7 +54,7 @@ class EventClock:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Loaded:
+class _CudaNetwork:
     """`host`: per unit its bytes in pinned memory; `resident`: per kept unit its bytes on the device."""
 
     network: TorchUnits
@@ -63,7 +63,7 @@ class _Loaded:
 
 
 @dataclass(slots=True)
-class _Events:
+class _JobEvents:
     """Of one job: start and end of its copy, and of its compute."""
 
     copy_start: Any = None
@@ -85,9 +85,9 @@ class CudaAccelerator:
         self.copy_stream = torch.cuda.Stream(self._device)
         self.compute_stream = torch.cuda.Stream(self._device)
         self.clock = EventClock(*self._anchor())
-        self.memory = _Copying(self, ahead)
-        self.compute = _Running(self, ahead)
-        self._loaded: dict[str, _Loaded] = {}
+        self.memory = _CopyEngine(self, ahead)
+        self.compute = _KernelEngine(self, ahead)
+        self._loaded: dict[str, _CudaNetwork] = {}
 
     def add(self, name: str, network: TorchUnits) -> None:
         """Read its units into pinned memory."""
@@ -96,7 +96,7 @@ class CudaAccelerator:
             host = [_read(reader, unit, pinned=self._pinned) for unit in network.index.units]
         finally:
             reader.close()
-        self._loaded[name] = _Loaded(network=network, host=host)
+        self._loaded[name] = _CudaNetwork(network=network, host=host)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
         """Hold these of its units on the device (and no others); none of its batches may be here."""
@@ -118,7 +118,7 @@ class CudaAccelerator:
     def network(self, name: str) -> TorchUnits:
         return self._loaded[name].network
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: LayerwiseBatch) -> None:
         """Inputs go to the device on the compute stream, in order with the units that read them."""
         batch.state = self.to_device(self._loaded[batch.model].network.begin(batch.inputs, batch.rows))
 
@@ -137,14 +137,14 @@ class CudaAccelerator:
         torch.cuda.synchronize(self._device)
         return weights
 
-    def end(self, batch: Batch) -> Mapping[str, Array]:
+    def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         """The outputs, copied back behind the last unit."""
         with torch.cuda.stream(self.compute_stream):
             return self._loaded[batch.model].network.end(batch.state, batch.rows)
 
-    def copy(self, job: Job) -> None:
+    def copy(self, job: UnitJob) -> None:
         """Line up a unit's copy into its slot."""
-        job.device = events = _Events()
+        job.device = events = _JobEvents()
         loaded = self._loaded[job.batch.model]
         with torch.cuda.stream(self.copy_stream):
             events.copy_start = _recorded(self.copy_stream)
@@ -153,7 +153,7 @@ class CudaAccelerator:
                 slot.copy_(loaded.host[job.position], non_blocking=True)
             events.copy_end = _recorded(self.copy_stream)
 
-    def run(self, job: Job) -> None:
+    def run(self, job: UnitJob) -> None:
         """Line up a unit's kernels behind its copy."""
         loaded, events = self._loaded[job.batch.model], job.device
         with torch.cuda.stream(self.compute_stream), torch.inference_mode():
@@ -168,7 +168,7 @@ class CudaAccelerator:
                 job.error = error
             events.compute_end = _recorded(self.compute_stream)
 
-    def _launch(self, loaded: _Loaded, job: Job) -> None:
+    def _launch(self, loaded: _CudaNetwork, job: UnitJob) -> None:
         network = loaded.network
         kept = loaded.resident.get(job.position)
         memory = self.arena[job.offset : job.offset + job.bytes] if kept is None else kept
@@ -183,7 +183,7 @@ class CudaAccelerator:
         known = read_profile(loaded.network.folder, processor, rows)
         if known is not None and known.runs >= effort.least and known.digest == index.digest:
             return known
-        profile = _Measuring(self, loaded, name, rows).profile(processor, effort)
+        profile = _CudaProfiler(self, loaded, name, rows).profile(processor, effort)
         write_profile(loaded.network.folder, profile)
         return profile
 
@@ -195,30 +195,30 @@ class CudaAccelerator:
         return event, time.monotonic()
 
 
-class _Copying:
+class _CopyEngine:
     def __init__(self, device: CudaAccelerator, ahead: int) -> None:
         self.ahead = ahead
         self._device = device
 
-    def start(self, job: Job) -> None:
+    def start(self, job: UnitJob) -> None:
         self._device.copy(job)
 
-    def finish(self, job: Job) -> Interval:
+    def finish(self, job: UnitJob) -> Interval:
         events = job.device
         events.copy_end.synchronize()
         clock = self._device.clock
         return Interval(clock.at(events.copy_start), clock.at(events.copy_end))
 
 
-class _Running:
+class _KernelEngine:
     def __init__(self, device: CudaAccelerator, ahead: int) -> None:
         self.ahead = ahead
         self._device = device
 
-    def start(self, job: Job) -> None:
+    def start(self, job: UnitJob) -> None:
         self._device.run(job)
 
-    def finish(self, job: Job) -> Interval:
+    def finish(self, job: UnitJob) -> Interval:
         events = job.device
         try:
             events.compute_end.synchronize()
@@ -230,13 +230,13 @@ class _Running:
         return Interval(clock.at(events.compute_start), clock.at(events.compute_end))
 
 
-class _Measuring:
+class _CudaProfiler:
     """Unit by unit: all weights of one network at once in memory of its own, only while this lasts."""
 
-    def __init__(self, device: CudaAccelerator, loaded: _Loaded, name: str, rows: int) -> None:
+    def __init__(self, device: CudaAccelerator, loaded: _CudaNetwork, name: str, rows: int) -> None:
         self._device, self._loaded, self._rows = device, loaded, rows
         inputs = example_inputs(loaded.network.inputs, rows)
-        self._batch = Batch(model=name, inputs=inputs, rows=rows, layers=(), settled=lambda _batch: None)
+        self._batch = LayerwiseBatch(model=name, inputs=inputs, rows=rows, layers=(), settled=lambda _batch: None)
 
     def profile(self, processor: str, effort: Effort) -> Profile:
         index = self._loaded.network.index

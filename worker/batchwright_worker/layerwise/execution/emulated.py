@@ -6,28 +6,28 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from batchwright_worker.layerwise.execution.jobs import Batch, Interval, Job
+from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.units import Array
 
 __all__ = ["EmulatedAccelerator"]
 
-Answer = Callable[[Batch], Mapping[str, Array]]
+Outputs = Callable[[LayerwiseBatch], Mapping[str, Array]]
 _NOTHING: Final[Mapping[str, Array]] = {}
 
 
-class _Sleeper:
+class _SleepEngine:
     """An engine that is busy for the job's planned time."""
 
     ahead = 0
 
-    def __init__(self, seconds: Callable[[Job], float]) -> None:
+    def __init__(self, seconds: Callable[[UnitJob], float]) -> None:
         self._seconds = seconds
 
-    def start(self, job: Job) -> None:
+    def start(self, job: UnitJob) -> None:
         """All happens in `finish`."""
 
-    def finish(self, job: Job) -> Interval:
+    def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
         end = start + (self._seconds(job) if job.batch.error is None else 0.0)
         while (rest := end - time.monotonic()) > 0:
@@ -40,14 +40,14 @@ class EmulatedAccelerator:
 
     chained = False
 
-    def __init__(self, budget_bytes: int, answer: Answer = lambda _batch: _NOTHING) -> None:
+    def __init__(self, budget_bytes: int, answer: Outputs = lambda _batch: _NOTHING) -> None:
         self.ring = Ring(budget_bytes)
-        self.memory = _Sleeper(lambda job: job.batch.layers[job.position].fetch)
-        self.compute = _Sleeper(lambda job: job.batch.layers[job.position].compute)
+        self.memory = _SleepEngine(lambda job: job.batch.layers[job.position].fetch)
+        self.compute = _SleepEngine(lambda job: job.batch.layers[job.position].compute)
         self._answer = answer
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: LayerwiseBatch) -> None:
         """Nothing to prepare."""
 
-    def end(self, batch: Batch) -> Mapping[str, Array]:
+    def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         return self._answer(batch)

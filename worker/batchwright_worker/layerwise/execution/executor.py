@@ -1,4 +1,4 @@
-"""Runs batches of several models on one device, unit by unit, in the order that the layerwise `Scheduler` decides.
+"""Runs batches of several models on one device, unit by unit, in the order that the layerwise `LayerScheduler` decides.
 
 Two threads, one per engine, and one lock. The memory engine's thread decides whenever its engine is free (C1), waits
 until the unit has room, fetches it and queues its compute; the compute engine's thread runs units in that order and
@@ -17,12 +17,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from batchwright_worker.layerwise.core.policy import Policy
-from batchwright_worker.layerwise.core.scheduler import Scheduler
+from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Prefetch, Request
-from batchwright_worker.layerwise.execution.jobs import Accelerator, Batch, Interval, Job, Record
+from batchwright_worker.layerwise.core.values import ModelRequest, Prefetch
+from batchwright_worker.layerwise.execution.jobs import Accelerator, Interval, LayerwiseBatch, UnitJob, UnitRecord
 
-__all__ = ["Executor", "ExecutorBrokenError", "Totals"]
+__all__ = ["EngineTotals", "Executor", "ExecutorBrokenError"]
 
 
 class ExecutorBrokenError(RuntimeError):
@@ -30,7 +30,7 @@ class ExecutorBrokenError(RuntimeError):
 
 
 @dataclass(slots=True)
-class Totals:
+class EngineTotals:
     """Seconds since the start. Idle: an engine waited although a batch was there: compute for weights, memory for room.
     `decision_s`: time spent deciding."""
 
@@ -51,21 +51,21 @@ class Executor:
         self,
         device: Accelerator,
         policy: Policy,
-        on_record: Callable[[Record], None] = lambda _record: None,
+        on_record: Callable[[UnitRecord], None] = lambda _record: None,
         on_broken: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
         timeline = Timeline(device.ring.capacity, prefetch=Prefetch.WHOLE, origin=time.monotonic(), live=True)
-        self.totals = Totals()
+        self.totals = EngineTotals()
         self._device = device
-        self._scheduler = Scheduler(timeline, policy)
+        self._scheduler = LayerScheduler(timeline, policy)
         self._on_record = on_record
         self._on_broken = on_broken
         self._changed = threading.Condition()
-        self._batches: dict[int, Batch] = {}
+        self._batches: dict[int, LayerwiseBatch] = {}
         self._orders = itertools.count()
-        self._pending: Job | None = None
-        self._to_compute: deque[Job] = deque()
-        self._computing: deque[Job] = deque()
+        self._pending: UnitJob | None = None
+        self._to_compute: deque[UnitJob] = deque()
+        self._computing: deque[UnitJob] = deque()
         self._memory_free = self._compute_free = time.monotonic()
         self._closing = False
         self._broken: BaseException | None = None
@@ -76,7 +76,7 @@ class Executor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: LayerwiseBatch) -> None:
         """Take a batch. Raises BudgetTooSmall, or what is wrong with its inputs; then `settled` is not called."""
         self._device.begin(batch)
         with self._changed:
@@ -84,7 +84,7 @@ class Executor:
                 raise ExecutorBrokenError("the executor is closed") from self._broken
             batch.arrival = batch.arrival or time.monotonic()
             batch.order = next(self._orders)
-            request = Request(model=batch.model, layers=batch.layers, arrival=batch.arrival, order=batch.order)
+            request = ModelRequest(model=batch.model, layers=batch.layers, arrival=batch.arrival, order=batch.order)
             self._scheduler.submit(request)
             self._batches[batch.order] = batch
             self._changed.notify_all()
@@ -130,7 +130,7 @@ class Executor:
     # --- the memory engine's thread ---
 
     def _fetch_all(self) -> None:
-        engine, started = self._device.memory, deque[Job]()
+        engine, started = self._device.memory, deque[UnitJob]()
         while True:
             job = self._next_fetch(bool(started))
             if job is not None:
@@ -145,7 +145,7 @@ class Executor:
                 return
             self._fetched(started.popleft())
 
-    def _next_fetch(self, busy: bool) -> Job | None:
+    def _next_fetch(self, busy: bool) -> UnitJob | None:
         """The next job that has its place; None to finish what was started first, or to end."""
         with self._changed:
             while True:
@@ -161,7 +161,7 @@ class Executor:
                     return None
                 self._changed.wait()
 
-    def _decide(self) -> Job | None:
+    def _decide(self) -> UnitJob | None:
         """The policy's choice, entered into the timeline (the lock is held)."""
         while True:
             now = time.monotonic()
@@ -177,7 +177,7 @@ class Executor:
                 continue
             spent = time.monotonic() - now
             self.totals.decision_s += spent
-            return Job(
+            return UnitJob(
                 batch=batch,
                 position=decision.position,
                 bytes=decision.layer.bytes,
@@ -186,7 +186,7 @@ class Executor:
                 decision_s=spent,
             )
 
-    def _fetched(self, job: Job) -> None:
+    def _fetched(self, job: UnitJob) -> None:
         interval = self._device.memory.finish(job)
         with self._changed:
             self._count_fetch(job, interval)
@@ -194,7 +194,7 @@ class Executor:
             self._scheduler.timeline.correct(job.sequence, fetch_start=interval.start, fetch_end=interval.end)
             self._changed.notify_all()
 
-    def _count_fetch(self, job: Job, interval: Interval) -> None:
+    def _count_fetch(self, job: UnitJob, interval: Interval) -> None:
         totals, batch = self.totals, job.batch
         batch.began = batch.began or interval.start
         totals.memory_busy_s += interval.end - interval.start
@@ -218,7 +218,7 @@ class Executor:
             done = self._computing.popleft()
             self._computed(done, engine.finish(done))
 
-    def _next_compute(self) -> Job | None:
+    def _next_compute(self) -> UnitJob | None:
         """The next job whose weights are there (or on their way, where the device waits itself)."""
         with self._changed:
             while True:
@@ -237,7 +237,7 @@ class Executor:
     def _startable(self) -> bool:
         return bool(self._to_compute) and (self._device.chained or self._to_compute[0].fetch is not None)
 
-    def _computed(self, job: Job, interval: Interval) -> None:
+    def _computed(self, job: UnitJob, interval: Interval) -> None:
         batch = job.batch
         with self._changed:
             self._changed.wait_for(lambda: job.fetch is not None or self._broken is not None)
@@ -254,7 +254,7 @@ class Executor:
         if job.last:
             self._forget(batch)
 
-    def _count_compute(self, job: Job, interval: Interval) -> None:
+    def _count_compute(self, job: UnitJob, interval: Interval) -> None:
         assert job.fetch is not None
         totals, batch = self.totals, job.batch
         totals.units += 1
@@ -262,7 +262,7 @@ class Executor:
         totals.compute_idle_s += max(0.0, interval.start - max(self._compute_free, batch.arrival))
         self._compute_free = interval.end
         self._on_record(
-            Record(
+            UnitRecord(
                 model=batch.model,
                 order=batch.order,
                 position=job.position,
@@ -279,7 +279,7 @@ class Executor:
             )
         )
 
-    def _answer(self, batch: Batch) -> None:
+    def _answer(self, batch: LayerwiseBatch) -> None:
         try:
             batch.outputs = self._device.end(batch)
         except Exception as error:
@@ -287,12 +287,12 @@ class Executor:
         else:
             self._settle(batch, None)
 
-    def _settle(self, batch: Batch, error: BaseException | None) -> None:
+    def _settle(self, batch: LayerwiseBatch, error: BaseException | None) -> None:
         batch.error = error
         batch.state = None
         batch.settled(batch)
 
-    def _forget(self, batch: Batch) -> None:
+    def _forget(self, batch: LayerwiseBatch) -> None:
         with self._changed:
             self._batches.pop(batch.order, None)
             self._changed.notify_all()

@@ -13,9 +13,9 @@ from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.units import Array
 
-__all__ = ["Accelerator", "Batch", "Engine", "Interval", "Job", "Record", "Settled"]
+__all__ = ["Accelerator", "DeviceEngine", "Interval", "LayerwiseBatch", "Settled", "UnitJob", "UnitRecord"]
 
-Settled = Callable[["Batch"], None]
+Settled = Callable[["LayerwiseBatch"], None]
 
 
 class Interval(NamedTuple):
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Batch:
+class LayerwiseBatch:
     """One run of a model on `rows` rows. `settled` is called once, on a thread of the executor, when `outputs` or
     `error` is there. `layers`: its units as planned."""
 
@@ -45,11 +45,11 @@ class Batch:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Job:
+class UnitJob:
     """One unit of one batch on its way through both engines. `offset`: where its weights lie in the device's memory
     (meaningless where `bytes` is 0)."""
 
-    batch: Batch
+    batch: LayerwiseBatch
     position: int
     bytes: int
     sequence: int
@@ -66,7 +66,7 @@ class Job:
         return self.position == len(self.batch.layers) - 1
 
 
-class Record(NamedTuple):
+class UnitRecord(NamedTuple):
     """One unit as it ran."""
 
     model: str
@@ -84,17 +84,17 @@ class Record(NamedTuple):
     decision_s: float
 
 
-class Engine(Protocol):
+class DeviceEngine(Protocol):
     """One of a device's two engines; takes jobs in order. Used by one thread."""
 
     @property
     def ahead(self) -> int:
         """Jobs that may be started behind one that has not ended (0: `finish` does all the work)."""
 
-    def start(self, job: Job) -> None:
+    def start(self, job: UnitJob) -> None:
         """Begin, or line up behind what was started before; does not wait."""
 
-    def finish(self, job: Job) -> Interval:
+    def finish(self, job: UnitJob) -> Interval:
         """Wait until the oldest started job has ended. What goes wrong is left in `job.error`."""
 
 
@@ -106,19 +106,19 @@ class Accelerator(Protocol):
         """The books of the memory for weights in flight; the executor keeps them."""
 
     @property
-    def memory(self) -> Engine:
+    def memory(self) -> DeviceEngine:
         """Fetches weights."""
 
     @property
-    def compute(self) -> Engine:
+    def compute(self) -> DeviceEngine:
         """Runs units."""
 
     @property
     def chained(self) -> bool:
         """May a unit's compute be started before its fetch has ended (the device itself waits)?"""
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: LayerwiseBatch) -> None:
         """Make its `state`; raises what is wrong with the inputs."""
 
-    def end(self, batch: Batch) -> Mapping[str, Array]:
+    def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         """Its outputs, after the last unit."""

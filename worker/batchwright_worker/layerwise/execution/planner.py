@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchwright_worker.layerwise.core.values import Layer
-from batchwright_worker.layerwise.execution.jobs import Record
+from batchwright_worker.layerwise.execution.jobs import UnitRecord
 from batchwright_worker.layerwise.profiling.profiles import Profile
 
-__all__ = ["Plans"]
+__all__ = ["UnitPlans"]
 
 _WEIGHT: Final = 0.05
 _MOST_CORRECTION: Final = 8.0
 
 
 @dataclass(slots=True)
-class _Plan:
+class _ModelPlan:
     profiles: list[Profile]
     resident: frozenset[int] = frozenset()
     compute_ratio: float = 1.0
@@ -29,14 +29,14 @@ class _Plan:
 
 
 @dataclass(slots=True)
-class Plans:
+class UnitPlans:
     """Of all models of one device."""
 
-    _plans: dict[str, _Plan] = field(default_factory=dict)
+    _plans: dict[str, _ModelPlan] = field(default_factory=dict)
 
     def add(self, model: str, profiles: Sequence[Profile]) -> None:
         """Of one network at one or more batch sizes."""
-        self._plans[model] = _Plan(sorted(profiles, key=lambda profile: profile.rows))
+        self._plans[model] = _ModelPlan(sorted(profiles, key=lambda profile: profile.rows))
 
     def keep(self, model: str, resident: frozenset[int]) -> None:
         """These of its units need no fetch."""
@@ -60,7 +60,7 @@ class Plans:
             for position, size in enumerate(profile.bytes)
         )
 
-    def learn(self, record: Record) -> None:
+    def learn(self, record: UnitRecord) -> None:
         """Follow what was measured, a little with every unit."""
         plan = self._plans.get(record.model)
         if plan is None:

@@ -39,7 +39,7 @@ class UnitGraph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _SortedGraph:
     """The graph sorted out: `work` depends on the inputs, `fixed` on weights alone."""
 
     work: list[Any]
@@ -75,7 +75,7 @@ def unit_graphs(program: Any, limit_bytes: int) -> list[UnitGraph]:
     return [_graph(program, plan, operations, span, last_read) for span in spans]
 
 
-def _plan(program: Any) -> _Plan:
+def _plan(program: Any) -> _SortedGraph:
     signature = program.graph_signature
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in signature.output_specs):
         raise NotDivisible("the program writes to its own buffers or inputs; export it in eval() mode")
@@ -98,7 +98,7 @@ def _plan(program: Any) -> _Plan:
     outputs = tuple(str(name) for name in signature.user_outputs)
     if any(name not in {node.name for node in work} for name in outputs):
         raise NotDivisible("an output of the program does not depend on its inputs, or is one of them")
-    return _Plan(work=work, fixed=frozenset(fixed), weights=weights, outputs=outputs)
+    return _SortedGraph(work=work, fixed=frozenset(fixed), weights=weights, outputs=outputs)
 
 
 def _mutates(node: Any) -> bool:
@@ -115,7 +115,7 @@ def _tensors(program: Any) -> dict[str, Any]:
     return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
 
 
-def _operation(node: Any, plan: _Plan, program: Any, sizes: Mapping[str, int]) -> Operation:
+def _operation(node: Any, plan: _SortedGraph, program: Any, sizes: Mapping[str, int]) -> Operation:
     keys = _weights_of([node], plan)
     tensors = _tensors(program)
     return Operation(
@@ -126,7 +126,7 @@ def _operation(node: Any, plan: _Plan, program: Any, sizes: Mapping[str, int]) -
     )
 
 
-def _weights_of(nodes: Sequence[Any], plan: _Plan) -> list[str]:
+def _weights_of(nodes: Sequence[Any], plan: _SortedGraph) -> list[str]:
     """Keys of the weights that these nodes need, also by way of `fixed` nodes; in the graph's order of use."""
     found: dict[str, None] = {}
     for node in (*_fixed_before(nodes, plan), *nodes):
@@ -136,7 +136,7 @@ def _weights_of(nodes: Sequence[Any], plan: _Plan) -> list[str]:
     return list(found)
 
 
-def _fixed_before(nodes: Sequence[Any], plan: _Plan) -> list[Any]:
+def _fixed_before(nodes: Sequence[Any], plan: _SortedGraph) -> list[Any]:
     """The `fixed` computations that these nodes need, in the graph's order."""
     needed: set[Any] = set()
     open_nodes = list(nodes)
@@ -148,14 +148,14 @@ def _fixed_before(nodes: Sequence[Any], plan: _Plan) -> list[Any]:
     return [node for node in next(iter(nodes)).graph.nodes if node in needed] if needed else []
 
 
-def _last_reads(plan: _Plan, operations: Sequence[Operation]) -> dict[str, int]:
+def _last_reads(plan: _SortedGraph, operations: Sequence[Operation]) -> dict[str, int]:
     """Where each activation is read last; outputs are read behind the end."""
     last = {name: index for index, operation in enumerate(operations) for name in operation.reads}
     return {**last, **dict.fromkeys(plan.outputs, len(operations))}
 
 
 def _graph(
-    program: Any, plan: _Plan, operations: Sequence[Operation], span: Span, last_read: Mapping[str, int]
+    program: Any, plan: _SortedGraph, operations: Sequence[Operation], span: Span, last_read: Mapping[str, int]
 ) -> UnitGraph:
     """The unit as a module of its own."""
     nodes = plan.work[span.start : span.stop]

@@ -48,7 +48,7 @@ def measured(network: Network, reader: UnitReader, rows: int, processor: str, ef
 
 def measure(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:
     """Runs the network on random inputs, unit by unit, first alone and then while the other engine works."""
-    units, bench = network.index.units, _Bench(network, reader, rows)
+    units, bench = network.index.units, _UnitTimer(network, reader, rows)
     deadline = time.monotonic() + effort.seconds
     compute_s, runs = bench.compute_times(effort, deadline)
     sizes = [unit.size for unit in units if unit.size]
@@ -76,7 +76,7 @@ def measure(network: Network, reader: UnitReader, rows: int, processor: str, eff
     )
 
 
-class _Bench:
+class _UnitTimer:
     """Memory of its own for one unit that computes and one that is read."""
 
     def __init__(self, network: Network, reader: UnitReader, rows: int) -> None:

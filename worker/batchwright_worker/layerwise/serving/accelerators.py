@@ -14,21 +14,21 @@ from batchwright_worker.host.machine import processor_name
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
-from batchwright_worker.layerwise.execution.jobs import Accelerator, Batch
+from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Array, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
 from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
-__all__ = ["Added", "Ground", "ground_of"]
+__all__ = ["AcceleratorAdapter", "AddedModel", "adapter_of"]
 
 _EFFORT: Final = Effort(runs=20, least=3, seconds=2.0)
 _EMULATED_UNITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
+class AddedModel:
     """A model that can run: its signature, what its units take, and which of them stay in memory."""
 
     inputs: Sequence[TensorSpec]
@@ -37,13 +37,13 @@ class Added:
     resident: frozenset[int]
 
 
-class Ground(Protocol):
+class AcceleratorAdapter(Protocol):
     """One device."""
 
     @property
     def device(self) -> Accelerator: ...
 
-    def add(self, source: ModelSource) -> Added:
+    def add(self, source: ModelSource) -> AddedModel:
         """Raises LoadError with what to change."""
 
     def remove(self, name: str) -> None:
@@ -52,16 +52,16 @@ class Ground(Protocol):
     def close(self) -> None: ...
 
 
-def ground_of(kind: str, settings: LayerwiseSettings, host: Host) -> Ground:
+def adapter_of(kind: str, settings: LayerwiseSettings, host: Host) -> AcceleratorAdapter:
     """For a kind of accelerator."""
     if kind == KIND_EMULATED:
-        return _EmulatedGround(settings, host)
+        return _EmulatedAdapter(settings, host)
     if kind not in (KIND_CPU, KIND_NVIDIA):
         raise LoadError(f'layerwise does not know accelerator {kind!r}: write layerwise: {{mode: "Off"}}')
-    return _StreamedGround(kind, settings, host)
+    return _NetworkAdapter(kind, settings, host)
 
 
-class _StreamedGround:
+class _NetworkAdapter:
     """A CPU or a GPU with networks from files."""
 
     def __init__(self, kind: str, settings: LayerwiseSettings, host: Host) -> None:
@@ -75,7 +75,7 @@ class _StreamedGround:
         else:
             self.device = CpuAccelerator(max(PAGE, settings.flight_bytes))
 
-    def add(self, source: ModelSource) -> Added:
+    def add(self, source: ModelSource) -> AddedModel:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
@@ -93,7 +93,7 @@ class _StreamedGround:
             )
         self.device.add(source.name, network)
         self.device.keep(source.name, resident)
-        return Added(
+        return AddedModel(
             inputs=network.inputs, outputs=network.outputs, profiles=self._profiles(source.name), resident=resident
         )
 
@@ -117,7 +117,7 @@ class _StreamedGround:
         return [measured(network, reader, rows, processor, _EFFORT) for rows in (1, 4)]
 
 
-class _EmulatedGround:
+class _EmulatedAdapter:
     """Sleeps: an emulated model is so many equal units; its load time is what fetching all of them takes."""
 
     def __init__(self, settings: LayerwiseSettings, host: Host) -> None:
@@ -125,7 +125,7 @@ class _EmulatedGround:
         self._host = host
         self._models: dict[str, Any] = {}
 
-    def add(self, source: ModelSource) -> Added:
+    def add(self, source: ModelSource) -> AddedModel:
         from batchwright_worker.backends.emulated import unbooked
 
         emulated = source.emulated
@@ -139,7 +139,7 @@ class _EmulatedGround:
             )
         self._models[source.name] = model = unbooked(source, emulated, self._host)
         profiles = [_emulated_profile(source.name, emulated, size, rows) for rows in (1, 64)]
-        return Added(inputs=model.inputs, outputs=model.outputs, profiles=profiles, resident=frozenset())
+        return AddedModel(inputs=model.inputs, outputs=model.outputs, profiles=profiles, resident=frozenset())
 
     def remove(self, name: str) -> None:
         del self._models[name]
@@ -147,7 +147,7 @@ class _EmulatedGround:
     def close(self) -> None:
         self._models.clear()
 
-    def _answer(self, batch: Batch) -> Mapping[str, Array]:
+    def _answer(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         """Each row's argmax, as the emulated model answers; the time has passed already."""
         answer: Mapping[str, Array] = self._models[batch.model].answer(
             {name: np.asarray(array) for name, array in batch.inputs.items()}, batch.rows

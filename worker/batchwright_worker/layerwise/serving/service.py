@@ -11,10 +11,10 @@ from batchwright_worker.ipc.messages import ModelSource, Streams
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.execution.executor import Executor
-from batchwright_worker.layerwise.execution.jobs import Batch, Settled
-from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.units import Array
-from batchwright_worker.layerwise.serving.accelerators import Added, ground_of
+from batchwright_worker.layerwise.serving.accelerators import AddedModel, adapter_of
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 __all__ = ["Service"]
@@ -29,21 +29,21 @@ class Service:
         self, kind: str, settings: LayerwiseSettings, host: Host, on_broken: Callable[[BaseException], None]
     ) -> None:
         self._settings = settings
-        self._ground = ground_of(kind, settings, host)
-        self._plans = Plans()
-        self._added: dict[str, Added] = {}
+        self._adapter = adapter_of(kind, settings, host)
+        self._plans = UnitPlans()
+        self._added: dict[str, AddedModel] = {}
         self._lock = threading.Lock()
-        self._executor = Executor(self._ground.device, Fifo(), self._plans.learn, on_broken)
+        self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
 
     @property
     def reserved_bytes(self) -> int:
         """Memory for weights in flight, which no measurement of the process shows."""
-        return self._ground.device.ring.capacity
+        return self._adapter.device.ring.capacity
 
-    def add(self, source: ModelSource) -> Added:
+    def add(self, source: ModelSource) -> AddedModel:
         """Take a model in. Raises LoadError."""
         self.remove(source.name)
-        added = self._ground.add(source)
+        added = self._adapter.add(source)
         self._plans.add(source.name, added.profiles)
         self._plans.keep(source.name, added.resident)
         self._added[source.name] = added
@@ -55,7 +55,7 @@ class Service:
         if self._added.pop(name, None) is not None:
             self._executor.wait_idle(name)
             self._plans.remove(name)
-            self._ground.remove(name)
+            self._adapter.remove(name)
             self._executor.use(self._policy())
 
     def remove_all(self) -> None:
@@ -67,11 +67,11 @@ class Service:
         if model not in self._added:
             raise LoadError(f"model {model!r} is not loaded here")
         layers = self._plans.layers(model, rows)
-        self._executor.submit(Batch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
+        self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
 
     def streams(self) -> Streams:
         """The counters of both engines, and the memory."""
-        totals, ring = self._executor.totals, self._ground.device.ring
+        totals, ring = self._executor.totals, self._adapter.device.ring
         return Streams(
             compute_busy_seconds=totals.compute_busy_s,
             compute_idle_seconds=totals.compute_idle_s,
@@ -87,14 +87,14 @@ class Service:
     def close(self) -> None:
         """Finish what was submitted, then give everything back."""
         self._executor.close()
-        self._ground.close()
+        self._adapter.close()
 
     def _policy(self) -> Policy:
         """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
         layers = [self._plans.layers(model, _PLANNED_ROWS) for model in self._added]
         if not layers:
             return Fifo()
-        budget = self._ground.device.ring.capacity
+        budget = self._adapter.device.ring.capacity
         given = self._settings.skip_limit
         limit = auto_skip_limit(layers, budget) if given is None else given
         if self._settings.mode == "Literal":

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from batchwright_worker.layerwise.core.scheduler import Step
-from batchwright_worker.layerwise.execution.jobs import Record
+from batchwright_worker.layerwise.core.scheduler import LayerStep
+from batchwright_worker.layerwise.execution.jobs import UnitRecord
 
 __all__ = ["draw_bars", "draw_engines", "draw_records"]
 
 
-def draw_engines(steps: Sequence[Step], path: Path) -> None:
+def draw_engines(steps: Sequence[LayerStep], path: Path) -> None:
     """A Gantt chart: fetches above, computes below, one colour per model; the number is the layer's."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(12, 3), layout="constrained")
@@ -38,7 +38,7 @@ def draw_engines(steps: Sequence[Step], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_records(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
+def draw_records(runs: Mapping[str, Sequence[UnitRecord]], path: Path) -> None:
     """The same of units as they ran, one chart below the other on one time axis."""
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(

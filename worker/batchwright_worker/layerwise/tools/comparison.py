@@ -1,4 +1,4 @@
-"""The same requests on one CPU in several ways: streamed under a policy, and one whole model after the other."""
+"""Trials of the same requests on one device: streamed under a policy, and one whole model after the other."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
-from batchwright_worker.layerwise.execution.executor import Executor, Totals
-from batchwright_worker.layerwise.execution.jobs import Accelerator, Batch, Record
-from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.execution.executor import EngineTotals, Executor
+from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch, UnitRecord
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
 from batchwright_worker.layerwise.networks.units import Array, Network
-from batchwright_worker.layerwise.tools.recurrence_check import Replay, replay
+from batchwright_worker.layerwise.tools.recurrence_check import RecurrenceCheck, check_recurrence
 
-__all__ = ["WHOLE", "Ask", "Run", "policy_named", "run_streamed", "run_whole", "same_outputs"]
+__all__ = ["WHOLE", "Trial", "TrialRequest", "policy_named", "run_streamed", "run_whole", "same_outputs"]
 
 WHOLE: Final = "whole model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One request: its inputs have `rows` rows."""
+class TrialRequest:
+    """One request of a trial: its inputs have `rows` rows."""
 
     model: str
     rows: int
@@ -33,21 +33,24 @@ class Ask:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
-    """How one way went. `outputs` in the order of the requests; `peak_bytes` of weights in flight."""
+class Trial:
+    """The requests served in one way. `outputs` in the order of the requests; `peak_bytes` of weights in flight."""
 
     name: str
     makespan_s: float = 0.0
     outputs: list[Mapping[str, Array]] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    totals: Totals = field(default_factory=Totals)
+    records: list[UnitRecord] = field(default_factory=list)
+    totals: EngineTotals = field(default_factory=EngineTotals)
     peak_bytes: int = 0
-    told: Replay | None = None
+    check: RecurrenceCheck | None = None
 
 
-def policy_named(name: str, plans: Plans, asks: Sequence[Ask], budget_bytes: int, skip_limit: int | None) -> Policy:
-    """A policy for these requests; without a skip limit the one that the measured times ask for (auto-N)."""
-    layers = [plans.layers(model, rows) for model, rows in dict.fromkeys((ask.model, ask.rows) for ask in asks)]
+def policy_named(
+    name: str, plans: UnitPlans, requests: Sequence[TrialRequest], budget_bytes: int, skip_limit: int | None
+) -> Policy:
+    """A policy for these requests; a skip limit of None follows from the measured times (auto-N, `core.skip_limit`)."""
+    shapes = dict.fromkeys((request.model, request.rows) for request in requests)
+    layers = [plans.layers(model, rows) for model, rows in shapes]
     limit = auto_skip_limit(layers, budget_bytes) if skip_limit is None else skip_limit
     match name:
         case "fifo":
@@ -61,55 +64,50 @@ def policy_named(name: str, plans: Plans, asks: Sequence[Ask], budget_bytes: int
     raise ValueError(f"there is no policy {name!r}")
 
 
-def run_streamed(device: Accelerator, plans: Plans, asks: Sequence[Ask], policy: Policy) -> Run:
+def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[TrialRequest], policy: Policy) -> Trial:
     """All requests are there at once; answers come as the policy has it. Raises what a batch raised."""
-    run = Run(name=policy.name)
+    trial = Trial(name=policy.name)
     device.ring.peak = 0
-    batches = [
-        Batch(
-            model=ask.model, inputs=ask.inputs, rows=ask.rows, layers=plans.layers(ask.model, ask.rows), settled=_seen
-        )
-        for ask in asks
-    ]
-    executor = Executor(device, policy, run.records.append)
+    batches = [_batch(request, plans) for request in requests]
+    executor = Executor(device, policy, trial.records.append)
     begin = time.monotonic()
     with executor.held():
         for batch in batches:
             batch.arrival = begin
             executor.submit(batch)
     executor.wait_idle()
-    run.makespan_s = time.monotonic() - begin
+    trial.makespan_s = time.monotonic() - begin
     executor.close()
     for batch in batches:
         if batch.error is not None:
             raise batch.error
-        run.outputs.append(batch.outputs)
-    run.totals, run.peak_bytes = executor.totals, device.ring.peak
-    run.told = replay(run.records, device.ring.capacity)
-    return run
+        trial.outputs.append(batch.outputs)
+    trial.totals, trial.peak_bytes = executor.totals, device.ring.peak
+    trial.check = check_recurrence(trial.records, device.ring.capacity)
+    return trial
 
 
-def run_whole(networks: Mapping[str, tuple[Network, UnitReader]], asks: Sequence[Ask]) -> Run:
+def run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:
     """In order of the requests; a model that is not there is read whole, in the place of the one that is."""
-    run = Run(name=WHOLE)
+    trial = Trial(name=WHOLE)
     memory = page_aligned(max(network.index.weight_bytes for network, _ in networks.values()))
     begin, here = time.monotonic(), ""
-    for ask in asks:
-        network, reader = networks[ask.model]
-        if ask.model != here:
+    for request in requests:
+        network, reader = networks[request.model]
+        if request.model != here:
             for unit in network.index.units:
                 reader.read(unit, memory[unit.offset : unit.offset + unit.size])
-            here = ask.model
-        state = network.begin(ask.inputs, ask.rows)
+            here = request.model
+        state = network.begin(request.inputs, request.rows)
         for position, unit in enumerate(network.index.units):
             network.compute(position, memory[unit.offset : unit.offset + unit.size], state)
-        run.outputs.append(network.end(state, ask.rows))
-    run.makespan_s = time.monotonic() - begin
-    run.peak_bytes = memory.nbytes
-    return run
+        trial.outputs.append(network.end(state, request.rows))
+    trial.makespan_s = time.monotonic() - begin
+    trial.peak_bytes = memory.nbytes
+    return trial
 
 
-def same_outputs(one: Run, other: Run) -> bool:
+def same_outputs(one: Trial, other: Trial) -> bool:
     """Bit by bit, request by request."""
     return len(one.outputs) == len(other.outputs) and all(
         left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
@@ -117,5 +115,15 @@ def same_outputs(one: Run, other: Run) -> bool:
     )
 
 
-def _seen(_batch: Batch) -> None:
-    """The run waits for all of them."""
+def _batch(request: TrialRequest, plans: UnitPlans) -> LayerwiseBatch:
+    return LayerwiseBatch(
+        model=request.model,
+        inputs=request.inputs,
+        rows=request.rows,
+        layers=plans.layers(request.model, request.rows),
+        settled=_seen,
+    )
+
+
+def _seen(_batch: LayerwiseBatch) -> None:
+    """`run_streamed` waits for all batches at once."""

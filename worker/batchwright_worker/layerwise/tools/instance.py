@@ -27,10 +27,10 @@ from batchwright_worker.layerwise.core.policy import (
     Policy,
     RoundRobin,
 )
-from batchwright_worker.layerwise.core.scheduler import Step
-from batchwright_worker.layerwise.core.simulator import Accelerator, run
+from batchwright_worker.layerwise.core.scheduler import LayerStep
+from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, run
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
-from batchwright_worker.layerwise.core.values import Layer, LayerwiseError, Prefetch, Request
+from batchwright_worker.layerwise.core.values import Layer, LayerwiseError, ModelRequest, Prefetch
 
 __all__ = ["Instance", "InstanceError", "Schedule", "parse", "policy_of", "schedule_of", "scheduled"]
 
@@ -170,7 +170,7 @@ def policy_of(
     raise ValueError(f"{name!r} is no policy: there are {', '.join(POLICIES)}")
 
 
-def scheduled(instance: Instance) -> list[Step]:
+def scheduled(instance: Instance) -> list[LayerStep]:
     """Run the instance. Raises BudgetTooSmall."""
     models = instance.layers()
     policy = policy_of(
@@ -180,15 +180,15 @@ def scheduled(instance: Instance) -> list[Step]:
         skip_limit=instance.skip_limit,
         theta=instance.theta,
     )
-    accelerator = Accelerator(budget_bytes=instance.budget, prefetch=Prefetch(instance.prefetch))
+    accelerator = SimulatedAccelerator(budget_bytes=instance.budget, prefetch=Prefetch(instance.prefetch))
     requests = [
-        Request(model=request.model, layers=models[request.model], arrival=request.arrival, order=order)
+        ModelRequest(model=request.model, layers=models[request.model], arrival=request.arrival, order=order)
         for order, request in enumerate(instance.requests)
     ]
     return run(accelerator.scheduler(policy), requests)
 
 
-def schedule_of(steps: Sequence[Step]) -> Schedule:
+def schedule_of(steps: Sequence[LayerStep]) -> Schedule:
     """The answer's document."""
     layers = [_placed(step) for step in steps]
     return Schedule(
@@ -199,7 +199,7 @@ def schedule_of(steps: Sequence[Step]) -> Schedule:
     )
 
 
-def _placed(step: Step) -> PlacedLayer:
+def _placed(step: LayerStep) -> PlacedLayer:
     decision, placement = step
     return PlacedLayer(
         model=decision.request.model,

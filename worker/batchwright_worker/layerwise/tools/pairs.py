@@ -11,10 +11,10 @@ from typing import Final
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
 from batchwright_worker.layerwise.core.simulator import (
-    Accelerator,
-    Generator,
     Latencies,
     Models,
+    RandomGenerator,
+    SimulatedAccelerator,
     alone,
     closed_loop,
     latencies,
@@ -95,11 +95,11 @@ def pair_throughput(
     """
     models = {name: layers_of(name, npu) for name in pair}
     budget_bytes = npu.memory_bytes if budget is None else budget
-    rates_alone = alone(models, Accelerator(budget_bytes=budget_bytes))
+    rates_alone = alone(models, SimulatedAccelerator(budget_bytes=budget_bytes))
     until = rounds * sum(1 / rate for rate in rates_alone.values())
     found = {}
     for name, column in columns.items():
-        accelerator = Accelerator(budget_bytes=budget_bytes, prefetch=column.prefetch)
+        accelerator = SimulatedAccelerator(budget_bytes=budget_bytes, prefetch=column.prefetch)
         policy = column.policy(models, budget_bytes)
         found[name] = stp(closed_loop(models, policy, accelerator, until=until).rates, rates_alone)
     return PairThroughput(pair=pair, bound=stp_bound(models, rates_alone), columns=found)
@@ -124,11 +124,13 @@ class PairLatency:
         return self.balanced.percentile(0.99) / self.fifo.percentile(0.99)
 
 
-def pair_latency(pair: Pair, npu: Npu, generator: Generator, *, load: float = 0.95, runs: int = 800) -> PairLatency:
+def pair_latency(
+    pair: Pair, npu: Npu, generator: RandomGenerator, *, load: float = 0.95, runs: int = 800
+) -> PairLatency:
     """Poisson arrivals of both networks, about `runs` in all. Each brings half of the load: 1.0 is what an accelerator
     serves that runs one model at a time."""
     models = {name: layers_of(name, npu) for name in pair}
-    accelerator = Accelerator(budget_bytes=npu.memory_bytes)
+    accelerator = SimulatedAccelerator(budget_bytes=npu.memory_bytes)
     rates = {name: rate * load / len(pair) for name, rate in alone(models, accelerator).items()}
     requests = poisson(models, rates, generator, until=runs / sum(rates.values()))
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer
-from batchwright_worker.layerwise.execution.jobs import Record
+from batchwright_worker.layerwise.execution.jobs import UnitRecord
 
-__all__ = ["Replay", "replay"]
+__all__ = ["RecurrenceCheck", "check_recurrence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class RecurrenceCheck:
     """Makespans from the first arrival to the last compute: as measured, as the recurrence gives it from the measured
     times of every unit, and as it gives it from the planned ones in the same order."""
 
@@ -32,7 +32,7 @@ class Replay:
         return abs(self.planned_s - self.measured_s) / self.measured_s
 
 
-def replay(records: Sequence[Record], budget_bytes: float) -> Replay:
+def check_recurrence(records: Sequence[UnitRecord], budget_bytes: float) -> RecurrenceCheck:
     """Of all units that ran, in the order of their compute, which is that of their fetch."""
     if not records:
         raise ValueError("nothing ran")
@@ -47,7 +47,7 @@ def replay(records: Sequence[Record], budget_bytes: float) -> Replay:
         )
         measured.push(layer, record.arrival)
         planned.push(record.planned, record.arrival)
-    return Replay(
+    return RecurrenceCheck(
         measured_s=records[-1].compute_end - origin,
         replayed_s=measured.compute_free - origin,
         planned_s=planned.compute_free - origin,

@@ -13,21 +13,21 @@ import click
 import msgspec
 
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
-from batchwright_worker.layerwise.execution.jobs import Record
-from batchwright_worker.layerwise.execution.planner import Plans
+from batchwright_worker.layerwise.execution.jobs import UnitRecord
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.units import Network
 from batchwright_worker.layerwise.profiling.profiler import example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, Summary
 from batchwright_worker.layerwise.tools.comparison import (
     WHOLE,
-    Ask,
-    Run,
+    Trial,
+    TrialRequest,
     policy_named,
     run_streamed,
     run_whole,
     same_outputs,
 )
-from batchwright_worker.layerwise.tools.stage import Stage, staged
+from batchwright_worker.layerwise.tools.prepared_networks import PreparedNetworks, prepare_networks
 from batchwright_worker.layerwise.tools.trace_export import trace as trace_of
 
 __all__ = ["profile", "run", "trace"]
@@ -50,7 +50,7 @@ class _Size(click.ParamType[int]):
         return int(number) * _UNITS[unit]
 
 
-class _Named(click.ParamType[tuple[str, str]]):
+class _NamedValue(click.ParamType[tuple[str, str]]):
     """NAME=VALUE."""
 
     name = "name=value"
@@ -68,9 +68,9 @@ def _shared(command: Any) -> Any:
     """The options of all three."""
     options = [
         click.option(
-            "--model", "models", type=_Named(), multiple=True, help="NAME=FILE (.onnx, .pt2). None: two samples."
+            "--model", "models", type=_NamedValue(), multiple=True, help="NAME=FILE (.onnx, .pt2). None: two samples."
         ),
-        click.option("--rows", type=_Named(), multiple=True, help="NAME=ROWS of a batch; default 1."),
+        click.option("--rows", type=_NamedValue(), multiple=True, help="NAME=ROWS of a batch; default 1."),
         click.option(
             "--budget", type=_Size(), default="256Mi", show_default=True, help="Memory for weights in flight."
         ),
@@ -95,12 +95,12 @@ def _shared(command: Any) -> Any:
 def profile(as_json: bool, **options: Any) -> None:
     """Cut networks into units and measure them: at least 20 runs each, and what the engines cost each other."""
     with ExitStack() as stack:
-        stage = staged(stack, **options)
+        prepared = prepare_networks(stack, **options)
         if as_json:
-            click.echo(msgspec.json.format(msgspec.json.encode(list(stage.profiles.values()))).decode())
+            click.echo(msgspec.json.format(msgspec.json.encode(list(prepared.profiles.values()))).decode())
             return
-        for name, found in stage.profiles.items():
-            _tell_profile(name, stage.networks[name], found)
+        for name, found in prepared.profiles.items():
+            _print_profile(name, prepared.networks[name], found)
 
 
 @click.command()
@@ -148,25 +148,25 @@ class _Ways:
 
 def _run(ways: _Ways, **options: Any) -> None:
     with ExitStack() as stack:
-        stage = staged(stack, **options)
-        asks = _asks(stage, ways.requests)
-        tried = _tries(stack, stage, asks, ways)
-    reference = tried[WHOLE][0]
-    equal = {name: all(same_outputs(each, reference) for each in runs) for name, runs in tried.items()}
+        prepared = prepare_networks(stack, **options)
+        requests = _requests(prepared, ways.requests)
+        trials = _trials(stack, prepared, requests, ways)
+    reference = trials[WHOLE][0]
+    equal = {name: all(same_outputs(each, reference) for each in runs) for name, runs in trials.items()}
     if not ways.whole:
-        del tried[WHOLE]
+        del trials[WHOLE]
     if ways.as_json:
-        facts = [_facts(runs, equal=equal[name]) for name, runs in tried.items()]
+        facts = [_facts(runs, equal=equal[name]) for name, runs in trials.items()]
         click.echo(msgspec.json.format(msgspec.json.encode(facts)).decode())
     else:
-        _tell(stage, tried, equal)
-    fastest = {name: _fastest(runs).records for name, runs in tried.items()}
+        _print(prepared, trials, equal)
+    fastest = {name: _fastest(runs).records for name, runs in trials.items()}
     _draw({name: records for name, records in fastest.items() if records}, ways)
     if not all(equal.values()):
         raise click.ClickException("outputs differ from those of the networks run alone")
 
 
-def _draw(records: Mapping[str, Sequence[Record]], ways: _Ways) -> None:
+def _draw(records: Mapping[str, Sequence[UnitRecord]], ways: _Ways) -> None:
     if ways.trace_to is not None:
         ways.trace_to.write_bytes(msgspec.json.encode(trace_of(records)))
         click.echo(f"trace: {ways.trace_to} (open it at ui.perfetto.dev)", err=True)
@@ -176,47 +176,50 @@ def _draw(records: Mapping[str, Sequence[Record]], ways: _Ways) -> None:
         draw_records(records, ways.plot)
 
 
-def _asks(stage: Stage, requests: int) -> list[Ask]:
+def _requests(prepared: PreparedNetworks, per_model: int) -> list[TrialRequest]:
     """Requests in turn: A M A M ..."""
     inputs = {
-        name: example_inputs(network.inputs, stage.profiles[name].rows) for name, network in stage.networks.items()
+        name: example_inputs(network.inputs, prepared.profiles[name].rows)
+        for name, network in prepared.networks.items()
     }
     return [
-        Ask(model=name, rows=stage.profiles[name].rows, inputs=inputs[name])
-        for _ in range(requests)
-        for name in stage.networks
+        TrialRequest(model=name, rows=prepared.profiles[name].rows, inputs=inputs[name])
+        for _ in range(per_model)
+        for name in prepared.networks
     ]
 
 
-def _tries(stack: ExitStack, stage: Stage, asks: Sequence[Ask], ways: _Ways) -> dict[str, list[Run]]:
+def _trials(
+    stack: ExitStack, prepared: PreparedNetworks, requests: Sequence[TrialRequest], ways: _Ways
+) -> dict[str, list[Trial]]:
     """Every way `repeat` times, in turn, so that what disturbs this machine disturbs all of them."""
-    device, plans = CpuAccelerator(stage.budget, stage.reads), Plans()
+    device, plans = CpuAccelerator(prepared.budget, prepared.reads), UnitPlans()
     stack.callback(device.pool.close)
-    for name, network in stage.networks.items():
+    for name, network in prepared.networks.items():
         device.add(name, network)
-        plans.add(name, [stage.profiles[name]])
-    networks = {name: (stage.networks[name], stage.readers[name]) for name in stage.networks}
-    tried: dict[str, list[Run]] = {name: [] for name in (*ways.policies.split(","), WHOLE)}
+        plans.add(name, [prepared.profiles[name]])
+    networks = {name: (prepared.networks[name], prepared.readers[name]) for name in prepared.networks}
+    trials: dict[str, list[Trial]] = {name: [] for name in (*ways.policies.split(","), WHOLE)}
     for turn in range(ways.repeat):
-        for name, runs in tried.items():
+        for name, runs in trials.items():
             if name == WHOLE:
                 if ways.whole or not turn:
-                    runs.append(run_whole(networks, asks))
+                    runs.append(run_whole(networks, requests))
                 continue
             try:
-                policy = policy_named(name, plans, asks, device.ring.capacity, ways.skip_limit)
+                policy = policy_named(name, plans, requests, device.ring.capacity, ways.skip_limit)
             except ValueError as error:
                 raise click.ClickException(str(error)) from error
-            runs.append(run_streamed(device, plans, asks, policy))
-    return tried
+            runs.append(run_streamed(device, plans, requests, policy))
+    return trials
 
 
-def _fastest(runs: Sequence[Run]) -> Run:
+def _fastest(runs: Sequence[Trial]) -> Trial:
     """The least disturbed one."""
     return min(runs, key=lambda each: each.makespan_s)
 
 
-def _tell_profile(name: str, network: Network, found: Profile) -> None:
+def _print_profile(name: str, network: Network, found: Profile) -> None:
     click.echo(f"{name}: {Summary(profile=found)}")
     click.echo(
         f"  fetch = {found.latency_s * 1e3:.2f} ms + bytes / {found.bytes_per_second / 1e6:.0f} MB/s; {found.runs} "
@@ -226,22 +229,22 @@ def _tell_profile(name: str, network: Network, found: Profile) -> None:
         click.echo(f"  {unit.name:40} {unit.size / 1e6:9.2f} MB {seconds * 1e3:9.2f} ms")
 
 
-def _facts(runs: Sequence[Run], *, equal: bool) -> dict[str, Any]:
+def _facts(runs: Sequence[Trial], *, equal: bool) -> dict[str, Any]:
     run = _fastest(runs)
-    told, totals = run.told, run.totals
+    check, totals = run.check, run.totals
     facts: dict[str, Any] = {
         "way": run.name,
         "makespanSeconds": run.makespan_s,
         "medianMakespanSeconds": statistics.median(each.makespan_s for each in runs),
         "peakBytes": max(each.peak_bytes for each in runs),
     }
-    if told is None:
+    if check is None:
         return facts
     return {
         **facts,
         "bitwiseEqual": equal,
-        "replayError": max(each.told.error for each in runs if each.told),
-        "planError": told.plan_error,
+        "replayError": max(each.check.error for each in runs if each.check),
+        "planError": check.plan_error,
         "computeIdleSeconds": totals.compute_idle_s,
         "memoryIdleSeconds": totals.memory_idle_s,
         "decisionSeconds": totals.decision_s,
@@ -250,16 +253,16 @@ def _facts(runs: Sequence[Run], *, equal: bool) -> dict[str, Any]:
     }
 
 
-def _tell(stage: Stage, tried: Mapping[str, Sequence[Run]], equal: Mapping[str, bool]) -> None:
-    for name, found in stage.profiles.items():
+def _print(prepared: PreparedNetworks, trials: Mapping[str, Sequence[Trial]], equal: Mapping[str, bool]) -> None:
+    for name, found in prepared.profiles.items():
         click.echo(f"{name}: {Summary(profile=found)}")
-    total = sum(network.index.weight_bytes for network in stage.networks.values())
-    click.echo(f"weights {total / 1e6:.0f} MB in all, budget {stage.budget / 1e6:.0f} MB, reads {stage.reads}")
+    total = sum(network.index.weight_bytes for network in prepared.networks.values())
+    click.echo(f"weights {total / 1e6:.0f} MB in all, budget {prepared.budget / 1e6:.0f} MB, reads {prepared.reads}")
     click.echo(
         f"{'way':13} {'fastest':>10} {'median':>10} {'peak MB':>8} {'IC s':>7} {'IM s':>7} "
         f"{'replay':>7} {'plan':>7} {'decide':>8}  equal"
     )
-    facts = {name: _facts(runs, equal=equal[name]) for name, runs in tried.items()}
+    facts = {name: _facts(runs, equal=equal[name]) for name, runs in trials.items()}
     for name, each in facts.items():
         line = f"{name:13} {each['makespanSeconds']:8.3f} s {each['medianMakespanSeconds']:8.3f} s"
         line += f" {each['peakBytes'] / 1e6:8.1f}"

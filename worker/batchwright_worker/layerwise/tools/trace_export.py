@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batchwright_worker.layerwise.execution.jobs import Record
+from batchwright_worker.layerwise.execution.jobs import UnitRecord
 
 __all__ = ["trace"]
 
 _MEMORY, _COMPUTE = 1, 2
 
 
-def trace(runs: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+def trace(runs: Mapping[str, Sequence[UnitRecord]]) -> dict[str, Any]:
     """Trace events (JSON) of several runs, each from its own time 0; times in microseconds."""
     events: list[dict[str, Any]] = []
     for process, (name, records) in enumerate(runs.items(), start=1):
@@ -25,7 +25,7 @@ def trace(runs: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
-def _spans(record: Record, process: int, origin: float) -> list[dict[str, Any]]:
+def _spans(record: UnitRecord, process: int, origin: float) -> list[dict[str, Any]]:
     facts = {"request": record.order, "unit": record.position, "bytes": record.bytes, "skips": record.skips}
     spans = [(_COMPUTE, record.compute_start, record.compute_end, record.planned.compute)]
     if record.bytes:

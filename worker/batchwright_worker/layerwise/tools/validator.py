@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Lying", "violations"]
+__all__ = ["TimedLayer", "violations"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lying:
+class TimedLayer:
     """A layer as it lies on the engines, in the order in which it was fetched."""
 
     request: int
@@ -34,7 +34,12 @@ class Lying:
 
 
 def violations(
-    layers: Sequence[Lying], *, budget_bytes: float, lengths: Sequence[int], fluid: bool = False, tolerance: float = 0
+    layers: Sequence[TimedLayer],
+    *,
+    budget_bytes: float,
+    lengths: Sequence[int],
+    fluid: bool = False,
+    tolerance: float = 0,
 ) -> list[str]:
     """What is wrong with a schedule, in words; empty for a good one.
 
@@ -46,7 +51,7 @@ def violations(
 
 
 class _Check:
-    def __init__(self, layers: Sequence[Lying], budget_bytes: float, tolerance: float) -> None:
+    def __init__(self, layers: Sequence[TimedLayer], budget_bytes: float, tolerance: float) -> None:
         self.layers = layers
         self.budget = budget_bytes
         self.tolerance = tolerance
@@ -138,7 +143,7 @@ class _Check:
             if self.differ(first, layer.fetch_start):
                 yield f"a fluid fetch would begin at {first}, reported {layer.fetch_start}"
 
-    def _refetched(self, layer: Lying, before: Sequence[Lying], start: float) -> tuple[float, float]:
+    def _refetched(self, layer: TimedLayer, before: Sequence[TimedLayer], start: float) -> tuple[float, float]:
         """(first byte, end) of a fetch that runs whenever there is room from `start` on."""
         if not layer.bytes:
             return start, start + layer.fetch

@@ -6,26 +6,26 @@ import heapq
 from collections.abc import Sequence
 from typing import Final
 
-from batchwright_worker.layerwise.core.values import BudgetTooSmall, Candidate, Decision, Request
+from batchwright_worker.layerwise.core.values import BudgetTooSmall, Candidate, Decision, ModelRequest
 
-__all__ = ["Lineup"]
+__all__ = ["ReadyList"]
 
 _NEVER: Final = float("inf")
 
 
-class Lineup:
+class ReadyList:
     """One candidate per model: the next layer of its oldest request. Requests of one model run one after the other."""
 
     def __init__(self, budget_bytes: float) -> None:
         self._budget_bytes = budget_bytes
         self._heads: dict[str, Candidate] = {}
-        self._behind: dict[str, list[tuple[float, int, Request]]] = {}
+        self._behind: dict[str, list[tuple[float, int, ModelRequest]]] = {}
 
     def __len__(self) -> int:
         """Requests with layers not yet picked."""
         return len(self._heads) + sum(map(len, self._behind.values()))
 
-    def add(self, request: Request) -> None:
+    def add(self, request: ModelRequest) -> None:
         """Queue a request behind its model's others. Raises BudgetTooSmall if one of its layers can never fit,
         ValueError if it has no layers."""
         if not request.layers:

@@ -17,14 +17,14 @@ from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisi
 from batchwright_worker.layerwise.profiling.profiler import RUNS, Effort, measured
 from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
 
-__all__ = ["Stage", "staged"]
+__all__ = ["PreparedNetworks", "prepare_networks"]
 
 _FORMATS: Final = {".onnx": "onnx", ".pt2": "torch-export"}
 _SAMPLE_ROWS: Final = {"resnet50": 12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class PreparedNetworks:
     """Networks by name, each with its reader and its profile."""
 
     networks: Mapping[str, Network]
@@ -34,7 +34,9 @@ class Stage:
     reads: Reads
 
 
-def staged(stack: ExitStack, *, models: Sequence[tuple[str, str]], budget: int, reads: str, **more: Any) -> Stage:
+def prepare_networks(
+    stack: ExitStack, *, models: Sequence[tuple[str, str]], budget: int, reads: str, **more: Any
+) -> PreparedNetworks:
     """From a command's options. Raises ClickException."""
     from batchwright_worker.backends.base import Host
     from batchwright_worker.host.memory import EmulatedMemory
@@ -53,7 +55,9 @@ def staged(stack: ExitStack, *, models: Sequence[tuple[str, str]], budget: int, 
         if reads != "cached":
             reader.forget()
         profiles[name] = measured(network, reader, rows[name], processor, Effort(runs=RUNS, least=RUNS))
-    return Stage(networks=networks, readers=readers, profiles=profiles, budget=budget, reads=cast(Reads, reads))
+    return PreparedNetworks(
+        networks=networks, readers=readers, profiles=profiles, budget=budget, reads=cast(Reads, reads)
+    )
 
 
 def _opened(name: str, path: Path, host: Any, folder: Path, budget: int) -> Network:

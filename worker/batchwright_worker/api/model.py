@@ -17,6 +17,7 @@ from batchwright_worker.api.fields import (
     doc,
     keyed,
 )
+from batchwright_worker.api.formats import DECLARING, SCRIPTED, Format, listed
 
 Datatype = Literal[
     "BOOL",
@@ -34,7 +35,6 @@ Datatype = Literal[
     "BF16",
     "BYTES",
 ]
-Format = Literal["onnx", "torch-export", "torchscript", "safetensors", "python", "emulated"]
 
 
 class Tensor(Value, kw_only=True, frozen=True):
@@ -177,7 +177,7 @@ class Artifact(Value, kw_only=True, frozen=True):
             "AWS_SESSION_TOKEN, AWS_ENDPOINT_URL for s3; credentials.json for gs; authorization (the header) for https."
         ),
     ] = None
-    script: Annotated[Script | None, doc("The inference script, for formats safetensors and python.")] = None
+    script: Annotated[Script | None, doc(f"The inference script, for formats {listed(SCRIPTED)}.")] = None
     emulated: Annotated[Emulated | None, doc("The emulated model; with format emulated only.")] = None
 
 
@@ -205,7 +205,7 @@ class Model(Value, kw_only=True, frozen=True):
     inputs: Annotated[
         tuple[Tensor, ...],
         doc(
-            "Inputs per row. May be left out where the artifact tells (ONNX, torch-export, emulated).",
+            f"Inputs per row. May be left out where the artifact tells ({', '.join(DECLARING)}).",
             max_length=32,
             extra_json_schema=keyed("name"),
         ),

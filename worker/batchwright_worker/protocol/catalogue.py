@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
+from batchwright_worker.api.formats import FORMATS, ModelFormat
 from batchwright_worker.api.model import Model
 from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.engine.counters import ModelCounters, Tally
@@ -20,16 +21,6 @@ from batchwright_worker.inference.runtime import TensorSpec
 VERSION: Final = "1"
 """Every model has this one version."""
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
-_PLATFORMS: Final = {
-    "onnx": ("onnxruntime_onnx", "onnxruntime"),
-    "torch-export": ("pytorch_export", "pytorch"),
-    "torchscript": ("pytorch_libtorch", "pytorch"),
-    "safetensors": ("pytorch_safetensors", "pytorch"),
-    "python": ("python", "python"),
-    "emulated": ("batchwright_emulated", "batchwright"),
-}
-"""Artifact format -> platform and backend, in Triton's words where it has some."""
-
 _NEVER: Final = Tally()
 """There is no response cache here; Triton's clients expect to be told."""
 
@@ -70,7 +61,7 @@ class Catalogue:
         return {
             "name": name,
             "versions": [VERSION],
-            "platform": self._platform(name)[0],
+            "platform": self._format(name).platform,
             "inputs": [_tensor(spec) for spec in known.inputs],
             "outputs": [_tensor(spec) for spec in known.outputs],
         }
@@ -78,11 +69,11 @@ class Catalogue:
     def config(self, name: str) -> Body:
         """GET /v2/models/NAME/config: Triton's model configuration; `dims` without the batch dimension."""
         known, batching = self.engine.model_metadata(name), self.models[name].batching
-        platform, backend = self._platform(name)
+        served_as = self._format(name)
         return {
             "name": name,
-            "platform": platform,
-            "backend": backend,
+            "platform": served_as.platform,
+            "backend": served_as.backend,
             "max_batch_size": batching.max_size,
             "input": [_dims(spec) for spec in known.inputs],
             "output": [_dims(spec) for spec in known.outputs],
@@ -119,10 +110,10 @@ class Catalogue:
             if name in books.held
         ]
 
-    def _platform(self, name: str) -> tuple[str, str]:
+    def _format(self, name: str) -> ModelFormat:
         artifacts = self.models[name].artifacts
         artifact = next((each for each in artifacts if each.accelerator == self.kind), artifacts[0])
-        return _PLATFORMS[artifact.format]
+        return FORMATS[artifact.format]
 
 
 def _tensor(spec: TensorSpec) -> Body:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from batchwright_worker.api.formats import FORMATS
 from batchwright_worker.api.names import DEPLOYMENT_FILE
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.runtime.supervisor import Supervisor, listen
@@ -56,10 +57,4 @@ def libraries(deployment: Path) -> list[str]:
         return []
     models = msgspec.json.decode(deployment.read_bytes()).get("spec", {}).get("models", [])
     formats = {artifact.get("format", "") for model in models for artifact in model.get("artifacts", [])}
-    by_format = {
-        "onnx": ("onnxruntime",),
-        "torch-export": ("torch",),
-        "torchscript": ("torch",),
-        "safetensors": ("torch", "safetensors.torch"),
-    }
-    return sorted({library for name in formats for library in by_format.get(name, ())})
+    return sorted({library for name in formats & FORMATS.keys() for library in FORMATS[name].preload})

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from batchwright_worker.api.formats import FILE_OPTIONAL, SCRIPTED, UNDECLARING, WITHOUT_FILE, listed
 from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tensor
+from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.api.rules.rule import Rule
 
 ARTIFACT_URI: Final = r"^((https|s3|gs|oci)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[^/].*)$"
-EMULATED_KIND: Final = "batchwright.dev/emulated"
-TOLD_BY_USER: Final = ("torchscript", "safetensors", "python")
-"""Formats whose files do not tell inputs and outputs."""
-SCRIPTED: Final = ("safetensors", "python")
 
 
 def no_parent_steps(uri: str) -> bool:
@@ -28,6 +26,12 @@ def local_or(pattern: str, uri: str) -> bool:
 def distinct(names: list[str]) -> bool:
     """No name twice."""
     return len(set(names)) == len(names)
+
+
+def _among(formats: tuple[str, ...]) -> str:
+    """CEL that follows a format: it is one of these."""
+    one, *more = formats
+    return f"in {list(formats)}" if more else f"== '{one}'"
 
 
 def _padding_applies(model: Model) -> bool:
@@ -67,31 +71,32 @@ _ARTIFACT = (
     Rule(
         on=Artifact,
         names="uri",
-        cel="self.format == 'emulated' ? !has(self.uri) && !has(self.sha256)"
-        " : has(self.uri) || self.format == 'python'",
+        cel=f"self.format {_among(WITHOUT_FILE)} ? !has(self.uri) && !has(self.sha256)"
+        f" : has(self.uri) || self.format {_among(FILE_OPTIONAL)}",
         holds=lambda artifact: (
             artifact.uri is None and artifact.sha256 is None
-            if artifact.format == "emulated"
-            else artifact.uri is not None or artifact.format == "python"
+            if artifact.format in WITHOUT_FILE
+            else artifact.uri is not None or artifact.format in FILE_OPTIONAL
         ),
-        wrong="needed with every format but emulated (which has neither uri nor sha256) and python",
+        wrong=f"needed with every format but {listed(WITHOUT_FILE)} (which has neither uri nor sha256) and "
+        f"{listed(FILE_OPTIONAL)}",
         remedy="write uri: pvc://CLAIM/PATH, https://.., s3://.., gs://.. or oci://.., or remove uri and sha256 with "
-        "format: emulated",
+        f"format: {listed(WITHOUT_FILE, 'or')}",
     ),
     Rule(
         on=Artifact,
         names="format",
-        cel=f"self.accelerator != '{EMULATED_KIND}' || self.format == 'emulated'",
-        holds=lambda artifact: artifact.accelerator != EMULATED_KIND or artifact.format == "emulated",
+        cel=f"self.accelerator != '{KIND_EMULATED}' || self.format == 'emulated'",
+        holds=lambda artifact: artifact.accelerator != KIND_EMULATED or artifact.format == "emulated",
         wrong="the emulated accelerator runs emulated models only",
-        remedy=f"write format: emulated with accelerator: {EMULATED_KIND}, or another accelerator",
+        remedy=f"write format: emulated with accelerator: {KIND_EMULATED}, or another accelerator",
     ),
     Rule(
         on=Artifact,
         names="script",
-        cel="(self.format in ['safetensors', 'python']) == has(self.script)",
+        cel=f"(self.format {_among(SCRIPTED)}) == has(self.script)",
         holds=lambda artifact: (artifact.format in SCRIPTED) == (artifact.script is not None),
-        wrong="needed with formats safetensors and python, unused with any other",
+        wrong=f"needed with formats {listed(SCRIPTED)}, unused with any other",
         remedy="write script: {module: my_package.my_model} or script: {configMapKeyRef: {name: .., key: ..}}, "
         "or remove it",
     ),
@@ -191,13 +196,13 @@ _MODEL = (
     Rule(
         on=Model,
         names="inputs",
-        cel="!self.artifacts.exists(a, a.format in ['torchscript', 'safetensors', 'python']) || "
+        cel=f"!self.artifacts.exists(a, a.format {_among(UNDECLARING)}) || "
         "(has(self.inputs) && size(self.inputs) > 0 && has(self.outputs) && size(self.outputs) > 0)",
         holds=lambda model: (
-            not any(artifact.format in TOLD_BY_USER for artifact in model.artifacts)
+            not any(artifact.format in UNDECLARING for artifact in model.artifacts)
             or bool(model.inputs and model.outputs)
         ),
-        wrong="a torchscript, safetensors or python artifact does not tell inputs and outputs",
+        wrong=f"a {listed(UNDECLARING, 'or')} artifact does not tell inputs and outputs",
         remedy="write inputs and outputs as [{name: x, datatype: FP32, shape: [3, 224, 224]}], per row",
     ),
     *(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
+from batchwright_worker.api.formats import DIVISIBLE
 from batchwright_worker.backends.base import Host
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.units import Network, NotDivisible
 
-__all__ = ["DIVISIBLE", "open_network"]
-
-DIVISIBLE: Final = ("onnx", "torch-export", "safetensors")
-"""Formats that can be cut into units."""
+__all__ = ["open_network"]
 
 
 def open_network(source: ModelSource, host: Host, cache: Path, limit_bytes: int) -> Network:

@@ -1,0 +1,110 @@
+"""Model formats, one row each. Whatever needs to know something of a format reads it here.
+
+A new format is a row here and the module of its loader in `backends/`, then `make generate` for the CRDs
+(tests/house/test_adding_a_format.py does it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFormat:
+    """One format of a model's artifact."""
+
+    name: str
+    loader: str
+    """Module in `backends/` with `load(source, host) -> LoadedModel`."""
+    platform: str
+    """Platform in the model's metadata and configuration, in Triton's words where it has some."""
+    backend: str
+    """Backend in the model's configuration, likewise."""
+    title: str = ""
+    """How prose writes the name, where it differs."""
+    preload: tuple[str, ...] = ()
+    """Modules that the runtime imports once, before it forks the processes that load models."""
+    needs_script: bool = False
+    declares_signature: bool = True
+    """The artifact declares its inputs and outputs; else the manifest must."""
+    file: Literal["needed", "optional", "none"] = "needed"
+    divisible: bool = False
+    """Layerwise serving can cut it into units (`layerwise/networks`)."""
+
+
+_ROWS: Final = (
+    ModelFormat(
+        name="onnx",
+        loader="onnx",
+        platform="onnxruntime_onnx",
+        backend="onnxruntime",
+        title="ONNX",
+        preload=("onnxruntime",),
+        divisible=True,
+    ),
+    ModelFormat(
+        name="torch-export",
+        loader="torch",
+        platform="pytorch_export",
+        backend="pytorch",
+        preload=("torch",),
+        divisible=True,
+    ),
+    ModelFormat(
+        name="torchscript",
+        loader="torch",
+        platform="pytorch_libtorch",
+        backend="pytorch",
+        preload=("torch",),
+        declares_signature=False,
+    ),
+    ModelFormat(
+        name="safetensors",
+        loader="torch",
+        platform="pytorch_safetensors",
+        backend="pytorch",
+        preload=("torch", "safetensors.torch"),
+        needs_script=True,
+        declares_signature=False,
+        divisible=True,
+    ),
+    ModelFormat(
+        name="python",
+        loader="python",
+        platform="python",
+        backend="python",
+        needs_script=True,
+        declares_signature=False,
+        file="optional",
+    ),
+    ModelFormat(
+        name="emulated",
+        loader="emulated",
+        platform="batchwright_emulated",
+        backend="batchwright",
+        file="none",
+    ),
+)
+FORMATS: Final = {each.name: each for each in _ROWS}
+
+# mypy cannot read a Literal off a table; msgspec, which validates manifests and makes the schema of the CRDs, can.
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[*FORMATS]
+
+SCRIPTED: Final = tuple(each.name for each in FORMATS.values() if each.needs_script)
+DECLARING: Final = tuple(each.title or each.name for each in FORMATS.values() if each.declares_signature)
+"""As prose writes them."""
+UNDECLARING: Final = tuple(each.name for each in FORMATS.values() if not each.declares_signature)
+WITHOUT_FILE: Final = tuple(each.name for each in FORMATS.values() if each.file == "none")
+FILE_OPTIONAL: Final = tuple(each.name for each in FORMATS.values() if each.file == "optional")
+DIVISIBLE: Final = tuple(each.name for each in FORMATS.values() if each.divisible)
+
+
+def listed(names: Sequence[str], last: Literal["and", "or"] = "and") -> str:
+    """Names as prose lists them: `a, b and c`."""
+    *head, tail = names
+    return f"{', '.join(head)} {last} {tail}" if head else tail

@@ -25,7 +25,7 @@ Kubectl = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     """etcd, API server and controller manager; no nodes."""
-    with ControlPlane.start(f"domains-{os.getpid()}", scheduler=False) as plane:
+    with ControlPlane.start(f"reconcilers-{os.getpid()}", scheduler=False) as plane:
         yield plane
 
 
@@ -69,7 +69,7 @@ def service_account(kubectl: Kubectl, plane: ControlPlane) -> Path:
 
 @contextmanager
 def operator(kubeconfig: Path, folder: Path, *reconcilers: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The operator with these domains only, as a process; stopped by SIGTERM, killed if it lingers."""
+    """The operator with these reconcilers only, as a process; stopped by SIGTERM, killed if it lingers."""
     environ = {
         **os.environ,
         "BATCHWRIGHT_RECONCILERS": yaml.safe_dump(list(reconcilers), default_flow_style=True, width=999).strip(),

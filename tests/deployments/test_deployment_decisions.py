@@ -49,7 +49,7 @@ KEY = Key(reconciler="modeldeployment", namespace=NAMESPACE, name="ocr")
 
 
 class World:
-    """A small API with one ModelDeployment `ocr`, its claim, and the domain."""
+    """A small API with one ModelDeployment `ocr`, its claim, and the reconciler."""
 
     def __init__(self, raw: Raw | None = None, *, claim: bool = True) -> None:
         self.api = TinyApi()

@@ -19,7 +19,7 @@ from tests.deployments.real_api import OPERATOR, Kubectl, eventually, namespace,
 from tests.deployments.test_rendering import children
 
 pytestmark = pytest.mark.apiserver
-DOMAIN = "batchwright_operator.deployments.reconciler:ModelDeploymentReconciler"
+RECONCILER = "batchwright_operator.deployments.reconciler:ModelDeploymentReconciler"
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +50,8 @@ def test_the_api_server_takes_every_child_and_pod_security_every_pod(name: str, 
 
 @pytest.fixture
 def running(shop: str, with_crds: Kubectl, control_plane: ControlPlane, tmp_path: Path) -> Iterator[Path]:
-    """The operator with this domain; its log's folder."""
-    with operator(service_account(with_crds, control_plane), tmp_path, DOMAIN):
+    """The operator with this reconciler; its log's folder."""
+    with operator(service_account(with_crds, control_plane), tmp_path, RECONCILER):
         yield tmp_path
 
 

@@ -24,7 +24,7 @@ from tests.jobs.job_objects import job, runner
 from tests.jobs.test_job_rendering import children, jobs
 
 pytestmark = pytest.mark.apiserver
-DOMAIN = "batchwright_operator.jobs.reconciler:InferenceJobReconciler"
+RECONCILER = "batchwright_operator.jobs.reconciler:InferenceJobReconciler"
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +40,8 @@ def shop(with_crds: Kubectl) -> str:
 
 @pytest.fixture
 def running(shop: str, with_crds: Kubectl, control_plane: ControlPlane, tmp_path: Path) -> Iterator[Path]:
-    """The operator with this domain; its log's folder."""
-    with operator(service_account(with_crds, control_plane), tmp_path, DOMAIN):
+    """The operator with this reconciler; its log's folder."""
+    with operator(service_account(with_crds, control_plane), tmp_path, RECONCILER):
         yield tmp_path
 
 

@@ -36,7 +36,7 @@ from tests.placement.placement_objects import (
 
 
 class World:
-    """A cache, samples and the domain; `settle` lets decisions take effect as the API server would."""
+    """A cache, samples and the reconciler; `settle` lets decisions take effect as the API server would."""
 
     def __init__(self, nodes: list[Raw], profiles: list[Raw], *, deployments: list[Raw] | None = None) -> None:
         self.facts = Facts({NODE: nodes, ACCELERATOR_PROFILE: profiles, MODEL_DEPLOYMENT: deployments or [deployment()],

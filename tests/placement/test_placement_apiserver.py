@@ -23,7 +23,7 @@ from tests.reconcile.bed import ROOT, SYSTEM, Bed, wait
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.skipif(not kubectl_path().exists(), reason="the cluster is not built")]
 
-DOMAINS = json.dumps(
+RECONCILERS = json.dumps(
     [
         "batchwright_operator.processors.reconciler:AcceleratorProfileReconciler",
         "batchwright_operator.placement.reconciler:PlacementReconciler",
@@ -73,7 +73,7 @@ class PlacementBed:
         self.inner, self.api = inner, inner.api
 
     def operator(self, **environ: str) -> Any:
-        return self.inner.operator(BATCHWRIGHT_RECONCILERS=DOMAINS, BATCHWRIGHT_BACKGROUNDS="[]", **environ)
+        return self.inner.operator(BATCHWRIGHT_RECONCILERS=RECONCILERS, BATCHWRIGHT_BACKGROUNDS="[]", **environ)
 
     def node(self, name: str, *, cpu: str = "4", capacity: str | None = "100", services: int = 4) -> None:
         """A Ready Node; with a capacity, its profile is seeded first and benchmarks are opted out."""

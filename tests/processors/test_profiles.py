@@ -41,7 +41,7 @@ GOOD = BenchmarkResult(
 
 
 class World:
-    """One node called n, and what the domain made of it."""
+    """One node called n, and what the reconciler made of it."""
 
     def __init__(self, raw: Raw | None = None, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()

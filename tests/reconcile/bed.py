@@ -29,7 +29,7 @@ SYSTEM = "batchwright-system"
 QUIET_S = 5.0
 PATIENCE = 3.0
 """How long nothing may be written; a resync happens twice meanwhile."""
-ENVIRONMENT = {"BATCHWRIGHT_RESYNC_SECONDS": "2", "BATCHWRIGHT_RECONCILERS": '["echo_domain:EchoDomain"]'}
+ENVIRONMENT = {"BATCHWRIGHT_RESYNC_SECONDS": "2", "BATCHWRIGHT_RECONCILERS": '["echo_reconciler:EchoReconciler"]'}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +91,8 @@ class Bed:
         if proxy:
             kubeconfig = proxy.kubeconfig(self.folder / f"{user}-{self._started}.yaml")
         command = [sys.executable, "-m", "batchwright_operator", "run", "--kubeconfig", str(kubeconfig)]
-        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parent), **environ}
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path, **environ}
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [*command, "--metrics-port", "0", "--namespace", SYSTEM], env=environment, stderr=file, cwd=ROOT

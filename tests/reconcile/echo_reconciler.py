@@ -1,4 +1,4 @@
-"""A small domain for the tests of the core: echoes each ModelDeployment into two children and a status."""
+"""A small reconciler for tests of what lies under all of them: it echoes a ModelDeployment into children and status."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Echo:
     rejection: str
 
 
-class EchoDomain:
-    """Implements domain.Domain."""
+class EchoReconciler:
+    """Implements `reconcile.interfaces.Reconciler`."""
 
     name = "echo"
 

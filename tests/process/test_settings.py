@@ -1,4 +1,4 @@
-"""Settings and the small wire formats around the core."""
+"""Settings from a file and the environment, and the reconcilers that they may name."""
 
 from __future__ import annotations
 
@@ -7,22 +7,10 @@ from pathlib import Path
 import pytest
 
 from batchwright_operator.errors import (
-    AlreadyExists,
-    ApiError,
-    Conflict,
-    Forbidden,
-    Gone,
-    Invalid,
-    NotFound,
     SettingsError,
-    Unavailable,
-    error_of,
 )
-from batchwright_operator.process.control_key import KEY_BYTES, key_of
 from batchwright_operator.process.registry import build_reconcilers
-from batchwright_operator.reconcile.decisions import Key
-from batchwright_operator.reconcile.live_state import LiveState, Sample, control_token
-from batchwright_operator.reconcile.metrics import Metrics, parse_name
+from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Resources, RuntimeEntry, Settings, load_settings
 
 
@@ -84,55 +72,6 @@ def test_the_most_specific_runtime_wins() -> None:
     assert (exact.image, exact.resources.as_dict()) == ("worker", {"limits": {"cpu": "1"}})
 
 
-def test_domains_that_cannot_be_loaded_are_named() -> None:
+def test_reconcilers_that_cannot_be_loaded_are_named() -> None:
     with pytest.raises(SettingsError, match="no_such_module:Thing"):
         build_reconcilers(Settings(reconcilers=["no_such_module:Thing"]), LiveState())
-
-
-def test_control_tokens_differ_by_key_and_object() -> None:
-    tokens = {control_token(key, uid) for key in (b"a" * 32, b"b" * 32) for uid in ("1", "2")}
-    assert len(tokens) == 4
-    with pytest.raises(ValueError, match="not loaded"):
-        LiveState().control_token("1")
-
-
-@pytest.mark.parametrize("data", [None, {}, {"key": "!"}, {"key": "c2hvcnQ="}])
-def test_a_broken_control_key_says_what_to_do(data: dict[str, str] | None) -> None:
-    with pytest.raises(SettingsError, match=rf"Secret n/k has no data.key of at least {KEY_BYTES}.*delete it"):
-        key_of({"metadata": {"name": "k", "namespace": "n"}, "data": data})
-
-
-@pytest.mark.parametrize(
-    ("code", "reason", "kind"),
-    [
-        (404, "NotFound", NotFound),
-        (409, "AlreadyExists", AlreadyExists),
-        (409, "Conflict", Conflict),
-        (410, "Expired", Gone),
-        (403, "Forbidden", Forbidden),
-        (422, "Invalid", Invalid),
-        (429, "TooManyRequests", Unavailable),
-        (503, "", Unavailable),
-        (500, "InternalError", Unavailable),
-    ],
-)
-def test_errors_are_sorted_by_what_to_do_next(code: int, reason: str, kind: type[ApiError]) -> None:
-    assert type(error_of(code, reason, "m")) is kind
-
-
-def test_metrics_of_domains_and_samples_are_served() -> None:
-    live = LiveState()
-    metrics = Metrics(live)
-    live.samples[("a", "cpu")] = Sample(utilization=0.5, memory_utilization=0.25, taken_at=9.0)
-    metrics.decided(Key(reconciler="d"), {'load{node="a",kind="x\\"y"}': 0.25, "plain": 1.0})
-    assert metrics.registry.get_sample_value("load", {"node": "a", "kind": 'x"y'}) == 0.25
-    assert metrics.registry.get_sample_value("plain") == 1.0
-    labels = {"node": "a", "kind": "cpu"}
-    assert metrics.registry.get_sample_value("batchwright_processor_utilization_ratio", labels) == 0.5
-    metrics.decided(Key(reconciler="d"), {})
-    assert metrics.registry.get_sample_value("plain") is None
-
-
-def test_a_bad_metric_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="no name of a metric"):
-        parse_name("9lives")

@@ -1,4 +1,4 @@
-"""The operator as it is shipped (all domains and background tasks), and the plugin, on a real API server."""
+"""The operator as it is shipped (all reconcilers and background tasks), and the plugin, on a real API server."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ with atheris.instrument_imports(include=["batchwright_worker"]):
     from batchwright_worker.protocol.http import connection as http_connection
     from batchwright_worker.protocol.http import heads as http_heads
     from batchwright_worker.protocol.http import messages as http_messages
+    from batchwright_worker.protocol.http.deadlines import Timeouts
     from batchwright_worker.protocol.tensors import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, json_bytes=1 << 16)
@@ -121,7 +122,7 @@ class Port:
     """Answers each request at once with what it was."""
 
     limits = Limits(body_bytes=1 << 12, json_bytes=1 << 12, header_bytes=512)
-    ticks, header_ticks, body_ticks, idle_ticks, linger_ticks = 1, 9, 9, 9, 9
+    ticks, timeouts = 1, Timeouts(headers=9, body=9, idle=9, linger=9)
     stopping = False
 
     def __init__(self) -> None:

@@ -1,219 +1,214 @@
-"""What has arrived on one HTTP connection: from the socket's bytes to whole requests.
+"""Requests out of the bytes of one HTTP connection. No I/O: bytes in; whole requests, refusals or "need more" out.
 
-Bytes are received into the connection's own buffer, and large bodies into memory of their own size, so that tensors are
+Bytes are received into the reader's own buffer, and large bodies into memory of their own size, so that tensors are
 views of what the kernel wrote. Requests that a client sends ahead wait in the buffer, then in the socket.
 """
 
 from __future__ import annotations
 
-import asyncio
-from abc import abstractmethod
-from typing import Any, Protocol, cast
+from enum import Enum
+from typing import Final
 
 from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
 from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, Head, Heads
-from batchwright_worker.protocol.http.messages import Answer, Caller, Request, too_large
+from batchwright_worker.protocol.http.messages import Caller, HttpError, Request, too_large
 from batchwright_worker.protocol.tensors import Limits
 
-BUFFER_BYTES = 1 << 16
-_END = b"\r\n\r\n"
+BUFFER_BYTES: Final = 1 << 16
+_END: Final = b"\r\n\r\n"
 
 
-class Port(Protocol):
-    """The listening side, as its connections see it. `ticks` counts up; the other numbers are in ticks."""
+class Missing(Enum):
+    """What has to arrive before there is a whole request. CONTINUE: a body whose sender waits for 100 Continue."""
 
-    limits: Limits
-    heads: Heads
-    ticks: int
-    header_ticks: int
-    body_ticks: int
-    idle_ticks: int
-    linger_ticks: int
-    stopping: bool
-
-    def joined(self, connection: Any) -> None:
-        """A connection was made."""
-
-    def left(self, connection: Any) -> None:
-        """It is lost."""
-
-    def handle(self, request: Request) -> None:
-        """A whole request; its caller is the connection."""
-
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        """A last touch to an answer that the connection gives itself."""
+    REQUEST = "request"
+    HEAD = "head"
+    BODY = "body"
+    CONTINUE = "continue"
 
 
-class Inbox(asyncio.BufferedProtocol):
-    """The receiving half of a connection. `_due` is the tick at which patience ends (0: never), `_waits_for` what for.
+class RequestReader:
+    """Reader of one connection: `buffer` and `received` for each arrival, then `next_request`, then `release`.
 
-    A request's content stays where it is until it has been answered: room is made, and bytes are overwritten, only
-    while no request is being answered.
+    A request's content stays where it is until `release`: between `next_request` and `release` bytes may arrive, but
+    room is made, and bytes are overwritten, by the following `next_request` only. `head` is that of the request whose
+    body arrives.
     """
 
-    def __init__(self, port: Port) -> None:
-        self._port = port
-        self._transport: asyncio.Transport | None = None
-        size = max(BUFFER_BYTES, port.limits.header_bytes + len(_END))
-        self._buffer = bytearray(size)
+    __slots__ = (
+        "_begin",
+        "_buffer",
+        "_chunks",
+        "_end",
+        "_filled",
+        "_heads",
+        "_large",
+        "_last",
+        "_last_raw",
+        "_limits",
+        "_scanned",
+        "_view",
+        "_whole",
+        "head",
+    )
+
+    def __init__(self, heads: Heads, limits: Limits) -> None:
+        self._heads = heads
+        self._limits = limits
+        # Larger than the largest head that is served: a longer one is seen and refused before there is no room left.
+        self._buffer = bytearray(max(BUFFER_BYTES, limits.header_bytes + len(_END)))
         self._view = memoryview(self._buffer)
         self._begin = 0  # of what is not yet taken as a request
         self._end = 0  # of what has arrived
-        self._scanned = 0
+        self._scanned = 0  # no head ends before this
         self._last_raw = b""
         self._last: Head | None = None
-        self._head: Head | None = None  # of the request that arrives or is answered
         self._large: memoryview | None = None  # a body that does not fit the buffer
-        self._filled = 0
+        self._filled = 0  # bytes of it that have arrived
+        self._whole: memoryview | None = None  # such a body, arrived
         self._chunks: Chunks | None = None
-        self._busy = False
-        self._advancing = False
-        self._reading = True
-        self._writable = True
-        self._discard = 0
-        self._closing = False
-        self._due = 0  # tick at which patience ends, 0: never
-        self._waits_for = "headers"
+        self.head: Head | None = None
 
-    @abstractmethod
-    def _refuse(self, status: int, why: str) -> None:
-        """An answer to what is no whole request, and the end of the connection."""
+    # --- bytes in ---
 
-    @abstractmethod
-    def _hang_up(self) -> None:
-        """The end of the connection."""
-
-    def get_buffer(self, sizehint: int) -> Any:
-        """asyncio.BufferedProtocol."""
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; empty when `is_full`."""
         if self._large is not None:
             return self._large[self._filled :]
         return self._view[self._end :] if self._end else self._view
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """asyncio.BufferedProtocol."""
-        if self._large is not None:
-            self._filled += nbytes
-            if self._filled == len(self._large):
-                self._handle(self._large)
-        elif self._closing:
-            self._discard -= nbytes
-            if self._discard <= 0:
-                self._hang_up()
-        else:
-            self._end += nbytes
-            if not self._busy:
-                self._advance()
-            if self._end == len(self._buffer) and self._reading and not self._closing and self._large is None:
-                self._reading = False
-                cast(asyncio.Transport, self._transport).pause_reading()
+    def received(self, nbytes: int) -> bool:
+        """That many bytes have been written to `buffer()`. True if this filled it."""
+        if self._large is None:
+            self._end = end = self._end + nbytes
+            return end == len(self._buffer)
+        self._filled += nbytes
+        if self._filled == len(self._large):
+            self._whole, self._large = self._large, None
+        return False
 
-    # --- from bytes to requests ---
+    @property
+    def is_full(self) -> bool:
+        """Is there no room for further bytes before the next `next_request`?"""
+        return self._end == len(self._buffer) and self._large is None
 
-    def _advance(self) -> None:
-        """Take whole requests out of the buffer until one is being answered or more bytes are needed."""
-        self._advancing = True
-        while not self._busy and self._writable and not self._closing:
-            head = self._head
+    # --- requests out ---
+
+    def next_request(self, caller: Caller) -> Request | Missing:
+        """The next whole request, or what is missing. Raises HttpError for what is no request that is served here;
+        the connection cannot go on then."""
+        head = self.head
+        if head is None:
+            head = self._next_head()
             if head is None:
-                head = self._head = self._next_head()
-            if head is None or not self._take_body(head):
-                break
-        self._advancing = False
+                return Missing.HEAD if self._begin != self._end else Missing.REQUEST
+        size, begin = head.body_bytes, self._begin
+        if 0 <= size <= self._end - begin:
+            self._begin = begin + size
+            content = self._view[begin : begin + size]
+        else:
+            self.head = head
+            later = self._chunked(head) if size == CHUNKED else self._sized(head)
+            if isinstance(later, Missing):
+                return later
+            content = later
+        self.head = None
+        return Request(head, content, caller)
+
+    def release(self) -> bool:
+        """The content of the last request is no longer used. True if nothing has arrived behind it."""
+        if self._begin != self._end:
+            return False
+        self._begin = self._end = 0
+        return True
+
+    def clear(self) -> None:
+        """Forget everything that has arrived and is no whole request."""
+        self._large = self._whole = self._chunks = self.head = None
+        self._begin = self._end = self._scanned = 0
+
+    # --- heads ---
 
     def _next_head(self) -> Head | None:
         begin, last = self._begin, self._last_raw
+        # Clients that keep a connection repeat one head: comparing bytes is cheaper than looking for the blank line.
         if last and self._end - begin >= len(last) and self._buffer.startswith(last, begin):
             self._begin, self._scanned = begin + len(last), 0
             return self._last
         while begin < self._end and self._buffer[begin] in b"\r\n":
             begin += 1
         self._begin = begin
+        # The blank line may have been cut: the search goes back by its length.
         end = self._buffer.find(_END, max(begin, self._scanned - len(_END)), self._end) + len(_END)
         if end < len(_END):
             self._want_head()
             return None
         raw = bytes(self._view[begin:end])
         self._begin, self._scanned = end, 0
-        if len(raw) > self._port.limits.header_bytes:
-            self._refuse_headers()
-            return None
+        if len(raw) > self._limits.header_bytes:
+            raise self._headers_too_large()
         return self._known_head(raw)
 
-    def _known_head(self, raw: bytes) -> Head | None:
+    def _known_head(self, raw: bytes) -> Head:
         try:
-            head = self._port.heads.of(raw)
+            head = self._heads.of(raw)
         except BadHeadError as error:
-            self._refuse(error.status, f"{error}; send a request of HTTP/1.1")
-            return None
+            raise HttpError(error.status, f"{error}; send a request of HTTP/1.1") from error
         self._last_raw, self._last = raw, head
         return head
 
     def _want_head(self) -> None:
-        """Only a part of a head is there."""
+        """Only a part of a head is there, or nothing."""
         waiting = self._end - self._begin
-        if waiting > self._port.limits.header_bytes:
-            self._refuse_headers()
-            return
-        if not waiting:
+        if waiting > self._limits.header_bytes:
+            raise self._headers_too_large()
+        if waiting:
+            self._make_room(len(self._buffer))
+            self._scanned = self._end
+        else:
             self._begin = self._end = self._scanned = 0
-            return
-        self._make_room(len(self._buffer))
-        self._scanned = self._end
-        if self._waits_for != "headers" or not self._due:
-            self._due, self._waits_for = self._port.ticks + self._port.header_ticks, "headers"
 
-    def _refuse_headers(self) -> None:
-        self._refuse(431, f"headers exceed {self._port.limits.header_bytes} bytes; send fewer or shorter ones")
+    def _headers_too_large(self) -> HttpError:
+        return HttpError(431, f"headers exceed {self._limits.header_bytes} bytes; send fewer or shorter ones")
 
-    def _take_body(self, head: Head) -> bool:
-        """True when a whole request was handed on (or refused)."""
-        size, begin = head.body_bytes, self._begin
-        if size == CHUNKED:
-            return self._take_chunks(head)
-        if self._end - begin >= size:
-            self._begin = begin + size
-            self._handle(self._view[begin : begin + size])
-            return True
-        if size > self._port.limits.body_bytes:
-            self._refuse_body()
-            return True
-        self._want_body(head)
+    # --- bodies that are not all in the buffer ---
+
+    def _sized(self, head: Head) -> memoryview | Missing:
+        """The body of a known length."""
+        if self._whole is not None:
+            content, self._whole = self._whole, None
+            return content
+        if self._large is not None:
+            return Missing.BODY
+        size = head.body_bytes
+        if size > self._limits.body_bytes:
+            raise too_large(self._limits.body_bytes)
+        missing = self._missing_body(head)
         if size > len(self._buffer):
             self._make_large(size)
         else:
             self._make_room(size)
-        return False
+        return missing
 
-    def _take_chunks(self, head: Head) -> bool:
+    def _chunked(self, head: Head) -> memoryview | Missing:
         chunks = self._chunks
         if chunks is None:
-            chunks = self._chunks = Chunks(self._port.limits.body_bytes)
+            chunks = self._chunks = Chunks(self._limits.body_bytes)
         try:
             self._begin += chunks.feed(self._view[self._begin : self._end])
         except BadChunkError as error:
-            self._refuse(400, f"the chunked body is broken: {error}; send it anew")
-            return True
+            raise HttpError(400, f"the chunked body is broken: {error}; send it again") from error
         except ChunkTooLargeError:
-            self._refuse_body()
-            return True
+            raise too_large(self._limits.body_bytes) from None
         if chunks.done:
             self._chunks = None
-            self._handle(memoryview(chunks.body))
-            return True
+            return memoryview(chunks.body)
         self._begin = self._end = 0
-        self._want_body(head)
-        return False
+        return self._missing_body(head)
 
-    def _want_body(self, head: Head) -> None:
-        if self._waits_for == "body" and self._due:
-            return
-        self._due, self._waits_for = self._port.ticks + self._port.body_ticks, "body"
-        if head.expects_continue and self._begin == self._end and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _refuse_body(self) -> None:
-        error = too_large(self._port.limits.body_bytes)
-        self._refuse(error.status, str(error))
+    def _missing_body(self, head: Head) -> Missing:
+        """A sender whose first bytes of the body are here does not wait for 100 Continue."""
+        return Missing.CONTINUE if head.expects_continue and self._begin == self._end else Missing.BODY
 
     def _make_room(self, size: int) -> None:
         """`size` bytes from the first that is not yet taken; nothing looks at those before it any more."""
@@ -223,18 +218,8 @@ class Inbox(asyncio.BufferedProtocol):
             self._begin, self._end = 0, waiting
 
     def _make_large(self, size: int) -> None:
-        here = self._end - self._begin
+        arrived = self._end - self._begin
         self._large = memoryview(bytearray(size))
-        self._large[:here] = self._view[self._begin : self._end]
-        self._filled = here
+        self._large[:arrived] = self._view[self._begin : self._end]
+        self._filled = arrived
         self._begin = self._end = 0
-
-    def _handle(self, content: memoryview) -> None:
-        assert self._head is not None
-        self._busy, self._large, self._due, self._waits_for = True, None, 0, "answer"
-        self._port.handle(Request(self._head, content, cast(Caller, self)))
-
-    def _read_on(self) -> None:
-        if not self._reading and self._transport is not None and self._end < len(self._buffer):
-            self._reading = True
-            self._transport.resume_reading()

@@ -10,6 +10,7 @@ import socket
 from typing import Final, Protocol
 
 from batchwright_worker.protocol.http.connection import Connection
+from batchwright_worker.protocol.http.deadlines import Timeouts
 from batchwright_worker.protocol.http.heads import Heads
 from batchwright_worker.protocol.http.messages import Answer, Request, json_answer
 from batchwright_worker.protocol.tensors import Limits
@@ -40,10 +41,12 @@ class HttpServer:
         self.stopping = False
         self._app = app
         self._tick_s = min(1.0, max(0.02, min(limits.header_seconds, limits.body_seconds, limits.idle_seconds) / 10))
-        self.header_ticks = self._in_ticks(limits.header_seconds)
-        self.body_ticks = self._in_ticks(limits.body_seconds)
-        self.idle_ticks = self._in_ticks(limits.idle_seconds)
-        self.linger_ticks = self._in_ticks(_LINGER_S)
+        self.timeouts = Timeouts(
+            headers=self._in_ticks(limits.header_seconds),
+            body=self._in_ticks(limits.body_seconds),
+            idle=self._in_ticks(limits.idle_seconds),
+            linger=self._in_ticks(_LINGER_S),
+        )
         self._connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
@@ -74,7 +77,7 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
 
-    # --- for its connections (`http_connection.Port`) ---
+    # --- for its connections (`connection.Port`) ---
 
     def joined(self, connection: Connection) -> None:
         """See `Port`."""

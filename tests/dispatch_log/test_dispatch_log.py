@@ -23,7 +23,7 @@ from batchwright_worker.dispatch_log.replay import Replayed, replay
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.runtime import BatchFailed
-from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig

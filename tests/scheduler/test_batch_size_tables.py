@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from batchwright_worker.scheduler.batch_size.values import Controller, TuningConfig
+from batchwright_worker.scheduler.batch_size.controller import Controller, TuningConfig
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import (

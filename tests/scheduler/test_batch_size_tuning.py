@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.scheduler.batch_size.controller import decide, fitted_size, initial
+from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, decide, fitted_size, initial
 from batchwright_worker.scheduler.batch_size.device_time import UNKNOWN, Curve, fit
-from batchwright_worker.scheduler.batch_size.values import TunerState, TuningConfig, WindowFacts
+from batchwright_worker.scheduler.window_counts import WindowFacts
 
 LINE = fit((n, 0.010 + 0.002 * n) for n in (1, 2, 4, 8, 16, 32) for _ in range(3))
 KNEE_AT_6 = fit((n, s) for n, s in {1: 0.011, 6: 0.0462, 16: 0.1248, 32: 0.304}.items() for _ in range(3))

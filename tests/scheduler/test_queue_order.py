@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceBooks, ResidentModel
 from batchwright_worker.scheduler.dispatch import PASS_LIMIT
 from batchwright_worker.scheduler.order import OLDEST_SHARE, Choice, FairShareState, Order, ordered

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.order import Order

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.values import TuningConfig
+from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.devices import Eviction
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.served_model import ModelConfig

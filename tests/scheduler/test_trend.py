@@ -59,10 +59,10 @@ def test_a_reversed_series_has_the_opposite_trend(xs: list[int]) -> None:
         ([], 0, "Flat"),
         ([3], 0, "Flat"),
         ([4, 4, 4, 4], 0, "Flat"),
-        ([1, 2, 3, 4], 5 / math.sqrt(4 * 3 * 13 / 18), "Up"),
-        ([4, 3, 2, 1], -5 / math.sqrt(4 * 3 * 13 / 18), "Down"),
+        ([1, 2, 3, 4], 5 / math.sqrt(4 * 3 * 13 / 18), "Rising"),
+        ([4, 3, 2, 1], -5 / math.sqrt(4 * 3 * 13 / 18), "Falling"),
         ([1, 2], 0, "Flat"),
-        ([1, 3, 2, 4], 3 / math.sqrt(4 * 3 * 13 / 18), "Up"),
+        ([1, 3, 2, 4], 3 / math.sqrt(4 * 3 * 13 / 18), "Rising"),
     ],
 )
 def test_known_series(xs: list[int], z: float, direction: str) -> None:

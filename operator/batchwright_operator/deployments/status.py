@@ -174,9 +174,11 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
 
 
 def trend_of(state: ModelState) -> str:
-    """The trend in the API's words, whatever the sidecar's version calls it."""
+    """The trend in the API's words."""
     if state.trend in ("Rising", "Falling", "Flat"):
         return state.trend
+    # The operator is upgraded before the replicas: until a rollout has replaced them, sidecars of 0.1 say Up and Down,
+    # and a word that the CRD does not know would make the API server refuse the whole status.
     return {"Up": "Rising", "Down": "Falling"}.get(state.trend, "Flat")
 
 

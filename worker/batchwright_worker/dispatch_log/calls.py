@@ -13,11 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from batchwright_worker.inference import runtime as values
-from batchwright_worker.scheduler import devices as residency
-from batchwright_worker.scheduler import dispatch, queues, steps
-from batchwright_worker.scheduler import served_model as served
-from batchwright_worker.scheduler.batch_size import values as tuning
+from batchwright_worker.inference import runtime
+from batchwright_worker.scheduler import devices, dispatch, queues, served_model, steps, window_counts
+from batchwright_worker.scheduler.batch_size import controller
 from batchwright_worker.scheduler.scheduler import Scheduler
 
 FORMAT: Final = 2
@@ -85,7 +83,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _classes() -> Mapping[str, type[Any]]:
-    modules = (dispatch, queues, residency, served, steps, tuning, values)
+    modules = (controller, devices, dispatch, queues, runtime, served_model, steps, window_counts)
     found = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
     return {each.__name__: each for each in found if is_dataclass(each) or issubclass(each, msgspec.Struct)}
 

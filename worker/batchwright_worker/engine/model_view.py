@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from batchwright_worker.api.messages import ChangeState, ModelState
 from batchwright_worker.engine.counters import ModelCounters
-from batchwright_worker.scheduler.batch_size.values import TuningDecision
+from batchwright_worker.scheduler.batch_size.controller import TuningDecision
 from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
 MOVED = 0.1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.api.messages import DeviceState, SidecarState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.model_view import ModelView
-from batchwright_worker.scheduler.batch_size.values import TuningDecision
+from batchwright_worker.scheduler.batch_size.controller import TuningDecision
 from batchwright_worker.scheduler.devices import DeviceBooks
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.window_counts import WindowCounts

@@ -1,6 +1,6 @@
 """The engine's mind: queues, admission, residency and dispatch in one state machine. Pure: no clock, no I/O.
 
-Something happens (`offer`, `cancel`, `batch_ended`, `load_ended`, `device_lost`, ...), then the caller asks `next`
+Something happens (`offer`, `cancel`, `batch_ended`, `load_ended`, `runtime_lost`, ...), then the caller asks `next`
 until it answers `Nothing` (method B6: decisions on events only). `engine` performs the answers on real runtimes, the
 `simulator` on devices of its own; both run this very code.
 """
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from batchwright_worker.scheduler import admission, dispatch, order
-from batchwright_worker.scheduler import fair_share as sharing
-from batchwright_worker.scheduler import views as candidates
+from batchwright_worker.inference.runtime import LoadReport, MemoryReport
+from batchwright_worker.scheduler import admission, dispatch, fair_share, views
 from batchwright_worker.scheduler.backlog import line
-from batchwright_worker.scheduler.devices import Flight
-from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
-from batchwright_worker.scheduler.order import Choice
+from batchwright_worker.scheduler.batch_size.controller import TuningDecision
+from batchwright_worker.scheduler.devices import DeviceBooks, Eviction, Flight, ResidentModel
+from batchwright_worker.scheduler.dispatch import Device, LoadModel, Nothing, RunBatch
+from batchwright_worker.scheduler.order import Choice, FairShareState, Order, ordered
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, QueuedRequest
-from batchwright_worker.scheduler.served_model import ServedModel
-from batchwright_worker.scheduler.state import SchedulerState
+from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
+from batchwright_worker.scheduler.window_counts import WindowCounts
 
 NOTHING = Step(action=Nothing(why={}))
 REBALANCE_S = 0.02
@@ -27,16 +27,69 @@ REBALANCE_S = 0.02
 
 
 @dataclass(slots=True)
-class Scheduler(SchedulerState):
-    """Queues, admission and dispatch over the books of a `SchedulerState`. Only its methods change any of it."""
+class Scheduler:
+    """All models and devices of one sidecar, their queues, and every decision about them.
 
+    Only its methods change any of it: a log of the calls, with their plain arguments, is all that it takes to repeat
+    every decision (`dispatch_log`).
+    """
+
+    order: Order = "Balanced"
+    eviction: Eviction = "LeastWorth"
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    devices: dict[str, DeviceBooks] = field(default_factory=dict)
+    former: dict[str, list[str]] = field(default_factory=dict)
+    """Per lost device what it held, to be loaded when it is back."""
     _keys: int = 0
     _batches: int = 0
-    _turns: order.FairShareState = field(default_factory=order.FairShareState)
-    _load_turns: order.FairShareState = field(default_factory=order.FairShareState)
+    _turns: FairShareState = field(default_factory=FairShareState)
+    _load_turns: FairShareState = field(default_factory=FairShareState)
     """Who is loaded next where loads overlap batches."""
     _rebalance_at: float = 0.0
     _model_of: dict[int, str] = field(default_factory=dict)
+
+    # --- models and devices ---
+
+    def holders(self, model: str) -> list[DeviceBooks]:
+        """Devices that hold the model."""
+        return [books for books in self.devices.values() if model in books.held]
+
+    def nowhere(self, model: str) -> bool:
+        """Is it in no memory, and barred from every device that is up?"""
+        up = [books for books in self.devices.values() if not books.down]
+        return not self.holders(model) and all(model in books.barred for books in up)
+
+    def add_model(self, plan: ModelConfig, now: float) -> ServedModel:
+        self.models[plan.name] = served = serve(plan, now)
+        return served
+
+    def add_device(self, books: DeviceBooks) -> None:
+        self.devices[books.name] = books
+
+    def measured(self, device: str, report: MemoryReport) -> None:
+        """A runtime has told its memory."""
+        self.devices[device].measured(report)
+
+    def runtime_lost(self, device: str) -> bool:
+        """Its process is gone, and with it all that it held; False if that was known already."""
+        books = self.devices[device]
+        if books.down:
+            return False
+        self.former[device] = books.lose()
+        return True
+
+    def runtime_back(self, device: str) -> list[str]:
+        """An empty process has taken its place; the models that the old one held."""
+        self.devices[device].down = False
+        return self.former.pop(device, [])
+
+    def claim(self, device: str) -> None:
+        """Start nothing more on it until `release`: a load or unload that no row asks for waits for it."""
+        self.devices[device].claims += 1
+
+    def release(self, device: str) -> None:
+        """The end of one claim."""
+        self.devices[device].claims -= 1
 
     # --- requests ---
 
@@ -112,12 +165,12 @@ class Scheduler(SchedulerState):
         """B5 for the queues in this order; straight from the books where its first option serves the first queue."""
         overdue = any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found)
         if not overdue:
-            first = candidates.at_once(found[0], self.models[found[0].model], self.devices)
+            first = views.at_once(found[0], self.models[found[0].model], self.devices)
             if first is not None:
                 self._displace(first.model)
                 return first
-        queued = [candidates.queued(choice, self.models[choice.model]) for choice in found]
-        outcome = dispatch.decide(queued, candidates.views(self, now), self._loading())
+        queued = [views.queued(choice, self.models[choice.model]) for choice in found]
+        outcome = dispatch.decide(queued, self._device_views(now), self._loading())
         if not isinstance(outcome.action, Nothing):
             for name in outcome.passed_over:
                 self.models[name].queue.passed_over += 1
@@ -127,11 +180,11 @@ class Scheduler(SchedulerState):
     def _ordered(self, waiting: list[ServedModel], now: float) -> tuple[list[Choice], float | None]:
         """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
         then the resident models take their turns at the device, the others theirs at being loaded."""
-        found, wake_at = candidates.choices(waiting, self.devices, now)
+        found, wake_at = views.choices(waiting, self.devices, now)
         if len(found) < 2 or not any(books.overlaps_loads for books in self.devices.values()):
-            return order.ordered(found, self.order, self._turns, now), wake_at
-        resident = order.ordered([choice for choice in found if not choice.load_s], self.order, self._turns, now)
-        lacking = order.ordered([choice for choice in found if choice.load_s], self.order, self._load_turns, now)
+            return ordered(found, self.order, self._turns, now), wake_at
+        resident = ordered([choice for choice in found if not choice.load_s], self.order, self._turns, now)
+        lacking = ordered([choice for choice in found if choice.load_s], self.order, self._load_turns, now)
         return [*resident, *lacking], wake_at
 
     def _displace(self, served: str) -> None:
@@ -151,13 +204,13 @@ class Scheduler(SchedulerState):
             if not found:
                 break
             first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
-            queue = candidates.queued(first, self.models[first.model])
+            queue = views.queued(first, self.models[first.model])
             if first.load_s:
-                load = dispatch.load_behind(queue, candidates.views(self, now), self._loading())
+                load = dispatch.load_behind(queue, self._device_views(now), self._loading())
                 if load is None:
                     break
                 return Step(action=self._begin_load_in_turn(load, now), late=late)
-            run = dispatch.follow(queue, candidates.views(self, now, worth=False))
+            run = dispatch.follow(queue, self._device_views(now, worth=False))
             if run is None:
                 break
             begins = self.devices[run.device].free_at(now)
@@ -174,7 +227,7 @@ class Scheduler(SchedulerState):
         return any(
             books.followable and (books.caps or (most >= books.least_behind and now >= books.follow_at))
             for books in self.devices.values()
-        ) or candidates.any_full(waiting, now)
+        ) or views.any_full(waiting, now)
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
@@ -187,13 +240,13 @@ class Scheduler(SchedulerState):
             load_bytes=footprint.load_bytes,
             bytes_per_row=footprint.bytes_per_row,
         )
-        views = candidates.views(self, now, claimant=True)
-        lacking = [one for one in views if model not in one.residents and device in (None, one.name)]
+        seen = self._device_views(now, claimant=True)
+        lacking = [one for one in seen if model not in one.residents and device in (None, one.name)]
         action = dispatch.serve(queued, lacking, model in self._loading())
         assert not isinstance(action, RunBatch)
         return action
 
-    # --- what happened ---
+    # --- batches ---
 
     def batch_ended(self, batch: Batch, device_s: float, batch_bytes: int, now: float) -> None:
         """A batch is done, well; `device_s` as the runtime measured it."""
@@ -232,6 +285,108 @@ class Scheduler(SchedulerState):
         self._model_of[entry.key] = model
         self.models[model].queue.push(entry)
         return entry.key
+
+    def retains(self, batch: Batch, retained_bytes: int) -> None:
+        """What the model keeps of its batches' memory on that device, as the runtime measured it."""
+        held = self.devices[batch.run.device].held.get(batch.run.model)
+        if held is not None:
+            held.retained_bytes = retained_bytes
+
+    def out_of_memory(self, device: str, model: str, rows: int) -> int:
+        """A batch of `rows` did not fit; the most rows that are tried from now on."""
+        return self.devices[device].limit(model, rows)
+
+    def answered(self, model: str, rows: int, latency_s: float) -> None:
+        """A caller has got its result, so long after its arrival."""
+        self.models[model].window.answered(rows, latency_s)
+
+    # --- loads and evictions ---
+
+    def resides(self, device: str, model: str, memory_bytes: int) -> None:
+        """It is there and has served already (simulations begin so)."""
+        books = self.devices[device]
+        books.held[model] = ResidentModel(memory_bytes=memory_bytes, served=True)
+        if books.total_bytes:
+            books.free_bytes -= memory_bytes
+
+    def tried(self, model: str, rows: int, device_s: float, batch_bytes: int) -> None:
+        """A batch of the warm-up has run."""
+        served = self.models[model]
+        served.ran((), rows, device_s)
+        served.footprint.ran(rows, batch_bytes)
+
+    def warmed_up(self, model: str) -> int:
+        """The warm-up has ended; the batch size to begin with."""
+        served = self.models[model]
+        served.warmed_up()
+        return served.tuning.size
+
+    def begin_load(self, load: LoadModel, now: float) -> LoadModel:
+        """Enter a load (and its unloads) into the books."""
+        books, footprint = self.devices[load.device], self.models[load.model].footprint
+        for victim in load.unload:
+            books.unload(victim)
+        books.start_load(load.model, footprint.load_bytes, now, now + footprint.load_s)
+        return load
+
+    def load_ended(self, load: LoadModel, report: LoadReport, now: float) -> None:
+        """The model is there; a `MemoryReport` should follow."""
+        books, served = self.devices[load.device], self.models[load.model]
+        expected = served.footprint.load_bytes
+        served.footprint.loaded(report)
+        books.end_load(load.model, served.footprint.load_bytes, now)
+        if books.total_bytes:
+            books.free_bytes -= served.footprint.load_bytes - expected
+        served.blocked = ""
+
+    def load_failed(self, load: LoadModel, now: float) -> None:
+        """The load raised; its device is free again, and not tried for this model before `let_in`."""
+        books = self.devices[load.device]
+        books.fail_load(self.models[load.model].footprint.load_bytes, now)
+        books.barred.add(load.model)
+
+    def load_kills(self, device: str, model: str) -> None:
+        """Loading it has cost this device its process again and again: not tried there before `let_in`."""
+        self.devices[device].barred.add(model)
+
+    def did_not_fit(self, load: LoadModel, now: float) -> bool:
+        """The load ran out of memory: next time expect that it needs more than was free, so that idle models make
+        room. False if there is nothing that could make room."""
+        books, footprint = self.devices[load.device], self.models[load.model].footprint
+        free = books.free_bytes + footprint.load_bytes
+        self.load_failed(load, now)
+        if not books.total_bytes or all(name == load.model for name in books.held):
+            return False
+        footprint.load_bytes = max(footprint.load_bytes, free + 1)
+        books.barred.discard(load.model)
+        return True
+
+    def let_in(self, model: str) -> None:
+        """Try this model again, everywhere."""
+        self.models[model].blocked = ""
+        for books in self.devices.values():
+            books.barred.discard(model)
+
+    def begin_eviction(self, device: str, model: str) -> None:
+        """Take it out of an idle device's memory; the device counts as busy until `eviction_ended`."""
+        books = self.devices[device]
+        books.unload(model)
+        books.loading = model
+
+    def eviction_ended(self, device: str) -> None:
+        """The runtime has given the memory back."""
+        self.devices[device].loading = ""
+
+    # --- windows ---
+
+    def open_window(self, model: str, now: float) -> None:
+        """There is traffic again: a window begins; what was offered just now counts in it."""
+        served = self.models[model]
+        served.window = WindowCounts(began=now, offered=served.window.offered)
+
+    def close_window(self, model: str, now: float) -> tuple[TuningDecision, WindowCounts]:
+        """Let the tuner decide on the window that ends now and begin a new one."""
+        return self.models[model].close_window(now)
 
     # --- inside ---
 
@@ -284,6 +439,9 @@ class Scheduler(SchedulerState):
             self.cancel(key)
         return late
 
+    def _device_views(self, now: float, *, claimant: bool = False, worth: bool = True) -> list[Device]:
+        return views.device_views(self.models, self.devices, self.eviction, now, claimant=claimant, worth=worth)
+
     def _loading(self) -> frozenset[str]:
         return frozenset(books.loading for books in self.devices.values() if books.loading)
 
@@ -326,4 +484,4 @@ class Scheduler(SchedulerState):
         if now >= self._rebalance_at:
             self._rebalance_at = now + REBALANCE_S
             up = sum(1 for books in self.devices.values() if not books.down)
-            sharing.rebalance(self.models.values(), up, now)
+            fair_share.rebalance(self.models.values(), up, now)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from batchwright_worker.api import model as manifest_model
 from batchwright_worker.scheduler.admission import OfferedRate, in_time_size
 from batchwright_worker.scheduler.batch_size import controller as tuner
+from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, TuningDecision
 from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
-from batchwright_worker.scheduler.batch_size.values import TunerState, TuningConfig, TuningDecision
 from batchwright_worker.scheduler.devices import Footprint
 from batchwright_worker.scheduler.queues import Bucket, ModelQueue, shape_of
 from batchwright_worker.scheduler.window_counts import WindowCounts

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from batchwright_worker.scheduler.devices import DeviceBooks, keep_value
+from batchwright_worker.scheduler.devices import DeviceBooks, Eviction, keep_value
 from batchwright_worker.scheduler.dispatch import UNBOUNDED, Device, Queued, RunBatch, rows_that_fit
 from batchwright_worker.scheduler.order import Choice
 from batchwright_worker.scheduler.served_model import ServedModel
-from batchwright_worker.scheduler.state import SchedulerState
 
 SOON_S = 1.0
 """Rows that wait count as demand of so many seconds."""
@@ -75,13 +74,20 @@ def queued(choice: Choice, served: ServedModel) -> Queued:
     )
 
 
-def views(books: SchedulerState, now: float, *, claimant: bool = False, worth: bool = True) -> list[Device]:
+def device_views(
+    models: Mapping[str, ServedModel],
+    devices: Mapping[str, DeviceBooks],
+    eviction: Eviction,
+    now: float,
+    *,
+    claimant: bool = False,
+    worth: bool = True,
+) -> list[Device]:
     """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is `worth`, unless
     nothing is to be unloaded."""
-    models, devices = books.models, books.devices
     waiting = frozenset(served.name for served in models.values() if served.queue.rows)
     keep: dict[str, float] = {}
-    if worth and len(models) > 1 and books.eviction == "LeastWorth":
+    if worth and len(models) > 1 and eviction == "LeastWorth":
         keep = {name: _keep(models[name], now) for one in devices.values() for name in one.held}
     elif worth and len(models) > 1:
         keep = {name: served.queue.last_served for name, served in models.items()}

@@ -6,9 +6,30 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS
-from batchwright_worker.scheduler.batch_size.values import WindowFacts
 
 _BUCKETS = len(LATENCY_BOUNDS_MS) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowFacts:
+    """What one observation window saw.
+
+    `latency_s`: p95 from arrival to answer. `device_s`: mean device time of a batch. `mean_rows`: mean size of those
+    that the tuned size bounds (not the knee of their shape), `full_ratio`: the share of these after which rows of the
+    same bucket were left waiting.
+    `busy`: share of the window that the device worked for this model (above 1 with several devices).
+    `offered`: rows per second that arrived (refused ones too), `served`: rows per second answered.
+    """
+
+    seconds: float
+    requests: int
+    latency_s: float
+    device_s: float
+    mean_rows: float
+    full_ratio: float
+    busy: float
+    offered: float
+    served: float
 
 
 @dataclass(slots=True)
@@ -44,7 +65,7 @@ class WindowCounts:
         return not (self.offered or self.latencies or self.batches)
 
     def latency_counts(self) -> list[int]:
-        """Answered requests per bucket of contract.LATENCY_BOUNDS_MS."""
+        """Answered requests per bucket of messages.LATENCY_BOUNDS_MS."""
         counts = [0] * _BUCKETS
         for latency in self.latencies:
             counts[bucket_of(latency)] += 1
@@ -68,7 +89,7 @@ class WindowCounts:
 
 
 def bucket_of(latency_s: float) -> int:
-    """Index into a histogram of contract.LATENCY_BOUNDS_MS."""
+    """Index into a histogram of messages.LATENCY_BOUNDS_MS."""
     return bisect_left(LATENCY_BOUNDS_MS, latency_s * 1e3)
 
 

@@ -9,11 +9,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from batchwright_worker.scheduler.batch_size.device_time import Curve
-from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
-from batchwright_worker.scheduler.batch_size.values import Reason, TunerState, TuningConfig, TuningDecision, WindowFacts
+from batchwright_worker.scheduler.batch_size.mann_kendall import FLAT, Trend, mann_kendall
+from batchwright_worker.scheduler.window_counts import WindowFacts
 
+Controller = Literal["Auto", "MannKendall", "Fitted"]
+Reason = Literal[
+    "Initial",
+    "LatencyBelowTarget",
+    "ThroughputBelowTarget",
+    "RowsWaiting",
+    "BatchTooSlow",
+    "TargetMet",
+    "TargetMissedOnce",
+    "TrendDisagrees",
+    "LoadChanged",
+    "SpeedChanged",
+    "AtMaximum",
+    "AtMinimum",
+    "NoFasterBeyond",
+    "Overloaded",
+    "NoRequests",
+]
 FREE_WANTS = 4
 """Below so many wants there is no trend to ask (A7, ours)."""
 LOAD_RATIO = 0.3
@@ -33,6 +52,59 @@ FIRM_BATCHES = 12
 """Auto trusts the fit once so many batches were seen."""
 REACH = 2
 """The fit is trusted up to so many times the largest batch ever seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningConfig:
+    """What the user set: bounds and targets (None: no such target), step, trend length, controller."""
+
+    min_size: int = 1
+    max_size: int = 32
+    step: int = 1
+    trend_length: int = 8
+    latency_s: float | None = None
+    throughput: float | None = None
+    controller: Controller = "Auto"
+    literal: bool = False
+    """A6 to the letter: above the target always smaller, whatever the cause (only to show what that leads to)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunerState:
+    """The tuner's memory. `held_*` describe what was true when the search stopped."""
+
+    size: int
+    wants: tuple[int, ...] = ()
+    searching: bool = True
+    missed: int = 0
+    """Windows in a row in which a held size missed its target."""
+    held_offered: float = 0.0
+    held_device_s: float = 0.0
+    """Device time of the held size as fitted then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningDecision:
+    """One window's decision: `tuning` is the memory to keep; the size changed iff `size != previous`.
+
+    `target_met` is None without requests or without any target.
+    """
+
+    tuning: TunerState
+    previous: int
+    want: int
+    reason: Reason
+    message: str
+    trend: Trend = FLAT
+    target_met: bool | None = None
+
+    @property
+    def size(self) -> int:
+        return self.tuning.size
+
+    @property
+    def changed(self) -> bool:
+        return self.size != self.previous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

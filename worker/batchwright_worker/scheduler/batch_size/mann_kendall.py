@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Direction = Literal["Up", "Down", "Flat"]
+Direction = Literal["Rising", "Falling", "Flat"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +21,10 @@ class Trend:
 
     @property
     def direction(self) -> Direction:
-        """Z > 0: Up, Z < 0: Down (A7 asks for the sign only, not for significance)."""
+        """Z > 0: Rising, Z < 0: Falling (A7 asks for the sign only, not for significance)."""
         if self.z > 0:
-            return "Up"
-        return "Down" if self.z < 0 else "Flat"
+            return "Rising"
+        return "Falling" if self.z < 0 else "Flat"
 
 
 FLAT = Trend(s=0, variance=0.0, z=0.0)

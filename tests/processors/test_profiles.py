@@ -107,7 +107,8 @@ class World:
         terminated = {"exitCode": 0, "message": message, "finishedAt": rfc3339(NOW + 60), **(state or {})}
         verdict = {"type": "Failed" if failed else "Complete", "status": "True", "reason": failed}
         self.facts.put(JOB, {**self.job, "status": {"conditions": [verdict]}})
-        self.facts.put(POD, self.bench_pod({"containerStatuses": [{"state": {"terminated": terminated}}]}))
+        container = {"name": "benchmark", "state": {"terminated": terminated}}
+        self.facts.put(POD, self.bench_pod({"containerStatuses": [container]}))
 
     def bench_pod(self, status: Raw) -> Raw:
         metadata = {
@@ -213,11 +214,16 @@ def test_failures_are_reasons_and_not_repeated(end: dict[str, Any], reason: str,
 def test_image_that_cannot_be_pulled_shows_while_it_waits_and_when_it_is_over() -> None:
     world = World()
     world.settle()
-    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    waiting = {
+        "name": "benchmark",
+        "image": "nope:1",
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+    }
     stuck = world.bench_pod({"containerStatuses": [waiting]})
     world.facts.put(POD, stuck)
     world.decide()
-    assert "ImagePullBackOff: no such image" in world.processor().message
+    for part in ("image nope:1", "ImagePullBackOff: no such image", "correct the image in the operator's runtimeTable"):
+        assert part in world.processor().message
     world.finish(None, failed="DeadlineExceeded")
     world.facts.put(POD, stuck)
     world.decide()

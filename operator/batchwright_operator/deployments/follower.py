@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from batchwright_operator.deployments.pod_template import SIDECAR
 from batchwright_operator.kube.metadata import label
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD
+from batchwright_operator.pods.lifecycle import is_running
 from batchwright_operator.pods.state_follower import (
     FollowedPod,
     SessionFactory,
     StateFollower,
     control_address,
-    running_container,
 )
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
@@ -45,7 +46,7 @@ def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[F
         metadata = pod["metadata"]
         owner = (metadata["namespace"], label(pod, LABEL_DEPLOYMENT))
         address = control_address(pod)
-        if address is None or not running_container(pod, "sidecar"):
+        if address is None or not is_running(pod, SIDECAR):
             continue
         if owner not in tokens:
             deployment = store.get(MODEL_DEPLOYMENT, *owner)

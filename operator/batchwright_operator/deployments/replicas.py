@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from batchwright_operator.kube.conditions import find, holds, shorten
-from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.deployments.pod_template import SIDECAR
+from batchwright_operator.kube.conditions import holds, shorten
+from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
 from batchwright_operator.placement.receipts import parse, pending_reason
-from batchwright_operator.pods.problems import Problem, container_problem, volume_problem
+from batchwright_operator.pods.lifecycle import is_over, is_running
+from batchwright_operator.pods.problems import (
+    Problem,
+    container_problem,
+    scheduling_problem,
+    unschedulable,
+    volume_problem,
+)
 from batchwright_operator.processors.processor import AWAITING
 from batchwright_worker.api.messages import Receipt, SidecarState
 from batchwright_worker.api.names import ANNOTATION_KIND, SCHEDULING_GATE
+
+IMAGE_FIELDS: Final = "the image or spec.pod.imagePullSecrets"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +65,14 @@ def replica(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) -> 
     return Replica(
         name=metadata["name"],
         uid=metadata["uid"],
-        kind=(metadata.get("annotations") or {}).get(ANNOTATION_KIND, ""),
+        kind=annotation(pod, ANNOTATION_KIND),
         node=node,
         created=created,
         config=config_of(spec),
-        terminating=is_leaving(pod) or status.get("phase") in ("Failed", "Succeeded"),
+        terminating=is_leaving(pod) or is_over(pod),
         ready=ready,
         waits_for_place=not node and not _awaits_benchmark(pod),
-        serves_state=_sidecar_runs(status),
+        serves_state=is_running(pod, SIDECAR),
         receipt=parse(pod),
         problem=_problem(pod, state, patience) if not ready or _failed_models(state) else None,
         state=state,
@@ -77,11 +87,6 @@ def config_of(pod_spec: Mapping[str, Any]) -> str:
     return ""
 
 
-def _sidecar_runs(status: Mapping[str, Any]) -> bool:
-    containers = status.get("initContainerStatuses") or ()
-    return any(each.get("name") == "sidecar" and "running" in (each.get("state") or {}) for each in containers)
-
-
 def _failed_models(state: SidecarState | None) -> list[str]:
     return [f"{model.name}: {model.message}" for model in state.models if model.state == "Failed"] if state else []
 
@@ -93,7 +98,7 @@ def _problem(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) ->
     if failed := _failed_models(state):
         text = f"pod {name}: {'; '.join(failed)}; correct the artifact, or give the runtime what it needs"
         return Problem(reason="ModelLoadFailed", message=text, stalled=True, weight=5)
-    if problem := container_problem(pod) or volume_problem(pod, patience.now):
+    if problem := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, patience.now):
         return problem
     if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
         return Problem(reason="ModelLoading", message=f"pod {name} loads {', '.join(loading)}", weight=1)
@@ -113,19 +118,15 @@ def _awaits_benchmark(pod: Raw) -> bool:
 
 def _without_node(pod: Raw, patience: PendingTimeouts) -> Problem:
     metadata = pod["metadata"]
-    name, kind = metadata["name"], (metadata.get("annotations") or {}).get(ANNOTATION_KIND, "")
     late = patience.now - (unix(metadata.get("creationTimestamp")) or patience.now) >= patience.no_fit_s
     if _is_gated(pod):
         return _gated(pod, late=late)
-    scheduled = find((pod.get("status") or {}).get("conditions"), "PodScheduled")
-    said = shorten(str(scheduled.get("message") or ""), 400)
     receipt = parse(pod)
     if receipt is not None and not receipt.node:
-        return _no_fit(name, kind, said)
-    if scheduled.get("reason") == "Unschedulable" and late:
-        text = f"pod {name}: {said or 'the scheduler found no node'}"
-        return Problem(reason="Unschedulable", message=text, stalled=True, weight=3)
-    return Problem(reason="AwaitingPlacement", message=f"pod {name} waits for the scheduler", weight=1)
+        return _no_fit(pod)
+    if late and (problem := scheduling_problem(pod)):
+        return problem
+    return Problem(reason="AwaitingPlacement", message=f"pod {metadata['name']} waits for the scheduler", weight=1)
 
 
 def _gated(pod: Raw, *, late: bool) -> Problem:
@@ -139,10 +140,13 @@ def _gated(pod: Raw, *, late: bool) -> Problem:
     )
 
 
-def _no_fit(name: str, kind: str, scheduler: str) -> Problem:
+def _no_fit(pod: Raw) -> Problem:
+    """Placement gave up and released the pod unpinned; kube-scheduler's message says what it tried."""
+    kind, name = annotation(pod, ANNOTATION_KIND), pod["metadata"]["name"]
     text = (
         f"no {kind} processor has room for pod {name}; add a node, free one, lower the requests in spec.runtimes, or "
         "give the models an artifact for another accelerator"
     )
-    text += f" (scheduler: {shorten(scheduler, 400)})" if scheduler else ""
+    if message := unschedulable(pod):
+        text += f" (scheduler: {shorten(message, 400)})"
     return Problem(reason="NoFittingProcessor", message=text, stalled=True, weight=3)

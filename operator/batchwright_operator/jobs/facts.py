@@ -11,9 +11,11 @@ import msgspec
 from batchwright_operator.api.inference_job import InferenceJob
 from batchwright_operator.jobs.children import RUNNER, Step
 from batchwright_operator.kube.conditions import find, holds
-from batchwright_operator.kube.metadata import controller_of, is_leaving
+from batchwright_operator.kube.metadata import annotation, controller_of, is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
+from batchwright_operator.pods.lifecycle import container_state
+from batchwright_operator.pods.problems import Problem
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
 
@@ -122,8 +124,8 @@ class JobFacts:
     """Shard -> what its runner said at its successful end."""
     servers: Mapping[str, Server] = field(default_factory=dict)
     missing_claims: tuple[str, ...] = ()
-    pod_trouble: tuple[str, str] | None = None
-    """(reason, message): why no pod of the step that is on can run."""
+    pod_problem: Problem | None = None
+    """Why no pod of the step that is on can run."""
     pods_pending: bool = False
     """Some pod has not started yet: time alone may tell why."""
     last_words: str = ""
@@ -151,18 +153,20 @@ class JobFacts:
         return {step: each for step, each in steps.items() if each is not None}
 
 
+def shard_of(pod: Raw) -> int:
+    """The index of the run Job that the pod works on; -1 for a pod of another step."""
+    return int(annotation(pod, ANNOTATION_INDEX) or -1)
+
+
 def run_pod(pod: Raw, state: RunnerState | None) -> RunPod:
     """From a raw pod of the run Job."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    containers = status.get("containerStatuses") or ()
-    runner: Mapping[str, Any] = next((each for each in containers if each.get("name") == RUNNER), {})
-    now_state = runner.get("state") or {}
-    ended = now_state.get("terminated")
-    times = ended or now_state.get("running") or {}
-    index = (metadata.get("annotations") or {}).get(ANNOTATION_INDEX, -1)
+    metadata = pod["metadata"]
+    runner = container_state(pod, RUNNER)
+    ended = runner.get("terminated")
+    times = ended or runner.get("running") or {}
     return RunPod(
         name=metadata["name"],
-        shard=int(index),
+        shard=shard_of(pod),
         created=unix(metadata.get("creationTimestamp")) or 0.0,
         start=unix(times.get("startedAt")),
         end=unix(ended.get("finishedAt")) if ended else None,
@@ -187,13 +191,10 @@ def last_words(pods: Sequence[Raw]) -> str:
     return "" if ended is None else ended[1].strip()
 
 
-def termination(pod: Raw, container: str = RUNNER) -> tuple[int, str] | None:
-    """Exit status and message of the container's end; None while it has not ended."""
-    for status in (pod.get("status") or {}).get("containerStatuses") or ():
-        ended = (status.get("state") or {}).get("terminated")
-        if status.get("name") == container and ended is not None:
-            return int(ended.get("exitCode", -1)), str(ended.get("message") or "")
-    return None
+def termination(pod: Raw) -> tuple[int, str] | None:
+    """Exit status and message of the runner's end; None while it has not ended."""
+    ended = container_state(pod, RUNNER).get("terminated")
+    return None if ended is None else (int(ended.get("exitCode", -1)), str(ended.get("message") or ""))
 
 
 def succeeded_state(pod: Raw) -> RunnerState | None:

@@ -8,13 +8,13 @@ from batchwright_operator.jobs.children import RUNNER
 from batchwright_operator.jobs.facts import succeeded_state
 from batchwright_operator.kube.metadata import label
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, POD, Raw
+from batchwright_operator.pods.lifecycle import is_running
 from batchwright_operator.pods.state_follower import (
     FollowedPod,
     PollPolicy,
     SessionFactory,
     StateFollower,
     control_address,
-    running_container,
 )
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
 from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER, key_of
@@ -76,5 +76,5 @@ def runner_targets(job: Raw, pods: list[Raw], token: Callable[[str], str]) -> It
     uid, key = job["metadata"]["uid"], key_of(INFERENCE_JOB_RECONCILER, job)
     for pod in pods:
         address = control_address(pod)
-        if address is not None and running_container(pod, RUNNER):
+        if address is not None and is_running(pod, RUNNER):
             yield FollowedPod(uid=pod["metadata"]["uid"], address=address, token=token(uid), key=key)

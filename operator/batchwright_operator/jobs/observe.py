@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from batchwright_operator.api.inference_job import InferenceJob
-from batchwright_operator.jobs.children import Step, data_claims, step_name
+from batchwright_operator.jobs.children import RUNNER, Step, data_claims, step_name
 from batchwright_operator.jobs.facts import (
-    ANNOTATION_INDEX,
     JobFacts,
     child_job,
     last_words,
     result_of,
     run_pod,
     server,
+    shard_of,
     succeeded_state,
 )
 from batchwright_operator.jobs.progress import RATE_WINDOW_S
 from batchwright_operator.kube.conditions import find, shorten
-from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.metadata import is_leaving, label
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339, unix
-from batchwright_operator.pods.problems import container_problem, volume_problem
+from batchwright_operator.pods.lifecycle import container_state
+from batchwright_operator.pods.problems import Problem, container_problem, scheduling_problem, volume_problem
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
 from batchwright_worker.api.names import LABEL_STEP
+
+IMAGE_FIELDS: Final = "the image or spec.runner.pod.imagePullSecrets"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if not is_leaving(each)}
     steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
     for pod in observed.pods:
-        step = (pod["metadata"].get("labels") or {}).get(LABEL_STEP)
+        step = label(pod, LABEL_STEP)
         if step in steps and not (step == "run" and _is_history(pod, observed.finished, now)):
             steps[step].append(pod)
     finished = {state.shard: state for pod in steps["run"] if (state := succeeded_state(pod)) is not None}
@@ -70,7 +74,7 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
         finished={**observed.finished, **finished},
         servers={name: server(observed.deployments.get(name)) for name in job.deployments()},
         missing_claims=tuple(sorted(data_claims(job).keys() - observed.claims)),
-        pod_trouble=_trouble(active[-1], now, observed.settings.unfit_seconds) if active else None,
+        pod_problem=_problem(active[-1], now, observed.settings.unfit_seconds) if active else None,
         pods_pending=any(_pends(pod) for pod in observed.pods),
         last_words=shorten(last_words(active[-1]), 400) if active else "",
         rejection=observed.rejection,
@@ -81,28 +85,24 @@ def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bo
     """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
     if (pod.get("status") or {}).get("phase") != "Succeeded":
         return False
-    containers = pod["status"].get("containerStatuses") or ()
-    ended = next(((each.get("state") or {}).get("terminated") for each in containers), None)
-    index = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_INDEX, "-1")
+    ended = container_state(pod, RUNNER).get("terminated")
     old = ended is not None and str(ended.get("finishedAt", "")) < rfc3339(now - RATE_WINDOW_S)
-    return old and int(index) in finished
+    return old and shard_of(pod) in finished
 
 
 def _pends(pod: Raw) -> bool:
     return not is_leaving(pod) and (pod.get("status") or {}).get("phase") == "Pending"
 
 
-def _trouble(pods: Sequence[Raw], now: float, patience_s: float) -> tuple[str, str] | None:
+def _problem(pods: Sequence[Raw], now: float, timeout_s: float) -> Problem | None:
     """Why no pod of a step can run: an image, a Secret, a claim, no node; None as soon as one runs."""
     waiting = [pod for pod in pods if _pends(pod)]
     running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and not is_leaving(pod)]
     if running or not waiting:
         return None
-    found = container_problem(waiting[0]) or volume_problem(waiting[0], now)
-    if found is not None:
-        return found.reason, found.message.replace("spec.pod.", "spec.runner.pod.")
-    scheduled = find((waiting[0].get("status") or {}).get("conditions"), "PodScheduled")
+    pod = waiting[0]
+    if found := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, now):
+        return found
+    scheduled = find((pod.get("status") or {}).get("conditions"), "PodScheduled")
     since = unix(scheduled.get("lastTransitionTime")) or now
-    if scheduled.get("reason") != "Unschedulable" or now - since < patience_s:
-        return None
-    return "Unschedulable", f"pod {waiting[0]['metadata']['name']}: {shorten(str(scheduled.get('message')), 600)}"
+    return scheduling_problem(pod) if now - since >= timeout_s else None

@@ -72,10 +72,9 @@ def _unended(facts: JobFacts) -> Phase:
     queued = LABEL_QUEUE in facts.job.identity.labels
     if queued and child is not None and child.raw["spec"].get("suspend") and not child.ended:
         return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
-    if facts.pod_trouble is None:
+    if (problem := facts.pod_problem) is None:
         return phase
-    reason, message = facts.pod_trouble
-    return replace(phase, reason=reason, message=message, stalled=True)
+    return replace(phase, reason=problem.reason, message=problem.message, stalled=True)
 
 
 def _step(facts: JobFacts) -> Phase:

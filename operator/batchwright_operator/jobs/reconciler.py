@@ -145,7 +145,7 @@ def _look_again(facts: JobFacts, phase: Phase, due_s: float | None, now: float) 
     due = [] if due_s is None else [due_s]
     if phase.name == "Waiting":
         due.append(WAIT_S)
-    if facts.pods_pending and facts.pod_trouble is None:
+    if facts.pods_pending and facts.pod_problem is None:
         due.append(VOLUMES_S / 2)
     deadline = deadline_of(facts)
     if deadline is not None and phase.name in AFTER:

@@ -1,45 +1,45 @@
-"""Why a pod does not run, in a sentence that says what to do; pure."""
+"""Why a pod does not run, as a message that says what to do; pure. The one reader of it for every kind of pod."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
+from batchwright_operator.pods.lifecycle import container_statuses
 
-IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-
-CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-
-VOLUMES_S = 60.0
+IMAGE_PULL_FAILED: Final = "ImagePullFailed"
+IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+VOLUMES_S: Final = 60.0
 """How long the volumes of a pod may take."""
-
-CRASHES = 3
-"""So many restarts of a container that is not ready are a crash loop, also between two back-offs."""
+CRASHES: Final = 3
+"""This many restarts of a container that is not ready are a crash loop, also between two back-offs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a pod does not serve. `stalled`: nothing will change unless somebody acts; `weight` orders problems."""
+    """Why a pod does not serve. `stalled`: nothing will change unless somebody acts; `weight` orders problems;
+    `detail`: the kubelet's own message, where `message` leaves it out."""
 
     reason: str
     message: str
     stalled: bool = False
     weight: int = 0
+    detail: str = ""
 
 
-def _containers(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from status.get("initContainerStatuses") or ()
-    yield from status.get("containerStatuses") or ()
+def container_problem(pod: Raw, *, image_fields: str) -> Problem | None:
+    """What keeps a container of this pod from running; None if nothing does.
 
-
-def container_problem(pod: Raw) -> Problem | None:
-    """What keeps a container of this pod from running; None if nothing does."""
+    `image_fields` names what decides whether an image can be pulled, as whoever made this pod knows it: a model pod
+    says `spec.pod.imagePullSecrets`, a runner `spec.runner.pod.imagePullSecrets`.
+    """
     name = pod["metadata"]["name"]
-    return next(filter(None, (_of_container(name, each) for each in _containers(pod.get("status") or {}))), None)
+    return next(filter(None, (_of_container(name, each, image_fields) for each in container_statuses(pod))), None)
 
 
 def volume_problem(pod: Raw, now: float) -> Problem | None:
@@ -56,15 +56,33 @@ def volume_problem(pod: Raw, now: float) -> Problem | None:
     return Problem(reason="VolumesNotReady", message=text, stalled=True, weight=4)
 
 
-def _of_container(pod: str, container: Mapping[str, Any]) -> Problem | None:
+def unschedulable(pod: Raw) -> str:
+    """kube-scheduler's message if it found no node for the pod; empty otherwise."""
+    scheduled = find((pod.get("status") or {}).get("conditions"), "PodScheduled")
+    if scheduled.get("status") != "False" or scheduled.get("reason") != "Unschedulable":
+        return ""
+    return str(scheduled.get("message") or "the scheduler found no node")
+
+
+def scheduling_problem(pod: Raw) -> Problem | None:
+    """A pod that kube-scheduler finds no node for. How long that may last before it is a problem, the caller decides:
+    a cluster autoscaler may be adding a node."""
+    if not (message := unschedulable(pod)):
+        return None
+    text = f"pod {pod['metadata']['name']}: {shorten(message, 600)}"
+    return Problem(reason="Unschedulable", message=text, stalled=True, weight=3)
+
+
+def _of_container(pod: str, container: Mapping[str, Any], image_fields: str) -> Problem | None:
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason, name = str(waiting.get("reason") or ""), str(container.get("name"))
     where = f"pod {pod}, container {name}"
     if reason in IMAGE_REASONS:
-        text = (
-            f"{where}: image {container.get('image')} cannot be pulled; correct the image or spec.pod.imagePullSecrets"
-        )
-        return Problem(reason="ImagePullFailed", message=text, stalled=True, weight=4)
+        # The kubelet alternates between ErrImagePull and ImagePullBackOff: a message with its words would be another
+        # status to write at every attempt.
+        text = f"{where}: image {container.get('image')} cannot be pulled; correct {image_fields}"
+        detail = f"{reason}: {waiting.get('message', '')}"
+        return Problem(reason=IMAGE_PULL_FAILED, message=text, stalled=True, weight=4, detail=detail)
     if reason in CONFIG_REASONS:
         text = f"{where}: {shorten(str(waiting.get('message') or reason), 400)}"
         return Problem(reason="ContainerConfigFailed", message=text, stalled=True, weight=4)

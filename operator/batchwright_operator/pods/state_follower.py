@@ -163,13 +163,6 @@ async def _body(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def running_container(pod: Raw, name: str) -> bool:
-    """Does this container (or native sidecar) of the pod run now?"""
-    status = pod.get("status") or {}
-    states = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    return any(each.get("name") == name and "running" in (each.get("state") or {}) for each in states)
-
-
 def control_address(pod: Raw) -> str | None:
     """host:port of the pod's control port, None while it has no address."""
     ip = str((pod.get("status") or {}).get("podIP") or "")

@@ -14,9 +14,13 @@ from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amount
 from batchwright_operator.kube.times import rfc3339
+from batchwright_operator.pods.lifecycle import container_state
+from batchwright_operator.pods.problems import IMAGE_PULL_FAILED, Problem, container_problem, scheduling_problem
 from batchwright_operator.processors import processor as processors
 from batchwright_operator.processors.processor import emulated_device
-from batchwright_operator.rendering.pod_parts import container_security, pod_options
+from batchwright_operator.rendering.mounts import mount
+from batchwright_operator.rendering.objects import LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY
+from batchwright_operator.rendering.pod_parts import PROGRAM, container, pod_options
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import PodOptions
 from batchwright_worker.api.messages import BenchmarkResult
@@ -46,6 +50,7 @@ CONTAINER: Final = "benchmark"
 START_S: Final = 480
 """Beyond the budget: time to pull the image and to start."""
 KEEP_S: Final = 3600
+IMAGE_FIELDS: Final = "the image in the operator's runtimeTable"
 _PRODUCT_LABELS: Final = (
     "nvidia.com/gpu.product",
     "nvidia.com/cuda.driver-version.full",
@@ -53,7 +58,6 @@ _PRODUCT_LABELS: Final = (
     "amd.com/gpu.product-name",
     "node.kubernetes.io/instance-type",
 )
-_PULL: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
 def image_of(kind: str, settings: Settings) -> str:
@@ -87,8 +91,8 @@ def job(node: Raw, kind: str, measures: str, settings: Settings) -> Raw:
     """The Job that measures one processor: pinned, restricted, small in its requests so that it evicts nobody."""
     metadata = node["metadata"]
     labels = {
-        "app.kubernetes.io/name": "batchwright-benchmark",
-        "app.kubernetes.io/managed-by": "batchwright",
+        LABEL_NAME: "batchwright-benchmark",
+        LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_BENCHMARK: "true",
         LABEL_KIND: kind_slug(kind),
     }
@@ -130,18 +134,16 @@ def _pod(node: Raw, kind: str, budget_s: int, settings: Settings) -> Raw:
         "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}],
         "terminationGracePeriodSeconds": 5,
         "containers": [
-            {
-                "name": CONTAINER,
-                "image": image_of(kind, settings),
-                "imagePullPolicy": settings.image_pull_policy,
-                "command": ["batchwright-worker", "benchmark"],
-                "args": [f"--kind={kind}", f"--budget-seconds={budget_s}", f"--termination-log={TERMINATION_LOG}"],
-                "env": _env(node, kind),
-                "resources": _resources(kind, settings),
-                "securityContext": container_security(),
-                "terminationMessagePolicy": "FallbackToLogsOnError",
-                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - a volume of its own
-            }
+            container(
+                CONTAINER,
+                image_of(kind, settings),
+                settings,
+                command=[PROGRAM, "benchmark"],
+                args=[f"--kind={kind}", f"--budget-seconds={budget_s}", f"--termination-log={TERMINATION_LOG}"],
+                env=_env(node, kind),
+                resources=_resources(kind, settings),
+                volumeMounts=[mount("tmp", "/tmp", read_only=False)],  # noqa: S108 - the pod's own emptyDir
+            )
         ],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
@@ -171,9 +173,9 @@ def _resources(kind: str, settings: Settings) -> Raw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """Not over yet; `trouble` is what keeps it from starting, if anything."""
+    """Not over yet; `problem` is what keeps it from starting, if anything."""
 
-    trouble: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +204,7 @@ def outcome(job: Raw, pods: Sequence[Raw]) -> Outcome:
     if holds(conditions, "Complete"):
         return Lost()
     if not holds(conditions, "Failed"):
-        return Running(trouble=_trouble(pods))
+        return Running(problem=_message(_problem(pods)))
     failed = find(conditions, "Failed")
     return _failure(str(failed.get("reason", "")), str(failed.get("message", "")), pods, results)
 
@@ -223,12 +225,12 @@ def _failure(reason: str, message: str, pods: Sequence[Raw], results: Sequence[B
             reason=processors.OUT_OF_MEMORY,
             message="the benchmark was killed for memory; free some on the node, or give benchmarkResources a limit",
         )
-    trouble = _trouble(pods)
-    if any(each in trouble for each in _PULL):
-        return BenchmarkFailure(reason=processors.NO_IMAGE, message=trouble)
+    problem = _problem(pods)
+    if problem is not None and problem.reason == IMAGE_PULL_FAILED:
+        return BenchmarkFailure(reason=processors.NO_IMAGE, message=_message(problem))
     if reason == "DeadlineExceeded":
-        words = f"the benchmark did not end in time{f': {trouble}' if trouble else ''}"
-        return BenchmarkFailure(reason=processors.TIMED_OUT, message=words)
+        text = f"the benchmark did not end in time{f': {_message(problem)}' if problem else ''}"
+        return BenchmarkFailure(reason=processors.TIMED_OUT, message=text)
     code = f"exit status {states[0].get('exitCode')}: {str(states[0].get('message', ''))[-300:]}" if states else message
     return BenchmarkFailure(reason=processors.FAILED, message=code or "the benchmark failed without a word")
 
@@ -242,25 +244,20 @@ def _result(pod: Raw) -> BenchmarkResult | None:
 
 
 def _terminated(pod: Raw) -> Raw | None:
-    for status in (pod.get("status") or {}).get("containerStatuses") or ():
-        state: Raw | None = (status.get("state") or {}).get("terminated")
-        if state:
-            return state
-    return None
+    return container_state(pod, CONTAINER).get("terminated")
 
 
-def _trouble(pods: Iterable[Raw]) -> str:
-    """Why a pod does not run: the scheduler's or the kubelet's words."""
-    for pod in pods:
-        status = pod.get("status") or {}
-        for each in status.get("containerStatuses") or ():
-            waiting = (each.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") in _PULL:
-                return f"{waiting['reason']}: {waiting.get('message', '')}"
-        scheduled = find(status.get("conditions"), "PodScheduled")
-        if scheduled.get("status") == "False":
-            return str(scheduled.get("message", ""))
-    return ""
+def _problem(pods: Iterable[Raw]) -> Problem | None:
+    """Why a pod does not run."""
+    found = (container_problem(pod, image_fields=IMAGE_FIELDS) or scheduling_problem(pod) for pod in pods)
+    return next(filter(None, found), None)
+
+
+def _message(problem: Problem | None) -> str:
+    """With the kubelet's own message: the status outlives the Job and its pods (KEEP_S)."""
+    if problem is None:
+        return ""
+    return f"{problem.message} ({problem.detail})" if problem.detail else problem.message
 
 
 def _newest_first(pods: Sequence[Raw]) -> list[Raw]:

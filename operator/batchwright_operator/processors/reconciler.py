@@ -162,8 +162,8 @@ class _NodePass:
     def _job(self, kind: str, known: Processor, measures: str, job: Raw) -> Processor:
         pods = self.observed.pods.get(kind, ())
         match outcome(job, pods):
-            case Running(trouble=trouble):
-                return replace(known, reason=processors.RUNNING, message=trouble or "the benchmark runs")
+            case Running(problem=problem):
+                return replace(known, reason=processors.RUNNING, message=problem or "the benchmark runs")
             case Lost():
                 self._delete(job)
                 return self._awaiting(known, "the benchmark's result was lost; it runs again")

@@ -22,10 +22,11 @@ from batchwright_operator.kube.objects import (
 )
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.receipts import render as receipt_text
+from batchwright_operator.placement.scoring import TERMS
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
 from batchwright_operator.reconcile.live_state import LiveState, Received, Rejection
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.messages import Receipt, RunnerUp, SidecarState, Terms
+from batchwright_worker.api.messages import Receipt, RunnerUp, SidecarState
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 from tests.deployments.crd_schema import problems
 from tests.deployments.deployment_objects import (
@@ -570,7 +571,7 @@ def test_receipts_become_placements_newest_first_beside_what_is_observed() -> No
     world = World(deployment(replicas=25))
     world.serve(state(model_state(throughput=12.0)))
     for number, pod in enumerate(list(world.api.pods())):
-        terms = Terms(utilization="0.30", memory="0.05", capacity="0.06", pending="0.00")
+        terms = {"utilization": "0.30", "memory": "0.05", "capacity": "0.06", "pending": "0.00"}
         receipt = Receipt(
             node="node-b",
             processor="cpu",
@@ -600,7 +601,7 @@ def test_a_full_status_is_as_the_schema_has_it() -> None:
         changes=[change(1_800_000_000.5, 5, 4)],
     )
     world.serve(state(said))
-    zero = Terms(utilization="0.00", memory="0.00", capacity="0.00", pending="0.00")
+    zero = dict.fromkeys(TERMS, "0.00")
     other = RunnerUp(node="node-b", processor="cpu", load="0.63")
     receipts = [
         Receipt(node="node-a", processor="cpu", load="0.41", terms=zero, runners_up=[other], predicted_throughput=3.5),

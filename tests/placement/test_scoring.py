@@ -9,27 +9,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchwright_operator.placement.candidate_heap import CandidateHeap
 from batchwright_operator.placement.scoring import (
     Candidate,
-    CandidateHeap,
     Policy,
+    Score,
     ScoreContext,
-    State,
     Weights,
     expected_share,
-    ranked,
+    normalised,
     score,
 )
+from batchwright_operator.processors.nodes import NodeInfo, node_info
+from batchwright_operator.processors.processor import Processor
+from batchwright_operator.reconcile.live_state import Sample
+from tests.placement.placement_objects import NOW
+from tests.placement.placement_objects import node as raw_node
 
-EQUAL = Weights()
+EQUAL = {"utilization": 1.0, "memory": 1.0, "capacity": 1.0}
 CAPACITIES = {"a": 400.0, "b": 200.0, "c": 100.0, "d": 100.0}
 RATE = 50.0
 
 
+def node(name: str, **labels: str) -> NodeInfo:
+    return node_info(raw_node(name, labels=labels))
+
+
+def sample(u: float, m: float) -> Sample:
+    return Sample(utilization=u, memory_utilization=m, taken_at=NOW)
+
+
+def processor(capacity: float | None) -> Processor:
+    return Processor(kind="cpu", capacity=capacity)
+
+
 def candidate(
-    node: str = "n", capacity: float | None = 100.0, u: float = 0.0, m: float = 0.0, **more: float
+    name: str = "n", capacity: float | None = 100.0, u: float = 0.0, m: float = 0.0, **more: float
 ) -> Candidate:
-    return Candidate(node=node, kind="cpu", capacity=capacity, state=State(utilization=u, memory=m), **more)  # type: ignore[arg-type]
+    return Candidate(node=node(name), kind="cpu", processor=processor(capacity), sample=sample(u, m), **more)  # type: ignore[arg-type]
+
+
+def ranked(candidates: list[Candidate], weights: Weights) -> list[Score]:
+    """All of them, best first."""
+    context = ScoreContext.over(candidates, weights)
+    return sorted((score(each, context) for each in candidates), key=lambda each: each.rank)
 
 
 # --- by hand -------------------------------------------------------------------------------------
@@ -38,13 +61,12 @@ def candidate(
 def test_worked_example() -> None:
     """Weights 2:1:1 over a (u .5, m .2, 300/s) and b (u .3, m .4, 100/s, one unseen share of .25)."""
     a, b = candidate("a", 300.0, 0.5, 0.2), candidate("b", 100.0, 0.3, 0.4, pending=0.25)
-    first, second = ranked([b, a], Weights(utilization=2, memory=1, capacity=1))
+    first, second = ranked([b, a], {"utilization": 2, "memory": 1, "capacity": 1})
     assert first.candidate is a
     assert first.load == pytest.approx((2 * 0.5 + 0.2 + 0) / 4)  # 0.30
     # (2 * .3 + .4 + 2/3 + 3 * .25) / 4
     assert second.load == pytest.approx((0.6 + 0.4 + 2 / 3 + 0.75) / 4)
-    assert (second.utilization, second.memory) == (pytest.approx(0.15), pytest.approx(0.1))
-    assert (second.capacity, second.pending) == (pytest.approx(1 / 6), pytest.approx(0.1875))
+    assert second.terms == pytest.approx({"utilization": 0.15, "memory": 0.1, "capacity": 1 / 6, "pending": 0.1875})
 
 
 @pytest.mark.parametrize(
@@ -52,21 +74,21 @@ def test_worked_example() -> None:
     [
         ([candidate("b"), candidate("a")], "ab"),
         ([candidate("a", 100.0, u=1 / 3), candidate("b", 150.0, u=2 / 3)], "ba"),  # equal loads: the larger capacity
-        ([replace(candidate("a", 400.0), state=None), candidate("b", 1.0, u=1.0, m=1.0)], "ba"),
+        ([replace(candidate("a", 400.0), sample=None), candidate("b", 1.0, u=1.0, m=1.0)], "ba"),
         ([candidate("a", None), candidate("b", 1.0, u=1.0, m=1.0)], "ba"),
         ([candidate("a", None, u=0.9), candidate("b", None, u=0.1)], "ba"),
-        ([replace(candidate("a", 400.0), state=None), candidate("b", None, u=1.0)], "ba"),
+        ([replace(candidate("a", 400.0), sample=None), candidate("b", None, u=1.0)], "ba"),
     ],
     ids=["name", "capacity", "unknown last", "unbenchmarked last", "unbenchmarked by utilization", "sample over table"],
 )
 def test_order(candidates: list[Candidate], order: str) -> None:
-    assert "".join(each.candidate.node for each in ranked(candidates, EQUAL)) == order
+    assert "".join(each.candidate.node.name for each in ranked(candidates, EQUAL)) == order
 
 
-@pytest.mark.parametrize("weights", [Weights(utilization=-1), Weights(utilization=0, memory=0, capacity=0)])
+@pytest.mark.parametrize("weights", [EQUAL | {"utilization": -1}, dict.fromkeys(EQUAL, 0.0), {}])
 def test_impossible_weights_are_refused(weights: Weights) -> None:
     with pytest.raises(ValueError, match=r"placement\.weights"):
-        weights.normalised()
+        normalised(weights)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +103,7 @@ def test_expected_share(target: float | None, forecast: float | None, services: 
 
 
 def burst(pods: int, *, policy: Policy, counted: bool, capacities: dict[str, float] | None = None) -> dict[str, int]:
-    """Pods of RATE rows/s placed one by one on a Board; nothing is sampled in between."""
+    """Pods of RATE rows/s placed one by one on a CandidateHeap; nothing is sampled in between."""
     capacities = capacities or CAPACITIES
     placed = dict.fromkeys(capacities, 0)
 
@@ -90,11 +112,11 @@ def burst(pods: int, *, policy: Policy, counted: bool, capacities: dict[str, flo
         return candidate(node, capacities[node], pending=placed[node] * share if counted else 0.0, share=share,
                          forecast=capacities[node])  # fmt: skip
 
-    board = CandidateHeap(capacities, current, ScoreContext.over(map(current, capacities), EQUAL, policy))
+    heap = CandidateHeap(capacities, current, ScoreContext.over(map(current, capacities), EQUAL, policy))
     for _ in range(pods):
-        pick = board.pick()
+        pick = heap.pick()
         assert pick is not None
-        placed[pick.best.candidate.node] += 1
+        placed[pick.best.candidate.node.name] += 1
     return placed
 
 
@@ -127,11 +149,11 @@ def test_burst_over_equal_nodes_is_even(noise: list[float], services: int) -> No
     def current(node: str) -> Candidate:
         return candidate(node, capacity[node], pending=placed[node] / services)
 
-    board = CandidateHeap(placed, current, ScoreContext.over(map(current, placed), EQUAL))
+    heap = CandidateHeap(placed, current, ScoreContext.over(map(current, placed), EQUAL))
     for _ in range(24):
-        pick = board.pick()
+        pick = heap.pick()
         assert pick is not None
-        placed[pick.best.candidate.node] += 1
+        placed[pick.best.candidate.node.name] += 1
     assert all(5 <= pods <= 7 for pods in placed.values()), placed
 
 
@@ -141,19 +163,19 @@ unit = st.floats(0, 1)
 candidates_strategy = st.lists(
     st.builds(
         Candidate,
-        node=st.text("abcdef", min_size=1, max_size=4),
+        node=st.text("abcdef", min_size=1, max_size=4).map(node),
         kind=st.just("cpu"),
-        capacity=st.none() | st.floats(0.1, 1e4),
-        state=st.none() | st.builds(State, utilization=unit, memory=unit),
+        processor=st.none() | (st.none() | st.floats(0.1, 1e4)).map(processor),
+        sample=st.none() | st.builds(sample, unit, unit),
         pending=st.floats(0, 3),
         all_replicas_here=st.booleans(),
     ),
     min_size=1,
     max_size=12,
-    unique_by=lambda each: each.node,
+    unique_by=lambda each: each.node.name,
 )
-weights_strategy = st.builds(
-    Weights, utilization=st.floats(0, 10), memory=st.floats(0, 10), capacity=st.floats(0.01, 10)
+weights_strategy = st.fixed_dictionaries(
+    {"utilization": st.floats(0, 10), "memory": st.floats(0, 10), "capacity": st.floats(0.01, 10)}
 )
 
 
@@ -166,61 +188,56 @@ def test_order_of_candidates_does_not_matter(found: list[Candidate], weights: We
 
 @given(candidates_strategy, weights_strategy)
 def test_load_is_the_sum_of_terms_in_unit_range(found: list[Candidate], weights: Weights) -> None:
-    rule = ScoreContext.over(found, weights)
-    total = rule.weights.utilization + rule.weights.memory + rule.weights.capacity
-    assert total == pytest.approx(1)
+    context = ScoreContext.over(found, weights)
+    assert sum(context.weights.values()) == pytest.approx(1)
     for each in found:
-        scored = score(replace(each, pending=0.0, all_replicas_here=False), rule)
-        assert 0 <= scored.utilization <= rule.weights.utilization
-        assert 0 <= scored.memory <= rule.weights.memory
-        assert 0 <= scored.capacity <= rule.weights.capacity
+        scored = score(replace(each, pending=0.0, all_replicas_here=False), context)
+        assert all(0 <= scored.terms[name] <= weight for name, weight in context.weights.items())
         assert 0 <= scored.load <= 1 + 1e-9
 
 
 @given(candidates_strategy, weights_strategy, st.sampled_from(["utilization", "memory", "pending", "slower"]), unit)
 def test_monotone_in_each_term(found: list[Candidate], weights: Weights, term: str, more: float) -> None:
     """Making one candidate worse in one term never improves its load or its place."""
-    rule, before = ScoreContext.over(found, weights), found[0]
-    state = before.state or State(utilization=0, memory=0)
-    before = replace(before, state=state, capacity=before.capacity or 1.0)
-    rule = replace(rule, max_capacity=max(rule.max_capacity, before.capacity or 0))
+    context, before = ScoreContext.over(found, weights), found[0]
+    seen, capacity = before.sample or sample(0, 0), before.capacity or 1.0
+    before = replace(before, sample=seen, processor=processor(capacity))
+    context = replace(context, max_capacity=max(context.max_capacity, capacity))
     after = {
-        "utilization": replace(before, state=replace(state, utilization=min(1, state.utilization + more))),
-        "memory": replace(before, state=replace(state, memory=min(1, state.memory + more))),
+        "utilization": replace(before, sample=replace(seen, utilization=min(1, seen.utilization + more))),
+        "memory": replace(before, sample=replace(seen, memory_utilization=min(1, seen.memory_utilization + more))),
         "pending": replace(before, pending=before.pending + more),
-        "slower": replace(before, capacity=(before.capacity or 1.0) * (1 - more / 2)),
+        "slower": replace(before, processor=processor(capacity * (1 - more / 2))),
     }[term]
-    assert score(after, rule).load >= score(before, rule).load - 1e-12
-    assert score(after, rule).rank >= score(before, rule).rank or term == "slower"
+    assert score(after, context).load >= score(before, context).load - 1e-12
+    assert score(after, context).rank >= score(before, context).rank or term == "slower"
 
 
 @given(candidates_strategy, weights_strategy, st.floats(0.1, 100))
 def test_only_proportions_of_weights_count(found: list[Candidate], weights: Weights, factor: float) -> None:
-    scaled = Weights(
-        utilization=weights.utilization * factor, memory=weights.memory * factor, capacity=weights.capacity * factor
-    )
+    scaled = {name: weight * factor for name, weight in weights.items()}
     for one, other in zip(ranked(found, weights), ranked(found, scaled), strict=True):
         assert one.load == pytest.approx(other.load)
 
 
 @given(candidates_strategy, st.lists(st.integers(0, 100), max_size=20), weights_strategy)
-def test_board_agrees_with_sorting(found: list[Candidate], changes: list[int], weights: Weights) -> None:
-    """Whatever grows in between, the Board picks what a fresh sort would."""
-    now = {each.node: each for each in found}
-    rule = ScoreContext.over(found, weights)
-    board = CandidateHeap(now, now.get, rule)
+def test_heap_agrees_with_sorting(found: list[Candidate], changes: list[int], weights: Weights) -> None:
+    """Whatever grows in between, the heap picks what a fresh sort would."""
+    now = {each.node.name: each for each in found}
+    context = ScoreContext.over(found, weights)
+    heap = CandidateHeap(now, now.get, context)
     for change in changes:
-        picked = board.pick()
-        wanted = sorted((score(each, rule) for each in now.values()), key=lambda each: each.rank)
+        picked = heap.pick()
+        wanted = sorted((score(each, context) for each in now.values()), key=lambda each: each.rank)
         assert (picked is None) == (not wanted)
         if picked is None:
             return
         assert [picked.best, *picked.runners_up] == wanted[:4]
-        node = wanted[change % len(wanted)].candidate.node
+        name = wanted[change % len(wanted)].candidate.node.name
         if change % 7 == 0:
-            del now[node]  # full
+            del now[name]  # full
         elif change % 3 == 0:
-            now[node] = replace(now[node], pending=0.0, all_replicas_here=False)  # better: announced
-            board.touch(node)
+            now[name] = replace(now[name], pending=0.0, all_replicas_here=False)  # better: announced
+            heap.touch(name)
         else:
-            now[node] = replace(now[node], pending=now[node].pending + 0.3)  # worse: unannounced
+            now[name] = replace(now[name], pending=now[name].pending + 0.3)  # worse: unannounced

@@ -6,9 +6,13 @@ optional, so that a status can be written whole from the first visit on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
+import msgspec
+
+from batchwright_operator.placement.scoring import TERMS, Term
 from batchwright_worker.api.fields import ATOMIC, Value, doc, keyed
 
 Decimal = str | None
@@ -85,13 +89,19 @@ class ReplicaStatus(Value, kw_only=True, frozen=True):
     models: Annotated[tuple[ReplicaModelStatus, ...], doc("Its models.", extra_json_schema=keyed("name"))] = ()
 
 
-class TermsStatus(Value, kw_only=True, frozen=True):
-    """Terms that add up to a load (method A4), each a decimal string."""
+def terms_status(terms: Mapping[str, Term]) -> type[msgspec.Struct]:
+    """The type of the terms that a placement's load is made of: one field per term."""
+    fields = [(name, Annotated[Decimal, doc(term.description)], None) for name, term in terms.items()]
+    about = "Terms that add up to a load (method A4), each a decimal string."
+    return msgspec.defstruct(
+        "TermsStatus", fields, bases=(Value,), namespace={"__doc__": about}, kw_only=True, frozen=True
+    )
 
-    utilization: Annotated[Decimal, doc("Share from the processor's utilization.")] = None
-    memory: Annotated[Decimal, doc("Share from its memory utilization.")] = None
-    capacity: Annotated[Decimal, doc("Share from its capacity against the best candidate's.")] = None
-    pending: Annotated[Decimal, doc("Share from placements that no sample shows yet.")] = None
+
+if TYPE_CHECKING:  # a made class is no type to mypy
+    TermsStatus: TypeAlias = Value
+else:
+    TermsStatus = terms_status(TERMS)
 
 
 class RunnerUpStatus(Value, kw_only=True, frozen=True):

@@ -246,13 +246,12 @@ def _decided(replica: Replica) -> str:
 def _placement(replica: Replica, old: Raw) -> Raw:
     receipt = replica.receipt
     assert receipt is not None
-    terms = receipt.terms
     body: Raw = {
         "pod": replica.name,
         "node": receipt.node or replica.node,
         "processor": receipt.processor,
         "load": receipt.load,
-        "terms": {name: getattr(terms, name) for name in ("utilization", "memory", "capacity", "pending")},
+        "terms": dict(receipt.terms),
         "runnersUp": [
             {"node": each.node, "processor": each.processor, "load": each.load} for each in receipt.runners_up
         ],

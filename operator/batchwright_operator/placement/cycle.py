@@ -14,11 +14,12 @@ from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement import binding as ungating
 from batchwright_operator.placement import filter as candidates
 from batchwright_operator.placement import receipts
+from batchwright_operator.placement.candidate_heap import CandidateHeap
 from batchwright_operator.placement.demand import Claims, PlacementPreferences, demand_of, preferences_of, target_of
 from batchwright_operator.placement.filter import Demand, NodeRejection
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.receipts import PendingReason
-from batchwright_operator.placement.scoring import Candidate, CandidateHeap, Policy, ScoreContext, State, expected_share
+from batchwright_operator.placement.scoring import Candidate, Policy, ScoreContext, expected_share
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
 from batchwright_operator.reconcile.decisions import Action, Decision, Event
@@ -196,14 +197,12 @@ class _Cycle:
         node = self.observed.nodes[name]
         if candidates.insufficient(demand, node, self.used[name]):
             return None
-        processor = self._processor(name, demand.kind)
-        sample = self._fresh(name, demand.kind)
         elsewhere = self.replicas[pod.namespace, pod.deployment]
         return Candidate(
-            node=name,
+            node=node,
             kind=demand.kind,
-            capacity=processor.capacity if processor else None,
-            state=State(utilization=sample.utilization, memory=sample.memory_utilization) if sample else None,
+            processor=self._processor(name, demand.kind),
+            sample=self._fresh(name, demand.kind),
             pending=self.pending.get((name, demand.kind), 0.0),
             share=self._share(pod, name),
             forecast=self._forecast(pod, name),

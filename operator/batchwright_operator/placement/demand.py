@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, TypeAlias
 
+import msgspec
+
 from batchwright_operator.api.eligible_kinds import offer
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement.filter import Demand
 from batchwright_operator.placement.placed_pods import PlacedPod
-from batchwright_operator.placement.scoring import Weights
+from batchwright_operator.placement.scoring import Weights, normalised
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 
@@ -38,11 +40,7 @@ def preferences_of(deployment: ModelDeployment) -> PlacementPreferences:
     placement = deployment.spec.placement
     return PlacementPreferences(
         policy=placement.policy,
-        weights=Weights(
-            utilization=float(placement.weights.utilization),
-            memory=float(placement.weights.memory),
-            capacity=float(placement.weights.capacity),
-        ).normalised(),
+        weights=normalised({name: float(weight) for name, weight in msgspec.structs.asdict(placement.weights).items()}),
         spread=placement.spread and deployment.spec.replicas >= 2,
         target=target_of(deployment),
     )

@@ -1,4 +1,4 @@
-"""Placement receipts: why a pod is where it is, as an annotation on the pod and in words.
+"""Placement receipts: why a pod is where it is, as an annotation on the pod and as a sentence. Pure.
 
 `parse` and `render` are the only reader and writer of ANNOTATION_RECEIPT.
 """
@@ -6,28 +6,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.placement.scoring import SPREAD_TERM, Pick, Score
-from batchwright_worker.api.messages import Receipt, RunnerUp, Terms
+from batchwright_operator.placement.candidate_heap import Pick
+from batchwright_operator.placement.scoring import ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Score
+from batchwright_worker.api.messages import Receipt, RunnerUp
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 
 _decode = msgspec.json.Decoder(Receipt).decode
-_TERMS = ("utilization", "memory", "capacity", "pending")
+_TIE: Final = 0.5e-9
+"""Half of the last decimal that decides in `Score.rank`: loads closer than this are a tie."""
 
 
 def parse(pod: Raw) -> Receipt | None:
-    """The receipt on a pod; None without one, or with one that somebody made unreadable."""
+    """The receipt on a pod; None without one, or with one that somebody made unreadable.
+
+    Terms that this version does not know are left out: nothing but what the CRD names may reach the status.
+    """
     text = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_RECEIPT)
     if not isinstance(text, str):
         return None
     try:
-        return _decode(text)
+        found = _decode(text)
     except msgspec.DecodeError:
         return None
+    return msgspec.structs.replace(found, terms={name: found.terms[name] for name in TERMS if name in found.terms})
 
 
 def render(receipt: Receipt) -> str:
@@ -65,26 +72,26 @@ def pending_reason(pod: Raw) -> PendingReason | None:
 def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
     """The receipt of a decision; `left_out` counts the nodes that were no candidates (empty: none)."""
     best = pick.best
-    losers = [f"{each.candidate.node} lost {_against(best, each)}" for each in pick.runners_up]
+    losers = [f"{each.candidate.node.name} lost {_against(best, each)}" for each in pick.runners_up]
     return Receipt(
-        node=best.candidate.node,
+        node=best.candidate.node.name,
         processor=best.candidate.kind,
         load=_decimal(best.load),
-        terms=Terms(**{name: _decimal(getattr(best, name)) for name in _TERMS}),
+        terms={name: _decimal(value) for name, value in best.terms.items()},
         runners_up=[_runner_up(each) for each in pick.runners_up],
         predicted_throughput=best.candidate.forecast,
         decided_time=rfc3339(now),
-        reason="; ".join([_sum(best), *losers, *([f"not considered: {left_out}"] if left_out else [])]),
+        reason="; ".join([_as_sum(best), *losers, *([f"not considered: {left_out}"] if left_out else [])]),
     )
 
 
 def released(kind: str, why: str, *, now: float) -> Receipt:
-    """The receipt of a pod that was let go without a node."""
+    """The receipt of a pod that was released to the scheduler without a node."""
     return Receipt(
         node="",
         processor=kind,
         load="",
-        terms=Terms(utilization="0.00", memory="0.00", capacity="0.00", pending="0.00"),
+        terms=dict.fromkeys(TERMS, _decimal(0.0)),
         decided_time=rfc3339(now),
         reason=f"released to the scheduler without a node: {why}",
     )
@@ -96,42 +103,33 @@ def _decimal(value: float) -> str:
 
 def _runner_up(scored: Score) -> RunnerUp:
     each = scored.candidate
-    return RunnerUp(node=each.node, processor=each.kind, load=_decimal(scored.load))
+    return RunnerUp(node=each.node.name, processor=each.kind, load=_decimal(scored.load))
 
 
-def _sum(best: Score) -> str:
-    """The load as a sum whose terms are named; a pending term of 0 is left out, and what is unknown is said."""
-    terms = {name: getattr(best, name) for name in _TERMS}
-    shown = [name for name in _TERMS if terms[name] >= 0.005 or name in ("utilization", "memory", "capacity")]
-    if best.policy == "Forecast":
-        shown = ["utilization", "pending"]
-    words = " + ".join(f"{name} {_decimal(terms[name])}" for name in shown)
-    unknown = [
-        text
-        for missing, text in (
-            (best.candidate.state is None, "no fresh sample"),
-            (best.candidate.capacity is None, "not benchmarked"),
-        )
-        if missing
-    ]
-    forecast = " after the placement" if best.policy == "Forecast" else ""
-    return f"{best.candidate.node}: load{forecast} {_decimal(best.load)} = {words}" + (
-        f" ({', '.join(unknown)})" if unknown else ""
-    )
+def _as_sum(best: Score) -> str:
+    """The load as a sum of named terms, then what is unknown of the candidate."""
+    context, candidate = best.context, best.candidate
+    shown = [name for name, term in context.terms.items() if term.is_said(best.terms[name], context.policy)]
+    summands = " + ".join(f"{name} {_decimal(best.terms[name])}" for name in shown)
+    unknown = ["no fresh sample"] * (candidate.sample is None) + ["not benchmarked"] * (candidate.capacity is None)
+    forecast = " after the placement" if context.policy == "Forecast" else ""
+    sentence = f"{candidate.node.name}: load{forecast} {_decimal(best.load)} = {summands}"
+    return f"{sentence} ({', '.join(unknown)})" if unknown else sentence
 
 
 def _against(best: Score, other: Score) -> str:
-    """Why `other` came after `best`, in the order in which candidates are compared."""
+    """Why `other` came after `best`, in the order in which candidates are compared (`Score.rank`)."""
     mine, its = best.candidate, other.candidate
-    if its.state is None and mine.state is not None:
+    if its.sample is None and mine.sample is not None:
         return "for want of a fresh sample"
     if its.capacity is None and mine.capacity is not None:
         return "as it is not benchmarked"
     gap = other.load - best.load
-    if gap >= 0.005:
-        worst = max(_TERMS, key=lambda name: getattr(other, name) - getattr(best, name))
+    if gap >= ROUNDS_TO_ZERO:
+        worst = max(best.terms, key=lambda name: other.terms[name] - best.terms[name])
+        # `other` would have won without the spread term: spreading is the reason, not `pending`, where it is added.
         spread = its.all_replicas_here and not mine.all_replicas_here and gap < SPREAD_TERM
         return f"by {_decimal(gap)}: {'spread over nodes' if spread else worst}"
-    if gap > 0.5e-9:
+    if gap > _TIE:
         return "by less than 0.01"
     return "the tie: smaller capacity" if (its.capacity or 0) < (mine.capacity or 0) else "the tie: name"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from batchwright_operator.errors import NotFound, OperatorError
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.placement import receipts
+from batchwright_operator.placement.scoring import TERMS
 from batchwright_operator.plugin.cluster_view import NamedObject, Picture, picture, within
 from batchwright_operator.plugin.dry_run import Placed, as_wanted, plan, reconcilers
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
@@ -99,21 +101,22 @@ def _print_pod(pod: Raw) -> None:
     receipt, waiting = receipts.parse(pod), receipts.pending_reason(pod)
     if receipt:
         console.print(f"[bold]{name}[/bold]: {receipts.describe(receipt)}", highlight=False, soft_wrap=True)
-        console.print(_receipt_table([(name, receipt)]))
+        console.print(receipt_table([(name, receipt)]))
     elif waiting:
         console.print(f"[bold]{name}[/bold] waits: {waiting.render()}", highlight=False, soft_wrap=True)
     else:
         console.print(f"[bold]{name}[/bold]: no receipt; it was not placed by Batchwright")
 
 
-def _receipt_table(rows: list[tuple[str, Receipt]]) -> Table:
-    table = Table("pod", "node", "processor", "load", "utilization", "memory", "capacity", "pending", box=None)
-    for name, receipt in rows:
-        terms = receipt.terms
-        parts = (terms.utilization, terms.memory, terms.capacity, terms.pending)
-        table.add_row(name, receipt.node, receipt.processor, receipt.load, *parts)
+def receipt_table(rows: Iterable[tuple[str, Receipt]], terms: Iterable[str] = TERMS) -> Table:
+    """(pod, its receipt) -> the load with its terms, and beneath it the candidates that lost."""
+    names = tuple(terms)
+    table = Table("pod", "node", "processor", "load", *names, box=None)
+    for pod, receipt in rows:
+        values = (receipt.terms.get(name, "") for name in names)
+        table.add_row(pod, receipt.node, receipt.processor, receipt.load, *values)
         for lost in receipt.runners_up:
-            table.add_row("", lost.node, lost.processor, lost.load, *[""] * 4, style="dim")
+            table.add_row("", lost.node, lost.processor, lost.load, style="dim")
     return table
 
 
@@ -147,7 +150,7 @@ def plan_command(target: NamedObject, name: str | None, filename: Path | None, r
     if not placed:
         console.print("every replica has a pod already: nothing would be placed")
         return
-    console.print(_receipt_table([(one.pod, one.receipt) for one in placed if one.receipt]))
+    console.print(receipt_table([(one.pod, one.receipt) for one in placed if one.receipt]))
     for one in placed:
         text = f"waits: {one.waiting}" if one.waiting else receipts.describe(one.receipt) if one.receipt else ""
         console.print(f"{one.pod}: {text}", highlight=False, soft_wrap=True)

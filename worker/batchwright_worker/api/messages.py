@@ -216,22 +216,14 @@ class RunnerUp(_Message, kw_only=True, frozen=True):
     load: str
 
 
-class Terms(_Message, kw_only=True, frozen=True):
-    """The weighted, normalised terms that add up to the load; decimal strings."""
-
-    utilization: str
-    memory: str
-    capacity: str
-    pending: str
-
-
 class Receipt(_Message, kw_only=True, frozen=True):
     """Why a pod is where it is; annotation ANNOTATION_RECEIPT."""
 
     node: str
     processor: str
     load: str
-    terms: Terms
+    terms: dict[str, str]
+    """The weighted, normalised terms that add up to the load, by name; decimal strings."""
     runners_up: list[RunnerUp] = []
     predicted_throughput: float | None = None
     decided_time: str = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
+
 from batchwright_worker.api.deployment import (
     Layerwise,
     Model,
@@ -145,8 +147,8 @@ RULES: Final = (
     ),
     Rule(
         on=Weights,
-        cel="double(self.utilization) + double(self.memory) + double(self.capacity) > 0.0",
-        holds=lambda weights: float(weights.utilization) + float(weights.memory) + float(weights.capacity) > 0,
+        cel=" + ".join(f"double(self.{name})" for name in Weights.__struct_fields__) + " > 0.0",
+        holds=lambda weights: sum(map(float, msgspec.structs.astuple(weights))) > 0,
         wrong="all weights are 0",
         remedy='write at least one above 0, for example utilization: "1"',
     ),

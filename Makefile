@@ -51,7 +51,8 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not cluster and not timed" tests
 	$(BIN)/pytest -m "(cluster or timed) and not soak" tests
 
-soak: install ## what takes long: minutes of silence, kill matrices
+soak: install ## what takes long: minutes of silence, kill matrices, free searches by hypothesis
+	BATCHWRIGHT_HYPOTHESIS=search $(BIN)/pytest -m "hypothesis and not apiserver and not cluster" --timeout 3600 tests
 	$(BIN)/pytest -m soak --timeout 3600 tests
 
 demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours)

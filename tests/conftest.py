@@ -1,10 +1,20 @@
-"""The order of the suite when several processes share it (`pytest -n`, by file): the demo takes longest, so first."""
+"""What holds for the whole suite: its order, and that it is the same every time."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# CI must tell of a change, not of the day's luck: the examples of a test depend on the test alone. `make soak` searches
+# freely (BATCHWRIGHT_HYPOTHESIS=search) and keeps in .hypothesis/ what it finds; a find becomes an @example.
+settings.register_profile("suite", derandomize=True, database=None)
+settings.register_profile("search", print_blob=True)
+settings.load_profile(os.environ.get("BATCHWRIGHT_HYPOTHESIS", "suite"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the order within a file."""
+    """Where several processes share the suite (`pytest -n`, by file) the demo goes first, as it takes longest.
+    Keeps the order within a file."""
     items.sort(key=lambda item: item.path.parent.name != "e2e")

@@ -24,7 +24,7 @@ def test_every_request_of_both_loops_is_answered_right(protocol: str) -> None:
         run = drive(spec_for(server, 100, 2), Cores())
         assert 130 <= run.count <= 270
         assert run.answered.all()
-        assert (run.latency_s >= run.done_s - run.sent_s - 0.002).all()
+        assert (run.latency_s >= run.done_s - run.sent_s).all(), "LoadGen counts from the scheduled arrival"
         closed = drive(spec_for(server, 0, 1, connections=8), Cores())
         assert closed.answered.all()
         assert closed.count > 200

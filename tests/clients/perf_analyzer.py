@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
-from e2e.cluster.machine.errors import RequirementError
-from e2e.cluster.machine.paths import cache_folder
+from e2e.debian import unpacked
 from e2e.peers import peer_python
 
 VERSION = "2.41.0"
-_PACKAGE = "libb64-0d"
-_LIBRARY = "libb64.so.0d"
 _TIMES = ("Server Queue", "Server Compute Input", "Server Compute Infer", "Server Compute Output")
 
 
 @cache
 def _libraries() -> str:
-    """Folders for LD_LIBRARY_PATH: CUDA's runtime from its wheel, libb64 from Debian's package (needs no root)."""
-    folder = cache_folder() / "peers" / _PACKAGE
-    if not list(folder.rglob(_LIBRARY)):
-        _download(folder)
+    """Folders for LD_LIBRARY_PATH: CUDA's runtime from its wheel, libb64 from Debian's package."""
     python = peer_python("perfanalyzer")
     [cuda] = python.parents[1].glob("lib/python*/site-packages/nvidia/cuda_runtime/lib")
-    return f"{next(folder.rglob(_LIBRARY)).parent}:{cuda}"
-
-
-def _download(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        try:
-            subprocess.run(["apt-get", "download", "-q", _PACKAGE], cwd=scratch, check=True, capture_output=True)
-            [package] = Path(scratch).glob("*.deb")
-            subprocess.run(["dpkg-deb", "-x", str(package), f"{scratch}/out"], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            remedy = f"run apt-get update, or put {_LIBRARY} into {folder}"
-            raise RequirementError(f"Debian's {_PACKAGE} cannot be downloaded: {error}", remedy=remedy) from error
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(scratch, "out").rename(folder)
+    return f"{next(unpacked('libb64-0d').rglob('libb64.so.0d')).parent}:{cuda}"
 
 
 def perf_analyzer(folder: Path, *options: str) -> list[dict[str, float]]:

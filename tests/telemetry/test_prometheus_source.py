@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -25,6 +24,7 @@ from batchwright_operator.kube.objects import NODE, Raw
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.prometheus import PrometheusSource, PrometheusUnavailable
+from e2e.debian import unpacked
 from tests.placement.placement_objects import NOW, Facts, node
 
 SCRAPES = Path(__file__).parent / "scrapes"
@@ -149,6 +149,11 @@ async def test_slow_server_is_given_up_and_never_asked_twice_at_once() -> None:
 # --- the real thing -----------------------------------------------------------------------------------
 
 
+def program(package: str) -> str:
+    """Debian's program of that name; it needs no other package to run."""
+    return str(unpacked(package) / "usr" / "bin" / package)
+
+
 def free_port() -> int:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -175,9 +180,9 @@ def prometheus(tmp_path: Path) -> Iterator[str]:
         config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scrape}
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
         with (
-            running("prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{exporter}",
+            running(program("prometheus-node-exporter"), f"--web.listen-address=127.0.0.1:{exporter}",
                     "--collector.disable-defaults", "--collector.cpu", "--collector.meminfo"),
-            running("prometheus", f"--config.file={tmp_path / 'prometheus.yml'}",
+            running(program("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}",
                     f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address=127.0.0.1:{port}"),
         ):  # fmt: skip
             yield f"http://127.0.0.1:{port}"
@@ -192,10 +197,6 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("prometheus-node-exporter")),
-    reason="needs Debian's prometheus and prometheus-node-exporter",
-)
 async def test_real_prometheus_with_node_exporter_and_dcgm(prometheus: str) -> None:
     me = node("me")
     me["status"]["addresses"] = [{"type": "InternalIP", "address": "127.0.0.1"}]

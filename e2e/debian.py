@@ -1,0 +1,46 @@
+"""Programs and libraries of Debian's packages, unpacked into the cache: no root, nothing installed on the machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from e2e.cluster.machine.errors import RequirementError
+from e2e.cluster.machine.paths import cache_folder
+from e2e.cluster.machine.progress import step
+
+
+def unpacked(package: str) -> Path:
+    """The folder with the package's files (`usr/bin/..`), downloaded first if need be. Raises RequirementError."""
+    folder = cache_folder() / "debian" / package
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            with step(f"downloading Debian's package {package}"):
+                _download(package, folder)
+    return folder
+
+
+def _download(package: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            if subprocess.run(["apt-cache", "policy", package], capture_output=True, check=True).stdout.strip() == b"":
+                _update()
+            subprocess.run(["apt-get", "download", "-q", package], cwd=scratch, check=True, capture_output=True)
+            [archive] = Path(scratch).glob("*.deb")
+            subprocess.run(["dpkg-deb", "-x", str(archive), f"{scratch}/out"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            remedy = f"run apt-get update, or unpack {package} into {folder} (dpkg-deb -x)"
+            raise RequirementError(f"Debian's {package} cannot be downloaded: {error}", remedy=remedy) from error
+        Path(scratch, "out").rename(folder)
+
+
+def _update() -> None:
+    """A new machine knows no package until it has asked once; only root may."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)

@@ -17,7 +17,7 @@ import pytest
 
 from batchwright_worker.backends.base import OutOfDeviceMemoryError, Overlapping
 from batchwright_worker.ipc.messages import TensorSpec
-from batchwright_worker.runtime.in_flight import InFlight
+from batchwright_worker.runtime.in_flight import BatchesInFlight
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient
 from tests.runtime.rig import file_source, settings, spec, write_script
 
@@ -198,7 +198,7 @@ def test_a_model_that_raises_leaves_its_lane_free() -> None:
 
 
 def test_ends_keep_their_order_and_drain_waits_for_all() -> None:
-    ahead, gate, order = InFlight(), threading.Event(), list[int]()
+    ahead, gate, order = BatchesInFlight(), threading.Event(), list[int]()
 
     def end(number: int) -> None:
         gate.wait(10)

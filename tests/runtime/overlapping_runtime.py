@@ -11,7 +11,7 @@ def main() -> None:
     from batchwright_worker.backends import torch as backend
     from batchwright_worker.backends.torch_device import DeviceModel
     from batchwright_worker.host.process import die_with_parent
-    from batchwright_worker.runtime.server import serve
+    from batchwright_worker.runtime.process import serve
     from batchwright_worker.runtime.supervisor import listen
     from tests.backends.test_torch_device import HostKit
 

@@ -1,7 +1,7 @@
 """Control messages between sidecar and runtime, as msgspec structs (msgpack, arrays with a tag).
 
-The sidecar asks, the runtime answers each ask exactly once, by `call`. Batches and unloads are answered in the
-order in which they were asked; a load may be overtaken where the backend can load while a batch runs.
+The sidecar sends requests; the runtime responds to each exactly once, with its `call`. Batches and unloads get their
+responses in the order of the requests; a load may be overtaken where the backend can load while a batch runs.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag=4):
     offset_free: int
 
 
-Ask = Hello | Load | Unload | Run
+RuntimeRequest = Hello | Load | Unload | Run
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Answer to Hello: the runtime process and its device. memory_bytes: what models and batches may use in all."""
+    """Response to Hello: the runtime process and its device. memory_bytes: what models and batches may use in all."""
 
     call: int
     pid: int
@@ -123,7 +123,7 @@ class Streamed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """Answer to Load. `memory_bytes`: measured growth by the weights; `warmup_bytes`: more, by one row."""
+    """Response to Load. `memory_bytes`: measured growth by the weights; `warmup_bytes`: more, by one row."""
 
     call: int
     inputs: list[TensorSpec]
@@ -137,14 +137,14 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 
 class Unloaded(msgspec.Struct, frozen=True, array_like=True, tag=13):
-    """Answer to Unload: what the process uses now."""
+    """Response to Unload: what the process uses now."""
 
     call: int
     memory_used_bytes: int
 
 
 class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
-    """Answer to Run. `device_seconds`: the run alone; `batch_bytes`: memory above the loaded weights at its
+    """Response to Run. `device_seconds`: the run alone; `batch_bytes`: memory above the loaded weights at its
     highest, -1 where it was not measured; `slot_bytes`: the slot's size (a runtime may have made it larger)."""
 
     call: int
@@ -158,18 +158,19 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
     retained_bytes: int = 0
     """Part of batch_bytes that the model's allocator keeps for its next batch; it counts as used."""
     input_seconds: float = 0.0
-    """Time from the ask to the run, and from the run's end to the outputs' last byte in the slot."""
+    """Time from the request to the run, and from the run's end to the outputs' last byte in the slot."""
     output_seconds: float = 0.0
     streams: Streams | None = None
     """Layerwise: the counters of both engines."""
 
 
-class LoadRefused(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """An ask that failed. kind: OutOfMemory, or Failed for all else; `message` is the model's or the system's own."""
+class RequestFailed(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Response to a request that failed. kind: OutOfMemory, or Failed for everything else; `message` is the model's or
+    the system's own."""
 
     call: int
     kind: str
     message: str
 
 
-Answer = Welcome | Loaded | Unloaded | Ran | LoadRefused
+RuntimeResponse = Welcome | Loaded | Unloaded | Ran | RequestFailed

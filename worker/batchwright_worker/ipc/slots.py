@@ -1,7 +1,7 @@
 """Shared memory slots: files in a memory-backed folder that both processes map.
 
-The sidecar owns a slot except between a Run and its answer. File blocks are allocated before they are mapped, so that a
-full folder is an error (SlotsFullError) and never a SIGBUS.
+The sidecar owns a slot except between a Run and its response. File blocks are allocated before they are mapped, so
+that a full folder is an error (SlotsFullError) and never a SIGBUS.
 """
 
 from __future__ import annotations

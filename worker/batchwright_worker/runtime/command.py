@@ -33,7 +33,7 @@ def command(path: Path, deployment: Path, parent: int) -> None:
     with listen(path) as listener:
         try:
             raise SystemExit(
-                Supervisor(listener, "batchwright_worker.runtime.server:serve", libraries(deployment)).run()
+                Supervisor(listener, "batchwright_worker.runtime.process:serve", libraries(deployment)).run()
             )
         finally:
             path.unlink(missing_ok=True)

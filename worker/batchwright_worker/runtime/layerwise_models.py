@@ -1,4 +1,4 @@
-"""A runtime that serves its models layer by layer: loads and runs as asked, answers batches in the order they end."""
+"""Models that are served layer by layer: batches share both engines and get their responses in the order they end."""
 
 from __future__ import annotations
 
@@ -6,121 +6,136 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import Meter, give_back
-from batchwright_worker.ipc.messages import Answer, Load, Loaded, LoadRefused, Ran, Run, Streamed, Unload, Unloaded
+from batchwright_worker.ipc.messages import Load, Loaded, Ran, Run, RuntimeResponse, Streamed, Unload, Unloaded
 from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch
-from batchwright_worker.layerwise.profiling.profiles import Profile
 from batchwright_worker.layerwise.serving.accelerators import AddedModel
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
+from batchwright_worker.runtime.responses import ResponseSender, failed
 
-__all__ = ["StreamedModels"]
+__all__ = ["LayerwiseModels"]
 
-Send = Callable[[Answer], None]
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class StreamedModels:
-    """Stands where `Residents` stands in a runtime of whole models."""
+class LayerwiseModels:
+    """See `RuntimeModels`."""
 
-    service: Service
-    meter: Meter
-    slots: SlotCache
+    def __init__(self, service: Service, meter: Meter, slots: SlotCache, on_loaded: Callable[[], None]) -> None:
+        self._service = service
+        self._meter = meter
+        self._slots = slots
+        self._on_loaded = on_loaded
 
     @classmethod
-    def of(cls, kind: str, settings: LayerwiseSettings, host: Host, meter: Meter, slots: SlotCache) -> StreamedModels:
-        return cls(Service(kind, settings, host, _end), meter, slots)
+    def of(
+        cls, settings: LayerwiseSettings, host: Host, meter: Meter, slots: SlotCache, on_loaded: Callable[[], None]
+    ) -> LayerwiseModels:
+        """On the accelerator of this process."""
+        return cls(Service(host.kind, settings, host, _end_process), meter, slots, on_loaded)
 
-    def take(self, ask: Run, send: Send, refusal: Callable[[int, BaseException], LoadRefused]) -> None:
-        """Line a batch up; it is answered once, from the executor's thread or at once where it cannot begin."""
-        try:
-            asked = time.perf_counter()
-            slot = self.slots.get(ask.slot, ask.offset_free)
-            inputs = {placed.name: read(slot.view, placed) for placed in ask.inputs}
-            self.service.submit(
-                ask.model, inputs, ask.rows, lambda batch: send(self._ran(ask, slot, asked, batch, refusal))
-            )
-        except Exception as error:
-            send(refusal(ask.call, error))
+    def take(self, request: Load | Unload | Run, sender: ResponseSender) -> None:
+        """See `RuntimeModels.take`. A batch's response comes from the executor's thread."""
+        if isinstance(request, Run):
+            self._submit(request, sender)
+        else:
+            sender.send(self._response(request))
 
-    def load(self, ask: Load) -> Loaded:
-        """As Residents.load; the warm-up is the profiler's."""
-        begin, before = time.monotonic(), self.meter.used()
-        added = self.service.add(ask.source)
-        return Loaded(
-            call=ask.call,
-            inputs=list(added.inputs),
-            outputs=list(added.outputs),
-            memory_bytes=max(0, self.meter.used() - before),
-            warmup_bytes=0,
-            seconds=time.monotonic() - begin,
-            memory_used_bytes=self.used(),
-            streamed=summary(added),
-        )
-
-    def unload(self, ask: Unload) -> Unloaded:
-        """Waits for the model's batches."""
-        self.service.remove(ask.model)
-        give_back()
-        return Unloaded(call=ask.call, memory_used_bytes=self.used())
+    def finish(self) -> None:
+        """See `RuntimeModels.finish`."""
+        self._service.wait_idle()
 
     def unload_all(self) -> None:
-        """Waits for all batches."""
-        self.service.remove_all()
+        """See `RuntimeModels.unload_all`."""
+        self._service.remove_all()
 
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         """What the process holds, and the memory for weights in flight (which is shared memory to the kernel)."""
-        return self.meter.used() + self.service.reserved_bytes
+        return self._meter.used() + self._service.reserved_bytes
 
     def close(self) -> None:
-        self.service.close()
+        """See `RuntimeModels.close`."""
+        self._service.close()
 
-    def _ran(
-        self,
-        ask: Run,
-        slot: Slot,
-        asked: float,
-        batch: LayerwiseBatch,
-        refusal: Callable[[int, BaseException], LoadRefused],
-    ) -> Answer:
+    def _submit(self, request: Run, sender: ResponseSender) -> None:
+        try:
+            received = time.perf_counter()
+            slot = self._slots.get(request.slot, request.offset_free)
+            inputs = {placed.name: read(slot.view, placed) for placed in request.inputs}
+            self._service.submit(
+                request.model,
+                inputs,
+                request.rows,
+                lambda batch: sender.send_if_connected(self._ran(request, slot, received, batch)),
+            )
+        except Exception as error:
+            sender.send_if_connected(failed(request.call, error))
+
+    def _response(self, request: Load | Unload) -> RuntimeResponse:
+        try:
+            return self._load(request) if isinstance(request, Load) else self._unload(request)
+        except Exception as error:
+            return failed(request.call, error)
+
+    def _load(self, request: Load) -> Loaded:
+        begin, before = time.monotonic(), self._meter.used()
+        added = self._service.add(request.source)
+        loaded = Loaded(
+            call=request.call,
+            inputs=list(added.inputs),
+            outputs=list(added.outputs),
+            memory_bytes=max(0, self._meter.used() - before),
+            warmup_bytes=0,  # the profiler's runs are the warm-up
+            seconds=time.monotonic() - begin,
+            memory_used_bytes=self.used_bytes(),
+            streamed=_summary(added),
+        )
+        self._on_loaded()
+        return loaded
+
+    def _unload(self, request: Unload) -> Unloaded:
+        self._service.remove(request.model)
+        give_back()
+        return Unloaded(call=request.call, memory_used_bytes=self.used_bytes())
+
+    def _ran(self, request: Run, slot: Slot, received: float, batch: LayerwiseBatch) -> RuntimeResponse:
         if batch.error is not None:
-            return refusal(ask.call, batch.error)
+            return failed(request.call, batch.error)
         try:
             ended = time.perf_counter()
             outputs = {name: np.asarray(array) for name, array in batch.outputs.items()}
-            slot.grow(sized(ask.offset_free, outputs))
-            written = write(slot.view, ask.offset_free, outputs)
+            slot.grow(sized(request.offset_free, outputs))
+            written = write(slot.view, request.offset_free, outputs)
         except Exception as error:
-            return refusal(ask.call, error)
+            return failed(request.call, error)
         return Ran(
-            call=ask.call,
+            call=request.call,
             outputs=written,
-            device_seconds=ended - asked,
+            device_seconds=ended - received,
             batch_bytes=-1,
             slot_bytes=slot.size,
             memory_used_bytes=-1,
             output_seconds=time.perf_counter() - ended,
-            streams=self.service.streams(),
+            streams=self._service.streams(),
         )
 
 
-def _end(error: BaseException) -> None:
+def _end_process(error: BaseException) -> None:
     """The device has failed: only a new process can serve again, and the supervisor starts one."""
-    _log.critical("the layerwise executor has failed", exc_info=error)
+    _LOG.critical("the layerwise executor has failed", exc_info=error)
     os._exit(1)
 
 
-def summary(added: AddedModel) -> Streamed:
-    """What is told of a model's units, at the smallest batch that was measured."""
-    profile: Profile = min(added.profiles, key=lambda each: each.rows)
+def _summary(added: AddedModel) -> Streamed:
+    """The model's units at the smallest batch that was measured."""
+    profile = min(added.profiles, key=lambda each: each.rows)
     return Streamed(
         units=len(profile.bytes),
         resident_units=len(added.resident),

@@ -1,4 +1,4 @@
-"""The models that this process holds: load with a warm-up, run, unload; each measured."""
+"""The models that this process has loaded: load with a warm-up, run, unload; time and memory of each are measured."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.oip.datatypes import numpy_of
 
 WARMUP_SIZES: Final = (64, 224, 16, 1)
-"""What a variable dimension is tried as in the warm-up inference, in this order."""
+"""Sizes of a variable dimension that the warm-up inference tries, in this order."""
 _MEASURE_EVERY: Final = 64
 _TRAITS: Final[dict[tuple[type, Any], bool]] = {}
 
 
 @dataclass(slots=True, kw_only=True)
-class _Resident:
+class _MeasuredModel:
     """`base_bytes`: memory used right after the load; `largest`: the most elements of a batch that was measured."""
 
     model: LoadedModel
@@ -57,7 +57,7 @@ class RunOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Measuring:
+class _BatchMeasurement:
     """`before`: memory used before the batch, None where this one is not measured; `moves` when it began."""
 
     elements: int
@@ -70,24 +70,24 @@ class NotLoadedError(Exception):
 
 
 class LoadedModels:
-    """Not thread-safe but for `load` beside `run` (loads that overlap)."""
+    """Not thread-safe, except that a `load` may run on a thread of its own while batches run (loads that overlap)."""
 
     def __init__(self, host: Host, meter: Meter) -> None:
         self._host = host
         self._meter = meter
-        self._models: dict[str, _Resident] = {}
+        self._models: dict[str, _MeasuredModel] = {}
         self._last_end = 0.0
         self._moves = 0
-        """Counts beginnings and ends of loads, and unloads: a batch beside one cannot be measured."""
+        """Counts begins and ends of loads, and unloads: a batch that overlaps one cannot be measured."""
         self._loading = False
         self._known: dict[str, tuple[ModelSource, int]] = {}
-        """Of models that need one warm-up in a process's life: what it took."""
+        """Bytes that the warm-up took, of models that need one warm-up in a process's life."""
 
-    def load(self, source: ModelSource) -> _Resident:
+    def load(self, source: ModelSource) -> _MeasuredModel:
         """Loads, with one warm-up inference. Raises LoadError, OutOfDeviceMemoryError, or what the model raises."""
-        resident = self._models.get(source.name)
-        if resident is not None and resident.source == source:
-            return resident
+        loaded = self._models.get(source.name)
+        if loaded is not None and loaded.source == source:
+            return loaded
         self.unload(source.name)
         self._moves, self._loading = self._moves + 1, True
         try:
@@ -95,31 +95,31 @@ class LoadedModels:
         finally:
             self._moves, self._loading = self._moves + 1, False
 
-    def _load(self, source: ModelSource) -> _Resident:
+    def _load(self, source: ModelSource) -> _MeasuredModel:
         begin, before = time.monotonic(), self._meter.used()
         model = backends.load(source, self._host)
         grown = max(0, self._meter.used() - before)
         taken = cast(Weighed, model).weights_bytes if _is(model, Weighed) else grown
-        resident = _Resident(model=model, source=source, memory_bytes=taken, seconds=time.monotonic() - begin)
+        loaded = _MeasuredModel(model=model, source=source, memory_bytes=taken, seconds=time.monotonic() - begin)
         try:
-            resident.warmup_bytes = self._warmed_up(resident)
+            loaded.warmup_bytes = self._warmed_up(loaded)
         except BaseException:
             model.close()
             give_back()
             raise
         if not _is(model, FastAtOnce):
-            resident.seconds = time.monotonic() - begin  # the warm-up is part of every load
-        self._models[source.name] = resident
-        return resident
+            loaded.seconds = time.monotonic() - begin  # the warm-up is part of every load
+        self._models[source.name] = loaded
+        return loaded
 
     def unload(self, name: str) -> None:
         """Gives the memory back; nothing happens if the model is not here."""
-        resident = self._models.pop(name, None)
-        if resident is not None:
+        loaded = self._models.pop(name, None)
+        if loaded is not None:
             self._moves += 1
-            outside = _is(resident.model, Weighed)
-            resident.model.close()
-            del resident
+            outside = _is(loaded.model, Weighed)
+            loaded.model.close()
+            del loaded
             if not outside:
                 give_back()
 
@@ -130,93 +130,93 @@ class LoadedModels:
 
     def run(self, name: str, inputs: Mapping[str, Array], rows: int) -> RunOutcome:
         """One batch. Raises NotLoadedError, OutOfDeviceMemoryError, or what the model raises."""
-        resident = self._resident(name)
-        measuring = self._measuring(resident, inputs)
+        loaded = self._model(name)
+        measurement = self._begin_measurement(loaded, inputs)
         begin = time.perf_counter()
-        outputs, errors = _run_good_rows(resident.model, inputs, rows)
-        return self._outcome(resident, measuring, outputs, errors, time.perf_counter() - begin)
+        outputs, errors = _run_good_rows(loaded.model, inputs, rows)
+        return self._outcome(loaded, measurement, outputs, errors, time.perf_counter() - begin)
 
     def overlaps(self, name: str) -> bool:
         """May the next batch of this model begin before one ends?"""
-        resident = self._models.get(name)
-        return resident is not None and _is(resident.model, Overlapping)
+        loaded = self._models.get(name)
+        return loaded is not None and _is(loaded.model, Overlapping)
 
     def begin(self, name: str, inputs: Mapping[str, Array], rows: int) -> Callable[[], RunOutcome]:
         """As `run`, in two steps, for models that overlap. A batch's time counts from when the one before it ended."""
-        resident = self._resident(name)
-        assert _is(resident.model, Overlapping), f"model {name!r} cannot begin a batch beside another"
-        measuring = self._measuring(resident, inputs)
+        loaded = self._model(name)
+        assert _is(loaded.model, Overlapping), f"model {name!r} cannot begin a batch while another one runs"
+        measurement = self._begin_measurement(loaded, inputs)
         began = time.perf_counter()
-        finish = cast(Overlapping, resident.model).begin(inputs, rows)
+        finish = cast(Overlapping, loaded.model).begin(inputs, rows)
 
         def ended() -> RunOutcome:
             outputs = finish()
             now = time.perf_counter()
             seconds, self._last_end = now - max(began, self._last_end), now
-            return self._outcome(resident, measuring, outputs, {}, seconds)
+            return self._outcome(loaded, measurement, outputs, {}, seconds)
 
         return ended
 
-    def _resident(self, name: str) -> _Resident:
-        resident = self._models.get(name)
-        if resident is None:
+    def _model(self, name: str) -> _MeasuredModel:
+        loaded = self._models.get(name)
+        if loaded is None:
             raise NotLoadedError(f"model {name!r} is not loaded here")
-        return resident
+        return loaded
 
-    def _measuring(self, resident: _Resident, inputs: Mapping[str, Array]) -> _Measuring:
-        """The first, every so many'th and every larger batch is measured."""
+    def _begin_measurement(self, loaded: _MeasuredModel, inputs: Mapping[str, Array]) -> _BatchMeasurement:
+        """The first batch, every _MEASURE_EVERY-th one and every one larger than those before is measured."""
         elements = sum(array.size for array in inputs.values())
-        if self._loading or (elements <= resident.largest and next(resident.runs) % _MEASURE_EVERY):
-            return _Measuring(elements=elements)
+        if self._loading or (elements <= loaded.largest and next(loaded.runs) % _MEASURE_EVERY):
+            return _BatchMeasurement(elements=elements)
         before = self._meter.used()
         self._meter.start_peak()
-        return _Measuring(elements=elements, before=before, moves=self._moves)
+        return _BatchMeasurement(elements=elements, before=before, moves=self._moves)
 
     def _outcome(
         self,
-        resident: _Resident,
-        measuring: _Measuring,
+        loaded: _MeasuredModel,
+        measurement: _BatchMeasurement,
         outputs: Mapping[str, Array],
         errors: Mapping[int, str],
         seconds: float,
     ) -> RunOutcome:
         batch_bytes = -1
-        if measuring.before is not None and measuring.moves == self._moves:
-            batch_bytes = self._batch_bytes(resident, measuring.before)
-            resident.largest = max(resident.largest, measuring.elements)
+        if measurement.before is not None and measurement.moves == self._moves:
+            batch_bytes = self._batch_bytes(loaded, measurement.before)
+            loaded.largest = max(loaded.largest, measurement.elements)
         return RunOutcome(
             outputs=outputs,
             device_seconds=seconds,
             batch_bytes=batch_bytes,
-            retained_bytes=resident.retained_bytes,
+            retained_bytes=loaded.retained_bytes,
             row_errors=errors,
         )
 
-    def _batch_bytes(self, resident: _Resident, before: int) -> int:
-        """What the batch added, and what earlier batches added and the model's allocator has kept since."""
-        batch_bytes = resident.retained_bytes + max(0, self._meter.peak() - before)
-        resident.retained_bytes += max(0, self._meter.used() - before)
+    def _batch_bytes(self, loaded: _MeasuredModel, before: int) -> int:
+        """Bytes that the batch added, and those that earlier batches added and the model's allocator has kept since."""
+        batch_bytes = loaded.retained_bytes + max(0, self._meter.peak() - before)
+        loaded.retained_bytes += max(0, self._meter.used() - before)
         return batch_bytes
 
-    def _warmed_up(self, resident: _Resident) -> int:
+    def _warmed_up(self, loaded: _MeasuredModel) -> int:
         """Bytes that one row took, now or at an earlier load of a model that is as fast at once as later."""
-        source = resident.source
+        source = loaded.source
         known = self._known.get(source.name)
         if known is not None and known[0] == source:
             return known[1]
-        taken = self._warm_up(resident)
-        if _is(resident.model, FastAtOnce):
+        taken = self._warm_up(loaded)
+        if _is(loaded.model, FastAtOnce):
             self._known[source.name] = (source, taken)
         return taken
 
-    def _warm_up(self, resident: _Resident) -> int:
+    def _warm_up(self, loaded: _MeasuredModel) -> int:
         """Bytes that one row took. With variable dimensions several sizes are tried, and none need work."""
-        varies = any(size < 0 for spec in resident.model.inputs for size in spec.shape)
+        varies = any(size < 0 for spec in loaded.model.inputs for size in spec.shape)
         for size in WARMUP_SIZES if varies else WARMUP_SIZES[:1]:
             self._meter.start_peak()
             before = self._meter.used()
             try:
-                resident.model.run({spec.name: _example(spec, size) for spec in resident.model.inputs}, 1)
+                loaded.model.run({spec.name: _example(spec, size) for spec in loaded.model.inputs}, 1)
             except LoadError:
                 raise
             except BadRowsError:
@@ -225,12 +225,12 @@ class LoadedModels:
                 if not varies:
                     raise
                 continue
-            return self._batch_bytes(resident, before)
+            return self._batch_bytes(loaded, before)
         return 0
 
 
 def _is(model: LoadedModel, trait: Any) -> bool:
-    """isinstance for protocols, where it is slow: once per class, because it lies on the way from batch to batch."""
+    """isinstance for protocols, where it is slow: once per class, because every batch asks."""
     key = (type(model), trait)
     if key not in _TRAITS:
         _TRAITS[key] = isinstance(model, trait)

@@ -62,6 +62,10 @@ class Service:
         for name in list(self._added):
             self.remove(name)
 
+    def wait_idle(self) -> None:
+        """Returns when no batch is in flight."""
+        self._executor.wait_idle()
+
     def submit(self, model: str, inputs: Mapping[str, Array], rows: int, settled: Settled) -> None:
         """Line a batch up; `settled` is called from another thread. Raises what is wrong with it."""
         if model not in self._added:

@@ -1,7 +1,7 @@
-"""The sidecar's end of one runtime: asks over the unix socket, tensors through slots, death seen at once.
+"""The client of one runtime process: requests over the unix socket, tensors through slots, death noticed at once.
 
-`RuntimeClient` is the engine's `Runtime` (inference/runtime.py). A closed connection is the runtime's death: every ask
-in flight raises RuntimeLost, `on_lost` fires, and the client connects again until a new process answers; then
+`RuntimeClient` is the engine's `Runtime` (inference/runtime.py). A closed connection is the runtime's death: every
+request in flight raises RuntimeLost, `on_lost` fires, and the client connects again until a new process answers; then
 `on_back` fires. The supervisor in the runtime's container keeps the socket, so that connecting waits and does not fail
 while a new process starts.
 """
@@ -31,14 +31,14 @@ from batchwright_worker.inference.runtime import (
     RuntimeLost,
 )
 from batchwright_worker.ipc.messages import (
-    Answer,
-    Ask,
     Hello,
     Load,
     Loaded,
     Placed,
     Ran,
     Run,
+    RuntimeRequest,
+    RuntimeResponse,
     Streamed,
     Streams,
     Unload,
@@ -54,7 +54,7 @@ from batchwright_worker.sidecar.runtimes.sources import Paths, spec_of, wire_sou
 _LOG = logging.getLogger(__name__)
 _PAUSES_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 Array = NDArray[Any]
-A = TypeVar("A")
+Response = TypeVar("Response")
 
 
 class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class RuntimeClient(PromptRuntime):
 
     @property
     def depth(self) -> int:
-        """How many batches it may be given at a time: the next one waits where the runtime reads it."""
+        """How many batches it may be given at a time: the second waits in the socket while the first one runs."""
         return 2
 
     @property
@@ -134,7 +134,7 @@ class RuntimeClient(PromptRuntime):
     async def load(self, model: str, source: ModelSource) -> LoadReport:
         """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
         wire = wire_source(model, source, self._settings.paths)
-        loaded = await self._ask(lambda call: Load(call=call, source=wire), Loaded)
+        loaded = await self._request(lambda call: Load(call=call, source=wire), Loaded)
         self._used_bytes = loaded.memory_used_bytes
         if loaded.streamed is not None:
             self.streamed[model] = loaded.streamed
@@ -148,7 +148,7 @@ class RuntimeClient(PromptRuntime):
 
     async def unload(self, model: str) -> None:
         """See `Runtime.unload`."""
-        unloaded = await self._ask(lambda call: Unload(call=call, model=model), Unloaded)
+        unloaded = await self._request(lambda call: Unload(call=call, model=model), Unloaded)
         self._used_bytes = unloaded.memory_used_bytes
 
     async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
@@ -164,8 +164,8 @@ class RuntimeClient(PromptRuntime):
         rows: int,
         ended: Callable[[RunResult | Exception], None],
     ) -> None:
-        """See `PromptRuntime`. Several batches may be under way, their answers come in their order. A batch keeps its
-        slot until the runtime has answered."""
+        """See `PromptRuntime`. Several batches may be in flight, their responses come in order. A batch keeps its slot
+        until the runtime has responded."""
         try:
             connection, began = self._connected(), time.perf_counter()
             slot, placed, end = self._filled(parts)
@@ -173,7 +173,7 @@ class RuntimeClient(PromptRuntime):
             ended(trouble)
             return
         input_s = time.perf_counter() - began
-        connection.call(
+        connection.send(
             lambda call: Run(call=call, model=model, rows=rows, slot=slot.name, inputs=placed, offset_free=end),
             partial(self._ran, slot, input_s, ended),
         )
@@ -188,7 +188,7 @@ class RuntimeClient(PromptRuntime):
             raise
 
     async def memory(self) -> MemoryReport:
-        """As of the last answer that told it. Raises RuntimeLost while there is no process."""
+        """As of the last response that reported it. Raises RuntimeLost while there is no process."""
         self._connected()
         return self._memory()
 
@@ -201,15 +201,16 @@ class RuntimeClient(PromptRuntime):
         slot: Slot,
         input_s: float,
         ended: Callable[[RunResult | Exception], None],
-        answer: Answer | ConnectionLostError,
+        response: RuntimeResponse | ConnectionLostError,
     ) -> None:
-        if isinstance(answer, ConnectionLostError):
+        if isinstance(response, ConnectionLostError):
+            # Not back to the pool: a dying process may still be writing its outputs there.
             self._pool.discard(slot)
-            ended(RuntimeLost(str(answer)))
+            ended(RuntimeLost(str(response)))
             return
         result: RunResult | Exception
         try:
-            result = self._result(expect(answer, Ran), slot, input_s)
+            result = self._result(expect(response, Ran), slot, input_s)
         except Exception as trouble:
             result = trouble
         self._pool.release(slot)
@@ -252,9 +253,10 @@ class RuntimeClient(PromptRuntime):
             raise RuntimeLost(f"{self.device} is starting")
         return self._connection
 
-    async def _ask(self, make: Callable[[int], Ask], answer: type[A]) -> A:
+    async def _request(self, make: Callable[[int], RuntimeRequest], wanted: type[Response]) -> Response:
         try:
-            return expect(await asyncio.shield(self._connected().ask(make)), answer)
+            # Shielded: a caller that gives up must not cancel the future that the connection will complete.
+            return expect(await asyncio.shield(self._connected().request(make)), wanted)
         except ConnectionLostError as error:
             raise RuntimeLost(str(error)) from error
 
@@ -262,7 +264,7 @@ class RuntimeClient(PromptRuntime):
         while True:
             connection = await self._connect()
             self._connection = connection
-            _LOG.info("%s: runtime process %d is there", self.device, self.pid)
+            _LOG.info("%s: runtime process %d is connected", self.device, self.pid)
             self._ever_connected.set()
             self._on_back()
             why = await connection.closed
@@ -281,8 +283,8 @@ class RuntimeClient(PromptRuntime):
     async def _welcomed(self, connection: RuntimeConnection) -> RuntimeConnection:
         session, slots = secrets.token_hex(8), str(self._settings.slots)
         try:
-            answer = await connection.ask(lambda call: Hello(call=call, session=session, slots=slots))
-            welcome = expect(answer, Welcome)
+            response = await connection.request(lambda call: Hello(call=call, session=session, slots=slots))
+            welcome = expect(response, Welcome)
         except BaseException:
             connection.close()
             raise
@@ -291,10 +293,10 @@ class RuntimeClient(PromptRuntime):
         return connection
 
 
-def _settle(future: asyncio.Future[RunResult], answer: RunResult | Exception) -> None:
+def _settle(future: asyncio.Future[RunResult], result: RunResult | Exception) -> None:
     if future.done():
         return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
+    if isinstance(result, Exception):
+        future.set_exception(result)
     else:
-        future.set_result(answer)
+        future.set_result(result)

@@ -1,19 +1,19 @@
-"""What a runtime's answer means to the engine."""
+"""The runtime's response as the engine wants it: the expected message, or the error that it reports."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory
-from batchwright_worker.ipc.messages import Answer, LoadRefused
+from batchwright_worker.ipc.messages import RequestFailed, RuntimeResponse
 
-A = TypeVar("A")
+Response = TypeVar("Response")
 
 
-def expect(answer: Answer, wanted: type[A]) -> A:
-    """The answer, or what its refusal means."""
-    if isinstance(answer, wanted):
-        return answer
-    if isinstance(answer, LoadRefused):
-        raise OutOfMemory(answer.message) if answer.kind == "OutOfMemory" else BatchFailed(answer.message)
-    raise BatchFailed(f"the runtime answered {type(answer).__name__} where {wanted.__name__} was due")
+def expect(response: RuntimeResponse, wanted: type[Response]) -> Response:
+    """The response. Raises OutOfMemory or BatchFailed for a failed request, BatchFailed for any other message."""
+    if isinstance(response, wanted):
+        return response
+    if isinstance(response, RequestFailed):
+        raise OutOfMemory(response.message) if response.kind == "OutOfMemory" else BatchFailed(response.message)
+    raise BatchFailed(f"the runtime answered {type(response).__name__} where {wanted.__name__} was due")

@@ -1,0 +1,48 @@
+"""The process that the supervisor forks: builds the models of its device, whole or by layers, and serves them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+
+from batchwright_worker.api.names import ENV_KIND, KIND_CPU
+from batchwright_worker.backends.base import Host
+from batchwright_worker.host.memory import EmulatedMemory, Meter, emulated_memory_bytes, meter_of, settle_objects
+from batchwright_worker.host.threads import thread_count
+from batchwright_worker.ipc.slots import SlotCache
+from batchwright_worker.layerwise.serving.settings import from_environment
+from batchwright_worker.runtime.models import RuntimeModels
+from batchwright_worker.runtime.server import Server
+from batchwright_worker.runtime.whole_models import WholeModels
+
+__all__ = ["serve"]
+
+
+def serve(listener: socket.socket, loaded: int) -> None:
+    """Until SIGTERM (SystemExit). Writes a byte to the pipe `loaded` whenever a model is loaded."""
+
+    def on_loaded() -> None:
+        # The pipe is full: the supervisor has not read the bytes before, and one of them is enough.
+        with contextlib.suppress(BlockingIOError):
+            os.write(loaded, b"+")
+
+    settle_objects()
+    kind = os.environ.get(ENV_KIND, KIND_CPU)
+    ledger = EmulatedMemory(emulated_memory_bytes())
+    meter = meter_of(kind, ledger)
+    host = Host(kind=kind, threads=thread_count(), ledger=ledger)
+    slots = SlotCache()
+    models = _models(host, meter, slots, on_loaded)
+    Server(models, slots, device=kind, total_bytes=meter.total_bytes).serve(listener)
+
+
+def _models(host: Host, meter: Meter, slots: SlotCache, on_loaded: Callable[[], None]) -> RuntimeModels:
+    settings = from_environment()
+    if settings is None:
+        return WholeModels(host, meter, slots, on_loaded)
+    # Imported only where the deployment asks for it: the executor and its libraries take time and memory.
+    from batchwright_worker.runtime.layerwise_models import LayerwiseModels
+
+    return LayerwiseModels.of(settings, host, meter, slots, on_loaded)

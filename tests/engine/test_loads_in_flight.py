@@ -81,7 +81,8 @@ def test_no_request_meets_an_unloaded_model() -> None:
         assert len(device.loads) > 20
         assert sum(device.resident.values()) <= 330
         books = engine.scheduler.devices[device.device]
-        assert (books.in_flight, books.loading, set(books.held)) == ([], "", set(device.resident))
+        timeline, memory = books.timeline, books.memory
+        assert (timeline.in_flight, timeline.loading, set(memory.residents)) == ([], "", set(device.resident))
         await engine.close()
 
     run(scenario())
@@ -98,7 +99,8 @@ def test_the_model_whose_batch_ends_makes_room_and_its_bad_rows_are_found_all_th
         assert all(answer == 10.0 * number for number, answer in enumerate(answers) if number not in bad)
         assert sum(device.resident.values()) <= 330
         books = engine.scheduler.devices[device.device]
-        assert (books.in_flight, books.loading, set(books.held)) == ([], "", set(device.resident))
+        timeline, memory = books.timeline, books.memory
+        assert (timeline.in_flight, timeline.loading, set(memory.residents)) == ([], "", set(device.resident))
         await engine.close()
 
     run(scenario())

@@ -6,7 +6,7 @@ import pytest
 
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.batch_size.device_time import DeviceTime
-from batchwright_worker.scheduler.devices import DeviceBooks, ResidentModel
+from batchwright_worker.scheduler.devices import DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import PROBE_S, ModelConfig
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal
@@ -19,13 +19,12 @@ ON_THE_WAY_S = 0.001
 def pessimist(turn_s: float) -> Scheduler:
     """A model of target 100 ms, idle, of which so much was learned until now = 0."""
     scheduler = Scheduler()
-    books = DeviceBooks(name="d", kind="test", depth=2)
-    scheduler.add_device(books)
+    device = scheduler.add_device(DeviceConfig(name="d", kind="test", depth=2), up=True)
     served = scheduler.add_model(ModelConfig(name="m", rules=TuningConfig(latency_s=TARGET_S)), 0.0)
     for _ in range(5):
         served.ran((), 1, turn_s)
     served.ran_at = 0.0
-    books.held["m"] = ResidentModel(memory_bytes=0, served=True)
+    device.memory.residents["m"] = ResidentModel(memory_bytes=0, has_served=True)
     return scheduler
 
 

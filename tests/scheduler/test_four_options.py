@@ -5,33 +5,36 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchwright_worker.scheduler.devices import DeviceMemory, DeviceTimeline
 from batchwright_worker.scheduler.dispatch import (
     PASS_LIMIT,
-    Device,
+    DeviceView,
     LoadModel,
     Nothing,
     Queued,
-    Resident,
+    ResidentView,
     RunBatch,
     decide,
     serve,
 )
 
 
-def device(name: str, free: int, *residents: Resident, total: int = 1000, idle: bool = True, busy: str = "") -> Device:
-    return Device(
+def device(
+    name: str, free: int, *residents: ResidentView, total: int = 1000, idle: bool = True, busy: str = ""
+) -> DeviceView:
+    return DeviceView(
         name=name,
         idle=idle,
         loadable=idle,
-        total_bytes=total,
-        free_bytes=free,
+        memory=DeviceMemory(total_bytes=total, free_bytes=free),
+        timeline=DeviceTimeline(),
         residents={one.model: one for one in residents},
         busy_models=frozenset([busy] if busy else []),
     )
 
 
-def holds(model: str, size: int = 100, keep: float = 0.0, *, fresh: bool = False) -> Resident:
-    return Resident(model=model, memory_bytes=size, keep_value=keep, fresh=fresh)
+def holds(model: str, size: int = 100, keep: float = 0.0, *, fresh: bool = False) -> ResidentView:
+    return ResidentView(model=model, memory_bytes=size, eviction_cost=keep, fresh=fresh)
 
 
 def wants(model: str, rows: int = 8, load: int = 100, per_row: int = 10, passed: int = 0) -> Queued:
@@ -106,7 +109,7 @@ models = st.sampled_from("abcde")
 
 
 @st.composite
-def devices(draw: st.DrawFn) -> Device:
+def devices(draw: st.DrawFn) -> DeviceView:
     residents = {
         name: holds(name, draw(st.integers(0, 300)), draw(st.floats(0, 5)), fresh=draw(st.booleans()))
         for name in draw(st.sets(models))
@@ -114,15 +117,18 @@ def devices(draw: st.DrawFn) -> Device:
     used = sum(one.memory_bytes for one in residents.values())
     idle = draw(st.booleans())
     busy = draw(st.sampled_from(sorted(residents))) if residents and not idle else ""
-    return Device(
+    return DeviceView(
         name=draw(st.sampled_from("xyz")),
         idle=idle,
         loadable=idle,
-        total_bytes=used + 200,
-        free_bytes=draw(st.integers(0, 200)),
+        memory=DeviceMemory(
+            total_bytes=used + 200,
+            free_bytes=draw(st.integers(0, 200)),
+            caps=draw(st.dictionaries(models, st.integers(1, 4))),
+        ),
+        timeline=DeviceTimeline(),
         residents=residents,
         busy_models=frozenset([busy] if busy else []),
-        caps=draw(st.dictionaries(models, st.integers(1, 4))),
     )
 
 
@@ -142,7 +148,9 @@ queues = st.lists(
 
 
 @given(queues, st.lists(devices(), unique_by=lambda one: one.name, max_size=3))
-def test_every_decision_fits_memory_and_touches_only_what_is_idle(queued: list[Queued], there: list[Device]) -> None:
+def test_every_decision_fits_memory_and_touches_only_what_is_idle(
+    queued: list[Queued], there: list[DeviceView]
+) -> None:
     action = decide(queued, there).action
     if isinstance(action, Nothing):
         overdue = any(queue.passed_over >= PASS_LIMIT for queue in queued)
@@ -155,18 +163,18 @@ def test_every_decision_fits_memory_and_touches_only_what_is_idle(queued: list[Q
     load = queue.load_bytes if isinstance(action, LoadModel) else 0
     assert target.idle
     assert (action.model in target.residents) == isinstance(action, RunBatch)
-    assert 1 <= action.rows <= min(queue.try_batch, target.caps.get(queue.model, 1 << 60))
+    assert 1 <= action.rows <= min(queue.try_batch, target.memory.caps.get(queue.model, 1 << 60))
     last_resort = action.rows == 1 and target.alone(action.model, action.unload)
-    assert last_resort or load + action.rows * queue.bytes_per_row <= target.free_bytes + freed
+    assert last_resort or load + action.rows * queue.bytes_per_row <= target.memory.free_bytes + freed
     assert not set(action.unload) & (target.busy_models | {action.model})
     for name in action.unload:
-        wanted = min(queue.try_batch, target.caps.get(queue.model, 1 << 60))
-        spared = target.free_bytes + freed - target.residents[name].memory_bytes
+        wanted = min(queue.try_batch, target.memory.caps.get(queue.model, 1 << 60))
+        spared = target.memory.free_bytes + freed - target.residents[name].memory_bytes
         assert spared < load + wanted * queue.bytes_per_row
 
 
-def _one(free: int, **residents: Resident) -> Device:
-    return Device(name="d", idle=True, loadable=True, total_bytes=1000, free_bytes=free, residents=residents)
+def _one(free: int, **residents: ResidentView) -> DeviceView:
+    return device("d", free, *residents.values())
 
 
 def _row(size: int) -> Queued:
@@ -175,21 +183,21 @@ def _row(size: int) -> Queued:
 
 def test_what_a_model_keeps_of_its_last_batch_is_room_for_its_next() -> None:
     device = _one(
-        50, a=Resident(model="a", memory_bytes=700, retained_bytes=600), b=Resident(model="b", memory_bytes=250)
+        50, a=ResidentView(model="a", memory_bytes=700, retained_bytes=600), b=ResidentView(model="b", memory_bytes=250)
     )
     action = decide([_row(300)], [device]).action
     assert isinstance(action, RunBatch)
     assert (action.rows, action.unload) == (2, ())
 
 
-def test_a_model_alone_on_its_device_tries_one_row_whatever_the_books_say() -> None:
-    action = decide([_row(300)], [_one(50, a=Resident(model="a", memory_bytes=950))]).action
+def test_a_model_alone_on_its_device_tries_one_row_whatever_was_measured() -> None:
+    action = decide([_row(300)], [_one(50, a=ResidentView(model="a", memory_bytes=950))]).action
     assert isinstance(action, RunBatch)
     assert action.rows == 1
 
 
 def test_another_model_makes_room_before_a_row_is_tried_without() -> None:
-    device = _one(0, a=Resident(model="a", memory_bytes=900), b=Resident(model="b", memory_bytes=100))
+    device = _one(0, a=ResidentView(model="a", memory_bytes=900), b=ResidentView(model="b", memory_bytes=100))
     action = decide([_row(300)], [device]).action
     assert isinstance(action, RunBatch)
     assert (action.rows, action.unload) == (1, ("b",))

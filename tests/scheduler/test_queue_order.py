@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
-from batchwright_worker.scheduler.devices import DeviceBooks, ResidentModel
+from batchwright_worker.scheduler.devices import DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.dispatch import PASS_LIMIT
 from batchwright_worker.scheduler.order import OLDEST_SHARE, Choice, FairShareState, Order, ordered
 from batchwright_worker.scheduler.scheduler import Scheduler
@@ -118,12 +118,12 @@ def test_no_row_starves_and_every_offer_ends_once(
 ) -> None:
     """One model ("a") always has rows waiting; whoever else asks is served after a bounded number of batches."""
     scheduler = Scheduler(order=order)
-    scheduler.add_device(DeviceBooks(name="d", kind="test"))
+    device = scheduler.add_device(DeviceConfig(name="d", kind="test"), up=True)
     for name in "abcd":
         served = scheduler.add_model(ModelConfig(name=name, rules=TuningConfig(), initial_size=8), 0.0)
         for rows in (1, 2, 4):
             served.ran((), rows, 0.010 + 0.002 * rows)
-        scheduler.devices["d"].held[name] = ResidentModel(memory_bytes=0, served=True)
+        device.memory.residents[name] = ResidentModel(memory_bytes=0, has_served=True)
     now, ended, waits, batches = 0.0, set[int](), dict[int, int](), 0
 
     def offer(name: str, rows: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
-from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, QueuedRequest
@@ -56,8 +56,8 @@ class Story:
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(order=self.order)
         for name in ("x", "y"):
-            books = DeviceBooks(name=name, kind="test", depth=self.depth, overlaps_loads=self.overlaps)
-            self.scheduler.add_device(books)
+            config = DeviceConfig(name=name, kind="test", depth=self.depth, overlaps_loads=self.overlaps)
+            self.scheduler.add_device(config, up=True)
             self.scheduler.measured(name, MemoryReport(total_bytes=150, used_bytes=0, free_bytes=150))
             self.work[name] = []
         for name in NAMES:
@@ -103,7 +103,7 @@ class Story:
                 self.scheduler.batch_failed(batch, self.now)
                 for part in batch.slices:
                     self.again(part.key, part.start, part.rows, batch.run.model)
-                assert len(self.scheduler.devices[device].in_flight) < self.depth
+                assert len(self.scheduler.devices[device].timeline.in_flight) < self.depth
                 return
 
     def again(self, key: int, start: int, rows: int, model: str) -> None:
@@ -161,12 +161,12 @@ class Story:
 
     def begin(self, action: Batch | LoadModel) -> None:
         device = action.run.device if isinstance(action, Batch) else action.device
-        books, work = self.scheduler.devices[device], self.work[device]
-        assert len(books.in_flight) <= self.depth
-        assert MODEL_BYTES * (len(books.held) + bool(books.expects)) <= 150
+        state, work = self.scheduler.devices[device], self.work[device]
+        assert len(state.timeline.in_flight) <= self.depth
+        assert MODEL_BYTES * (len(state.memory.residents) + bool(state.timeline.expects)) <= 150
         takes = action.predicted_s if isinstance(action, Batch) else 0.02
         if isinstance(action, Batch):
-            assert action.run.model in books.held or action.run.model == books.expects
+            assert state.holds(action.run.model) or action.run.model == state.timeline.expects
             self.check_order(action)
         busy_until = (
             0.0 if self.overlaps and isinstance(action, LoadModel) else max((end for end, _ in work), default=0.0)
@@ -208,7 +208,7 @@ def test_every_offer_ends_exactly_once_in_order_within_memory(
 
 def test_rows_that_are_tried_again_count_for_those_that_come_after_them() -> None:
     scheduler = Scheduler()
-    scheduler.add_device(DeviceBooks(name="x", kind="test"))
+    scheduler.add_device(DeviceConfig(name="x", kind="test"), up=True)
     scheduler.add_model(ModelConfig(name="m", rules=TuningConfig(latency_s=0.1), initial_size=8), 0.0)
     scheduler.resides("x", "m", 0)
     for rows in (1, 2, 4, 8):

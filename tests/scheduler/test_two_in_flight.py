@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
-from batchwright_worker.scheduler.devices import MOST_LEAD_S, DeviceBooks, ResidentModel
+from batchwright_worker.scheduler.devices import MOST_LEAD_S, DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.dispatch import Nothing
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig
@@ -18,15 +18,14 @@ from batchwright_worker.scheduler.steps import Batch, QueueRequest
 def scheduler_of(*models: str, latency_s: float | None = None, per_row_s: float = 0.002, depth: int = 2) -> Scheduler:
     """Models of known speed (5 rows are a full batch), all in the memory of one idle device."""
     scheduler = Scheduler()
-    books = DeviceBooks(name="d", kind="test", depth=depth)
-    scheduler.add_device(books)
+    device = scheduler.add_device(DeviceConfig(name="d", kind="test", depth=depth), up=True)
     for name in models:
         served = scheduler.add_model(
             ModelConfig(name=name, rules=TuningConfig(latency_s=latency_s, max_size=5), initial_size=5), 0.0
         )
         for rows in (1, 2, 4):
             served.ran((), rows, 5 * per_row_s + per_row_s * rows)
-        books.held[name] = ResidentModel(memory_bytes=0, served=True)
+        device.memory.residents[name] = ResidentModel(memory_bytes=0, has_served=True)
     return scheduler
 
 
@@ -49,14 +48,14 @@ def test_a_full_batch_follows_a_running_one_and_a_third_waits() -> None:
     assert first is not None
     assert second is not None
     assert started(scheduler) is None
-    books = scheduler.devices["d"]
-    assert books.until == pytest.approx(2 * 0.020)
+    timeline = scheduler.devices["d"].timeline
+    assert timeline.until == pytest.approx(2 * 0.020)
     assert scheduler.expected_wait_s("m", 0.0) == pytest.approx(2 * 0.020 + 0.020)
     scheduler.batch_ended(first, 0.020, 0, 0.020)
-    assert books.running == "m"
+    assert timeline.running == "m"
     assert started(scheduler, 0.020) is not None
     scheduler.batch_ended(second, 0.020, 0, 0.040)
-    assert books.busy_at(0.040) == pytest.approx(0.040)
+    assert timeline.busy_at(0.040) == pytest.approx(0.040)
 
 
 def test_a_batch_that_may_still_grow_waits_for_the_device() -> None:
@@ -84,19 +83,19 @@ def test_shortly_before_the_running_batch_ends_whatever_waits_follows() -> None:
 
 def test_the_lead_is_what_a_batch_takes_beyond_its_device_time_but_never_much_of_it() -> None:
     scheduler = scheduler_of("m")
-    books, now = scheduler.devices["d"], 0.0
+    timeline, now = scheduler.devices["d"].timeline, 0.0
     for _ in range(60):
         offer(scheduler, 5, now)
         batch = started(scheduler, now)
         assert batch is not None
         now += 0.0203
         scheduler.batch_ended(batch, 0.020, 0, now)
-    assert books.round_trip_s == pytest.approx(0.0003, rel=0.05)
+    assert timeline.round_trip_s == pytest.approx(0.0003, rel=0.05)
     offer(scheduler, 5, now)
     assert started(scheduler, now) is not None
-    assert books.until - books.follow_at == pytest.approx(0.0028, rel=0.05)
-    books.round_trip_s = 0.050
-    assert books.until - books.follow_at == pytest.approx(MOST_LEAD_S)
+    assert timeline.until - timeline.follow_at == pytest.approx(0.0028, rel=0.05)
+    timeline.round_trip_s = 0.050
+    assert timeline.until - timeline.follow_at == pytest.approx(MOST_LEAD_S)
 
 
 def test_behind_a_very_short_batch_one_of_half_its_rows_follows_at_once() -> None:
@@ -134,7 +133,7 @@ def test_what_would_end_too_late_behind_the_running_batch_is_dropped_not_handed_
     assert started(scheduler) is not None
     in_time = scheduler.offer(QueueRequest(model="m", rows=5, arrival=0.0, deadline=0.041), 0.0)
     assert isinstance(in_time, int)
-    scheduler.devices["d"].until = 0.030
+    scheduler.devices["d"].timeline.until = 0.030
     step = scheduler.next(0.0)
     assert step.late == (in_time,)
     assert isinstance(step.action, Nothing)
@@ -143,15 +142,15 @@ def test_what_would_end_too_late_behind_the_running_batch_is_dropped_not_handed_
 def test_a_load_behind_a_batch_that_ends_early_is_followed_in_time() -> None:
     """The batch behind it is handed over before the load ends, not when it was to end at first."""
     scheduler = scheduler_of("m")
-    books = scheduler.devices["d"]
+    device = scheduler.devices["d"]
     offer(scheduler, 5)
     batch = started(scheduler)
     assert batch is not None
-    books.start_load("n", 0, 0.018, 0.018 + 0.030)
-    assert books.until == pytest.approx(0.020 + 0.030)
+    device.start_load("n", 0, 0.018, 0.018 + 0.030)
+    assert device.timeline.until == pytest.approx(0.020 + 0.030)
     scheduler.batch_ended(batch, 0.016, 0, 0.016)
-    assert books.until == pytest.approx(0.016 + 0.030)
-    assert books.follow_at < 0.016 + 0.030
+    assert device.timeline.until == pytest.approx(0.016 + 0.030)
+    assert device.timeline.follow_at < 0.016 + 0.030
 
 
 def test_cancelled_rows_are_not_handed_over() -> None:

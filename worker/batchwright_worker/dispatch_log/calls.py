@@ -176,7 +176,7 @@ def answer(call: str, given: Any) -> Any:
         case "close_window":
             verdict = given[0]
             return {"size": verdict.size, "reason": verdict.reason}
-        case "add_model" | "begin_load":
+        case "add_model" | "add_device" | "begin_load":
             return None
     return plain(given)
 

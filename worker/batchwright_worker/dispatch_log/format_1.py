@@ -1,4 +1,4 @@
-"""Logs of format 1 (version 0.1.0) as today's: the same calls, with other words for the scheduler's values. Pure."""
+"""Logs of format 1 (version 0.1.0) as today's: the same calls, with other words and shapes for some. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from batchwright_worker.scheduler.order import FairShareState
 FORMAT: Final = 1
 CLASSES: Final = {
     "Apart": "IsolatedBucket",
+    "DeviceBooks": "DeviceConfig",
     "Offer": "QueueRequest",
     "Plan": "ModelConfig",
     "Rules": "TuningConfig",
@@ -20,11 +21,26 @@ CLASSES: Final = {
 STATE_CLASSES: Final = {("batchwright_worker.sidecar.order", "Turns"): FairShareState}
 """What the state of a scheduler that has no model yet is made of. A log that begins in mid-life holds more, with
 other fields than today's: that one is refused."""
+STATE_FIELDS: Final = {"_turns": "_fair_share", "_load_turns": "_load_share"}
+
+
+def state(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a scheduler as this version would have written it."""
+    return {STATE_FIELDS.get(name, name): value for name, value in fields.items()}
 
 
 def upgraded(event: Event) -> Event:
     """The event as this version would have written it."""
-    return Event(event.t, event.call, _renamed(event.args), _renamed(event.gave))
+    args = _renamed(event.args)
+    if event.call == "add_device":
+        args = _device(*args)
+    return Event(event.t, event.call, args, _renamed(event.gave))
+
+
+def _device(device: dict[str, Any]) -> list[Any]:
+    """A device was added with its whole state, of which only `down` was ever given beyond what is known of it."""
+    down = device.pop("down", False)
+    return [device, not down]
 
 
 def _renamed(value: Any) -> Any:

@@ -169,7 +169,7 @@ def _begun(numbered: Iterator[tuple[int, bytes]]) -> tuple[Header, _Run]:
         )
     try:
         state, batches = _Values(io.BytesIO(zlib.decompress(base64.b64decode(header.state)))).load()
-        scheduler = events.with_state(state)
+        scheduler = events.with_state(format_1.state(state) if header.dispatch_log == format_1.FORMAT else state)
     except Exception as error:
         raise BadLineError(
             f"line 1: the state cannot be read: {error!r}; a log that begins in mid-life is read by the "

@@ -12,7 +12,7 @@ from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError, ModelFailed
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.inference.runtime import RunResult
-from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ServedModel
 from batchwright_worker.scheduler.steps import Batch
@@ -25,7 +25,7 @@ class BatchOutcome:
     batch: Batch
     scheduler: Scheduler
     served: ServedModel
-    books: DeviceBooks
+    books: Device
     counters: ModelCounters
     clock: Callable[[], float]
     wall: Callable[[], float]
@@ -48,7 +48,7 @@ class BatchOutcome:
 
     def model_gone(self) -> bool:
         """Is the model not there: did the load fail that the batch was put behind, or is it unloaded behind it?"""
-        return not self.device_lost() and self.batch.run.model not in self.books.held
+        return not self.device_lost() and not self.books.holds(self.batch.run.model)
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole teaches the tuner."""

@@ -33,7 +33,7 @@ from batchwright_worker.inference.errors import (
 )
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import Runtime, TensorSpec
-from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
@@ -133,16 +133,14 @@ class Engine:
             served = self.scheduler.add_model(plan_of(model, *self._expected_footprint(model)), now)
             self.publisher.add(model.name, served.tuning.size)
         for runtime in self.runtimes.values():
-            books = DeviceBooks(
+            device = DeviceConfig(
                 name=runtime.device,
                 kind=runtime.kind,
                 overlaps_loads=runtime.overlaps_loads,
-                depth=runtime.depth,
+                depth=max(2, len(self.models)) if self.interleaves else runtime.depth,
+                interleaves=self.interleaves,
             )
-            if self.interleaves:
-                books.interleaves, books.depth = True, max(2, len(self.models))
-            books.down = True
-            self.scheduler.add_device(books)
+            self.scheduler.add_device(device, up=False)
             self.lifecycle.watch(runtime.device)
             await self.lifecycle.revive(runtime.device)
         for name in self.models:

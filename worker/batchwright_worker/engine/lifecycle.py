@@ -12,7 +12,7 @@ from batchwright_worker.engine.loader import Loader
 from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.inference.errors import InferenceError, ModelUnavailable
 from batchwright_worker.inference.runtime import Runtime, RuntimeLost, RuntimeTrouble
-from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.scheduler import Scheduler
 
@@ -61,7 +61,7 @@ class ModelLifecycle:
                 drained = drained or all(books.quiet or books.down for books in asked)
                 await self._changed([] if drained else asked)
 
-    async def _changed(self, wanted: Sequence[DeviceBooks]) -> None:
+    async def _changed(self, wanted: Sequence[Device]) -> None:
         """Until the next event. The wanted devices begin nothing meanwhile: under traffic they would never be free."""
         for books in wanted:
             self.scheduler.claim(books.name)
@@ -107,15 +107,15 @@ class ModelLifecycle:
     async def replicate(self, model: str) -> None:
         """Load it on every further device that has memory free for it (at start)."""
         for books in self.scheduler.devices.values():
-            if model not in books.held and not books.down:
+            if not books.holds(model) and not books.down:
                 await self.place(model, books.name, evict=False)
 
     async def evict(self, device: str, model: str) -> None:
         """Out of this device's memory, as soon as it is idle; it counts as busy meanwhile."""
         books = self.scheduler.devices[device]
-        while model in (books.running, books.loading) or (model in books.held and books.work != "Idle"):
+        while model in (books.timeline.running, books.timeline.loading) or (books.holds(model) and not books.quiet):
             await self._changed([books])
-        if model not in books.held:
+        if not books.holds(model):
             return
         epoch = books.epoch
         self.scheduler.begin_eviction(device, model)

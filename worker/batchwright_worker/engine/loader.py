@@ -116,7 +116,7 @@ class Loader:
         books = self.scheduler.devices[load.device]
         first = load.model not in self._signatures
         self._signatures[load.model] = signature = _signature(self.models[load.model], report)
-        if (load.model, load.device) not in self._warm and not books.running:
+        if (load.model, load.device) not in self._warm and not books.timeline.running:
             await self._warm_up(served, signature, load.device, sizes=first)
             self._warm.add((load.model, load.device))
         if books.epoch != epoch:

@@ -10,7 +10,7 @@ from batchwright_worker.api.messages import DeviceState, SidecarState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.model_view import ModelView
 from batchwright_worker.scheduler.batch_size.controller import TuningDecision
-from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
@@ -97,19 +97,19 @@ class StatePublisher:
             devices=[self._device(books) for books in self.scheduler.devices.values()],
         )
 
-    def _device(self, books: DeviceBooks) -> DeviceState:
+    def _device(self, books: Device) -> DeviceState:
         return DeviceState(
             kind=books.kind,
             device=books.name,
             busy_ratio=round(self.busy_ratio(books), 4),
-            memory_used_bytes=books.used_bytes,
-            memory_bytes=books.total_bytes,
+            memory_used_bytes=books.memory.used_bytes,
+            memory_bytes=books.memory.total_bytes,
         )
 
-    def busy_ratio(self, books: DeviceBooks) -> float:
+    def busy_ratio(self, books: Device) -> float:
         """Share of the time since the last reading (at least BUSY_WINDOW_S ago) that the device was busy."""
         now = self.clock()
-        total = books.busy_at(now)
+        total = books.timeline.busy_at(now)
         since, before, ratio = self._busy.get(books.name, (now, total, 0.0))
         if now - since >= BUSY_WINDOW_S:
             ratio = min(1.0, max(0.0, (total - before) / (now - since)))

@@ -105,9 +105,9 @@ class Catalogue:
         """Bytes on each device that holds the model."""
         kind = "GPU" if self.kind == KIND_NVIDIA else "CPU"
         return [
-            {"type": kind, "id": number, "byte_size": books.held[name].memory_bytes}
-            for number, books in enumerate(self.engine.scheduler.devices.values())
-            if name in books.held
+            {"type": kind, "id": number, "byte_size": device.memory.residents[name].memory_bytes}
+            for number, device in enumerate(self.engine.scheduler.devices.values())
+            if device.holds(name)
         ]
 
     def _format(self, name: str) -> ModelFormat:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from batchwright_worker.scheduler.admission import Backlog
-from batchwright_worker.scheduler.devices import DeviceBooks
+from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.served_model import Facts, ServedModel
@@ -29,7 +29,7 @@ def line(
     served: ServedModel,
     bucket: Bucket,
     models: Mapping[str, ServedModel],
-    devices: Mapping[str, DeviceBooks],
+    devices: Mapping[str, Device],
     now: float,
     order: Order = "Balanced",
 ) -> Backlog:
@@ -57,17 +57,17 @@ def line(
     )
 
 
-def _device(served: ServedModel, devices: Mapping[str, DeviceBooks], now: float) -> tuple[float, int, bool]:
+def _device(served: ServedModel, devices: Mapping[str, Device], now: float) -> tuple[float, int, bool]:
     """Seconds until a device is free for the model, how many could be, and whether one runs it now."""
-    up = [books for books in devices.values() if not books.down]
-    holders = [books for books in up if served.name in books.held]
+    up = [device for device in devices.values() if not device.down]
+    holders = [device for device in up if device.holds(served.name)]
     usable = holders or up
     if not usable:
         return 0.0, 1, False
-    free_in_s = min(books.free_at(now) for books in usable) - now
+    free_in_s = min(device.free_at(now) for device in usable) - now
     if not holders:
         free_in_s += served.footprint.load_s
-    own_runs = any(flight.model == served.name for books in usable for flight in books.in_flight)
+    own_runs = any(device.runs(served.name) for device in usable)
     return free_in_s, len(usable), own_runs
 
 

@@ -12,67 +12,62 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
+from batchwright_worker.scheduler.devices import UNBOUNDED, Device, DeviceMemory, DeviceTimeline
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket
 
-UNBOUNDED = 1 << 60
 PASS_LIMIT = 16
 Reason = Literal["LoadedAndIdle", "LoadedAfterUnload", "FreeMemory", "FreeAfterUnload"]
 
 
-class Resident(Struct, frozen=True, kw_only=True):
-    """A model on a device. `keep_value`: reload seconds x demand / bytes; `fresh`: loaded for rows that still wait
-    and not served since, or about to serve rows that wait while the device is busy (unloading it would only thrash).
-    `retained_bytes`: the part of `memory_bytes` that its own next batch uses again."""
+class ResidentView(Struct, frozen=True, kw_only=True):
+    """A resident model as dispatch sees it. `eviction_cost`: reload seconds x demand / bytes; `fresh`: loaded for rows
+    that still wait and not served since, or about to serve rows that wait while the device is busy (unloading it would
+    only thrash). `retained_bytes`: the part of `memory_bytes` that its own next batch uses again."""
 
     model: str
     memory_bytes: int
     retained_bytes: int = 0
-    keep_value: float = 0.0
+    eviction_cost: float = 0.0
     fresh: bool = False
 
 
-class Device(Struct, frozen=True, kw_only=True):
-    """One device: `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be
-    put behind what it does until `until` (`takes_any`: any batch of `least_behind` rows may, not only a full one;
-    `loads_behind`: a load may).
-    `free_bytes` is UNBOUNDED where nothing bounds it. `busy_models` run a batch or are being loaded; those among them
-    that are `leavable` may be unloaded by what is put behind their batch. `caps`: learned most rows per model."""
+class DeviceView(Struct, frozen=True, kw_only=True):
+    """A device as one decision sees it: `memory` and `timeline` as they are, and what follows from them at this moment.
+
+    `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be put behind
+    what it does (`takes_any`: any batch of `timeline.least_behind` rows may, not only a full one; `loads_behind`: a
+    load may). `residents` include a model on its way in that a batch may be put behind. `busy_models` run a batch or
+    are being loaded."""
 
     name: str
+    memory: DeviceMemory
+    timeline: DeviceTimeline
+    residents: Mapping[str, ResidentView]
     idle: bool
     loadable: bool
-    total_bytes: int
-    free_bytes: int
-    residents: Mapping[str, Resident] = field(default_factory=dict)
     busy_models: frozenset[str] = frozenset()
-    leavable: frozenset[str] = frozenset()
-    caps: Mapping[str, int] = field(default_factory=dict)
-    barred: frozenset[str] = frozenset()
-    """Models whose load has failed here."""
     followable: bool = False
     takes_any: bool = False
-    least_behind: int = 1
     loads_behind: bool = False
-    until: float = 0.0
 
-    def unloadable(self, model: str) -> list[Resident]:
-        """Its other idle models that are not fresh, the least worth keeping first."""
+    def unloadable(self, model: str) -> list[ResidentView]:
+        """Its other idle models that are not fresh, the cheapest to evict first."""
         others = [
             one
             for one in self.residents.values()
             if one.model != model and one.model not in self.busy_models and not one.fresh
         ]
-        return sorted(others, key=lambda one: (one.keep_value, one.model))
+        return sorted(others, key=lambda one: (one.eviction_cost, one.model))
 
     def alone(self, model: str, unloaded: tuple[str, ...] = ()) -> bool:
-        """Is there nothing left beside this model that could ever make room for it?"""
+        """Is no other model left that could ever make room for this one?"""
         others = (set(self.residents) | self.busy_models) - {model, *unloaded}
         return not others
 
-    def unprotected(self) -> Device:
+    def unprotected(self) -> DeviceView:
         """The same with no resident counted as fresh."""
         stale = {name: replace(one, fresh=False) for name, one in self.residents.items()}
         return replace(self, residents=stale)
@@ -127,7 +122,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     passed_over: tuple[str, ...] = ()
 
 
-def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str] = frozenset()) -> Outcome:
+def decide(queued: Sequence[Queued], devices: Sequence[DeviceView], loading: frozenset[str] = frozenset()) -> Outcome:
     """The first queue in order that one of B5's options serves. Models in `loading` are on their way: they wait.
 
     A queue passed over PASS_LIMIT times comes first, and the device that suits it best is kept for it. Fresh models
@@ -140,15 +135,15 @@ def decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozens
     return outcome
 
 
-def follow(queue: Queued, devices: Sequence[Device]) -> RunBatch | None:
+def follow(queue: Queued, devices: Sequence[DeviceView]) -> RunBatch | None:
     """The batch of this queue, the next one in order, to put behind a running one: whole, without unloading anything,
     and only if waiting could not improve it (it is full already, or what runs is about to end)."""
     if isinstance(queue.bucket, IsolatedBucket):
         return None
     able = [device for device in devices if device.followable and queue.model in device.residents]
-    for device in sorted(able, key=lambda device: (device.until, device.name)):
-        wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
-        takes_it = device.takes_any and wanted >= device.least_behind
+    for device in sorted(able, key=lambda device: (device.timeline.until, device.name)):
+        wanted = min(queue.try_batch, device.memory.caps.get(queue.model, UNBOUNDED))
+        takes_it = device.takes_any and wanted >= device.timeline.least_behind
         if not (queue.full or takes_it or wanted < queue.try_batch):
             continue
         ran = _run_on(queue, device)
@@ -157,21 +152,21 @@ def follow(queue: Queued, devices: Sequence[Device]) -> RunBatch | None:
     return None
 
 
-def load_behind(queue: Queued, devices: Sequence[Device], loading: frozenset[str]) -> LoadModel | None:
+def load_behind(queue: Queued, devices: Sequence[DeviceView], loading: frozenset[str]) -> LoadModel | None:
     """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is
     nowhere. The model of that batch may make room for it."""
     if queue.model in loading:
         return None
     able = [
-        replace(device, busy_models=device.busy_models - device.leavable)
+        replace(device, busy_models=device.busy_models - device.timeline.unloadable_behind)
         for device in devices
-        if device.loads_behind and queue.model not in device.barred
+        if device.loads_behind and queue.model not in device.memory.load_blocked
     ]
     loads = (_load_on(queue, device) for device in _most_free_first(able))
     return next((load for load in loads if load is not None), None)
 
 
-def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozenset[str]) -> Outcome:
+def _decide(queued: Sequence[Queued], devices: Sequence[DeviceView], loading: frozenset[str]) -> Outcome:
     passed: list[str] = []
     why: dict[str, str] = {}
     reserved: set[str] = set()
@@ -188,7 +183,7 @@ def _decide(queued: Sequence[Queued], devices: Sequence[Device], loading: frozen
     return Outcome(action=Nothing(why=why))
 
 
-def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) -> RunBatch | LoadModel | str:
+def serve(queue: Queued, devices: Sequence[DeviceView], is_loading: bool = False) -> RunBatch | LoadModel | str:
     """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
     holders = [device for device in devices if queue.model in device.residents]
     able = (device for device in holders if device.idle and queue.model not in device.busy_models)
@@ -198,7 +193,7 @@ def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) ->
             return ran
     if is_loading:
         return f"{queue.model} is being loaded"
-    lacking = [device for device in devices if device not in holders and queue.model not in device.barred]
+    lacking = [device for device in devices if device not in holders and queue.model not in device.memory.load_blocked]
     for device in _most_free_first(device for device in lacking if device.loadable):
         loaded = _load_on(queue, device)
         if loaded is not None:
@@ -206,11 +201,32 @@ def serve(queue: Queued, devices: Sequence[Device], is_loading: bool = False) ->
     return _why_not(queue, devices, holders)
 
 
-def _run_on(queue: Queued, device: Device) -> RunBatch | None:
+def fast_path(queue: Queued, devices: Iterable[Device]) -> RunBatch | None:
+    """B5's option 1 for the first queue in order, from the device state itself: what `decide` would answer where an
+    idle device holds the model and has memory for some of its rows; None where that takes a closer look."""
+    best: Device | None = None
+    for device in devices:
+        able = device.idle and queue.model in device.memory.residents
+        if able and (best is None or _room(device) < _room(best)):
+            best = device
+    if best is None or best.runs(queue.model):
+        return None
+    memory = best.memory
+    wanted = min(queue.try_batch, memory.caps.get(queue.model, UNBOUNDED))
+    free_bytes = memory.free_bytes + memory.residents[queue.model].retained_bytes
+    rows = min(wanted, rows_that_fit(free_bytes, queue.bytes_per_row))
+    if rows == 0:
+        return None
+    return RunBatch(
+        device=best.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=(), reason="LoadedAndIdle"
+    )
+
+
+def _run_on(queue: Queued, device: DeviceView) -> RunBatch | None:
     """Options 1 and 2 on one device that holds the model."""
-    wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
+    wanted = min(queue.try_batch, device.memory.caps.get(queue.model, UNBOUNDED))
     own = device.residents[queue.model].retained_bytes
-    rows = min(wanted, rows_that_fit(device.free_bytes + own, queue.bytes_per_row))
+    rows = min(wanted, rows_that_fit(device.memory.free_bytes + own, queue.bytes_per_row))
     reason: Reason = "LoadedAndIdle"
     unload: tuple[str, ...] = ()
     if rows == 0:
@@ -224,17 +240,17 @@ def _run_on(queue: Queued, device: Device) -> RunBatch | None:
     return RunBatch(device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason)
 
 
-def _load_on(queue: Queued, device: Device) -> LoadModel | None:
+def _load_on(queue: Queued, device: DeviceView) -> LoadModel | None:
     """Options 3 and 4 on one device that lacks the model."""
-    wanted = min(queue.try_batch, device.caps.get(queue.model, UNBOUNDED))
-    rows = min(wanted, rows_that_fit(device.free_bytes - queue.load_bytes, queue.bytes_per_row))
+    wanted = min(queue.try_batch, device.memory.caps.get(queue.model, UNBOUNDED))
+    rows = min(wanted, rows_that_fit(device.memory.free_bytes - queue.load_bytes, queue.bytes_per_row))
     reason: Reason = "FreeMemory"
     unload: tuple[str, ...] = ()
     if rows == 0:
         reason = "FreeAfterUnload"
         unload, free = make_room(device, queue.model, queue.load_bytes + wanted * queue.bytes_per_row)
         rows = min(wanted, rows_that_fit(free - queue.load_bytes, queue.bytes_per_row))
-    if rows == 0 and device.alone(queue.model, unload) and device.total_bytes >= queue.load_bytes:
+    if rows == 0 and device.alone(queue.model, unload) and device.memory.capacity_bytes >= queue.load_bytes:
         rows = 1
     if rows == 0:
         return None
@@ -250,38 +266,43 @@ def rows_that_fit(free_bytes: int, bytes_per_row: int) -> int:
     return UNBOUNDED if bytes_per_row <= 0 else free_bytes // bytes_per_row
 
 
-def make_room(device: Device, model: str, needed_bytes: int) -> tuple[tuple[str, ...], int]:
+def make_room(device: DeviceView, model: str, needed_bytes: int) -> tuple[tuple[str, ...], int]:
     """Which idle models to unload so that `needed_bytes` are free (as many as needed, all if even that is too
     little), and the bytes that are free then. A victim that a later, larger one makes needless is kept."""
-    free, chosen = device.free_bytes, []
+    free, chosen = device.memory.free_bytes, []
     for one in device.unloadable(model):
         if free >= needed_bytes:
             break
         chosen.append(one)
         free += one.memory_bytes
-    for one in sorted(chosen, key=lambda one: -one.keep_value):
+    for one in sorted(chosen, key=lambda one: -one.eviction_cost):
         if free - one.memory_bytes >= needed_bytes:
             chosen.remove(one)
             free -= one.memory_bytes
     return tuple(one.model for one in chosen), free
 
 
-def _most_free_first(devices: Iterable[Device]) -> list[Device]:
-    return sorted(devices, key=lambda device: (-device.free_bytes, device.name))
+def _most_free_first(devices: Iterable[DeviceView]) -> list[DeviceView]:
+    return sorted(devices, key=_room)
 
 
-def _reserve(queue: Queued, devices: Sequence[Device]) -> str | None:
+def _room(device: Device | DeviceView) -> tuple[int, str]:
+    """Ranks first what has most free memory."""
+    return (-device.memory.free_bytes, device.name)
+
+
+def _reserve(queue: Queued, devices: Sequence[DeviceView]) -> str | None:
     """The device kept for an overdue queue: one that holds the model, else the largest."""
     holders = [device for device in devices if queue.model in device.residents]
-    able = holders or [device for device in devices if device.total_bytes >= queue.load_bytes]
-    return max(able, key=lambda device: (device.total_bytes, device.name)).name if able else None
+    able = holders or [device for device in devices if device.memory.capacity_bytes >= queue.load_bytes]
+    return max(able, key=lambda device: (device.memory.capacity_bytes, device.name)).name if able else None
 
 
-def _why_not(queue: Queued, devices: Sequence[Device], holders: Sequence[Device]) -> str:
+def _why_not(queue: Queued, devices: Sequence[DeviceView], holders: Sequence[DeviceView]) -> str:
     if not devices:
         return "no device is there"
     if any(not device.idle for device in (holders or devices)):
         return "every device that could run it is busy"
-    most = max(device.total_bytes for device in devices)
+    most = max(device.memory.capacity_bytes for device in devices)
     needed = queue.load_bytes + queue.bytes_per_row
     return f"{queue.model} and one row need {needed} bytes; the largest device has {most}"

@@ -13,8 +13,8 @@ from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler import admission, dispatch, fair_share, views
 from batchwright_worker.scheduler.backlog import line
 from batchwright_worker.scheduler.batch_size.controller import TuningDecision
-from batchwright_worker.scheduler.devices import DeviceBooks, Eviction, Flight, ResidentModel
-from batchwright_worker.scheduler.dispatch import Device, LoadModel, Nothing, RunBatch
+from batchwright_worker.scheduler.devices import Device, DeviceConfig, Eviction, Flight, ResidentModel, new_device
+from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import Choice, FairShareState, Order, ordered
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, QueuedRequest
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
@@ -37,45 +37,47 @@ class Scheduler:
     order: Order = "Balanced"
     eviction: Eviction = "LeastWorth"
     models: dict[str, ServedModel] = field(default_factory=dict)
-    devices: dict[str, DeviceBooks] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)
     former: dict[str, list[str]] = field(default_factory=dict)
     """Per lost device what it held, to be loaded when it is back."""
     _keys: int = 0
     _batches: int = 0
-    _turns: FairShareState = field(default_factory=FairShareState)
-    _load_turns: FairShareState = field(default_factory=FairShareState)
+    _fair_share: FairShareState = field(default_factory=FairShareState)
+    _load_share: FairShareState = field(default_factory=FairShareState)
     """Who is loaded next where loads overlap batches."""
     _rebalance_at: float = 0.0
     _model_of: dict[int, str] = field(default_factory=dict)
 
     # --- models and devices ---
 
-    def holders(self, model: str) -> list[DeviceBooks]:
+    def holders(self, model: str) -> list[Device]:
         """Devices that hold the model."""
-        return [books for books in self.devices.values() if model in books.held]
+        return [device for device in self.devices.values() if device.holds(model)]
 
     def nowhere(self, model: str) -> bool:
-        """Is it in no memory, and barred from every device that is up?"""
-        up = [books for books in self.devices.values() if not books.down]
-        return not self.holders(model) and all(model in books.barred for books in up)
+        """Is it in no memory, and must not be loaded on any device that is up?"""
+        up = [device for device in self.devices.values() if not device.down]
+        return not self.holders(model) and all(model in device.memory.load_blocked for device in up)
 
     def add_model(self, plan: ModelConfig, now: float) -> ServedModel:
         self.models[plan.name] = served = serve(plan, now)
         return served
 
-    def add_device(self, books: DeviceBooks) -> None:
-        self.devices[books.name] = books
+    def add_device(self, config: DeviceConfig, up: bool) -> Device:
+        """A device whose runtime is `up`, or will be with `runtime_back`."""
+        self.devices[config.name] = device = new_device(config, up)
+        return device
 
     def measured(self, device: str, report: MemoryReport) -> None:
-        """A runtime has told its memory."""
-        self.devices[device].measured(report)
+        """A runtime has reported its memory."""
+        self.devices[device].memory.measured(report)
 
     def runtime_lost(self, device: str) -> bool:
         """Its process is gone, and with it all that it held; False if that was known already."""
-        books = self.devices[device]
-        if books.down:
+        lost = self.devices[device]
+        if lost.down:
             return False
-        self.former[device] = books.lose()
+        self.former[device] = lost.lose()
         return True
 
     def runtime_back(self, device: str) -> list[str]:
@@ -85,11 +87,11 @@ class Scheduler:
 
     def claim(self, device: str) -> None:
         """Start nothing more on it until `release`: a load or unload that no row asks for waits for it."""
-        self.devices[device].claims += 1
+        self.devices[device].reservations += 1
 
     def release(self, device: str) -> None:
         """The end of one claim."""
-        self.devices[device].claims -= 1
+        self.devices[device].reservations -= 1
 
     # --- requests ---
 
@@ -137,40 +139,50 @@ class Scheduler:
     # --- decisions ---
 
     def next(self, now: float) -> Step:
-        """The next thing to do; books and queues are already changed as if it had begun."""
+        """The next thing to do; the state has changed already as if it had begun."""
         free = behind = False
-        for books in self.devices.values():
-            free = free or books.idle or books.loadable
-            behind = behind or books.followable
+        for device in self.devices.values():
+            free = free or device.idle or device.loadable
+            behind = behind or device.followable
         waiting = [served for served in self.models.values() if served.queue.rows]
         if not waiting or not free:
             return self._next_behind(now) if waiting and behind else NOTHING
+        # Late rows go before the queues are ordered: they must neither fill a batch nor make their queue the first.
         late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
         found, wake_at = self._ordered(waiting, now)
         if not found:
             return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
-        action = self._decide(found, now)
-        match action:
+        run = self._fast_path(found)
+        if run is not None:
+            return Step(action=self._begin_batch(run, now), late=late)
+        seen = self._device_views(now)
+        match self._decide(found, seen):
             case RunBatch() as run:
                 return Step(action=self._begin_batch(run, now), late=late)
             case LoadModel() as load:
                 return Step(action=self._begin_load_in_turn(load, now), late=late)
             case Nothing() as nothing:
-                step = self._next_behind(now) if behind else NOTHING
+                # A device was free, but for none of these queues (its memory holds other models, say): the first of
+                # them may still go behind what another device runs.
+                step = self._next_behind(now, seen) if behind else NOTHING
                 wake_at = admission.earlier(wake_at, step.wake_at)
                 then = nothing if isinstance(step.action, Nothing) else step.action
                 return Step(action=then, late=late + step.late, wake_at=wake_at)
 
-    def _decide(self, found: list[Choice], now: float) -> RunBatch | LoadModel | Nothing:
-        """B5 for the queues in this order; straight from the books where its first option serves the first queue."""
-        overdue = any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found)
-        if not overdue:
-            first = views.at_once(found[0], self.models[found[0].model], self.devices)
-            if first is not None:
-                self._displace(first.model)
-                return first
+    def _fast_path(self, found: list[Choice]) -> RunBatch | None:
+        """The first queue on an idle device that holds its model, as nearly always; no views are built for that."""
+        if any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found):
+            return None  # an overdue queue comes first, wherever it stands in this order
+        first = found[0]
+        run = dispatch.fast_path(views.queued(first, self.models[first.model]), self.devices.values())
+        if run is not None:
+            self._displace(run.model)
+        return run
+
+    def _decide(self, found: list[Choice], seen: list[DeviceView]) -> RunBatch | LoadModel | Nothing:
+        """B5 for the queues in this order."""
         queued = [views.queued(choice, self.models[choice.model]) for choice in found]
-        outcome = dispatch.decide(queued, self._device_views(now), self._loading())
+        outcome = dispatch.decide(queued, seen, self._loading())
         if not isinstance(outcome.action, Nothing):
             for name in outcome.passed_over:
                 self.models[name].queue.passed_over += 1
@@ -181,20 +193,21 @@ class Scheduler:
         """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
         then the resident models take their turns at the device, the others theirs at being loaded."""
         found, wake_at = views.choices(waiting, self.devices, now)
-        if len(found) < 2 or not any(books.overlaps_loads for books in self.devices.values()):
-            return ordered(found, self.order, self._turns, now), wake_at
-        resident = ordered([choice for choice in found if not choice.load_s], self.order, self._turns, now)
-        lacking = ordered([choice for choice in found if choice.load_s], self.order, self._load_turns, now)
+        if len(found) < 2 or not any(device.timeline.overlaps_loads for device in self.devices.values()):
+            return ordered(found, self.order, self._fair_share, now), wake_at
+        resident = ordered([choice for choice in found if not choice.load_s], self.order, self._fair_share, now)
+        lacking = ordered([choice for choice in found if choice.load_s], self.order, self._load_share, now)
         return [*resident, *lacking], wake_at
 
-    def _displace(self, served: str) -> None:
+    def _displace(self, model: str) -> None:
         """Count that a queue was to be first but for the deadlines of others."""
-        displaced = self._turns.displaced
-        if displaced and displaced != served:
+        displaced = self._fair_share.displaced
+        if displaced and displaced != model:
             self.models[displaced].queue.passed_over += 1
 
-    def _next_behind(self, now: float) -> Step:
-        """A batch to put behind one that runs, on devices that take two (see `dispatch.follow`)."""
+    def _next_behind(self, now: float, seen: list[DeviceView] | None = None) -> Step:
+        """A batch to put behind one that runs, on devices that take two (see `dispatch.follow`); `seen`: the devices,
+        where they have been viewed already."""
         late: tuple[int, ...] = ()
         while True:
             waiting = [served for served in self.models.values() if served.queue.rows]
@@ -203,30 +216,41 @@ class Scheduler:
             found, _ = self._ordered(waiting, now)
             if not found:
                 break
+            # Only the first queue may follow: a full batch of another one would take the device from it for as long as
+            # both batches run.
             first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
             queue = views.queued(first, self.models[first.model])
+            seen = seen or self._device_views(now, with_costs=first.load_s > 0)
             if first.load_s:
-                load = dispatch.load_behind(queue, self._device_views(now), self._loading())
+                load = dispatch.load_behind(queue, seen, self._loading())
                 if load is None:
                     break
                 return Step(action=self._begin_load_in_turn(load, now), late=late)
-            run = dispatch.follow(queue, self._device_views(now, worth=False))
+            run = dispatch.follow(queue, seen)
             if run is None:
                 break
+            # The batch begins when what runs has ended. Rows that are late by then are dropped now, and the batch is
+            # chosen again: without them it is smaller, or another queue is first.
             begins = self.devices[run.device].free_at(now)
             dropped = self._drop_late(self.models[run.model], now, begins)
             if not dropped:
                 return Step(action=self._begin_batch(run, now), late=late)
             late += tuple(dropped)
-        later = [books.follow_at for books in self.devices.values() if books.followable and books.follow_at > now]
+            seen = None
+        later = [
+            device.timeline.follow_at
+            for device in self.devices.values()
+            if device.followable and device.timeline.follow_at > now
+        ]
         return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
 
     def _may_follow(self, waiting: list[ServedModel], now: float) -> bool:
         """Cheaply: could any of these be put behind a running batch?"""
         most = max((served.queue.rows for served in waiting), default=0)
         return any(
-            books.followable and (books.caps or (most >= books.least_behind and now >= books.follow_at))
-            for books in self.devices.values()
+            device.followable
+            and (device.memory.caps or (most >= device.timeline.least_behind and now >= device.timeline.follow_at))
+            for device in self.devices.values()
         ) or views.any_full(waiting, now)
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
@@ -252,21 +276,23 @@ class Scheduler:
         """A batch is done, well; `device_s` as the runtime measured it."""
         served = self.models[batch.run.model]
         served.ran_at = now
-        self.devices[batch.run.device].troubled.discard(batch.run.model)
         served.ran(batch.run.bucket, batch.run.rows, device_s)
         served.window.ran(batch.run.rows, device_s, batch.left_waiting, served.is_sized(batch.run.bucket))
         served.footprint.ran(batch.run.rows, batch_bytes)
-        took = self.devices[batch.run.device].end_batch(batch.serial, now, None if batch.run.unload else device_s)
+        timeline = self.devices[batch.run.device].timeline
+        timeline.suspect.discard(batch.run.model)
+        # A batch that waited for unloads took longer than it will without: that says nothing of the round trip.
+        took = timeline.end_batch(batch.serial, now, None if batch.run.unload else device_s)
         if not batch.run.unload:
             served.turned(device_s, took)
 
     def batch_lingers(self, batch: Batch) -> None:
         """It takes more than one run: its model stays in memory until a batch of it has ended well."""
-        self.devices[batch.run.device].troubled.add(batch.run.model)
+        self.devices[batch.run.device].timeline.suspect.add(batch.run.model)
 
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
-        self.devices[batch.run.device].end_batch(batch.serial, now)
+        self.devices[batch.run.device].timeline.end_batch(batch.serial, now)
         self.batch_lingers(batch)
 
     def block(self, model: str, why: str, until: float) -> list[int]:
@@ -288,13 +314,13 @@ class Scheduler:
 
     def retains(self, batch: Batch, retained_bytes: int) -> None:
         """What the model keeps of its batches' memory on that device, as the runtime measured it."""
-        held = self.devices[batch.run.device].held.get(batch.run.model)
-        if held is not None:
-            held.retained_bytes = retained_bytes
+        resident = self.devices[batch.run.device].memory.residents.get(batch.run.model)
+        if resident is not None:
+            resident.retained_bytes = retained_bytes
 
     def out_of_memory(self, device: str, model: str, rows: int) -> int:
         """A batch of `rows` did not fit; the most rows that are tried from now on."""
-        return self.devices[device].limit(model, rows)
+        return self.devices[device].memory.limit(model, rows)
 
     def answered(self, model: str, rows: int, latency_s: float) -> None:
         """A caller has got its result, so long after its arrival."""
@@ -304,10 +330,10 @@ class Scheduler:
 
     def resides(self, device: str, model: str, memory_bytes: int) -> None:
         """It is there and has served already (simulations begin so)."""
-        books = self.devices[device]
-        books.held[model] = ResidentModel(memory_bytes=memory_bytes, served=True)
-        if books.total_bytes:
-            books.free_bytes -= memory_bytes
+        memory = self.devices[device].memory
+        memory.residents[model] = ResidentModel(memory_bytes=memory_bytes, has_served=True)
+        if memory.total_bytes:
+            memory.free_bytes -= memory_bytes
 
     def tried(self, model: str, rows: int, device_s: float, batch_bytes: int) -> None:
         """A batch of the warm-up has run."""
@@ -322,60 +348,60 @@ class Scheduler:
         return served.tuning.size
 
     def begin_load(self, load: LoadModel, now: float) -> LoadModel:
-        """Enter a load (and its unloads) into the books."""
-        books, footprint = self.devices[load.device], self.models[load.model].footprint
+        """A load (and its unloads) is about to be carried out."""
+        device, footprint = self.devices[load.device], self.models[load.model].footprint
         for victim in load.unload:
-            books.unload(victim)
-        books.start_load(load.model, footprint.load_bytes, now, now + footprint.load_s)
+            device.memory.unload(victim)
+        device.start_load(load.model, footprint.load_bytes, now, now + footprint.load_s)
         return load
 
     def load_ended(self, load: LoadModel, report: LoadReport, now: float) -> None:
         """The model is there; a `MemoryReport` should follow."""
-        books, served = self.devices[load.device], self.models[load.model]
+        device, served = self.devices[load.device], self.models[load.model]
         expected = served.footprint.load_bytes
         served.footprint.loaded(report)
-        books.end_load(load.model, served.footprint.load_bytes, now)
-        if books.total_bytes:
-            books.free_bytes -= served.footprint.load_bytes - expected
+        device.end_load(load.model, served.footprint.load_bytes, now)
+        if device.memory.total_bytes:
+            device.memory.free_bytes -= served.footprint.load_bytes - expected
         served.blocked = ""
 
     def load_failed(self, load: LoadModel, now: float) -> None:
         """The load raised; its device is free again, and not tried for this model before `let_in`."""
-        books = self.devices[load.device]
-        books.fail_load(self.models[load.model].footprint.load_bytes, now)
-        books.barred.add(load.model)
+        device = self.devices[load.device]
+        device.fail_load(self.models[load.model].footprint.load_bytes, now)
+        device.memory.load_blocked.add(load.model)
 
     def load_kills(self, device: str, model: str) -> None:
         """Loading it has cost this device its process again and again: not tried there before `let_in`."""
-        self.devices[device].barred.add(model)
+        self.devices[device].memory.load_blocked.add(model)
 
     def did_not_fit(self, load: LoadModel, now: float) -> bool:
         """The load ran out of memory: next time expect that it needs more than was free, so that idle models make
         room. False if there is nothing that could make room."""
-        books, footprint = self.devices[load.device], self.models[load.model].footprint
-        free = books.free_bytes + footprint.load_bytes
+        memory, footprint = self.devices[load.device].memory, self.models[load.model].footprint
+        free = memory.free_bytes + footprint.load_bytes
         self.load_failed(load, now)
-        if not books.total_bytes or all(name == load.model for name in books.held):
+        if not memory.total_bytes or all(name == load.model for name in memory.residents):
             return False
         footprint.load_bytes = max(footprint.load_bytes, free + 1)
-        books.barred.discard(load.model)
+        memory.load_blocked.discard(load.model)
         return True
 
     def let_in(self, model: str) -> None:
         """Try this model again, everywhere."""
         self.models[model].blocked = ""
-        for books in self.devices.values():
-            books.barred.discard(model)
+        for device in self.devices.values():
+            device.memory.load_blocked.discard(model)
 
     def begin_eviction(self, device: str, model: str) -> None:
         """Take it out of an idle device's memory; the device counts as busy until `eviction_ended`."""
-        books = self.devices[device]
-        books.unload(model)
-        books.loading = model
+        evicting = self.devices[device]
+        evicting.memory.unload(model)
+        evicting.timeline.loading = model
 
     def eviction_ended(self, device: str) -> None:
         """The runtime has given the memory back."""
-        self.devices[device].loading = ""
+        self.devices[device].timeline.loading = ""
 
     # --- windows ---
 
@@ -424,7 +450,7 @@ class Scheduler:
         """Is a row of this model worth trying whatever is predicted of it?"""
         if not served.is_doubtful(bucket, now):
             return False
-        return not any(flight.model == served.name for books in self.devices.values() for flight in books.in_flight)
+        return not any(device.runs(served.name) for device in self.devices.values())
 
     def _drop_late(self, served: ServedModel, now: float, begins: float) -> list[int]:
         bucket = served.queue.next_bucket()
@@ -439,16 +465,18 @@ class Scheduler:
             self.cancel(key)
         return late
 
-    def _device_views(self, now: float, *, claimant: bool = False, worth: bool = True) -> list[Device]:
-        return views.device_views(self.models, self.devices, self.eviction, now, claimant=claimant, worth=worth)
+    def _device_views(self, now: float, *, claimant: bool = False, with_costs: bool = True) -> list[DeviceView]:
+        return views.device_views(
+            self.models, self.devices, self.eviction, now, claimant=claimant, with_costs=with_costs
+        )
 
     def _loading(self) -> frozenset[str]:
-        return frozenset(books.loading for books in self.devices.values() if books.loading)
+        return frozenset(one.timeline.loading for one in self.devices.values() if one.timeline.loading)
 
     def _begin_batch(self, run: RunBatch, now: float) -> Batch:
-        served, books = self.models[run.model], self.devices[run.device]
+        served, device = self.models[run.model], self.devices[run.device]
         for victim in run.unload:
-            books.unload(victim)
+            device.memory.unload(victim)
         slices = served.queue.take(run.bucket, run.rows, now)
         for part in slices:
             if part.key not in served.queue.entries:
@@ -456,14 +484,14 @@ class Scheduler:
         predicted = served.curve(run.bucket).seconds(run.rows)
         served.used.arrived(predicted + served.overhead_s, now)
         if len(self.models) > 1:
-            self._turns.spent(run.model, predicted + served.overhead_s, loads=False)
+            self._fair_share.spent(run.model, predicted + served.overhead_s, loads=False)
         self._batches += 1
-        books.start_batch(
+        device.start_batch(
             Flight(
                 serial=self._batches,
                 model=run.model,
                 device_s=predicted,
-                apart=isinstance(run.bucket, IsolatedBucket),
+                isolated=isinstance(run.bucket, IsolatedBucket),
                 began=now,
                 rows=run.rows,
             ),
@@ -474,14 +502,14 @@ class Scheduler:
         return Batch(run=run, slices=tuple(slices), predicted_s=predicted, left_waiting=left, serial=self._batches)
 
     def _begin_load_in_turn(self, load: LoadModel, now: float) -> LoadModel:
-        overlaps = self.devices[load.device].overlaps_loads
-        turns = self._load_turns if overlaps else self._turns
-        turns.spent(load.model, self.models[load.model].footprint.load_s, loads=not overlaps)
+        overlaps = self.devices[load.device].timeline.overlaps_loads
+        share = self._load_share if overlaps else self._fair_share
+        share.spent(load.model, self.models[load.model].footprint.load_s, loads=not overlaps)
         return self.begin_load(load, now)
 
     def _rebalance(self, now: float) -> None:
         """Tell the models what they leave to each other, now and then."""
         if now >= self._rebalance_at:
             self._rebalance_at = now + REBALANCE_S
-            up = sum(1 for books in self.devices.values() if not books.down)
+            up = sum(1 for device in self.devices.values() if not device.down)
             fair_share.rebalance(self.models.values(), up, now)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler.devices import DeviceBooks, Eviction
+from batchwright_worker.scheduler.devices import DeviceConfig, Eviction
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
@@ -158,11 +158,11 @@ class Simulation:
         self.scheduler = Scheduler(order=self.order, eviction=self.eviction)
         self._machines = {machine.name: machine for machine in self.devices}
         for machine in self._machines.values():
-            books = DeviceBooks(
+            config = DeviceConfig(
                 name=machine.name, kind="simulated", overlaps_loads=machine.overlaps_loads, depth=machine.depth
             )
             total = machine.memory_bytes
-            self.scheduler.add_device(books)
+            self.scheduler.add_device(config, up=True)
             self.scheduler.measured(machine.name, MemoryReport(total_bytes=total, used_bytes=0, free_bytes=total))
         for plan in self.plans:
             self.scheduler.add_model(plan, 0.0).footprint.load_s = max(m.load_s for m in self._machines.values())
@@ -183,8 +183,7 @@ class Simulation:
     def _load_what_fits(self) -> None:
         for name in self.scheduler.models:
             for machine in self._machines.values():
-                books = self.scheduler.devices[machine.name]
-                if books.free_bytes >= machine.load_bytes:
+                if self.scheduler.devices[machine.name].memory.free_bytes >= machine.load_bytes:
                     self.scheduler.resides(machine.name, name, machine.load_bytes)
         if self.warm_up:
             for served in self.scheduler.models.values():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from batchwright_worker.scheduler.devices import DeviceBooks, Eviction, keep_value
-from batchwright_worker.scheduler.dispatch import UNBOUNDED, Device, Queued, RunBatch, rows_that_fit
+from batchwright_worker.scheduler.devices import Device, Eviction
+from batchwright_worker.scheduler.dispatch import DeviceView, Queued, ResidentView
 from batchwright_worker.scheduler.order import Choice
 from batchwright_worker.scheduler.served_model import ServedModel
 
@@ -14,12 +14,12 @@ SOON_S = 1.0
 
 
 def choices(
-    waiting: Iterable[ServedModel], devices: Mapping[str, DeviceBooks], now: float
+    waiting: Iterable[ServedModel], devices: Mapping[str, Device], now: float
 ) -> tuple[list[Choice], float | None]:
     """What the next batch of every queue would be, and when the first that is not ripe yet (maxQueueDelay) will be."""
     found: list[Choice] = []
     wake_at: float | None = None
-    resident = {name for books in devices.values() for name in (*books.held, books.expects)}
+    resident = {name for one in devices.values() for name in (*one.memory.residents, one.timeline.expects)}
     for served in waiting:
         queue = served.queue
         bucket = queue.next_bucket()
@@ -76,45 +76,60 @@ def queued(choice: Choice, served: ServedModel) -> Queued:
 
 def device_views(
     models: Mapping[str, ServedModel],
-    devices: Mapping[str, DeviceBooks],
+    devices: Mapping[str, Device],
     eviction: Eviction,
     now: float,
     *,
     claimant: bool = False,
-    worth: bool = True,
-) -> list[Device]:
-    """The devices that are up as dispatch (or a `claimant`) sees them, with what each model's memory is `worth`, unless
+    with_costs: bool = True,
+) -> list[DeviceView]:
+    """The devices that are up as dispatch (or a `claimant`) sees them, `with_costs` of evicting each model, unless
     nothing is to be unloaded."""
     waiting = frozenset(served.name for served in models.values() if served.queue.rows)
-    keep: dict[str, float] = {}
-    if worth and len(models) > 1 and eviction == "LeastWorth":
-        keep = {name: _keep(models[name], now) for one in devices.values() for name in one.held}
-    elif worth and len(models) > 1:
-        keep = {name: served.queue.last_served for name, served in models.items()}
-    return [one.as_device(keep, waiting, now, claimant=claimant) for one in devices.values() if not one.down]
+    costs: dict[str, float] = {}
+    if with_costs and len(models) > 1 and eviction == "LeastWorth":
+        costs = {name: _eviction_cost(models[name], now) for one in devices.values() for name in one.memory.residents}
+    elif with_costs and len(models) > 1:
+        costs = {name: served.queue.last_served for name, served in models.items()}
+    return [_device_view(one, costs, waiting, now, claimant=claimant) for one in devices.values() if not one.down]
 
 
-def at_once(choice: Choice, served: ServedModel, devices: Mapping[str, DeviceBooks]) -> RunBatch | None:
-    """B5's option 1 for the first queue in order, straight from the books: what `dispatch.decide` would answer where an
-    idle device holds the model and has memory for some of its rows; None where that takes a closer look."""
-    best: DeviceBooks | None = None
-    for books in devices.values():
-        held_here = choice.model in books.held and books.idle
-        if held_here and (best is None or (-books.free_bytes, books.name) < (-best.free_bytes, best.name)):
-            best = books
-    if best is None or any(flight.model == choice.model for flight in best.in_flight):
-        return None
-    wanted = min(choice.rows, best.caps.get(choice.model, UNBOUNDED))
-    free = best.free_bytes + best.held[choice.model].retained_bytes
-    rows = min(wanted, rows_that_fit(free, served.footprint.bytes_per_row))
-    if rows == 0:
-        return None
-    return RunBatch(
-        device=best.name, model=choice.model, bucket=choice.bucket, rows=rows, unload=(), reason="LoadedAndIdle"
+def _device_view(
+    device: Device, costs: Mapping[str, float], waiting: frozenset[str], now: float, *, claimant: bool
+) -> DeviceView:
+    memory, timeline = device.memory, device.timeline
+    serves_meanwhile = timeline.overlaps_loads and bool(timeline.in_flight)
+    residents = {
+        model: ResidentView(
+            model=model,
+            memory_bytes=resident.memory_bytes + resident.retained_bytes,
+            retained_bytes=resident.retained_bytes,
+            eviction_cost=costs.get(model, 0.0),
+            fresh=model in waiting and (not resident.has_served or serves_meanwhile),
+        )
+        for model, resident in memory.residents.items()
+    }
+    followable = device.followable
+    takes_any = followable and now >= timeline.follow_at
+    behind_load = timeline.expects != "" and not timeline.overlaps_loads and not timeline.in_flight
+    if behind_load and takes_any:
+        residents[timeline.expects] = ResidentView(model=timeline.expects, memory_bytes=0, fresh=True)
+    return DeviceView(
+        name=device.name,
+        memory=memory,
+        timeline=timeline,
+        residents=residents,
+        idle=device.idle,
+        loadable=device.loadable_reserved if claimant else device.loadable,
+        busy_models=frozenset([*(flight.model for flight in timeline.in_flight), timeline.loading]) - {""},
+        followable=takes_any if behind_load else followable,
+        takes_any=takes_any,
+        loads_behind=takes_any and not timeline.loading,
     )
 
 
-def _keep(served: ServedModel, now: float) -> float:
+def _eviction_cost(served: ServedModel, now: float) -> float:
+    """Reload cost x demand / bytes: what the memory of an idle model is worth (serving.md, 7)."""
     footprint = served.footprint
-    soon = served.demand.at(now) + served.queue.rows / SOON_S
-    return keep_value(footprint.load_s, soon, footprint.load_bytes)
+    demand = served.demand.at(now) + served.queue.rows / SOON_S
+    return max(footprint.load_s, 1e-4) * demand / max(footprint.load_bytes, 1)

@@ -114,8 +114,8 @@ def unschedulable(raw: Raw) -> Raw:
     return {**raw, "status": {"conditions": [verdict]}}
 
 
-def pinned_to(patch: Patch) -> str:
-    """The node that a placing patch names."""
+def bound_to(patch: Patch) -> str:
+    """The node that a binding patch names."""
     terms = patch.patch["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     found: str = terms["nodeSelectorTerms"][0]["matchFields"][-1]["values"][0]
     return found
@@ -164,9 +164,9 @@ __all__ = [
     "POD",
     "Facts",
     "applied",
+    "bound_to",
     "deployment",
     "node",
-    "pinned_to",
     "pod",
     "profile",
     "unschedulable",

@@ -26,9 +26,9 @@ from tests.placement.placement_objects import (
     NOW,
     Facts,
     applied,
+    bound_to,
     deployment,
     node,
-    pinned_to,
     pod,
     profile,
     unschedulable,
@@ -71,8 +71,8 @@ def two_nodes(**more: Any) -> World:
     return world
 
 
-def pins(decision: Decision) -> dict[str, str]:
-    return {each.name: pinned_to(each) for each in decision.actions if isinstance(each, Patch) and "spec" in each.patch}
+def bound(decision: Decision) -> dict[str, str]:
+    return {each.name: bound_to(each) for each in decision.actions if isinstance(each, Patch) and "spec" in each.patch}
 
 
 def waiting(decision: Decision) -> list[str]:
@@ -83,11 +83,11 @@ def waiting(decision: Decision) -> list[str]:
     ]
 
 
-def test_one_patch_pins_explains_and_ungates() -> None:
+def test_one_patch_binds_explains_and_removes_the_gate() -> None:
     decision = two_nodes().decide(pod("a"))
     (patch,) = decision.actions
     assert isinstance(patch, Patch)
-    assert (patch.style, patch.resource_version, pinned_to(patch)) == ("strategic", "7", "fast")
+    assert (patch.style, patch.resource_version, bound_to(patch)) == ("strategic", "7", "fast")
     assert patch.patch["spec"]["schedulingGates"] == [{"$patch": "delete", "name": SCHEDULING_GATE}]
     receipt = receipts.parse({"metadata": patch.patch["metadata"]})
     assert receipt is not None
@@ -106,7 +106,7 @@ def test_loaded_fast_node_loses_and_the_receipt_says_why() -> None:
     world.sample("fast", 0.9, 0.3)
     (patch,) = world.decide(pod("a")).actions
     assert isinstance(patch, Patch)
-    assert pinned_to(patch) == "slow"
+    assert bound_to(patch) == "slow"
     receipt = receipts.parse({"metadata": patch.patch["metadata"]})
     assert receipt is not None
     assert "fast lost by 0.23: utilization" in receipts.describe(receipt)
@@ -130,25 +130,25 @@ def test_nothing_to_do_without_gated_pods() -> None:
 def test_unfit_nodes_are_left_out(broken: Raw, expected: str) -> None:
     world = two_nodes()
     world.facts.put(NODE, broken)
-    assert pins(world.decide(pod("a"))) == {"a": expected}
+    assert bound(world.decide(pod("a"))) == {"a": expected}
 
 
 def test_toleration_and_selector() -> None:
     world = two_nodes()
     world.facts.put(NODE, node("fast", taints=[{"key": "k", "effect": "NoExecute"}], labels={"disk": "ssd"}))
-    assert pins(world.decide(pod("a", tolerations=[{"key": "k", "operator": "Exists"}]))) == {"a": "fast"}
+    assert bound(world.decide(pod("a", tolerations=[{"key": "k", "operator": "Exists"}]))) == {"a": "fast"}
     world.facts.objects[POD] = []
-    assert "b" not in pins(world.decide(pod("b", nodeSelector={"disk": "hdd"})))
+    assert "b" not in bound(world.decide(pod("b", nodeSelector={"disk": "hdd"})))
 
 
 def test_requests_of_pods_on_the_node_count_before_the_scheduler_has_bound_them() -> None:
     world = two_nodes()
     world.facts.put(NODE, node("fast", cpu="1"))
     first = world.decide(pod("a", cpu="800m"))
-    assert pins(first) == {"a": "fast"}
+    assert bound(first) == {"a": "fast"}
     world.settle(first)
     world.live.samples.clear()  # only room decides
-    assert pins(world.decide(pod("b", cpu="300m"))) == {"b": "slow"}
+    assert bound(world.decide(pod("b", cpu="300m"))) == {"b": "slow"}
 
 
 def test_volume_keeps_pods_where_it_can_be_reached() -> None:
@@ -157,12 +157,12 @@ def test_volume_keeps_pods_where_it_can_be_reached() -> None:
     world.facts.put(PV, {"metadata": {"name": "disk"}, "spec": {"nodeAffinity": {"required": reach}}})
     mounted = pod("a", volumes=[{"name": "w", "persistentVolumeClaim": {"claimName": "models"}}])
     decision = world.decide(mounted)
-    assert not pins(decision)
+    assert not bound(decision)
     assert waiting(decision) == [
         "NoFittingProcessor: there is no PersistentVolumeClaim models in this namespace; create it"
     ]
     world.facts.put(PVC, {"metadata": {"name": "models", "namespace": "user"}, "spec": {"volumeName": "disk"}})
-    assert pins(world.decide(mounted)) == {"a": "slow"}
+    assert bound(world.decide(mounted)) == {"a": "slow"}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_unknown_samples_come_last(samples: dict[str, tuple[float, float]], expe
     world.live.samples.clear()
     for name, (utilization, age_s) in samples.items():
         world.sample(name, utilization, age_s=age_s)
-    assert pins(world.decide(pod("a"))) == {"a": expected}
+    assert bound(world.decide(pod("a"))) == {"a": expected}
 
 
 def test_unbenchmarked_comes_after_every_benchmarked_one() -> None:
@@ -186,7 +186,7 @@ def test_unbenchmarked_comes_after_every_benchmarked_one() -> None:
     world.facts.put(ACCELERATOR_PROFILE, profile("fast", None, reason="BenchmarkTimedOut"))
     world.sample("slow", 0.95)
     decision = world.decide(pod("a"))
-    assert pins(decision) == {"a": "slow"}
+    assert bound(decision) == {"a": "slow"}
     assert "fast lost as it is not benchmarked" in decision.events[0].message
 
 
@@ -199,7 +199,7 @@ def test_pods_wait_for_the_first_benchmark_however_long_it_takes() -> None:
     assert (again.actions, again.events) == ((), ())  # said once
     world.facts.put(NODE, node("n", labels={LABEL_BENCHMARK_OPT_OUT: "true"}))
     placed = world.decide()
-    assert pins(placed) == {"a": "n"}
+    assert bound(placed) == {"a": "n"}
     (patch,) = placed.actions
     assert isinstance(patch, Patch)
     assert patch.patch["metadata"]["annotations"][ANNOTATION_WAITING] is None
@@ -233,7 +233,7 @@ def test_released_pod_is_adopted_where_the_scheduler_put_it() -> None:
     assert adopted is not None
     world.facts.put(POD, {**adopted, "spec": {**adopted["spec"], "nodeName": "fast"}})
     decision = world.decide(pod("b"))
-    assert pins(decision) == {"b": "slow"}  # fast is full, and has the unseen share of `a`
+    assert bound(decision) == {"b": "slow"}  # fast is full, and has the unseen share of `a`
 
 
 # --- bursts --------------------------------------------------------------------------------------
@@ -248,18 +248,18 @@ def test_burst_over_four_equal_nodes_is_even(in_one_pass: bool) -> None:
         world.sample(name, 0.02)
     pods = [pod(f"p{i:02}") for i in range(24)]
     if in_one_pass:
-        placed = pins(world.decide(*pods))
+        placed = bound(world.decide(*pods))
     else:
         placed = {}
         for each in pods:
             decision = world.decide(each)
-            placed |= pins(decision)
+            placed |= bound(decision)
             world.settle(decision)
     assert sorted(Counter(placed.values()).values()) == [6, 6, 6, 6]
 
 
 def unequal(policy: str) -> World:
-    """Capacity 4:2:1:1, pods of an eighth of the largest; one pod that works tells the forecast."""
+    """Capacity 4:2:1:1, pods of an eighth of the largest; the forecast comes from one pod that works."""
     capacities = {"a": "400.0", "b": "200.0", "c": "100.0", "d": "100.0"}
     placement = {"policy": policy, "spread": False}
     wanted = deployment(replicas=16, placement=placement, targets={"throughput": 50})
@@ -283,7 +283,7 @@ def test_sixteen_eighths_by_forecast_shares(policy: str, expected: dict[str, int
     device = DeviceState(kind="cpu", device="0", busy_ratio=0.125, memory_used_bytes=0, memory_bytes=1)
     state = SidecarState(revision=1, time=NOW, ready=True, models=[model], devices=[device])
     world.live.sidecars["uid-p00"] = Received(state=state, received_at=NOW)
-    placed = pins(first) | pins(world.decide(*[pod(f"p{i:02}") for i in range(1, 16)]))
+    placed = bound(first) | bound(world.decide(*[pod(f"p{i:02}") for i in range(1, 16)]))
     assert Counter(placed.values()) == expected
 
 
@@ -312,7 +312,7 @@ def test_own_placement_counts_until_samples_show_it(ready_at: float | None, expe
     world.facts.put(ACCELERATOR_PROFILE, profile("fast", "100.0", services=2))
     first = world.decide(pod("a"))
     world.settle(first, ready_at=ready_at)
-    assert pins(world.decide(pod("b"))) == {"b": expected}
+    assert bound(world.decide(pod("b"))) == {"b": expected}
 
 
 def test_spread_keeps_one_node_from_taking_all() -> None:
@@ -328,7 +328,7 @@ def test_spread_keeps_one_node_from_taking_all() -> None:
         world.sample("slow", 0.0)
         world.settle(world.decide(pod("a")), ready_at=NOW - 100)
         decision = world.decide(pod("b"))
-        results[spread] = pins(decision)["b"]
+        results[spread] = bound(decision)["b"]
         if spread:
             assert "fast lost by 0.05: spread over nodes" in decision.events[0].message
     assert results == {True: "slow", False: "fast"}
@@ -339,7 +339,7 @@ def test_oldest_pod_goes_first() -> None:
     world.facts.put(NODE, node("fast", cpu="150m"))
     world.facts.put(NODE, node("slow", cordoned=True))
     decision = world.decide(pod("young", age_s=1), pod("old", age_s=9))
-    assert pins(decision) == {"old": "fast"}
+    assert bound(decision) == {"old": "fast"}
     assert waiting(decision) == ["NoFittingProcessor: none of 2 nodes fits: 1 cordoned, 1 insufficient cpu"]
 
 
@@ -362,17 +362,17 @@ def test_exclusive_devices_are_whole() -> None:
     """Shares are whole devices: half of a's two, all of b's one; a third pod takes a's second, a fourth waits."""
     world = emulated_world()
     decision = world.decide(*[pod(f"p{i}", kind=KIND_EMULATED) for i in range(4)])
-    assert pins(decision) == {"p0": "a", "p1": "b", "p2": "a"}
+    assert bound(decision) == {"p0": "a", "p1": "b", "p2": "a"}
     assert waiting(decision) == [
         f"NoFittingProcessor: none of 3 nodes fits: 2 insufficient {KIND_EMULATED}, 1 without {KIND_EMULATED}"
     ]
 
 
-def test_pod_learns_what_the_nodes_device_emulates() -> None:
+def test_pod_is_annotated_with_what_the_nodes_device_emulates() -> None:
     decision = emulated_world().decide(*[pod(f"p{i}", kind=KIND_EMULATED) for i in range(2)])
-    told = [each.patch["metadata"]["annotations"].get(ANNOTATION_EMULATED_DEVICE) for each in decision.actions
+    annotated = [each.patch["metadata"]["annotations"].get(ANNOTATION_EMULATED_DEVICE) for each in decision.actions
             if isinstance(each, Patch)]  # fmt: skip
-    assert told == [None, '{"fixedMicroseconds":5}']
+    assert annotated == [None, '{"fixedMicroseconds":5}']
 
 
 def test_largest_model_must_fit_a_device() -> None:
@@ -381,13 +381,13 @@ def test_largest_model_must_fit_a_device() -> None:
         raw = profile(name, "100.0", kind=KIND_EMULATED)
         raw["status"]["processors"][0]["devices"] = [{"id": "0", "memoryBytes": size}]
         world.facts.put(ACCELERATOR_PROFILE, raw)
-    assert pins(world.decide(pod("p", kind=KIND_EMULATED))) == {"p": "b"}
+    assert bound(world.decide(pod("p", kind=KIND_EMULATED))) == {"p": "b"}
 
 
-# --- the scheduler says no --------------------------------------------------------------------------
+# --- the scheduler refuses --------------------------------------------------------------------------
 
 
-def test_unschedulable_pick_is_taken_back_and_tried_elsewhere_until_the_node_changes() -> None:
+def test_refused_pod_is_deleted_and_its_node_excluded_until_it_changes() -> None:
     world = two_nodes()
     world.settle(world.decide(pod("a")))
     stuck = world.facts.get(POD, "user", "a")
@@ -396,9 +396,9 @@ def test_unschedulable_pick_is_taken_back_and_tried_elsewhere_until_the_node_cha
     assert [(type(each), each.name, getattr(each, "uid", "")) for each in decision.actions] == [(Delete, "a", "uid-a")]
     assert (decision.events[0].reason, "port taken" in decision.events[0].message) == ("PlacementTakenBack", True)
     world.facts.objects[POD] = []
-    assert pins(world.decide(pod("b"))) == {"b": "slow"}
+    assert bound(world.decide(pod("b"))) == {"b": "slow"}
     world.facts.put(NODE, node("fast", labels={"new": "label"}))
-    assert pins(world.decide(pod("b"))) == {"b": "fast"}
+    assert bound(world.decide(pod("b"))) == {"b": "fast"}
 
 
 def test_excluded_node_comes_back_when_a_pod_leaves_it() -> None:
@@ -409,9 +409,9 @@ def test_excluded_node_comes_back_when_a_pod_leaves_it() -> None:
     assert stuck is not None
     world.decide(unschedulable(stuck))
     world.facts.objects[POD] = [other]
-    assert pins(world.decide(pod("b"))) == {"b": "slow"}
+    assert bound(world.decide(pod("b"))) == {"b": "slow"}
     world.facts.objects[POD] = []
-    assert pins(world.decide(pod("b"))) == {"b": "fast"}
+    assert bound(world.decide(pod("b"))) == {"b": "fast"}
 
 
 def test_own_affinity_is_narrowed_never_widened() -> None:
@@ -426,7 +426,7 @@ def test_own_affinity_is_narrowed_never_widened() -> None:
         "nodeSelectorTerms"
     ]
     assert narrowed["matchExpressions"] == term["matchExpressions"]
-    assert pinned_to(patch) == "slow"
+    assert bound_to(patch) == "slow"
 
 
 def test_gate_of_others_is_waited_for() -> None:
@@ -448,4 +448,4 @@ def test_five_thousand_pods_on_a_thousand_nodes_end_in_passes_of_bounded_size() 
     decision = world.decide()
     assert len(decision.actions) == 500
     assert decision.requeue_after_s == 0.0
-    assert max(Counter(pins(decision).values()).values()) == 1
+    assert max(Counter(bound(decision).values()).values()) == 1

@@ -131,7 +131,7 @@ def annotation(raw: Raw, name: str) -> str:
     return str((raw["metadata"].get("annotations") or {}).get(name, ""))
 
 
-def test_gated_pods_are_pinned_explained_and_bound_by_one_patch_each(bed: PlacementBed) -> None:
+def test_gated_pods_are_bound_and_explained_by_one_patch_each(bed: PlacementBed) -> None:
     for name, capacity in {"a": "400", "b": "200", "c": "100", "d": "100"}.items():
         bed.node(name, capacity=capacity, services=8)
     for i in range(8):
@@ -155,8 +155,8 @@ def test_gated_pods_are_pinned_explained_and_bound_by_one_patch_each(bed: Placem
     assert {each["metadata"]["ownerReferences"][0]["kind"] for each in profiles} == {"Node"}
 
 
-def test_pick_that_the_scheduler_refuses_is_taken_back_and_tried_elsewhere(bed: PlacementBed) -> None:
-    """A host port is what only the scheduler checks: the second replica does not fit beside the first."""
+def test_pod_that_the_scheduler_refuses_is_deleted_and_tried_elsewhere(bed: PlacementBed) -> None:
+    """A host port is what only the scheduler checks: the second replica does not fit next to the first."""
     bed.node("big", capacity="400")
     bed.node("small", capacity="10")
     raw = bed.body("template", port=7777)
@@ -171,7 +171,7 @@ def test_pick_that_the_scheduler_refuses_is_taken_back_and_tried_elsewhere(bed: 
         bed.until(lambda: all(each["metadata"].get("deletionTimestamp") for each in bed.pods().values()))
 
 
-def test_no_fit_is_told_then_released_to_the_scheduler_and_adopted(bed: PlacementBed) -> None:
+def test_no_fit_is_annotated_then_released_to_the_scheduler_and_adopted(bed: PlacementBed) -> None:
     bed.node("small", cpu="1")
     with bed.operator(BATCHWRIGHT_UNFIT_SECONDS="4") as running:
         bed.until(lambda: "leading as" in running.text())
@@ -221,7 +221,9 @@ def test_benchmark_of_a_new_node_ends_in_its_profile(bed: PlacementBed) -> None:
         assert [each["type"] for each in profile["status"]["conditions"]] == ["Benchmarked", "Fresh", "Degraded"]
         bed.inner.assert_silent(quiet_s=3)
         first = _job_uid(bed)
-        bed.api.delete(f"{PODS}/waiting?gracePeriodSeconds=0")  # no sample tells that it is idle
+        bed.api.delete(
+            f"{PODS}/waiting?gracePeriodSeconds=0"
+        )  # without a sample, only a node without models counts as idle
         bed.api.patch(f"{PROFILES}/fresh", {"metadata": {"annotations": {"batchwright.dev/rebenchmark": "now"}}})
         bed.until(lambda: _job_uid(bed) not in ("", first))
 

@@ -1,4 +1,7 @@
-"""The patches of placement: a gate comes off together with what was decided. Pure."""
+"""Binding of pods: the patch that takes the gate off together with what was decided. Pure.
+
+Every patch carries the resourceVersion that was decided on: a pod that has changed since is decided again.
+"""
 
 from __future__ import annotations
 
@@ -18,44 +21,47 @@ from batchwright_worker.api.names import (
 )
 
 
-def pin(pod: PlacedPod, receipt: Receipt, node: NodeInfo) -> Patch:
-    """One patch: affinity to the node, the receipt, the gate removed."""
+def bind(pod: PlacedPod, receipt: Receipt, node: NodeInfo) -> Patch:
+    """The gate removed, with affinity to the node and the receipt."""
     annotations: Raw = {ANNOTATION_RECEIPT: receipts.render(receipt)}
     if node.emulated_device:
         annotations[ANNOTATION_EMULATED_DEVICE] = node.emulated_device
-    return _ungate(pod, annotations, {"affinity": {"nodeAffinity": _only(pod, node.name)}})
+    return _ungate(pod, annotations, {"affinity": {"nodeAffinity": _affinity(pod, node.name)}})
 
 
 def release(pod: PlacedPod, receipt: Receipt) -> Patch:
-    """The gate removed without a node; the scheduler (or a cluster autoscaler) takes over."""
+    """The gate removed without a node: the scheduler (or a cluster autoscaler) decides."""
     return _ungate(pod, {ANNOTATION_RECEIPT: receipts.render(receipt)}, {})
 
 
-def tell(pod: PlacedPod, why: receipts.PendingReason) -> Patch:
-    """Why it still waits, on the pod itself."""
+def annotate_pending(pod: PlacedPod, why: receipts.PendingReason) -> Patch:
+    """The reason why it still waits, on the pod itself."""
     return _patch(pod, {"metadata": {"annotations": {ANNOTATION_WAITING: why.render()}}})
 
 
-def take_back(pod: PlacedPod) -> Delete:
-    """Affinity is final, so a pick that does not fit goes with its pod; the ReplicaSet makes a new one."""
+def undo(pod: PlacedPod) -> Delete:
+    """The deletion of a refused pod. Its affinity is final, so the ReplicaSet has to make a new one without."""
     return Delete(resource=POD, namespace=pod.namespace, name=pod.name, uid=pod.uid, grace_period_s=0)
 
 
 def _ungate(pod: PlacedPod, annotations: Raw, spec: Raw) -> Patch:
     if pod.waiting is not None:
         annotations = {**annotations, ANNOTATION_WAITING: None}
-    gone = [{"$patch": "delete", "name": SCHEDULING_GATE}]
-    return _patch(pod, {"metadata": {"annotations": annotations}, "spec": {"schedulingGates": gone, **spec}})
+    removed = [{"$patch": "delete", "name": SCHEDULING_GATE}]
+    return _patch(pod, {"metadata": {"annotations": annotations}, "spec": {"schedulingGates": removed, **spec}})
 
 
-def _only(pod: PlacedPod, node: str) -> Raw:
-    """The pod's own required node terms, each narrowed to this node (widening is not allowed, and not wanted)."""
+def _affinity(pod: PlacedPod, node: str) -> Raw:
+    """The pod's own required node terms, each narrowed to this node: of a gated pod the API server lets affinity be
+    tightened only."""
     key = "requiredDuringSchedulingIgnoredDuringExecution"
     affinity = ((pod.raw.get("spec") or {}).get("affinity") or {}).get("nodeAffinity") or {}
     own: list[dict[str, Any]] = (affinity.get(key) or {}).get("nodeSelectorTerms") or [{}]
-    pinned = {"key": "metadata.name", "operator": "In", "values": [node]}
-    return {key: {"nodeSelectorTerms": [{**t, "matchFields": [*t.get("matchFields", []), pinned]} for t in own]}}
+    this_node = {"key": "metadata.name", "operator": "In", "values": [node]}
+    return {key: {"nodeSelectorTerms": [{**t, "matchFields": [*t.get("matchFields", []), this_node]} for t in own]}}
 
 
 def _patch(pod: PlacedPod, body: Raw) -> Patch:
-    return Patch(resource=POD, namespace=pod.namespace, name=pod.name, patch=body, resource_version=pod.version)
+    return Patch(
+        resource=POD, namespace=pod.namespace, name=pod.name, patch=body, resource_version=pod.resource_version
+    )

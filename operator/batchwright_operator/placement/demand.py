@@ -1,20 +1,20 @@
-"""From a model pod and its ModelDeployment to what placement asks for. Pure."""
+"""Demand of a pod and preferences of its ModelDeployment: what placement asks of a node. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, TypeAlias
 
 import msgspec
 
-from batchwright_operator.api.eligible_kinds import offer
+from batchwright_operator.api.eligible_kinds import EligibleKinds, offer
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.kube.objects import Raw
-from batchwright_operator.placement.filter import Demand
+from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement.placed_pods import PlacedPod
-from batchwright_operator.placement.scoring import Weights, normalised
+from batchwright_operator.placement.scoring import Policy, Weights, normalised
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 
@@ -22,37 +22,64 @@ Claims: TypeAlias = Mapping[tuple[str, str], tuple[Raw, ...] | None]
 """(namespace, claim) -> node selector terms of its volume (empty: everywhere); None: there is no such claim."""
 
 _BUSY_ENOUGH: Final = 0.1
+"""Below this busy share of its device, a replica's rows per second divided by it say little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one revision's pods of one accelerator kind ask of a node."""
+
+    kind: str
+    requests: Amounts
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    node_terms: tuple[tuple[Raw, ...], ...] = ()
+    """Node selector terms that must hold: every tuple needs one term that matches (the pod's own, its volumes')."""
+    tolerations: tuple[Raw, ...] = ()
+    model_memory_bytes: int = 0
+    """What the largest model needs on one device; 0: unknown."""
+    impossible: str = ""
+    """Why no node at all will do, e.g. a missing artifact or claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentInfo:
+    """A ModelDeployment with what placement works out from each version of it once."""
+
+    deployment: ModelDeployment
+    eligible: EligibleKinds
+    target: float | None
+    """Rows/s that one replica is to reach, over all its models; None without a target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementPreferences:
-    """How a deployment wants to be placed, beyond what its pods say."""
+    """How a deployment is to be placed among the nodes that fit."""
 
-    policy: str
+    policy: Policy
     weights: Weights
     spread: bool
-    target: float | None
-    """Rows/s that one replica is to reach, over all its models."""
 
 
-def preferences_of(deployment: ModelDeployment) -> PlacementPreferences:
-    """The placement part of a spec. Raises ValueError that names a field when the weights make no sense."""
-    placement = deployment.spec.placement
-    return PlacementPreferences(
-        policy=placement.policy,
-        weights=normalised({name: float(weight) for name, weight in msgspec.structs.asdict(placement.weights).items()}),
-        spread=placement.spread and deployment.spec.replicas >= 2,
-        target=target_of(deployment),
+def deployment_info(deployment: ModelDeployment, settings: Settings) -> DeploymentInfo:
+    """The facts of one version of a ModelDeployment."""
+    targets = [model.targets.throughput or 0 for model in deployment.spec.models if model.targets]
+    return DeploymentInfo(
+        deployment=deployment, eligible=offer(deployment, settings), target=float(sum(targets)) or None
     )
 
 
-def target_of(deployment: ModelDeployment) -> float | None:
-    """Rows/s that one replica is to reach, over all its models; None without a target."""
-    targets = [model.targets.throughput or 0 for model in deployment.spec.models if model.targets]
-    return float(sum(targets)) or None
+def preferences_of(info: DeploymentInfo) -> PlacementPreferences:
+    """The placement part of a spec. Raises ValueError that names a field when the weights make no sense."""
+    placement = info.deployment.spec.placement
+    return PlacementPreferences(
+        # Forecast scores the utilization after the placement, so it has to know what each pod brings: a target.
+        policy="Forecast" if placement.policy == "Forecast" and info.target else "Additive",
+        weights=normalised({name: float(weight) for name, weight in msgspec.structs.asdict(placement.weights).items()}),
+        spread=placement.spread and info.deployment.spec.replicas >= 2,
+    )
 
 
-def demand_of(pod: PlacedPod, deployment: ModelDeployment, claims: Claims, settings: Settings) -> Demand:
+def demand_of(pod: PlacedPod, info: DeploymentInfo, claims: Claims) -> Demand:
     """What this pod needs of a node."""
     spec = pod.raw.get("spec") or {}
     required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
@@ -68,15 +95,15 @@ def demand_of(pod: PlacedPod, deployment: ModelDeployment, claims: Claims, setti
         node_selector=spec.get("nodeSelector") or {},
         node_terms=tuple(tuple(terms) for terms in ([own] if own else []) + [t for t in volumes.values() if t]),
         tolerations=tuple(spec.get("tolerations") or ()),
-        model_memory_bytes=_largest_model(deployment, pod.kind),
-        impossible=_impossible(deployment, pod.kind, missing, settings),
+        model_memory_bytes=_largest_model(info.deployment, pod.kind),
+        impossible=_impossible(info.eligible, pod.kind, missing),
     )
 
 
 def ratio_of(running: Iterable[tuple[SidecarState, float]]) -> float | None:
     """A model's own rows per benchmarked image: the median over its replicas of (rows/s / busy share) / capacity.
 
-    Takes (state, capacity of its processor). Replicas that hardly work tell nothing; None when none of them does.
+    Takes (state, capacity of its processor). Replicas that hardly work are left out; None when none is left.
     """
     ratios = []
     for state, capacity in running:
@@ -92,17 +119,19 @@ def _is_claim(volume: Raw) -> bool:
 
 
 def _largest_model(deployment: ModelDeployment, kind: str) -> int:
-    """Bytes on one device: weights and one row of the largest emulated model, or the budget that the user set."""
+    """Bytes on one device: weights and one row of the largest emulated model, or the budget that the user set.
+
+    The largest, not the sum: models that do not fit at once take turns on the device.
+    """
     emulated = (artifact.emulated for artifact in deployment.artifacts_for(kind))
     sizes = [each.weights_bytes + each.bytes_per_row for each in emulated if each is not None]
     budget = deployment.runtime_for(kind).memory_budget_bytes
     return max([*sizes, budget or 0])
 
 
-def _impossible(deployment: ModelDeployment, kind: str, missing: list[str], settings: Settings) -> str:
-    offered = offer(deployment, settings)
-    if kind not in offered.kinds:
-        return "; ".join(offered.refusals) or f"spec names no runtime for {kind} any more"
-    if missing:
-        return f"there is no PersistentVolumeClaim {', '.join(missing)} in this namespace; create it"
+def _impossible(eligible: EligibleKinds, kind: str, missing_claims: list[str]) -> str:
+    if kind not in eligible.kinds:
+        return "; ".join(eligible.refusals) or f"spec names no runtime for {kind} any more"
+    if missing_claims:
+        return f"there is no PersistentVolumeClaim {', '.join(missing_claims)} in this namespace; create it"
     return ""

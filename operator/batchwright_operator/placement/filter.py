@@ -1,44 +1,29 @@
-"""Which processors a pod could run on, and why not the others. Pure.
+"""Filter of nodes: which processors a pod could run on, and why not the others. Pure.
 
-Cheap and decisive checks first; every refusal has a short reason (it is counted over the nodes) and details.
+Cheap and decisive checks come first. The cluster's scheduler checks the fit again (A5), but a pod that it refuses has
+to be deleted, as affinity is final; what is checked here keeps that rare.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-from batchwright_operator.kube.objects import Raw
-from batchwright_operator.kube.quantities import Amounts
+from batchwright_operator.placement.demand import Demand
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
 from batchwright_worker.api.names import KIND_CPU
 
 _EPSILON: Final = 1e-9
+"""Requests are summed as floats: after four pods of 200m, one core has a little less than 200m left."""
 AWAITING_BENCHMARK: Final = "awaiting its first benchmark"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What one kind of pod (a revision of a deployment on one accelerator kind) asks for."""
-
-    kind: str
-    requests: Amounts
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    node_terms: tuple[tuple[Raw, ...], ...] = ()
-    """Node selector terms that must hold: every tuple needs one term that matches (the pod's own, its volumes')."""
-    tolerations: tuple[Raw, ...] = ()
-    model_memory_bytes: int = 0
-    """What the largest model needs on one device; 0: unknown."""
-    impossible: str = ""
-    """Why no node at all will do, e.g. a missing artifact or claim."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRejection:
-    """Why a node will not do: `reason` is counted over the nodes, `detail` is for people."""
+    """Why a node was filtered out: `reason` is counted over the nodes, `detail` is for people."""
 
     reason: str
     detail: str = ""
@@ -67,17 +52,22 @@ def insufficient(demand: Demand, node: NodeInfo, used: Mapping[str, float]) -> N
     return None
 
 
-def describe(rejections: Mapping[str, NodeRejection], seen: int) -> str:
-    """Counted reasons, most frequent first: `none of 3 processors fits: 2 insufficient cpu, 1 cordoned`."""
+def describe_rejections(rejections: Mapping[str, NodeRejection], seen: int) -> str:
+    """Counted reasons, most frequent first: `none of 3 nodes fits: 2 insufficient cpu, 1 cordoned`."""
     if not seen:
         return "the cluster has no node"
-    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted(rejections)}"
+    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted_reasons(rejections)}"
 
 
-def counted(rejections: Mapping[str, NodeRejection]) -> str:
+def counted_reasons(rejections: Mapping[str, NodeRejection]) -> str:
     """`2 insufficient cpu, 1 cordoned`; empty for none."""
     found = Counter(each.reason for each in rejections.values())
     return ", ".join(f"{n} {reason}" for reason, n in sorted(found.items(), key=lambda each: (-each[1], each[0])))
+
+
+def some_await_benchmark(rejections: Iterable[NodeRejection]) -> bool:
+    """Would some node do once its first benchmark is done?"""
+    return any(each.reason == AWAITING_BENCHMARK for each in rejections)
 
 
 def _usable(demand: Demand, node: NodeInfo) -> NodeRejection | None:
@@ -167,8 +157,3 @@ def _compared(found: str | None, wanted: Sequence[str], *, larger: bool) -> bool
     except (ValueError, IndexError):
         return False
     return one > other if larger else one < other
-
-
-def waits_only_for_benchmarks(rejections: Iterable[NodeRejection]) -> bool:
-    """Would some node do once its first benchmark is done?"""
-    return any(each.reason == AWAITING_BENCHMARK for each in rejections)

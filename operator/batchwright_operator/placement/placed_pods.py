@@ -1,8 +1,9 @@
-"""Pods as placement sees them: where they are, what they take, and whether the samples show it yet. Pure."""
+"""Pods as placement sees them: their node, their requests, and whether the samples show their work yet. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.metadata import is_leaving
@@ -21,6 +22,9 @@ from batchwright_worker.api.names import (
     SCHEDULING_GATE,
 )
 
+Owner: TypeAlias = tuple[str, str]
+"""(namespace, name) of a ModelDeployment."""
+
 SETTLE_S = 5.0
 """A sample taken this long after a pod became Ready shows what the pod does."""
 REVISION_LABEL = "pod-template-hash"
@@ -33,7 +37,7 @@ class PlacedPod:
     uid: str
     namespace: str
     name: str
-    version: str
+    resource_version: str
     raw: Raw
     requests: Amounts
     created_at: float = 0.0
@@ -41,26 +45,33 @@ class PlacedPod:
     kind: str = KIND_CPU
     revision: str = ""
     node: str = ""
-    """Where it runs, or is pinned to."""
-    bound: bool = False
-    over: bool = False
-    """Succeeded or failed: it holds nothing any more."""
+    """Where it runs, or where its receipt says that it is to run."""
+    scheduled: bool = False
+    finished: bool = False
+    """Succeeded or failed: it takes nothing of its node any more."""
     gated: bool = False
     """Ours is the only gate that is left."""
     terminating: bool = False
     ready_at: float | None = None
     receipt: Receipt | None = None
     waiting: PendingReason | None = None
-    verdict: str = ""
-    """The scheduler's words when it found the pod unschedulable."""
+    unschedulable: str = ""
+    """The scheduler's message, where it found no node for the pod."""
+
+    @property
+    def owner(self) -> Owner:
+        """Its ModelDeployment."""
+        return self.namespace, self.deployment
 
     @property
     def refused(self) -> bool:
-        """Pinned by us, and the scheduler says that it does not fit there."""
-        return bool(self.verdict and self.receipt and self.receipt.node and not self.bound and not self.terminating)
+        """Bound by a receipt to a node where the scheduler says that it does not fit."""
+        has_node = bool(self.receipt and self.receipt.node)
+        return bool(self.unschedulable) and has_node and not self.scheduled and not self.terminating
 
     def unseen(self, sampled_at: float | None) -> bool:
-        """Does the newest sample of its processor not show this pod's work yet?"""
+        """Does the newest sample of its processor, taken then, not show this pod's work yet?"""
+        # A pod that is not Ready is unseen however young the sample is: it still loads, and its work is yet to come.
         return self.ready_at is None or sampled_at is None or sampled_at < self.ready_at + SETTLE_S
 
 
@@ -71,13 +82,13 @@ def placed_pod(raw: Raw) -> PlacedPod:
     is_model = labels.get(LABEL_COMPONENT) == COMPONENT_MODEL
     receipt = receipts.parse(raw) if is_model else None
     gates = [each.get("name") for each in spec.get("schedulingGates") or ()]
-    scheduled, ready = find(status.get("conditions"), "PodScheduled"), find(status.get("conditions"), "Ready")
-    unfit = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable" and not gates
+    condition, ready = find(status.get("conditions"), "PodScheduled"), find(status.get("conditions"), "Ready")
+    unfit = condition.get("status") == "False" and condition.get("reason") == "Unschedulable" and not gates
     return PlacedPod(
         uid=metadata["uid"],
         namespace=metadata.get("namespace", ""),
         name=metadata["name"],
-        version=metadata.get("resourceVersion", ""),
+        resource_version=metadata.get("resourceVersion", ""),
         raw=raw,
         requests=requests_of(spec),
         created_at=unix(metadata.get("creationTimestamp")) or 0.0,
@@ -85,12 +96,12 @@ def placed_pod(raw: Raw) -> PlacedPod:
         kind=annotations.get(ANNOTATION_KIND, KIND_CPU),
         revision=labels.get(REVISION_LABEL, metadata["name"]),
         node=spec.get("nodeName") or (receipt.node if receipt and not gates else ""),
-        over=status.get("phase") in ("Succeeded", "Failed"),
-        bound=bool(spec.get("nodeName")),
+        finished=status.get("phase") in ("Succeeded", "Failed"),
+        scheduled=bool(spec.get("nodeName")),
         gated=is_model and gates == [SCHEDULING_GATE],
         terminating=is_leaving(raw),
         ready_at=unix(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         receipt=receipt,
         waiting=receipts.pending_reason(raw) if gates else None,
-        verdict=str(scheduled.get("message") or "unschedulable") if unfit else "",
+        unschedulable=str(condition.get("message") or "unschedulable") if unfit else "",
     )

@@ -1,4 +1,4 @@
-"""Profiles as a table: node, profile, benchmark Jobs, samples -> what is made, written, told."""
+"""Profiles as a table: node, profile, benchmark Jobs, samples -> actions, status, Events."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.processors import benchmark_jobs as benchmarks
-from batchwright_operator.processors.benchmark_jobs import ANNOTATION_DIGEST
+from batchwright_operator.processors.benchmark_jobs import ANNOTATION_DIGEST, digest
 from batchwright_operator.processors.processor import processors_of
 from batchwright_operator.processors.reconciler import AcceleratorProfileReconciler
 from batchwright_operator.reconcile.decisions import Apply, Create, Decision, Delete, Key
@@ -77,7 +76,7 @@ class World:
                 self.facts.objects[action.resource] = []
 
     def settle(self) -> Decision:
-        """Passes until nothing is made any more."""
+        """Passes until there are no actions."""
         while True:
             decision = self.decide()
             if not decision.actions:
@@ -187,7 +186,7 @@ def test_gone_job_changes_nothing_once_its_result_is_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "reason", "words"),
+    ("end", "reason", "message"),
     [
         ({"failed": "DeadlineExceeded", "result": None, "state": {"exitCode": 137}}, "BenchmarkTimedOut", "in time"),
         ({"failed": "BackoffLimitExceeded", "result": None, "state": {"exitCode": 137, "reason": "OOMKilled"}},
@@ -198,14 +197,14 @@ def test_gone_job_changes_nothing_once_its_result_is_written() -> None:
          "BenchmarkFailed", "no device; request one"),
     ],
 )  # fmt: skip
-def test_failures_are_reasons_and_not_repeated(end: dict[str, Any], reason: str, words: str) -> None:
+def test_failures_are_reasons_and_not_repeated(end: dict[str, Any], reason: str, message: str) -> None:
     world = World()
     world.settle()
     world.finish(**end)
     decision = world.decide()
     assert (world.processor().reason, world.processor().awaiting) == (reason, False)
     assert world.condition("Benchmarked") == ("False", reason)
-    assert words in find(world.profile["status"]["conditions"], "Benchmarked")["message"]
+    assert message in find(world.profile["status"]["conditions"], "Benchmarked")["message"]
     assert [(each.reason, each.type) for each in decision.events] == [(reason, "Warning")]
     world.facts.objects[JOB] = []
     assert world.decide().actions == ()
@@ -267,7 +266,7 @@ def test_measured_again_when_something_changed_and_placeable_meanwhile(change: s
     assert world.condition("Degraded") == ("True", "CapacityFell")  # until the next result
 
 
-def test_only_an_idle_processor_is_measured_and_none_waits_for_ever() -> None:
+def test_only_an_idle_processor_is_measured_and_none_waits_forever() -> None:
     world = World()
     world.sample(0.8)
     decision = world.settle()
@@ -336,7 +335,7 @@ def test_opted_out_node_is_placeable_and_keeps_a_seeded_table() -> None:
     assert world.condition("Benchmarked")[0] == "True"
 
 
-def test_stale_samples_show_and_are_looked_for() -> None:
+def test_stale_samples_show_when_they_become_stale() -> None:
     world = benchmarked()
     decision = world.decide()
     assert world.condition("Fresh") == ("True", "SamplesFresh")
@@ -354,4 +353,4 @@ def test_no_node_no_profile() -> None:
 def test_digest_ignores_what_does_not_matter() -> None:
     plain, labelled = node("n"), node("n", labels={"team": "x"})
     settings = Settings()
-    assert benchmarks.digest(plain, "cpu", None, settings) == benchmarks.digest(labelled, "cpu", None, settings)
+    assert digest(plain, "cpu", None, settings) == digest(labelled, "cpu", None, settings)

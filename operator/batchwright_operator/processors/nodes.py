@@ -1,4 +1,4 @@
-"""What placement and benchmarks need to know of a node; pure."""
+"""Node as placement and benchmarks see it. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInfo:
-    """What placement needs of a node."""
+    """The facts of a node that placement and benchmarks decide on."""
 
     name: str
     uid: str
@@ -29,7 +29,7 @@ class NodeInfo:
     """JSON of its emulated accelerator, as its annotation has it."""
 
     def fingerprint(self) -> object:
-        """What must change for a refused pick to be worth another try."""
+        """What has to change before a node that the scheduler refused is worth another try."""
         return (
             self.uid,
             self.cordoned,

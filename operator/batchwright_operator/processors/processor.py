@@ -1,4 +1,4 @@
-"""A processor, one kind of accelerator on one node: what the node says of it and what its profile holds. Pure."""
+"""Processor: one kind of accelerator on one node, as the node and its profile describe it. Pure."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def kinds_on(node: Raw) -> tuple[str, ...]:
 
 
 def opted_out(node: Raw) -> bool:
-    """The node's label says: never benchmark."""
+    """Whether the node's label excludes it from benchmarks."""
     return bool((node["metadata"].get("labels") or {}).get(LABEL_BENCHMARK_OPT_OUT) == "true")
 
 
 def emulated_device(node: Raw) -> EmulatedDevice | None:
-    """The emulated accelerator that a node's annotation describes; the default one where it cannot be read."""
+    """The emulated accelerator that a node's annotation describes; the default one where it is unreadable."""
     if KIND_EMULATED not in kinds_on(node):
         return None
     text = (node["metadata"].get("annotations") or {}).get(ANNOTATION_EMULATED_DEVICE)
@@ -89,12 +89,12 @@ def emulated_device(node: Raw) -> EmulatedDevice | None:
 
 
 def processors_of(profile: Raw | None) -> dict[str, Processor]:
-    """The processors in a profile's status, by kind. Entries that cannot be read are left out."""
+    """The processors in a profile's status, by kind. Unreadable entries are left out."""
     found = ((profile or {}).get("status") or {}).get("processors") or []
     return {each.kind: each for each in map(_parse, found) if each is not None}
 
 
-def render(processor: Processor) -> Raw:
+def render_entry(processor: Processor) -> Raw:
     """The status entry; empty parts are left out."""
     entry = {
         "kind": processor.kind,
@@ -113,7 +113,7 @@ def render(processor: Processor) -> Raw:
 
 
 def measured(kind: str, result: BenchmarkResult) -> Processor:
-    """What a successful benchmark says of a processor; the rest is for the caller to fill in."""
+    """The processor that a successful benchmark measured; image, time and digest are for the caller to fill in."""
     return Processor(
         kind=kind,
         product=result.product,

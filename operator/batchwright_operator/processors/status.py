@@ -1,4 +1,4 @@
-"""The status of an AcceleratorProfile: processors, conditions, summary. Pure."""
+"""Status of an AcceleratorProfile: processors, conditions, summary. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Final
 from batchwright_operator.kube import conditions
 from batchwright_operator.kube.conditions import Condition, find
 from batchwright_operator.kube.objects import Raw
-from batchwright_operator.processors import processor as processors
-from batchwright_operator.processors.processor import Processor
+from batchwright_operator.processors.processor import (
+    AWAITING,
+    BENCHMARKED,
+    RUNNING,
+    Processor,
+    decimal,
+    render_entry,
+)
 from batchwright_operator.reconcile.live_state import Sample
 
 FELL: Final = 0.85
-"""A capacity below this share of the one measured before is worth a condition."""
+"""A capacity below this share of the one measured before is worth a condition. Two measurements of one processor may
+differ by 15 % with nothing wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,7 @@ def render(view: View) -> Raw:
     return {
         "observedGeneration": generation,
         "conditions": conditions.render(wanted, written.get("conditions") or (), generation=generation, now=view.now),
-        "processors": [processors.render(each) for each in view.processors],
+        "processors": [render_entry(each) for each in view.processors],
         "summary": {
             "kinds": ",".join(each.kind for each in view.processors),
             "products": ",".join(dict.fromkeys(each.product for each in view.processors if each.product)),
@@ -55,50 +62,52 @@ def next_change_s(view: View) -> float | None:
 
 
 def _capacity(processor: Processor) -> str:
-    return "-" if processor.capacity is None else processors.decimal(processor.capacity)
+    return "-" if processor.capacity is None else decimal(processor.capacity)
 
 
 def _benchmarked(found: Sequence[Processor]) -> Condition:
-    """True: all are. Unknown: one is still to come. False: one will not be, for the reason said."""
-    sound = (processors.BENCHMARKED, processors.AWAITING, processors.RUNNING)
+    """True: all are benchmarked. Unknown: one is still to come. False: one will not be, for the reason given."""
+    sound = (BENCHMARKED, AWAITING, RUNNING)
     waiting = [each for each in found if each.awaiting]
     failed = [each for each in found if each.reason not in sound]
     without = [each for each in failed if each.capacity is None]
-    for truth, those in ((None, waiting), (False, without), (True, failed)):
-        if those:
-            words = "; ".join(f"{each.kind}: {each.message}" for each in those)
+    # True with such a reason: the load table of an earlier benchmark, or a seeded one, still holds.
+    for truth, concerned in ((None, waiting), (False, without), (True, failed)):
+        if concerned:
+            message = "; ".join(f"{each.kind}: {each.message}" for each in concerned)
             status = conditions.truth(truth)
-            return Condition(type="Benchmarked", status=status, reason=those[0].reason, message=words)
-    words = ", ".join(f"{each.kind}: {_capacity(each)} images/s" for each in found)
-    return Condition(type="Benchmarked", status="True", reason=processors.BENCHMARKED, message=words)
+            return Condition(type="Benchmarked", status=status, reason=concerned[0].reason, message=message)
+    message = ", ".join(f"{each.kind}: {_capacity(each)} images/s" for each in found)
+    return Condition(type="Benchmarked", status="True", reason=BENCHMARKED, message=message)
 
 
 def _fresh(view: View) -> Condition:
-    """Is there a sample of every processor that is young enough?"""
+    """Whether there is a sample of every processor that is young enough."""
     ages = {each.kind: view.samples.get(each.kind) for each in view.processors}
     missing = [kind for kind, sample in ages.items() if sample is None]
     stale = [kind for kind, sample in ages.items() if sample and view.now - sample.taken_at > view.stale_s]
     if stale:
-        words = f"no sample of {', '.join(stale)} for more than {view.stale_s:.0f} s; is the node's agent running?"
-        return Condition(type="Fresh", status="False", reason="SamplesStale", message=words)
+        message = f"no sample of {', '.join(stale)} for more than {view.stale_s:.0f} s; is the node's agent running?"
+        return Condition(type="Fresh", status="False", reason="SamplesStale", message=message)
     if missing:
-        words = f"no sample of {', '.join(missing)} yet; is an agent or exporter running on the node?"
-        return Condition(type="Fresh", status="False", reason="NoSamples", message=words)
+        message = f"no sample of {', '.join(missing)} yet; is an agent or exporter running on the node?"
+        return Condition(type="Fresh", status="False", reason="NoSamples", message=message)
     return Condition(type="Fresh", status="True", reason="SamplesFresh", message="every processor is sampled")
 
 
 def _degraded(view: View, written: object) -> Condition:
-    """A benchmark that came out much lower than the one before; stays until the next result."""
+    """Whether a benchmark came out much lower than the one before; stays until the next result."""
     fallen, measured = [], False
     for each in view.processors:
         before = view.before.get(each.kind)
+        # The status holds the last result only: that it differs is the sign that a new one has just come.
         measured |= each.capacity is not None and each.capacity != before
         if each.capacity is not None and before and each.capacity < before * FELL:
-            fallen.append(f"{each.kind}: {_capacity(each)} images/s after {processors.decimal(before)}")
+            fallen.append(f"{each.kind}: {_capacity(each)} images/s after {decimal(before)}")
     if fallen:
-        words = f"{'; '.join(fallen)}; look for throttling, neighbours or a changed driver"
-        return Condition(type="Degraded", status="True", reason="CapacityFell", message=words)
-    held = find(written, "Degraded")
-    if held.get("status") == "True" and not measured:
-        return Condition(type="Degraded", status="True", reason=held["reason"], message=held["message"])
+        message = f"{'; '.join(fallen)}; look for throttling, neighbours or a changed driver"
+        return Condition(type="Degraded", status="True", reason="CapacityFell", message=message)
+    earlier = find(written, "Degraded")
+    if earlier.get("status") == "True" and not measured:
+        return Condition(type="Degraded", status="True", reason=earlier["reason"], message=earlier["message"])
     return Condition(type="Degraded", status="False", reason="AsMeasured", message="no benchmark came out much lower")

@@ -1,0 +1,222 @@
+"""Plan of one node: its AcceleratorProfile, and the benchmarks of its processors (method A1). Pure.
+
+A1 as a state machine that is read from the cluster every time: a processor is settled when `benchmarkedAs` in its
+profile equals the digest of what it is now; otherwise its Job is read, or made once the processor is idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from batchwright_operator.kube.conditions import find
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, Raw
+from batchwright_operator.kube.times import unix
+from batchwright_operator.processors import benchmark_jobs, status
+from batchwright_operator.processors.benchmark_outcome import (
+    BenchmarkFailure,
+    Lost,
+    Running,
+    ended_at,
+    is_finished,
+    outcome,
+)
+from batchwright_operator.processors.nodes import node_info
+from batchwright_operator.processors.processor import (
+    AWAITING,
+    BENCHMARKED,
+    NOT_IDLE,
+    OPTED_OUT,
+    RUNNING,
+    Processor,
+    decimal,
+    kinds_on,
+    measured,
+    processors_of,
+)
+from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Event, StatusWrite
+from batchwright_operator.reconcile.live_state import Sample
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.messages import BenchmarkResult
+from batchwright_worker.api.names import API_VERSION, KIND_CPU
+
+REQUEUE_S: Final = 5.0
+"""While a processor waits to become idle: its samples are no watched objects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedNode:
+    """All facts about one node."""
+
+    node: Raw
+    profile: Raw | None
+    jobs: Mapping[str, Raw] = field(default_factory=dict)
+    """Kind -> benchmark Job of this node."""
+    pods: Mapping[str, Sequence[Raw]] = field(default_factory=dict)
+    """Kind -> pods of that Job."""
+    samples: Mapping[str, Sample] = field(default_factory=dict)
+    used_by_models: Mapping[str, float] = field(default_factory=dict)
+    """Kind -> devices (for cpu: pods) that model pods take here."""
+    benchmarks_elsewhere: int = 0
+    """Benchmarks that run on other nodes."""
+
+
+def decide(observed: ObservedNode, settings: Settings, now: float) -> Decision:
+    """The profile object, then per processor what its state and its Job ask for."""
+    return _NodePass(observed, settings, now).run()
+
+
+class _NodePass:
+    """State of one decision about one node."""
+
+    def __init__(self, observed: ObservedNode, settings: Settings, now: float) -> None:
+        self.observed, self.settings, self.now = observed, settings, now
+        self.info = node_info(observed.node)
+        self.actions: list[Action] = []
+        self.events: list[Event] = []
+        self.requeue_after_s: float | None = None
+        self.benchmark_runs = any(not is_finished(each) for each in observed.jobs.values())
+
+    def run(self) -> Decision:
+        profile = self.observed.profile
+        if profile is None or not _owned_by_node(profile, self.observed.node):
+            self.actions.append(Apply(resource=ACCELERATOR_PROFILE, body=_profile(self.observed.node)))
+        if profile is None:  # its creation leads to the next pass, which has an object to write a status to
+            return Decision(actions=tuple(self.actions))
+        known = processors_of(profile)
+        found = [self._processor(kind, known.get(kind, Processor(kind=kind))) for kind in kinds_on(self.observed.node)]
+        view = status.View(
+            profile=profile,
+            processors=found,
+            before={kind: each.capacity for kind, each in known.items()},
+            samples=self.observed.samples,
+            now=self.now,
+            stale_s=self.settings.sample_stale_seconds,
+        )
+        if (turns_stale_s := status.next_change_s(view)) is not None:
+            self._requeue(turns_stale_s)
+        return Decision(
+            actions=tuple(self.actions),
+            status=StatusWrite(resource=ACCELERATOR_PROFILE, regarding=profile, status=status.render(view)),
+            events=tuple(self.events),
+            requeue_after_s=self.requeue_after_s,
+        )
+
+    def _processor(self, kind: str, known: Processor) -> Processor:
+        """The profile's entry of this processor; what has to be made or deleted for it becomes an action."""
+        digest = benchmark_jobs.digest(self.observed.node, kind, self.observed.profile, self.settings)
+        job = self.observed.jobs.get(kind)
+        if known.benchmarked_as == digest:  # also after a failure: it is not repeated until something changes
+            return known
+        if self.info.opted_out:
+            return replace(known, reason=OPTED_OUT, message="the node's label opts out of benchmarks")
+        if job is None:
+            return self._start_or_wait(kind, known, digest)
+        if job["metadata"]["annotations"].get(benchmark_jobs.ANNOTATION_DIGEST) != digest:
+            self._delete(job)
+            return self._awaiting(known, "an older benchmark is cleared away")
+        return self._read_job(kind, known, digest, job)
+
+    def _read_job(self, kind: str, known: Processor, digest: str, job: Raw) -> Processor:
+        pods = self.observed.pods.get(kind, ())
+        match outcome(job, pods):
+            case Running(problem=problem):
+                return replace(known, reason=RUNNING, message=problem or "the benchmark runs")
+            case Lost():
+                self._delete(job)
+                return self._awaiting(known, "the benchmark's result was lost; it runs again")
+            case BenchmarkFailure(reason=reason, message=message):
+                self._record_event(reason, f"{kind}: {message}", warning=True)
+                return replace(known, reason=reason, message=message, benchmarked_as=digest)
+            case BenchmarkResult() as result:
+                before = "" if known.capacity is None else f" (before: {decimal(known.capacity)})"
+                rate = decimal(result.capacity_images_per_second)
+                self._record_event(BENCHMARKED, f"{kind}: {rate} images/s{before}")
+                return replace(
+                    measured(kind, result),
+                    runtime_image=benchmark_jobs.image_of(kind, self.settings),
+                    benchmarked_time=ended_at(job, pods, self.now),
+                    benchmarked_as=digest,
+                )
+
+    def _start_or_wait(self, kind: str, known: Processor, digest: str) -> Processor:
+        """No Job yet: makes one if the processor is idle, waits otherwise, but not forever."""
+        obstacle = self._obstacle(kind)
+        if obstacle:
+            if self.info.ready:  # that it becomes ready is an event of its own
+                self._requeue(REQUEUE_S)
+            return self._awaiting(known, obstacle)
+        self.benchmark_runs = True  # for the node's other processors: two at once would slow each other down
+        job = benchmark_jobs.job(self.observed.node, kind, digest, self.settings)
+        self.actions.append(Create(resource=JOB, body=job))
+        image = benchmark_jobs.image_of(kind, self.settings)
+        self._record_event("BenchmarkStarted", f"{kind}: measuring with {image}")
+        return replace(known, reason=RUNNING, message="the benchmark starts")
+
+    def _obstacle(self, kind: str) -> str:
+        """Why a benchmark of this kind must not start now; empty: it may."""
+        # Without numbers: it goes into the status, which would be written again whenever one of them changes.
+        used = self.observed.used_by_models.get(kind, 0.0)
+        sample = self.observed.samples.get(kind)
+        fresh = sample is not None and self.now - sample.taken_at <= self.settings.sample_stale_seconds
+        busy = sample is not None and fresh and sample.utilization >= self.settings.benchmark_idle_threshold
+        elsewhere = self.observed.benchmarks_elsewhere
+        obstacles = {
+            "the node is not ready, or cordoned": not self.info.ready or self.info.cordoned,
+            "another benchmark runs on the node": self.benchmark_runs,
+            "benchmarks run on other nodes (benchmarkParallelism)": elsewhere >= self.settings.benchmark_parallelism,
+            "no device is free": kind != KIND_CPU and used >= self.info.allocatable.get(kind, 0.0),
+            "models run on it and its utilization is not known": used > 0 and not fresh,
+            "it is busy": busy,
+        }
+        return next((message for message, applies in obstacles.items() if applies), "")
+
+    def _awaiting(self, known: Processor, why: str) -> Processor:
+        """The entry while it waits; after the longest wait for a first benchmark, one that pods may be placed on."""
+        if known.capacity is not None:
+            return replace(known, reason=AWAITING, message=f"to be measured again: {why}")
+        benchmarked = find((self.observed.profile or {}).get("status", {}).get("conditions"), "Benchmarked")
+        since = unix(benchmarked.get("lastTransitionTime"))
+        waited_s = self.now - since if since is not None else 0.0
+        if known.reason == NOT_IDLE or waited_s > self.settings.benchmark_idle_wait_seconds:
+            message = f"never idle for a benchmark ({why}); placeable by utilization alone meanwhile"
+            return replace(known, reason=NOT_IDLE, message=message)
+        return replace(known, reason=AWAITING, message=why)
+
+    def _delete(self, job: Raw) -> None:
+        self._requeue(REQUEUE_S)
+        if not is_leaving(job):
+            self.actions.append(Delete.of(JOB, job))
+
+    def _record_event(self, reason: str, message: str, *, warning: bool = False) -> None:
+        assert self.observed.profile is not None
+        self.events.append(
+            Event(
+                regarding=self.observed.profile,
+                reason=reason,
+                message=message,
+                type="Warning" if warning else "Normal",
+                action="Benchmark",
+            )
+        )
+
+    def _requeue(self, after_s: float) -> None:
+        self.requeue_after_s = after_s if self.requeue_after_s is None else min(self.requeue_after_s, after_s)
+
+
+def _profile(node: Raw) -> Raw:
+    """The object without its status; garbage collection deletes it with its node."""
+    metadata = node["metadata"]
+    owner = {"apiVersion": "v1", "kind": "Node", "name": metadata["name"], "uid": metadata["uid"]}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": ACCELERATOR_PROFILE.kind,
+        "metadata": {"name": metadata["name"], "ownerReferences": [owner]},
+    }
+
+
+def _owned_by_node(profile: Raw, node: Raw) -> bool:
+    owners = profile["metadata"].get("ownerReferences") or ()
+    return any(each.get("uid") == node["metadata"]["uid"] for each in owners)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from batchwright_operator.errors import Unavailable
-from batchwright_operator.kube.circuit_breaker import LAST_DELAY_S, RBAC_GRACE_S, THRESHOLD, Breaker
+from batchwright_operator.kube.circuit_breaker import LAST_DELAY_S, RBAC_GRACE_S, THRESHOLD, CircuitBreaker
 
 
 class Clock:
@@ -18,8 +18,8 @@ class Clock:
         return self.now
 
 
-def opened(clock: Clock) -> Breaker:
-    breaker = Breaker(clock)
+def opened(clock: Clock) -> CircuitBreaker:
+    breaker = CircuitBreaker(clock)
     for _ in range(THRESHOLD):
         breaker.check()
         breaker.failed()
@@ -28,7 +28,7 @@ def opened(clock: Clock) -> Breaker:
 
 async def test_some_failures_in_a_row_open_it() -> None:
     clock = Clock()
-    breaker = Breaker(clock)
+    breaker = CircuitBreaker(clock)
     for _ in range(THRESHOLD - 1):
         breaker.failed()
     breaker.succeeded()
@@ -78,7 +78,7 @@ async def test_forbidden_counts_as_a_failure_only_soon_after_an_outage(after_s: 
 
 
 async def test_forbidden_without_an_outage_is_an_answer() -> None:
-    breaker = Breaker(Clock())
+    breaker = CircuitBreaker(Clock())
     for _ in range(3 * THRESHOLD):
         breaker.forbidden()
     assert not breaker.is_open

@@ -22,8 +22,8 @@ def keys_of(obj: Raw) -> list[Key]:
     return [Key(reconciler="d", name=obj["metadata"]["name"])]
 
 
-def new_store(told: list[str] | None = None, *selectors: str) -> tuple[Store, list[ListWatch]]:
-    store = Store(lambda key: told.append(key.name) if told is not None else None)
+def new_store(notified: list[str] | None = None, *selectors: str) -> tuple[Store, list[ListWatch]]:
+    store = Store(lambda key: notified.append(key.name) if notified is not None else None)
     wanted = [
         Watch(resource=POD, keys=keys_of, label_selector=text, index_labels=("app",)) for text in selectors or ("",)
     ]
@@ -121,13 +121,13 @@ def test_an_answer_after_the_deletion_was_seen_does_not_raise_the_dead() -> None
 
 
 def test_an_answer_ahead_of_the_watch_is_there_at_once() -> None:
-    told: list[str] = []
-    store, (list_watch,) = new_store(told)
+    notified: list[str] = []
+    store, (list_watch,) = new_store(notified)
     store.replace(list_watch, [], 5)
     store.written(POD, pod("a", 8))
     assert names(store.all(POD)) == {"a"}
     store.changed(list_watch, pod("a", 8))
-    assert told == ["a"], "the watch's echo of our own write is no news"
+    assert notified == ["a"], "the watch's echo of our own write is no news"
 
 
 def test_a_list_that_is_older_than_our_write_does_not_undo_it() -> None:
@@ -185,23 +185,23 @@ def test_what_no_feed_sees_is_not_kept() -> None:
 
 
 def test_old_and_new_state_are_both_asked_for_keys() -> None:
-    told: list[str] = []
-    store = Store(lambda key: told.append(key.name))
+    notified: list[str] = []
+    store = Store(lambda key: notified.append(key.name))
     list_watch = store.register(
         Watch(resource=POD, keys=lambda obj: [Key(reconciler="d", name=obj["metadata"]["labels"]["on"])])
     )
     store.changed(list_watch, pod("a", 1, on="x"))
     store.changed(list_watch, pod("a", 2, on="y"))
-    store.gone(POD, "n", "a", "a-uid")
-    assert told == ["x", "x", "y", "y"]
+    store.not_found(POD, "n", "a", "a-uid")
+    assert notified == ["x", "x", "y", "y"]
 
 
 def test_the_key_that_wrote_a_status_is_not_told() -> None:
-    told: list[str] = []
-    store, (list_watch,) = new_store(told)
+    notified: list[str] = []
+    store, (list_watch,) = new_store(notified)
     store.changed(list_watch, pod("a", 1))
-    store.written(POD, pod("a", 2), quiet=Key(reconciler="d", name="a"))
-    assert told == ["a"]
+    store.written(POD, pod("a", 2), skip=Key(reconciler="d", name="a"))
+    assert notified == ["a"]
 
 
 def test_feeds_of_equal_selectors_are_shared() -> None:
@@ -223,9 +223,9 @@ def test_managed_fields_are_dropped_and_the_kind_is_filled_in() -> None:
 
 @pytest.mark.filterwarnings("default")
 def test_a_failing_key_function_does_not_stop_the_others() -> None:
-    told: list[str] = []
-    store = Store(lambda key: told.append(key.name))
+    notified: list[str] = []
+    store = Store(lambda key: notified.append(key.name))
     store.register(Watch(resource=POD, keys=lambda obj: [Key(reconciler="d", name=obj["no such field"])]))
     list_watch = store.register(Watch(resource=POD, keys=keys_of))
     store.changed(list_watch, pod("a", 1))
-    assert told == ["a"]
+    assert notified == ["a"]

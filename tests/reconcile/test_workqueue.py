@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.workqueue import (
+    CHANGE_DELAY_S,
     FIRST_DELAY_S,
     LAST_DELAY_S,
-    NEWS_DELAY_S,
     Schedule,
     WorkQueue,
     backoff_s,
@@ -60,7 +60,7 @@ class QueueMachine(RuleBasedStateMachine):
         if fails:
             delay = self.schedule.failed(key, self.now)
             self.owed[key] = self.now + delay
-            self.floor[key] = self.now + min(delay, NEWS_DELAY_S)
+            self.floor[key] = self.now + min(delay, CHANGE_DELAY_S)
         else:
             self.schedule.succeeded(key)
             self.floor.pop(key, None)
@@ -118,7 +118,7 @@ def test_news_brings_a_failing_key_back_soon_but_not_at_once() -> None:
     for at in (0.1, 0.2, 0.3):
         schedule.add(A, at, at)
         assert schedule.take(at) is None
-    assert schedule.take(NEWS_DELAY_S) == A
+    assert schedule.take(CHANGE_DELAY_S) == A
 
 
 def test_clear_forgets_what_waits_but_not_what_is_in_work() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchwright_operator.telemetry.exporters import Series, node_of, samples_of, usable
+from batchwright_operator.telemetry.exporters import Series, is_measured, node_of, samples_of
 from tests.placement.placement_objects import NOW
 
 SCRAPES = Path(__file__).parent / "scrapes"
@@ -78,7 +78,7 @@ def test_nodes_without_such_processors_have_no_sample() -> None:
      (2147483632, False), (2147483635, False), (140737488355328.0, False), (float("nan"), False), (-1.0, False)],
 )  # fmt: skip
 def test_sentinels(value: float, expected: bool) -> None:
-    assert usable(value) is expected
+    assert is_measured(value) is expected
 
 
 @pytest.mark.parametrize(

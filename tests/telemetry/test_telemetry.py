@@ -133,7 +133,7 @@ async def test_agents_that_fail_are_left_out(
     how: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_source, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(agent_source, "ANSWER_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(agent_source, "RESPONSE_LIMIT_BYTES", 1000)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         if how == "slow":

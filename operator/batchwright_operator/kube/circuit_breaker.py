@@ -20,7 +20,7 @@ RBAC_GRACE_S = 30.0
 """This long after an outage a 403 may mean that the server has not synced its RBAC yet."""
 
 
-class Breaker:
+class CircuitBreaker:
     """State of one kind of call (reads, writes)."""
 
     def __init__(self, clock: Callable[[], float], rng: Random | None = None) -> None:

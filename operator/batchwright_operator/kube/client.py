@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from batchwright_operator.errors import Gone, Unauthorized, Unavailable
-from batchwright_operator.kube.circuit_breaker import Breaker
+from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.kube.responses import WatchEvent, error_from, event_from, lines
@@ -59,8 +59,8 @@ class ApiClient:
         clock = asyncio.get_running_loop().time
         self._credentials = credentials
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self.reads = Breaker(clock)
-        self.writes = Breaker(clock)
+        self.reads = CircuitBreaker(clock)
+        self.writes = CircuitBreaker(clock)
 
     async def __aenter__(self) -> ApiClient:
         return self
@@ -174,8 +174,8 @@ class ApiClient:
         body["propagationPolicy"] = propagation
         if grace_period_s is not None:
             body["gracePeriodSeconds"] = grace_period_s
-        answer = await self._object(_Call(method="DELETE", path=path_of(resource, namespace, name), body=body))
-        return None if answer.get("kind") == "Status" else answer
+        response = await self._object(_Call(method="DELETE", path=path_of(resource, namespace, name), body=body))
+        return None if response.get("kind") == "Status" else response
 
     # --- within
 
@@ -196,29 +196,29 @@ class ApiClient:
         return await self._object(_Call(method="PATCH", path=path, params=params, body=body, content_type=_APPLY))
 
     async def _object(self, call: _Call) -> Raw:
-        answer = msgspec.json.decode(await self._bytes(call))
-        if not isinstance(answer, dict):
+        response = msgspec.json.decode(await self._bytes(call))
+        if not isinstance(response, dict):
             raise Unavailable(f"{call.method} {call.path}: the answer is no JSON object")
-        return answer
+        return response
 
     async def _bytes(self, call: _Call) -> bytes:
-        breaker = None if call.urgent else self.reads if call.method == "GET" else self.writes
-        if breaker:
-            breaker.check()
+        circuit = None if call.urgent else self.reads if call.method == "GET" else self.writes
+        if circuit:
+            circuit.check()
         try:
             try:
-                return await self._once(call, breaker)
+                return await self._once(call, circuit)
             except Unauthorized:
                 await self._renew()
-                return await self._once(call, breaker)
+                return await self._once(call, circuit)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-            if breaker:
-                breaker.failed()
+            if circuit:
+                circuit.failed()
             raise Unavailable(f"{call.method} {call.path}: {error or type(error).__name__}") from error
 
-    async def _once(self, call: _Call, breaker: Breaker | None) -> bytes:
+    async def _once(self, call: _Call, circuit: CircuitBreaker | None) -> bytes:
         async with self._send(call, "call") as response:
-            await self._judge(response, breaker)
+            await self._judge(response, circuit)
             return await response.read()
 
     def _send(self, call: _Call, purpose: Literal["call", "watch"]) -> aiohttp.client._RequestContextManager:
@@ -235,24 +235,24 @@ class ApiClient:
             timeout=call.timeout,
         )
 
-    async def _judge(self, response: aiohttp.ClientResponse, breaker: Breaker | None) -> None:
+    async def _judge(self, response: aiohttp.ClientResponse, circuit: CircuitBreaker | None) -> None:
         """Tells the breaker, and raises the error that the answer is."""
         if response.status < 400:
-            if breaker:
-                breaker.succeeded()
+            if circuit:
+                circuit.succeeded()
             else:
                 self.reads.nudge()
                 self.writes.nudge()
             return
         error = await error_from(response)
-        if breaker is None:
+        if circuit is None:
             pass
         elif isinstance(error, Unavailable):
-            breaker.failed(error.retry_after_s)
+            circuit.failed(error.retry_after_s)
         elif error.code == 403:
-            breaker.forbidden()
+            circuit.forbidden()
         else:
-            breaker.succeeded()
+            circuit.succeeded()
         raise error
 
     async def _renew(self) -> None:

@@ -17,8 +17,8 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.scoring import TERMS
-from batchwright_operator.plugin.cluster_view import NamedObject, Picture, picture, within
-from batchwright_operator.plugin.dry_run import Placed, as_wanted, plan, reconcilers
+from batchwright_operator.plugin.cluster_view import ClusterTarget, ClusterView, read_view, run_with_client
+from batchwright_operator.plugin.dry_run import PlannedPod, as_desired, plan, reconcilers
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import Receipt
@@ -36,7 +36,7 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.pass_context
 def cli(found: click.Context, kubeconfig: Path | None, context: str | None, namespace: str, system: str) -> None:
     """Look into Batchwright: why, plan, top, bench."""
-    found.obj = NamedObject(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
+    found.obj = ClusterTarget(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
 
 
 def main() -> None:
@@ -54,25 +54,25 @@ def main() -> None:
 @cli.command()
 @click.argument("name")
 @click.pass_obj
-def why(target: NamedObject, name: str) -> None:
+def why(target: ClusterTarget, name: str) -> None:
     """Why pod or ModelDeployment NAME is as it is: place, load, batch size, conditions."""
 
-    async def read(cluster: ApiClient) -> tuple[list[Raw], Raw | None]:
+    async def read(client: ApiClient) -> tuple[list[Raw], Raw | None]:
         try:
-            return [await cluster.get(POD, target.namespace, name)], None
+            return [await client.get(POD, target.namespace, name)], None
         except NotFound:
             pass
         try:
-            stored = await cluster.get(MODEL_DEPLOYMENT, target.namespace, name)
+            stored = await client.get(MODEL_DEPLOYMENT, target.namespace, name)
         except NotFound as error:
             raise click.ClickException(
                 f"namespace {target.namespace} has neither a pod nor a ModelDeployment {name}; -n names another one"
             ) from error
         labels = f"{LABEL_DEPLOYMENT}={name},{LABEL_COMPONENT}=model"
-        pods = await cluster.list(POD, namespace=target.namespace, label_selector=labels)
+        pods = await client.list(POD, namespace=target.namespace, label_selector=labels)
         return pods.items, stored
 
-    pods, stored = within(target, read)
+    pods, stored = run_with_client(target, read)
     if stored is not None:
         _print_deployment(stored)
     for pod in pods:
@@ -130,22 +130,22 @@ def receipt_table(rows: Iterable[tuple[str, Receipt]], terms: Iterable[str] = TE
 )
 @click.option("--replicas", type=click.IntRange(0, 10_000), help="With this many replicas.")
 @click.pass_obj
-def plan_command(target: NamedObject, name: str | None, filename: Path | None, replicas: int | None) -> None:
+def plan_command(target: ClusterTarget, name: str | None, filename: Path | None, replicas: int | None) -> None:
     """Where the pods of a ModelDeployment that do not run yet would go, were they made now."""
     if (name is None) == (filename is None):
         raise click.UsageError("name a ModelDeployment, or give a manifest with -f")
     settings = Settings(operator_namespace=target.system)
 
-    async def decide(cluster: ApiClient) -> tuple[list[Placed], str]:
-        seen = await _whole_picture(cluster, target, settings)
+    async def decide(client: ApiClient) -> tuple[list[PlannedPod], str]:
+        seen = await _view_of_all(client, target, settings)
         stored = None if name is None else seen.store.get(MODEL_DEPLOYMENT, target.namespace, name)
         if name is not None and stored is None:
             raise click.ClickException(f"namespace {target.namespace} has no ModelDeployment {name}")
         document = stored if stored is not None else _manifest(filename)
-        wanted = as_wanted(document, stored, target.namespace, replicas)
+        wanted = as_desired(document, stored, target.namespace, replicas)
         return plan(seen, settings, wanted), seen.note
 
-    placed, note = within(target, decide)
+    placed, note = run_with_client(target, decide)
     _warn(note)
     if not placed:
         console.print("every replica has a pod already: nothing would be placed")
@@ -156,10 +156,10 @@ def plan_command(target: NamedObject, name: str | None, filename: Path | None, r
         console.print(f"{one.pod}: {text}", highlight=False, soft_wrap=True)
 
 
-async def _whole_picture(cluster: ApiClient, target: NamedObject, settings: Settings) -> Picture:
-    empty = await picture(cluster, target)
+async def _view_of_all(client: ApiClient, target: ClusterTarget, settings: Settings) -> ClusterView:
+    empty = await read_view(client, target)
     watches = [watch for reconciler in reconcilers(settings, empty) for watch in reconciler.watches()]
-    return await picture(cluster, target, watches)
+    return await read_view(client, target, watches)
 
 
 def _manifest(path: Path | None) -> Raw:
@@ -179,13 +179,13 @@ def _manifest(path: Path | None) -> Raw:
 
 @cli.command()
 @click.pass_obj
-def top(target: NamedObject) -> None:
+def top(target: ClusterTarget) -> None:
     """Every processor: how fast it is, how busy, and what runs on it."""
 
-    async def read(cluster: ApiClient) -> Picture:
-        return await picture(cluster, target)
+    async def read(client: ApiClient) -> ClusterView:
+        return await read_view(client, target)
 
-    seen = within(target, read)
+    seen = run_with_client(target, read)
     _warn(seen.note)
     now = datetime.datetime.now(datetime.UTC).timestamp()
     table = Table("node", "processor", "product", "images/s", "utilization", "memory", "sample", "model pods", box=None)
@@ -195,7 +195,7 @@ def top(target: NamedObject) -> None:
     console.print(table)
 
 
-def _processor_rows(seen: Picture, node: Raw, now: float) -> list[tuple[str, ...]]:
+def _processor_rows(seen: ClusterView, node: Raw, now: float) -> list[tuple[str, ...]]:
     name = node["metadata"]["name"]
     known = processors_of(seen.store.get(ACCELERATOR_PROFILE, "", name))
     rows: list[tuple[str, ...]] = []
@@ -214,7 +214,7 @@ def _speed(processor: Processor) -> str:
     return f"{processor.capacity:.1f}" if processor.capacity else processor.reason
 
 
-def _model_pods(seen: Picture, node: str, kind: str) -> int:
+def _model_pods(seen: ClusterView, node: str, kind: str) -> int:
     wanted = {LABEL_COMPONENT: "model", "batchwright.dev/accelerator": kind_slug(kind)}
     return sum(
         wanted.items() <= (pod["metadata"].get("labels") or {}).items()
@@ -230,22 +230,22 @@ def _model_pods(seen: Picture, node: str, kind: str) -> int:
 @click.argument("node")
 @click.option("--again", is_flag=True, help="Ask the operator for a new benchmark of this node.")
 @click.pass_obj
-def bench(target: NamedObject, node: str, again: bool) -> None:
+def bench(target: ClusterTarget, node: str, again: bool) -> None:
     """The load tables of NODE."""
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
-    async def read(cluster: ApiClient) -> Raw:
+    async def read(client: ApiClient) -> Raw:
         try:
             if not again:
-                return await cluster.get(ACCELERATOR_PROFILE, "", node)
+                return await client.get(ACCELERATOR_PROFILE, "", node)
             patch = {"metadata": {"annotations": {ANNOTATION_REBENCHMARK: stamp}}}
-            return await cluster.patch(ACCELERATOR_PROFILE, "", node, patch, style="merge")
+            return await client.patch(ACCELERATOR_PROFILE, "", node, patch, style="merge")
         except NotFound as error:
             raise click.ClickException(
                 f"there is no AcceleratorProfile {node}; `kubectl get accel` lists them"
             ) from error
 
-    profile = within(target, read)
+    profile = run_with_client(target, read)
     for processor in processors_of(profile).values():
         text = f"{processor.product}: {_speed(processor)} {'images/s' if processor.capacity else processor.message}"
         console.print(f"[bold]{processor.kind}[/bold] {text}", highlight=False, soft_wrap=True)

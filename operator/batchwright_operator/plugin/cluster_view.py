@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamedObject:
+class ClusterTarget:
     """Which cluster, and where its operator runs."""
 
     kubeconfig: Path | None
@@ -35,7 +35,7 @@ class NamedObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class ClusterView:
     """The cluster as the operator sees it; `gauges` are the operator's own, by name and labels."""
 
     store: Store
@@ -45,34 +45,34 @@ class Picture:
     """Why there are no live values; empty if there are."""
 
 
-def within(target: NamedObject, work: Callable[[ApiClient], Awaitable[T]]) -> T:
+def run_with_client(target: ClusterTarget, work: Callable[[ApiClient], Awaitable[T]]) -> T:
     """Runs `work` with a connection to the target."""
 
     async def connected() -> T:
-        async with ApiClient(find_credentials(target.kubeconfig, target.context)) as cluster:
-            return await work(cluster)
+        async with ApiClient(find_credentials(target.kubeconfig, target.context)) as client:
+            return await work(client)
 
     return asyncio.run(connected())
 
 
-async def picture(cluster: ApiClient, target: NamedObject, watches: Iterable[Watch] = ()) -> Picture:
+async def read_view(client: ApiClient, target: ClusterTarget, watches: Iterable[Watch] = ()) -> ClusterView:
     """Lists what these watches name (by default nodes, pods, profiles and deployments), and reads the metrics."""
     store = Store()
     shown = [Watch(resource=one, keys=no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
     feeds = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
     for feed in feeds:
-        listing = await cluster.list(
+        listing = await client.list(
             feed.resource, label_selector=feed.label_selector, field_selector=feed.field_selector
         )
         store.replace(feed, listing.items, listing.version)
     live = LiveState(control_key=b"the plugin applies nothing")
-    gauges, note = await _metrics(cluster, target)
+    gauges, note = await _metrics(client, target)
     values: dict[tuple[str, str], dict[str, float]] = {}
     for name, field in _SAMPLES.items():
         for labels, value in gauges.get(name, ()):
             values.setdefault((labels["node"], labels["kind"]), {})[field] = value
     live.samples.update({at: _sample(found) for at, found in values.items() if len(found) == len(_SAMPLES)})
-    return Picture(store=store, live=live, gauges=gauges, note=note)
+    return ClusterView(store=store, live=live, gauges=gauges, note=note)
 
 
 def _sample(found: dict[str, float]) -> Sample:
@@ -89,16 +89,16 @@ _SAMPLES = {
 
 
 async def _metrics(
-    cluster: ApiClient, target: NamedObject
+    client: ApiClient, target: ClusterTarget
 ) -> tuple[dict[str, list[tuple[dict[str, str], float]]], str]:
     """The leading replica's metrics, through the API server; what is wrong if they cannot be had."""
     try:
-        lease = await cluster.get(LEASE, target.system, Settings().lease_name)
+        lease = await client.get(LEASE, target.system, Settings().lease_name)
         pod = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
         if not pod:
             return {}, "no operator leads at present"
         path = path_of(POD, target.system, f"{pod}:{OPERATOR_METRICS_PORT}", "proxy/metrics")
-        return parse(await cluster.text(path)), ""
+        return parse(await client.text(path)), ""
     except ApiError as error:
         return {}, f"no live values from the operator in namespace {target.system}: {error}"
 

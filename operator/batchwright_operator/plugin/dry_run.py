@@ -12,7 +12,7 @@ from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, POD,
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.reconciler import KEY as PLACEMENT_KEY
 from batchwright_operator.placement.reconciler import PlacementReconciler
-from batchwright_operator.plugin.cluster_view import Picture
+from batchwright_operator.plugin.cluster_view import ClusterView
 from batchwright_operator.reconcile.decisions import Apply, Key, Patch
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import Receipt
@@ -22,7 +22,7 @@ NEW_UID = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
+class PlannedPod:
     """One pod that does not exist yet: its receipt, or why it would wait."""
 
     pod: str
@@ -30,32 +30,32 @@ class Placed:
     waiting: str
 
 
-def reconcilers(settings: Settings, picture: Picture) -> tuple[ModelDeploymentReconciler, PlacementReconciler]:
-    """The operator's own domains over a picture."""
-    return ModelDeploymentReconciler(settings, picture.live), PlacementReconciler(settings, picture.live)
+def reconcilers(settings: Settings, view: ClusterView) -> tuple[ModelDeploymentReconciler, PlacementReconciler]:
+    """The operator's own reconcilers, with the live state of a view."""
+    return ModelDeploymentReconciler(settings, view.live), PlacementReconciler(settings, view.live)
 
 
-def plan(picture: Picture, settings: Settings, wanted: Raw) -> list[Placed]:
+def plan(view: ClusterView, settings: Settings, wanted: Raw) -> list[PlannedPod]:
     """Where the pods of `wanted` that do not run yet would go, in the order in which they would be placed."""
     now = time.time()
-    model_domain, placement = reconcilers(settings, picture)
-    store = picture.store
+    deployments, placement = reconcilers(settings, view)
+    store = view.store
     store.written(MODEL_DEPLOYMENT, wanted)
     metadata = wanted["metadata"]
-    key = Key(reconciler=model_domain.name, namespace=metadata["namespace"], name=metadata["name"])
-    observed = model_domain.observe(store, key)
+    key = Key(reconciler=deployments.name, namespace=metadata["namespace"], name=metadata["name"])
+    observed = deployments.observe(store, key)
     if observed is None:
         return []
-    actions = model_domain.decide(observed, now).actions
+    actions = deployments.decide(observed, now).actions
     children = [action.body for action in actions if isinstance(action, Apply) and action.resource == DEPLOYMENT]
-    for pod in _missing(children, picture):
+    for pod in _missing(children, view):
         store.written(POD, pod)
     facts = placement.observe(store, PLACEMENT_KEY)
     decided = placement.decide(facts, now).actions if facts else ()
     return [_placed(action) for action in decided if isinstance(action, Patch) and action.name.startswith("planned-")]
 
 
-def as_wanted(document: Raw, stored: Raw | None, namespace: str, replicas: int | None) -> Raw:
+def as_desired(document: Raw, stored: Raw | None, namespace: str, replicas: int | None) -> Raw:
     """A manifest (or stored object) as the API server would hold it: identity, version, number of replicas."""
     base = (stored or {}).get("metadata") or {}
     metadata = {"uid": NEW_UID, "generation": 1, **base, **document["metadata"], "resourceVersion": str(2**62)}
@@ -65,7 +65,7 @@ def as_wanted(document: Raw, stored: Raw | None, namespace: str, replicas: int |
     return {**document, "metadata": metadata, "spec": spec}
 
 
-def _missing(children: list[Raw], picture: Picture) -> Iterator[Raw]:
+def _missing(children: list[Raw], view: ClusterView) -> Iterator[Raw]:
     """Gated pods for the replicas that are not there yet."""
     number = 0
     for child in children:
@@ -73,7 +73,7 @@ def _missing(children: list[Raw], picture: Picture) -> Iterator[Raw]:
         namespace = child["metadata"]["namespace"]
         running = [
             pod
-            for pod in picture.store.all(POD, namespace=namespace)
+            for pod in view.store.all(POD, namespace=namespace)
             if labels.items() <= (pod["metadata"].get("labels") or {}).items() and not is_leaving(pod)
         ]
         for _ in range(max(0, child["spec"]["replicas"] - len(running))):
@@ -94,7 +94,7 @@ def _pod(child: Raw, name: str, number: int, kind: str) -> Raw:
     return {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}}
 
 
-def _placed(action: Patch) -> Placed:
+def _placed(action: Patch) -> PlannedPod:
     patched = {"metadata": {"annotations": (action.patch.get("metadata") or {}).get("annotations") or {}}}
     waiting = receipts.pending_reason(patched)
-    return Placed(pod=action.name, receipt=receipts.parse(patched), waiting=waiting.render() if waiting else "")
+    return PlannedPod(pod=action.name, receipt=receipts.parse(patched), waiting=waiting.render() if waiting else "")

@@ -14,10 +14,10 @@ from batchwright_operator.kube.objects import SECRET, Raw
 KEY_BYTES: Final = 32
 
 
-async def load_control_key(cluster: ApiClient, namespace: str, name: str) -> bytes:
+async def load_control_key(client: ApiClient, namespace: str, name: str) -> bytes:
     """Reads the key; makes it on the first start. Raises ApiError, SettingsError for a broken Secret."""
     try:
-        return key_of(await cluster.get(SECRET, namespace, name))
+        return key_of(await client.get(SECRET, namespace, name))
     except NotFound:
         pass
     body: Raw = {
@@ -28,9 +28,9 @@ async def load_control_key(cluster: ApiClient, namespace: str, name: str) -> byt
         "data": {"key": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()},
     }
     try:
-        return key_of(await cluster.create(SECRET, body))
+        return key_of(await client.create(SECRET, body))
     except AlreadyExists:
-        return key_of(await cluster.get(SECRET, namespace, name))
+        return key_of(await client.get(SECRET, namespace, name))
 
 
 def key_of(secret: Raw) -> bytes:

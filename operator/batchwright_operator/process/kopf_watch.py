@@ -63,7 +63,7 @@ def kopf_settings(own: Settings) -> kopf.OperatorSettings:
     return settings
 
 
-class OwnKinds:
+class KopfWatch:
     """Watches these feeds by kopf, in a thread; events go to the store in the loop that made this object.
 
     `relist` is called there with a feed that kopf lists (a start, a watch that was lost): objects may have vanished
@@ -83,7 +83,7 @@ class OwnKinds:
         self._settings = settings
         self._credentials = credentials
         self._store = store
-        self._feeds = list_watches
+        self._list_watches = list_watches
         for list_watch in list_watches:
             list_watch.ordered = False  # kopf handles objects side by side
         self._relist = relist
@@ -154,7 +154,7 @@ class OwnKinds:
             session = self._credentials.session(limit=CONNECTIONS)
             return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
 
-        for list_watch in self._feeds:
+        for list_watch in self._list_watches:
             self._listen(registry, list_watch.resource, list_watch)
         return registry
 

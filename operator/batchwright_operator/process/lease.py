@@ -134,7 +134,7 @@ class Elector:
             logger.info("Lease %s/%s: %s", self._namespace, self._name, error or type(error).__name__)
             if isinstance(error, Conflict | AlreadyExists):
                 with contextlib.suppress(ApiError):
-                    await self._look()
+                    await self._read()
             return False
         if taken:
             self._renewed_at = started
@@ -166,7 +166,7 @@ class Elector:
 
     async def _take(self) -> bool:
         if self._observed.lease is None or not self.leads:
-            await self._look()
+            await self._read()
         if not self._observed.may_take(self._identity, self._clock()):
             return False
         body = lease_body(
@@ -180,7 +180,7 @@ class Elector:
         self._observed.see(await write(LEASE, body, urgent=True), self._clock())
         return True
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         try:
             lease = await self._api.get(LEASE, self._namespace, self._name, urgent=True)
         except NotFound:
@@ -193,7 +193,7 @@ class Elector:
         self._renewed_at = -math.inf
         with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(RETRY_S):
-                await self._look()  # a renewal may have been under way
+                await self._read()  # a renewal may have been under way
                 old = self._observed.lease
                 if old and (old.get("spec") or {}).get("holderIdentity") == self._identity:
                     body = lease_body(old, namespace=self._namespace, name=self._name, identity="", at=self._now())

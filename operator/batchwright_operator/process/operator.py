@@ -19,9 +19,9 @@ from batchwright_operator.errors import ApiError
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.process.control_key import load_control_key
-from batchwright_operator.process.http import served
-from batchwright_operator.process.kopf_watch import OwnKinds
+from batchwright_operator.process.kopf_watch import KopfWatch
 from batchwright_operator.process.lease import Elector
+from batchwright_operator.process.metrics_server import serve_metrics
 from batchwright_operator.process.registry import build_backgrounds, build_reconcilers
 from batchwright_operator.reconcile.applier import Applier
 from batchwright_operator.reconcile.cache import ListWatch, Store
@@ -56,23 +56,23 @@ class Options:
 class Operator:
     """The whole operator. `run` once."""
 
-    def __init__(self, settings: Settings, options: Options, credentials: Credentials, cluster: ApiClient) -> None:
+    def __init__(self, settings: Settings, options: Options, credentials: Credentials, client: ApiClient) -> None:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._options = options
-        self._cluster = cluster
+        self._client = client
         self._identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._live = LiveState()
         self._metrics = Metrics(self._live)
         self._queue = WorkQueue(loop.time)
         self._metrics.queue_depth.set_function(lambda: self._queue.schedule.depth)
         self._store = Store(self._queue.add)
-        self._actor = Applier(cluster, self._store, self._metrics)
-        self._emitter = EventRecorder(cluster, self._metrics, self._identity, time.time)
-        self._domains = build_reconcilers(settings, self._live)
+        self._applier = Applier(client, self._store, self._metrics)
+        self._recorder = EventRecorder(client, self._metrics, self._identity, time.time)
+        self._reconcilers = build_reconcilers(settings, self._live)
         self._backgrounds = build_backgrounds(settings, self._live, pod_session)
-        self._informers = self._register(self._domains)
-        self._own = OwnKinds(
+        self._informers = self._register(self._reconcilers)
+        self._kopf_watch = KopfWatch(
             settings,
             credentials,
             self._store,
@@ -88,7 +88,9 @@ class Operator:
         """Until cancelled; then stops within a few seconds."""
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
-                served(self._options.metrics_port, self._metrics.registry, healthy=self._unhealthy, ready=self._unready)
+                serve_metrics(
+                    self._options.metrics_port, self._metrics.registry, healthy=self._unhealthy, ready=self._unready
+                )
             )
             logger.info("metrics and probes on port %d", port)
             try:
@@ -98,14 +100,14 @@ class Operator:
                     for informer in self._informers:
                         await informer.synced.wait()
                     logger.info("caches are filled: %s", ", ".join(str(one.list_watch) for one in self._informers))
-                    self._own.start()
+                    self._kopf_watch.start()
                     tasks.create_task(self._relist_own())
                     tasks.create_task(self._resync())
-                    tasks.create_task(self._emitter.run())
+                    tasks.create_task(self._recorder.run())
                     tasks.create_task(self._elect())
             finally:
                 self._stopping = True
-                await self._own.stop(STOP_S)
+                await self._kopf_watch.stop(STOP_S)
 
     # --- leading
 
@@ -114,27 +116,25 @@ class Operator:
             await self._lead()
             return
         clock = asyncio.get_running_loop().time
-        elector = Elector(
-            self._cluster, self._options.namespace, self._settings.lease_name, self._identity, clock=clock
-        )
+        elector = Elector(self._client, self._options.namespace, self._settings.lease_name, self._identity, clock=clock)
         await elector.run(self._lead)
 
     async def _lead(self) -> None:
         self._metrics.leader.set(1)
         try:
             self._live.control_key = await self._control_key()
-            self._actor.on_leadership_gained()
+            self._applier.on_leadership_gained()
             self._queue.schedule.clear()
             self._queue_all()
             controller = Controller(
-                self._domains,
+                self._reconcilers,
                 self._store,
                 self._queue,
-                self._actor,
-                self._emitter,
+                self._applier,
+                self._recorder,
                 live=self._live,
                 metrics=self._metrics,
-                breaker=self._cluster.writes,
+                circuit_breaker=self._client.writes,
                 now=time.time,
             )
             async with asyncio.TaskGroup() as tasks:
@@ -148,8 +148,8 @@ class Operator:
         failures = 0
         while True:
             try:
-                await self._cluster.reads.ready()
-                return await load_control_key(self._cluster, self._options.namespace, self._settings.control_key_secret)
+                await self._client.reads.ready()
+                return await load_control_key(self._client, self._options.namespace, self._settings.control_key_secret)
             except ApiError as error:
                 failures += 1
                 delay = backoff_s(failures, 0.5, first_s=0.1, last_s=5.0)
@@ -175,7 +175,7 @@ class Operator:
         )
         return [
             Informer(
-                self._cluster,
+                self._client,
                 self._store,
                 list_watch,
                 stale_s=self._settings.watch_stale_seconds,
@@ -194,7 +194,7 @@ class Operator:
             await asyncio.sleep(self._settings.resync_seconds)
             for informer in self._informers:
                 await self._list(informer)
-            self._actor.prune()
+            self._applier.prune()
             self._queue_all()
 
     async def _relist_own(self) -> None:
@@ -213,7 +213,7 @@ class Operator:
 
     async def _list(self, informer: Informer) -> None:
         try:
-            await self._cluster.reads.ready()
+            await self._client.reads.ready()
             await informer.relist()
         except ApiError as error:
             logger.info("%s: %s; the next list will do", informer.list_watch, error)
@@ -229,7 +229,7 @@ class Operator:
 
     def _unhealthy(self) -> str:
         started = all(one.synced.is_set() for one in self._informers)
-        if started and not self._stopping and not self._own.is_alive:
+        if started and not self._stopping and not self._kopf_watch.is_alive:
             return "the thread that watches the product's own kinds has ended"
         return ""
 
@@ -252,8 +252,8 @@ async def run_operator(
     settings: Settings, options: Options, credentials: Credentials, until: Callable[[], Awaitable[None]]
 ) -> None:
     """Runs the operator until `until` returns. Raises what ended the operator otherwise."""
-    async with ApiClient(credentials, page_size=settings.list_page_size) as cluster:
-        running = asyncio.ensure_future(Operator(settings, options, credentials, cluster).run())
+    async with ApiClient(credentials, page_size=settings.list_page_size) as client:
+        running = asyncio.ensure_future(Operator(settings, options, credentials, client).run())
         stopping = asyncio.ensure_future(until())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -71,14 +71,14 @@ class AppliedBodies:
         last = self._applied.get(_place(resource, body))
         return last is not None and last.body == digest(body)
 
-    def remember(self, resource: Resource, body: Raw, answer: Raw) -> None:
+    def remember(self, resource: Resource, body: Raw, response: Raw) -> None:
         """The server's answer to an apply of `body`."""
-        metadata = answer["metadata"]
+        metadata = response["metadata"]
         self._applied[_place(resource, body)] = _Applied(
             body=digest(body),
             uid=metadata["uid"],
             version=metadata["resourceVersion"],
-            part=digest(owned_part(body, answer)),
+            part=digest(owned_part(body, response)),
         )
 
     def forget(self, resource: Resource, namespace: str, name: str) -> None:
@@ -99,15 +99,15 @@ class WrittenStatuses:
 
     def is_settled(self, regarding: Raw, status: Raw) -> bool:
         """Whether writing `status` to `regarding` would change nothing."""
-        held = without_nulls(regarding.get("status") or {})
-        if held == without_nulls(status):
+        current = without_nulls(regarding.get("status") or {})
+        if current == without_nulls(status):
             return True
-        return self._written.get(regarding["metadata"]["uid"]) == (digest(status), digest(held))
+        return self._written.get(regarding["metadata"]["uid"]) == (digest(status), digest(current))
 
-    def remember(self, status: Raw, answer: Raw) -> None:
+    def remember(self, status: Raw, response: Raw) -> None:
         """The server's answer to a write of `status`."""
-        held = without_nulls(answer.get("status") or {})
-        self._written[answer["metadata"]["uid"]] = (digest(status), digest(held))
+        current = without_nulls(response.get("status") or {})
+        self._written[response["metadata"]["uid"]] = (digest(status), digest(current))
 
     def forget(self, uid: str) -> None:
         """The object is gone."""

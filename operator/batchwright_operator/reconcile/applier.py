@@ -31,8 +31,8 @@ class ActionFailed(Exception):  # noqa: N818 - it carries the error
 class Applier:
     """Performs actions against one cluster."""
 
-    def __init__(self, cluster: ApiClient, store: Store, metrics: Metrics) -> None:
-        self._cluster = cluster
+    def __init__(self, client: ApiClient, store: Store, metrics: Metrics) -> None:
+        self._client = client
         self._store = store
         self._metrics = metrics
         self._applied = AppliedBodies()
@@ -55,18 +55,18 @@ class Applier:
         metadata = write.regarding["metadata"]
         place = (write.resource, metadata.get("namespace", ""), metadata["name"])
         try:
-            answer = await self._cluster.apply_status(write.resource, write.regarding, write.status)
+            response = await self._client.apply_status(write.resource, write.regarding, write.status)
         except NotFound:
             self._statuses.forget(metadata["uid"])
-            self._store.gone(*place, metadata["uid"])
+            self._store.not_found(*place, metadata["uid"])
             return False
         except ApiError as error:
             if isinstance(error, Conflict):
                 await self._refresh(*place)
             raise ActionFailed(f"status of {_name(write.resource, metadata['name'])}", error) from error
         self._count("status", write.resource)
-        self._statuses.remember(write.status, answer)
-        self._store.written(write.resource, answer, quiet=key)
+        self._statuses.remember(write.status, response)
+        self._store.written(write.resource, response, skip=key)
         return True
 
     def prune(self) -> None:
@@ -136,28 +136,28 @@ class Applier:
                 return
         elif self._applied.is_same_body(resource, body):
             return
-        answer = await self._cluster.apply(resource, body)
+        response = await self._client.apply(resource, body)
         self._count("apply", resource)
-        self._applied.remember(resource, body, answer)
-        self._store.written(resource, answer)
+        self._applied.remember(resource, body, response)
+        self._store.written(resource, response)
 
     async def _create(self, action: Create) -> None:
         metadata = action.body["metadata"]
         place = (action.resource, metadata.get("namespace", ""), metadata["name"])
-        held = self._store.get(*place)
-        if held is None:
-            held = await self._new_or_held(action, place)
-        if not is_leaving(held) and controller_uid(held) != controller_uid(action.body):
+        existing = self._store.get(*place)
+        if existing is None:
+            existing = await self._create_or_read(action, place)
+        if not is_leaving(existing) and controller_uid(existing) != controller_uid(action.body):
             text = (
-                f"there is another {action.resource.kind} of this name, which belongs to {_owner(held)}: "
+                f"there is another {action.resource.kind} of this name, which belongs to {_owner(existing)}: "
                 "delete it or take another name"
             )
             raise AlreadyExists(text, code=409)
 
-    async def _new_or_held(self, action: Create, place: tuple[Resource, str, str]) -> Raw:
+    async def _create_or_read(self, action: Create, place: tuple[Resource, str, str]) -> Raw:
         """The new object, or the one that was there. Raises AlreadyExists if that is gone again by now."""
         try:
-            made = await self._cluster.create(action.resource, action.body)
+            made = await self._client.create(action.resource, action.body)
         except AlreadyExists:
             found = await self._refresh(*place)
             if found is None:
@@ -170,43 +170,43 @@ class Applier:
     async def _patch(self, action: Patch) -> None:
         place = (action.resource, action.namespace, action.name)
         try:
-            answer = await self._cluster.patch(
+            response = await self._client.patch(
                 *place, action.patch, style=action.style, resource_version=action.resource_version
             )
         except NotFound:
-            self._store.gone(*place)
+            self._store.not_found(*place)
             return
         except Conflict:
             await self._refresh(*place)
             raise
         self._count("patch", action.resource)
-        self._store.written(action.resource, answer)
+        self._store.written(action.resource, response)
 
     async def _delete(self, action: Delete) -> None:
         place = (action.resource, action.namespace, action.name)
         try:
-            answer = await self._cluster.delete(
+            response = await self._client.delete(
                 *place, uid=action.uid, propagation=action.propagation, grace_period_s=action.grace_period_s
             )
         except NotFound:
-            answer = None
+            response = None
         except Conflict:  # another object has the name by now
             await self._refresh(*place)
             return
         self._count("delete", action.resource)
         self._applied.forget(*place)
-        if answer is None:
-            self._store.gone(*place, action.uid)
+        if response is None:
+            self._store.not_found(*place, action.uid)
         else:
-            self._store.written(action.resource, answer)
+            self._store.written(action.resource, response)
 
     async def _refresh(self, resource: Resource, namespace: str, name: str) -> Raw | None:
         """The store was behind (its watch will catch up some time): read the object now. None: it is gone, or there
         was no answer."""
         try:
-            found = await self._cluster.get(resource, namespace, name)
+            found = await self._client.get(resource, namespace, name)
         except NotFound:
-            self._store.gone(resource, namespace, name)
+            self._store.not_found(resource, namespace, name)
             return None
         except ApiError:
             return None  # the watch brings it
@@ -229,6 +229,6 @@ def _name(resource: Resource, name: str) -> str:
     return f"{resource.kind} {name}"
 
 
-def _owner(held: Raw) -> str:
-    owner = controller_of(held)
+def _owner(existing: Raw) -> str:
+    owner = controller_of(existing)
     return "nobody" if owner is None else f"{owner['kind']} {owner['name']} (uid {owner['uid']})"

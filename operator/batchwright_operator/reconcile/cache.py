@@ -163,12 +163,12 @@ class Store:
             overtaken = version < list_watch.progress and version_of(obj) <= list_watch.progress
             if place in table.objects or not overtaken:
                 self._put(table, place, obj)
-        gone = [
+        not_found = [
             place
             for place, obj in table.objects.items()
             if place not in listed and version_of(obj) <= version and list_watch.matches(obj)
         ]
-        for place in gone:
+        for place in not_found:
             self._drop(table, place)
         self.bookmark(list_watch, version)
         list_watch.synced = True
@@ -185,10 +185,10 @@ class Store:
         """A watch event DELETED: the object is gone, or no longer matches this feed's selectors."""
         table = self._table(list_watch.resource)
         obj, place = _trimmed(list_watch.resource, raw)
-        held = table.objects.get(place)
-        if held is not None and version_of(held) <= version_of(obj):
+        cached = table.objects.get(place)
+        if cached is not None and version_of(cached) <= version_of(obj):
             elsewhere = any(other is not list_watch and other.matches(obj) for other in table.list_watches)
-            still = obj["metadata"]["uid"] == held["metadata"]["uid"] and elsewhere
+            still = obj["metadata"]["uid"] == cached["metadata"]["uid"] and elsewhere
             if not still:
                 self._drop(table, place)
         self._seen(list_watch, obj)
@@ -197,27 +197,27 @@ class Store:
         """The watch has seen everything up to this version."""
         list_watch.progress = max(list_watch.progress, version)
 
-    def written(self, resource: Resource, raw: Raw, *, quiet: Key | None = None) -> None:
-        """An answer of the API server to one of our calls; the key `quiet` is not told."""
+    def written(self, resource: Resource, raw: Raw, *, skip: Key | None = None) -> None:
+        """An answer of the API server to one of our calls; the key `skip` is not told."""
         table = self._table(resource)
         obj, place = _trimmed(resource, raw)
         watching = [list_watch for list_watch in table.list_watches if list_watch.matches(obj)]
         if not watching:
-            held = table.objects.get(place)
-            if held is not None and version_of(held) <= version_of(obj):
+            cached = table.objects.get(place)
+            if cached is not None and version_of(cached) <= version_of(obj):
                 self._drop(table, place)
             return
         seen_gone = place not in table.objects and any(
             version_of(obj) <= list_watch.progress for list_watch in watching
         )
         if not seen_gone:
-            self._put(table, place, obj, quiet=quiet)
+            self._put(table, place, obj, skip=skip)
 
-    def gone(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
+    def not_found(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
         """The API server said that there is no such object (with this uid)."""
         table = self._table(resource)
-        held = table.objects.get((namespace, name))
-        if held is not None and uid in (None, held["metadata"]["uid"]):
+        cached = table.objects.get((namespace, name))
+        if cached is not None and uid in (None, cached["metadata"]["uid"]):
             self._drop(table, (namespace, name))
 
     # --- within
@@ -233,22 +233,22 @@ class Store:
             table = self._tables[at] = _Table(resource)
         return table
 
-    def _put(self, table: _Table, place: Place, obj: Raw, *, quiet: Key | None = None) -> None:
+    def _put(self, table: _Table, place: Place, obj: Raw, *, skip: Key | None = None) -> None:
         old = table.objects.get(place)
         if old is not None and version_of(obj) <= version_of(old):
             return
         table.put(place, obj)
-        self._tell(table, [obj] if old is None else [old, obj], quiet)
+        self._notify(table, [obj] if old is None else [old, obj], skip)
 
     def _drop(self, table: _Table, place: Place) -> None:
         old = table.objects[place]
         table.drop(place)
-        self._tell(table, [old], None)
+        self._notify(table, [old], None)
 
-    def _tell(self, table: _Table, objects: list[Raw], quiet: Key | None) -> None:
+    def _notify(self, table: _Table, objects: list[Raw], skip: Key | None) -> None:
         keys = dict.fromkeys(key for obj in objects for key in self._keys_of(table, obj))
         for key in keys:
-            if key != quiet:
+            if key != skip:
                 self._on_key(key)
 
     def _keys_of(self, table: _Table, obj: Raw) -> Iterator[Key]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from batchwright_operator.errors import AlreadyExists, Conflict, Forbidden, Invalid
-from batchwright_operator.kube.circuit_breaker import Breaker
+from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.reconcile.applier import ActionFailed, Applier
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
@@ -27,29 +27,29 @@ CONFLICT_DELAY_S: Final = 1.0
 
 
 class Controller:
-    """Runs the domains' keys. `now` is the wall clock in Unix seconds; `breaker` is that of the actor's writes."""
+    """Runs the passes of all reconcilers. `now` is Unix seconds; `circuit_breaker` is that of the client's writes."""
 
     def __init__(  # noqa: PLR0913 - it is where everything meets
         self,
         reconcilers: Iterable[Reconciler[Any]],
         store: Store,
         queue: WorkQueue,
-        actor: Applier,
-        emitter: EventRecorder,
+        applier: Applier,
+        recorder: EventRecorder,
         *,
         live: LiveState,
         metrics: Metrics,
-        breaker: Breaker,
+        circuit_breaker: CircuitBreaker,
         now: Callable[[], float],
     ) -> None:
-        self._domains = {reconciler.name: reconciler for reconciler in reconcilers}
+        self._reconcilers = {reconciler.name: reconciler for reconciler in reconcilers}
         self._store = store
         self._queue = queue
-        self._actor = actor
-        self._emitter = emitter
+        self._applier = applier
+        self._recorder = recorder
         self._live = live
         self._metrics = metrics
-        self._breaker = breaker
+        self._circuit_breaker = circuit_breaker
         self._now = now
         self._forbidden_since: dict[Key, float] = {}
 
@@ -63,7 +63,7 @@ class Controller:
         while True:
             key = await self._queue.get()
             try:
-                await self._breaker.ready()
+                await self._circuit_breaker.ready()
                 with self._metrics.pass_seconds.labels(key.reconciler).time():
                     result = await self._try(key)
                 self._metrics.passes.labels(key.reconciler, result).inc()
@@ -92,22 +92,22 @@ class Controller:
         if decision is None:
             self._metrics.decided(key, {})
             return
-        await self._actor.perform(decision.actions)
+        await self._applier.perform(decision.actions)
         await self._report(key, decision)
         if decision.requeue_after_s is not None:
             self._queue.add(key, after_s=decision.requeue_after_s)
 
     def _decide(self, key: Key) -> Decision | None:
-        reconciler = self._domains[key.reconciler]
+        reconciler = self._reconcilers[key.reconciler]
         observed = reconciler.observe(self._store, key)
         return None if observed is None else reconciler.decide(observed, self._now())
 
     async def _report(self, key: Key, decision: Decision) -> None:
         self._metrics.decided(key, decision.metrics)
         if decision.status is not None:
-            await self._actor.write_status(decision.status, key)
+            await self._applier.write_status(decision.status, key)
         for event in decision.events:
-            self._emitter.emit(event)
+            self._recorder.record(event)
 
     async def _failed(self, key: Key, failure: ActionFailed) -> str:
         if isinstance(failure.cause, Conflict):
@@ -141,7 +141,7 @@ class Controller:
             if decision.status is not None:
                 message = f"{failure.what} was refused: {failure.cause.message}"
                 regarding = decision.status.regarding
-                self._emitter.emit(Event(regarding=regarding, reason="Rejected", message=message, type="Warning"))
+                self._recorder.record(Event(regarding=regarding, reason="Rejected", message=message, type="Warning"))
         except ActionFailed as again:
             logger.info("%s: %s", _text(key), again)
         except Exception:

@@ -23,7 +23,7 @@ OBJECT_BURST = 30.0
 OBJECT_PER_S = 0.1
 ALL_BURST = 200.0
 ALL_PER_S = 20.0
-WAITING_MAX = 1000
+PENDING_MAX = 1000
 TRIES = 5
 
 
@@ -102,7 +102,7 @@ class EventLimits:
         self._expired_at = now
         for at in [at for at, series in self._series.items() if now - series.last > SERIES_S]:
             del self._series[at]
-        if len(self._objects) > 2 * WAITING_MAX:
+        if len(self._objects) > 2 * PENDING_MAX:
             full_after_s = OBJECT_BURST / OBJECT_PER_S
             self._objects = {uid: one for uid, one in self._objects.items() if now - one.at < full_after_s}
 
@@ -110,31 +110,31 @@ class EventLimits:
 class EventRecorder:
     """Posts admitted Events in the background; news that cannot be posted for long is dropped."""
 
-    def __init__(self, cluster: ApiClient, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
-        self._cluster = cluster
+    def __init__(self, client: ApiClient, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
+        self._client = client
         self._metrics = metrics
         self._instance = instance
         self._clock = clock
         self._limits = EventLimits()
-        self._waiting: asyncio.Queue[Posting] = asyncio.Queue(WAITING_MAX)
+        self._pending: asyncio.Queue[Posting] = asyncio.Queue(PENDING_MAX)
 
-    def emit(self, event: Event) -> None:
+    def record(self, event: Event) -> None:
         """Never waits and never fails."""
         posting = self._limits.admit(event, self._clock())
         if posting is None:
             return
         try:
-            self._waiting.put_nowait(posting)
+            self._pending.put_nowait(posting)
         except asyncio.QueueFull:
             logger.warning("too many Events wait; dropped %s: %s", event.reason, event.message)
 
     async def run(self) -> None:
         """Posts until cancelled."""
         while True:
-            posting = await self._waiting.get()
+            posting = await self._pending.get()
             for attempt in range(TRIES):
                 try:
-                    await self._cluster.writes.ready()
+                    await self._client.writes.ready()
                     await self._post(posting)
                     break
                 except Unavailable:
@@ -145,12 +145,12 @@ class EventRecorder:
 
     async def _post(self, posting: Posting) -> None:
         if posting.count == 1:
-            await self._cluster.create(EVENT, event_body(posting, self._instance))
+            await self._client.create(EVENT, event_body(posting, self._instance))
             self._metrics.writes.labels("create", "Event").inc()
             return
         series = {"count": posting.count, "lastObservedTime": micro_time(posting.at)}
         try:
-            await self._cluster.patch(EVENT, posting.namespace, posting.name, {"series": series}, style="merge")
+            await self._client.patch(EVENT, posting.namespace, posting.name, {"series": series}, style="merge")
             self._metrics.writes.labels("patch", "Event").inc()
         except (NotFound, Invalid):
             return  # the first one was never posted, or has expired

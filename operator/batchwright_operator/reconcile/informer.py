@@ -24,11 +24,11 @@ class Informer:
     """One feed. `watches=False`: listed at the start and on demand only."""
 
     def __init__(
-        self, cluster: ApiClient, store: Store, list_watch: ListWatch, *, stale_s: float, watches: bool = True
+        self, client: ApiClient, store: Store, list_watch: ListWatch, *, stale_s: float, watches: bool = True
     ) -> None:
-        self._cluster = cluster
+        self._client = client
         self._store = store
-        self._feed = list_watch
+        self._list_watch = list_watch
         self._stale_s = stale_s
         self._watches = watches
         self._rng = Random()  # noqa: S311 - jitter
@@ -38,14 +38,14 @@ class Informer:
     @property
     def list_watch(self) -> ListWatch:
         """What it feeds."""
-        return self._feed
+        return self._list_watch
 
     async def run(self) -> None:
         """Runs until cancelled."""
         listed = False
         while True:
             try:
-                await self._cluster.reads.ready()
+                await self._client.reads.ready()
                 if not listed:
                     await self.relist()
                     listed = True
@@ -54,8 +54,8 @@ class Informer:
                 await self._watch()
                 self._failures = 0
                 await asyncio.sleep(self._rng.random() * FIRST_DELAY_S)
-            except Gone as gone:
-                logger.info("%s: listing anew: %s", self._feed, gone)
+            except Gone as expired:
+                logger.info("%s: listing again: %s", self._list_watch, expired)
                 listed = False
                 await self._pause()
             except ApiError as error:
@@ -63,16 +63,16 @@ class Informer:
 
     async def relist(self) -> None:
         """A whole list into the store; fine beside a running watch. Raises ApiError."""
-        list_watch = self._feed
-        listing = await self._cluster.list(
+        list_watch = self._list_watch
+        listing = await self._client.list(
             list_watch.resource, label_selector=list_watch.label_selector, field_selector=list_watch.field_selector
         )
         self._store.replace(list_watch, listing.items, listing.version)
         self.synced.set()
 
     async def _watch(self) -> None:
-        list_watch = self._feed
-        stream = self._cluster.watch(
+        list_watch = self._list_watch
+        stream = self._client.watch(
             list_watch.resource,
             list_watch.progress,
             label_selector=list_watch.label_selector,
@@ -93,5 +93,5 @@ class Informer:
         delay = backoff_s(self._failures, self._rng.random(), first_s=FIRST_DELAY_S, last_s=LAST_DELAY_S)
         if error is not None:
             level = logging.WARNING if self._failures in (3, 30) else logging.DEBUG
-            logger.log(level, "%s: %s; next try in %.1f s", self._feed, error, delay)
+            logger.log(level, "%s: %s; next try in %.1f s", self._list_watch, error, delay)
         await asyncio.sleep(delay)

@@ -16,7 +16,7 @@ from batchwright_operator.reconcile.decisions import Key
 
 FIRST_DELAY_S = 0.005
 LAST_DELAY_S = 120.0
-NEWS_DELAY_S = 1.0
+CHANGE_DELAY_S = 1.0
 """News about a key that has just failed brings it back no earlier than this, however much news there is."""
 
 
@@ -79,7 +79,7 @@ class Schedule:
         delay = backoff_s(self._failures[key], self.rng.random(), last_s=at_most_s)
         self._again.discard(key)
         self._due.pop(key, None)
-        self._not_before[key] = now + min(delay, NEWS_DELAY_S)
+        self._not_before[key] = now + min(delay, CHANGE_DELAY_S)
         self.add(key, now + delay, now)
         return delay
 

@@ -18,14 +18,14 @@ from batchwright_operator.processors.processor import kinds_on
 from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, Sample
 from batchwright_operator.settings import Settings
-from batchwright_operator.telemetry.exporters import together, usable
+from batchwright_operator.telemetry.exporters import is_measured, mean_sample
 from batchwright_worker.api.names import AGENT_PORT, COMPONENT_AGENT, KIND_NVIDIA, LABEL_COMPONENT
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 3.0
 AT_ONCE: Final = 64
-ANSWER_LIMIT_BYTES: Final = 4 << 20
+RESPONSE_LIMIT_BYTES: Final = 4 << 20
 _PREFIX: Final = "batchwright_processor_"
 _BUSY, _MEMORY, _TAKEN = (f"{_PREFIX}{name}" for name in (
     "utilization_ratio", "memory_utilization_ratio", "sample_timestamp_seconds"))  # fmt: skip
@@ -40,18 +40,18 @@ class AgentSource:
     ) -> None:  # fmt: skip
         self._settings, self._session, self._port, self._clock = settings, session, port, clock
         self._limit = asyncio.Semaphore(AT_ONCE)
-        self._silent: set[str] = set()
+        self._unreachable: set[str] = set()
 
     async def read(self, store: StoreView) -> dict[tuple[str, str], Sample]:
         """The samples of all agents that answered."""
         pods = store.labelled(POD, LABEL_COMPONENT, COMPONENT_AGENT, namespace=self._settings.agent_namespace)
-        agents = {_node(pod): str(pod["status"]["podIP"]) for pod in pods if _answers(pod)}
+        agents = {_node(pod): str(pod["status"]["podIP"]) for pod in pods if _is_reachable(pod)}
         found = await asyncio.gather(*(self._scrape(node, address) for node, address in agents.items()))
         samples: dict[tuple[str, str], Sample] = {}
         for node, got in zip(agents, found, strict=True):
             raw = store.get(NODE, "", node)
             samples.update({(node, kind): each for kind, each in _of_node(got, raw).items()})
-        self._silent &= agents.keys()
+        self._unreachable &= agents.keys()
         return samples
 
     async def _scrape(self, node: str, address: str) -> dict[str, Sample]:
@@ -61,23 +61,23 @@ class AgentSource:
                 text, date = await self._get(f"http://{host}:{self._port}/metrics")
             samples = parse(text, date, self._clock())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            if node not in self._silent:
+            if node not in self._unreachable:
                 log.warning("agent of %s at %s does not answer: %s", node, address, error or type(error).__name__)
-            self._silent.add(node)
+            self._unreachable.add(node)
             return {}
-        self._silent.discard(node)
+        self._unreachable.discard(node)
         return samples
 
     async def _get(self, url: str) -> tuple[str, str]:
         """Body and Date header."""
-        async with self._session.get(url) as answer:
-            answer.raise_for_status()
+        async with self._session.get(url) as response:
+            response.raise_for_status()
             body = b""
-            async for chunk in answer.content.iter_chunked(1 << 16):
+            async for chunk in response.content.iter_chunked(1 << 16):
                 body += chunk
-                if len(body) > ANSWER_LIMIT_BYTES:
-                    raise ValueError(f"its answer is longer than {ANSWER_LIMIT_BYTES} bytes")
-            return body.decode(), answer.headers.get("Date", "")
+                if len(body) > RESPONSE_LIMIT_BYTES:
+                    raise ValueError(f"its response is longer than {RESPONSE_LIMIT_BYTES} bytes")
+            return body.decode(), response.headers.get("Date", "")
 
 
 def parse(text: str, date: str, now: float) -> dict[str, Sample]:
@@ -92,12 +92,12 @@ def parse(text: str, date: str, now: float) -> dict[str, Sample]:
     kinds: dict[str, list[tuple[DeviceSample, float]]] = defaultdict(list)
     for (kind, device), found in values.items():
         busy, memory, taken = (found.get(name) for name in (_BUSY, _MEMORY, _TAKEN))
-        if busy is None or memory is None or not (usable(busy) and usable(memory)):
+        if busy is None or memory is None or not (is_measured(busy) and is_measured(memory)):
             continue
         age_s = max(0.0, (there if there is not None else now) - (taken if taken is not None else now))
         sample = DeviceSample(id=device, utilization=min(1.0, busy), memory_utilization=min(1.0, memory))
         kinds[kind].append((sample, now - age_s))
-    return {kind: together([each for each, _ in got], min(at for _, at in got)) for kind, got in kinds.items()}
+    return {kind: mean_sample([each for each, _ in got], min(at for _, at in got)) for kind, got in kinds.items()}
 
 
 def _of_node(samples: Mapping[str, Sample], node: Raw | None) -> dict[str, Sample]:
@@ -108,11 +108,11 @@ def _of_node(samples: Mapping[str, Sample], node: Raw | None) -> dict[str, Sampl
     if partitions and KIND_NVIDIA in offered:
         merged: Sequence[Sample] = [named.pop(kind) for kind in partitions]
         devices = [device for each in merged for device in each.devices]
-        named.setdefault(KIND_NVIDIA, together(devices, min(each.taken_at for each in merged)))
+        named.setdefault(KIND_NVIDIA, mean_sample(devices, min(each.taken_at for each in merged)))
     return named
 
 
-def _answers(pod: Raw) -> bool:
+def _is_reachable(pod: Raw) -> bool:
     status = pod.get("status") or {}
     return bool(status.get("podIP")) and status.get("phase") == "Running" and bool(_node(pod))
 

@@ -23,7 +23,7 @@ from batchwright_operator.reconcile.interfaces import Queue, StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, LiveState, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.agents import AgentSource
-from batchwright_operator.telemetry.exporters import together
+from batchwright_operator.telemetry.exporters import mean_sample
 from batchwright_operator.telemetry.prometheus import PrometheusSource
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_EMULATED, LABEL_COMPONENT
@@ -56,7 +56,7 @@ class TelemetryBackground:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._live, self._session_factory, self._clock = settings, live, session_factory, clock
-        self._trouble = ""
+        self._problem = ""
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Reads every scrape interval until cancelled."""
@@ -72,17 +72,17 @@ class TelemetryBackground:
         """One round; a source that fails is said once and leaves the old samples, which grow stale by themselves."""
         try:
             samples = await source.read(store)
-            self._say("")
+            self._report("")
         except Exception as error:
-            self._say(f"{type(error).__name__}: {error}")
+            self._report(f"{type(error).__name__}: {error}")
             samples = {}
         now = self._clock()
         nodes = store.all(NODE)
         samples.update(emulated_samples(nodes, store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL),
                                         self._live.sidecars, now))  # fmt: skip
-        self._take(samples, {node["metadata"]["name"] for node in nodes}, store, queue, now)
+        self._store_samples(samples, {node["metadata"]["name"] for node in nodes}, store, queue, now)
 
-    def _take(
+    def _store_samples(
         self, samples: Mapping[tuple[str, str], Sample], nodes: set[str], store: StoreView, queue: Queue, now: float
     ) -> None:
         before = dict(self._live.samples)
@@ -102,12 +102,12 @@ class TelemetryBackground:
             return PrometheusSource(self._settings)
         return AgentSource(self._settings, session)
 
-    def _say(self, trouble: str) -> None:
-        if trouble and not self._trouble:
-            log.warning("no samples: %s", trouble)
-        elif self._trouble and not trouble:
+    def _report(self, problem: str) -> None:
+        if problem and not self._problem:
+            log.warning("no samples: %s", problem)
+        elif self._problem and not problem:
             log.info("samples are back")
-        self._trouble = trouble
+        self._problem = problem
 
 
 def emulated_samples(
@@ -128,16 +128,18 @@ def emulated_samples(
         if device is None:
             continue
         name = node["metadata"]["name"]
-        devices = _held(holders.get(name, ()), sidecars, now)
+        devices = _devices_in_use(holders.get(name, ()), sidecars, now)
         if devices is not None:
             count = int(amount(node["status"]["allocatable"][KIND_EMULATED]))
             free = [DeviceSample(id=f"free-{i}", utilization=0.0, memory_utilization=0.0)
                     for i in range(count - len(devices))]  # fmt: skip
-            samples[name, KIND_EMULATED] = together([*devices, *free], now)
+            samples[name, KIND_EMULATED] = mean_sample([*devices, *free], now)
     return samples
 
 
-def _held(pods: Iterable[Raw], sidecars: Mapping[str, Received[SidecarState]], now: float) -> list[DeviceSample] | None:
+def _devices_in_use(
+    pods: Iterable[Raw], sidecars: Mapping[str, Received[SidecarState]], now: float
+) -> list[DeviceSample] | None:
     """Devices in use; None when a ready pod tells nothing. A pod that is not ready works for nobody yet."""
     devices = []
     for pod in pods:

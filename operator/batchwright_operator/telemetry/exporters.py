@@ -86,7 +86,7 @@ METRICS: Final = frozenset().union(*(each.names for each in EXPORTERS))
 _NODE_LABELS: Final = ("node", "kubernetes_node", "nodename", "Hostname", "hostname", "exported_node", "instance")
 
 
-def usable(value: float) -> bool:
+def is_measured(value: float) -> bool:
     """Is this a measured value, and not a sentinel for `none`?"""
     return math.isfinite(value) and 0 <= value < _FLOAT_BLANK and value not in _INT32_BLANK
 
@@ -106,11 +106,11 @@ def samples_of(
         if kind and sample:
             found[node, kind].append((sample, max(each.age_s for each in values.values())))
     return {
-        where: together([each for each, _ in got], now - max(age for _, age in got)) for where, got in found.items()
+        where: mean_sample([each for each, _ in got], now - max(age for _, age in got)) for where, got in found.items()
     }
 
 
-def together(devices: Sequence[DeviceSample], taken_at: float) -> Sample:
+def mean_sample(devices: Sequence[DeviceSample], taken_at: float) -> Sample:
     """A processor's sample: the mean over its devices; a free device is idle, so it counts as what it is, 0."""
     return Sample(
         utilization=sum(each.utilization for each in devices) / len(devices),
@@ -122,7 +122,7 @@ def together(devices: Sequence[DeviceSample], taken_at: float) -> Sample:
 
 def share(value: float, full: float) -> float | None:
     """value / full in [0, 1]; None when that cannot be a share."""
-    if not (usable(value) and usable(full)) or full <= 0 or value > full * _SLACK:
+    if not (is_measured(value) and is_measured(full)) or full <= 0 or value > full * _SLACK:
         return None
     return min(1.0, value / full)
 
@@ -144,7 +144,7 @@ def _by_device(series: Iterable[Series], nodes: Mapping[str, str]) -> dict[tuple
     for each in series:
         index = exporters.get(each.name)
         node = node_of(each.labels, nodes)
-        if index is None or node is None or not usable(each.value):
+        if index is None or node is None or not is_measured(each.value):
             continue
         parts = (each.labels.get(label, "") for label in EXPORTERS[index].device)
         found[index, node, "/".join(part for part in parts if part)][each.name] = each

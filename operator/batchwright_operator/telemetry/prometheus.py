@@ -21,7 +21,7 @@ from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry import exporters
-from batchwright_operator.telemetry.exporters import METRICS, Series, node_of, samples_of, usable
+from batchwright_operator.telemetry.exporters import METRICS, Series, is_measured, node_of, samples_of
 from batchwright_worker.api.names import KIND_CPU
 
 log = logging.getLogger(__name__)
@@ -49,23 +49,25 @@ class PrometheusSource:
             url=settings.prometheus_url, retry=Retry(total=0), timeout=max(1, round(self._timeout_s))
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prometheus")
-        self._asked: Future[dict[tuple[str, str], Sample]] | None = None
+        self._pending: Future[dict[tuple[str, str], Sample]] | None = None
 
     async def read(self, store: StoreView) -> dict[tuple[str, str], Sample]:
         """The samples of all nodes that the server knows. Raises PrometheusUnavailable."""
         nodes = store.all(NODE)
         names = _names(nodes)
         kinds = {node["metadata"]["name"]: kinds_on(node) for node in nodes}
-        if self._asked is not None and not self._asked.done():
+        if self._pending is not None and not self._pending.done():
             raise PrometheusUnavailable(f"{self._url} still has not answered the last question")
-        self._asked = self._thread.submit(self._ask, names, kinds)
+        self._pending = self._thread.submit(self._query_all, names, kinds)
         try:
             async with asyncio.timeout(self._timeout_s * 2):
-                return await asyncio.shield(asyncio.wrap_future(self._asked))
+                return await asyncio.shield(asyncio.wrap_future(self._pending))
         except TimeoutError as error:
             raise PrometheusUnavailable(f"{self._url} is slow: no answer in {self._timeout_s * 2:g} s") from error
 
-    def _ask(self, names: Mapping[str, str], kinds: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, str], Sample]:
+    def _query_all(
+        self, names: Mapping[str, str], kinds: Mapping[str, tuple[str, ...]]
+    ) -> dict[tuple[str, str], Sample]:
         try:
             server_now = float(self._query("time()")[1])
             series = [found for each in self._query(_RAW) if (found := _newest(each, server_now)) is not None]
@@ -99,16 +101,16 @@ def _newest(result: Mapping[str, Any], server_now: float) -> Series | None:
     at, text = result["values"][-1]
     age_s = server_now - float(at)
     value = float(text)
-    if age_s < -1.0 or not usable(value):
+    if age_s < -1.0 or not is_measured(value):
         return None
     return Series(name=labels["__name__"], labels=labels, value=value, age_s=max(0.0, age_s))
 
 
 def _cpus(
-    answers: tuple[list[Any], list[Any], list[Any]], names: Mapping[str, str], now: float
+    results: tuple[list[Any], list[Any], list[Any]], names: Mapping[str, str], now: float
 ) -> dict[tuple[str, str], Sample]:
     """CPU samples of nodes that have all three: busy share, memory, age."""
-    busy, memory, age = (_by_node(answer, names) for answer in answers)
+    busy, memory, age = (_by_node(result, names) for result in results)
     samples = {}
     for node in busy.keys() & memory.keys() & age.keys():
         shares = [exporters.share(max(0.0, value), 1.0) for value in (busy[node], memory[node])]
@@ -118,6 +120,6 @@ def _cpus(
     return samples
 
 
-def _by_node(answer: list[Any], names: Mapping[str, str]) -> dict[str, float]:
-    found = {node_of(each["metric"], names): float(each["value"][1]) for each in answer}
+def _by_node(result: list[Any], names: Mapping[str, str]) -> dict[str, float]:
+    found = {node_of(each["metric"], names): float(each["value"][1]) for each in result}
     return {node: value for node, value in found.items() if node is not None}

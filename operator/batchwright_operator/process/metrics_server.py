@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 
 @asynccontextmanager
-async def served(
+async def serve_metrics(
     port: int, registry: CollectorRegistry, *, healthy: Callable[[], str], ready: Callable[[], str]
 ) -> AsyncIterator[int]:
     """Serves on all addresses while the context lasts; gives the port (of use when asked for 0). `healthy` and

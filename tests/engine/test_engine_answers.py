@@ -134,7 +134,7 @@ def test_a_vanished_callers_rows_are_skipped() -> None:
         assert device.runs == [("m", 3)]
         assert engine.counters["m"].cancelled == 3
         assert engine.counters["m"].pending == 0
-        assert not engine.dispatcher.tickets
+        assert not engine.requests.by_key
         await engine.close()
 
     run(scenario())

@@ -101,7 +101,7 @@ class Story:
             trouble = errand.exception()
             assert trouble is None or isinstance(trouble, InferenceError | RuntimeTrouble)
         assert [device.violations for device in self.devices] == [[], []]
-        assert not self.engine.dispatcher.tickets
+        assert not self.engine.requests.by_key
         assert all(served.queue.rows == 0 for served in self.engine.scheduler.models.values())
         assert all(counters.pending == 0 for counters in self.engine.counters.values())
 

@@ -21,24 +21,24 @@ from tests.engine.virtual import run
 @given(st.integers(1, 64), st.data())
 def test_one_killer_among_many_is_found_and_nobody_else_is_blamed(requests: int, data: st.DataObject) -> None:
     killer = data.draw(st.integers(0, requests - 1))
-    suspects, alone, deaths = PoisonSearch(), [0] * requests, 0
+    search, alone, deaths = PoisonSearch(), [0] * requests, 0
     answered: set[int] = set()
     batches: list[list[int]] = [list(range(requests))]
     guilty: list[int] = []
     while batches:
         batch = batches.pop(0)
         if killer not in batch:
-            suspects.ran("m")
+            search.ran("m")
             answered.update(batch)
             continue
         deaths += 1
-        sentence = suspects.lost("m", (), [alone[one] for one in batch])
+        decision = search.lost("m", (), [alone[one] for one in batch])
         for one in batch:
-            alone[one] += sentence.alone
-        if sentence.guilty:
+            alone[one] += decision.alone
+        if decision.fails:
             guilty += batch
-        first = sentence.sizes[0] if sentence.sizes else 0
-        batches += [part for part in (batch[:first], batch[first:]) if part and not sentence.guilty]
+        first = decision.sizes[0] if decision.sizes else 0
+        batches += [part for part in (batch[:first], batch[first:]) if part and not decision.fails]
     assert guilty == [killer]
     assert answered == set(range(requests)) - {killer}
     assert deaths <= math.ceil(math.log2(requests)) + 2
@@ -46,20 +46,20 @@ def test_one_killer_among_many_is_found_and_nobody_else_is_blamed(requests: int,
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=40))
 def test_halves_are_apart_and_hold_all(alone_before: list[int]) -> None:
-    sentence = PoisonSearch().lost("m", IsolatedBucket(("wide",), 7), alone_before)
-    assert sum(sentence.sizes) == len(alone_before)
-    assert max(sentence.sizes) - min(sentence.sizes) <= 1
-    assert len(set(sentence.buckets)) == 2
-    assert all(isinstance(bucket, IsolatedBucket) and bucket.shape == ("wide",) for bucket in sentence.buckets)
+    decision = PoisonSearch().lost("m", IsolatedBucket(("wide",), 7), alone_before)
+    assert sum(decision.sizes) == len(alone_before)
+    assert max(decision.sizes) - min(decision.sizes) <= 1
+    assert len(set(decision.buckets)) == 2
+    assert all(isinstance(bucket, IsolatedBucket) and bucket.shape == ("wide",) for bucket in decision.buckets)
 
 
 def test_the_search_ends_where_everything_kills() -> None:
-    suspects = PoisonSearch()
-    reasons = [suspects.lost("m", (), [0, 0]).reason for _ in range(MOST_IN_A_ROW)]
+    search = PoisonSearch()
+    reasons = [search.lost("m", (), [0, 0]).reason for _ in range(MOST_IN_A_ROW)]
     assert set(reasons[:-1]) == {""}
     assert "16 times in a row" in reasons[-1]
-    suspects.ran("m")
-    assert not suspects.lost("m", (), [0, 0]).guilty
+    search.ran("m")
+    assert not search.lost("m", (), [0, 0]).fails
 
 
 class Deaths(FakeDevice):

@@ -1,87 +1,121 @@
-"""What becomes of the parts of one batch: answers to callers, counters, and what the scheduler learns."""
+"""What becomes of one batch: answers to callers, counters, and what the scheduler learns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batchwright_worker.engine.counters import ModelCounters
-from batchwright_worker.engine.isolation import Part
-from batchwright_worker.engine.pending import PendingRequest
-from batchwright_worker.inference.errors import InferenceError, ModelFailed
-from batchwright_worker.inference.requests import Array, InferResult
+from batchwright_worker.engine.parts import EngineParts
+from batchwright_worker.engine.pending import Part
+from batchwright_worker.inference.errors import ModelFailed
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import RunResult
-from batchwright_worker.scheduler.devices import Device
-from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import ServedModel
 from batchwright_worker.scheduler.steps import Batch
 
+_LOG = logging.getLogger(__name__)
 
-@dataclass(slots=True, kw_only=True)
+
 class BatchOutcome:
-    """`isolation.Report` of one batch. `settle(ticket, result)` and `fail(ticket, error)` answer a caller."""
+    """The `isolation.IsolationReport` of one batch. `parts`: its rows whose callers still waited when it began; `rows`
+    counts these, so the batch may have been larger when it was decided."""
 
-    batch: Batch
-    scheduler: Scheduler
-    served: ServedModel
-    books: Device
-    counters: ModelCounters
-    clock: Callable[[], float]
-    wall: Callable[[], float]
-    fail: Callable[[PendingRequest, InferenceError], None]
-    settle: Callable[[PendingRequest, InferResult], None]
-    epoch: int
-    rows: int
-    """Of the parts; the batch may have been larger before callers left."""
-    whole: RunResult | None = None
-    """The result of the batch as dispatched, if it went well."""
-    last: RunResult | None = None
-    """The result of the newest run, whose parts are being answered."""
-    now: float = 0.0
-    """When that run ended."""
-    shared: dict[Any, Any] = field(default_factory=dict)
+    __slots__ = (
+        "_counters", "_device", "_ended_at", "_engine", "_epoch", "_last", "_served", "_shared", "_whole",
+        "batch", "parts", "rows",
+    )  # fmt: skip
+
+    def __init__(self, engine: EngineParts, batch: Batch) -> None:
+        run, by_key = batch.run, engine.requests.by_key
+        self.batch = batch
+        self.parts = [Part(by_key[one.key], one.start, one.rows) for one in batch.slices if one.key in by_key]
+        self.rows = sum(part.rows for part in self.parts)
+        self._engine = engine
+        self._device = engine.scheduler.devices[run.device]
+        self._served = engine.scheduler.models[run.model]
+        self._counters = engine.counters[run.model]
+        self._epoch = self._device.epoch
+        self._whole: RunResult | None = None
+        """The result of the batch as dispatched, if it went well."""
+        self._last: RunResult | None = None
+        """The result of the newest run, whose parts are being answered."""
+        self._ended_at = 0.0
+        """When that run ended."""
+        self._shared: dict[Any, Any] = {}
 
     def device_lost(self) -> bool:
-        """The books' epoch tells."""
-        return self.books.epoch != self.epoch
+        """Has the runtime died since? By the epoch: a new process may be up again by now."""
+        return self._device.epoch != self._epoch
 
     def model_gone(self) -> bool:
         """Is the model not there: did the load fail that the batch was put behind, or is it unloaded behind it?"""
-        return not self.device_lost() and not self.books.holds(self.batch.run.model)
+        return not self.device_lost() and not self._device.holds(self.batch.run.model)
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
-        """Count the run; only a batch that went well as a whole teaches the tuner."""
-        self.last, self.now = result, self.clock()
-        self.counters.ran(rows, result, self.served.curve(self.batch.run.bucket).seconds(rows))
-        self.counters.last_inference = self.wall()
+        """Count the run; only a batch that went well as a whole, with all rows that were decided, teaches the tuner:
+        halves and leftovers would look like a model that is slow per row."""
+        self._last, self._ended_at = result, self._engine.clock()
+        self._counters.ran(rows, result, self._served.curve(self.batch.run.bucket).seconds(rows))
+        self._counters.last_inference = self._engine.wall()
         if result.memory is not None:
-            self.scheduler.measured(self.books.name, result.memory)
+            self._engine.scheduler.measured(self._device.name, result.memory)
         if whole and rows == self.batch.run.rows:
-            self.whole = result
+            self._whole = result
 
-    def done(self, part: Part, outputs: Mapping[str, Array]) -> None:
-        """Hand rows to their caller; the last ones complete the answer."""
-        pending = part.pending
-        if not pending.waits or not pending.add(part.start, part.rows, outputs):
-            return
-        request, now = pending.request, self.now
-        try:
-            result = pending.result(now, self.shared)
-        except (KeyError, ValueError) as trouble:
-            self.fail(pending, ModelFailed(f"model {self.served.name} gave outputs that do not fit: {trouble}"))
-            return
-        self.counters.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self.last)
-        self.scheduler.answered(request.model, request.rows, now - request.arrival)
-        self.settle(pending, result)
+    def ended(self) -> bool:
+        """Report the end of the batch to the scheduler; did it run well as a whole?"""
+        scheduler, now, whole = self._engine.scheduler, self._engine.clock(), self._whole
+        if whole is None:
+            scheduler.batch_failed(self.batch, now)
+            return False
+        scheduler.batch_ended(self.batch, whole.device_seconds, whole.batch_bytes, now)
+        scheduler.retains(self.batch, whole.retained_bytes)
+        return True
+
+    def hand_out(self, parts: Sequence[Part], result: RunResult) -> None:
+        """Answer the parts of a run: with their rows of the outputs, or the error of their first bad row."""
+        errors, at = result.row_errors, 0
+        for part in parts:
+            end = at + part.rows
+            bad = next((row for row in range(at, end) if row in errors), None) if errors else None
+            if bad is not None:
+                self.failed(Part(part.pending, part.start + bad - at, 1), errors[bad])
+            else:
+                self._done(part, {name: array[at:end] for name, array in result.outputs.items()})
+            at = end
 
     def failed(self, part: Part, message: str) -> None:
         """The model raised on these rows: their caller's own error, which names the row where it is known."""
         request = part.pending.request
         row = part.start if part.rows == 1 else None
         where = f" on row {row}" if row is not None and request.rows > 1 else ""
-        self.fail(part.pending, ModelFailed(f"model {self.served.name} failed{where}: {message}", row=row))
+        error = ModelFailed(f"model {self._served.name} failed{where}: {message}", row=row)
+        self._engine.requests.fail(part.pending, error)
+
+    def broken(self, bug: Exception) -> None:
+        """A bug of ours: log it, and answer everyone who still waits, so that no caller hangs."""
+        run = self.batch.run
+        _LOG.error("batch of %s on %s", run.model, run.device, exc_info=bug)
+        for part in self.parts:
+            error = ModelFailed(f"model {run.model} failed: {type(bug).__name__}: {bug}")
+            self._engine.requests.fail(part.pending, error)
 
     def out_of_memory(self, rows: int) -> int:
         """Learn the cap, so that no later batch meets the same wall."""
-        return self.scheduler.out_of_memory(self.books.name, self.served.name, rows)
+        return self._engine.scheduler.out_of_memory(self._device.name, self._served.name, rows)
+
+    def _done(self, part: Part, outputs: Mapping[str, Array]) -> None:
+        """Outputs of a part's rows; the last ones complete the answer."""
+        pending = part.pending
+        if not pending.waits or not pending.add(part.start, part.rows, outputs):
+            return
+        request, ended_at = pending.request, self._ended_at
+        try:
+            result = pending.result(ended_at, self._shared)
+        except (KeyError, ValueError) as trouble:
+            error = ModelFailed(f"model {self._served.name} gave outputs that do not fit: {trouble}")
+            self._engine.requests.fail(pending, error)
+            return
+        self._counters.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self._last)
+        self._engine.scheduler.answered(request.model, request.rows, ended_at - request.arrival)
+        self._engine.requests.answer(pending, result)

@@ -9,43 +9,37 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Final, Self
 
-from batchwright_worker.api import deployment as manifest
-from batchwright_worker.api import messages
-from batchwright_worker.api import model as manifest_model
+from batchwright_worker.api.deployment import ModelDeployment
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.model import Model
+from batchwright_worker.engine import refusals
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.dispatcher import Dispatcher
 from batchwright_worker.engine.lifecycle import ModelLifecycle
-from batchwright_worker.engine.loader import Loader, artifact_for
-from batchwright_worker.engine.pending import PendingRequest
+from batchwright_worker.engine.loader import Loader, artifact_for, expected_footprint
+from batchwright_worker.engine.parts import EngineParts
+from batchwright_worker.engine.pending import PendingRequest, PendingRequests
+from batchwright_worker.engine.retries import Retries
 from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.engine.windows import Windows
-from batchwright_worker.inference.errors import (
-    DeadlineExceeded,
-    InferenceError,
-    ModelUnavailable,
-    QueueFull,
-    Refused,
-    Stopping,
-    UnknownModel,
-)
+from batchwright_worker.inference.errors import InferenceError, ModelUnavailable, UnknownModel
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import Runtime, TensorSpec
 from batchwright_worker.scheduler.devices import DeviceConfig
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ServedModel, plan_of
 from batchwright_worker.scheduler.steps import QueueRequest, Refusal
 
-UNLOADED = "unloaded by request"
+UNLOADED: Final = "unloaded by request"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMetadata:
-    """What the protocols tell of a model; shapes per row. `max_batch_size` is batching.maxSize."""
+    """What the protocols report of a model; shapes per row. `max_batch_size` is batching.maxSize."""
 
     name: str
     versions: tuple[str, ...]
@@ -56,72 +50,69 @@ class ModelMetadata:
 
 
 class Engine:
-    """One per sidecar. `clock` is the monotonic clock of requests, `wall` gives Unix seconds for the state; a
-    `scheduler` that is given (one that records, say) has an order of its own.
+    """One per sidecar. `clock` is the monotonic clock of requests, `wall` gives Unix seconds for the state. Layerwise:
+    `interleaves`, the runtimes run batches of several models at once.
 
     Use it from one event loop: `start`, then `infer` as often and as concurrently as you like, `drain`, `close`.
-    `counters` holds the counters per model.
+    `counters` are by model, `requests` are those that are not answered yet.
+
+    Other packages' engines are no servers: `benchmark/engines/base` runs one network, `layerwise/execution/jobs` is the
+    compute or copy side of an accelerator.
     """
 
     def __init__(
         self,
-        models: Sequence[manifest_model.Model],
+        models: Sequence[Model],
         runtimes: Sequence[Runtime],
         *,
-        order: Order = "Balanced",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         scheduler: Scheduler | None = None,
+        interleaves: bool = False,
     ) -> None:
         self.clock = clock
-        self.models: Mapping[str, manifest_model.Model] = {model.name: model for model in models}
+        self.models: Mapping[str, Model] = {model.name: model for model in models}
         self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
-        self.scheduler = scheduler or Scheduler(order=order)
-        self.counters: dict[str, ModelCounters] = {model.name: ModelCounters() for model in models}
+        self.scheduler = scheduler or Scheduler()
+        self.counters: Mapping[str, ModelCounters] = {model.name: ModelCounters() for model in models}
+        self.requests = PendingRequests(scheduler=self.scheduler, counters=self.counters, clock=clock)
         self.publisher = StatePublisher(scheduler=self.scheduler, counters=self.counters, clock=clock, wall=wall)
-        self.loader = Loader(
-            scheduler=self.scheduler,
-            runtimes=self.runtimes,
+        # Decisions begin loads, and loads that end are events for the next decision: the loop is made first, and calls
+        # back by a method of this object because its dispatcher is made last.
+        self._decisions = DecisionLoop(self._decide, clock)
+        parts = EngineParts(
             models=self.models,
-            counters=self.counters,
-            clock=clock,
-        )
-        self.decisions = DecisionLoop()
-        self.dispatcher = Dispatcher(
-            scheduler=self.scheduler,
             runtimes=self.runtimes,
-            loader=self.loader,
-            publisher=self.publisher,
-            decisions=self.decisions,
-            counters=self.counters,
-            clock=clock,
-        )
-        self.windows = Windows(
-            scheduler=self.scheduler, publisher=self.publisher, decisions=self.decisions, clock=clock
-        )
-        self.lifecycle = ModelLifecycle(
             scheduler=self.scheduler,
-            runtimes=self.runtimes,
-            loader=self.loader,
+            counters=self.counters,
             publisher=self.publisher,
-            decisions=self.decisions,
+            requests=self.requests,
+            decisions=self._decisions,
             clock=clock,
-            reject=self.dispatcher.reject,
+            wall=wall,
         )
-        self.decisions.decide = self.dispatcher.decide
-        self.loader.follow(self.lifecycle)
+        self.windows = Windows(parts)
+        self._loader = Loader(parts)
+        self._lifecycle = ModelLifecycle(parts, self._loader)
+        self._dispatcher = Dispatcher(parts, self._lifecycle, Retries(parts))
+        self._interleaves = interleaves
         self._stopping = False
-        self.interleaves = False
-        """Layerwise: the runtimes run batches of several models at once."""
 
     @classmethod
     def for_deployment(
-        cls, deployment: manifest.ModelDeployment, runtimes: Sequence[Runtime], scheduler: Scheduler | None = None
+        cls, deployment: ModelDeployment, runtimes: Sequence[Runtime], scheduler: Scheduler | None = None
     ) -> Self:
-        """From contract.DEPLOYMENT_FILE as parsed by `manifest.parse_deployment`."""
-        engine = cls(deployment.spec.models, runtimes, order=deployment.spec.queue_order, scheduler=scheduler)
-        engine.interleaves = deployment.spec.layerwise.mode != "Off"
-        return engine
+        """From names.DEPLOYMENT_FILE as parsed by `deployment.parse_deployment`. A `scheduler` that is given (one that
+        records, say) has its order already."""
+        return cls(
+            deployment.spec.models,
+            runtimes,
+            scheduler=scheduler or Scheduler(order=deployment.spec.queue_order),
+            interleaves=deployment.spec.layerwise.mode != "Off",
+        )
+
+    def _decide(self) -> float | None:
+        return self._dispatcher.decide()
 
     # --- life ---
 
@@ -129,52 +120,60 @@ class Engine:
         """Load every model once (measured, warmed up); those that fit stay in memory. Returns when each has loaded
         or failed; what failed is tried again with back-off and shows in the state."""
         now = self.clock()
+        kinds = {runtime.kind for runtime in self.runtimes.values()}
         for model in self.models.values():
-            served = self.scheduler.add_model(plan_of(model, *self._expected_footprint(model)), now)
+            # Layerwise: weights come and go within a budget of their own, so a model occupies nothing as a whole.
+            footprint = (0, 0) if self._interleaves else expected_footprint(model, kinds)
+            served = self.scheduler.add_model(plan_of(model, *footprint), now)
             self.publisher.add(model.name, served.tuning.size)
         for runtime in self.runtimes.values():
-            device = DeviceConfig(
-                name=runtime.device,
-                kind=runtime.kind,
-                overlaps_loads=runtime.overlaps_loads,
-                depth=max(2, len(self.models)) if self.interleaves else runtime.depth,
-                interleaves=self.interleaves,
-            )
-            self.scheduler.add_device(device, up=False)
-            self.lifecycle.watch(runtime.device)
-            await self.lifecycle.revive(runtime.device)
+            # Down until `restore` has measured it.
+            self.scheduler.add_device(self._device(runtime), up=False)
+            self._lifecycle.watch(runtime.device)
+            await self._lifecycle.restore(runtime.device)
+        # Every model once before any model twice.
         for name in self.models:
-            if why := await self.lifecycle.place(name):
-                self.lifecycle.cannot_place(name, why)
+            if why := await self._lifecycle.place(name):
+                self._lifecycle.cannot_place(name, why)
         for name in self.models:
-            await self.lifecycle.replicate(name)
+            await self._lifecycle.replicate(name)
+
+    def _device(self, runtime: Runtime) -> DeviceConfig:
+        return DeviceConfig(
+            name=runtime.device,
+            kind=runtime.kind,
+            overlaps_loads=runtime.overlaps_loads,
+            depth=max(2, len(self.models)) if self._interleaves else runtime.depth,
+            interleaves=self._interleaves,
+        )
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more requests; wait until all are answered, at most `deadline_s`; answer the rest with Stopping."""
         if not self._stopping:
             self._stopping = True
             self.publisher.publish()
-        if not self.dispatcher.tickets:
+        if not self.requests.by_key:
             return
         try:
             async with asyncio.timeout(deadline_s):
-                await self.dispatcher.idle.wait()
+                await self.requests.idle.wait()
         except TimeoutError:
-            for pending in list(self.dispatcher.tickets.values()):
-                self.dispatcher.fail(pending, Stopping("this replica is stopping; ask another one"), "Stopping")
+            for pending in list(self.requests.by_key.values()):
+                self.requests.fail(pending, refusals.stopping(), "Stopping")
 
     async def close(self) -> None:
-        """Stop for good: requests still open are answered with Stopping, timers and tasks end."""
+        """Stop permanently: requests still open are answered with Stopping, timers and tasks end."""
+        # Callers first: they get their answers whatever the end of the tasks does. Tasks last: the timers of windows
+        # and loads would start new ones.
         await self.drain(0)
-        self.dispatcher.close()
         self.windows.close()
-        self.lifecycle.close()
-        await self.decisions.close()
+        self._lifecycle.close()
+        await self._decisions.close()
 
     # --- requests ---
 
     async def infer(self, request: InferRequest) -> InferResult:
-        """The answer, or one of the errors of `values`. Cancel it, and its rows that have not started are skipped."""
+        """The answer, or one of `inference.errors`. Cancel it, and its rows that have not started are skipped."""
         answer: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
         pending = self.submit(request, partial(_settle, answer))
         try:
@@ -185,7 +184,7 @@ class Engine:
 
     def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:
         """The same for callers without a task: `done` is called with the answer, later and exactly once, unless the
-        caller `cancel`s before. Raises InferenceError for what is not even taken."""
+        request is cancelled before. Raises InferenceError for what is not even taken."""
         served = self._served(request.model)
         try:
             return self._accept(request, served, done)
@@ -194,17 +193,17 @@ class Engine:
             raise
 
     def cancel(self, pending: PendingRequest) -> None:
-        """Its caller has gone; rows that have not started are skipped."""
-        self.dispatcher.cancel(pending)
+        """Its caller has disconnected; rows that have not started are skipped."""
+        self.requests.cancel(pending)
 
     def expected_wait_ms(self, model: str) -> float:
-        """The wait that a new row of this model would meet now (contract.HEADER_EXPECTED_WAIT)."""
+        """The wait that a new row of this model would meet now (names.HEADER_EXPECTED_WAIT)."""
         return self.scheduler.expected_wait_s(self._served(model).name, self.clock()) * 1e3
 
     def model_metadata(self, name: str) -> ModelMetadata:
         """Raises UnknownModel. Inputs and outputs are as the manifest declares them until the model was loaded once."""
         self._served(name)
-        signature = self.loader.signature(name)
+        signature = self._loader.signature(name)
         return ModelMetadata(
             name=name,
             versions=("1",),
@@ -231,8 +230,8 @@ class Engine:
         self.scheduler.let_in(name)
         if not self.scheduler.holders(name):
             self.publisher.set_state(name, "Loading")
-        if why := await self.lifecycle.place(name):
-            self.lifecycle.cannot_place(name, why)
+        if why := await self._lifecycle.place(name):
+            self._lifecycle.cannot_place(name, why)
             raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=1.0)
         self.publisher.set_state(name, "Ready")
 
@@ -241,16 +240,16 @@ class Engine:
         that run have ended. Raises UnknownModel."""
         self._served(name)
         keys = self.scheduler.block(name, UNLOADED, float("inf"))
-        self.dispatcher.reject(keys, UnknownModel(f"model {name} was {UNLOADED}"))
+        self.requests.reject(keys, UnknownModel(f"model {name} was {UNLOADED}"))
         self.publisher.set_state(name, "Unloaded", UNLOADED)
         for device in self.scheduler.devices:
-            await self.lifecycle.evict(device, name)
+            await self._lifecycle.evict(device, name)
 
-    def snapshot(self) -> messages.SidecarState:
+    def snapshot(self) -> SidecarState:
         """The state as the operator reads it."""
         return self.publisher.snapshot("stopping" if self._stopping else "", ready=self.ready())
 
-    async def wait_for_revision(self, after: int, timeout_s: float) -> messages.SidecarState:
+    async def wait_for_revision(self, after: int, timeout_s: float) -> SidecarState:
         """The state as soon as its revision is above `after`, after `timeout_s` in any case."""
         await self.publisher.wait(after, timeout_s)
         return self.snapshot()
@@ -285,15 +284,16 @@ class Engine:
         )
         if isinstance(key, Refusal):
             self.counters[served.name].refused[key.reason] += 1
-            raise _error_of(key)
+            raise refusals.error_of(key)
         pending = PendingRequest(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
-        self.dispatcher.admit(key, pending)
+        self.requests.add(key, pending)
+        self._decisions.wake()
         return pending
 
     def _prepared(self, request: InferRequest) -> tuple[Mapping[str, Array], Bucket]:
         """The arrays as the model takes them, and their bucket; once per form where nothing has to be padded. Raises
         BadInput."""
-        signature, form = self.loader.signature(request.model), request.form
+        signature, form = self._loader.signature(request.model), request.form
         if form is not None and form.checked is signature:
             return request.inputs, form.bucket
         inputs, bucket = signature.prepare(request.inputs, request.rows, request.outputs)
@@ -305,23 +305,13 @@ class Engine:
         refused = self.counters[served.name].refused
         if self._stopping:
             refused["Stopping"] += 1
-            raise Stopping("this replica is stopping; ask another one")
+            raise refusals.stopping()
         if served.blocked == UNLOADED:
             raise UnknownModel(f"model {served.name} was {UNLOADED}; load it first")
         if served.blocked and now < served.blocked_until:
             refused["Unavailable"] += 1
             wait = served.blocked_until - now
             raise ModelUnavailable(f"model {served.name} cannot be loaded: {served.blocked}", retry_after_s=wait)
-
-    def _expected_footprint(self, model: manifest_model.Model) -> tuple[int, int]:
-        """Bytes of a load and per row as far as the manifest says; 0 until measured otherwise, and where weights come
-        and go within a budget of their own."""
-        if self.interleaves:
-            return (0, 0)
-        kinds = {runtime.kind for runtime in self.runtimes.values()}
-        artifacts = [one for kind in kinds if (one := artifact_for(model, kind)) is not None]
-        emulated = next((one.emulated for one in artifacts if one.emulated is not None), None)
-        return (0, 0) if emulated is None else (emulated.weights_bytes, emulated.bytes_per_row)
 
     def _artifact_format(self, name: str) -> str:
         kinds = [runtime.kind for runtime in self.runtimes.values()]
@@ -336,15 +326,3 @@ def _settle(future: asyncio.Future[InferResult], answer: InferResult | Inference
         future.set_result(answer)
     else:
         future.set_exception(answer)
-
-
-def _error_of(refusal: Refusal) -> InferenceError:
-    match refusal.reason:
-        case "Deadline":
-            return DeadlineExceeded(refusal.message, retry_after_s=refusal.retry_after_s)
-        case "QueueFull":
-            return QueueFull(refusal.message, retry_after_s=refusal.retry_after_s)
-        case "Unavailable":
-            return ModelUnavailable(refusal.message, retry_after_s=refusal.retry_after_s)
-        case "LatencyTarget":
-            return Refused(refusal.message, retry_after_s=refusal.retry_after_s)

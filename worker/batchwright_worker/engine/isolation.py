@@ -7,26 +7,16 @@ the parts whose fate is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from batchwright_worker.engine.pending import PendingRequest
-from batchwright_worker.inference.requests import Array
+from batchwright_worker.engine.pending import Part
 from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
 
 
-@dataclass(slots=True)
-class Part:
-    """Rows [start, start + rows) of one request; never changed."""
-
-    pending: PendingRequest
-    start: int
-    rows: int
-
-
 class IsolationReport(Protocol):
-    """Who is told what became of the parts."""
+    """What `run_isolated` reports to: one batch's fate, part by part."""
 
     def device_lost(self) -> bool:
         """Has the runtime that this batch was given to died (there may be a new, empty one by now)?"""
@@ -34,8 +24,8 @@ class IsolationReport(Protocol):
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """A run of `rows` went well; `whole`: it was the batch as dispatched."""
 
-    def done(self, part: Part, outputs: Mapping[str, Array]) -> None:
-        """Outputs of a part's rows."""
+    def hand_out(self, parts: Sequence[Part], result: RunResult) -> None:
+        """These parts, in this order, were the run that `ran` reported."""
 
     def failed(self, part: Part, message: str) -> None:
         """A part failed; its first row is the bad one if it has one row."""
@@ -45,11 +35,11 @@ class IsolationReport(Protocol):
 
 
 class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
-    """The runtime died while it ran `suspects`; neither they nor `others` have a result or an error."""
+    """The runtime died while it ran `running`; neither they nor `others` have a result or an error."""
 
-    def __init__(self, suspects: list[Part], others: list[Part], why: str) -> None:
+    def __init__(self, running: list[Part], others: list[Part], why: str) -> None:
         super().__init__(why)
-        self.suspects = suspects
+        self.running = running
         self.others = others
 
 
@@ -95,7 +85,7 @@ async def run_isolated(
                 _split_or_fail(batch, rows, str(trouble), work, report.failed)
         else:
             report.ran(rows, result, rows == total)
-            hand_out(batch, result, report)
+            report.hand_out(batch, result)
 
 
 async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None) -> RunResult:
@@ -146,26 +136,3 @@ def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
         if taken < part.rows:
             second.append(Part(part.pending, part.start + taken, part.rows - taken))
     return first, second
-
-
-def hand_out(batch: Sequence[Part], result: RunResult, report: IsolationReport) -> None:
-    """Report each part: its rows of the outputs, or the error of its first bad row."""
-    if not result.row_errors:
-        _hand_out_all(batch, result.outputs, report)
-        return
-    at = 0
-    for part in batch:
-        bad = next((row for row in range(at, at + part.rows) if row in result.row_errors), None)
-        if bad is not None:
-            report.failed(Part(part.pending, part.start + bad - at, 1), result.row_errors[bad])
-        else:
-            report.done(part, {name: array[at : at + part.rows] for name, array in result.outputs.items()})
-        at += part.rows
-
-
-def _hand_out_all(batch: Sequence[Part], outputs: Mapping[str, Array], report: IsolationReport) -> None:
-    at = 0
-    for part in batch:
-        end = at + part.rows
-        report.done(part, {name: array[at:end] for name, array in outputs.items()})
-        at = end

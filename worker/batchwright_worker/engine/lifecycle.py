@@ -1,159 +1,165 @@
-"""Models in and out of devices beyond what waiting rows ask for: at start, on request, after failures and losses."""
+"""The model lifecycle: models onto and off devices beyond what waiting rows require: at start, on request, after
+failures and losses."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from batchwright_worker.engine.decision_loop import DecisionLoop
-from batchwright_worker.engine.loader import Loader
-from batchwright_worker.engine.state_publisher import StatePublisher
-from batchwright_worker.inference.errors import InferenceError, ModelUnavailable
-from batchwright_worker.inference.runtime import Runtime, RuntimeLost, RuntimeTrouble
+from batchwright_worker.engine.loader import LoadDone, Loader, LoadGivenUp
+from batchwright_worker.engine.parts import EngineParts
+from batchwright_worker.inference.errors import ModelUnavailable
+from batchwright_worker.inference.runtime import RuntimeLost, RuntimeTrouble
 from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.dispatch import LoadModel
-from batchwright_worker.scheduler.scheduler import Scheduler
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class ModelLifecycle:
-    """One per engine. `turn_away(keys, error)` answers the callers of queue entries that will not be served."""
+    """One per engine; owns the timers of loads that are tried again."""
 
-    scheduler: Scheduler
-    runtimes: Mapping[str, Runtime]
+    engine: EngineParts
     loader: Loader
-    publisher: StatePublisher
-    decisions: DecisionLoop
-    clock: Callable[[], float]
-    reject: Callable[[list[int], InferenceError], None]
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
 
     async def load(self, load: LoadModel) -> None:
-        """Carry out a load that is in the books."""
+        """Carry out a load that the scheduler has begun, and what follows from its result."""
         try:
-            await self.loader.load(load)
+            match await self.loader.load(load):
+                case LoadDone(first=first):
+                    self._loaded(load.model, first=first)
+                case LoadGivenUp(why=why, retry_after_s=retry_after_s):
+                    self._give_up(load.model, why, retry_after_s)
+                case None:
+                    pass
         finally:
-            self.decisions.wake()
+            self.engine.decisions.wake()
 
     async def place(self, model: str, device: str | None = None, *, evict: bool = True) -> str:
         """Load a model (on this device) as B5's options 3 and 4 put it, waiting while devices are busy or not up yet.
         Returns why it cannot be, empty once it is there. With `evict` False only into free memory."""
-        drained = False
+        engine, drained = self.engine, False
         while True:
-            if any(device in (None, books.name) for books in self.scheduler.holders(model)):
+            if any(device in (None, holder.name) for holder in engine.scheduler.holders(model)):
                 return ""
-            plan = self.scheduler.plan_load(model, self.clock(), device)
+            plan = engine.scheduler.plan_load(model, engine.clock(), device)
             if isinstance(plan, LoadModel):
                 if plan.unload and not evict:
                     return "it needs memory that other models hold"
-                self.scheduler.begin_load(plan, self.clock())
+                engine.scheduler.begin_load(plan, engine.clock())
                 await self.load(plan)
-                if self.scheduler.models[model].blocked:
-                    return self.scheduler.models[model].blocked
+                if engine.scheduler.models[model].blocked:
+                    return engine.scheduler.models[model].blocked
             else:
-                asked = [books for books in self.scheduler.devices.values() if device in (None, books.name)]
-                if all(books.quiet for books in asked):
+                wanted = [one for one in engine.scheduler.devices.values() if device in (None, one.name)]
+                if all(one.quiet for one in wanted):
                     return plan
-                drained = drained or all(books.quiet or books.down for books in asked)
-                await self._changed([] if drained else asked)
+                # Once each of them was quiet or down, what it waits for is one that is down: it claims nothing any
+                # more, or the others would stand idle until that one is back.
+                drained = drained or all(one.quiet or one.down for one in wanted)
+                await self._changed([] if drained else wanted)
 
     async def _changed(self, wanted: Sequence[Device]) -> None:
-        """Until the next event. The wanted devices begin nothing meanwhile: under traffic they would never be free."""
-        for books in wanted:
-            self.scheduler.claim(books.name)
+        """Return after the next event. The wanted devices begin nothing meanwhile: under traffic they would never be
+        free."""
+        # Claims end with each event: whoever still waits claims again (see `place`).
+        for device in wanted:
+            self.engine.scheduler.claim(device.name)
         try:
-            await self.decisions.next()
+            await self.engine.decisions.next_event()
         finally:
-            for books in wanted:
-                self.scheduler.release(books.name)
-            self.decisions.look()
+            for device in wanted:
+                self.engine.scheduler.release(device.name)
+            # Not `wake`: that is an event, and those who wait for one would wake each other forever.
+            self.engine.decisions.decide_soon()
 
-    def loaded(self, model: str, *, first: bool) -> None:
-        """A load is done and measured (callback of the loader)."""
+    def _loaded(self, model: str, *, first: bool) -> None:
         if first:
-            size = self.scheduler.warmed_up(model)
+            size = self.engine.scheduler.warmed_up(model)
             message = f"the warm-up's batches predict that {size} rows are best"
-            self.publisher.resized(model, size, "Initial", message)
-        self.publisher.set_state(model, "Ready")
+            self.engine.publisher.resized(model, size, "Initial", message)
+        self.engine.publisher.set_state(model, "Ready")
 
-    def load_failed(self, model: str, why: str, retry_after_s: float) -> None:
-        """A load has failed (callback of the loader): answer who waits, try again later."""
-        until = self.clock() + retry_after_s
+    def _give_up(self, model: str, why: str, retry_after_s: float) -> None:
+        """Answer who waits for the model, try again later."""
+        until = self.engine.clock() + retry_after_s
         error = ModelUnavailable(f"model {model} cannot be loaded: {why}", retry_after_s=retry_after_s)
-        self.reject(self.scheduler.block(model, why, until), error)
-        self.publisher.set_state(model, "Failed", why)
+        self.engine.requests.reject(self.engine.scheduler.block(model, why, until), error)
+        self.engine.publisher.set_state(model, "Failed", why)
         loop = asyncio.get_running_loop()
         self._timers[model] = loop.call_later(retry_after_s, self._load_again, model, until)
 
     def _load_again(self, model: str, until: float) -> None:
-        served = self.scheduler.models[model]
-        if served.blocked_until == until and not self.scheduler.holders(model):
-            self.scheduler.let_in(model)
-            self.decisions.spawn(self._place_again(model))
+        served = self.engine.scheduler.models[model]
+        # Unless it was unloaded by request, loaded, or given up once more since the timer was set.
+        if served.blocked_until == until and not self.engine.scheduler.holders(model):
+            self.engine.scheduler.let_in(model)
+            self.engine.decisions.spawn(self._place_again(model))
 
     async def _place_again(self, model: str) -> None:
         if why := await self.place(model):
             self.cannot_place(model, why)
 
     def cannot_place(self, model: str, why: str) -> None:
-        """No device can take it now: the same as a load that failed (unless one just did and has said so)."""
-        if not self.scheduler.models[model].blocked:
-            self.load_failed(model, why, self.loader.next_backoff_s(model))
+        """No device can take it now: the same as a load that was given up (unless one just was, and has blocked it)."""
+        if not self.engine.scheduler.models[model].blocked:
+            self._give_up(model, why, self.loader.next_backoff_s(model))
 
     async def replicate(self, model: str) -> None:
         """Load it on every further device that has memory free for it (at start)."""
-        for books in self.scheduler.devices.values():
-            if not books.holds(model) and not books.down:
-                await self.place(model, books.name, evict=False)
+        for device in self.engine.scheduler.devices.values():
+            if not device.holds(model) and not device.down:
+                await self.place(model, device.name, evict=False)
 
-    async def evict(self, device: str, model: str) -> None:
-        """Out of this device's memory, as soon as it is idle; it counts as busy meanwhile."""
-        books = self.scheduler.devices[device]
-        while model in (books.timeline.running, books.timeline.loading) or (books.holds(model) and not books.quiet):
-            await self._changed([books])
-        if not books.holds(model):
+    async def evict(self, device_name: str, model: str) -> None:
+        """Unload it from this device as soon as that is idle; it counts as busy meanwhile."""
+        scheduler = self.engine.scheduler
+        device = scheduler.devices[device_name]
+        while model in (device.timeline.running, device.timeline.loading) or (device.holds(model) and not device.quiet):
+            await self._changed([device])
+        if not device.holds(model):
             return
-        epoch = books.epoch
-        self.scheduler.begin_eviction(device, model)
+        epoch = device.epoch
+        scheduler.begin_eviction(device_name, model)
         try:
-            await self.loader.unload(device, (model,))
-            await self.loader.measure(device)
+            await self.loader.unload(device_name, (model,))
+            await self.loader.measure(device_name)
         except RuntimeLost:
-            _log.info("runtime %s was lost while %s was unloaded", device, model)
+            _LOG.info("runtime %s was lost while %s was unloaded", device_name, model)
         finally:
-            if books.epoch == epoch:
-                self.scheduler.eviction_ended(device)
-            self.decisions.wake()
+            if device.epoch == epoch:
+                scheduler.eviction_ended(device_name)
+            self.engine.decisions.wake()
 
     def watch(self, device: str) -> None:
         """Follow the runtime's losses and returns."""
-        self.runtimes[device].watch(lambda why: self._lost(device, why), lambda: self._back(device))
+        self.engine.runtimes[device].watch(lambda why: self._lost(device, why), lambda: self._back(device))
 
     def _lost(self, device: str, why: str) -> None:
-        _log.warning("runtime %s is lost: %s", device, why)
-        if self.scheduler.runtime_lost(device):
-            self.publisher.publish()
-        self.decisions.wake()
+        _LOG.warning("runtime %s is lost: %s", device, why)
+        if self.engine.scheduler.runtime_lost(device):
+            self.engine.publisher.publish()
+        self.engine.decisions.wake()
 
     def _back(self, device: str) -> None:
-        self.decisions.spawn(self.revive(device))
+        self.engine.decisions.spawn(self.restore(device))
 
-    async def revive(self, device: str) -> None:
+    async def restore(self, device: str) -> None:
         """A new, empty runtime is there: measure it, load what the old one held."""
         try:
             await self.loader.measure(device)
         except RuntimeTrouble as trouble:
-            _log.warning("runtime %s does not answer yet: %s", device, trouble)
+            _LOG.warning("runtime %s does not answer yet: %s", device, trouble)
             return
-        former = self.scheduler.runtime_back(device)
-        self.publisher.publish()
-        self.decisions.wake()
+        former = self.engine.scheduler.runtime_back(device)
+        self.engine.publisher.publish()
+        self.engine.decisions.wake()
         for model in former:
-            if not self.scheduler.models[model].blocked:
+            if not self.engine.scheduler.models[model].blocked:
                 await self.place(model, device, evict=False)
 
     def close(self) -> None:

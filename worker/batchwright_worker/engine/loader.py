@@ -1,59 +1,61 @@
-"""Loading and unloading on the runtimes: performs what the scheduler decided, warms up, learns footprints and speed."""
+"""Loads and unloads on the runtimes: performs what the scheduler decided, warms up, measures footprints and speed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final
 
-from batchwright_worker.api import model as manifest_model
-from batchwright_worker.engine.counters import ModelCounters
+from batchwright_worker.api.model import Artifact, Model, Tensor
+from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.signature import Signature
 from batchwright_worker.inference.runtime import (
     BatchFailed,
     LoadReport,
     ModelSource,
     OutOfMemory,
-    Runtime,
     RuntimeLost,
     TensorSpec,
 )
 from batchwright_worker.scheduler.dispatch import LoadModel
-from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ServedModel
 
-WARM_UP_BUDGET_S = 1.0
+WARM_UP_BUDGET_S: Final = 1.0
 """The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""
-FIRST_BACKOFF_S = 1.0
-LAST_BACKOFF_S = 60.0
-MOST_CUTS = 5
+FIRST_BACKOFF_S: Final = 1.0
+LAST_BACKOFF_S: Final = 60.0
+MOST_CUTS: Final = 5
 """After so many runtimes in a row that died while they loaded a model, it is the model's fault."""
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
-class LoadFollower(Protocol):
-    """Who is told of loads."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadDone:
+    """A load is done and measured and, the first time, warmed up."""
 
-    def loaded(self, model: str, *, first: bool) -> None:
-        """A load is done, measured and, the first time, warmed up."""
-
-    def load_failed(self, model: str, why: str, retry_after_s: float) -> None:
-        """A load has failed for a reason that trying again at once does not mend."""
+    first: bool
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadGivenUp:
+    """A load has failed, for a reason that trying again at once does not fix, and the model is on no device."""
+
+    why: str
+    retry_after_s: float
+
+
+LoadResult = LoadDone | LoadGivenUp | None
+"""None: the scheduler may decide on the next try at once, or other devices serve the model."""
+
+
+@dataclass(slots=True)
 class Loader:
-    """One per engine; `follow` says who is told."""
+    """One per engine."""
 
-    scheduler: Scheduler
-    runtimes: Mapping[str, Runtime]
-    models: Mapping[str, manifest_model.Model]
-    counters: Mapping[str, ModelCounters]
-    clock: Callable[[], float]
-    _follower: LoadFollower | None = None
+    engine: EngineParts
     _signatures: dict[str, Signature] = field(default_factory=dict)
     _warm: set[tuple[str, str]] = field(default_factory=set)
     """Model and device of every first load: later loads of the same are not warmed up again."""
@@ -61,73 +63,70 @@ class Loader:
     _cuts: dict[str, int] = field(default_factory=dict)
     """Per model how many runtimes in a row have died while they loaded it."""
 
-    def follow(self, follower: LoadFollower) -> None:
-        """Tell `follower` of every load that is done or has failed."""
-        self._follower = follower
-
     def signature(self, model: str) -> Signature:
         """As the runtime reported it, before the first load as the manifest declares it."""
         known = self._signatures.get(model)
-        return known if known is not None else _declared(self.models[model])
+        return known if known is not None else _declared(self.engine.models[model])
 
-    async def load(self, load: LoadModel) -> None:
-        """Carry out a load that is in the books already. Raises nothing but cancellation."""
-        runtime, books = self.runtimes[load.device], self.scheduler.devices[load.device]
-        epoch = books.epoch
+    async def load(self, load: LoadModel) -> LoadResult:
+        """Carry out a load that the scheduler has begun. Raises nothing but cancellation."""
+        engine = self.engine
+        runtime, device = engine.runtimes[load.device], engine.scheduler.devices[load.device]
+        epoch = device.epoch
         try:
             source = self._source(load.model, runtime.kind)
-            # Asked for at once, in this order: the runtime does them without waiting for us in between.
-            asks = [*(runtime.unload(victim) for victim in load.unload), runtime.load(load.model, source)]
-            report = (await asyncio.gather(*asks))[-1]
+            # Requested at once, in this order: the runtime does them without waiting for us in between.
+            requests = [*(runtime.unload(victim) for victim in load.unload), runtime.load(load.model, source)]
+            report = (await asyncio.gather(*requests))[-1]
             assert report is not None
-            self._unloaded(load.unload)
-            if books.epoch == epoch:
-                await self._settle(load, report, epoch)
+            self._count_unloads(load.unload)
+            # What was begun before a loss concerns a process that is gone: its successor holds nothing.
+            return await self._complete(load, report, epoch) if device.epoch == epoch else None
         except RuntimeLost as lost:
-            self._cut_off(load, str(lost))
+            return self._cut_off(load, str(lost))
         except OutOfMemory as trouble:
-            if books.epoch == epoch:
-                self._too_large(load, str(trouble))
+            return self._too_large(load, str(trouble)) if device.epoch == epoch else None
         except Exception as trouble:
             if not isinstance(trouble, BatchFailed):
-                _log.exception("load of %s on %s", load.model, load.device)
-            if books.epoch == epoch:
-                self.scheduler.load_failed(load, self.clock())
-                self._give_up(load, str(trouble) or type(trouble).__name__)
+                _LOG.exception("load of %s on %s", load.model, load.device)
+            if device.epoch != epoch:
+                return None
+            engine.scheduler.load_failed(load, engine.clock())
+            return self._give_up(load, str(trouble) or type(trouble).__name__)
 
     async def unload(self, device: str, victims: tuple[str, ...]) -> None:
-        """Give the memory of models back that the books have dropped already."""
+        """Give the memory of models back that the scheduler counts as unloaded already. Raises RuntimeTrouble."""
         for victim in victims:
-            await self.runtimes[device].unload(victim)
-        self._unloaded(victims)
+            await self.engine.runtimes[device].unload(victim)
+        self._count_unloads(victims)
 
-    def _unloaded(self, victims: tuple[str, ...]) -> None:
+    def _count_unloads(self, victims: tuple[str, ...]) -> None:
         for victim in victims:
-            self.counters[victim].unloads += 1
+            self.engine.counters[victim].unloads += 1
 
     async def measure(self, device: str) -> None:
-        """Bring the books in line with what the runtime measures."""
-        self.scheduler.measured(device, await self.runtimes[device].memory())
+        """Report the memory that the runtime measures to the scheduler. Raises RuntimeTrouble."""
+        self.engine.scheduler.measured(device, await self.engine.runtimes[device].memory())
 
-    async def _settle(self, load: LoadModel, report: LoadReport, epoch: int) -> None:
-        """The runtime holds the model: learn its signature, warm it up, enter it into the books (unless it was lost
-        meanwhile)."""
-        served = self.scheduler.models[load.model]
-        books = self.scheduler.devices[load.device]
+    async def _complete(self, load: LoadModel, report: LoadReport, epoch: int) -> LoadResult:
+        """The runtime holds the model: learn its signature, warm it up, report it to the scheduler (unless the device
+        was lost meanwhile)."""
+        scheduler = self.engine.scheduler
+        device = scheduler.devices[load.device]
         first = load.model not in self._signatures
-        self._signatures[load.model] = signature = _signature(self.models[load.model], report)
-        if (load.model, load.device) not in self._warm and not books.timeline.running:
-            await self._warm_up(served, signature, load.device, sizes=first)
+        self._signatures[load.model] = signature = _signature(self.engine.models[load.model], report)
+        # Not beside a batch: the measured times would be those of two.
+        if (load.model, load.device) not in self._warm and not device.timeline.running:
+            await self._warm_up(scheduler.models[load.model], signature, load.device, sizes=first)
             self._warm.add((load.model, load.device))
-        if books.epoch != epoch:
-            return
-        self.scheduler.load_ended(load, report, self.clock())
+        if device.epoch != epoch:
+            return None
+        scheduler.load_ended(load, report, self.engine.clock())
         await self.measure(load.device)
-        self.counters[load.model].loads.add(report.seconds)
+        self.engine.counters[load.model].loads.add(report.seconds)
         self._failures.pop(load.model, None)
         self._cuts.pop(load.model, None)
-        if self._follower is not None:
-            self._follower.loaded(load.model, first=first)
+        return LoadDone(first=first)
 
     async def _warm_up(self, served: ServedModel, signature: Signature, device: str, *, sizes: bool) -> None:
         """One real inference (what raises on well-known shapes fails the load); the first time also a few sizes, so
@@ -135,7 +134,7 @@ class Loader:
         if not signature.inputs:
             return
         try:
-            await self.runtimes[device].run(served.name, [signature.warm_up(1)], 1)
+            await self.engine.runtimes[device].run(served.name, [signature.warm_up(1)], 1)
         except BatchFailed as trouble:
             if signature.fixed:
                 raise BatchFailed(f"its first inference, one row of zeros, failed: {trouble}") from trouble
@@ -147,18 +146,18 @@ class Loader:
         spent, size, most = 0.0, 1, served.plan.rules.max_size
         while size <= most and spent < WARM_UP_BUDGET_S:
             try:
-                result = await self.runtimes[device].run(served.name, [signature.warm_up(size)], size)
+                result = await self.engine.runtimes[device].run(served.name, [signature.warm_up(size)], size)
             except OutOfMemory:
-                self.scheduler.out_of_memory(device, served.name, size)
+                self.engine.scheduler.out_of_memory(device, served.name, size)
                 break
             except BatchFailed:
                 break
-            self.scheduler.tried(served.name, size, result.device_seconds, result.batch_bytes)
+            self.engine.scheduler.tried(served.name, size, result.device_seconds, result.batch_bytes)
             spent += result.device_seconds
             size = most if size < most < 2 * size else 2 * size
 
     def _source(self, model: str, kind: str) -> ModelSource:
-        spec = self.models[model]
+        spec = self.engine.models[model]
         artifact = artifact_for(spec, kind)
         if artifact is None:
             raise BatchFailed(
@@ -166,37 +165,47 @@ class Loader:
             )
         return ModelSource(artifact=artifact, inputs=_specs(spec.inputs), outputs=_specs(spec.outputs))
 
-    def _too_large(self, load: LoadModel, why: str) -> None:
+    def _too_large(self, load: LoadModel, why: str) -> LoadResult:
         """It did not fit; next time idle models make room, where there are some."""
-        if not self.scheduler.did_not_fit(load, self.clock()):
-            self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
+        if self.engine.scheduler.did_not_fit(load, self.engine.clock()):
+            return None
+        return self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
 
-    def _cut_off(self, load: LoadModel, why: str) -> None:
+    def _cut_off(self, load: LoadModel, why: str) -> LoadResult:
         """The runtime died while it loaded: again on the next ones, then with back-off, so that the other models of the
         device are served meanwhile."""
-        _log.warning("load of %s on %s was cut off: %s", load.model, load.device, why)
+        _LOG.warning("load of %s on %s was cut off: %s", load.model, load.device, why)
         count = self._cuts[load.model] = self._cuts.get(load.model, 0) + 1
-        if count >= MOST_CUTS:
-            self.scheduler.load_kills(load.device, load.model)
-            self._give_up(load, f"the runtime died {count} times in a row while it was loaded: {why}")
+        if count < MOST_CUTS:
+            return None
+        self.engine.scheduler.load_kills(load.device, load.model)
+        return self._give_up(load, f"the runtime died {count} times in a row while it was loaded: {why}")
 
     def next_backoff_s(self, model: str) -> float:
         """Count one more failure in a row; how long to wait before the next try."""
         count = self._failures[model] = self._failures.get(model, 0) + 1
         return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2 ** min(count - 1, 10)))
 
-    def _give_up(self, load: LoadModel, why: str) -> None:
-        _log.warning("model %s cannot be loaded on %s: %s", load.model, load.device, why)
-        if self._follower is not None and self.scheduler.nowhere(load.model):
-            self._follower.load_failed(load.model, why, self.next_backoff_s(load.model))
+    def _give_up(self, load: LoadModel, why: str) -> LoadResult:
+        _LOG.warning("model %s cannot be loaded on %s: %s", load.model, load.device, why)
+        if not self.engine.scheduler.nowhere(load.model):
+            return None
+        return LoadGivenUp(why=why, retry_after_s=self.next_backoff_s(load.model))
 
 
-def artifact_for(model: manifest_model.Model, kind: str) -> manifest_model.Artifact | None:
+def artifact_for(model: Model, kind: str) -> Artifact | None:
     """Method A2: the artifact of this kind of accelerator."""
     return next((one for one in model.artifacts if one.accelerator == kind), None)
 
 
-def _signature(model: manifest_model.Model, report: LoadReport) -> Signature:
+def expected_footprint(model: Model, kinds: Collection[str]) -> tuple[int, int]:
+    """Bytes of a load and per row as far as the manifest declares them; 0 until measured otherwise."""
+    artifacts = [one for kind in kinds if (one := artifact_for(model, kind)) is not None]
+    emulated = next((one.emulated for one in artifacts if one.emulated is not None), None)
+    return (0, 0) if emulated is None else (emulated.weights_bytes, emulated.bytes_per_row)
+
+
+def _signature(model: Model, report: LoadReport) -> Signature:
     """What the runtime reports, else what the manifest declares."""
     return Signature(
         model=model.name,
@@ -206,7 +215,7 @@ def _signature(model: manifest_model.Model, report: LoadReport) -> Signature:
     )
 
 
-def _declared(model: manifest_model.Model) -> Signature:
+def _declared(model: Model) -> Signature:
     return Signature(
         model=model.name,
         inputs=_specs(model.inputs),
@@ -215,5 +224,5 @@ def _declared(model: manifest_model.Model) -> Signature:
     )
 
 
-def _specs(tensors: tuple[manifest_model.Tensor, ...]) -> tuple[TensorSpec, ...]:
+def _specs(tensors: tuple[Tensor, ...]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=one.name, datatype=one.datatype, shape=one.shape) for one in tensors)

@@ -1,22 +1,29 @@
-"""A caller that waits: its request, the pieces of its answer, and its one answer."""
+"""Pending requests: accepted and not answered yet, with the pieces of their answers. Each is answered exactly once."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.scheduler.queues import Bucket
+from batchwright_worker.scheduler.scheduler import Scheduler
+
+_LOG = logging.getLogger(__name__)
 
 
 class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     """One request in the engine. `keys` are its entries in the queues (more than one after a retry); `waits` until it
-    is answered or its caller has gone, whatever happens first; `done` is called with the answer, exactly once unless
-    the caller has gone."""
+    is answered or cancelled, whatever happens first; `done` is called with the answer, exactly once unless it is
+    cancelled. A msgspec struct and not a dataclass because one is made per request."""
 
     request: InferRequest
     inputs: Mapping[str, Array]
@@ -39,20 +46,21 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
         return {name: array[start : start + rows] for name, array in self.inputs.items()}
 
     def started(self, now: float, batch_rows: int) -> None:
-        """A batch with some of its rows begins."""
+        """Note that a batch with some of its rows begins."""
         if self.began is None:
             self.began = now
         self.batches += 1
         self.batch_size = max(self.batch_size, batch_rows)
 
     def add(self, start: int, rows: int, outputs: Mapping[str, Array]) -> bool:
-        """Outputs of some of its rows; True when that completes it."""
+        """Keep the outputs of some of its rows; True when that completes it."""
         self.pieces.append((start, outputs))
         self.rows_left -= rows
         return self.rows_left == 0
 
     def result(self, now: float, shared: dict[Any, Any] | None = None) -> InferResult:
-        """All rows in order, only the wanted outputs; `shared` is its last batch's."""
+        """All rows in order, only the wanted outputs; `shared` is its last batch's. Raises KeyError, ValueError for
+        outputs that are missing or do not fit each other."""
         arrival, pieces = self.request.arrival, self.pieces
         began = arrival if self.began is None else self.began
         whole = pieces[0][1]
@@ -69,3 +77,80 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
             run_ms=(now - began) * 1e3,
             shared=shared if len(pieces) == 1 and self.batches == 1 else None,
         )
+
+
+@dataclass(slots=True)
+class Part:
+    """Rows [start, start + rows) of one pending request; never changed."""
+
+    pending: PendingRequest
+    start: int
+    rows: int
+
+
+@dataclass(slots=True, kw_only=True)
+class PendingRequests:
+    """All pending requests of one engine, by the keys of their queue entries; the only place that ends one."""
+
+    scheduler: Scheduler
+    counters: Mapping[str, ModelCounters]
+    clock: Callable[[], float]
+    by_key: dict[int, PendingRequest] = field(default_factory=dict)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no request is pending."""
+
+    def add(self, key: int, pending: PendingRequest) -> None:
+        """A new request is in the queue under `key`."""
+        pending.keys.append(key)
+        if not self.by_key:
+            self.idle.clear()
+        self.by_key[key] = pending
+        self.counters[pending.request.model].pending += 1
+
+    def requeued(self, key: int, pending: PendingRequest) -> None:
+        """Some rows of a pending request are in the queue again, under `key`."""
+        pending.keys.append(key)
+        self.by_key[key] = pending
+
+    def answer(self, pending: PendingRequest, answer: InferResult | InferenceError) -> None:
+        """Answer a request that waits."""
+        self._remove(pending)
+        try:
+            pending.done(answer)
+        except Exception:
+            # A front end's bug must not cost the other requests of the batch their answers.
+            _LOG.exception("a caller's own callback failed")
+
+    def fail(self, pending: PendingRequest, error: InferenceError, refused: str = "") -> None:
+        """Answer with an error, unless it is answered already; `refused`: the reason to count it under."""
+        if not pending.waits:
+            return
+        counters = self.counters[pending.request.model]
+        counters.fail.add(self.clock() - pending.request.arrival)
+        if refused:
+            counters.refused[refused] += 1
+        else:
+            counters.failed += 1
+            counters.failed_rows += pending.request.rows
+        self.answer(pending, error)
+
+    def cancel(self, pending: PendingRequest) -> None:
+        """Its caller has disconnected: rows that have not started are skipped, the others' results are dropped."""
+        if pending.waits:
+            self.counters[pending.request.model].cancelled += 1
+            self._remove(pending)
+
+    def reject(self, keys: list[int], error: InferenceError) -> None:
+        """Answer the requests of these queue entries, which will not be served."""
+        for key in keys:
+            if (pending := self.by_key.get(key)) is not None:
+                self.fail(pending, error, "Unavailable")
+
+    def _remove(self, pending: PendingRequest) -> None:
+        pending.waits = False
+        self.counters[pending.request.model].pending -= 1
+        for key in pending.keys:
+            self.by_key.pop(key, None)
+            self.scheduler.cancel(key)
+        if not self.by_key:
+            self.idle.set()

@@ -21,10 +21,10 @@ MOST_IN_A_ROW = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoisonDecision:
-    """What becomes of the requests of a lost batch: `guilty` fails all of them for `reason`; else they wait again, the
+    """What becomes of the requests of a lost batch: `fails` fails all of them for `reason`; else they wait again, the
     first `sizes[0]` requests in the bucket `buckets[0]` of their own, and so on. `alone`: this loss had one suspect."""
 
-    guilty: bool = False
+    fails: bool = False
     reason: str = ""
     alone: bool = False
     sizes: tuple[int, ...] = ()
@@ -50,10 +50,10 @@ class PoisonSearch:
         alone = len(alone_before) == 1
         if alone and alone_before[0] + 1 >= MOST_ALONE:
             reason = f"quarantined: {MOST_ALONE} runtimes of model {model} died while it ran alone"
-            return PoisonDecision(guilty=True, alone=True, reason=reason)
+            return PoisonDecision(fails=True, alone=True, reason=reason)
         if in_a_row >= MOST_IN_A_ROW:
             reason = f"the runtimes of model {model} died {in_a_row} times in a row, whatever they ran"
-            return PoisonDecision(guilty=True, alone=alone, reason=reason)
+            return PoisonDecision(fails=True, alone=alone, reason=reason)
         half = (len(alone_before) + 1) // 2
         sizes = tuple(size for size in (half, len(alone_before) - half) if size)
         return PoisonDecision(alone=alone, sizes=sizes, buckets=tuple(self._apart(bucket) for _ in sizes))

@@ -69,7 +69,7 @@ class StatePublisher:
 
     @property
     def any_device_up(self) -> bool:
-        return any(not books.down for books in self.scheduler.devices.values())
+        return any(not device.down for device in self.scheduler.devices.values())
 
     @property
     def ready(self) -> bool:
@@ -94,25 +94,25 @@ class StatePublisher:
                 view.as_message(self.counters[name], self.scheduler.models[name].queue.rows)
                 for name, view in self.views.items()
             ],
-            devices=[self._device(books) for books in self.scheduler.devices.values()],
+            devices=[self._device(device) for device in self.scheduler.devices.values()],
         )
 
-    def _device(self, books: Device) -> DeviceState:
+    def _device(self, device: Device) -> DeviceState:
         return DeviceState(
-            kind=books.kind,
-            device=books.name,
-            busy_ratio=round(self.busy_ratio(books), 4),
-            memory_used_bytes=books.memory.used_bytes,
-            memory_bytes=books.memory.total_bytes,
+            kind=device.kind,
+            device=device.name,
+            busy_ratio=round(self.busy_ratio(device), 4),
+            memory_used_bytes=device.memory.used_bytes,
+            memory_bytes=device.memory.total_bytes,
         )
 
-    def busy_ratio(self, books: Device) -> float:
+    def busy_ratio(self, device: Device) -> float:
         """Share of the time since the last reading (at least BUSY_WINDOW_S ago) that the device was busy."""
         now = self.clock()
-        total = books.timeline.busy_at(now)
-        since, before, ratio = self._busy.get(books.name, (now, total, 0.0))
+        total = device.timeline.busy_at(now)
+        since, before, ratio = self._busy.get(device.name, (now, total, 0.0))
         if now - since >= BUSY_WINDOW_S:
             ratio = min(1.0, max(0.0, (total - before) / (now - since)))
             since, before = now, total
-        self._busy[books.name] = (since, before, ratio)
+        self._busy[device.name] = (since, before, ratio)
         return ratio

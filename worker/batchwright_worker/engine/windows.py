@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from batchwright_worker.engine.decision_loop import DecisionLoop
-from batchwright_worker.engine.state_publisher import StatePublisher
-from batchwright_worker.scheduler.scheduler import Scheduler
+from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.scheduler.served_model import ServedModel
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Windows:
     """One per engine; a timer for each model that has traffic."""
 
-    scheduler: Scheduler
-    publisher: StatePublisher
-    decisions: DecisionLoop
-    clock: Callable[[], float]
+    engine: EngineParts
     timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     """By model; none without traffic."""
 
     def observe(self, served: ServedModel) -> None:
         """There is traffic: if no window is open, one begins."""
         if served.name not in self.timers:
-            self.scheduler.open_window(served.name, self.clock())
+            self.engine.scheduler.open_window(served.name, self.engine.clock())
             self._schedule(served)
 
     def close(self) -> None:
@@ -39,12 +33,12 @@ class Windows:
         self.timers[served.name] = loop.call_later(served.plan.window_s, self._end, served)
 
     def _end(self, served: ServedModel) -> None:
-        now = self.clock()
-        decision, counts = self.scheduler.close_window(served.name, now)
-        self.publisher.closed(served.name, decision, counts, now)
+        now = self.engine.clock()
+        decision, counts = self.engine.scheduler.close_window(served.name, now)
+        self.engine.publisher.closed(served.name, decision, counts, now)
         if counts.quiet and not served.queue.rows:
             del self.timers[served.name]
         else:
             self._schedule(served)
         if decision.changed:
-            self.decisions.wake()
+            self.engine.decisions.wake()

@@ -33,7 +33,7 @@ class TracedEngine(Engine):
         assert isinstance(self.scheduler, RecordedScheduler), "a traced engine needs a scheduler that tells"
         self.tracing = tracing
         self.scheduler.observe = tracing.observe
-        tracing.clock, tracing.tickets = self.clock, self.dispatcher.tickets
+        tracing.clock, tracing.pending = self.clock, self.requests.by_key
         return self
 
     def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:

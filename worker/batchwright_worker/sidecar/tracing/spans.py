@@ -69,7 +69,7 @@ class Tracing:
     tracer: Tracer
     stop: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
-    tickets: Mapping[int, PendingRequest] = field(default_factory=dict)
+    pending: Mapping[int, PendingRequest] = field(default_factory=dict)
     _asked: dict[int, Asked] = field(default_factory=dict)
     _batches: dict[int, _Batched] = field(default_factory=dict)
 
@@ -172,8 +172,8 @@ class Tracing:
         from opentelemetry.trace import Link
 
         now = time.time_ns()
-        tickets = [self.tickets[part.key] for part in batch.slices if part.key in self.tickets]
-        asked = [self._asked[id(pending)] for pending in tickets if id(pending) in self._asked]
+        pending = [self.pending[part.key] for part in batch.slices if part.key in self.pending]
+        asked = [self._asked[id(one)] for one in pending if id(one) in self._asked]
         traced = [one for one in asked if one.span.is_recording()]
         if not traced:
             return
@@ -187,7 +187,7 @@ class Tracing:
                 "batchwright.model": run.model,
                 "batchwright.device": run.device,
                 "batchwright.rows": run.rows,
-                "batchwright.requests": len(tickets),
+                "batchwright.requests": len(pending),
                 "batchwright.reason": run.reason,
                 "batchwright.predicted_seconds": batch.predicted_s,
                 "batchwright.batch": batch.serial,

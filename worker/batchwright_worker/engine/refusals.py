@@ -1,0 +1,42 @@
+"""The errors of requests that are refused: at arrival, while they wait, and while the replica stops."""
+
+from __future__ import annotations
+
+from batchwright_worker.inference.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    ModelUnavailable,
+    QueueFull,
+    Refused,
+    Stopping,
+)
+from batchwright_worker.inference.requests import InferRequest
+from batchwright_worker.scheduler.steps import Refusal
+
+
+def error_of(refusal: Refusal) -> InferenceError:
+    """The error of a request that the scheduler has not queued."""
+    match refusal.reason:
+        case "Deadline":
+            return DeadlineExceeded(refusal.message, retry_after_s=refusal.retry_after_s)
+        case "QueueFull":
+            return QueueFull(refusal.message, retry_after_s=refusal.retry_after_s)
+        case "Unavailable":
+            return ModelUnavailable(refusal.message, retry_after_s=refusal.retry_after_s)
+        case "LatencyTarget":
+            return Refused(refusal.message, retry_after_s=refusal.retry_after_s)
+
+
+def late(request: InferRequest, now: float) -> InferenceError:
+    """The error of a request that has waited until it could not be answered in time any more."""
+    waited_ms = (now - request.arrival) * 1e3
+    if request.deadline is not None:
+        return DeadlineExceeded(f"the deadline cannot be met any more after waiting {waited_ms:.0f} ms")
+    return Refused(
+        f"after waiting {waited_ms:.0f} ms the latency target cannot be met any more", retry_after_s=waited_ms / 1e3
+    )
+
+
+def stopping() -> Stopping:
+    """The error of all requests, old and new, once the time to drain is over."""
+    return Stopping("this replica is stopping; ask another one")

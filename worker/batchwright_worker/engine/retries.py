@@ -1,0 +1,61 @@
+"""Rows whose batch was lost with its runtime: queued again, and searched for the request that kills runtimes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from batchwright_worker.engine.isolation import PartsLost
+from batchwright_worker.engine.parts import EngineParts
+from batchwright_worker.engine.pending import Part
+from batchwright_worker.engine.poison_search import PoisonSearch
+from batchwright_worker.inference.errors import ModelFailed
+from batchwright_worker.scheduler.queues import Bucket, QueuedRequest
+from batchwright_worker.scheduler.steps import Batch
+
+
+@dataclass(slots=True)
+class Retries:
+    """One per engine."""
+
+    engine: EngineParts
+    search: PoisonSearch = field(default_factory=PoisonSearch)
+
+    def retry(self, batch: Batch, lost: PartsLost) -> None:
+        """Queue lost rows again. Those that the runtime died under go into halves that share no batch with anyone else,
+        until the request that kills it is alone; the others are innocent and keep their bucket."""
+        model, bucket = batch.run.model, batch.run.bucket
+        self.engine.counters[model].retried += 1
+        for part in lost.others:
+            self._requeue(part, model, bucket)
+        # By identity: one request may have several parts in a batch, and is one suspect.
+        suspects = {id(part.pending): part.pending for part in lost.running if part.pending.waits}
+        if not suspects:
+            return
+        decision = self.search.lost(model, bucket, [pending.deaths_alone for pending in suspects.values()])
+        places = [bucket for size, bucket in zip(decision.sizes, decision.buckets, strict=True) for _ in range(size)]
+        # No places where the search ends: everyone is answered with an error below, and `_requeue` skips them.
+        isolated = dict(zip(suspects, places, strict=False))
+        for pending in suspects.values():
+            pending.deaths_alone += decision.alone
+            if decision.fails:
+                self.engine.requests.fail(pending, ModelFailed(f"{decision.reason} ({lost})"))
+        for part in lost.running:
+            self._requeue(part, model, isolated.get(id(part.pending), bucket))
+
+    def _requeue(self, part: Part, model: str, bucket: Bucket) -> None:
+        """Queue the rows of a part in their old place, by arrival. They are not admitted once more, and only the
+        caller's own deadline drops them: nobody is refused because a process died."""
+        pending = part.pending
+        if not pending.waits:
+            return
+        request = pending.request
+        entry = QueuedRequest(
+            key=0,
+            rows=part.start + part.rows,
+            start=part.start,
+            arrival=request.arrival,
+            bucket=bucket,
+            priority=request.priority,
+            drop_after=request.deadline,
+        )
+        self.engine.requests.requeued(self.engine.scheduler.requeue(entry, model), pending)

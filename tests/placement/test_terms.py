@@ -102,4 +102,4 @@ def test_receipt_of_another_version_is_read_as_far_as_it_is_known(receipt: Recei
     older = receipts.render(receipt).replace('"memory":"0.00",', "")
     found = receipts.parse(annotated(older))
     assert found is not None
-    assert list(found.terms) == ["utilization", "capacity", "pending"]
+    assert list(found.terms) == [name for name in TERMS if name != "memory"]

@@ -108,7 +108,7 @@ class _Cycle:
             self._keep_pending(pod, PendingReason(reason=NO_FIT, message=message))
             self._requeue(left_s)
         else:
-            # A gated pod is invisible to cluster autoscalers: only without its gate can a node be made for it.
+            # A cluster autoscaler does not see a gated pod: only without its gate can a node be added for it.
             receipt = receipts.released(pod.kind, message, now=self.now)
             self.actions.append(binding.release(pod, receipt))
             self._record_event(pod, NO_FIT, f"{pod.name}: {receipt.reason}")

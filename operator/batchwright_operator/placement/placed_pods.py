@@ -48,7 +48,7 @@ class PlacedPod:
     """Where it runs, or where its receipt says that it is to run."""
     scheduled: bool = False
     finished: bool = False
-    """Succeeded or failed: it takes nothing of its node any more."""
+    """Succeeded or failed: it uses nothing of its node any more."""
     gated: bool = False
     """Ours is the only gate that is left."""
     terminating: bool = False

@@ -23,7 +23,7 @@ class Refusals:
     """(namespace, deployment, kind, node) that the scheduler refused, until the node changes.
 
     What only the scheduler checks (a host port, say) is met here for the first time, and the pod is deleted for it;
-    without this memory its successor would be bound to the same node, for ever. It is not persisted: after a restart
+    without this memory its successor would be bound to the same node, forever. It is not persisted: after a restart
     such a node may be tried once more, which costs one pod and nothing else.
     """
 

@@ -22,7 +22,7 @@ class ObservedCluster:
     refused: tuple[PlacedPod, ...] = ()
     """Pods that were bound to a node where the scheduler finds that they do not fit."""
     placed: tuple[PlacedPod, ...] = ()
-    """Every pod that takes resources of a node, or will as soon as the scheduler has seen its affinity."""
+    """Every pod that runs on a node, or will once the scheduler has acted on its affinity."""
     nodes: Mapping[str, NodeInfo] = field(default_factory=dict)
     processors: Mapping[str, Mapping[str, Processor]] = field(default_factory=dict)
     """Node -> kind -> entry of its profile."""

@@ -30,6 +30,7 @@ class NodeInfo:
 
     def fingerprint(self) -> object:
         """What has to change before a node that the scheduler refused is worth another try."""
+        # Not its resourceVersion: the kubelet's status updates change that all the time.
         return (
             self.uid,
             self.cordoned,

@@ -180,6 +180,7 @@ class _NodePass:
         benchmarked = find((self.observed.profile or {}).get("status", {}).get("conditions"), "Benchmarked")
         since = unix(benchmarked.get("lastTransitionTime"))
         waited_s = self.now - since if since is not None else 0.0
+        # NeverIdle is kept: it turns the condition, whose transition time no longer is the beginning of the wait then.
         if known.reason == NOT_IDLE or waited_s > self.settings.benchmark_idle_wait_seconds:
             message = f"never idle for a benchmark ({why}); placeable by utilization alone meanwhile"
             return replace(known, reason=NOT_IDLE, message=message)

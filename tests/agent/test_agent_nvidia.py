@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchwright_worker.agent.exposition import exposition, text
-from batchwright_worker.agent.nvidia import NvidiaSource, find_nvidia
+from batchwright_worker.agent.nvidia import NvidiaSource, find_source
 
 
 @dataclass
@@ -110,6 +110,6 @@ def test_what_a_device_does_not_tell_is_absent_never_zero() -> None:
 
 
 def test_without_a_driver_there_is_no_such_kind() -> None:
-    found = find_nvidia()
+    found = find_source()
     if found is not None:
         assert found.read()  # this machine has one: then it reads

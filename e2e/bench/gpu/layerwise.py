@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.api.accelerators import NVIDIA
 from batchwright_worker.backends.base import Host
 from batchwright_worker.benchmark import reference_model as resnet
 from batchwright_worker.benchmark.engines.torch import TensorOps
@@ -110,7 +110,7 @@ def main() -> None:
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
     budget = int(options.arena_gib * (1 << 30))
-    host = Host(kind=KIND_NVIDIA, threads=8, ledger=EmulatedMemory(0))
+    host = Host(kind=NVIDIA.kind, threads=8, ledger=EmulatedMemory(0))
     with tempfile.TemporaryDirectory(prefix="batchwright-gpu-") as folder:
         device = CudaAccelerator(budget)
         wide = _opened(Path(folder), "wide", Wide(options.layers, options.width), (options.width,), host, budget)

@@ -15,6 +15,7 @@ from batchwright_operator.rendering.mounts import mount
 from batchwright_operator.rendering.objects import LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY
 from batchwright_operator.rendering.pod_parts import PROGRAM, container, pod_options
 from batchwright_operator.settings import Settings
+from batchwright_worker.api.accelerators import VENDORS
 from batchwright_worker.api.deployment import PodOptions
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
@@ -44,12 +45,10 @@ START_S: Final = 480
 KEEP_S: Final = 3600
 """How long a finished Job is kept, for its log."""
 _PRODUCT_LABELS: Final = (
-    "nvidia.com/gpu.product",
-    "nvidia.com/cuda.driver-version.full",
-    "nvidia.com/mig.config",
-    "amd.com/gpu.product-name",
+    *(label for vendor in VENDORS for label in vendor.product_labels),
     "node.kubernetes.io/instance-type",
 )
+"""Their order is part of every digest: where it changes, every processor is measured again."""
 
 
 def image_of(kind: str, settings: Settings) -> str:

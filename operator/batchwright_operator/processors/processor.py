@@ -10,19 +10,9 @@ import msgspec
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amounts
+from batchwright_worker.api.accelerators import PREFIXES
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice, LoadTableRow
 from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK_OPT_OUT
-
-VENDORS: Final = (
-    "nvidia.com/",
-    "amd.com/",
-    "huawei.com/",
-    "gpu.intel.com/",
-    "habana.ai/",
-    "google.com/",
-    KIND_EMULATED,
-)
-"""Extended resources that are processors; other ones (KVM, network cards, ..) are not."""
 
 BENCHMARKED: Final = "Benchmarked"
 AWAITING: Final = "AwaitingBenchmark"
@@ -68,7 +58,7 @@ class Processor:
 def kinds_on(node: Raw) -> tuple[str, ...]:
     """Accelerator kinds that a node offers, `cpu` first, the others by name."""
     offered = amounts((node.get("status") or {}).get("allocatable"))
-    extended = sorted(name for name, count in offered.items() if count > 0 and name.startswith(VENDORS))
+    extended = sorted(name for name, count in offered.items() if count > 0 and name.startswith(PREFIXES))
     return (KIND_CPU, *extended)
 
 

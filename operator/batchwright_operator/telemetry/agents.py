@@ -19,7 +19,8 @@ from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.exporters import is_measured, mean_sample
-from batchwright_worker.api.names import AGENT_PORT, COMPONENT_AGENT, KIND_NVIDIA, LABEL_COMPONENT
+from batchwright_worker.api.accelerators import VENDORS
+from batchwright_worker.api.names import AGENT_PORT, COMPONENT_AGENT, LABEL_COMPONENT
 
 log = logging.getLogger(__name__)
 
@@ -101,14 +102,15 @@ def parse(text: str, date: str, now: float) -> dict[str, Sample]:
 
 
 def _of_node(samples: Mapping[str, Sample], node: Raw | None) -> dict[str, Sample]:
-    """MIG instances count for nvidia.com/gpu on a node that offers them under that name (MIG strategy `single`)."""
+    """Partitions count as whole devices on a node that offers them under that kind's name (MIG strategy `single`)."""
     offered = kinds_on(node) if node else ()
     named = dict(samples)
-    partitions = [kind for kind in named if kind.startswith("nvidia.com/mig-") and kind not in offered]
-    if partitions and KIND_NVIDIA in offered:
-        merged: Sequence[Sample] = [named.pop(kind) for kind in partitions]
-        devices = [device for each in merged for device in each.devices]
-        named.setdefault(KIND_NVIDIA, mean_sample(devices, min(each.taken_at for each in merged)))
+    for vendor in VENDORS:
+        partitions = [kind for kind in named if vendor.is_partition(kind) and kind not in offered]
+        if partitions and vendor.kind in offered:
+            merged: Sequence[Sample] = [named.pop(kind) for kind in partitions]
+            devices = [device for each in merged for device in each.devices]
+            named.setdefault(vendor.kind, mean_sample(devices, min(each.taken_at for each in merged)))
     return named
 
 

@@ -1,4 +1,4 @@
-"""What exporters call their metrics, and samples made of them: NVIDIA (DCGM), AMD, Ascend, our own agents. Pure.
+"""Samples of processors from the series of the vendors' exporters (`api/accelerators` of the worker names them). Pure.
 
 A value that is a sentinel, not a number or out of its range is no value, and a series that is absent is not zero load:
 a device whose utilization or memory nobody tells is left out, and a processor without a device left has no sample.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchwright_operator.reconcile.live_state import DeviceSample, Sample
-from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.api.accelerators import VENDORS, Exporter, MemoryMetrics, Vendor
 
 _INT32_BLANK: Final = range(0x7FFFFFF0, 0x7FFFFFF4)
 _FLOAT_BLANK: Final = float(1 << 47)
@@ -32,57 +32,8 @@ class Series:
     age_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """A metric that is a share once it is divided by `full`."""
-
-    name: str
-    full: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exporter:
-    """One exporter's names. `busy` in order of preference; memory is used / total, or used / (used + free).
-    Several pairs: the first one that a device has."""
-
-    vendor: str
-    """Prefix of the accelerator kinds that it tells about."""
-    busy: tuple[Share, ...]
-    memory: tuple[tuple[str, str, bool], ...]
-    """(used, other, other is the total)."""
-    device: tuple[str, ...]
-    """Labels that together name a device."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All metrics of interest."""
-        return frozenset([each.name for each in self.busy] + [name for pair in self.memory for name in pair[:2]])
-
-
-EXPORTERS: Final = (
-    Exporter(
-        vendor="nvidia.com/",
-        busy=(Share(name="DCGM_FI_DEV_GPU_UTIL", full=100), Share(name="DCGM_FI_PROF_GR_ENGINE_ACTIVE")),
-        memory=(("DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", False),),
-        device=("UUID", "GPU_I_ID"),
-    ),
-    Exporter(
-        vendor="amd.com/",
-        busy=(Share(name="gpu_gfx_activity", full=100), Share(name="amd_gpu_gfx_activity", full=100)),
-        memory=(("gpu_used_vram", "gpu_total_vram", True), ("amd_gpu_used_vram", "amd_gpu_total_vram", True)),
-        device=("gpu_uuid", "serial_number", "gpu_id", "gpu_partition_id"),
-    ),
-    Exporter(
-        vendor="huawei.com/",
-        busy=(Share(name="npu_chip_info_utilization", full=100),),
-        memory=(
-            ("npu_chip_info_hbm_used_memory", "npu_chip_info_hbm_total_memory", True),
-            ("npu_chip_info_used_memory", "npu_chip_info_total_memory", True),
-        ),
-        device=("id",),
-    ),
-)
-METRICS: Final = frozenset().union(*(each.names for each in EXPORTERS))
+_EXPORTERS: Final = tuple((vendor, vendor.exporter) for vendor in VENDORS if vendor.exporter is not None)
+METRICS: Final = frozenset().union(*(exporter.names for _, exporter in _EXPORTERS))
 _NODE_LABELS: Final = ("node", "kubernetes_node", "nodename", "Hostname", "hostname", "exported_node", "instance")
 
 
@@ -100,9 +51,10 @@ def samples_of(
     kind of its profile where the node has one, else (one strategy for all) to the vendor's kind.
     """
     found: dict[tuple[str, str], list[tuple[DeviceSample, float]]] = defaultdict(list)
-    for (exporter, node, device), values in _by_device(series, nodes).items():
-        kind = _kind(EXPORTERS[exporter], kinds.get(node, ()), values)
-        sample = _device(EXPORTERS[exporter], device, values)
+    for (index, node, device), values in _by_device(series, nodes).items():
+        vendor, exporter = _EXPORTERS[index]
+        kind = _kind(vendor, exporter, kinds.get(node, ()), values)
+        sample = _device(exporter, device, values)
         if kind and sample:
             found[node, kind].append((sample, max(each.age_s for each in values.values())))
     return {
@@ -138,39 +90,40 @@ def node_of(labels: Mapping[str, str], nodes: Mapping[str, str]) -> str | None:
 
 
 def _by_device(series: Iterable[Series], nodes: Mapping[str, str]) -> dict[tuple[int, str, str], dict[str, Series]]:
-    """(exporter, node, device) -> metric -> its usable value."""
-    exporters = {name: index for index, each in enumerate(EXPORTERS) for name in each.names}
+    """(index of the exporter, node, device) -> metric -> its usable value."""
+    exporters = {name: index for index, (_, exporter) in enumerate(_EXPORTERS) for name in exporter.names}
     found: dict[tuple[int, str, str], dict[str, Series]] = defaultdict(dict)
     for each in series:
         index = exporters.get(each.name)
         node = node_of(each.labels, nodes)
         if index is None or node is None or not is_measured(each.value):
             continue
-        parts = (each.labels.get(label, "") for label in EXPORTERS[index].device)
+        parts = (each.labels.get(label, "") for label in _EXPORTERS[index][1].device)
         found[index, node, "/".join(part for part in parts if part)][each.name] = each
     return found
 
 
-def _kind(exporter: Exporter, kinds: Sequence[str], values: Mapping[str, Series]) -> str | None:
-    offered = [kind for kind in kinds if kind.startswith(exporter.vendor)]
-    profile = next((each.labels["GPU_I_PROFILE"] for each in values.values() if each.labels.get("GPU_I_PROFILE")), "")
-    if profile and f"nvidia.com/mig-{profile}" in offered:
-        return f"nvidia.com/mig-{profile}"
-    return KIND_NVIDIA if KIND_NVIDIA in offered else next(iter(offered), None)
+def _kind(vendor: Vendor, exporter: Exporter, kinds: Sequence[str], values: Mapping[str, Series]) -> str | None:
+    offered = [kind for kind in kinds if kind.startswith(vendor.prefix)]
+    profiles = (each.labels.get(exporter.partition, "") for each in values.values())
+    profile = next((each for each in profiles if each), "")
+    if profile and f"{vendor.partitions}{profile}" in offered:
+        return f"{vendor.partitions}{profile}"
+    return vendor.kind if vendor.kind in offered else next(iter(offered), None)
 
 
 def _device(exporter: Exporter, device: str, values: Mapping[str, Series]) -> DeviceSample | None:
     shares = (share(values[each.name].value, each.full) for each in exporter.busy if each.name in values)
     busy = next((each for each in shares if each is not None), None)
-    memory = next((found for pair in exporter.memory if (found := _memory(pair, values)) is not None), None)
+    memory = next((found for each in exporter.memory if (found := _memory(each, values)) is not None), None)
     return (
         None if busy is None or memory is None else DeviceSample(id=device, utilization=busy, memory_utilization=memory)
     )
 
 
-def _memory(pair: tuple[str, str, bool], values: Mapping[str, Series]) -> float | None:
-    used, other, is_total = pair
-    if used not in values or other not in values:
+def _memory(metrics: MemoryMetrics, values: Mapping[str, Series]) -> float | None:
+    other = metrics.total or metrics.free
+    if metrics.used not in values or other not in values:
         return None
-    full = values[other].value if is_total else values[used].value + values[other].value
-    return share(values[used].value, full)
+    used, rest = values[metrics.used].value, values[other].value
+    return share(used, rest if metrics.total else used + rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from batchwright_worker.agent.cgroups import CgroupError
 from batchwright_worker.agent.cpu import CpuSource, find_node
 from batchwright_worker.agent.exposition import exposition, text
-from batchwright_worker.agent.nvidia import find_nvidia
 from batchwright_worker.agent.readings import ReadingSource
+from batchwright_worker.api.accelerators import VENDORS
 from batchwright_worker.api.names import AGENT_PORT, ENV_NODE
 
 
@@ -47,13 +48,21 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per option
         sources: list[ReadingSource] = [CpuSource(found)]
     except (CgroupError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    nvidia = find_nvidia()
-    if nvidia is not None:
-        sources.append(nvidia)
+    by_vendor = vendor_sources()
+    sources += [each for each in by_vendor.values() if each is not None]
     cpu = f"{found.cores:g} cores counted at {found.counted.usage}, {found.memory_bytes >> 20} MiB"
-    driver = "found" if nvidia else "not found"
-    click.echo(f"agent of {node or 'this machine'}: {cpu}, NVIDIA driver {driver}", err=True)
+    drivers = [f"{vendor} driver {'found' if source else 'not found'}" for vendor, source in by_vendor.items()]
+    click.echo(f"agent of {node or 'this machine'}: {', '.join([cpu, *drivers])}", err=True)
     serve(node, sources, host, port)
+
+
+def vendor_sources() -> dict[str, ReadingSource | None]:
+    """Name of each vendor that the agent can read -> its source, None without a driver."""
+    modules = {each.name: each.agent_source for each in VENDORS if each.agent_source}
+    return {
+        vendor: importlib.import_module(f"batchwright_worker.agent.{module}").find_source()
+        for vendor, module in modules.items()
+    }
 
 
 def serve(node: str, sources: Sequence[ReadingSource], host: str, port: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from batchwright_worker.agent.readings import DeviceReading, share
-from batchwright_worker.api.names import KIND_NVIDIA
+from batchwright_worker.api.accelerators import NVIDIA
 
 _MIG_PROFILE = re.compile(r"MIG (\S+)$")
 
@@ -50,7 +50,7 @@ class NvidiaSource:
         memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
         profile = _MIG_PROFILE.search(name)
         return DeviceReading(
-            kind=f"nvidia.com/mig-{profile.group(1)}" if profile else KIND_NVIDIA,
+            kind=f"{NVIDIA.partitions}{profile.group(1)}" if profile else NVIDIA.kind,
             device=str(self._nvml.nvmlDeviceGetUUID(handle)),
             utilization=self._utilization(handle),
             memory_utilization=share(float(memory.used), float(memory.total)),
@@ -68,7 +68,7 @@ class NvidiaSource:
             return None
 
 
-def find_nvidia() -> NvidiaSource | None:
+def find_source() -> NvidiaSource | None:
     """The source, or None without a driver (NVML's library is part of it)."""
     import pynvml
 

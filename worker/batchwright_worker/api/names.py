@@ -49,7 +49,6 @@ ANNOTATION_EMULATED_DEVICE: Final = f"{GROUP}/emulated-device"
 SCHEDULING_GATE: Final = f"{GROUP}/placement"
 KIND_CPU: Final = "cpu"
 KIND_EMULATED: Final = f"{GROUP}/emulated"
-KIND_NVIDIA: Final = "nvidia.com/gpu"
 
 # Ports and paths inside pods.
 HTTP_PORT: Final = 8000

@@ -1,4 +1,4 @@
-"""ONNX models on onnxruntime: CPU, or CUDA where the kind is nvidia.com/gpu and the provider is there."""
+"""ONNX models on onnxruntime, with the execution provider of the accelerator's kind."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
+from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 
 _DATATYPES: Final = {
@@ -90,18 +90,25 @@ def load(source: ModelSource, host: Host) -> OnnxModel:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
-    if host.kind == KIND_NVIDIA:
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise LoadError("this image's onnxruntime has no CUDA provider; use an image with onnxruntime-gpu")
-        providers.insert(0, "CUDAExecutionProvider")
     try:
-        session = ort.InferenceSession(source.path, options, providers=providers)
+        session = ort.InferenceSession(source.path, options, providers=_providers(host))
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfDeviceMemoryError(str(error)) from error
         raise LoadError(f"{source.path} is no usable ONNX model: {error}") from error
     return OnnxModel(session, source.name)
+
+
+def _providers(host: Host) -> list[str]:
+    """The accelerator's first, so that nodes run on the CPU only where it has no kernel for them."""
+    accelerator = accelerator_of(host.kind)
+    if not accelerator.onnx_provider:
+        return ["CPUExecutionProvider"]
+    if accelerator.onnx_provider not in ort.get_available_providers():
+        raise LoadError(
+            f"this image's onnxruntime has no {accelerator.onnx_provider}; use an image with {accelerator.onnx_package}"
+        )
+    return [accelerator.onnx_provider, "CPUExecutionProvider"]
 
 
 def spec_of(argument: Any, model: str) -> TensorSpec:

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import torch
 
-from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
 from batchwright_worker.backends.python import attribute, script
 from batchwright_worker.backends.torch_device import CudaKit, DeviceModel
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
+from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 
 _DATATYPES: Final = {
@@ -84,7 +84,7 @@ def load(source: ModelSource, host: Host) -> TorchModel | DeviceModel:
     if not Path(source.path).is_file():
         raise LoadError(f"there is no file at {source.path}; check the artifact's uri")
     torch.set_num_threads(host.threads)
-    device = torch.device("cuda:0" if host.kind == KIND_NVIDIA else "cpu")
+    device = torch.device(accelerator_of(host.kind).torch_device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError("this image's torch sees no CUDA device; use an image with CUDA and a pod with a GPU")
     try:

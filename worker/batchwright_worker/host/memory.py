@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from batchwright_worker.api.names import ENV_EMULATED_DEVICE, ENV_MEMORY_BUDGET, KIND_EMULATED, KIND_NVIDIA
+from batchwright_worker.api.names import ENV_EMULATED_DEVICE, ENV_MEMORY_BUDGET
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -107,32 +107,6 @@ class EmulatedMeter:
         return self._ledger.peak_bytes
 
 
-class NvidiaMeter:
-    """Memory of the first visible GPU, from NVML; the peak is sampled when it is asked for."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        import pynvml
-
-        pynvml.nvmlInit()
-        self._nvml = pynvml
-        visible = os.environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",")[0]
-        named = visible.startswith(("GPU-", "MIG-"))
-        self._device = pynvml.nvmlDeviceGetHandleByUUID(visible) if named else pynvml.nvmlDeviceGetHandleByIndex(0)
-        total = int(pynvml.nvmlDeviceGetMemoryInfo(self._device).total)
-        self.total_bytes = min(budget_bytes, total) if budget_bytes else total
-
-    def used(self) -> int:
-        """Used on the device, by whomever: what is used cannot be had."""
-        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._device).used)
-
-    def start_peak(self) -> None:
-        """NVML has no high-water mark; the libraries' allocators keep what a batch took until they are trimmed."""
-
-    def peak(self) -> int:
-        """What is held now."""
-        return self.used()
-
-
 def memory_budget_bytes() -> int:
     """The budget in the environment, else the cgroup's limit, else 0."""
     given = os.environ.get(ENV_MEMORY_BUDGET, "")
@@ -155,15 +129,6 @@ def emulated_memory_bytes() -> int:
     described = os.environ.get(ENV_EMULATED_DEVICE, "")
     device = msgspec.json.decode(described, type=EmulatedDevice) if described else EmulatedDevice()
     return min(int(budget), device.memory_bytes) if budget else device.memory_bytes
-
-
-def meter_of(kind: str, ledger: EmulatedMemory) -> Meter:
-    """The meter for a kind of accelerator."""
-    if kind == KIND_EMULATED:
-        return EmulatedMeter(ledger)
-    if kind == KIND_NVIDIA:
-        return NvidiaMeter(int(os.environ.get(ENV_MEMORY_BUDGET, "") or 0))
-    return HostMeter(memory_budget_bytes())
 
 
 def settle_objects() -> None:

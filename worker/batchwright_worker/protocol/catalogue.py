@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
+from batchwright_worker.api.accelerators import is_gpu
 from batchwright_worker.api.formats import FORMATS, ModelFormat
 from batchwright_worker.api.model import Model
-from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.engine.counters import ModelCounters, Tally
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
@@ -77,9 +77,7 @@ class Catalogue:
             "max_batch_size": batching.max_size,
             "input": [_dims(spec) for spec in known.inputs],
             "output": [_dims(spec) for spec in known.outputs],
-            "instance_group": [
-                {"name": name, "count": 1, "kind": "KIND_GPU" if self.kind == KIND_NVIDIA else "KIND_CPU"}
-            ],
+            "instance_group": [{"name": name, "count": 1, "kind": "KIND_GPU" if is_gpu(self.kind) else "KIND_CPU"}],
             "dynamic_batching": {"max_queue_delay_microseconds": batching.max_queue_delay_milliseconds * 1000},
         }
 
@@ -103,7 +101,7 @@ class Catalogue:
 
     def _memory(self, name: str) -> list[Body]:
         """Bytes on each device that holds the model."""
-        kind = "GPU" if self.kind == KIND_NVIDIA else "CPU"
+        kind = "GPU" if is_gpu(self.kind) else "CPU"
         return [
             {"type": kind, "id": number, "byte_size": device.memory.residents[name].memory_bytes}
             for number, device in enumerate(self.engine.scheduler.devices.values())

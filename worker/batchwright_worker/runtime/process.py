@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from batchwright_worker.api.names import ENV_KIND, KIND_CPU
 from batchwright_worker.backends.base import Host
-from batchwright_worker.host.memory import EmulatedMemory, Meter, emulated_memory_bytes, meter_of, settle_objects
+from batchwright_worker.host.accelerators import meter_of
+from batchwright_worker.host.memory import EmulatedMemory, Meter, emulated_memory_bytes, settle_objects
 from batchwright_worker.host.threads import thread_count
 from batchwright_worker.ipc.slots import SlotCache
 from batchwright_worker.layerwise.serving.settings import from_environment

@@ -23,18 +23,6 @@ class EmulatedEngine:
         self._device = device
         self._alone = threading.Lock()
 
-    @classmethod
-    def from_environment(cls) -> EmulatedEngine:
-        """The device that ENV_EMULATED_DEVICE describes, the default one if it is not set. Raises BenchmarkError."""
-        text = os.environ.get(ENV_EMULATED_DEVICE, "")
-        try:
-            return cls(msgspec.json.decode(text, type=EmulatedDevice) if text else EmulatedDevice())
-        except msgspec.DecodeError as error:
-            raise BenchmarkError(
-                f"{ENV_EMULATED_DEVICE} is {text!r}: {error}; write e.g. "
-                '{"fixedMicroseconds": 10000, "perRowMicroseconds": 2000, "memoryBytes": 1073741824}'
-            ) from error
-
     def about(self) -> BenchmarkResult:
         """The formula stands for the product."""
         device = self._device
@@ -70,3 +58,15 @@ class EmulatedEngine:
                 end = time.perf_counter() + seconds
                 while (rest := end - time.perf_counter()) > 0:
                     time.sleep(rest)
+
+
+def engine() -> EmulatedEngine:
+    """Of the device that ENV_EMULATED_DEVICE describes, the default one if it is not set. Raises BenchmarkError."""
+    text = os.environ.get(ENV_EMULATED_DEVICE, "")
+    try:
+        return EmulatedEngine(msgspec.json.decode(text, type=EmulatedDevice) if text else EmulatedDevice())
+    except msgspec.DecodeError as error:
+        raise BenchmarkError(
+            f"{ENV_EMULATED_DEVICE} is {text!r}: {error}; write e.g. "
+            '{"fixedMicroseconds": 10000, "perRowMicroseconds": 2000, "memoryBytes": 1073741824}'
+        ) from error

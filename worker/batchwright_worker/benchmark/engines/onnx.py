@@ -142,6 +142,11 @@ class OnnxEngine:
         return self._input
 
 
+def engine() -> OnnxEngine:
+    """On as many threads as the CPU runtime would use."""
+    return OnnxEngine()
+
+
 def _session(weights: dict[str, NDArray[np.float32]], threads: int) -> ort.InferenceSession:
     """With the options of the CPU runtime: so many threads, which sleep when idle."""
     options = ort.SessionOptions()

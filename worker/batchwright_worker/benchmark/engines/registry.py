@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, KIND_NVIDIA
+import importlib
+
+from batchwright_worker.api.accelerators import VENDORS, vendor_of
+from batchwright_worker.api.names import KIND_CPU
 from batchwright_worker.benchmark.engines.base import BenchmarkEngine, BenchmarkError
 
 
 def engine_of(kind: str) -> BenchmarkEngine:
     """The engine for a kind of accelerator, ready to run. Raises BenchmarkError."""
-    if kind == KIND_CPU:
-        from batchwright_worker.benchmark.engines.onnx import OnnxEngine
-
-        return OnnxEngine()
-    if kind == KIND_EMULATED:
-        from batchwright_worker.benchmark.engines.emulated import EmulatedEngine
-
-        return EmulatedEngine.from_environment()
-    if kind == KIND_NVIDIA or kind.startswith("nvidia.com/mig-"):
-        from batchwright_worker.benchmark.engines.torch import TorchEngine
-
-        return TorchEngine.on_cuda()
-    raise BenchmarkError(
-        f"there is no benchmark for {kind}; its processors are placed by utilization alone. "
-        f"Kinds with one: {KIND_CPU}, {KIND_NVIDIA} (and MIG instances), {KIND_EMULATED}"
-    )
+    vendor = vendor_of(kind)
+    module = "onnx" if kind == KIND_CPU else vendor.benchmark_engine if vendor else ""
+    if not module:
+        kinds = [KIND_CPU, *(each.kind for each in VENDORS if each.benchmark_engine)]
+        raise BenchmarkError(
+            f"there is no benchmark for {kind}; its processors are placed by utilization alone. "
+            f"Kinds with one: {', '.join(kinds)}, and partitions of their devices"
+        )
+    engine: BenchmarkEngine = importlib.import_module(f"batchwright_worker.benchmark.engines.{module}").engine()
+    return engine

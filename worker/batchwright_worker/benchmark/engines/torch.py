@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from batchwright_worker.api.accelerators import NVIDIA
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo
-from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.benchmark import reference_model as resnet
 from batchwright_worker.benchmark.engines.base import BatchTooLarge, BenchmarkError, timed_together
 from batchwright_worker.benchmark.reference_model import IMAGE_SHAPE, Conv
@@ -58,15 +58,6 @@ class TorchEngine:
         self._images = torch.empty((0, *IMAGE_SHAPE), device=device)
         self._per_image_bytes = 0.0
 
-    @classmethod
-    def on_cuda(cls) -> TorchEngine:
-        """On the first CUDA device that this container sees. Raises BenchmarkError."""
-        if not torch.cuda.is_available():
-            raise BenchmarkError(
-                "torch sees no CUDA device; request nvidia.com/gpu, and use a worker image with the CUDA build of torch"
-            )
-        return cls(torch.device("cuda", 0))
-
     def about(self) -> BenchmarkResult:
         """From CUDA and NVML."""
         if self._device.type != "cuda":
@@ -74,7 +65,7 @@ class TorchEngine:
         properties = torch.cuda.get_device_properties(self._device)
         device = DeviceInfo(id=str(properties.uuid), memory_bytes=int(properties.total_memory))
         return BenchmarkResult(
-            kind=KIND_NVIDIA,
+            kind=NVIDIA.kind,
             product=properties.name,
             driver=_driver(),
             runtime_version=f"torch {torch.__version__}",
@@ -151,6 +142,15 @@ class TorchEngine:
         if self._device.type != "cuda":
             return 0.0
         return float(max(0, torch.cuda.max_memory_allocated(self._device) - self._weight_bytes))
+
+
+def engine() -> TorchEngine:
+    """On the first CUDA device that this container sees. Raises BenchmarkError."""
+    if not torch.cuda.is_available():
+        raise BenchmarkError(
+            f"torch sees no CUDA device; request {NVIDIA.kind}, and use a worker image with the CUDA build of torch"
+        )
+    return TorchEngine(torch.device("cuda", 0))
 
 
 def _driver() -> str:

@@ -23,7 +23,7 @@ from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
-from batchwright_worker.layerwise.networks.units import PAGE, Array, State, Unit
+from batchwright_worker.layerwise.networks.units import PAGE, Array, Network, State, Unit
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
 
@@ -89,8 +89,9 @@ class CudaAccelerator:
         self.compute = _KernelEngine(self, ahead)
         self._loaded: dict[str, _CudaNetwork] = {}
 
-    def add(self, name: str, network: TorchUnits) -> None:
+    def add(self, name: str, network: Network) -> None:
         """Read its units into pinned memory."""
+        assert isinstance(network, TorchUnits), "the device runs torch's graphs"
         reader = UnitReader(network.folder)
         try:
             host = [_read(reader, unit, pinned=self._pinned) for unit in network.index.units]

@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from batchwright_worker.api.names import KIND_NVIDIA
 from batchwright_worker.backends.base import Host, LoadError, check_outputs, pieces
 from batchwright_worker.backends.torch import held_to_weights, module_of, program_signature
 from batchwright_worker.backends.torch_values import array_of, tensor_of
+from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.layerwise.networks.split_torch import PROGRAM_FILE, UnitGraph, onto, prepare, unit_graphs
 from batchwright_worker.layerwise.networks.units import (
@@ -125,7 +125,7 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
         if index is None:
             index = prepare(_program(source), folder, source.name, digest, limit_bytes)
         program = torch.export.load(folder / PROGRAM_FILE)
-    device = torch.device("cuda:0") if host.kind == KIND_NVIDIA else _CPU
+    device = torch.device(accelerator_of(host.kind).torch_device)
     return TorchUnits(program, source, index, folder, limit_bytes, device)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, KIND_NVIDIA
+from batchwright_worker.api.formats import DIVISIBLE, FORMATS, listed
+from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.host.accelerators import ACCELERATORS, accelerator_of
 from batchwright_worker.host.machine import processor_name
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
@@ -24,7 +26,11 @@ from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 __all__ = ["AcceleratorAdapter", "AddedModel", "adapter_of"]
 
 _EFFORT: Final = Effort(runs=20, least=3, seconds=2.0)
+_PROFILED_ROWS: Final = (1, 4)
+"""Compute in between and beyond follows from these."""
 _EMULATED_UNITS: Final = 8
+_ON_GPU: Final = tuple(name for name in DIVISIBLE if FORMATS[name].loader == "torch")
+"""Formats whose units are torch graphs; those of the others run in a library that keeps to the CPU here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,22 @@ class AddedModel:
     outputs: Sequence[TensorSpec]
     profiles: Sequence[Profile]
     resident: frozenset[int]
+
+
+class NetworkAccelerator(Accelerator, Protocol):
+    """A device that runs networks from files."""
+
+    def add(self, name: str, network: Network) -> None:
+        """Let it run here under this name."""
+
+    def keep(self, name: str, positions: frozenset[int]) -> None:
+        """Hold these of its units in memory (and no others); none of its batches may be here."""
+
+    def remove(self, name: str) -> None:
+        """Forget it; none of its batches may be here."""
+
+    def close(self) -> None:
+        """Forget all."""
 
 
 class AcceleratorAdapter(Protocol):
@@ -53,27 +75,44 @@ class AcceleratorAdapter(Protocol):
 
 
 def adapter_of(kind: str, settings: LayerwiseSettings, host: Host) -> AcceleratorAdapter:
-    """For a kind of accelerator."""
+    """For a kind of accelerator. Raises LoadError for one on which nothing runs layer by layer."""
     if kind == KIND_EMULATED:
         return _EmulatedAdapter(settings, host)
-    if kind not in (KIND_CPU, KIND_NVIDIA):
+    if kind not in ACCELERATORS:
         raise LoadError(f'layerwise does not know accelerator {kind!r}: write layerwise: {{mode: "Off"}}')
-    return _NetworkAdapter(kind, settings, host)
+    on_cpu = ACCELERATORS[kind].torch_device == "cpu"
+    return _cpu_adapter(settings, host) if on_cpu else _cuda_adapter(settings, host)
+
+
+def _cpu_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
+    device = CpuAccelerator(max(PAGE, settings.flight_bytes))
+    processor = f"{processor_name()} x{host.threads} serving"
+
+    def profile(name: str, rows: int) -> Profile:
+        return measured(device.network(name), device.reader(name), rows, processor, _EFFORT)
+
+    return _NetworkAdapter(device, profile, settings, host)
+
+
+def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
+    from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
+
+    device = CudaAccelerator(settings.flight_bytes)
+    return _NetworkAdapter(device, lambda name, rows: device.measured(name, rows, _EFFORT), settings, host)
 
 
 class _NetworkAdapter:
-    """A CPU or a GPU with networks from files."""
+    """A CPU or a GPU with networks from files; `profile` measures a network there with so many rows."""
 
-    def __init__(self, kind: str, settings: LayerwiseSettings, host: Host) -> None:
-        self._settings, self._host, self._kind = settings, host, kind
+    def __init__(
+        self,
+        device: NetworkAccelerator,
+        profile: Callable[[str, int], Profile],
+        settings: LayerwiseSettings,
+        host: Host,
+    ) -> None:
+        self.device, self._profile, self._host = device, profile, host
         self._share = settings.resident_bytes // settings.models
-        self.device: Any
-        if kind == KIND_NVIDIA:
-            from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
-
-            self.device = CudaAccelerator(settings.flight_bytes)
-        else:
-            self.device = CpuAccelerator(max(PAGE, settings.flight_bytes))
 
     def add(self, source: ModelSource) -> AddedModel:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
@@ -93,9 +132,8 @@ class _NetworkAdapter:
             )
         self.device.add(source.name, network)
         self.device.keep(source.name, resident)
-        return AddedModel(
-            inputs=network.inputs, outputs=network.outputs, profiles=self._profiles(source.name), resident=resident
-        )
+        profiles = [self._profile(source.name, rows) for rows in _PROFILED_ROWS]
+        return AddedModel(inputs=network.inputs, outputs=network.outputs, profiles=profiles, resident=resident)
 
     def remove(self, name: str) -> None:
         self.device.remove(name)
@@ -104,17 +142,10 @@ class _NetworkAdapter:
         self.device.close()
 
     def _opened(self, source: ModelSource, limit: int) -> Network:
-        if self._kind == KIND_NVIDIA and source.format == "onnx":
-            raise NotDivisible("on a GPU layerwise serves torch-export and safetensors")
+        on_gpu = accelerator_of(self._host.kind).torch_device != "cpu"
+        if on_gpu and source.format in DIVISIBLE and source.format not in _ON_GPU:
+            raise NotDivisible(f"on a GPU layerwise serves {listed(_ON_GPU)}")
         return open_network(source, self._host, cache_folder(), limit)
-
-    def _profiles(self, name: str) -> list[Profile]:
-        """At 1 row and at 4: compute in between and beyond follows from these."""
-        if self._kind == KIND_NVIDIA:
-            return [self.device.measured(name, rows, _EFFORT) for rows in (1, 4)]
-        network, reader = self.device.network(name), self.device.reader(name)
-        processor = f"{processor_name()} x{self._host.threads} serving"
-        return [measured(network, reader, rows, processor, _EFFORT) for rows in (1, 4)]
 
 
 class _EmulatedAdapter:

@@ -1,7 +1,8 @@
-"""The only module that speaks HTTP to the API server.
+"""The API client: the only module of ours that speaks HTTP to the API server.
 
-Bodies are plain JSON (`objects.Raw`); every failure is an error of `errors.py`. Calls go through one circuit
-breaker each for reads and writes; a write that ends in Unavailable may have happened all the same.
+Bodies are plain JSON (`objects.Raw`); every failure is an error of `errors.py`. Calls go through two circuit
+breakers, one for reads and one for writes: a server that refuses writes may still serve the watches that keep the
+cache current. A write that ends in Unavailable may have happened all the same.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _PATCH = {"strategic": "application/strategic-merge-patch+json", "merge": "appli
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A whole list, and the resourceVersion that it is of."""
+    """A whole list, and its resourceVersion."""
 
     items: list[Raw]
     version: int
@@ -40,7 +41,8 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One request. `urgent` calls (the Lease) neither ask nor tell the breaker."""
+    """One request. `urgent` ones (the Lease) bypass the circuit breaker: its longest delay is longer than the time
+    that a leader has for a renewal. That they succeed makes the next probe due."""
 
     method: str
     path: str
@@ -52,7 +54,7 @@ class _Call:
 
 
 class ApiClient:
-    """An API server. Use as an async context manager."""
+    """A client of one API server. Use it as an async context manager."""
 
     def __init__(self, credentials: Credentials, *, page_size: int = 500) -> None:
         self._page_size = page_size
@@ -78,7 +80,7 @@ class ApiClient:
     async def list(
         self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
     ) -> Listing:
-        """All objects that match, page by page; in one piece when the pages expire meanwhile."""
+        """All objects that match, page by page. When a continue token expires (410), the whole list without pages."""
         path = path_of(resource, namespace)
         params = _selectors(label_selector, field_selector)
         try:
@@ -91,7 +93,7 @@ class ApiClient:
     ) -> AsyncIterator[WatchEvent]:
         """Changes after `version` until the server ends the stream, with bookmarks. Raises Gone when the version
         is too old, Unavailable when the stream breaks or says nothing for `stale_s`."""
-        lifetime_s = random.randint(240, 480)  # noqa: S311 - so that not all watches end together
+        lifetime_s = random.randint(240, 480)  # noqa: S311 - jitter, so that not all watches end together
         params = _selectors(label_selector, field_selector) | {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -103,7 +105,7 @@ class ApiClient:
         self.reads.check()
         try:
             async with self._send(call, "watch") as response:
-                await self._judge(response, self.reads)
+                await self._raise_for_status(response, self.reads)
                 async for line in lines(response.content):
                     yield event_from(line)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -116,24 +118,25 @@ class ApiClient:
     # --- writes
 
     async def create(self, resource: Resource, body: Raw, *, urgent: bool = False) -> Raw:
-        """Raises AlreadyExists."""
+        """A new object. Raises AlreadyExists."""
         path = path_of(resource, body["metadata"].get("namespace", ""))
         params = {"fieldManager": FIELD_MANAGER}
         return await self._object(_Call(method="POST", path=path, params=params, body=body, urgent=urgent))
 
     async def replace(self, resource: Resource, body: Raw, *, urgent: bool = False) -> Raw:
-        """The whole object; with metadata.resourceVersion it is answered Conflict if it has changed since."""
+        """The whole object. Raises Conflict if it has metadata.resourceVersion and the object has changed since."""
         metadata = body["metadata"]
         path = path_of(resource, metadata.get("namespace", ""), metadata["name"])
         params = {"fieldManager": FIELD_MANAGER}
         return await self._object(_Call(method="PUT", path=path, params=params, body=body, urgent=urgent))
 
     async def apply(self, resource: Resource, body: Raw) -> Raw:
-        """Server-side apply: what is in the body is ours, by force."""
+        """Server-side apply with force: the fields in `body` become ours, whoever managed them."""
         return await self._apply(resource, body, "")
 
     async def apply_status(self, resource: Resource, regarding: Raw, status: Raw) -> Raw:
         """The whole status. Raises Conflict if the object has changed since `regarding` was read."""
+        # The resourceVersion fences a deposed leader, which a Lease alone cannot: its last write may arrive late.
         metadata = {name: regarding["metadata"][name] for name in ("name", "namespace", "resourceVersion", "uid")
                     if name in regarding["metadata"]}  # fmt: skip
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "status": status}
@@ -149,8 +152,9 @@ class ApiClient:
         style: Literal["strategic", "merge"] = "strategic",
         resource_version: str | None = None,
     ) -> Raw:
-        """Raises Conflict if a resource version is given and the object has changed since."""
+        """A patch of one object. Raises Conflict if a resource version is given and the object has changed since."""
         if resource_version is not None:
+            # Rather than a JSON patch with a `test`, whose failure is a 422 as for invalid input; as fast.
             metadata = (patch.get("metadata") or {}) | {"resourceVersion": resource_version}
             patch = patch | {"metadata": metadata}
         path = path_of(resource, namespace, name)
@@ -169,7 +173,8 @@ class ApiClient:
         propagation: str = "Background",
         grace_period_s: int | None = None,
     ) -> Raw | None:
-        """The object as it is while it goes, None when it is gone at once. Raises Conflict for another uid."""
+        """The object as it is while its finalizers run, None when it is deleted at once. Raises Conflict for another
+        uid."""
         body: Raw = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         body["propagationPolicy"] = propagation
         if grace_period_s is not None:
@@ -198,7 +203,7 @@ class ApiClient:
     async def _object(self, call: _Call) -> Raw:
         response = msgspec.json.decode(await self._bytes(call))
         if not isinstance(response, dict):
-            raise Unavailable(f"{call.method} {call.path}: the answer is no JSON object")
+            raise Unavailable(f"{call.method} {call.path}: the response is no JSON object")
         return response
 
     async def _bytes(self, call: _Call) -> bytes:
@@ -208,7 +213,7 @@ class ApiClient:
         try:
             try:
                 return await self._once(call, circuit)
-            except Unauthorized:
+            except Unauthorized:  # the token was rotated since it was read
                 await self._renew()
                 return await self._once(call, circuit)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
@@ -218,12 +223,13 @@ class ApiClient:
 
     async def _once(self, call: _Call, circuit: CircuitBreaker | None) -> bytes:
         async with self._send(call, "call") as response:
-            await self._judge(response, circuit)
+            await self._raise_for_status(response, circuit)
             return await response.read()
 
     def _send(self, call: _Call, purpose: Literal["call", "watch"]) -> aiohttp.client._RequestContextManager:
         session = self._sessions.get(purpose)
         if session is None:
+            # A watch holds its connection for minutes: counted in one limit, watches would leave none for calls.
             limit = CONNECTIONS if purpose == "call" else 0
             session = self._sessions[purpose] = self._credentials.session(limit=limit)
         return session.request(
@@ -235,14 +241,14 @@ class ApiClient:
             timeout=call.timeout,
         )
 
-    async def _judge(self, response: aiohttp.ClientResponse, circuit: CircuitBreaker | None) -> None:
-        """Tells the breaker, and raises the error that the answer is."""
+    async def _raise_for_status(self, response: aiohttp.ClientResponse, circuit: CircuitBreaker | None) -> None:
+        """Reports the response to the circuit breaker. Raises the error that the response is."""
         if response.status < 400:
             if circuit:
                 circuit.succeeded()
             else:
-                self.reads.nudge()
-                self.writes.nudge()
+                self.reads.probe_now()
+                self.writes.probe_now()
             return
         error = await error_from(response)
         if circuit is None:

@@ -1,4 +1,7 @@
-"""Conditions as `metav1.Condition`: built whole on every pass, with the transition time kept where nothing turned."""
+"""Conditions as `metav1.Condition`, built whole on every pass; lastTransitionTime is kept where `status` is the same.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ MESSAGE_LIMIT = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What a condition should say; `reason` is CamelCase, `message` a sentence that says what to do."""
+    """A condition as a decision wants it; `reason` is CamelCase, `message` a sentence that says what to do.
+
+    `Condition` of `crds/status_types` is the schema of what is written: it also has the generation and the transition
+    time, which `render` adds.
+    """
 
     type: str
     status: Truth
@@ -35,7 +42,7 @@ def shorten(message: str, limit: int = MESSAGE_LIMIT) -> str:
 
 
 def render(wanted: Iterable[Condition], written: Sequence[Raw], *, generation: int, now: float) -> list[Raw]:
-    """All wanted conditions in their order; lastTransitionTime moves only when `status` does."""
+    """All wanted conditions in their order; lastTransitionTime changes only when `status` does."""
     before = {str(each.get("type")): each for each in written}
     return [_one(each, before.get(each.type), generation=generation, now=now) for each in wanted]
 

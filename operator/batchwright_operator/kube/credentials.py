@@ -1,4 +1,4 @@
-"""Who we are to the API server: the pod's service account, or a kubeconfig; read by kopf's login functions.
+"""Credentials for the API server: the pod's service account, or a kubeconfig; read by kopf's login functions.
 
 Tokens of service accounts are rotated, so they are read again every minute, and at once after a 401.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Credentials:
-    """Address and identity. `session()` makes HTTP sessions whose requests always carry the current token."""
+    """The server's address and our identity. Requests of a `session()` always carry the current token."""
 
     def __init__(self, load: Callable[[], kopf.ConnectionInfo]) -> None:
         self._load = load
@@ -69,8 +69,8 @@ class Credentials:
 
 
 def find_credentials(kubeconfig: Path | None = None, context: str | None = None) -> Credentials:
-    """Of a kubeconfig if one is named, of the pod's service account if there is one, else of the user's kubeconfig.
-    Raises SettingsError when there is none."""
+    """Credentials of a kubeconfig if one is named, of the pod's service account if there is one, else of the user's
+    kubeconfig. Raises SettingsError when there is none."""
     named = kubeconfig is not None or context is not None
     if named:
         _select(kubeconfig, context)

@@ -1,4 +1,4 @@
-"""What metadata says of an object, whatever its kind; pure."""
+"""Facts in the metadata of an object, whatever its kind. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from batchwright_operator.kube.objects import Raw
 
 
 def is_leaving(obj: Raw) -> bool:
-    """Is it being deleted?"""
+    """Whether the object is being deleted."""
     return "deletionTimestamp" in obj["metadata"]
 
 
@@ -21,12 +21,12 @@ def annotation(obj: Raw, name: str) -> str:
 
 
 def controller_of(obj: Raw) -> Raw | None:
-    """The owner reference of its controller."""
+    """The owner reference of the object's controller."""
     references = obj["metadata"].get("ownerReferences") or ()
     return next((each for each in references if each.get("controller")), None)
 
 
 def controller_uid(obj: Raw) -> str | None:
-    """The uid in the owner reference of its controller."""
+    """The uid of the object's controller."""
     owner = controller_of(obj)
     return None if owner is None else str(owner["uid"])

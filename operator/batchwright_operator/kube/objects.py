@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 Raw = dict[str, Any]
-"""A Kubernetes object as JSON. Never mutated once it is in the store or in an action."""
+"""A Kubernetes object as JSON. Never mutated once it is in the cache or in an action."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A kind of the API: where its objects live."""
+    """A resource of the API: a kind, and the path of its objects."""
 
     group: str
     version: str
@@ -33,33 +33,20 @@ def _own(kind: str, plural: str, *, namespaced: bool = True) -> Resource:
 
 
 MODEL_DEPLOYMENT = _own("ModelDeployment", "modeldeployments")
-
 INFERENCE_JOB = _own("InferenceJob", "inferencejobs")
-
 ACCELERATOR_PROFILE = _own("AcceleratorProfile", "acceleratorprofiles", namespaced=False)
 
 NODE = _core("Node", "nodes", namespaced=False)
-
 POD = _core("Pod", "pods")
-
 SERVICE = _core("Service", "services")
-
 CONFIG_MAP = _core("ConfigMap", "configmaps")
-
 SECRET = _core("Secret", "secrets")
-
 PVC = _core("PersistentVolumeClaim", "persistentvolumeclaims")
-
 PV = _core("PersistentVolume", "persistentvolumes", namespaced=False)
 
 DEPLOYMENT = Resource(group="apps", version="v1", kind="Deployment", plural="deployments")
-
 JOB = Resource(group="batch", version="v1", kind="Job", plural="jobs")
-
 PDB = Resource(group="policy", version="v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
-
 NETWORK_POLICY = Resource(group="networking.k8s.io", version="v1", kind="NetworkPolicy", plural="networkpolicies")
-
 LEASE = Resource(group="coordination.k8s.io", version="v1", kind="Lease", plural="leases")
-
 EVENT = Resource(group="events.k8s.io", version="v1", kind="Event", plural="events")

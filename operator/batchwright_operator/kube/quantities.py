@@ -1,4 +1,4 @@
-"""Kubernetes quantities as numbers, and what a pod asks a node for. Pure."""
+"""Kubernetes quantities as numbers, and the resource requests of a pod. Pure."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def amounts(quantities: Mapping[str, object] | None) -> Amounts:
 
 
 def requests_of(spec: Raw) -> Amounts:
-    """What the scheduler counts for a pod: containers and native sidecars together, or the largest moment of its
-    init containers if that is more; overhead on top; one of `pods`. Pod-level requests replace the sum."""
+    """The requests that kube-scheduler counts for a pod: containers and native sidecars together, or the largest moment
+    of its init containers if that is more; overhead on top; one of `pods`. Pod-level requests replace the sum."""
     running: Amounts = {}
     peak: Amounts = {}
     for container in spec.get("initContainers") or []:

@@ -1,4 +1,4 @@
-"""What the API server answers: errors, and the lines of a watch."""
+"""Responses of the API server as values: errors, and the lines of a watch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WatchEvent:
 
 
 async def error_from(response: aiohttp.ClientResponse) -> ApiError:
-    """The error that an answer from 400 on is."""
+    """The error of a response with a status of 400 or more."""
     body = await response.read()
     try:
         status: Any = msgspec.json.decode(body)
@@ -38,7 +38,7 @@ async def error_from(response: aiohttp.ClientResponse) -> ApiError:
 
 async def lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """The lines of a stream, of any length."""
-    rest: list[bytes] = []  # objects may be longer than any limit of readline
+    rest: list[bytes] = []  # by hand, because an object may be longer than any limit of `readline`
     async for chunk in stream.iter_any():
         *whole, last = chunk.split(b"\n")
         for line in whole:
@@ -57,6 +57,7 @@ def event_from(line: bytes) -> WatchEvent:
         raise Unavailable(f"a line of a watch is broken: {error}") from error
     if raw["type"] == "ERROR":
         status = raw["object"]
-        said = error_of(int(status.get("code") or 500), str(status.get("reason") or ""), str(status.get("message")))
-        raise said if isinstance(said, Gone) else Unavailable(said.message, code=said.code)
+        failure = error_of(int(status.get("code") or 500), str(status.get("reason") or ""), str(status.get("message")))
+        # Whatever else it is, trying again later is all that a watch can do.
+        raise failure if isinstance(failure, Gone) else Unavailable(failure.message, code=failure.code)
     return WatchEvent(type=raw["type"], object=raw["object"])

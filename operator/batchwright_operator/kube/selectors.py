@@ -1,4 +1,4 @@
-"""Label and field selectors, as the API server reads them: which watch would see an object. Pure."""
+"""Label and field selectors, as the API server reads them: whether a watch would see an object. Pure."""
 
 from __future__ import annotations
 

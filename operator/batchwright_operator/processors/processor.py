@@ -27,7 +27,10 @@ NO_IMAGE: Final = "BenchmarkImageNotPullable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
-    """One entry of an AcceleratorProfile's `status.processors`."""
+    """One entry of an AcceleratorProfile's `status.processors`, as decisions read it.
+
+    `Processor` of `crds/status_types` is the schema of that entry, where every field is optional.
+    """
 
     kind: str
     product: str = ""

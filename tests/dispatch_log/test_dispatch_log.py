@@ -10,11 +10,13 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.dispatch_log import calls as events
 from batchwright_worker.dispatch_log import recorder as recording
 from batchwright_worker.dispatch_log.calls import BadLineError
@@ -24,7 +26,6 @@ from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.runtime import BatchFailed
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, poisson
@@ -39,7 +40,7 @@ def replayed(path: Path) -> Replayed:
         return replay(lines)
 
 
-def recorder(log: DispatchLog, clock: Callable[[], float], order: Order = "Balanced") -> RecordedScheduler:
+def recorder(log: DispatchLog, clock: Callable[[], float], order: QueueOrder = "Balanced") -> RecordedScheduler:
     return RecordedScheduler(log, order=order, clock=clock, wall=lambda: 1e9)
 
 
@@ -134,7 +135,7 @@ def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> No
 @example(rates=[5.0], order="Balanced", memory=100, target=None, seed=0)
 @given(
     rates=st.lists(st.floats(5, 600), min_size=1, max_size=3),
-    order=st.sampled_from(["Balanced", "Longest", "Oldest"]),
+    order=st.sampled_from(get_args(QueueOrder)),
     memory=st.sampled_from([0, 100, 250]),
     target=st.sampled_from([None, 0.05, 0.2]),
     seed=st.integers(0, 1000),
@@ -142,7 +143,7 @@ def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> No
 def test_any_simulated_load_is_decided_again_in_the_same_way(
     tmp_path_factory: pytest.TempPathFactory,
     rates: list[float],
-    order: Order,
+    order: QueueOrder,
     memory: int,
     target: float | None,
     seed: int,

@@ -95,5 +95,5 @@ def test_a_batch_leaves_room_for_the_tighter_target_while_that_model_is_active()
     rebalance([wide, tight], 1, 10.0)
     assert wide.facts((), 10.0).cap < alone
     assert wide.turn(()).seconds(wide.facts((), 10.0).cap) <= 0.040 - 2 * tight.batch_s + 1e-9
-    assert tight.room_s > 1e9
-    assert (wide.left_share < 1, tight.left_share) == (True, 1.0)
+    assert tight.max_batch_s > 1e9
+    assert (wide.capacity_share < 1, tight.capacity_share) == (True, 1.0)

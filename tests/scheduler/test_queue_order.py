@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.dispatch import PASS_LIMIT
-from batchwright_worker.scheduler.order import OLDEST_SHARE, Choice, FairShareState, Order, ordered
+from batchwright_worker.scheduler.order import OLDEST_SHARE, ORDERS, Choice, FairShareState, ordered
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.steps import Batch, QueueRequest
@@ -46,66 +47,66 @@ def names(choices: list[Choice]) -> list[str]:
     ("order", "first"),
     [("Longest", "many"), ("Oldest", "neglected"), ("Balanced", "worthwhile")],
 )
-def test_each_order_has_its_own_first(order: Order, first: str) -> None:
+def test_each_order_has_its_own_first(order: QueueOrder, first: str) -> None:
     choices = [
         choice("many", rows=50, run_s=10, last_served=9, head_arrival=2),
         choice("neglected", rows=2, run_s=3, last_served=1, head_arrival=1),
         choice("worthwhile", rows=9, run_s=0.5, last_served=8, head_arrival=3),
     ]
-    turns = FairShareState()
-    turns.balance_s = -1
-    assert ordered(choices, order, turns, 5.0)[0].model == first
+    shares = FairShareState()
+    shares.balance_s = -1
+    assert ordered(choices, ORDERS[order], shares, 5.0)[0].model == first
 
 
 def test_equals_go_by_the_older_head_then_by_name() -> None:
     choices = [choice("c", head_arrival=1), choice("b", head_arrival=0), choice("a", head_arrival=1)]
-    assert names(ordered(choices, "Longest", FairShareState(), 2.0)) == ["b", "a", "c"]
+    assert names(ordered(choices, ORDERS["Longest"], FairShareState(), 2.0)) == ["b", "a", "c"]
 
 
 def test_device_time_is_shared_between_the_oldest_row_and_the_most_worthwhile_queue() -> None:
-    turns, spent = FairShareState(), {"old": 0.0, "worthy": 0.0}
+    shares, spent = FairShareState(), {"old": 0.0, "worthy": 0.0}
     seconds = {"old": 0.3, "worthy": 0.1}
     for _ in range(1000):
         choices = [choice("old", run_s=0.3, head_arrival=1), choice("worthy", rows=9, run_s=0.1, head_arrival=2)]
-        first = ordered(choices, "Balanced", turns, 5.0)[0].model
-        turns.spent(first, seconds[first], loads=False)
+        first = ordered(choices, ORDERS["Balanced"], shares, 5.0)[0].model
+        shares.spent(first, seconds[first], loads=False)
         spent[first] += seconds[first]
     assert spent["old"] / sum(spent.values()) == pytest.approx(OLDEST_SHARE, abs=0.01)
 
 
 def test_what_was_loaded_for_the_oldest_row_is_served_next() -> None:
-    turns = FairShareState()
+    shares = FairShareState()
     choices = [choice("old", head_arrival=1), choice("worthy", rows=9, head_arrival=2)]
-    assert ordered(choices, "Balanced", turns, 5.0)[0].model == "old"
-    turns.spent("old", 0.5, loads=True)
-    assert turns.balance_s < 0
-    assert ordered(choices, "Balanced", turns, 5.5)[0].model == "old"
-    turns.spent("old", 0.1, loads=False)
-    assert ordered(choices, "Balanced", turns, 5.6)[0].model == "worthy"
+    assert ordered(choices, ORDERS["Balanced"], shares, 5.0)[0].model == "old"
+    shares.spent("old", 0.5, loads=True)
+    assert shares.balance_s < 0
+    assert ordered(choices, ORDERS["Balanced"], shares, 5.5)[0].model == "old"
+    shares.spent("old", 0.1, loads=False)
+    assert ordered(choices, ORDERS["Balanced"], shares, 5.6)[0].model == "worthy"
 
 
 def test_nobody_is_made_late_for_the_sake_of_worth_or_age() -> None:
-    turns = FairShareState()
-    turns.balance_s = -1
+    shares = FairShareState()
+    shares.balance_s = -1
     worthy, hurried = choice("worthy", rows=9, run_s=0.5), choice("hurried", run_s=0.1, due=5.3, head_arrival=1)
-    assert names(ordered([worthy, hurried], "Balanced", turns, 5.0)) == ["hurried", "worthy"]
-    assert turns.displaced == "worthy"
-    assert names(ordered([worthy, hurried], "Balanced", turns, 4.5)) == ["worthy", "hurried"]
+    assert names(ordered([worthy, hurried], ORDERS["Balanced"], shares, 5.0)) == ["hurried", "worthy"]
+    assert shares.displaced == "worthy"
+    assert names(ordered([worthy, hurried], ORDERS["Balanced"], shares, 4.5)) == ["worthy", "hurried"]
 
 
 @pytest.mark.parametrize(("use", "first"), [(0.35, "hungry"), (0.05, "other")])
 def test_where_one_of_two_must_be_late_it_is_the_one_that_takes_more(use: float, first: str) -> None:
-    turns = FairShareState()
-    turns.balance_s = -1
+    shares = FairShareState()
+    shares.balance_s = -1
     hungry = choice("hungry", rows=9, run_s=0.4, due=5.5, use=0.3)
     other = choice("other", run_s=0.2, due=5.3, use=use)
     choices = [hungry, other]
-    assert ordered(choices, "Balanced", turns, 5.0)[0].model == first
+    assert ordered(choices, ORDERS["Balanced"], shares, 5.0)[0].model == first
 
 
 def test_a_row_that_is_late_anyway_displaces_nobody() -> None:
     choices = [choice("worthy", rows=9, run_s=0.5), choice("late", run_s=0.4, due=5.3, head_arrival=1)]
-    assert names(ordered(choices, "Balanced", FairShareState(), 5.0)) == ["worthy", "late"]
+    assert names(ordered(choices, ORDERS["Balanced"], FairShareState(), 5.0)) == ["worthy", "late"]
 
 
 arrivals = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 6), st.floats(0, 0.05)), max_size=120)
@@ -114,7 +115,7 @@ arrivals = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 6), st.flo
 @settings(max_examples=60, deadline=None)
 @given(arrivals, st.sampled_from(["Balanced", "Longest"]), st.integers(1, 3))
 def test_no_row_starves_and_every_offer_ends_once(
-    story: list[tuple[str, int, float]], order: Order, hot_rows: int
+    story: list[tuple[str, int, float]], order: QueueOrder, hot_rows: int
 ) -> None:
     """One model ("a") always has rows waiting; whoever else asks is served after a bounded number of batches."""
     scheduler = Scheduler(order=order)

@@ -4,15 +4,16 @@ batches that are lost and tried again, loads, on devices that take up to two bat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.dispatch import LoadModel
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, QueuedRequest
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig
@@ -42,7 +43,7 @@ stories = st.lists(
 class Story:
     """Devices do what they are asked one after the other; `rows_left` counts what each request still waits for."""
 
-    order: Order
+    order: QueueOrder
     depth: int
     overlaps: bool
     latency_s: float | None
@@ -195,13 +196,13 @@ class Story:
 @settings(max_examples=120, deadline=None)
 @given(
     stories,
-    st.sampled_from(["Balanced", "Longest", "Oldest"]),
+    st.sampled_from(get_args(QueueOrder)),
     st.integers(1, 2),
     st.booleans(),
     st.sampled_from([None, 0.1]),
 )
 def test_every_offer_ends_exactly_once_in_order_within_memory(
-    story: list[tuple[object, ...]], order: Order, depth: int, overlaps: bool, latency_s: float | None
+    story: list[tuple[object, ...]], order: QueueOrder, depth: int, overlaps: bool, latency_s: float | None
 ) -> None:
     Story(order, depth, overlaps, latency_s).play(story)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.devices import Eviction
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import (
     Arrival,
@@ -140,7 +140,7 @@ def zipf(rate: float, seconds: float, models: int, generator: random.Random) -> 
 
 @cache
 def many_models(
-    order: Order, eviction: Eviction = "LeastWorth", *, overlaps: bool = False, seed: int = 3, seconds: float = 15
+    order: QueueOrder, eviction: Eviction = "LeastWorth", *, overlaps: bool = False, seed: int = 3, seconds: float = 15
 ) -> SimulationReport:
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows,

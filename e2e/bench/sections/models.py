@@ -7,11 +7,10 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from batchwright_worker.api.deployment import parse_deployment
+from batchwright_worker.api.deployment import QueueOrder, parse_deployment
 from batchwright_worker.api.names import KIND_EMULATED
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.served_model import plan_of
 from batchwright_worker.scheduler.simulator import Arrival, SimulatedDevice, Simulation, SimulationReport
 from e2e.bench.client.load import drive, drive_all, spec_for
@@ -29,7 +28,7 @@ SEEDS = (31, 32, 33)
 LOAD_MS = 20
 WEIGHTS_BYTES = 1_000_000
 WEIGHTS = {f"m{rank:02d}": 1 / (rank + 1) ** ZIPF for rank in range(MODELS)}
-ORDERS: tuple[Order, ...] = ("Balanced", "Longest", "Oldest")
+ORDERS = get_args(QueueOrder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +125,13 @@ def _line(name: str, run: Run) -> tuple[object, ...]:
 
 
 @contextlib.contextmanager
-def _serving(bench: Bench, order: Order, overlaps: bool) -> Iterator[Server]:
+def _serving(bench: Bench, order: QueueOrder, overlaps: bool) -> Iterator[Server]:
     bench.report.progress(f"starting Batchwright with {MODELS} models, order {order}")
     with batchwright(_manifest(order, overlaps), bench.cores) as server:
         yield server
 
 
-def _manifest(order: Order, overlaps: bool) -> dict[str, Any]:
+def _manifest(order: QueueOrder, overlaps: bool) -> dict[str, Any]:
     emulated = {"weightsBytes": WEIGHTS_BYTES, "loadMilliseconds": LOAD_MS, "loadOverlaps": overlaps}
     return deployment(
         [emulated_model(name, DEVICE, None, **emulated) for name in WEIGHTS],
@@ -141,7 +140,7 @@ def _manifest(order: Order, overlaps: bool) -> dict[str, Any]:
     )
 
 
-def _live(bench: Bench, order: Order, overlaps: bool, seed: int) -> Run:
+def _live(bench: Bench, order: QueueOrder, overlaps: bool, seed: int) -> Run:
     with _serving(bench, order, overlaps) as server:
         spec = spec_for(server, RATE, bench.lasting(60, 15), models=WEIGHTS, seed=seed, grace_s=20.0, limit=4096)
         run = bench.report.ran("residency", f"{order}{', overlapping' * overlaps}", drive(spec, bench.cores), 1.95)
@@ -153,14 +152,14 @@ def _live(bench: Bench, order: Order, overlaps: bool, seed: int) -> Run:
 # --- simulated ------------------------------------------------------------------------------------
 
 
-def _simulated_line(order: Order, overlaps: bool, *, lru: bool = False) -> tuple[object, ...]:
+def _simulated_line(order: QueueOrder, overlaps: bool, *, lru: bool = False) -> tuple[object, ...]:
     report = simulated(order, overlaps=overlaps, lru=lru)
     name = f"{order}{', evict least recently used' * lru}, simulated"
     p50, p99 = 1e3 * report.latency_s(0.5), 1e3 * report.latency_s(0.99)
     return (name, f"{p50:.0f}", f"{p99:.0f}", f"{report.rows_per_second():.0f}", report.count("Refused"))
 
 
-def simulated(order: Order, *, overlaps: bool, lru: bool = False, seconds: float = 60.0) -> SimulationReport:
+def simulated(order: QueueOrder, *, overlaps: bool, lru: bool = False, seconds: float = 60.0) -> SimulationReport:
     """The scheduler itself on a simulated device."""
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: DEVICE.seconds(rows),

@@ -38,6 +38,7 @@ __all__ = [
     "Padding",
     "Placement",
     "PodOptions",
+    "QueueOrder",
     "Runtime",
     "Script",
     "Strategy",
@@ -49,6 +50,9 @@ __all__ = [
 ]
 
 Weight = Annotated[str, msgspec.Meta(max_length=13, pattern=DECIMAL_PATTERN)]
+
+QueueOrder = Literal["Balanced", "Longest", "Oldest"]
+"""The names of `scheduler/order`'s orders."""
 
 
 class Runtime(Value, kw_only=True, frozen=True):
@@ -191,7 +195,7 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
         ),
     ] = ()
     queue_order: Annotated[
-        Literal["Balanced", "Longest", "Oldest"],
+        QueueOrder,
         doc(
             "Which model's queue is served first: Longest or Oldest as published (method B4), Balanced: by the waiting "
             "time that a batch serves per second of device time."

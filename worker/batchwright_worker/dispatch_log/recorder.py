@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.dispatch_log import calls as events
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch, Step
 
@@ -99,7 +99,7 @@ class RecordedScheduler(Scheduler):
     __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_wall", "observe")
 
     def __init__(
-        self, log: DispatchLog | None, *, order: Order, clock: Callable[[], float], wall: Callable[[], float]
+        self, log: DispatchLog | None, *, order: QueueOrder, clock: Callable[[], float], wall: Callable[[], float]
     ) -> None:
         super().__init__(order=order)
         self.observe: Callable[[str, tuple[Any, ...], Any], None] | None = None

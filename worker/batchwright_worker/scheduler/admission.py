@@ -69,37 +69,41 @@ def _gathered(curve: Curve, target_s: float, rate: float, most: int) -> int:
 
 
 class Backlog(Struct, frozen=True, kw_only=True, gc=False):
-    """What a new request finds.
+    """What a new request finds, and how fast it will be worked off.
 
-    `free_in_s`: until a device takes the next batch; `rows_ahead` of the same bucket; `others_s` of device time that
-    other models (or buckets) will take first; the `cap` of a batch; the offered `rate`; `own_runs`: a batch of this
-    model runs; `left_share` of the device's time that other models leave to this one while it waits.
+    `turnaround`: time of a batch from its start to its answers; `cap`: most rows of a batch; `free_in_s`: until a
+    device takes the next batch; `rows_ahead` of the same bucket; `others_s` of device time that other models (or
+    buckets) will take first; the offered `rate`; `own_runs`: a batch of this model runs; `capacity_share` of the
+    device's time that other models leave to this one while it waits.
     """
 
+    turnaround: Curve
     free_in_s: float
     rows_ahead: int
     others_s: float
     cap: int
     rate: float
     own_runs: bool = False
-    left_share: float = 1.0
+    capacity_share: float = 1.0
 
 
-def expected_finish_s(curve: Curve, line: Backlog, rows: int) -> float:
+def expected_finish_s(backlog: Backlog, rows: int) -> float:
     """Seconds from now until the last of `rows` new rows is answered, in the batches that they would join."""
-    cap = max(1, line.cap)
-    last = line.rows_ahead + rows
+    seconds, cap = backlog.turnaround.seconds, max(1, backlog.cap)
+    last = backlog.rows_ahead + rows
     batches_ahead = (last - 1) // cap
-    start_s = line.free_in_s + (line.others_s + batches_ahead * curve.seconds(cap)) / line.left_share
+    start_s = backlog.free_in_s + (backlog.others_s + batches_ahead * seconds(cap)) / backlog.capacity_share
     joined = last - batches_ahead * cap
-    grown = joined + line.rate * start_s
-    return start_s + curve.seconds(min(cap, max(joined, int(grown))))
+    # Until the batch starts, rows that arrive later join it, and make it longer.
+    grown = joined + backlog.rate * start_s
+    return start_s + seconds(min(cap, max(joined, int(grown))))
 
 
-def expected_wait_s(curve: Curve, line: Backlog) -> float:
+def expected_wait_s(backlog: Backlog) -> float:
     """Seconds that a new row would wait before its batch starts."""
-    cap = max(1, line.cap)
-    return line.free_in_s + (line.others_s + (line.rows_ahead // cap) * curve.seconds(cap)) / line.left_share
+    cap = max(1, backlog.cap)
+    own_s = (backlog.rows_ahead // cap) * backlog.turnaround.seconds(cap)
+    return backlog.free_in_s + (backlog.others_s + own_s) / backlog.capacity_share
 
 
 class Admission(Struct, frozen=True, kw_only=True, gc=False):
@@ -114,27 +118,28 @@ class Admission(Struct, frozen=True, kw_only=True, gc=False):
 ACCEPTED = Admission(accepted=True)
 
 
-def judge(curve: Curve, line: Backlog, rows: int, target_s: float | None, spent_s: float) -> Admission:
+def judge(backlog: Backlog, rows: int, target_s: float | None, spent_s: float) -> Admission:
     """Accept iff the rows will be in time; `spent_s` of the target have passed since the request's arrival.
 
     Without a target, without a fit, or for a target that not even one row alone can meet, everything is accepted
     (the queue's bound remains). So is a request of a model that neither waits nor runs: it cannot be served any
-    sooner, its lateness is the doing of other models, and refusing it for ever would starve it.
+    sooner, its lateness is the doing of other models, and refusing it forever would starve it.
     """
+    curve = backlog.turnaround
     if target_s is None or not curve.known or curve.seconds(1) > target_s:
         return ACCEPTED
-    finish_s = expected_finish_s(curve, line, rows)
-    allowed_s = allowance_s(curve, line.cap, rows, target_s)
+    finish_s = expected_finish_s(backlog, rows)
+    allowed_s = allowance_s(curve, backlog.cap, rows, target_s)
     if spent_s + finish_s <= allowed_s:
         return Admission(accepted=True, allowed_s=allowed_s, finish_s=finish_s)
-    if line.rows_ahead == 0 and not line.own_runs:
+    if backlog.rows_ahead == 0 and not backlog.own_runs:
         return Admission(accepted=True, finish_s=finish_s)
     return Admission(accepted=False, finish_s=finish_s, retry_after_s=max(0.001, finish_s - allowed_s))
 
 
-def is_hopeless(left_s: float, curve: Curve, line: Backlog, rows: int) -> bool:
+def is_hopeless(backlog: Backlog, rows: int, left_s: float) -> bool:
     """Can rows whose caller waits for `left_s` more seconds not be in time?"""
-    return left_s <= 0 or (curve.known and expected_finish_s(curve, line, rows) > left_s)
+    return left_s <= 0 or (backlog.turnaround.known and expected_finish_s(backlog, rows) > left_s)
 
 
 def earlier(one: float | None, other: float | None) -> float | None:

@@ -25,13 +25,13 @@ class _Mine(NamedTuple):
     by_deadline: bool
 
 
-def line(
+def expected_backlog(
     served: ServedModel,
     bucket: Bucket,
     models: Mapping[str, ServedModel],
     devices: Mapping[str, Device],
     now: float,
-    order: Order = "Balanced",
+    order: Order,
 ) -> Backlog:
     """Of the devices that hold the model (else of all), the one that is free first counts."""
     facts, queue = served.facts(bucket, now), served.queue
@@ -40,20 +40,21 @@ def line(
     if len(queue.groups) > 1 or (rows_ahead and bucket not in queue.groups):
         rows_ahead, others_s = _own_buckets(served, bucket, now)
     if len(models) > 1:
-        by_deadline = order == "Balanced" and served.target_s is not None
+        by_deadline = order.goes_by_deadline and served.target_s is not None
         end_s = free_in_s + facts.turn.seconds(facts.cap)
         mine = _Mine(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
         others_s += sum(
             _ahead_s(served, other, mine, now) for other in models.values() if other is not served and other.queue.rows
         )
     return Backlog(
+        turnaround=facts.turn,
         free_in_s=free_in_s,
         rows_ahead=rows_ahead,
         others_s=others_s / usable if usable > 1 else others_s,
         cap=facts.cap,
         rate=facts.rate,
         own_runs=own_runs,
-        left_share=served.left_share,
+        capacity_share=served.capacity_share,
     )
 
 
@@ -83,24 +84,31 @@ def _own_buckets(served: ServedModel, bucket: Bucket, now: float) -> tuple[int, 
 
 
 def _ahead_s(served: ServedModel, other: ServedModel, mine: _Mine, now: float) -> float:
-    """Device time of the batches of a queue that will probably run before a new row of this model. Under `Balanced`,
-    for a model with a target: who has had more of the device makes way where one of two must be late (see `order`)."""
+    """Device time of the batches of a queue that will probably run before a new row of this model. Where the order goes
+    by deadline, for a model with a target: who has had more of the device makes way where one of two must be late (see
+    `order`)."""
     bucket = other.queue.next_bucket()
     facts, rows = other.facts(bucket, now), other.queue.rows
     if not mine.by_deadline:
+        # The queues alternate: as many batches of the other one as this row has to wait for in its own.
         return _batches_s(facts, min(rows, mine.batches * facts.cap))
     assert served.target_s is not None
     if other.use > NEARLY * served.use:
         return 0.0
-    once_s = facts.turn.seconds(min(rows, facts.cap))
+    next_batch_s = facts.turn.seconds(min(rows, facts.cap))
     head = other.queue.head(bucket)
     assert head is not None
     if other.target_s is None:
-        return once_s if now + mine.start_s - head.arrival > served.target_s else 0.0
+        # Without a deadline it goes first in its turn as the oldest only, once it has waited longer than this row may.
+        will_have_waited_s = now + mine.start_s - head.arrival
+        return next_batch_s if will_have_waited_s > served.target_s else 0.0
     if other.target_s <= served.target_s:
+        # All that waits of a tighter target is due before a row that arrives now.
         return _batches_s(facts, rows)
-    due = head.arrival + other.target_s
-    return once_s if due < max(now + served.target_s, now + mine.end_s + once_s) else 0.0
+    # Of a looser target at most the next batch: if it is due before this row, or would be late behind a batch of ours.
+    due, mine_due = head.arrival + other.target_s, now + served.target_s
+    behind_mine_at = now + mine.end_s + next_batch_s
+    return next_batch_s if due < max(mine_due, behind_mine_at) else 0.0
 
 
 def _batches_s(facts: Facts, rows: int) -> float:

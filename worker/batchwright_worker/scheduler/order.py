@@ -1,26 +1,28 @@
 """Which queue is served first (method B4, and our own default). Pure.
 
-`Longest` (most waiting rows) and `Oldest` (longest since last served) are B4's. `Balanced`, the default, shares device
-time between two simple rules: `OLDEST_SHARE` of it goes to the queue with the oldest row, which bounds every wait
-(p99); the rest to the queue that serves most rows per second of device time, loads included, which keeps the queues
-short (p50). Whoever is behind its share goes next; there is no constant in seconds, so it suits models of any speed.
+An order is an object of `ORDERS`; its name is one of the API's (`api/deployment`, QueueOrder). `Longest` (most waiting
+rows) and `Oldest` (longest since last served) are B4's. `Balanced`, the default, shares device time between two simple
+rules: `OLDEST_SHARE` of it goes to the queue with the oldest row, which bounds every wait (p99); the rest to the queue
+that serves most rows per second of device time, loads included, which keeps the queues short (p50). Whoever is behind
+its share goes next; there is no constant in seconds, so it suits models of any speed.
 Neither may make a row late that could still be in time: such a row goes first, up to `dispatch.PASS_LIMIT` times in a
 row past the same queue. Where one of two must be late it is that of the model that takes more of the device.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import ClassVar, Protocol
 
 from msgspec import Struct
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.scheduler.queues import Bucket
 
-Order = Literal["Balanced", "Longest", "Oldest"]
 OLDEST_SHARE = 0.68
 """Chosen on the frontier of p50 and p99 with 50 models in memory for 10 (docs/measurements.md)."""
 MOST_BALANCE_S = 1.0
-"""A share that could not be used is remembered up to here."""
+"""A share that could not be used is remembered up to here: a queue that was empty for an hour is not owed an hour."""
 
 
 class Choice(Struct, frozen=True, kw_only=True, gc=False):
@@ -74,7 +76,7 @@ class FairShareState:
         return first
 
     def spent(self, model: str, seconds: float, *, loads: bool) -> None:
-        """A batch or a load of this model has begun that takes so much device time."""
+        """A batch or a load of this model has begun that takes this much device time."""
         is_oldest = model == self.oldest
         change = (OLDEST_SHARE - 1) * seconds if is_oldest else OLDEST_SHARE * seconds
         self.balance_s = max(-MOST_BALANCE_S, min(MOST_BALANCE_S, self.balance_s + change))
@@ -84,23 +86,69 @@ class FairShareState:
             self.owed = ""
 
 
-def ordered(choices: list[Choice], order: Order, turns: FairShareState, now: float) -> list[Choice]:
-    """First served first. Ties: the older head, then the name."""
-    turns.displaced = ""
-    if len(choices) < 2:
-        turns.oldest = ""
-        return choices
-    if order == "Longest":
+class Order(Protocol):
+    """A way to order the queues. `goes_by_deadline`: rows that would be late go first, so that admission may expect
+    that rows of looser targets wait (see `backlog`)."""
+
+    name: ClassVar[QueueOrder]
+    goes_by_deadline: ClassVar[bool]
+
+    def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
+        """Two choices or more, first served first."""
+        ...
+
+
+class LongestOrder:
+    """B4: most waiting rows first."""
+
+    name: ClassVar[QueueOrder] = "Longest"
+    goes_by_deadline: ClassVar[bool] = False
+
+    def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
+        """See `Order`."""
         return sorted(choices, key=lambda choice: (-choice.waiting_rows, choice.head_arrival, choice.model))
-    if order == "Oldest":
+
+
+class OldestOrder:
+    """B4: longest since last served first."""
+
+    name: ClassVar[QueueOrder] = "Oldest"
+    goes_by_deadline: ClassVar[bool] = False
+
+    def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
+        """See `Order`."""
         return sorted(choices, key=lambda choice: (choice.last_served, choice.head_arrival, choice.model))
-    ranked = sorted(choices, key=_worth)
-    first = turns.pick(ranked) or ranked[0]
-    urgent = _urgent(first, ranked, now, in_turn=bool(turns.oldest))
-    if urgent is not None:
-        turns.displaced = first.model
-        return urgent
-    return [first, *(choice for choice in ranked if choice is not first)]
+
+
+class BalancedOrder:
+    """The default: the oldest row and the most worthwhile queue share the device's time; nobody is made late."""
+
+    name: ClassVar[QueueOrder] = "Balanced"
+    goes_by_deadline: ClassVar[bool] = True
+
+    def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
+        """See `Order`."""
+        by_worth = sorted(choices, key=_worth)
+        first = shares.pick(by_worth) or by_worth[0]
+        urgent = _urgent(first, by_worth, now, in_turn=bool(shares.oldest))
+        if urgent is not None:
+            shares.displaced = first.model
+            return urgent
+        return [first, *(choice for choice in by_worth if choice is not first)]
+
+
+_ORDERS: tuple[Order, ...] = (BalancedOrder(), LongestOrder(), OldestOrder())
+ORDERS: dict[QueueOrder, Order] = {order.name: order for order in _ORDERS}
+"""Every order by its name in the API."""
+
+
+def ordered(choices: list[Choice], order: Order, shares: FairShareState, now: float) -> list[Choice]:
+    """First served first. Ties: the older head, then the name."""
+    shares.displaced = ""
+    if len(choices) < 2:
+        shares.oldest = ""
+        return choices
+    return order.ranked(choices, shares, now)
 
 
 def _age(choice: Choice) -> tuple[float, str]:
@@ -112,23 +160,29 @@ def _worth(choice: Choice) -> tuple[float, float, str]:
 
 
 def _urgent(first: Choice, choices: list[Choice], now: float, *, in_turn: bool) -> list[Choice] | None:
-    """Would serving `first` now make a row late that is in time if the queues go by deadline? Then that order; except
-    that `first` keeps its place if it would be late itself (without a deadline: in its turn as the oldest, if it has
-    waited longer than the other may) and its model has had less of the device: who takes more is the one to be late."""
-    end_s = now
+    """The order with a queue before `first` whose row would be late behind it and is in time if the queues go by
+    deadline; None where `first` keeps its place."""
+    ends_at = now
     dated = sorted((choice for choice in choices if choice.due is not None and choice is not first), key=_due)
     for choice in dated:
-        end_s += choice.cost_s
-        if not end_s <= _due(choice)[0] < end_s + first.cost_s:
+        ends_at += choice.cost_s
+        due, behind_first_at = _due(choice)[0], ends_at + first.cost_s
+        # A row that is late in any order, or in time even behind `first`, is no reason to displace it: such a
+        # preference would let the tighter target take the device whenever it has rows.
+        if not ends_at <= due < behind_first_at:
             continue
-        if first.due is None:
-            loses = in_turn and now - first.head_arrival > _due(choice)[0] - choice.head_arrival
+        if first.due is not None:
+            first_loses = behind_first_at > first.due
         else:
-            loses = end_s + first.cost_s > first.due
-        if not loses or choice.use < first.use:
+            # Without a deadline `first` loses only in its turn as the oldest row, when it has waited longer than the
+            # other may: else a model without a target would never be served next to a busy one that has one.
+            first_loses = in_turn and now - first.head_arrival > due - choice.head_arrival
+        # One of the two must be late: the model that has had more of the device lately, so that whoever asks for more
+        # than its share misses its own target and not the others'.
+        if not first_loses or choice.use < first.use:
             return [choice, *(other for other in choices if other is not choice)]
     return None
 
 
 def _due(choice: Choice) -> tuple[float, float, str]:
-    return (choice.due if choice.due is not None else float("inf"), choice.head_arrival, choice.model)
+    return (choice.due if choice.due is not None else math.inf, choice.head_arrival, choice.model)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler import admission, dispatch, fair_share, views
-from batchwright_worker.scheduler.backlog import line
+from batchwright_worker.scheduler.backlog import expected_backlog
 from batchwright_worker.scheduler.batch_size.controller import TuningDecision
 from batchwright_worker.scheduler.devices import Device, DeviceConfig, Eviction, Flight, ResidentModel, new_device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
-from batchwright_worker.scheduler.order import Choice, FairShareState, Order, ordered
+from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState, ordered
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, QueuedRequest
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
@@ -34,7 +35,7 @@ class Scheduler:
     every decision (`dispatch_log`).
     """
 
-    order: Order = "Balanced"
+    order: QueueOrder = "Balanced"
     eviction: Eviction = "LeastWorth"
     models: dict[str, ServedModel] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
@@ -108,19 +109,18 @@ class Scheduler:
             return self._push(served, offer, None)
         if len(self.models) > 1:
             self._rebalance(now)
-        curve = served.facts(offer.bucket, now).turn
-        found = line(served, offer.bucket, self.models, self.devices, now, self.order)
-        verdict = admission.judge(curve, found, offer.rows, served.target_s, now - offer.arrival)
-        if not verdict.accepted:
+        backlog = self._backlog(served, offer.bucket, now)
+        decision = admission.judge(backlog, offer.rows, served.target_s, now - offer.arrival)
+        if not decision.accepted:
             message = (
-                f"the answer would take {(now - offer.arrival + verdict.finish_s) * 1e3:.0f} ms; "
+                f"the answer would take {(now - offer.arrival + decision.finish_s) * 1e3:.0f} ms; "
                 f"the latency target of {served.name} is {(served.plan.rules.latency_s or 0) * 1e3:.0f} ms"
             )
-            return Refusal(reason="LatencyTarget", message=message, retry_after_s=verdict.retry_after_s)
-        if offer.deadline is not None and self._is_hopeless(served, offer, found, now):
+            return Refusal(reason="LatencyTarget", message=message, retry_after_s=decision.retry_after_s)
+        if offer.deadline is not None and self._is_hopeless(served, offer, backlog, now):
             message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
-            return Refusal(reason="Deadline", message=message, retry_after_s=found.free_in_s)
-        allowed = None if verdict.allowed_s is None else offer.arrival + verdict.allowed_s
+            return Refusal(reason="Deadline", message=message, retry_after_s=backlog.free_in_s)
+        allowed = None if decision.allowed_s is None else offer.arrival + decision.allowed_s
         return self._push(served, offer, admission.earlier(allowed, offer.deadline))
 
     def cancel(self, key: int) -> None:
@@ -133,8 +133,7 @@ class Scheduler:
         """Seconds that a new row of this model would wait before its batch starts."""
         served = self.models[model]
         bucket = served.queue.next_bucket() or ()
-        found = line(served, bucket, self.models, self.devices, now, self.order)
-        return admission.expected_wait_s(served.turn(bucket), found)
+        return admission.expected_wait_s(self._backlog(served, bucket, now))
 
     # --- decisions ---
 
@@ -192,11 +191,12 @@ class Scheduler:
     def _ordered(self, waiting: list[ServedModel], now: float) -> tuple[list[Choice], float | None]:
         """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
         then the resident models take their turns at the device, the others theirs at being loaded."""
+        order = ORDERS[self.order]
         found, wake_at = views.choices(waiting, self.devices, now)
         if len(found) < 2 or not any(device.timeline.overlaps_loads for device in self.devices.values()):
-            return ordered(found, self.order, self._fair_share, now), wake_at
-        resident = ordered([choice for choice in found if not choice.load_s], self.order, self._fair_share, now)
-        lacking = ordered([choice for choice in found if choice.load_s], self.order, self._load_share, now)
+            return ordered(found, order, self._fair_share, now), wake_at
+        resident = ordered([choice for choice in found if not choice.load_s], order, self._fair_share, now)
+        lacking = ordered([choice for choice in found if choice.load_s], order, self._load_share, now)
         return [*resident, *lacking], wake_at
 
     def _displace(self, model: str) -> None:
@@ -439,10 +439,13 @@ class Scheduler:
         )
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
-    def _is_hopeless(self, served: ServedModel, offer: QueueRequest, found: admission.Backlog, now: float) -> bool:
+    def _backlog(self, served: ServedModel, bucket: Bucket, now: float) -> admission.Backlog:
+        return expected_backlog(served, bucket, self.models, self.devices, now, ORDERS[self.order])
+
+    def _is_hopeless(self, served: ServedModel, offer: QueueRequest, backlog: admission.Backlog, now: float) -> bool:
         assert offer.deadline is not None
-        left_s, curve = offer.deadline - now, served.facts(offer.bucket, now).turn
-        return admission.is_hopeless(left_s, curve, found, offer.rows) and not (
+        left_s = offer.deadline - now
+        return admission.is_hopeless(backlog, offer.rows, left_s) and not (
             left_s > 0 and self._is_probe(served, offer.bucket, now)
         )
 

@@ -110,9 +110,9 @@ class ServedModel:
     """When a batch of it ended last."""
     use: float = 0.0
     """The same, as of a moment ago (see `sharing`)."""
-    left_share: float = 1.0
+    capacity_share: float = 1.0
     """Share of the device's time that other models leave to this one's waiting rows (see `sharing`)."""
-    room_s: float = math.inf
+    max_batch_s: float = math.inf
     """How long a batch may take for the sake of models with tighter targets (see `sharing`)."""
     _version: int = 0
     _turns: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
@@ -199,10 +199,10 @@ class ServedModel:
         known = self._facts.get(bucket)
         return (known is None or 2 * rows >= known.cap) and rows >= self.facts(bucket, now).cap
 
-    def share(self, left_share: float, room_s: float) -> None:
+    def share(self, capacity_share: float, max_batch_s: float) -> None:
         """What other models leave to this one."""
-        if (left_share, room_s) != (self.left_share, self.room_s):
-            self.left_share, self.room_s = left_share, room_s
+        if (capacity_share, max_batch_s) != (self.capacity_share, self.max_batch_s):
+            self.capacity_share, self.max_batch_s = capacity_share, max_batch_s
             self._version += 1
 
     def _cap(self, bucket: Bucket, turn: Curve, rate: float) -> int:
@@ -211,8 +211,8 @@ class ServedModel:
         curve, most = self.curve(bucket), self._most(bucket)
         if self.target_s is not None and curve.known:
             most = min(most, in_time_size(turn, self.target_s, rate, most))
-        if self.room_s < math.inf and curve.known:
-            most = min(most, turn.largest_within(max(self.room_s, 2 * turn.seconds(1)), most))
+        if self.max_batch_s < math.inf and curve.known:
+            most = min(most, turn.largest_within(max(self.max_batch_s, 2 * turn.seconds(1)), most))
         return max(1, most)
 
     def _most(self, bucket: Bucket) -> int:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol
 
+from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler.devices import DeviceConfig, Eviction
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
-from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel
@@ -134,7 +134,7 @@ class Simulation:
 
     plans: Iterable[ModelConfig]
     devices: Iterable[SimulatedDevice]
-    order: Order = "Balanced"
+    order: QueueOrder = "Balanced"
     eviction: Eviction = "LeastWorth"
     warm_up: bool = True
     """Begin with what the engine's warm-up would have measured: one batch of 1, 2, 4, ... rows."""

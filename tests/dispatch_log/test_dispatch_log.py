@@ -17,9 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.dispatch_log import calls as events
-from batchwright_worker.dispatch_log import recorder as recording
-from batchwright_worker.dispatch_log.calls import BadLineError
+from batchwright_worker.dispatch_log.calls import CALLS, READS, BadLineError, state_of
 from batchwright_worker.dispatch_log.recorder import DispatchLog, RecordedScheduler
 from batchwright_worker.dispatch_log.replay import Replayed, replay
 from batchwright_worker.engine.engine import Engine
@@ -104,11 +102,11 @@ def test_an_eventful_life_is_decided_again_in_the_same_way(story: Path) -> None:
     answered = int(story.with_name("answered").read_text())
     found = replayed(story)
     assert found.difference is None
-    assert found.events > 1500
+    assert found.calls > 1500
     assert sum(tally.answered for tally in found.models.values()) == answered
     assert sum(tally.offered for tally in found.models.values()) >= answered
     calls = {json.loads(line)["call"] for line in story.read_bytes().splitlines()[1:]}
-    assert calls >= {"offer", "cancel", "next", "runtime_lost", "runtime_back", "requeue", "block", "let_in"}
+    assert calls >= {"offer", "cancel", "next", "runtime_lost", "runtime_back", "requeue", "block", "unblock"}
     assert calls >= {"load_ended", "batch_failed", "out_of_memory", "open_window", "close_window", "begin_eviction"}
 
 
@@ -117,7 +115,7 @@ def test_a_log_that_another_version_wrote_is_decided_in_the_same_way() -> None:
     with gzip.open(Path(__file__).with_name("format-1.log.gz")) as lines:
         found = replay(lines)
     assert found.difference is None
-    assert (found.version, found.events, found.decisions) == ("0.1.0", 2639, 1333)
+    assert (found.version, found.calls, found.decisions) == ("0.1.0", 2639, 1333)
     assert sum(tally.answered for tally in found.models.values()) == 345
 
 
@@ -127,7 +125,7 @@ def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> No
         assert (tmp_path / name).stat().st_size < 140_000
         found = replayed(tmp_path / name)
         assert found.difference is None
-        assert found.events > 5
+        assert found.calls > 5
     assert sorted(each.name for each in tmp_path.iterdir()) == ["log", "log.1"]
 
 
@@ -153,11 +151,11 @@ def test_any_simulated_load_is_decided_again_in_the_same_way(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, memory_bytes=memory, load_s=0.02, load_bytes=100
     )
     rules = TuningConfig(latency_s=target)
-    plans = [ModelConfig(name=f"m{number}", rules=rules, load_bytes=100) for number in range(len(rates))]
+    plans = [ModelConfig(name=f"m{number}", tuning=rules, load_bytes=100) for number in range(len(rates))]
     simulation = Simulation(plans, [device], order)
     log = DispatchLog(path, 40_000, lambda: 0.0)
     scheduler = recorder(log, lambda: 0.0, order)
-    for name, value in events.state_of(simulation.scheduler).items():
+    for name, value in state_of(simulation.scheduler).items():
         setattr(scheduler, name, value)
     simulation.scheduler = scheduler
     load = sorted(
@@ -193,12 +191,12 @@ def test_a_log_that_was_cut_off_is_replayed_up_to_there(story: Path) -> None:
     lines = story.read_bytes()[:-10].splitlines(keepends=True)
     found = replay(lines)
     assert found.difference is None
-    assert found.events == len(lines) - 2
+    assert found.calls == len(lines) - 2
 
 
 def test_every_public_method_of_the_scheduler_is_logged_or_only_reads() -> None:
     public = {name for name in dir(Scheduler) if not name.startswith("_") and callable(getattr(Scheduler, name))}
-    assert public == {*events.CALLS, *events.READS}
+    assert public == {*CALLS, *READS}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +228,7 @@ class Hostile:
 
 
 def test_a_log_cannot_make_its_reader_act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "state_of", lambda _scheduler: {"models": Hostile()})
+    monkeypatch.setattr("batchwright_worker.dispatch_log.calls.state_of", lambda _scheduler: {"models": Hostile()})
     recorded_story(tmp_path / "log", LARGE)
     monkeypatch.undo()
     with pytest.raises(BadLineError, match="has no place in a dispatch log"):
@@ -245,7 +243,7 @@ def test_a_disk_that_refuses_ends_the_log_and_not_the_service(tmp_path: Path, ca
 
 
 def test_without_a_log_the_scheduler_is_the_plain_one() -> None:
-    assert recording.RecordedScheduler.offer is not Scheduler.offer
+    assert RecordedScheduler.offer is not Scheduler.offer
     assert Scheduler.__mro__[0] is Scheduler
 
     async def scenario() -> None:

@@ -50,7 +50,7 @@ def test_an_order_that_is_added_is_served_by(monkeypatch: pytest.MonkeyPatch) ->
 def overloaded(order: QueueOrder) -> SimulationReport:
     """Each of two models alone asks for more than the device can serve."""
     device = SimulatedDevice(seconds=lambda _model, rows, _now: 0.010 * rows)
-    models = [ModelConfig(name=name, rules=TuningConfig(max_size=1)) for name in "az"]
+    models = [ModelConfig(name=name, tuning=TuningConfig(max_size=1)) for name in "az"]
     load = sorted(arrival for name in "az" for arrival in poisson(150, 2, random.Random(name), name))
     return Simulation(models, [device], order, warm_up=False).run(load, 2)
 

@@ -1,4 +1,4 @@
-"""Methods A6 to A8: causes of a want, the trend guard, the stop rule; one window at a time."""
+"""Methods A6 to A8: causes of a proposal, the trend guard, the stop rule; one window at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SLOW = window(latency_s=0.13, device_s=0.09, mean_rows=40, busy=0.9)
 
 
 @pytest.mark.parametrize(
-    ("seen", "size", "want", "reason"),
+    ("seen", "size", "proposed", "reason"),
     [
         (ROWS_WAIT, 5, 6, "RowsWaiting"),
         (SLOW, 40, 39, "BatchTooSlow"),
@@ -52,71 +52,71 @@ SLOW = window(latency_s=0.13, device_s=0.09, mean_rows=40, busy=0.9)
         (window(requests=0, latency_s=0), 5, 5, "NoRequests"),
     ],
 )
-def test_a_want_has_a_cause(seen: WindowFacts, size: int, want: int, reason: str) -> None:
-    verdict = decide(replace(STEPS, max_size=64), TunerState(size=size), seen, LINE)
-    assert (verdict.size, verdict.reason) == (want, reason)
-    assert verdict.message
+def test_a_proposal_has_a_cause(seen: WindowFacts, size: int, proposed: int, reason: str) -> None:
+    decision = decide(replace(STEPS, max_size=64), TunerState(size=size), seen, LINE)
+    assert (decision.size, decision.reason) == (proposed, reason)
+    assert decision.message
 
 
 def test_a_missed_throughput_wants_a_larger_size() -> None:
-    rules = TuningConfig(throughput=400, controller="MannKendall")
-    verdict = decide(rules, TunerState(size=5), window(offered=500, served=250, mean_rows=5), LINE)
-    assert (verdict.size, verdict.reason, verdict.target_met) == (6, "ThroughputBelowTarget", False)
+    config = TuningConfig(throughput=400, controller="MannKendall")
+    decision = decide(config, TunerState(size=5), window(offered=500, served=250, mean_rows=5), LINE)
+    assert (decision.size, decision.reason, decision.target_met) == (6, "ThroughputBelowTarget", False)
 
 
 def test_a_throughput_that_nobody_offers_is_not_missed() -> None:
-    rules = TuningConfig(throughput=400, controller="MannKendall")
-    verdict = decide(rules, TunerState(size=5), window(offered=100, served=100), LINE)
-    assert (verdict.size, verdict.reason, verdict.target_met) == (5, "TargetMet", True)
+    config = TuningConfig(throughput=400, controller="MannKendall")
+    decision = decide(config, TunerState(size=5), window(offered=100, served=100), LINE)
+    assert (decision.size, decision.reason, decision.target_met) == (5, "TargetMet", True)
 
 
 def test_a_larger_size_is_not_wanted_where_it_is_no_faster() -> None:
-    verdict = decide(STEPS, TunerState(size=6), ROWS_WAIT, KNEE_AT_6)
-    assert (verdict.size, verdict.reason) == (6, "NoFasterBeyond")
-    assert "beyond 6 rows" in verdict.message
+    decision = decide(STEPS, TunerState(size=6), ROWS_WAIT, KNEE_AT_6)
+    assert (decision.size, decision.reason) == (6, "NoFasterBeyond")
+    assert "beyond 6 rows" in decision.message
 
 
 def test_beyond_the_knee_the_size_goes_back_to_it() -> None:
-    verdict = decide(STEPS, TunerState(size=12), ROWS_WAIT, KNEE_AT_6)
-    assert (verdict.size, verdict.reason) == (6, "NoFasterBeyond")
+    decision = decide(STEPS, TunerState(size=12), ROWS_WAIT, KNEE_AT_6)
+    assert (decision.size, decision.reason) == (6, "NoFasterBeyond")
 
 
-def climb(tuning: TunerState, seen: WindowFacts, windows: int, curve: Curve = LINE) -> tuple[TunerState, list[str]]:
+def climb(tuner: TunerState, seen: WindowFacts, windows: int, curve: Curve = LINE) -> tuple[TunerState, list[str]]:
     reasons: list[str] = []
     for _ in range(windows):
-        verdict = decide(replace(STEPS, max_size=64), tuning, seen, curve)
-        tuning = verdict.tuning
-        reasons.append(verdict.reason)
-    return tuning, reasons
+        decision = decide(replace(STEPS, max_size=64), tuner, seen, curve)
+        tuner = decision.tuner
+        reasons.append(decision.reason)
+    return tuner, reasons
 
 
 def test_one_noisy_window_costs_a_pause_and_no_more() -> None:
-    tuning, _ = climb(TunerState(size=10), ROWS_WAIT, 6)
-    assert tuning.size == 16
-    noisy = decide(STEPS, tuning, SLOW, LINE)
-    assert (noisy.size, noisy.want, noisy.reason) == (16, 15, "TrendDisagrees")
+    tuner, _ = climb(TunerState(size=10), ROWS_WAIT, 6)
+    assert tuner.size == 16
+    noisy = decide(STEPS, tuner, SLOW, LINE)
+    assert (noisy.size, noisy.proposed, noisy.reason) == (16, 15, "TrendDisagrees")
     assert noisy.trend.z > 0
-    after, reasons = climb(noisy.tuning, ROWS_WAIT, 1)
+    after, reasons = climb(noisy.tuner, ROWS_WAIT, 1)
     assert (after.size, reasons) == (17, ["RowsWaiting"])
 
 
 def test_a_lasting_change_turns_the_trend_within_its_length() -> None:
-    tuning, _ = climb(TunerState(size=30), ROWS_WAIT, 6)
-    highest = tuning.size
-    tuning, reasons = climb(tuning, SLOW, STEPS.trend_length)
+    tuner, _ = climb(TunerState(size=30), ROWS_WAIT, 6)
+    highest = tuner.size
+    tuner, reasons = climb(tuner, SLOW, STEPS.trend_length)
     assert reasons[0] == "TrendDisagrees"
     assert "BatchTooSlow" in reasons
-    assert tuning.size < highest
+    assert tuner.size < highest
 
 
 def test_a_met_target_is_held_through_one_bad_window() -> None:
-    held = decide(STEPS, TunerState(size=8), window(), LINE).tuning
-    assert not held.searching
-    once = decide(STEPS, held, ROWS_WAIT_AT_SAME_LOAD, LINE)
+    settled = decide(STEPS, TunerState(size=8), window(), LINE).tuner
+    assert not settled.searching
+    once = decide(STEPS, settled, ROWS_WAIT_AT_SAME_LOAD, LINE)
     assert (once.size, once.reason) == (8, "TargetMissedOnce")
-    good = decide(STEPS, once.tuning, window(), LINE)
+    good = decide(STEPS, once.tuner, window(), LINE)
     assert (good.size, good.reason) == (8, "TargetMet")
-    twice = decide(STEPS, once.tuning, ROWS_WAIT_AT_SAME_LOAD, LINE)
+    twice = decide(STEPS, once.tuner, ROWS_WAIT_AT_SAME_LOAD, LINE)
     assert (twice.size, twice.reason) == (9, "RowsWaiting")
 
 
@@ -124,27 +124,27 @@ ROWS_WAIT_AT_SAME_LOAD = replace(ROWS_WAIT, offered=100, served=100)
 
 
 def test_a_change_of_load_starts_the_search_again() -> None:
-    held = decide(STEPS, TunerState(size=8), window(offered=100), LINE).tuning
-    verdict = decide(STEPS, held, replace(ROWS_WAIT, offered=400), LINE)
-    assert (verdict.size, verdict.reason) == (9, "RowsWaiting")
-    assert "the load has changed" in verdict.message
+    settled = decide(STEPS, TunerState(size=8), window(offered=100), LINE).tuner
+    decision = decide(STEPS, settled, replace(ROWS_WAIT, offered=400), LINE)
+    assert (decision.size, decision.reason) == (9, "RowsWaiting")
+    assert "the load has changed" in decision.message
 
 
 def test_a_change_of_the_models_speed_starts_the_search_again() -> None:
-    held = decide(STEPS, TunerState(size=20), window(), LINE).tuning
+    settled = decide(STEPS, TunerState(size=20), window(), LINE).tuner
     slower = fit((n, 2 * (0.010 + 0.002 * n)) for n in (1, 8, 20) for _ in range(3))
-    verdict = decide(STEPS, held, replace(SLOW, offered=100), slower)
-    assert (verdict.size, verdict.reason) == (19, "BatchTooSlow")
-    assert "speed has changed" in verdict.message
+    decision = decide(STEPS, settled, replace(SLOW, offered=100), slower)
+    assert (decision.size, decision.reason) == (19, "BatchTooSlow")
+    assert "speed has changed" in decision.message
 
 
 def test_poisson_noise_of_a_small_load_is_no_change() -> None:
-    held = decide(STEPS, TunerState(size=8), window(offered=20), LINE).tuning
-    assert decide(STEPS, held, window(offered=30), LINE).tuning.searching is False
+    settled = decide(STEPS, TunerState(size=8), window(offered=20), LINE).tuner
+    assert decide(STEPS, settled, window(offered=30), LINE).tuner.searching is False
 
 
 @pytest.mark.parametrize(
-    ("rules", "curve", "size"),
+    ("config", "curve", "size"),
     [
         (TuningConfig(latency_s=0.1, max_size=64), LINE, 20),
         (TuningConfig(latency_s=0.2, max_size=64), LINE, 45),
@@ -155,21 +155,21 @@ def test_poisson_noise_of_a_small_load_is_no_change() -> None:
     ],
 )
 def test_the_fitted_size_is_the_largest_within_half_the_target_that_is_faster(
-    rules: TuningConfig, curve: Curve, size: int
+    config: TuningConfig, curve: Curve, size: int
 ) -> None:
-    assert fitted_size(rules, curve) == size
+    assert fitted_size(config, curve) == size
 
 
 def test_the_fitted_controller_jumps() -> None:
-    verdict = decide(replace(STEPS, controller="Fitted"), TunerState(size=5), ROWS_WAIT, LINE)
-    assert verdict.size == 20
+    decision = decide(replace(STEPS, controller="Fitted"), TunerState(size=5), ROWS_WAIT, LINE)
+    assert decision.size == 20
 
 
 def test_the_first_size_is_the_users_else_the_predicted_else_the_smallest() -> None:
-    rules = TuningConfig(latency_s=0.1, min_size=2, max_size=64)
-    assert initial(rules, 5, LINE).size == 5
-    assert initial(rules, None, LINE).size == 20
-    assert initial(rules, None, UNKNOWN).size == 2
+    config = TuningConfig(latency_s=0.1, min_size=2, max_size=64)
+    assert initial(config, 5, LINE).size == 5
+    assert initial(config, None, LINE).size == 20
+    assert initial(config, None, UNKNOWN).size == 2
 
 
 windows = st.builds(
@@ -193,18 +193,18 @@ windows = st.builds(
     st.integers(1, 8),
     st.sampled_from([LINE, KNEE_AT_6, UNKNOWN]),
 )
-def test_the_size_stays_within_its_bounds_and_every_verdict_says_why(
+def test_the_size_stays_within_its_bounds_and_every_decision_says_why(
     controller: Any, seen: list[WindowFacts], start: int, step: int, curve: Curve
 ) -> None:
-    rules = TuningConfig(min_size=2, max_size=48, step=step, latency_s=0.1, controller=controller)
-    tuning = initial(rules, start, curve)
+    config = TuningConfig(min_size=2, max_size=48, step=step, latency_s=0.1, controller=controller)
+    tuner = initial(config, start, curve)
     for one in seen:
-        verdict = decide(rules, tuning, one, curve)
-        assert rules.min_size <= verdict.size <= rules.max_size
-        assert verdict.message
-        assert verdict.reason[0].isupper()
+        decision = decide(config, tuner, one, curve)
+        assert config.min_size <= decision.size <= config.max_size
+        assert decision.message
+        assert decision.reason[0].isupper()
         if one.requests == 0:
-            assert verdict.tuning == tuning
-        if verdict.changed and len(verdict.tuning.wants) >= 4:
-            assert verdict.trend.z * (verdict.size - verdict.previous) > 0
-        tuning = verdict.tuning
+            assert decision.tuner == tuner
+        if decision.changed and len(decision.tuner.proposals) >= 4:
+            assert decision.trend.z * (decision.size - decision.previous) > 0
+        tuner = decision.tuner

@@ -20,7 +20,7 @@ def pessimist(turn_s: float) -> Scheduler:
     """A model of target 100 ms, idle, of which so much was learned until now = 0."""
     scheduler = Scheduler()
     device = scheduler.add_device(DeviceConfig(name="d", kind="test", depth=2), up=True)
-    served = scheduler.add_model(ModelConfig(name="m", rules=TuningConfig(latency_s=TARGET_S)), 0.0)
+    served = scheduler.add_model(ModelConfig(name="m", tuning=TuningConfig(latency_s=TARGET_S)), 0.0)
     for _ in range(5):
         served.ran((), 1, turn_s)
     served.ran_at = 0.0
@@ -57,7 +57,7 @@ def test_a_model_that_seems_a_hair_too_slow_is_tried_again_and_found_fast(within
 def test_a_model_that_is_slow_is_not_run_for_nobody_all_the_time() -> None:
     """One second a row, callers that give it 50 ms: at most a twentieth of the time goes into trying."""
     scheduler = pessimist(1.0)
-    scheduler.models["m"].plan = ModelConfig(name="m", rules=TuningConfig())
+    scheduler.models["m"].config = ModelConfig(name="m", tuning=TuningConfig())
     runs = sum(answered_in(scheduler, number / 2, 1.0, 0.05) for number in range(1, 201))
     assert 1 <= runs <= 5
 

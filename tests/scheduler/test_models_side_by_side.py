@@ -10,7 +10,7 @@ import pytest
 
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.fair_share import rebalance
-from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
+from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, start_serving
 from batchwright_worker.scheduler.simulator import Fate, SimulatedDevice, Simulation, poisson
 
 TARGETS: dict[str, float | None] = {"wide": 0.100, "tight": 0.040, "like wide": 0.100, "untargeted": None}
@@ -27,11 +27,11 @@ def in_time(**rates: float) -> dict[str, float]:
     """Share of each model's requests answered within its target (10 s without one), refusals counted as misses."""
     rates = {name.replace("_", " "): rate for name, rate in rates.items()}
     device = SimulatedDevice(seconds=lambda model, rows, _now: SPEEDS[model][0] + SPEEDS[model][1] * rows)
-    plans = [ModelConfig(name=name, rules=TuningConfig(latency_s=TARGETS[name])) for name in rates]
+    configs = [ModelConfig(name=name, tuning=TuningConfig(latency_s=TARGETS[name])) for name in rates]
     load = heapq.merge(
         *(poisson(rate, 10, random.Random(number), name) for number, (name, rate) in enumerate(rates.items()))
     )
-    report = Simulation(plans, [device]).run(load, 10)
+    report = Simulation(configs, [device]).run(load, 10)
     shares = {}
     for name in rates:
         fates: list[Fate] = [one for one in report.done if one.arrival.model == name]
@@ -79,12 +79,12 @@ def test_a_model_without_a_target_is_neither_starved_nor_spared() -> None:
 
 def served_of(name: str, rate: float, now: float = 10.0) -> ServedModel:
     fixed_s, per_row_s = SPEEDS[name]
-    served = serve(ModelConfig(name=name, rules=TuningConfig(latency_s=TARGETS[name]), initial_size=16), 0.0)
+    served = start_serving(ModelConfig(name=name, tuning=TuningConfig(latency_s=TARGETS[name]), initial_size=16), 0.0)
     for rows in (1, 2, 4, 8):
         served.ran((), rows, fixed_s + per_row_s * rows)
-        served.turned(fixed_s + per_row_s * rows, fixed_s + per_row_s * rows)
+        served.turnaround_measured(fixed_s + per_row_s * rows, fixed_s + per_row_s * rows)
     for tick in range(1000):
-        served.offered.arrived(rate / 100, now - 10 + tick / 100)
+        served.offered.add(rate / 100, now - 10 + tick / 100)
     return served
 
 
@@ -94,6 +94,6 @@ def test_a_batch_leaves_room_for_the_tighter_target_while_that_model_is_active()
     alone = wide.facts((), 10.0).cap
     rebalance([wide, tight], 1, 10.0)
     assert wide.facts((), 10.0).cap < alone
-    assert wide.turn(()).seconds(wide.facts((), 10.0).cap) <= 0.040 - 2 * tight.batch_s + 1e-9
+    assert wide.turnaround(()).seconds(wide.facts((), 10.0).cap) <= 0.040 - 2 * tight.batch_s + 1e-9
     assert tight.max_batch_s > 1e9
     assert (wide.capacity_share < 1, tight.capacity_share) == (True, 1.0)

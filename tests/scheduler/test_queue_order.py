@@ -121,7 +121,7 @@ def test_no_row_starves_and_every_offer_ends_once(
     scheduler = Scheduler(order=order)
     device = scheduler.add_device(DeviceConfig(name="d", kind="test"), up=True)
     for name in "abcd":
-        served = scheduler.add_model(ModelConfig(name=name, rules=TuningConfig(), initial_size=8), 0.0)
+        served = scheduler.add_model(ModelConfig(name=name, tuning=TuningConfig(), initial_size=8), 0.0)
         for rows in (1, 2, 4):
             served.ran((), rows, 0.010 + 0.002 * rows)
         device.memory.residents[name] = ResidentModel(memory_bytes=0, has_served=True)

@@ -59,15 +59,15 @@ class Story:
         for name in ("x", "y"):
             config = DeviceConfig(name=name, kind="test", depth=self.depth, overlaps_loads=self.overlaps)
             self.scheduler.add_device(config, up=True)
-            self.scheduler.measured(name, MemoryReport(total_bytes=150, used_bytes=0, free_bytes=150))
+            self.scheduler.memory_measured(name, MemoryReport(total_bytes=150, used_bytes=0, free_bytes=150))
             self.work[name] = []
         for name in NAMES:
             plan = ModelConfig(
-                name=name, rules=TuningConfig(latency_s=self.latency_s), initial_size=8, load_bytes=MODEL_BYTES
+                name=name, tuning=TuningConfig(latency_s=self.latency_s), initial_size=8, load_bytes=MODEL_BYTES
             )
             self.scheduler.add_model(plan, 0.0).footprint.load_s = 0.02
             for rows in (1, 2, 4, 8):
-                self.scheduler.tried(name, rows, 0.010 + 0.002 * rows, 0)
+                self.scheduler.warm_up_ran(name, rows, 0.010 + 0.002 * rows, 0)
 
     def play(self, story: list[tuple[object, ...]]) -> None:
         for what, *arguments in story:
@@ -210,10 +210,10 @@ def test_every_offer_ends_exactly_once_in_order_within_memory(
 def test_rows_that_are_tried_again_count_for_those_that_come_after_them() -> None:
     scheduler = Scheduler()
     scheduler.add_device(DeviceConfig(name="x", kind="test"), up=True)
-    scheduler.add_model(ModelConfig(name="m", rules=TuningConfig(latency_s=0.1), initial_size=8), 0.0)
-    scheduler.resides("x", "m", 0)
+    scheduler.add_model(ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1), initial_size=8), 0.0)
+    scheduler.assume_resident("x", "m", 0)
     for rows in (1, 2, 4, 8):
-        scheduler.tried("m", rows, 0.010 + 0.002 * rows, 0)
+        scheduler.warm_up_ran("m", rows, 0.010 + 0.002 * rows, 0)
     before = scheduler.expected_wait_s("m", 0.0)
     for number in range(32):
         scheduler.requeue(QueuedRequest(key=0, rows=1, arrival=-0.01 * number), "m")

@@ -21,7 +21,7 @@ def scheduler_of(*models: str, latency_s: float | None = None, per_row_s: float 
     device = scheduler.add_device(DeviceConfig(name="d", kind="test", depth=depth), up=True)
     for name in models:
         served = scheduler.add_model(
-            ModelConfig(name=name, rules=TuningConfig(latency_s=latency_s, max_size=5), initial_size=5), 0.0
+            ModelConfig(name=name, tuning=TuningConfig(latency_s=latency_s, max_size=5), initial_size=5), 0.0
         )
         for rows in (1, 2, 4):
             served.ran((), rows, 5 * per_row_s + per_row_s * rows)
@@ -167,7 +167,7 @@ def simulated(rate: float, depth: int) -> SimulationReport:
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, depth=depth, there_s=0.00065, back_s=0.00065
     )
-    plan = ModelConfig(name="m", rules=TuningConfig(latency_s=0.1))
+    plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
     simulation = Simulation([plan], [device], arrival_s=0.0006, answer_s=0.0006, timer_s=0.0005)
     return simulation.run(poisson(rate, 10, random.Random(7)), 10)
 

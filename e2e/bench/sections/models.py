@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from batchwright_worker.api.deployment import QueueOrder, parse_deployment
 from batchwright_worker.api.names import KIND_EMULATED
-from batchwright_worker.scheduler.served_model import plan_of
+from batchwright_worker.scheduler.served_model import config_of
 from batchwright_worker.scheduler.simulator import Arrival, SimulatedDevice, Simulation, SimulationReport
 from e2e.bench.client.load import drive, drive_all, spec_for
 from e2e.bench.device import Device
@@ -169,7 +169,7 @@ def simulated(order: QueueOrder, *, overlaps: bool, lru: bool = False, seconds: 
         overlaps_loads=overlaps,
     )
     manifest = parse_deployment(_manifest(order, overlaps))
-    plans = [plan_of(model, load_bytes=WEIGHTS_BYTES) for model in manifest.spec.models]
+    plans = [config_of(model, load_bytes=WEIGHTS_BYTES) for model in manifest.spec.models]
     simulation = Simulation(plans, [device], order, "LeastRecentlyUsed" if lru else "LeastWorth")
     return simulation.run(_zipf(seconds), seconds)
 

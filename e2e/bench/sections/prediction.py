@@ -10,7 +10,7 @@ import random
 from functools import cache
 
 from batchwright_worker.api.deployment import parse_deployment
-from batchwright_worker.scheduler.served_model import plan_of
+from batchwright_worker.scheduler.served_model import config_of
 from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, SimulationReport, poisson
 from e2e.bench.report import Bar
 from e2e.bench.sections.bench import DEVICE, TARGET_MS, TARGET_S, Bench
@@ -57,7 +57,7 @@ def _simulated(rate: int, ways_s: float) -> SimulationReport:
         seconds=lambda _model, rows, _now: DEVICE.seconds(rows), depth=2, there_s=way_s, back_s=way_s
     )
     manifest = parse_deployment(deployment([emulated_model("m", DEVICE, TARGET_MS)]))
-    plan = plan_of(manifest.spec.models[0])
+    plan = config_of(manifest.spec.models[0])
     arrivals = poisson(rate, SIMULATED_S, random.Random(rate))  # noqa: S311 - no secret
     simulation = Simulation([plan], [device], arrival_s=way_s, answer_s=way_s, timer_s=TIMER_S)
     return simulation.run(arrivals, SIMULATED_S)

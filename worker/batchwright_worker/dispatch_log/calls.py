@@ -29,22 +29,22 @@ CALLS: Final = (
     "begin_load",
     "batch_ended",
     "batch_failed",
-    "batch_lingers",
-    "retains",
+    "batch_suspect",
+    "retention_measured",
     "answered",
     "load_ended",
     "load_failed",
-    "load_kills",
-    "did_not_fit",
-    "resides",
-    "let_in",
-    "tried",
+    "load_killed_runtime",
+    "load_did_not_fit",
+    "assume_resident",
+    "unblock",
+    "warm_up_ran",
     "warmed_up",
-    "measured",
+    "memory_measured",
     "runtime_lost",
     "runtime_back",
     "out_of_memory",
-    "claim",
+    "reserve",
     "release",
     "begin_eviction",
     "eviction_ended",
@@ -54,7 +54,7 @@ CALLS: Final = (
     "close_window",
 )
 """Every method of `Scheduler` that changes its books, and those whose answer is a decision."""
-READS: Final = ("expected_wait_s", "holders", "nowhere")
+READS: Final = ("expected_wait_s", "holders", "blocked_everywhere")
 """The methods that only look."""
 _INFINITE: Final = {"is": "infinite"}
 
@@ -73,7 +73,7 @@ class Header(msgspec.Struct, frozen=True):
     state: str
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+class LoggedCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call: when (seconds of the recorder's clock), which, with what, and what it gave."""
 
     t: float

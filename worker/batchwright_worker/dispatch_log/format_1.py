@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batchwright_worker.dispatch_log.calls import Event
+from batchwright_worker.dispatch_log.calls import LoggedCall
 from batchwright_worker.scheduler.order import FairShareState
 
 FORMAT: Final = 1
@@ -18,6 +18,19 @@ CLASSES: Final = {
     "Waiting": "QueuedRequest",
 }
 """Format 1's word for a class -> today's; the others are as they were."""
+CALLS: Final = {
+    "batch_lingers": "batch_suspect",
+    "claim": "reserve",
+    "did_not_fit": "load_did_not_fit",
+    "let_in": "unblock",
+    "load_kills": "load_killed_runtime",
+    "measured": "memory_measured",
+    "resides": "assume_resident",
+    "retains": "retention_measured",
+    "tried": "warm_up_ran",
+}
+FIELDS: Final = {("Plan", "rules"): "tuning", ("Waiting", "gone"): "removed"}
+"""Format 1's word for a class and a field of it -> today's word for the field."""
 STATE_CLASSES: Final = {("batchwright_worker.sidecar.order", "Turns"): FairShareState}
 """What the state of a scheduler that has no model yet is made of. A log that begins in mid-life holds more, with
 other fields than today's: that one is refused."""
@@ -29,12 +42,12 @@ def state(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {STATE_FIELDS.get(name, name): value for name, value in fields.items()}
 
 
-def upgraded(event: Event) -> Event:
-    """The event as this version would have written it."""
-    args = _renamed(event.args)
-    if event.call == "add_device":
+def upgraded(logged: LoggedCall) -> LoggedCall:
+    """The call as this version would have written it."""
+    args = _renamed(logged.args)
+    if logged.call == "add_device":
         args = _device(*args)
-    return Event(event.t, event.call, args, _renamed(event.gave))
+    return LoggedCall(logged.t, CALLS.get(logged.call, logged.call), args, _renamed(logged.gave))
 
 
 def _device(device: dict[str, Any]) -> list[Any]:
@@ -48,5 +61,6 @@ def _renamed(value: Any) -> Any:
         return [_renamed(each) for each in value]
     if not isinstance(value, Mapping):
         return value
-    kind = value.get("is")
-    return {**{key: _renamed(each) for key, each in value.items()}, **({"is": CLASSES.get(kind, kind)} if kind else {})}
+    kind = value.get("is", "")
+    fields = {FIELDS.get((kind, key), key): _renamed(each) for key, each in value.items()}
+    return fields | {"is": CLASSES.get(kind, kind)} if kind else fields

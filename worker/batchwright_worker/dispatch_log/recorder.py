@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.dispatch_log import calls as events
+from batchwright_worker.dispatch_log import calls
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch, Step
 
@@ -44,7 +44,7 @@ class DispatchLog:
         self._written = 0
         self._flushed = 0.0
         self._encoder = msgspec.json.Encoder()
-        self.header: Callable[[], events.Header] | None = None
+        self.header: Callable[[], calls.Header] | None = None
 
     def begin(self) -> None:
         """Before the first call: the file begins with the state that it finds."""
@@ -54,7 +54,7 @@ class DispatchLog:
             except OSError as error:
                 self._end(error)
 
-    def write(self, event: events.Event) -> None:
+    def write(self, event: calls.LoggedCall) -> None:
         """One line; a file that becomes too long by it is followed by another one."""
         if self._file is None:
             return
@@ -93,7 +93,7 @@ class DispatchLog:
 
 
 class RecordedScheduler(Scheduler):
-    """A `Scheduler` whose every call of `events.CALLS` is a line of the log, and told to `observe` with its arguments
+    """A `Scheduler` whose every call of `calls.CALLS` is a line of the log, and told to `observe` with its arguments
     and what it gave."""
 
     __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_wall", "observe")
@@ -110,10 +110,10 @@ class RecordedScheduler(Scheduler):
         if log is not None:
             log.header = self._header
 
-    def _header(self) -> events.Header:
-        state = pickle.dumps((events.state_of(self), self._batches_seen))
-        return events.Header(
-            dispatch_log=events.FORMAT,
+    def _header(self) -> calls.Header:
+        state = pickle.dumps((calls.state_of(self), self._batches_seen))
+        return calls.Header(
+            dispatch_log=calls.FORMAT,
             version=package_version("batchwright"),
             t=self._clock(),
             wall=self._wall(),
@@ -127,7 +127,7 @@ class RecordedScheduler(Scheduler):
         told: list[Any] = []
         if self._lines is not None:
             self._lines.begin()
-            told = [events.argument(each) for each in arguments]
+            told = [calls.argument(each) for each in arguments]
         self._inside = True
         try:
             given = act()
@@ -136,7 +136,7 @@ class RecordedScheduler(Scheduler):
         if self._lines is not None:
             if isinstance(given, Step) and isinstance(given.action, Batch):
                 self._remember(given.action)
-            self._lines.write(events.Event(self._clock(), call, told, events.answer(call, given)))
+            self._lines.write(calls.LoggedCall(self._clock(), call, told, calls.answer(call, given)))
         if self.observe is not None:
             self.observe(call, arguments, given)
         return given
@@ -163,5 +163,5 @@ def _recording(name: str) -> Callable[..., Any]:
     return call
 
 
-for _name in events.CALLS:
+for _name in calls.CALLS:
     setattr(RecordedScheduler, _name, _recording(_name))

@@ -13,13 +13,12 @@ from typing import Any
 
 import msgspec
 
-from batchwright_worker.dispatch_log import calls as events
-from batchwright_worker.dispatch_log import format_1
-from batchwright_worker.dispatch_log.calls import BadLineError, Event, Header
+from batchwright_worker.dispatch_log import calls, format_1
+from batchwright_worker.dispatch_log.calls import BadLineError, Header, LoggedCall
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
 
-_EVENT = msgspec.json.Decoder(Event)
+_EVENT = msgspec.json.Decoder(LoggedCall)
 _HEADER = msgspec.json.Decoder(Header)
 _CONTAINERS = frozenset(
     {
@@ -64,7 +63,7 @@ class Replayed:
     """What a log holds, and whether the scheduler decides the same."""
 
     version: str
-    events: int = 0
+    calls: int = 0
     decisions: int = 0
     seconds: float = 0.0
     models: dict[str, ModelTally] = field(default_factory=dict)
@@ -81,17 +80,17 @@ class _Run:
     def tally(self, model: str) -> ModelTally:
         return self.replayed.models.setdefault(model, ModelTally())
 
-    def step(self, event: Event) -> Any:
+    def step(self, event: LoggedCall) -> Any:
         """Make the call again; what it gives, as the log has it."""
-        if event.call not in events.CALLS:
+        if event.call not in calls.CALLS:
             raise BadLineError(f"there is no call {event.call!r} in this version")
-        arguments = [events.read(each, self.batches) for each in event.args]
+        arguments = [calls.read(each, self.batches) for each in event.args]
         try:
             given = getattr(self.scheduler, event.call)(*arguments)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise BadLineError(f"{event.call} cannot be called with what the line says: {error!r}") from error
         self._count(event.call, arguments, given)
-        return msgspec.json.decode(msgspec.json.encode(events.answer(event.call, given)))
+        return msgspec.json.decode(msgspec.json.encode(calls.answer(event.call, given)))
 
     def _count(self, call: str, arguments: list[Any], given: Any) -> None:
         match call, given:
@@ -145,7 +144,7 @@ def replay(lines: Iterable[bytes]) -> Replayed:
             break  # the writer was killed in mid-line
         except BadLineError as error:
             raise BadLineError(f"line {number}: {error}") from error
-        run.replayed.events += 1
+        run.replayed.calls += 1
         run.replayed.decisions += event.gave is not None
         run.replayed.seconds = event.t - header.t
         if now != event.gave:
@@ -162,14 +161,14 @@ def _begun(numbered: Iterator[tuple[int, bytes]]) -> tuple[Header, _Run]:
         header = _HEADER.decode(first)
     except msgspec.MsgspecError as error:
         raise BadLineError(f"line 1 is no head of a dispatch log: {error}; give a file of --dispatch-log") from error
-    if header.dispatch_log not in (format_1.FORMAT, events.FORMAT):
+    if header.dispatch_log not in (format_1.FORMAT, calls.FORMAT):
         raise BadLineError(
-            f"the log has format {header.dispatch_log}, this version reads {format_1.FORMAT} and {events.FORMAT}: "
+            f"the log has format {header.dispatch_log}, this version reads {format_1.FORMAT} and {calls.FORMAT}: "
             f"replay it with batchwright {header.version}"
         )
     try:
         state, batches = _Values(io.BytesIO(zlib.decompress(base64.b64decode(header.state)))).load()
-        scheduler = events.with_state(format_1.state(state) if header.dispatch_log == format_1.FORMAT else state)
+        scheduler = calls.with_state(format_1.state(state) if header.dispatch_log == format_1.FORMAT else state)
     except Exception as error:
         raise BadLineError(
             f"line 1: the state cannot be read: {error!r}; a log that begins in mid-life is read by the "
@@ -178,7 +177,7 @@ def _begun(numbered: Iterator[tuple[int, bytes]]) -> tuple[Header, _Run]:
     return header, _Run(scheduler, batches, Replayed(version=header.version))
 
 
-def _as_it_is(event: Event) -> Event:
+def _as_it_is(event: LoggedCall) -> LoggedCall:
     return event
 
 
@@ -191,7 +190,7 @@ class _Values(pickle.Unpickler):
             return super().find_class(module, name)
         if (module, name) in format_1.STATE_CLASSES:
             return format_1.STATE_CLASSES[module, name]
-        found = super().find_class(module, name) if module in events.STATE_MODULES and "." not in name else None
+        found = super().find_class(module, name) if module in calls.STATE_MODULES and "." not in name else None
         if not isinstance(found, type) or found.__module__ != module:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a dispatch log")
         return found

@@ -58,7 +58,7 @@ class BatchOutcome:
         self._counters.ran(rows, result, self._served.curve(self.batch.run.bucket).seconds(rows))
         self._counters.last_inference = self._engine.wall()
         if result.memory is not None:
-            self._engine.scheduler.measured(self._device.name, result.memory)
+            self._engine.scheduler.memory_measured(self._device.name, result.memory)
         if whole and rows == self.batch.run.rows:
             self._whole = result
 
@@ -69,7 +69,7 @@ class BatchOutcome:
             scheduler.batch_failed(self.batch, now)
             return False
         scheduler.batch_ended(self.batch, whole.device_seconds, whole.batch_bytes, now)
-        scheduler.retains(self.batch, whole.retained_bytes)
+        scheduler.retention_measured(self.batch, whole.retained_bytes)
         return True
 
     def hand_out(self, parts: Sequence[Part], result: RunResult) -> None:

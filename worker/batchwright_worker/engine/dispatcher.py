@@ -97,7 +97,7 @@ class Dispatcher:
 
     def _take_care(self, outcome: BatchOutcome, trouble: Exception | None) -> None:
         # Said before the first await: the model must stay in memory until its bad rows are found.
-        self.engine.scheduler.batch_lingers(outcome.batch)
+        self.engine.scheduler.batch_suspect(outcome.batch)
         self.engine.decisions.spawn(self._run_with_care(outcome, trouble))
 
     async def _run_with_care(self, outcome: BatchOutcome, trouble: Exception | None) -> None:

@@ -31,7 +31,7 @@ from batchwright_worker.inference.runtime import Runtime, TensorSpec
 from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
-from batchwright_worker.scheduler.served_model import ServedModel, plan_of
+from batchwright_worker.scheduler.served_model import ServedModel, config_of
 from batchwright_worker.scheduler.steps import QueueRequest, Refusal
 
 UNLOADED: Final = "unloaded by request"
@@ -124,8 +124,8 @@ class Engine:
         for model in self.models.values():
             # Layerwise: weights come and go within a budget of their own, so a model occupies nothing as a whole.
             footprint = (0, 0) if self._interleaves else expected_footprint(model, kinds)
-            served = self.scheduler.add_model(plan_of(model, *footprint), now)
-            self.publisher.add(model.name, served.tuning.size)
+            served = self.scheduler.add_model(config_of(model, *footprint), now)
+            self.publisher.add(model.name, served.tuner.size)
         for runtime in self.runtimes.values():
             # Down until `restore` has measured it.
             self.scheduler.add_device(self._device(runtime), up=False)
@@ -227,7 +227,7 @@ class Engine:
     async def load(self, name: str) -> None:
         """Load it now (Triton's repository API). Raises UnknownModel, ModelUnavailable."""
         self._served(name)
-        self.scheduler.let_in(name)
+        self.scheduler.unblock(name)
         if not self.scheduler.holders(name):
             self.publisher.set_state(name, "Loading")
         if why := await self._lifecycle.place(name):

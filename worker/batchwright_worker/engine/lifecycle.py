@@ -68,7 +68,7 @@ class ModelLifecycle:
         free."""
         # Claims end with each event: whoever still waits claims again (see `place`).
         for device in wanted:
-            self.engine.scheduler.claim(device.name)
+            self.engine.scheduler.reserve(device.name)
         try:
             await self.engine.decisions.next_event()
         finally:
@@ -97,7 +97,7 @@ class ModelLifecycle:
         served = self.engine.scheduler.models[model]
         # Unless it was unloaded by request, loaded, or given up once more since the timer was set.
         if served.blocked_until == until and not self.engine.scheduler.holders(model):
-            self.engine.scheduler.let_in(model)
+            self.engine.scheduler.unblock(model)
             self.engine.decisions.spawn(self._place_again(model))
 
     async def _place_again(self, model: str) -> None:

@@ -106,7 +106,7 @@ class Loader:
 
     async def measure(self, device: str) -> None:
         """Report the memory that the runtime measures to the scheduler. Raises RuntimeTrouble."""
-        self.engine.scheduler.measured(device, await self.engine.runtimes[device].memory())
+        self.engine.scheduler.memory_measured(device, await self.engine.runtimes[device].memory())
 
     async def _complete(self, load: LoadModel, report: LoadReport, epoch: int) -> LoadResult:
         """The runtime holds the model: learn its signature, warm it up, report it to the scheduler (unless the device
@@ -143,7 +143,7 @@ class Loader:
             await self._try_sizes(served, signature, device)
 
     async def _try_sizes(self, served: ServedModel, signature: Signature, device: str) -> None:
-        spent, size, most = 0.0, 1, served.plan.rules.max_size
+        spent, size, most = 0.0, 1, served.config.tuning.max_size
         while size <= most and spent < WARM_UP_BUDGET_S:
             try:
                 result = await self.engine.runtimes[device].run(served.name, [signature.warm_up(size)], size)
@@ -152,7 +152,7 @@ class Loader:
                 break
             except BatchFailed:
                 break
-            self.engine.scheduler.tried(served.name, size, result.device_seconds, result.batch_bytes)
+            self.engine.scheduler.warm_up_ran(served.name, size, result.device_seconds, result.batch_bytes)
             spent += result.device_seconds
             size = most if size < most < 2 * size else 2 * size
 
@@ -167,7 +167,7 @@ class Loader:
 
     def _too_large(self, load: LoadModel, why: str) -> LoadResult:
         """It did not fit; next time idle models make room, where there are some."""
-        if self.engine.scheduler.did_not_fit(load, self.engine.clock()):
+        if self.engine.scheduler.load_did_not_fit(load, self.engine.clock()):
             return None
         return self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
 
@@ -178,7 +178,7 @@ class Loader:
         count = self._cuts[load.model] = self._cuts.get(load.model, 0) + 1
         if count < MOST_CUTS:
             return None
-        self.engine.scheduler.load_kills(load.device, load.model)
+        self.engine.scheduler.load_killed_runtime(load.device, load.model)
         return self._give_up(load, f"the runtime died {count} times in a row while it was loaded: {why}")
 
     def next_backoff_s(self, model: str) -> float:
@@ -188,7 +188,7 @@ class Loader:
 
     def _give_up(self, load: LoadModel, why: str) -> LoadResult:
         _LOG.warning("model %s cannot be loaded on %s: %s", load.model, load.device, why)
-        if not self.engine.scheduler.nowhere(load.model):
+        if not self.engine.scheduler.blocked_everywhere(load.model):
             return None
         return LoadGivenUp(why=why, retry_after_s=self.next_backoff_s(load.model))
 

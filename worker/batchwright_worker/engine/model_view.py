@@ -36,7 +36,7 @@ class ModelView:
     def closed(self, decision: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
         """A window has ended; is that worth a new revision?"""
         window = counts.close(now)
-        before = None if self.decision is None else (self.decision.target_met, self.decision.tuning.searching)
+        before = None if self.decision is None else (self.decision.target_met, self.decision.tuner.searching)
         self.decision = decision
         self.throughput = window.served
         self.latency_counts = counts.latency_counts()
@@ -51,7 +51,7 @@ class ModelView:
         }
         news = (
             decision.changed
-            or before != (decision.target_met, decision.tuning.searching)
+            or before != (decision.target_met, decision.tuner.searching)
             or moved(self._shown, measured)
         )
         if news:
@@ -83,7 +83,7 @@ class ModelView:
             trend=decision.trend.direction if decision else "Flat",
             trend_z=round(decision.trend.z, 4) if decision else 0.0,
             latency_target_met=decision.target_met if decision else None,
-            searching=decision.tuning.searching if decision else True,
+            searching=decision.tuner.searching if decision else True,
             throughput=round(self.throughput, 3),
             queue_length=queue_length,
             latency_counts=self.latency_counts,

@@ -30,7 +30,7 @@ class Windows:
 
     def _schedule(self, served: ServedModel) -> None:
         loop = asyncio.get_running_loop()
-        self.timers[served.name] = loop.call_later(served.plan.window_s, self._end, served)
+        self.timers[served.name] = loop.call_later(served.config.window_s, self._end, served)
 
     def _end(self, served: ServedModel) -> None:
         now = self.engine.clock()

@@ -20,7 +20,7 @@ COARSE = 1 / 256
 
 
 @dataclass(slots=True)
-class OfferedRate:
+class DecayingRate:
     """Rows per second that arrive (refused ones too), decaying with a time constant of `memory_s`."""
 
     memory_s: float = RATE_MEMORY_S
@@ -28,7 +28,7 @@ class OfferedRate:
     last: float = 0.0
     first: float = math.inf
 
-    def arrived(self, rows: float, now: float) -> None:
+    def add(self, rows: float, now: float) -> None:
         if now - self.last > self.memory_s * COARSE or self.first == math.inf:
             self._decay(now)
             self.first = min(self.first, now)

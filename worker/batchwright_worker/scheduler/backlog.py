@@ -9,7 +9,7 @@ from batchwright_worker.scheduler.admission import Backlog
 from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.order import Order
 from batchwright_worker.scheduler.queues import Bucket
-from batchwright_worker.scheduler.served_model import Facts, ServedModel
+from batchwright_worker.scheduler.served_model import BucketFacts, ServedModel
 
 NEARLY = 1.1
 """Models whose use of the device differs by less count as equals."""
@@ -41,13 +41,13 @@ def expected_backlog(
         rows_ahead, others_s = _own_buckets(served, bucket, now)
     if len(models) > 1:
         by_deadline = order.goes_by_deadline and served.target_s is not None
-        end_s = free_in_s + facts.turn.seconds(facts.cap)
+        end_s = free_in_s + facts.turnaround.seconds(facts.cap)
         mine = _Mine(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
         others_s += sum(
             _ahead_s(served, other, mine, now) for other in models.values() if other is not served and other.queue.rows
         )
     return Backlog(
-        turnaround=facts.turn,
+        turnaround=facts.turnaround,
         free_in_s=free_in_s,
         rows_ahead=rows_ahead,
         others_s=others_s / usable if usable > 1 else others_s,
@@ -95,7 +95,7 @@ def _ahead_s(served: ServedModel, other: ServedModel, mine: _Mine, now: float) -
     assert served.target_s is not None
     if other.use > NEARLY * served.use:
         return 0.0
-    next_batch_s = facts.turn.seconds(min(rows, facts.cap))
+    next_batch_s = facts.turnaround.seconds(min(rows, facts.cap))
     head = other.queue.head(bucket)
     assert head is not None
     if other.target_s is None:
@@ -111,6 +111,6 @@ def _ahead_s(served: ServedModel, other: ServedModel, mine: _Mine, now: float) -
     return next_batch_s if due < max(mine_due, behind_mine_at) else 0.0
 
 
-def _batches_s(facts: Facts, rows: int) -> float:
+def _batches_s(facts: BucketFacts, rows: int) -> float:
     full, rest = divmod(rows, facts.cap)
-    return full * facts.turn.seconds(facts.cap) + (facts.turn.seconds(rest) if rest else 0.0)
+    return full * facts.turnaround.seconds(facts.cap) + (facts.turnaround.seconds(rest) if rest else 0.0)

@@ -63,5 +63,5 @@ def _wanted_share(served: ServedModel, now: float) -> float:
     """Seconds of device time per second that it uses, or would use in full batches for all that is offered."""
     bucket: Bucket = served.queue.next_bucket() or ()
     facts = served.facts(bucket, now)
-    full_s = facts.turn.seconds(facts.cap)
+    full_s = facts.turnaround.seconds(facts.cap)
     return max(served.used.at(now), facts.rate * full_s / facts.cap)

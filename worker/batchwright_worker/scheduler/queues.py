@@ -43,7 +43,7 @@ class QueuedRequest(Struct, kw_only=True):
     priority: int = 0
     drop_after: float | None = None
     start: int = 0
-    gone: bool = False
+    removed: bool = False
 
     @property
     def left(self) -> int:
@@ -85,7 +85,7 @@ class Group:
     def first(self) -> QueuedRequest | None:
         """The request that is next, None if there is none."""
         entries = self.entries
-        while self.head < len(entries) and entries[self.head].gone:
+        while self.head < len(entries) and entries[self.head].removed:
             self.head += 1
         if self.head > 64 and self.head * 2 > len(entries):
             del entries[: self.head]
@@ -94,7 +94,7 @@ class Group:
 
     def waiting(self) -> Iterator[QueuedRequest]:
         """All that wait, in order."""
-        return (entry for entry in self.entries[self.head :] if not entry.gone)
+        return (entry for entry in self.entries[self.head :] if not entry.removed)
 
     def take(self, rows: int) -> list[Slice]:
         """Remove up to `rows` rows from the front."""
@@ -102,7 +102,7 @@ class Group:
         while rows > 0 and (entry := self.first()) is not None:
             start, part = entry.start, entry.rows - entry.start
             if part <= rows:
-                entry.gone = True
+                entry.removed = True
                 self.head += 1
             else:
                 part = rows
@@ -139,10 +139,10 @@ class ModelQueue:
     def remove(self, key: int) -> int:
         """Forget what is left of a request (its caller has gone, or it is late); the number of rows freed."""
         entry = self.entries.pop(key, None)
-        if entry is None or entry.gone:
+        if entry is None or entry.removed:
             return 0
         group = self.groups[entry.bucket]
-        entry.gone = True
+        entry.removed = True
         group.rows -= entry.left
         self.rows -= entry.left
         self._tidy(entry.bucket)
@@ -153,7 +153,7 @@ class ModelQueue:
         taken = self.groups[bucket].take(rows)
         self.rows -= sum(part.rows for part in taken)
         for part in taken:
-            if self.entries[part.key].gone:
+            if self.entries[part.key].removed:
                 del self.entries[part.key]
         self._tidy(bucket)
         self.last_served = now

@@ -18,7 +18,7 @@ from batchwright_worker.scheduler.devices import Device, DeviceConfig, Eviction,
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState, ordered
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, QueuedRequest
-from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, serve
+from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, start_serving
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
@@ -55,13 +55,13 @@ class Scheduler:
         """Devices that hold the model."""
         return [device for device in self.devices.values() if device.holds(model)]
 
-    def nowhere(self, model: str) -> bool:
+    def blocked_everywhere(self, model: str) -> bool:
         """Is it in no memory, and must not be loaded on any device that is up?"""
         up = [device for device in self.devices.values() if not device.down]
         return not self.holders(model) and all(model in device.memory.load_blocked for device in up)
 
-    def add_model(self, plan: ModelConfig, now: float) -> ServedModel:
-        self.models[plan.name] = served = serve(plan, now)
+    def add_model(self, config: ModelConfig, now: float) -> ServedModel:
+        self.models[config.name] = served = start_serving(config, now)
         return served
 
     def add_device(self, config: DeviceConfig, up: bool) -> Device:
@@ -69,7 +69,7 @@ class Scheduler:
         self.devices[config.name] = device = new_device(config, up)
         return device
 
-    def measured(self, device: str, report: MemoryReport) -> None:
+    def memory_measured(self, device: str, report: MemoryReport) -> None:
         """A runtime has reported its memory."""
         self.devices[device].memory.measured(report)
 
@@ -86,7 +86,7 @@ class Scheduler:
         self.devices[device].down = False
         return self.former.pop(device, [])
 
-    def claim(self, device: str) -> None:
+    def reserve(self, device: str) -> None:
         """Start nothing more on it until `release`: a load or unload that no row asks for waits for it."""
         self.devices[device].reservations += 1
 
@@ -99,9 +99,9 @@ class Scheduler:
     def offer(self, offer: QueueRequest, now: float) -> int | Refusal:
         """Queue it and return its key, or say why not."""
         served = self.models[offer.model]
-        served.offered.arrived(offer.rows, now)
+        served.offered.add(offer.rows, now)
         if len(self.models) > 1:
-            served.demand.arrived(offer.rows, now)
+            served.demand.add(offer.rows, now)
         served.window.offered += offer.rows
         if not served.queue.has_room(offer.rows):
             return self._full(served, offer, now)
@@ -114,7 +114,7 @@ class Scheduler:
         if not decision.accepted:
             message = (
                 f"the answer would take {(now - offer.arrival + decision.finish_s) * 1e3:.0f} ms; "
-                f"the latency target of {served.name} is {(served.plan.rules.latency_s or 0) * 1e3:.0f} ms"
+                f"the latency target of {served.name} is {(served.config.tuning.latency_s or 0) * 1e3:.0f} ms"
             )
             return Refusal(reason="LatencyTarget", message=message, retry_after_s=decision.retry_after_s)
         if offer.deadline is not None and self._is_hopeless(served, offer, backlog, now):
@@ -284,16 +284,16 @@ class Scheduler:
         # A batch that waited for unloads took longer than it will without: that says nothing of the round trip.
         took = timeline.end_batch(batch.serial, now, None if batch.run.unload else device_s)
         if not batch.run.unload:
-            served.turned(device_s, took)
+            served.turnaround_measured(device_s, took)
 
-    def batch_lingers(self, batch: Batch) -> None:
+    def batch_suspect(self, batch: Batch) -> None:
         """It takes more than one run: its model stays in memory until a batch of it has ended well."""
         self.devices[batch.run.device].timeline.suspect.add(batch.run.model)
 
     def batch_failed(self, batch: Batch, now: float) -> None:
         """A batch raised; nothing is learned of its time."""
         self.devices[batch.run.device].timeline.end_batch(batch.serial, now)
-        self.batch_lingers(batch)
+        self.batch_suspect(batch)
 
     def block(self, model: str, why: str, until: float) -> list[int]:
         """Do not load it before `until`; the keys that waited for it and are now out of the queue."""
@@ -312,7 +312,7 @@ class Scheduler:
         self.models[model].queue.push(entry)
         return entry.key
 
-    def retains(self, batch: Batch, retained_bytes: int) -> None:
+    def retention_measured(self, batch: Batch, retained_bytes: int) -> None:
         """What the model keeps of its batches' memory on that device, as the runtime measured it."""
         resident = self.devices[batch.run.device].memory.residents.get(batch.run.model)
         if resident is not None:
@@ -328,14 +328,14 @@ class Scheduler:
 
     # --- loads and evictions ---
 
-    def resides(self, device: str, model: str, memory_bytes: int) -> None:
+    def assume_resident(self, device: str, model: str, memory_bytes: int) -> None:
         """It is there and has served already (simulations begin so)."""
         memory = self.devices[device].memory
         memory.residents[model] = ResidentModel(memory_bytes=memory_bytes, has_served=True)
         if memory.total_bytes:
             memory.free_bytes -= memory_bytes
 
-    def tried(self, model: str, rows: int, device_s: float, batch_bytes: int) -> None:
+    def warm_up_ran(self, model: str, rows: int, device_s: float, batch_bytes: int) -> None:
         """A batch of the warm-up has run."""
         served = self.models[model]
         served.ran((), rows, device_s)
@@ -345,7 +345,7 @@ class Scheduler:
         """The warm-up has ended; the batch size to begin with."""
         served = self.models[model]
         served.warmed_up()
-        return served.tuning.size
+        return served.tuner.size
 
     def begin_load(self, load: LoadModel, now: float) -> LoadModel:
         """A load (and its unloads) is about to be carried out."""
@@ -366,16 +366,16 @@ class Scheduler:
         served.blocked = ""
 
     def load_failed(self, load: LoadModel, now: float) -> None:
-        """The load raised; its device is free again, and not tried for this model before `let_in`."""
+        """The load raised; its device is free again, and not tried for this model before `unblock`."""
         device = self.devices[load.device]
         device.fail_load(self.models[load.model].footprint.load_bytes, now)
         device.memory.load_blocked.add(load.model)
 
-    def load_kills(self, device: str, model: str) -> None:
-        """Loading it has cost this device its process again and again: not tried there before `let_in`."""
+    def load_killed_runtime(self, device: str, model: str) -> None:
+        """Loading it has cost this device its process again and again: not tried there before `unblock`."""
         self.devices[device].memory.load_blocked.add(model)
 
-    def did_not_fit(self, load: LoadModel, now: float) -> bool:
+    def load_did_not_fit(self, load: LoadModel, now: float) -> bool:
         """The load ran out of memory: next time expect that it needs more than was free, so that idle models make
         room. False if there is nothing that could make room."""
         memory, footprint = self.devices[load.device].memory, self.models[load.model].footprint
@@ -387,7 +387,7 @@ class Scheduler:
         memory.load_blocked.discard(load.model)
         return True
 
-    def let_in(self, model: str) -> None:
+    def unblock(self, model: str) -> None:
         """Try this model again, everywhere."""
         self.models[model].blocked = ""
         for device in self.devices.values():
@@ -435,7 +435,7 @@ class Scheduler:
         wait = self.expected_wait_s(served.name, now)
         message = (
             f"{served.queue.rows} rows wait for {served.name} and {offer.rows} more do not fit: "
-            f"maxQueueLength is {served.plan.queue_limit}"
+            f"maxQueueLength is {served.config.queue_limit}"
         )
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
@@ -461,7 +461,7 @@ class Scheduler:
         if head is None or head.drop_after is None:
             return []
         facts = served.facts(bucket, now)
-        late = served.queue.late(bucket, lambda rows: begins + facts.turn.seconds(rows), facts.cap)
+        late = served.queue.late(bucket, lambda rows: begins + facts.turnaround.seconds(rows), facts.cap)
         if late and self._is_probe(served, bucket, now):
             late = served.queue.late(bucket, lambda _: now, facts.cap)
         for key in late:
@@ -485,7 +485,7 @@ class Scheduler:
             if part.key not in served.queue.entries:
                 self._model_of.pop(part.key, None)
         predicted = served.curve(run.bucket).seconds(run.rows)
-        served.used.arrived(predicted + served.overhead_s, now)
+        served.used.add(predicted + served.overhead_s, now)
         if len(self.models) > 1:
             self._fair_share.spent(run.model, predicted + served.overhead_s, loads=False)
         self._batches += 1

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 from batchwright_worker.api import model as manifest_model
-from batchwright_worker.scheduler.admission import OfferedRate, in_time_size
-from batchwright_worker.scheduler.batch_size import controller as tuner
+from batchwright_worker.scheduler.admission import DecayingRate, in_time_size
+from batchwright_worker.scheduler.batch_size import controller
 from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, TuningDecision
 from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
 from batchwright_worker.scheduler.devices import Footprint
@@ -38,7 +38,7 @@ class ModelConfig:
     """What the user set for one model. `load_bytes`: what a load is expected to take before one was measured."""
 
     name: str
-    rules: TuningConfig
+    tuning: TuningConfig
     initial_size: int | None = None
     window_s: float = 1.0
     queue_delay_s: float = 0.0
@@ -49,13 +49,13 @@ class ModelConfig:
     """No admission by latency (only to show what that leads to)."""
 
 
-def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> ModelConfig:
+def config_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> ModelConfig:
     """From the manifest."""
     batching, targets = model.batching, model.targets
     latency = targets.latency_milliseconds
     return ModelConfig(
         name=model.name,
-        rules=TuningConfig(
+        tuning=TuningConfig(
             min_size=batching.min_size,
             max_size=max(batching.min_size, batching.max_size),
             step=batching.step,
@@ -74,13 +74,13 @@ def plan_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int
 
 
 @dataclass(slots=True)
-class Facts:
+class BucketFacts:
     """What decisions need to know of one bucket, derived from everything learned: good for FACTS_S and one `version`.
-    `curve`: device time; `turn`: from the start of a batch to its answers; `cap`: most rows of a batch; the offered
-    `rate`."""
+    `curve`: device time; `turnaround`: from the start of a batch to its answers; `cap`: most rows of a batch; `rate`:
+    rows offered per second."""
 
     curve: Curve
-    turn: Curve
+    turnaround: Curve
     cap: int
     rate: float
     until: float
@@ -91,16 +91,16 @@ class Facts:
 class ServedModel:
     """The living side of a `ModelConfig`."""
 
-    plan: ModelConfig
+    config: ModelConfig
     queue: ModelQueue
     footprint: Footprint
-    tuning: TunerState
+    tuner: TunerState
     window: WindowCounts
     overall: DeviceTime = field(default_factory=DeviceTime)
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
-    offered: OfferedRate = field(default_factory=OfferedRate)
-    demand: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=DEMAND_MEMORY_S))
-    used: OfferedRate = field(default_factory=lambda: OfferedRate(memory_s=USED_MEMORY_S))
+    offered: DecayingRate = field(default_factory=DecayingRate)
+    demand: DecayingRate = field(default_factory=lambda: DecayingRate(memory_s=DEMAND_MEMORY_S))
+    used: DecayingRate = field(default_factory=lambda: DecayingRate(memory_s=USED_MEMORY_S))
     """Seconds of device time that it takes per second."""
     overhead_s: float = 0.0
     """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
@@ -115,21 +115,21 @@ class ServedModel:
     max_batch_s: float = math.inf
     """How long a batch may take for the sake of models with tighter targets (see `sharing`)."""
     _version: int = 0
-    _turns: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
-    _facts: dict[Bucket, Facts] = field(default_factory=dict)
+    _turnarounds: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
+    _facts: dict[Bucket, BucketFacts] = field(default_factory=dict)
     blocked: str = ""
     """Why it must not be loaded now: unloaded by request, or failed to load."""
     blocked_until: float = 0.0
 
     @property
     def name(self) -> str:
-        return self.plan.name
+        return self.config.name
 
     @property
     def target_s(self) -> float | None:
         """The latency that admission allows: the target less what callers see beyond it, their network."""
-        latency_s = self.plan.rules.latency_s
-        if self.plan.admits_all or latency_s is None:
+        latency_s = self.config.tuning.latency_s
+        if self.config.admits_all or latency_s is None:
             return None
         return latency_s - min(MOST_UNSEEN_SHARE * latency_s, max(UNSEEN_SHARE * latency_s, UNSEEN_S))
 
@@ -138,24 +138,24 @@ class ServedModel:
         times = self.by_bucket.get(shape_of(bucket))
         return times.curve if times is not None and times.samples else self.overall.curve
 
-    def turn(self, bucket: Bucket) -> Curve:
+    def turnaround(self, bucket: Bucket) -> Curve:
         """Time from the start of a batch to its answers: the device time and what goes around it."""
         bucket = shape_of(bucket)
         curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
-        known = self._turns.get(bucket)
+        known = self._turnarounds.get(bucket)
         if known is not None and known[0] is curve and known[1] == overhead_s:
             return known[2]
-        if len(self._turns) > MOST_BUCKETS:
-            self._turns.clear()
-        turn = curve.plus(overhead_s) if curve.known else curve
-        self._turns[bucket] = (curve, overhead_s, turn)
-        return turn
+        if len(self._turnarounds) > MOST_BUCKETS:
+            self._turnarounds.clear()
+        turnaround = curve.plus(overhead_s) if curve.known else curve
+        self._turnarounds[bucket] = (curve, overhead_s, turnaround)
+        return turnaround
 
-    def turned(self, device_s: float, turn_s: float) -> None:
+    def turnaround_measured(self, device_s: float, turnaround_s: float) -> None:
         """Learn what goes around a batch."""
         self._version += 1
-        self.overhead_s += OVERHEAD_WEIGHT * (max(0.0, turn_s - device_s) - self.overhead_s)
-        self.batch_s += OVERHEAD_WEIGHT * (turn_s - self.batch_s)
+        self.overhead_s += OVERHEAD_WEIGHT * (max(0.0, turnaround_s - device_s) - self.overhead_s)
+        self.batch_s += OVERHEAD_WEIGHT * (turnaround_s - self.batch_s)
 
     def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
         """Learn from a batch. While there is but one bucket, its fit is the overall one."""
@@ -165,7 +165,7 @@ class ServedModel:
             self.by_bucket[bucket] = self.overall
         elif bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
             if len(self.by_bucket) == 1:
-                self.overall = self.overall.twin()
+                self.overall = self.overall.copy()
             self.by_bucket[bucket] = DeviceTime()
         self.overall.observe(rows, device_s)
         times = self.by_bucket.get(bucket)
@@ -175,22 +175,24 @@ class ServedModel:
     def is_sized(self, bucket: Bucket) -> bool:
         """Is it the tuned size that bounds batches of this bucket? Where shapes are mixed, those whose own knee lies
         below it say nothing about it."""
-        return len(self.by_bucket) < 2 or self._most(bucket) >= self.tuning.size
+        return len(self.by_bucket) < 2 or self._most(bucket) >= self.tuner.size
 
     def is_doubtful(self, bucket: Bucket, now: float) -> bool:
         """Has it not run for so long that its predictions may be wrong (see PROBE_S)?"""
         idle_s = now - self.ran_at
-        return idle_s >= PROBE_S and idle_s >= PROBE_TURNS * self.turn(bucket).seconds(1)
+        return idle_s >= PROBE_S and idle_s >= PROBE_TURNS * self.turnaround(bucket).seconds(1)
 
-    def facts(self, bucket: Bucket, now: float) -> Facts:
-        """See `Facts`."""
+    def facts(self, bucket: Bucket, now: float) -> BucketFacts:
+        """See `BucketFacts`."""
         known = self._facts.get(bucket)
         if known is not None and known.version == self._version and now < known.until:
             return known
         if len(self._facts) > MOST_BUCKETS:
             self._facts.clear()
-        rate, turn = self.offered.at(now), self.turn(bucket)
-        facts = Facts(self.curve(bucket), turn, self._cap(bucket, turn, rate), rate, now + FACTS_S, self._version)
+        rate, turnaround = self.offered.at(now), self.turnaround(bucket)
+        facts = BucketFacts(
+            self.curve(bucket), turnaround, self._cap(bucket, turnaround, rate), rate, now + FACTS_S, self._version
+        )
         self._facts[bucket] = facts
         return facts
 
@@ -205,39 +207,39 @@ class ServedModel:
             self.capacity_share, self.max_batch_s = capacity_share, max_batch_s
             self._version += 1
 
-    def _cap(self, bucket: Bucket, turn: Curve, rate: float) -> int:
+    def _cap(self, bucket: Bucket, turnaround: Curve, rate: float) -> int:
         """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
         leaves models with tighter targets in time (but at least half of the throughput)."""
         curve, most = self.curve(bucket), self._most(bucket)
         if self.target_s is not None and curve.known:
-            most = min(most, in_time_size(turn, self.target_s, rate, most))
+            most = min(most, in_time_size(turnaround, self.target_s, rate, most))
         if self.max_batch_s < math.inf and curve.known:
-            most = min(most, turn.largest_within(max(self.max_batch_s, 2 * turn.seconds(1)), most))
+            most = min(most, turnaround.largest_within(max(self.max_batch_s, 2 * turnaround.seconds(1)), most))
         return max(1, most)
 
     def _most(self, bucket: Bucket) -> int:
         """The tuned size, where more is no faster for this shape, and how far what is known of it reaches: a shape
         among others is tried at twice the largest size that it was seen at, so that no batch takes long by surprise."""
-        most = min(self.tuning.size, self.curve(bucket).knee(self.tuning.size))
+        most = min(self.tuner.size, self.curve(bucket).knee(self.tuner.size))
         times, known = self.by_bucket.get(shape_of(bucket)), len(self.by_bucket)
         if times is None:
-            return min(most, tuner.REACH) if 0 < known < MOST_BUCKETS else most
-        return min(most, tuner.REACH * times.curve.largest_seen) if known > 1 else most
+            return min(most, controller.REACH) if 0 < known < MOST_BUCKETS else most
+        return min(most, controller.REACH * times.curve.largest_seen) if known > 1 else most
 
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""
         self._version += 1
-        started = tuner.initial(self.plan.rules, self.plan.initial_size, self.overall.curve)
-        if not self.tuning.wants:
-            self.tuning = replace(self.tuning, size=started.size)
+        started = controller.initial(self.config.tuning, self.config.initial_size, self.overall.curve)
+        if not self.tuner.proposals:
+            self.tuner = replace(self.tuner, size=started.size)
 
     def close_window(self, now: float) -> tuple[TuningDecision, WindowCounts]:
         """Let the tuner decide on the window that ends now and begin a new one."""
         self._version += 1
         closed, self.window = self.window, WindowCounts(began=now)
-        verdict = tuner.decide(self.plan.rules, self.tuning, closed.close(now), self._mixed_curve())
-        self.tuning = verdict.tuning
-        return verdict, closed
+        decision = controller.decide(self.config.tuning, self.tuner, closed.close(now), self._mixed_curve())
+        self.tuner = decision.tuner
+        return decision, closed
 
     def _mixed_curve(self) -> Curve:
         """The fit for tuning: the bucket's own where there is one, else the overall one, which mixes the shapes and
@@ -248,12 +250,12 @@ class ServedModel:
         return replace(curve, linear=True, firm=()) if len(self.by_bucket) > 1 else curve
 
 
-def serve(plan: ModelConfig, now: float) -> ServedModel:
+def start_serving(config: ModelConfig, now: float) -> ServedModel:
     """A model that has served nothing yet."""
     return ServedModel(
-        plan=plan,
-        queue=ModelQueue(model=plan.name, limit=plan.queue_limit),
-        footprint=Footprint(load_bytes=plan.load_bytes, bytes_per_row=plan.bytes_per_row),
-        tuning=TunerState(size=plan.initial_size or plan.rules.min_size),
+        config=config,
+        queue=ModelQueue(model=config.name, limit=config.queue_limit),
+        footprint=Footprint(load_bytes=config.load_bytes, bytes_per_row=config.bytes_per_row),
+        tuner=TunerState(size=config.initial_size or config.tuning.min_size),
         window=WindowCounts(began=now),
     )

@@ -132,7 +132,7 @@ def closed_loop(callers: int, model: str = "m") -> list[Arrival]:
 class Simulation:
     """One run: build it, then `run`."""
 
-    plans: Iterable[ModelConfig]
+    models: Iterable[ModelConfig]
     devices: Iterable[SimulatedDevice]
     order: QueueOrder = "Balanced"
     eviction: Eviction = "LeastWorth"
@@ -163,9 +163,11 @@ class Simulation:
             )
             total = machine.memory_bytes
             self.scheduler.add_device(config, up=True)
-            self.scheduler.measured(machine.name, MemoryReport(total_bytes=total, used_bytes=0, free_bytes=total))
-        for plan in self.plans:
-            self.scheduler.add_model(plan, 0.0).footprint.load_s = max(m.load_s for m in self._machines.values())
+            self.scheduler.memory_measured(
+                machine.name, MemoryReport(total_bytes=total, used_bytes=0, free_bytes=total)
+            )
+        for model in self.models:
+            self.scheduler.add_model(model, 0.0).footprint.load_s = max(m.load_s for m in self._machines.values())
 
     def run(self, arrivals: Iterable[Arrival], seconds: float) -> SimulationReport:
         """Play the arrivals (in order of time) and stop at `seconds`; what is in flight then is not in the report."""
@@ -174,7 +176,7 @@ class Simulation:
         feed = iter(arrivals)
         self._feed(feed)
         for served in self.scheduler.models.values():
-            self._at(served.plan.window_s, partial(self._window, served.name))
+            self._at(served.config.window_s, partial(self._window, served.name))
         while self._events and self._events[0][0] <= seconds:
             now, _, happen = heapq.heappop(self._events)
             happen(now)
@@ -184,15 +186,15 @@ class Simulation:
         for name in self.scheduler.models:
             for machine in self._machines.values():
                 if self.scheduler.devices[machine.name].memory.free_bytes >= machine.load_bytes:
-                    self.scheduler.resides(machine.name, name, machine.load_bytes)
+                    self.scheduler.assume_resident(machine.name, name, machine.load_bytes)
         if self.warm_up:
             for served in self.scheduler.models.values():
                 self._warm(served, next(iter(self._machines.values())))
 
     def _warm(self, served: ServedModel, machine: SimulatedDevice) -> None:
         size = 1
-        while size <= served.plan.rules.max_size:
-            self.scheduler.tried(served.name, size, machine.seconds(served.name, size, 0.0), 0)
+        while size <= served.config.tuning.max_size:
+            self.scheduler.warm_up_ran(served.name, size, machine.seconds(served.name, size, 0.0), 0)
             size *= 2
         self.scheduler.warmed_up(served.name)
 
@@ -282,7 +284,7 @@ class Simulation:
         self._dispatch(now)
 
     def _window(self, name: str, now: float) -> None:
-        verdict, _ = self.scheduler.close_window(name, now)
-        self._report.sizes.setdefault(name, []).append(verdict.size)
-        self._report.reasons.setdefault(name, []).append(verdict.reason)
-        self._at(now + self.scheduler.models[name].plan.window_s, partial(self._window, name))
+        decision, _ = self.scheduler.close_window(name, now)
+        self._report.sizes.setdefault(name, []).append(decision.size)
+        self._report.reasons.setdefault(name, []).append(decision.reason)
+        self._at(now + self.scheduler.models[name].config.window_s, partial(self._window, name))

@@ -29,7 +29,7 @@ def choices(
         facts = served.facts(bucket, now)
         cap = facts.cap
         rows = min(queue.groups[bucket].rows, cap)
-        ripe_at = head.arrival + served.plan.queue_delay_s
+        ripe_at = head.arrival + served.config.queue_delay_s
         if rows < cap and now < ripe_at:
             wake_at = ripe_at if wake_at is None else min(wake_at, ripe_at)
             continue

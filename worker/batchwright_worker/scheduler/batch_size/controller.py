@@ -33,7 +33,7 @@ Reason = Literal[
     "Overloaded",
     "NoRequests",
 ]
-FREE_WANTS = 4
+FREE_PROPOSALS = 4
 """Below so many wants there is no trend to ask (A7, ours)."""
 LOAD_RATIO = 0.3
 SPEED_RATIO = 1.25
@@ -74,25 +74,25 @@ class TunerState:
     """The tuner's memory. `held_*` describe what was true when the search stopped."""
 
     size: int
-    wants: tuple[int, ...] = ()
+    proposals: tuple[int, ...] = ()
     searching: bool = True
     missed: int = 0
     """Windows in a row in which a held size missed its target."""
-    held_offered: float = 0.0
-    held_device_s: float = 0.0
+    settled_offered: float = 0.0
+    settled_device_s: float = 0.0
     """Device time of the held size as fitted then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningDecision:
-    """One window's decision: `tuning` is the memory to keep; the size changed iff `size != previous`.
+    """One window's decision: `tuner` is the memory to keep; the size changed iff `size != previous`.
 
     `target_met` is None without requests or without any target.
     """
 
-    tuning: TunerState
+    tuner: TunerState
     previous: int
-    want: int
+    proposed: int
     reason: Reason
     message: str
     trend: Trend = FLAT
@@ -100,7 +100,7 @@ class TuningDecision:
 
     @property
     def size(self) -> int:
-        return self.tuning.size
+        return self.tuner.size
 
     @property
     def changed(self) -> bool:
@@ -108,62 +108,62 @@ class TuningDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Want:
+class _Proposal:
     size: int
     reason: Reason
     because: str
-    hold: bool = False
+    settles: bool = False
     """Nothing more to look for: the search ends here."""
 
 
-def initial(rules: TuningConfig, initial_size: int | None, curve: Curve) -> TunerState:
+def initial(config: TuningConfig, initial_size: int | None, curve: Curve) -> TunerState:
     """The size to start with: what the user set, else what the fit (of the warm-up) predicts, else the smallest."""
     if initial_size is not None:
         size = initial_size
     elif curve.batches >= 2:
-        size = fitted_size(rules, curve)
+        size = fitted_size(config, curve)
     else:
-        size = rules.min_size
-    return TunerState(size=_bounded(rules, size))
+        size = config.min_size
+    return TunerState(size=_bounded(config, size))
 
 
-def decide(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve) -> TuningDecision:
+def decide(config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve) -> TuningDecision:
     """Close one window. A window with no requests changes nothing."""
     if window.requests == 0:
         return TuningDecision(
-            tuning=tuning, previous=tuning.size, want=tuning.size, reason="NoRequests", message="no requests"
+            tuner=tuner, previous=tuner.size, proposed=tuner.size, reason="NoRequests", message="no requests"
         )
-    met = targets_met(rules, window)
-    reopened = _reopened(rules, tuning, window, curve, met)
+    met = targets_met(config, window)
+    reopened = _reopened(config, tuner, window, curve, met)
     if reopened is not None:
-        tuning = replace(tuning, searching=True, wants=(), missed=0)
-    want = _want(rules, tuning, window, curve, met)
-    if want.hold:
-        return _hold(rules, tuning, window, curve, want, met)
-    if not tuning.searching:
-        return _pause(tuning, window, want, met)
-    return _move(rules, tuning, want, met, reopened)
+        tuner = replace(tuner, searching=True, proposals=(), missed=0)
+    proposal = _proposal(config, tuner, window, curve, met)
+    if proposal.settles:
+        return _settle(config, tuner, window, curve, proposal, met)
+    if not tuner.searching:
+        return _pause(tuner, window, proposal, met)
+    return _move(config, tuner, proposal, met, reopened)
 
 
-def targets_met(rules: TuningConfig, window: WindowFacts) -> bool | None:
+def targets_met(config: TuningConfig, window: WindowFacts) -> bool | None:
     """A8: are all targets that were asked for met? A throughput that nobody offers is not missed."""
-    if rules.latency_s is None and rules.throughput is None:
+    if config.latency_s is None and config.throughput is None:
         return None
-    in_time = rules.latency_s is None or window.latency_s <= rules.latency_s
-    return in_time and not _throughput_missed(rules, window)
+    in_time = config.latency_s is None or window.latency_s <= config.latency_s
+    return in_time and not _throughput_missed(config, window)
 
 
-def fitted_size(rules: TuningConfig, curve: Curve, offered: float = 0.0) -> int:
+def fitted_size(config: TuningConfig, curve: Curve, offered: float = 0.0) -> int:
     """The size that the fit predicts to be best: the largest whose batch takes at most half of the latency target
     (then the next batch is in time behind it too), as far as rows per second still rise; no target: as far as they rise
     by GAIN (a larger batch that serves no more only makes its rows wait for each other).
     Where that cannot serve all that is offered, the smallest that can within OVERLOAD_SHARE of the target."""
-    most = min(rules.max_size, max(1, REACH * curve.largest_seen))
+    most = min(config.max_size, max(1, REACH * curve.largest_seen))
     most = min(most, curve.knee(most))
-    if rules.latency_s is None:
+    if config.latency_s is None:
         return _worthwhile(curve, most)
-    size = max(1, curve.largest_within(rules.latency_s / 2, most))
-    most = curve.largest_within(OVERLOAD_SHARE * rules.latency_s, most)
+    size = max(1, curve.largest_within(config.latency_s / 2, most))
+    most = curve.largest_within(OVERLOAD_SHARE * config.latency_s, most)
     while size < most and curve.rows_per_second(size) < HEADROOM * offered:
         size += 1
     return size
@@ -179,177 +179,181 @@ def _worthwhile(curve: Curve, most: int) -> int:
     return best
 
 
-def uses_fit(rules: TuningConfig, curve: Curve) -> bool:
+def uses_fit(config: TuningConfig, curve: Curve) -> bool:
     """Does this controller jump to the fitted size? Auto does once the fit is firm: simulated, that answers more in
     time than steps at every load tried (tests/engine/test_simulated_tables)."""
-    if rules.controller == "Auto":
+    if config.controller == "Auto":
         return curve.batches >= FIRM_BATCHES and len(curve.points) >= 2
-    return rules.controller == "Fitted" and curve.known
+    return config.controller == "Fitted" and curve.known
 
 
-def _throughput_missed(rules: TuningConfig, window: WindowFacts) -> bool:
-    return rules.throughput is not None and window.served < min(rules.throughput, 0.98 * window.offered)
+def _throughput_missed(config: TuningConfig, window: WindowFacts) -> bool:
+    return config.throughput is not None and window.served < min(config.throughput, 0.98 * window.offered)
 
 
 def _reopened(
-    rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, met: bool | None
+    config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve, met: bool | None
 ) -> Reason | None:
     """Why a held search starts again, None if it does not (A8; a single noisy window is no reason)."""
-    if tuning.searching:
+    if tuner.searching:
         return None
-    held, now = tuning.held_offered, window.offered
-    noise = 3 * math.sqrt(max(held, now) / max(window.seconds, 1e-3))
-    if abs(now - held) > max(LOAD_RATIO * held, noise):
+    settled, now = tuner.settled_offered, window.offered
+    noise = 3 * math.sqrt(max(settled, now) / max(window.seconds, 1e-3))
+    if abs(now - settled) > max(LOAD_RATIO * settled, noise):
         return "LoadChanged"
-    predicted = curve.seconds(tuning.size)
-    if tuning.held_device_s > 0 and not (1 / SPEED_RATIO < predicted / tuning.held_device_s < SPEED_RATIO):
+    predicted = curve.seconds(tuner.size)
+    if tuner.settled_device_s > 0 and not (1 / SPEED_RATIO < predicted / tuner.settled_device_s < SPEED_RATIO):
         return "SpeedChanged"
-    return "TargetMissedOnce" if met is False and tuning.missed >= 1 else None
+    return "TargetMissedOnce" if met is False and tuner.missed >= 1 else None
 
 
-def _want(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, met: bool | None) -> _Want:
+def _proposal(
+    config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve, met: bool | None
+) -> _Proposal:
     """The size that this window asks for, and why."""
-    target = rules.latency_s
-    if rules.literal:
-        return _literal(rules, tuning, window, met)
+    target = config.latency_s
+    if config.literal:
+        return _literal(config, tuner, window, met)
     if target is not None and window.latency_s > target:
         if window.device_s < target / 2:
-            return _larger(rules, tuning, window, curve, "RowsWaiting")
-        return _slow_batch(rules, tuning, window, curve)
-    if _throughput_missed(rules, window):
-        return _larger(rules, tuning, window, curve, "ThroughputBelowTarget")
-    if _would_serve_more(rules, tuning, window, curve):
-        return _larger(rules, tuning, window, curve, "RowsWaiting" if met is None else "LatencyBelowTarget")
+            return _larger(config, tuner, window, curve, "RowsWaiting")
+        return _slow_batch(config, tuner, window, curve)
+    if _throughput_missed(config, window):
+        return _larger(config, tuner, window, curve, "ThroughputBelowTarget")
+    if _would_serve_more(config, tuner, window, curve):
+        return _larger(config, tuner, window, curve, "RowsWaiting" if met is None else "LatencyBelowTarget")
     if met is None:
         because = f"no rows are left waiting at {_rate(window.served)} rows/s"
     else:
         because = f"p95 is {_ms(window.latency_s)} ms at {_rate(window.served)} rows/s"
-    return _Want(size=tuning.size, reason="TargetMet", because=because, hold=True)
+    return _Proposal(size=tuner.size, reason="TargetMet", because=because, settles=True)
 
 
-def _literal(rules: TuningConfig, tuning: TunerState, window: WindowFacts, met: bool | None) -> _Want:
+def _literal(config: TuningConfig, tuner: TunerState, window: WindowFacts, met: bool | None) -> _Proposal:
     facts = f"p95 is {_ms(window.latency_s)} ms at {_rate(window.served)} rows/s"
     if met is not False:
-        return _Want(size=tuning.size, reason="TargetMet", because=facts, hold=True)
-    if rules.latency_s is not None and window.latency_s > rules.latency_s:
-        return _Want(size=_bounded(rules, tuning.size - rules.step), reason="BatchTooSlow", because=facts)
-    return _Want(size=_bounded(rules, tuning.size + rules.step), reason="ThroughputBelowTarget", because=facts)
+        return _Proposal(size=tuner.size, reason="TargetMet", because=facts, settles=True)
+    if config.latency_s is not None and window.latency_s > config.latency_s:
+        return _Proposal(size=_bounded(config, tuner.size - config.step), reason="BatchTooSlow", because=facts)
+    return _Proposal(size=_bounded(config, tuner.size + config.step), reason="ThroughputBelowTarget", because=facts)
 
 
-def _slow_batch(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve) -> _Want:
+def _slow_batch(config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve) -> _Proposal:
     """Latency is above the target and the batch itself takes half of it or more."""
-    assert rules.latency_s is not None
-    ceiling = curve.rows_per_second(tuning.size)
+    assert config.latency_s is not None
+    ceiling = curve.rows_per_second(tuner.size)
     facts = f"p95 is {_ms(window.latency_s)} ms, the batch alone takes {_ms(window.device_s)} ms"
-    bearable = window.device_s <= OVERLOAD_SHARE * rules.latency_s
-    if bearable and HEADROOM * window.offered > ceiling > 0 and _worth_growing(rules, tuning, curve):
-        return _larger(rules, tuning, window, curve, "RowsWaiting")
-    if window.device_s < rules.latency_s and ceiling > 0 and window.offered > ceiling:
+    bearable = window.device_s <= OVERLOAD_SHARE * config.latency_s
+    if bearable and HEADROOM * window.offered > ceiling > 0 and _worth_growing(config, tuner, curve):
+        return _larger(config, tuner, window, curve, "RowsWaiting")
+    if window.device_s < config.latency_s and ceiling > 0 and window.offered > ceiling:
         because = f"{facts}, but {_rate(window.offered)} rows/s are offered and {_rate(ceiling)} are the ceiling"
-        return _Want(size=tuning.size, reason="Overloaded", because=because, hold=True)
-    size = tuning.size - rules.step
-    if uses_fit(rules, curve):
-        size = min(size, fitted_size(rules, curve, window.offered))
-    size = _bounded(rules, size)
-    if size == tuning.size:
-        return _Want(size=size, reason="AtMinimum", because=facts, hold=True)
-    return _Want(size=size, reason="BatchTooSlow", because=facts)
+        return _Proposal(size=tuner.size, reason="Overloaded", because=because, settles=True)
+    size = tuner.size - config.step
+    if uses_fit(config, curve):
+        size = min(size, fitted_size(config, curve, window.offered))
+    size = _bounded(config, size)
+    if size == tuner.size:
+        return _Proposal(size=size, reason="AtMinimum", because=facts, settles=True)
+    return _Proposal(size=size, reason="BatchTooSlow", because=facts)
 
 
-def _larger(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, reason: Reason) -> _Want:
+def _larger(config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve, reason: Reason) -> _Proposal:
     """Rows wait, or more could be served: a larger size, unless the measurements say that it serves no more."""
     facts = (
         f"p95 is {_ms(window.latency_s)} ms, batches of {window.mean_rows:.1f} take {_ms(window.device_s)} ms, "
         f"{_rate(window.offered)} rows/s offered, {_rate(window.served)} served"
     )
-    if tuning.size >= rules.max_size:
-        return _Want(size=tuning.size, reason="AtMaximum", because=facts, hold=True)
-    knee = curve.knee(rules.max_size)
-    if tuning.size >= knee:
+    if tuner.size >= config.max_size:
+        return _Proposal(size=tuner.size, reason="AtMaximum", because=facts, settles=True)
+    knee = curve.knee(config.max_size)
+    if tuner.size >= knee:
         because = f"{facts}; beyond {knee} rows the device serves no more per second"
-        return _Want(size=_bounded(rules, knee), reason="NoFasterBeyond", because=because, hold=tuning.size == knee)
-    size = tuning.size + rules.step
-    if uses_fit(rules, curve):
-        size = max(size, fitted_size(rules, curve, window.offered))
-    return _Want(size=_bounded(rules, min(size, knee)), reason=reason, because=facts)
+        return _Proposal(
+            size=_bounded(config, knee), reason="NoFasterBeyond", because=because, settles=tuner.size == knee
+        )
+    size = tuner.size + config.step
+    if uses_fit(config, curve):
+        size = max(size, fitted_size(config, curve, window.offered))
+    return _Proposal(size=_bounded(config, min(size, knee)), reason=reason, because=facts)
 
 
-def _would_serve_more(rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve) -> bool:
+def _would_serve_more(config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve) -> bool:
     """Are batches full, and would a larger one serve more rows per second and still leave the next one in time?"""
     refusing = window.offered > 1.05 * window.served
-    if window.mean_rows < FULL * tuning.size or not (refusing or window.full_ratio >= 0.5 or window.busy >= BUSY):
+    if window.mean_rows < FULL * tuner.size or not (refusing or window.full_ratio >= 0.5 or window.busy >= BUSY):
         return False
-    larger = tuning.size + rules.step
-    gain: float = GAIN ** (rules.step / tuning.size)
-    if curve.rows_per_second(larger) < gain * curve.rows_per_second(tuning.size):
+    larger = tuner.size + config.step
+    gain: float = GAIN ** (config.step / tuner.size)
+    if curve.rows_per_second(larger) < gain * curve.rows_per_second(tuner.size):
         return False
-    if rules.latency_s is None or curve.seconds(larger) <= rules.latency_s / 2:
+    if config.latency_s is None or curve.seconds(larger) <= config.latency_s / 2:
         return True
-    return refusing and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
+    return refusing and curve.seconds(larger) <= OVERLOAD_SHARE * config.latency_s
 
 
-def _worth_growing(rules: TuningConfig, tuning: TunerState, curve: Curve) -> bool:
+def _worth_growing(config: TuningConfig, tuner: TunerState, curve: Curve) -> bool:
     """Would a larger batch serve more, and take at most OVERLOAD_SHARE of the target?"""
-    larger = tuning.size + rules.step
-    gains = curve.rows_per_second(larger) > GAIN ** (rules.step / tuning.size) * curve.rows_per_second(tuning.size)
-    return gains and rules.latency_s is not None and curve.seconds(larger) <= OVERLOAD_SHARE * rules.latency_s
+    larger = tuner.size + config.step
+    gains = curve.rows_per_second(larger) > GAIN ** (config.step / tuner.size) * curve.rows_per_second(tuner.size)
+    return gains and config.latency_s is not None and curve.seconds(larger) <= OVERLOAD_SHARE * config.latency_s
 
 
-def _hold(
-    rules: TuningConfig, tuning: TunerState, window: WindowFacts, curve: Curve, want: _Want, met: bool | None
+def _settle(
+    config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve, proposal: _Proposal, met: bool | None
 ) -> TuningDecision:
     """The search ends (or has ended): remember load and speed, to see when they change."""
-    wants = (*tuning.wants, want.size)[-rules.trend_length :]
-    held = replace(tuning, wants=wants, searching=False, missed=0 if met is not False else tuning.missed)
-    if tuning.searching:
-        held = replace(held, held_offered=window.offered, held_device_s=curve.seconds(tuning.size))
-    return _verdict(tuning, held, want, want.reason, f"{want.because}; the size stays {tuning.size}", met)
+    proposals = (*tuner.proposals, proposal.size)[-config.trend_length :]
+    settled = replace(tuner, proposals=proposals, searching=False, missed=0 if met is not False else tuner.missed)
+    if tuner.searching:
+        settled = replace(settled, settled_offered=window.offered, settled_device_s=curve.seconds(tuner.size))
+    return _decision(tuner, settled, proposal, proposal.reason, f"{proposal.because}; the size stays {tuner.size}", met)
 
 
-def _pause(tuning: TunerState, window: WindowFacts, want: _Want, met: bool | None) -> TuningDecision:
+def _pause(tuner: TunerState, window: WindowFacts, proposal: _Proposal, met: bool | None) -> TuningDecision:
     """A held size met a window that wants another: one such window is noise, the next one starts the search again."""
     if met is False:
-        kept = replace(tuning, missed=tuning.missed + 1)
-        message = f"{want.because}; one window does not move a held size of {tuning.size}"
-        return _verdict(tuning, kept, want, "TargetMissedOnce", message, met)
-    kept = replace(tuning, missed=0, searching=True, wants=())
-    return _verdict(tuning, kept, want, "LoadChanged", f"{want.because}; the search starts again", met)
+        kept = replace(tuner, missed=tuner.missed + 1)
+        message = f"{proposal.because}; one window does not move a settled size of {tuner.size}"
+        return _decision(tuner, kept, proposal, "TargetMissedOnce", message, met)
+    kept = replace(tuner, missed=0, searching=True, proposals=())
+    return _decision(tuner, kept, proposal, "LoadChanged", f"{proposal.because}; the search starts again", met)
 
 
 def _move(
-    rules: TuningConfig, tuning: TunerState, want: _Want, met: bool | None, reopened: Reason | None
+    config: TuningConfig, tuner: TunerState, proposal: _Proposal, met: bool | None, reopened: Reason | None
 ) -> TuningDecision:
     """Append the want; go there if the trend of the wants agrees or is too short to ask (A7)."""
-    wants = (*tuning.wants, want.size)[-rules.trend_length :]
-    trend = mann_kendall(wants)
-    step = want.size - tuning.size
-    kept = replace(tuning, wants=wants)
+    proposals = (*tuner.proposals, proposal.size)[-config.trend_length :]
+    trend = mann_kendall(proposals)
+    step = proposal.size - tuner.size
+    kept = replace(tuner, proposals=proposals)
     prefix = {"LoadChanged": "the load has changed; ", "SpeedChanged": "the model's speed has changed; "}
-    because = prefix.get(reopened or "", "") + want.because
-    if len(wants) >= FREE_WANTS and trend.z * step <= 0:
-        message = f"{because}; {want.size} is wanted, the trend of the wants (Z = {trend.z:.2f}) does not agree"
-        return replace(_verdict(tuning, kept, want, "TrendDisagrees", message, met), trend=trend)
-    kept = replace(kept, size=want.size)
-    message = f"{because}; the size goes from {tuning.size} to {want.size}"
-    return replace(_verdict(tuning, kept, want, want.reason, message, met), trend=trend)
+    because = prefix.get(reopened or "", "") + proposal.because
+    if len(proposals) >= FREE_PROPOSALS and trend.z * step <= 0:
+        message = f"{because}; {proposal.size} is proposed, the trend of proposals (Z = {trend.z:.2f}) does not agree"
+        return replace(_decision(tuner, kept, proposal, "TrendDisagrees", message, met), trend=trend)
+    kept = replace(kept, size=proposal.size)
+    message = f"{because}; the size goes from {tuner.size} to {proposal.size}"
+    return replace(_decision(tuner, kept, proposal, proposal.reason, message, met), trend=trend)
 
 
-def _verdict(
-    before: TunerState, after: TunerState, want: _Want, reason: Reason, message: str, met: bool | None
+def _decision(
+    before: TunerState, after: TunerState, proposal: _Proposal, reason: Reason, message: str, met: bool | None
 ) -> TuningDecision:
     return TuningDecision(
-        tuning=after,
+        tuner=after,
         previous=before.size,
-        want=want.size,
+        proposed=proposal.size,
         reason=reason,
         message=message,
-        trend=mann_kendall(after.wants),
+        trend=mann_kendall(after.proposals),
         target_met=met,
     )
 
 
-def _bounded(rules: TuningConfig, size: int) -> int:
-    return max(rules.min_size, min(rules.max_size, size))
+def _bounded(config: TuningConfig, size: int) -> int:
+    return max(config.min_size, min(config.max_size, size))
 
 
 def _ms(seconds: float) -> str:

@@ -132,7 +132,7 @@ class DeviceTime:
         self._unread += KEPT if is_new else 1
         self._unread_s += seconds
 
-    def twin(self) -> DeviceTime:
+    def copy(self) -> DeviceTime:
         """A copy that goes its own way."""
         samples = deque(self.samples, maxlen=KEPT)
         return replace(self, samples=samples, remembered=dict(self.remembered))

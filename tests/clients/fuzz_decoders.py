@@ -12,13 +12,13 @@ import atheris
 
 with atheris.instrument_imports(include=["batchwright_worker"]):
     from batchwright_worker.inference.errors import BadInput
-    from batchwright_worker.oip import datatypes
-    from batchwright_worker.protocol import json_bodies as bodies
-    from batchwright_worker.protocol.http import chunks as http_chunks
-    from batchwright_worker.protocol.http import connection as http_connection
-    from batchwright_worker.protocol.http import heads as http_heads
-    from batchwright_worker.protocol.http import messages as http_messages
+    from batchwright_worker.oip.datatypes import encode_bytes, name_of
+    from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
+    from batchwright_worker.protocol.http.connection import HttpConnection
     from batchwright_worker.protocol.http.deadlines import Timeouts
+    from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, HeadCache, ParsedHead
+    from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse, json_response
+    from batchwright_worker.protocol.json_bodies import parse
     from batchwright_worker.protocol.tensors import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, json_bytes=1 << 16)
@@ -50,7 +50,7 @@ def infer(data: bytes) -> None:
     said, body = int.from_bytes(data[:2], "big"), data[2:]
     header = str(said).encode() if said else None
     try:
-        parsed = bodies.parse("m", body, header, 1.0, LIMITS)
+        parsed = parse("m", body, header, 1.0, LIMITS)
     except BadInput as error:
         if not str(error):
             raise AssertionError("an error without words") from error
@@ -59,18 +59,18 @@ def infer(data: bytes) -> None:
     for array in request.inputs.values():
         if array.shape[0] != request.rows or array.nbytes > 64 * len(body) + 64:
             raise AssertionError(f"{array.shape} of {len(body)} bytes")
-        if datatypes.name_of(array.dtype) == "BYTES":
-            datatypes.encode_bytes(array)
+        if name_of(array.dtype) == "BYTES":
+            encode_bytes(array)
 
 
 def head(data: bytes) -> None:
     try:
-        known = http_heads.Head(data)
-    except http_heads.BadHeadError as error:
+        known = ParsedHead(data)
+    except BadHeadError as error:
         if error.status not in (400, 501):
             raise AssertionError(str(error.status)) from error
         return
-    if known.size != len(data) or known.body_bytes < http_heads.CHUNKED:
+    if known.size != len(data) or known.body_bytes < CHUNKED:
         raise AssertionError(f"{known.size} of {len(data)}, body {known.body_bytes}")
 
 
@@ -82,12 +82,12 @@ def chunks(data: bytes) -> None:
 
 
 def fed(pieces: list[bytes]) -> object:
-    reader = http_chunks.Chunks(1 << 12)
+    reader = Chunks(1 << 12)
     used = 0
     try:
         for piece in pieces:
             used += reader.feed(memoryview(piece))
-    except (http_chunks.BadChunkError, http_chunks.ChunkTooLargeError) as error:
+    except (BadChunkError, ChunkTooLargeError) as error:
         return type(error).__name__, str(error)
     return bytes(reader.body), reader.done, used
 
@@ -126,22 +126,22 @@ class Port:
     stopping = False
 
     def __init__(self) -> None:
-        self.heads = http_heads.Heads()
+        self.heads = HeadCache()
         self.requests: list[tuple[str, str, bytes]] = []
 
-    def joined(self, connection: object) -> None:
+    def opened(self, connection: object) -> None:
         """Nothing to do."""
 
-    left = joined
+    closed = opened
 
-    def handle(self, request: http_messages.Request) -> None:
+    def handle(self, request: HttpRequest) -> None:
         self.requests.append((request.method, request.path, bytes(request.content)))
         if len(request.content) > self.limits.body_bytes:
             raise AssertionError(f"a body of {len(request.content)} bytes")
-        request.caller.answer(http_messages.json_answer({"bytes": len(request.content)}))
+        request.caller.respond(json_response({"bytes": len(request.content)}))
 
-    def finish(self, request: http_messages.Request, answer: http_messages.Answer) -> http_messages.Answer:
-        return answer
+    def with_common_headers(self, request: object, response: HttpResponse) -> HttpResponse:
+        return response
 
 
 def connection(data: bytes) -> None:
@@ -154,7 +154,7 @@ def connection(data: bytes) -> None:
 
 def spoken(pieces: list[bytes]) -> object:
     port, transport = Port(), Transport()
-    connected = http_connection.Connection(port)
+    connected = HttpConnection(port)
     connected.connection_made(transport)
     for piece in pieces:
         at = 0

@@ -12,8 +12,8 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchwright_worker.protocol.http.messages import Answer, Request
-from batchwright_worker.protocol.http.server import HttpServer, bound, http_server
+from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse
+from batchwright_worker.protocol.http.server import HttpServer, bound
 from batchwright_worker.protocol.tensors import Limits
 
 LIMITS = Limits(header_seconds=30, body_seconds=30, body_bytes=1 << 20)
@@ -23,23 +23,23 @@ class Echo:
     """Answers with the body, at once or when told to."""
 
     def __init__(self) -> None:
-        self.held: list[Request] | None = None
+        self.held: list[HttpRequest] | None = None
         self.left = asyncio.Event()
         self.came = asyncio.Event()
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: HttpRequest) -> None:
         if self.held is None:
             self.answer(request)
             return
-        request.caller.on_gone = self.left.set
+        request.caller.on_disconnect = self.left.set
         self.held.append(request)
         self.came.set()
 
-    def answer(self, request: Request) -> None:
-        request.caller.answer(Answer(200, request.path.encode() + b" " + bytes(request.content)))
+    def answer(self, request: HttpRequest) -> None:
+        request.caller.respond(HttpResponse(200, request.path.encode() + b" " + bytes(request.content)))
 
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        return answer
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        return response
 
 
 class Client:
@@ -69,7 +69,7 @@ Connect = Callable[[], contextlib.AbstractAsyncContextManager[Client]]
 async def serving(limits: Limits = LIMITS) -> AsyncIterator[tuple[Echo, HttpServer, Connect]]:
     """The application, the server, and what connects to it."""
     app = Echo()
-    server, listener = http_server(app, limits), bound("127.0.0.1", 0)
+    server, listener = HttpServer(app, limits), bound("127.0.0.1", 0)
     port = listener.getsockname()[1]
     task = server.start(listener)
 
@@ -203,7 +203,7 @@ async def test_the_application_hears_of_a_caller_that_left() -> None:
             client.send(post("/a", b"x"))
             await app.came.wait()
         await app.left.wait()
-        assert app.held[0].caller.gone
+        assert app.held[0].caller.disconnected
         app.answer(app.held[0])
 
 
@@ -231,7 +231,7 @@ async def test_a_client_that_does_not_read_is_hung_up_on() -> None:
         held = app.held
         app.held = None
         app.answer(held[0])
-        while not held[0].caller.gone:  # noqa: ASYNC110 - the kernel's buffers fill in their own time
+        while not held[0].caller.disconnected:  # noqa: ASYNC110 - the kernel's buffers fill in their own time
             await asyncio.sleep(0.02)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await answers(client, 3)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
-from batchwright_worker.protocol.http.heads import CHUNKED, KEPT_HEADS, BadHeadError, Heads
+from batchwright_worker.protocol.http.heads import CHUNKED, HEADS_KEPT, BadHeadError, HeadCache
 
 
 class Reference:
@@ -119,12 +119,12 @@ POST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
 
 
 def test_a_head_is_remembered_by_its_bytes() -> None:
-    heads = Heads()
+    heads = HeadCache()
     head = heads.of(POST + b"Content-Length: 7\r\nX-Name:  two words \r\n\r\n")
     assert (head.method, head.path, head.body_bytes, head.keep_alive) == ("POST", "/v2/models/m/infer", 7, True)
     assert head.headers[b"x-name"] == b"two words"
     assert heads.of(POST + b"Content-Length: 7\r\nX-Name:  two words \r\n\r\n") is head
-    for number in range(KEPT_HEADS + 5):
+    for number in range(HEADS_KEPT + 5):
         assert heads.of(POST + b"Content-Length: %d\r\n\r\n" % number).body_bytes == number
 
 
@@ -146,11 +146,11 @@ def test_a_head_is_remembered_by_its_bytes() -> None:
 )
 def test_heads_that_can_be_read_in_two_ways_are_refused(lines: bytes) -> None:
     with pytest.raises(BadHeadError):
-        Heads().of(POST + lines + b"\r\n")
+        HeadCache().of(POST + lines + b"\r\n")
 
 
 def test_chunked_upgrade_and_old_clients() -> None:
-    heads = Heads()
+    heads = HeadCache()
     assert heads.of(POST + b"Transfer-Encoding: Chunked\r\n\r\n").body_bytes == CHUNKED
     assert heads.of(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").method == "GET"
     old = heads.of(b"GET http://b/c?d=1 HTTP/1.0\r\n\r\n")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.protocol.http.heads import Heads
-from batchwright_worker.protocol.http.messages import Answer, HttpError, Request
+from batchwright_worker.protocol.http.heads import HeadCache
+from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, ResponseHead
 from batchwright_worker.protocol.http.request_reader import BUFFER_BYTES, Missing, RequestReader
 from batchwright_worker.protocol.tensors import Limits
 
@@ -21,18 +21,18 @@ Seen = tuple[str, str, bytes]
 class Nobody:
     """The caller of requests that nobody answers."""
 
-    on_gone = None
-    gone = False
+    on_disconnect = None
+    disconnected = False
 
-    def answer(self, answer: Answer) -> None:
-        raise AssertionError("the reader answers nothing")
+    def respond(self, response: HttpResponse) -> None:
+        raise AssertionError("the reader responds to nothing")
 
-    def send(self, head: bytes, *body: bytes) -> None:
+    def send(self, head: ResponseHead, *body: bytes) -> None:
         raise AssertionError("the reader sends nothing")
 
 
 def reader(limits: Limits = LIMITS) -> RequestReader:
-    return RequestReader(Heads(), limits)
+    return RequestReader(HeadCache(), limits)
 
 
 def put(reading: RequestReader, data: bytes) -> int:
@@ -47,7 +47,7 @@ def put(reading: RequestReader, data: bytes) -> int:
 def taken(reading: RequestReader) -> tuple[list[Seen], Missing]:
     """The requests that are whole, and what the next one lacks."""
     seen: list[Seen] = []
-    while isinstance(request := reading.next_request(Nobody()), Request):
+    while isinstance(request := reading.next_request(Nobody()), HttpRequest):
         seen.append((request.method, request.path, bytes(request.content)))
         reading.release()
     return seen, request
@@ -139,7 +139,7 @@ def test_a_content_is_not_overwritten_before_its_release() -> None:
     reading, body = reader(), b"x" * (BUFFER_BYTES - 4096)
     put(reading, post("/", body) + post("/next", b"y" * 2000))
     request = reading.next_request(Nobody())
-    assert isinstance(request, Request)
+    assert isinstance(request, HttpRequest)
     put(reading, post("/third", b"z" * 1000))
     assert bytes(request.content) == body
     assert not reading.release()
@@ -165,7 +165,7 @@ def test_a_large_body_lies_in_memory_of_its_own() -> None:
     assert len(reading.buffer()) == 10
     put(reading, body[-10:])
     request = reading.next_request(Nobody())
-    assert isinstance(request, Request)
+    assert isinstance(request, HttpRequest)
     put(reading, post("/small", b"x"))
     assert bytes(request.content) == body
     assert not reading.release()

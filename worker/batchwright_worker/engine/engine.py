@@ -293,12 +293,12 @@ class Engine:
     def _prepared(self, request: InferRequest) -> tuple[Mapping[str, Array], Bucket]:
         """The arrays as the model takes them, and their bucket; once per form where nothing has to be padded. Raises
         BadInput."""
-        signature, form = self._loader.signature(request.model), request.form
-        if form is not None and form.checked is signature:
-            return request.inputs, form.bucket
+        signature, template = self._loader.signature(request.model), request.template
+        if template is not None and template.checked is signature:
+            return request.inputs, template.bucket
         inputs, bucket = signature.prepare(request.inputs, request.rows, request.outputs)
-        if form is not None and inputs is request.inputs:
-            form.checked, form.bucket = signature, bucket
+        if template is not None and inputs is request.inputs:
+            template.checked, template.bucket = signature, bucket
         return inputs, bucket
 
     def _check_open(self, served: ServedModel, now: float) -> None:

@@ -38,7 +38,7 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     priority: int = 0
     request_id: str = ""
     outputs: tuple[str, ...] = ()
-    form: RequestTemplate | None = None
+    template: RequestTemplate | None = None
 
 
 class InferResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -33,7 +33,7 @@ class HttpMetadata(msgspec.Struct):
     outputs: list[HttpTensor] | None = None
 
 
-class HttpAnswer(msgspec.Struct):
+class HttpInferResponse(msgspec.Struct):
     """The answer (or its JSON part) of `/v2/models/{model}/infer`."""
 
     outputs: list[HttpTensor]

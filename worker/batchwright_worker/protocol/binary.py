@@ -26,8 +26,8 @@ def split(body: bytes | memoryview, header_length: bytes | None, limits: Limits)
     return view[:length], view[length:]
 
 
-class Tail:
-    """The binary part, handed out in the order of the inputs."""
+class BinarySection:
+    """The binary part of a body: the bytes of the inputs, in their order."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
@@ -54,7 +54,7 @@ class Tail:
         if left:
             raise BadInput(
                 f"the body has {left} bytes that no input claims: wanted binary_data_size of all inputs to add up to "
-                f"{len(self._view)}, given {self._at}; mend binary_data_size or {HEADER_LENGTH}",
+                f"{len(self._view)}, given {self._at}; correct binary_data_size or {HEADER_LENGTH}",
                 wanted=str(len(self._view)),
                 given=str(self._at),
             )

@@ -1,4 +1,4 @@
-"""Binary requests that look alike: what the JSON part of the first told holds for all with the same bytes there.
+"""Templates of binary requests: what the JSON part of the first says holds for every one with the same bytes there.
 
 A client sends the same JSON part with each request of one shape; only the tensors behind it differ. So it is decoded
 and checked once, and later requests of this `BodyTemplate` are views at known places of their bodies.
@@ -13,13 +13,14 @@ import msgspec
 import numpy as np
 
 from batchwright_worker.inference.requests import Array, InferRequest, RequestTemplate
-from batchwright_worker.protocol.json_bodies import Parsed
+from batchwright_worker.protocol.json_bodies import ParsedRequest
 
-FORMS_KEPT: Final = 16
-JSON_MOST_BYTES: Final = 4096
+TEMPLATES_KEPT: Final = 16
+JSON_KEPT_BYTES: Final = 4096
+"""Bounds of what is kept for one head: clients decide what their JSON parts are."""
 
 
-class Field(msgspec.Struct, frozen=True):
+class InputView(msgspec.Struct, frozen=True):
     """Where an input lies in the body."""
 
     name: str
@@ -29,37 +30,38 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class BodyTemplate(RequestTemplate):
-    """Made from the first request of its kind. `answers`: JSON parts of answers by the outputs' types and shapes."""
+    """A template, made from the first request of its kind. `responses`: JSON parts of responses by the outputs' types
+    and shapes."""
 
     __slots__ = (
-        "answers",
         "binary",
         "binary_default",
-        "fields",
+        "inputs",
         "outputs",
         "priority",
         "request_id",
+        "responses",
         "rows",
         "timeout_s",
     )
 
-    def __init__(self, first: Parsed, fields: tuple[Field, ...]) -> None:
+    def __init__(self, first: ParsedRequest, inputs: tuple[InputView, ...]) -> None:
         super().__init__()
-        asked = first.request
-        self.fields = fields
-        self.rows = asked.rows
-        self.timeout_s = None if asked.deadline is None else asked.deadline - asked.arrival
-        self.priority = asked.priority
-        self.request_id = asked.request_id
-        self.outputs = asked.outputs
+        request = first.request
+        self.inputs = inputs
+        self.rows = request.rows
+        self.timeout_s = None if request.deadline is None else request.deadline - request.arrival
+        self.priority = request.priority
+        self.request_id = request.request_id
+        self.outputs = request.outputs
         self.binary: Mapping[str, bool] = first.binary
         self.binary_default = first.binary_default
-        self.answers: dict[tuple[Any, ...], bytes] = {}
+        self.responses: dict[tuple[Any, ...], bytes] = {}
 
-    def parsed(self, model: str, body: memoryview, arrival: float) -> Parsed:
+    def parsed(self, model: str, body: memoryview, arrival: float) -> ParsedRequest:
         """A later request: its tensors are views of `body`."""
         inputs: dict[str, Array] = {
-            field.name: np.ndarray(field.shape, field.dtype, body, field.offset) for field in self.fields
+            each.name: np.ndarray(each.shape, each.dtype, body, each.offset) for each in self.inputs
         }
         request = InferRequest(
             model=model,
@@ -70,33 +72,33 @@ class BodyTemplate(RequestTemplate):
             priority=self.priority,
             request_id=self.request_id,
             outputs=self.outputs,
-            form=self,
+            template=self,
         )
-        return Parsed(request=request, binary=self.binary, binary_default=self.binary_default)
+        return ParsedRequest(request=request, binary=self.binary, binary_default=self.binary_default)
 
 
 class BodyTemplates:
-    """The forms of the bodies that follow one head: all have its length, and JSON parts of one length."""
+    """The templates of the bodies that follow one head: all have its length, and JSON parts of one length."""
 
-    __slots__ = ("_forms",)
+    __slots__ = ("_templates",)
 
     def __init__(self) -> None:
-        self._forms: dict[bytes, BodyTemplate] = {}
+        self._templates: dict[bytes, BodyTemplate] = {}
 
     def get(self, json: bytes) -> BodyTemplate | None:
-        """Of the requests whose JSON part has these bytes."""
-        return self._forms.get(json)
+        """The template of the requests whose JSON part has these bytes."""
+        return self._templates.get(json)
 
-    def learn(self, json: bytes, first: Parsed, json_bytes: int, body_bytes: int) -> None:
-        """Remember a request's form, if all its inputs are raw bytes of fixed size that fill the body."""
-        fields, offset = [], json_bytes
+    def learn(self, json: bytes, first: ParsedRequest, json_bytes: int, body_bytes: int) -> None:
+        """Keep a request's template, if all its inputs are raw bytes of fixed size that fill the body."""
+        inputs, offset = [], json_bytes
         for name, array in first.request.inputs.items():
             if array.dtype.hasobject or not array.size:
                 return
-            fields.append(Field(name, array.dtype, array.shape, offset))
+            inputs.append(InputView(name, array.dtype, array.shape, offset))
             offset += array.nbytes
         if offset != body_bytes:
             return
-        if len(self._forms) >= FORMS_KEPT:
-            self._forms.clear()
-        self._forms[json] = BodyTemplate(first, tuple(fields))
+        if len(self._templates) >= TEMPLATES_KEPT:
+            self._templates.clear()
+        self._templates[json] = BodyTemplate(first, tuple(inputs))

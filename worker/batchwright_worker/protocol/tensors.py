@@ -1,8 +1,7 @@
-"""A request's tensors, whatever they travelled in: checked and capped before anything of their size is allocated.
+"""Input tensors of requests, over HTTP or gRPC: checked and capped before anything of their size is allocated. Pure.
 
-Both front ends describe an input as name, datatype and shape and hand over its bytes (`from_bytes`) or its values
-(`from_values`); what comes out is an array that fits exactly, or a BadInput that names the input, what is wanted, what
-was given and what to do. Bytes are not copied.
+Both front ends declare an input as name, datatype and shape, and convert its data to an array that fits exactly, or
+raise a BadInput that names the input, what is wanted, what was given and what to do. Bytes are not copied.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """An input as a request describes it, checked by `describe`."""
+class DeclaredInput:
+    """An input as a request declares it, checked by `declared_input`."""
 
     name: str
     datatype: str
@@ -61,7 +60,7 @@ class Described:
         )
 
 
-def describe(name: str, datatype: str, shape: Sequence[int], limits: Limits) -> Described:
+def declared_input(name: str, datatype: str, shape: Sequence[int], limits: Limits) -> DeclaredInput:
     """Raises BadInput for an unknown datatype or a shape beyond the limits."""
     dtype = numpy_of(datatype)
     good = (
@@ -71,7 +70,7 @@ def describe(name: str, datatype: str, shape: Sequence[int], limits: Limits) -> 
         and 1 <= shape[0] <= limits.rows
         and math.prod(shape) <= limits.elements
     )
-    described = Described(
+    declared = DeclaredInput(
         name=name,
         datatype=datatype,
         shape=tuple(shape),
@@ -79,16 +78,16 @@ def describe(name: str, datatype: str, shape: Sequence[int], limits: Limits) -> 
         elements=math.prod(shape) if good else 0,
     )
     if not good:
-        raise _beyond(described, limits)
-    return described
+        raise _beyond(declared, limits)
+    return declared
 
 
-def _beyond(described: Described, limits: Limits) -> BadInput:
-    """What is wrong with a datatype or shape that `describe` does not take."""
-    bad, shape = described.bad, described.shape
-    if numpy_of(described.datatype) is None:
+def _beyond(declared: DeclaredInput, limits: Limits) -> BadInput:
+    """What is wrong with a datatype or shape that `declared_input` does not take."""
+    bad, shape = declared.bad, declared.shape
+    if numpy_of(declared.datatype) is None:
         wanted = " | ".join(DATATYPES)
-        return bad("has an unknown datatype", wanted, repr(described.datatype), "use one of these names")
+        return bad("has an unknown datatype", wanted, repr(declared.datatype), "use one of these names")
     if not shape:
         return bad("has no dimensions", "[rows, ...]", "[]", "put the batch dimension first, [1] for one number")
     if len(shape) > limits.rank:
@@ -103,59 +102,38 @@ def _beyond(described: Described, limits: Limits) -> BadInput:
     return bad("is too large", f"at most {limits.elements} elements", str(list(shape)), "send fewer rows at a time")
 
 
-def from_bytes(described: Described, data: memoryview) -> Array:
+def from_bytes(declared: DeclaredInput, data: memoryview) -> Array:
     """The tensor as a view on its little-endian, row-major bytes; BYTES elements carry 4-byte lengths."""
-    if described.datatype == "BYTES":
-        if described.elements * 4 > len(data):
-            raise _length(described, f"at least {described.elements * 4}", len(data))
+    if declared.datatype == "BYTES":
+        if declared.elements * 4 > len(data):
+            raise _length(declared, f"at least {declared.elements * 4}", len(data))
         try:
-            return decode_bytes(data, described.elements).reshape(described.shape)
+            return decode_bytes(data, declared.elements).reshape(declared.shape)
         except BadBytesError as error:
-            raise described.bad(
-                "has broken lengths", "4 bytes little-endian length before each element", str(error), "encode it anew"
+            raise declared.bad(
+                "has broken lengths", "4 bytes little-endian length before each element", str(error), "encode it again"
             ) from error
-    size = described.elements * described.dtype.itemsize
+    size = declared.elements * declared.dtype.itemsize
     if size != len(data):
-        raise _length(described, str(size), len(data))
-    return np.frombuffer(data, dtype=described.dtype).reshape(described.shape)
+        raise _length(declared, str(size), len(data))
+    return np.frombuffer(data, dtype=declared.dtype).reshape(declared.shape)
 
 
-def from_values(described: Described, values: object) -> Array:
-    """The tensor from JSON values: flat, or nested as the shape says."""
-    if described.datatype in RAW_ONLY:
-        raise described.bad(
-            "cannot travel as JSON numbers",
-            "raw bytes",
-            f"{described.datatype} data",
-            "set binary_data_size and append the bytes",
+def check_inputs_count(count: int, limits: Limits) -> None:
+    """Raises BadInput unless there is at least one input and not too many."""
+    if not 1 <= count <= limits.inputs:
+        raise BadInput(
+            f"'inputs' has {count} entries: wanted 1 to {limits.inputs}; GET /v2/models/NAME says which there are",
+            wanted=f"1 to {limits.inputs}",
+            given=str(count),
         )
-    try:
-        array = np.array(values, dtype=object) if described.datatype == "BYTES" else _plain(described, values)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise described.bad(
-            "has ragged or over-long data",
-            f"shape {list(described.shape)}",
-            "lists of unequal length or depth",
-            "send a flat list, or one nested as the shape says",
-        ) from error
-    if array.size != described.elements or (array.ndim > 1 and array.shape != described.shape):
-        raise described.bad(
-            "has data that does not fill its shape",
-            f"{described.elements} elements for shape {list(described.shape)}",
-            f"{array.size} elements in shape {list(array.shape)}",
-            "make data and shape agree",
-        )
-    return _converted(described, array).reshape(described.shape)
 
 
-def _plain(described: Described, values: object) -> Array:
-    """As numpy reads it; but it would make floats of integers beyond 2**63 beside smaller ones."""
-    array = np.asarray(values)
-    if described.dtype.kind in "iu" and array.dtype.kind in "fO":
-        exact = np.array(values, dtype=object)
-        if all(type(element) is int and 0 <= element < 1 << 64 for element in exact.flat):
-            return exact.astype(np.uint64)
-    return array
+def add_input(inputs: dict[str, Array], name: str, array: Array) -> None:
+    """Raises BadInput for a name that was there already."""
+    if name in inputs:
+        raise BadInput(f"input {name!r} is there twice: wanted once; leave one of them out", input_name=name)
+    inputs[name] = array
 
 
 def rows_of(inputs: Mapping[str, Array]) -> int:
@@ -174,72 +152,23 @@ def rows_of(inputs: Mapping[str, Array]) -> int:
     return rows
 
 
-def _length(described: Described, wanted: str, given: int) -> BadInput:
-    return described.bad(
-        f"({described.datatype} {list(described.shape)}) has the wrong number of bytes",
+def _length(declared: DeclaredInput, wanted: str, given: int) -> BadInput:
+    return declared.bad(
+        f"({declared.datatype} {list(declared.shape)}) has the wrong number of bytes",
         f"{wanted} bytes",
         f"{given} bytes",
         "make shape, datatype and data agree",
     )
 
 
-_KINDS = {
-    "b": "booleans",
-    "i": "integers",
-    "u": "integers",
-    "f": "numbers with a fraction",
-    "U": "strings",
-    "S": "strings",
-}
-
-
-def _converted(described: Described, array: Array) -> Array:
-    """Values of the right kind and in range, never rounded or wrapped silently."""
-    if described.datatype == "BYTES":
-        return _as_bytes(described, array)
-    if array.size == 0:
-        return array.astype(described.dtype)
-    wanted, kind = described.dtype.kind, array.dtype.kind
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[wanted]
-    if kind not in allowed:
-        raise described.bad(
-            "has data of the wrong kind",
-            f"{described.datatype} values",
-            _KINDS.get(kind, "mixed values or nulls"),
-            "send values of this datatype or declare the right one",
-        )
-    if wanted in "iu":
-        _check_range(described, array)
-    with np.errstate(over="ignore"):
-        converted = array.astype(described.dtype)
-    if wanted == "f" and not np.isfinite(converted).all():
-        raise described.bad(
-            "has a number out of range", f"numbers that {described.datatype} can hold", "a larger one", "use FP64"
-        )
-    return converted
-
-
-def _check_range(described: Described, array: Array) -> None:
-    bounds = np.iinfo(described.dtype)
+def check_range(declared: DeclaredInput, array: Array) -> None:
+    """Raises BadInput unless the datatype, one of integers, can hold every element; there must be one."""
+    bounds = np.iinfo(declared.dtype)
     low, high = int(array.min()), int(array.max())
     if low < bounds.min or high > bounds.max:
-        raise described.bad(
+        raise declared.bad(
             "has a number out of range",
-            f"{bounds.min} to {bounds.max} for {described.datatype}",
+            f"{bounds.min} to {bounds.max} for {declared.datatype}",
             str(low if low < bounds.min else high),
             "use a wider datatype",
         )
-
-
-def _as_bytes(described: Described, array: Array) -> Array:
-    encoded = np.empty(array.size, dtype=np.object_)
-    for index, element in enumerate(array.reshape(-1)):
-        if not isinstance(element, str | bytes):
-            raise described.bad(
-                "has data of the wrong kind",
-                "strings",
-                type(element).__name__,
-                "send strings, or raw bytes as binary data",
-            )
-        encoded[index] = element.encode() if isinstance(element, str) else element
-    return encoded

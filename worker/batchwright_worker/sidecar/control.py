@@ -18,7 +18,7 @@ from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import STATE_PATH
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.protocol.catalogue import Catalogue
-from batchwright_worker.protocol.http.messages import Answer, Handlers, HttpError, Request, json_answer
+from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, TaskApp, json_response
 from batchwright_worker.sidecar.drain import Drain
 
 _WAIT_MOST_S = 60.0
@@ -37,7 +37,7 @@ def token_from(path: Path) -> Callable[[], bytes]:
     return lambda: path.read_bytes().strip()
 
 
-class ControlApp(Handlers):
+class ControlApp(TaskApp):
     """The application of the control port."""
 
     def __init__(
@@ -55,14 +55,14 @@ class ControlApp(Handlers):
         self._token = token
         self._seen = seen
 
-    async def answered(self, request: Request) -> Answer:
-        """See `Handlers`."""
+    async def respond_to(self, request: HttpRequest) -> HttpResponse:
+        """See `TaskApp`."""
         match request.method, request.path:
             case "GET", path if path == STATE_PATH:
                 return await self._state(request)
             case "GET", "/v1/drain":
                 await self._drain.run()
-                return json_answer({"drained": True})
+                return json_response({"drained": True})
             case "GET", "/v1/drained":
                 return await self._drained(request)
             case "POST", "/v1/load" | "/v1/unload" as path:
@@ -73,22 +73,22 @@ class ControlApp(Handlers):
             "GET /v1/drain, GET /v1/drained, POST /v1/load, POST /v1/unload",
         )
 
-    async def _state(self, request: Request) -> Answer:
+    async def _state(self, request: HttpRequest) -> HttpResponse:
         """Answers as soon as the revision is beyond `after`, or after `waitSeconds` with what there is."""
         self._authorize(request)
         asked = _query(request)
         after, wait_s = _number(asked, "after", -1), min(_WAIT_MOST_S, _number(asked, "waitSeconds", 0))
-        request.cancel_when_gone()
+        request.cancel_on_disconnect()
         state = await self._engine.wait_for_revision(int(after), wait_s)
-        return json_answer(self._seen(state))
+        return json_response(self._seen(state))
 
-    async def _drained(self, request: Request) -> Answer:
-        request.cancel_when_gone()
+    async def _drained(self, request: HttpRequest) -> HttpResponse:
+        request.cancel_on_disconnect()
         wait_s = _number(_query(request), "waitSeconds", 3600)
         drained = await self._drain.wait(wait_s)
-        return json_answer({"drained": drained}, 200 if drained else 503)
+        return json_response({"drained": drained}, 200 if drained else 503)
 
-    async def _residency(self, request: Request, path: str) -> Answer:
+    async def _residency(self, request: HttpRequest, path: str) -> HttpResponse:
         self._authorize(request)
         body = request.body(_BODY_BYTES)
         try:
@@ -98,9 +98,9 @@ class ControlApp(Handlers):
         self._catalogue.check(asked.model)
         act = self._engine.load if path == "/v1/load" else self._engine.unload
         await act(asked.model)
-        return json_answer({"model": asked.model})
+        return json_response({"model": asked.model})
 
-    def _authorize(self, request: Request) -> None:
+    def _authorize(self, request: HttpRequest) -> None:
         given = request.headers.get(b"authorization", b"")
         if not hmac.compare_digest(given, b"Bearer " + self._token()):
             raise HttpError(
@@ -110,7 +110,7 @@ class ControlApp(Handlers):
             )
 
 
-def _query(request: Request) -> dict[str, str]:
+def _query(request: HttpRequest) -> dict[str, str]:
     return dict(parse_qsl(request.query.decode("latin-1")))
 
 

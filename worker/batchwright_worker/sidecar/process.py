@@ -25,7 +25,7 @@ from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.routes import HttpApp
-from batchwright_worker.protocol.http.server import HttpServer, bound, http_server
+from batchwright_worker.protocol.http.server import HttpServer, bound
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.protocol.tensors import Limits
 from batchwright_worker.sidecar.control import ControlApp, token_from
@@ -160,7 +160,7 @@ class Sidecar:
 
     def _serve(self, app: Any, port: int) -> int:
         listener = bound(self._settings.host, port)
-        server = http_server(app, self._limits)
+        server = HttpServer(app, self._limits)
         self._tasks.append(server.start(listener))
         self._servers.append(server)
         return int(listener.getsockname()[1])

@@ -11,8 +11,18 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, encode_bytes, name_of
-from batchwright_worker.protocol.json_bodies import add_input, check_inputs_count, deadline_of, priority_of
-from batchwright_worker.protocol.tensors import RAW_ONLY, Described, Limits, describe, from_bytes, rows_of
+from batchwright_worker.protocol.parameters import deadline_of, priority_of
+from batchwright_worker.protocol.tensors import (
+    RAW_ONLY,
+    DeclaredInput,
+    Limits,
+    add_input,
+    check_inputs_count,
+    check_range,
+    declared_input,
+    from_bytes,
+    rows_of,
+)
 
 
 def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | None, limits: Limits) -> InferRequest:
@@ -34,15 +44,15 @@ def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | No
     )
 
 
-def answer(request: InferRequest, version: str, result: InferResult) -> pb.ModelInferResponse:
+def response(request: InferRequest, version: str, result: InferResult) -> pb.ModelInferResponse:
     """The response; tensors travel as raw contents."""
-    response = pb.ModelInferResponse(model_name=request.model, model_version=version, id=request.request_id)
+    message = pb.ModelInferResponse(model_name=request.model, model_version=version, id=request.request_id)
     for name, array in result.outputs.items():
         datatype = name_of(array.dtype)
-        response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        message.outputs.add(name=name, datatype=datatype, shape=array.shape)
         raw = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
-        response.raw_output_contents.append(raw)
-    return response
+        message.raw_output_contents.append(raw)
+    return message
 
 
 def parameter_value(parameter: pb.InferParameter) -> object:
@@ -62,65 +72,57 @@ def _inputs(message: pb.ModelInferRequest, limits: Limits) -> dict[str, Array]:
         )
     inputs: dict[str, Array] = {}
     for index, tensor in enumerate(message.inputs):
-        described = describe(tensor.name, tensor.datatype, tensor.shape, limits)
-        _refuse_shared_memory(described, tensor.parameters)
+        declared = declared_input(tensor.name, tensor.datatype, tensor.shape, limits)
+        _refuse_shared_memory(declared, tensor.parameters)
         if raw and tensor.HasField("contents"):
-            raise described.bad("has both contents and raw contents", "one of them", "both", "leave one out")
-        array = from_bytes(described, memoryview(raw[index])) if raw else _typed(described, tensor.contents)
+            raise declared.bad("has both contents and raw contents", "one of them", "both", "leave one out")
+        array = from_bytes(declared, memoryview(raw[index])) if raw else _typed(declared, tensor.contents)
         add_input(inputs, tensor.name, array)
     return inputs
 
 
-def _typed(described: Described, contents: pb.InferTensorContents) -> Array:
-    if described.datatype in RAW_ONLY:
-        raise described.bad(
-            "cannot travel as typed contents", "raw_input_contents", described.datatype, "send the tensor's bytes raw"
+def _typed(declared: DeclaredInput, contents: pb.InferTensorContents) -> Array:
+    if declared.datatype in RAW_ONLY:
+        raise declared.bad(
+            "cannot travel as typed contents", "raw_input_contents", declared.datatype, "send the tensor's bytes raw"
         )
-    field = CONTENTS_FIELDS[described.datatype]
+    field = CONTENTS_FIELDS[declared.datatype]
     others = [set_field.name for set_field, _ in contents.ListFields() if set_field.name != field]
     if others:
-        raise described.bad("has contents of the wrong type", field, others[0], "fill the field of its datatype")
+        raise declared.bad("has contents of the wrong type", field, others[0], "fill the field of its datatype")
     values = getattr(contents, field)
-    if len(values) != described.elements:
-        raise described.bad(
+    if len(values) != declared.elements:
+        raise declared.bad(
             "has contents that do not fill its shape",
-            f"{described.elements} elements for shape {list(described.shape)}",
+            f"{declared.elements} elements for shape {list(declared.shape)}",
             f"{len(values)} elements in {field}",
             "make contents and shape agree",
         )
-    return _array(described, values).reshape(described.shape)
+    return _array(declared, values).reshape(declared.shape)
 
 
-def _array(described: Described, values: Any) -> Array:
-    if described.datatype == "BYTES":
+def _array(declared: DeclaredInput, values: Any) -> Array:
+    if declared.datatype == "BYTES":
         elements = np.empty(len(values), dtype=np.object_)
         elements[:] = list(values)
         return elements
-    array = np.array(values, dtype=_wide(described))
-    if described.dtype.kind in "iu" and array.size:
-        bounds = np.iinfo(described.dtype)
-        low, high = int(array.min()), int(array.max())
-        if low < bounds.min or high > bounds.max:
-            raise described.bad(
-                "has a number out of range",
-                f"{bounds.min} to {bounds.max} for {described.datatype}",
-                str(low if low < bounds.min else high),
-                "use a wider datatype",
-            )
-    return array.astype(described.dtype, copy=False)
+    array = np.array(values, dtype=_wide(declared))
+    if declared.dtype.kind in "iu" and array.size:
+        check_range(declared, array)
+    return array.astype(declared.dtype, copy=False)
 
 
-def _wide(described: Described) -> np.dtype[Any]:
+def _wide(declared: DeclaredInput) -> np.dtype[Any]:
     wide: Mapping[str, Callable[[], np.dtype[Any]]] = {
         "i": lambda: np.dtype(np.int64),
         "u": lambda: np.dtype(np.uint64),
     }
-    return wide.get(described.dtype.kind, lambda: described.dtype)()
+    return wide.get(declared.dtype.kind, lambda: declared.dtype)()
 
 
-def _refuse_shared_memory(described: Described, parameters: Mapping[str, pb.InferParameter]) -> None:
+def _refuse_shared_memory(declared: DeclaredInput, parameters: Mapping[str, pb.InferParameter]) -> None:
     if "shared_memory_region" in parameters:
-        raise described.bad(
+        raise declared.bad(
             "is in shared memory of the client's machine",
             "contents or raw_input_contents",
             "shared_memory_region",

@@ -19,17 +19,18 @@ from batchwright_worker.oip.inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
-from batchwright_worker.protocol.grpc import messages as grpc_messages
+from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.tensors import Limits
 
 _LOG = logging.getLogger(__name__)
 _FOREVER_S: Final = 365 * 86_400.0
-"""grpc tells calls without a deadline a very long time."""
+"""grpc reports a very long time for calls without a deadline."""
 T = TypeVar("T")
 
 
 class InferenceService(GRPCInferenceServiceServicer):
-    """Every method answers, or aborts with the code that the error carries. A cancelled call cancels its rows."""
+    """The service of the protocol: every method returns its response, or aborts with the code that the error carries. A
+    cancelled call cancels its rows."""
 
     def __init__(
         self,
@@ -87,12 +88,12 @@ class InferenceService(GRPCInferenceServiceServicer):
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        response, result = await self._answered(context, lambda: self._infer(request, context), request.model_name)
+        response, result = await self._or_abort(context, lambda: self._infer(request, context), request.model_name)
         await context.send_initial_metadata(self._metadata(request.model_name, result))
         return response
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        """One answer for each request, in their order; an error is an answer too and the stream goes on."""
+        """One response for each request, in their order; an error is a response too and the stream goes on."""
         async for request in request_iterator:
             try:
                 response, _ = await self._infer(request, context)
@@ -106,16 +107,16 @@ class InferenceService(GRPCInferenceServiceServicer):
     async def _infer(self, request: Any, context: Any) -> tuple[Any, InferResult]:
         arrival = self._engine.clock()
         self._catalogue.check(request.model_name, request.model_version)
-        parsed = grpc_messages.parse(request, arrival, _time_left(context), self._limits)
+        parsed = messages.parse(request, arrival, _time_left(context), self._limits)
         result = await self._engine.infer(parsed)
-        return grpc_messages.answer(parsed, VERSION, result), result
+        return messages.response(parsed, VERSION, result), result
 
     async def _checked(self, request: Any, context: Any, make: Callable[[], T]) -> T:
         async def act() -> T:
             self._catalogue.check(request.name, request.version)
             return make()
 
-        return await self._answered(context, act)
+        return await self._or_abort(context, act)
 
     async def _control(self, model: str, context: Any, act: Callable[[str], Awaitable[None]]) -> None:
         if not self._repository_control:
@@ -128,9 +129,9 @@ class InferenceService(GRPCInferenceServiceServicer):
             self._catalogue.check(model)
             await act(model)
 
-        await self._answered(context, checked)
+        await self._or_abort(context, checked)
 
-    async def _answered(self, context: Any, act: Callable[[], Awaitable[T]], model: str = "") -> T:
+    async def _or_abort(self, context: Any, act: Callable[[], Awaitable[T]], model: str = "") -> T:
         try:
             return await act()
         except InferenceError as error:

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection: transport, flow control and deadlines around a reader of requests, answered one at a time.
+"""One HTTP/1.1 connection: transport, flow control and deadlines around a reader of requests; one response at a time.
 
 Slow or endless senders meet deadlines and limits: 408, 413, 431, 400; then the connection ends. So it does for a client
-that does not read its answers.
+that does not read its responses.
 """
 
 from __future__ import annotations
@@ -12,80 +12,81 @@ from typing import Final, Protocol, cast
 
 from batchwright_worker.protocol.http.deadlines import Awaited, Deadline, Timeouts
 from batchwright_worker.protocol.http.flow_control import FlowControl
-from batchwright_worker.protocol.http.heads import Head, Heads
-from batchwright_worker.protocol.http.messages import Answer, HttpError, Request, encoded_head, error_answer
+from batchwright_worker.protocol.http.heads import HeadCache, ParsedHead
+from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, ResponseHead, error_response
 from batchwright_worker.protocol.http.request_reader import Missing, RequestReader
 from batchwright_worker.protocol.tensors import Limits
 
 DISCARD_BYTES: Final = 8 << 20
 """How much of a refused request is read over: closing with unread bytes would reset the connection, and its sender
-would not see the answer."""
+would not see the response."""
 _CLOSE: Final = b"connection: close\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Port(Protocol):
+class ConnectionPort(Protocol):
     """The listening side, as its connections see it. `ticks` counts up."""
 
     limits: Limits
-    heads: Heads
+    heads: HeadCache
     ticks: int
     timeouts: Timeouts
     stopping: bool
 
-    def joined(self, connection: Connection) -> None:
+    def opened(self, connection: HttpConnection) -> None:
         """A connection was made."""
 
-    def left(self, connection: Connection) -> None:
+    def closed(self, connection: HttpConnection) -> None:
         """It is lost."""
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: HttpRequest) -> None:
         """A whole request; its caller is the connection."""
 
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        """A last touch to an answer that the connection gives itself."""
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """See `App`; for a response that the connection gives itself."""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """See the module. It is the `Caller` of the request that is being answered."""
+class HttpConnection(asyncio.BufferedProtocol):
+    """See the module. It is the `Caller` of the request that is being responded to."""
 
-    def __init__(self, port: Port) -> None:
-        self.on_gone: Callable[[], object] | None = None
+    def __init__(self, port: ConnectionPort) -> None:
+        self.on_disconnect: Callable[[], object] | None = None
         self._port = port
         self._reader = RequestReader(port.heads, port.limits)
         self._deadline = Deadline()
         self._transport: asyncio.Transport | None = None
         self._flow: FlowControl  # of the transport
-        self._answering: Head | None = None  # of the request that is being answered
+        self._head: ParsedHead | None = None  # of the request that is being responded to
         self._advancing = False
         self._closing = False
         self._discard = 0  # bytes of a refused request that are still read over
 
-    # --- the caller of the request that is answered ---
+    # --- Caller ---
 
     @property
-    def gone(self) -> bool:
+    def disconnected(self) -> bool:
         """See `Caller`."""
         return self._transport is None
 
-    def answer(self, answer: Answer) -> None:
+    def respond(self, response: HttpResponse) -> None:
         """See `Caller`."""
-        head = self._answering
-        body = b"" if head is not None and head.method == "HEAD" else answer.body
-        self.send(encoded_head(answer.status, answer.headers, len(answer.body)), body)
+        head = self._head
+        body = b"" if head is not None and head.method == "HEAD" else response.body
+        self.send(ResponseHead(response.status, response.headers, len(response.body)), body)
 
-    def send(self, head: bytes, *body: bytes) -> None:
+    def send(self, head: ResponseHead, *body: bytes) -> None:
         """See `Caller`."""
-        transport, asked = self._transport, self._answering
-        if transport is None or asked is None:
+        transport, request = self._transport, self._head
+        if transport is None or request is None:
             return
-        self._answering = self.on_gone = None
-        # One write is one system call and one segment; several would wait for each other behind Nagle's algorithm.
-        if not asked.keep_alive or self._port.stopping:
-            transport.write(b"".join((head, _CLOSE, b"\r\n", *body)))
+        self._head = self.on_disconnect = None
+        # One write is one system call and, where it fits, one segment. (Of the CPU of a request writing is 14 %,
+        # docs/measurements.md.)
+        if not request.keep_alive or self._port.stopping:
+            transport.write(b"".join((head.encoded, _CLOSE, b"\r\n", *body)))
             self._hang_up()
             return
-        transport.write(b"".join((head, asked.connection, b"\r\n", *body)))
+        transport.write(b"".join((head.encoded, request.connection, b"\r\n", *body)))
         if self._reader.release():
             if self._flow.can_write:
                 self._deadline.start(self._port.ticks + self._port.timeouts.idle, Awaited.NEXT_REQUEST)
@@ -101,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._flow = FlowControl(self._transport)
         self._deadline.start(self._port.ticks + self._port.timeouts.headers, Awaited.HEADERS)
-        self._port.joined(self)
+        self._port.opened(self)
         if self._port.stopping:
             self._hang_up()
 
@@ -109,10 +110,10 @@ class Connection(asyncio.BufferedProtocol):
         """asyncio.Protocol."""
         self._transport = None
         self._deadline.stop()
-        self._port.left(self)
-        on_gone, self.on_gone = self.on_gone, None
-        if on_gone is not None:
-            on_gone()
+        self._port.closed(self)
+        on_disconnect, self.on_disconnect = self.on_disconnect, None
+        if on_disconnect is not None:
+            on_disconnect()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio.BufferedProtocol."""
@@ -127,15 +128,15 @@ class Connection(asyncio.BufferedProtocol):
             return
         reader = self._reader
         filled = reader.received(nbytes)
-        if self._answering is None:
+        if self._head is None:
             self._advance()
         if filled and reader.is_full and not self._closing:
             self._flow.pause_reading()
 
     def pause_writing(self) -> None:
-        """asyncio.Protocol: the client does not read its answers; it gets no more before it does."""
+        """asyncio.Protocol: the client does not read its responses; no further request is taken before it does."""
         self._flow.can_write = False
-        if self._answering is None:
+        if self._head is None:
             self._deadline.start(self._port.ticks + self._port.timeouts.body, Awaited.READING)
 
     def resume_writing(self) -> None:
@@ -143,25 +144,25 @@ class Connection(asyncio.BufferedProtocol):
         self._flow.can_write = True
         if self._deadline.awaits(Awaited.READING):
             self._deadline.start(self._port.ticks + self._port.timeouts.idle, Awaited.NEXT_REQUEST)
-        if self._answering is None and not self._closing:
+        if self._head is None and not self._closing:
             self._advance()
             self._read_on()
 
     # --- requests ---
 
     def _advance(self) -> None:
-        """Hand whole requests on until one is being answered or more bytes are needed."""
-        self._advancing = True  # an application that answers at once calls `send` from in here
-        while self._answering is None and self._flow.can_write and not self._closing:
+        """Hand whole requests on until one is being responded to or more bytes are needed."""
+        self._advancing = True  # an application that responds at once calls `send` from in here
+        while self._head is None and self._flow.can_write and not self._closing:
             try:
                 request = self._reader.next_request(self)
             except HttpError as error:
                 self._refuse(error)
                 break
-            if not isinstance(request, Request):
+            if not isinstance(request, HttpRequest):
                 self._wait_for(request)
                 break
-            self._answering = request.head
+            self._head = self._reader.head
             self._deadline.stop()
             self._port.handle(request)
         self._advancing = False
@@ -203,8 +204,8 @@ class Connection(asyncio.BufferedProtocol):
             self._hang_up()
 
     def finish(self) -> None:
-        """The port stops: hang up, after the answer that is due."""
-        if self._answering is None:
+        """The port stops: hang up, after the response that is due."""
+        if self._head is None:
             self._hang_up()
 
     def abort(self) -> None:
@@ -221,15 +222,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _refuse(self, error: HttpError) -> None:
-        """An answer to what is no whole request; what still comes is read over for a while."""
+        """A response to what is no whole request; what still comes is read over for a while."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        answer = error_answer(error)
+        response = error_response(error)
         if (begun := self._reader.head) is not None:
-            answer = self._port.finish(Request(begun, memoryview(b""), self), answer)
-        head = encoded_head(answer.status, answer.headers, len(answer.body))
-        transport.write(b"".join((head, _CLOSE, b"\r\n", answer.body)))
+            response = self._port.with_common_headers(HttpRequest(begun, memoryview(b""), self), response)
+        head = ResponseHead(response.status, response.headers, len(response.body))
+        transport.write(b"".join((head.encoded, _CLOSE, b"\r\n", response.body)))
         self._closing = True
         self._reader.clear()
         self._discard = DISCARD_BYTES

@@ -11,19 +11,19 @@ from enum import Enum
 
 
 class Awaited(Enum):
-    """What a connection waits for while its deadline runs. `HEADERS` and `BODY` are words of the answer 408."""
+    """What a connection waits for while its deadline runs. `HEADERS` and `BODY` are words of the response 408."""
 
     HEADERS = "headers"
     BODY = "body"
     NEXT_REQUEST = "next request"
-    READING = "reading of answers"
+    READING = "reading of responses"
     LINGERING = "end of a refused request"
-    FLUSHING = "last answer written"
+    FLUSHING = "last response written"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How many ticks each wait may take: for a request's headers, its body (or an answer's way out), the next request,
+    """How many ticks each wait may take: for a request's headers, its body (or a response's way out), the next request,
     and the end of a refused one."""
 
     headers: int

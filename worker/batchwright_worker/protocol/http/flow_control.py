@@ -9,7 +9,7 @@ class FlowControl:
     """Whether the transport reads, and whether it takes what is written without piling it up.
 
     `reads` is false while requests that a client sent ahead fill the buffer: the rest waits in the socket, and TCP
-    stops the client. `can_write` is false while answers that a client does not read fill the transport's buffer.
+    stops the client. `can_write` is false while responses that a client does not read fill the transport's buffer.
     """
 
     __slots__ = ("_transport", "can_write", "reads")

@@ -1,8 +1,8 @@
-"""Request heads: request line and headers, parsed by httptools, remembered by their bytes.
+"""Request heads: request line and headers, parsed by httptools, cached by their bytes.
 
-A client that keeps its connection sends the same head again and again; what the parser says of it is a pure function of
-its bytes, so it is asked once. A head that is not exactly one head for the parser (bare line feeds, two lengths, both a
-length and chunks) is refused: parser and framing never disagree about where a request ends.
+A client that keeps its connection sends the same head again and again; what the parser makes of it is a pure function
+of its bytes, so each is parsed once. A head that is not exactly one head for the parser (bare line feeds, two lengths,
+both a length and chunks) is refused: parser and framing never disagree about where a request ends.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import httptools
 
-KEPT_HEADS: Final = 512
-KEPT_HEAD_BYTES: Final = 4096
+HEADS_KEPT: Final = 512
+HEAD_KEPT_BYTES: Final = 4096
+"""Bounds of the cache: clients decide what their heads are, so they must not decide what it holds."""
 CHUNKED: Final = -1
+"""`body_bytes` of a chunked request."""
 
 
 class BadHeadError(Exception):
@@ -24,10 +26,10 @@ class BadHeadError(Exception):
         self.status = status
 
 
-class Head:
-    """One head of `size` bytes. `headers` by lower-case name, the last value of each; `body_bytes` is the length of the
-    body, CHUNKED where chunks tell it; `connection` is the header line that the answer needs for this version and
-    wish. `plan` and `infer` are the application's own memory of what such a request asks for."""
+class ParsedHead:
+    """A `messages.RequestHead` of `size` bytes, and its framing: `body_bytes` is the length of the body, CHUNKED where
+    chunks carry it; `keep_alive` says whether the connection may go on, `connection` is the header line that the
+    response needs for that in this version of HTTP."""
 
     __slots__ = (
         "body_bytes",
@@ -38,50 +40,50 @@ class Head:
         "keep_alive",
         "method",
         "path",
-        "plan",
         "query",
+        "route",
         "size",
     )
 
     def __init__(self, raw: bytes) -> None:
         """Raises BadHeadError."""
-        events, parser = _parsed(raw)
-        url = _url(events.url)
+        parsed, parser = _parsed(raw)
+        url = _url(parsed.url)
         self.size = len(raw)
-        self.headers = events.headers
+        self.headers = parsed.headers
         self.method: str = parser.get_method().decode("latin-1")
         self.path: str = (url.path or b"/").decode("latin-1")
         self.query: bytes = url.query or b""
-        self.keep_alive = events.keep_alive
+        self.keep_alive = parsed.keep_alive
         version = parser.get_http_version()
         self.connection = _connection(self.keep_alive, version)
-        self.expects_continue = events.headers.get(b"expect", b"").lower() == b"100-continue" and version != "1.0"
-        self.body_bytes = _body_bytes(events.headers)
-        self.plan: Any = None
+        self.expects_continue = parsed.headers.get(b"expect", b"").lower() == b"100-continue" and version != "1.0"
+        self.body_bytes = _body_bytes(parsed.headers)
+        self.route: Any = None
         self.infer: Any = None
 
 
-class Heads:
-    """The heads that one port has seen, a bounded number of them."""
+class HeadCache:
+    """The heads that one server has seen, a bounded number of them."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, ParsedHead] = {}
 
-    def of(self, raw: bytes) -> Head:
+    def of(self, raw: bytes) -> ParsedHead:
         """The head of these bytes, blank line included. Raises BadHeadError."""
         known = self._known.get(raw)
         if known is not None:
             return known
-        head = Head(raw)
-        if len(raw) <= KEPT_HEAD_BYTES:
-            if len(self._known) >= KEPT_HEADS:
+        head = ParsedHead(raw)
+        if len(raw) <= HEAD_KEPT_BYTES:
+            if len(self._known) >= HEADS_KEPT:
                 self._known.clear()
             self._known[raw] = head
         return head
 
 
-class _Events:
-    """What httptools calls back."""
+class _HeadCallbacks:
+    """What httptools calls while it parses one head: a value may come in several calls, the end once."""
 
     __slots__ = ("complete", "headers", "keep_alive", "parser", "url")
 
@@ -100,25 +102,27 @@ class _Events:
 
     def on_headers_complete(self) -> None:
         self.complete = True
+        # Asked here: once a message without a body has ended, the parser answers otherwise.
         self.keep_alive = self.parser.should_keep_alive()
 
 
-def _parsed(raw: bytes) -> tuple[_Events, Any]:
-    """The last byte alone must complete the head: then it ends where we say that it ends."""
-    events = _Events()
-    parser = events.parser
+def _parsed(raw: bytes) -> tuple[_HeadCallbacks, Any]:
+    """What the parser made of a head, and the parser. Raises BadHeadError."""
+    callbacks = _HeadCallbacks()
+    parser = callbacks.parser
     try:
+        # The last byte by itself must complete the head: then it ends for the parser where it ends for our framing.
         parser.feed_data(raw[:-1])
-        early = events.complete
+        early = callbacks.complete
         parser.feed_data(raw[-1:])
     except httptools.HttpParserUpgrade:
         early = False  # answered as a plain request, as the protocol allows
     except httptools.HttpParserError as error:
         raise BadHeadError(f"this is no HTTP/1.1 request: {error}") from error
-    events.parser = None
-    if early or not events.complete:
+    callbacks.parser = None  # parser and callbacks refer to each other: no work for the garbage collector
+    if early or not callbacks.complete:
         raise BadHeadError("this is no HTTP/1.1 request: its head does not end with its first blank line")
-    return events, parser
+    return callbacks, parser
 
 
 def _url(raw: bytes) -> Any:

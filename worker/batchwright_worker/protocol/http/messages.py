@@ -1,4 +1,8 @@
-"""Requests and answers of the HTTP ports, and the frame in which handlers run."""
+"""HTTP requests and responses, and what an application and a front end need of each other. No framing.
+
+`RequestHead` and `Caller` are all that an application needs of a front end: another server than this package's own
+(uvicorn, say) fits where it provides these two for each request and calls `App.handle`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from batchwright_worker.inference.errors import InferenceError
-from batchwright_worker.protocol.http.heads import Head
 
 Header = tuple[bytes, bytes]
 
@@ -24,12 +27,12 @@ STATUS_LINES: Final = {
 _LOG = logging.getLogger(__name__)
 
 
-class CallerLeftError(Exception):
-    """The connection was lost; there is nobody to answer."""
+class ClientDisconnectedError(Exception):
+    """The connection is lost; nobody waits for the response."""
 
 
 class HttpError(Exception):
-    """An answer that is decided by HTTP alone."""
+    """A response that is decided by HTTP alone."""
 
     def __init__(self, status: int, message: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(message)
@@ -38,7 +41,7 @@ class HttpError(Exception):
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
     """Status, headers (content-length is added) and body."""
 
     status: int
@@ -46,29 +49,61 @@ class Answer:
     headers: list[Header] = field(default_factory=lambda: [JSON])
 
 
-class Caller(Protocol):
-    """Who waits for one answer."""
+class ResponseHead:
+    """Status and headers of a response whose body has `body_bytes`; `encoded` as HTTP/1.1 writes them, without the
+    blank line. It may be sent with many bodies of that length."""
 
-    on_gone: Callable[[], object] | None
-    """Called if the connection is lost before the answer; forgotten with the answer."""
+    __slots__ = ("body_bytes", "encoded", "headers", "status")
+
+    def __init__(self, status: int, headers: list[Header], body_bytes: int) -> None:
+        self.status = status
+        self.headers = headers
+        self.body_bytes = body_bytes
+        lines = [STATUS_LINES[status], *(b"%b: %b\r\n" % header for header in headers)]
+        lines.append(b"content-length: %d\r\n" % body_bytes)
+        self.encoded = b"".join(lines)
+
+
+class RequestHead(Protocol):
+    """Request line and headers (by lower-case name, the last value of each); `body_bytes` negative where the length is
+    not known in advance.
+
+    `route` and `infer` are for the application to remember what such a request asks for. A front end may give the same
+    head to every request that begins with the same bytes, so that this is found out once.
+    """
+
+    method: str
+    path: str
+    query: bytes
+    headers: dict[bytes, bytes]
+    body_bytes: int
+    route: Any
+    infer: Any
+
+
+class Caller(Protocol):
+    """Who waits for one response."""
+
+    on_disconnect: Callable[[], object] | None
+    """Called if the connection is lost before the response; forgotten with the response."""
 
     @property
-    def gone(self) -> bool:
-        """Is the connection lost? Answers go nowhere then."""
+    def disconnected(self) -> bool:
+        """Is the connection lost? Responses go nowhere then."""
 
-    def answer(self, answer: Answer) -> None:
-        """The one answer."""
+    def respond(self, response: HttpResponse) -> None:
+        """The one response."""
 
-    def send(self, head: bytes, *body: bytes) -> None:
-        """The one answer as it goes over the wire: status line and headers without the blank line, then the body."""
+    def send(self, head: ResponseHead, *body: bytes) -> None:
+        """The one response, of a head that is encoded already and the parts of its body."""
 
 
-class Request:
-    """One whole request. `content` is its body; the memory is reused after the answer."""
+class HttpRequest:
+    """One whole request. `content` is its body; the memory is reused after the response."""
 
     __slots__ = ("caller", "content", "head")
 
-    def __init__(self, head: Head, content: memoryview, caller: Caller) -> None:
+    def __init__(self, head: RequestHead, content: memoryview, caller: Caller) -> None:
         self.head = head
         self.content = content
         self.caller = caller
@@ -91,85 +126,91 @@ class Request:
         return self.head.headers
 
     def body(self, limit_bytes: int) -> bytes:
-        """A copy of all of it. Raises HttpError 413 for more than `limit_bytes`."""
+        """A copy of the body. Raises HttpError 413 for more than `limit_bytes`."""
         if len(self.content) > limit_bytes:
             raise too_large(limit_bytes)
         return bytes(self.content)
 
-    def cancel_when_gone(self) -> None:
-        """Cancel the current task if the caller leaves. Raises CallerLeftError if it has left."""
+    def cancel_on_disconnect(self) -> None:
+        """Cancel the current task if the client disconnects. Raises ClientDisconnectedError if it has already."""
         task = asyncio.current_task()
         assert task is not None
-        if self.caller.gone:
-            raise CallerLeftError
-        self.caller.on_gone = task.cancel
+        if self.caller.disconnected:
+            raise ClientDisconnectedError
+        self.caller.on_disconnect = task.cancel
 
 
-class Handlers:
-    """An application whose handlers run as tasks; every way out is one answer, or none where the caller has left."""
+class App(Protocol):
+    """An application: all that a front end needs of it."""
+
+    def handle(self, request: HttpRequest) -> None:
+        """Take a request, which gets one response by `request.caller`, at once or later. Never blocks."""
+
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """The response with the headers that every response of this application has; for one that the front end gives
+        itself."""
+
+
+class TaskApp:
+    """An application that answers each request in a task of its own; every way out is one response, or none where the
+    client has disconnected."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
-    def handle(self, request: Request) -> None:
-        """Take a request; the answer goes to its caller."""
-        task = asyncio.get_running_loop().create_task(self._answer(request))
-        self._running.add(task)
+    def handle(self, request: HttpRequest) -> None:
+        """See `App`."""
+        task = asyncio.get_running_loop().create_task(self._run(request))
+        self._running.add(task)  # the event loop keeps weak references only
         task.add_done_callback(self._running.discard)
 
     @abstractmethod
-    async def answered(self, request: Request) -> Answer:
-        """The answer. Raises InferenceError, HttpError, CallerLeftError."""
+    async def respond_to(self, request: HttpRequest) -> HttpResponse:
+        """The response. Raises InferenceError, HttpError, ClientDisconnectedError."""
 
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        """A last touch to every answer."""
-        return answer
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """See `App`."""
+        return response
 
-    async def _answer(self, request: Request) -> None:
+    async def _run(self, request: HttpRequest) -> None:
         try:
-            answer = await self.answered(request)
+            response = await self.respond_to(request)
         except (InferenceError, HttpError) as error:
-            answer = error_answer(error)
-        except CallerLeftError:
+            response = error_response(error)
+        except ClientDisconnectedError:
             return
         except asyncio.CancelledError:
-            if request.caller.gone:
+            if request.caller.disconnected:
                 return
             raise
         except Exception:
-            answer = self.broken(request)
-        request.caller.answer(self.finish(request, answer))
-
-    def broken(self, request: Request) -> Answer:
-        """A bug, told in the log."""
-        _LOG.exception("%s %s failed", request.method, request.path)
-        return json_answer({"error": "internal error; the sidecar's log has the details"}, 500)
+            response = internal_error(request)
+        request.caller.respond(self.with_common_headers(request, response))
 
 
-def json_answer(value: object, status: int = 200) -> Answer:
+def json_response(value: object, status: int = 200) -> HttpResponse:
     """A JSON body."""
-    return Answer(status, msgspec.json.encode(value))
+    return HttpResponse(status, msgspec.json.encode(value))
 
 
-def error_answer(error: InferenceError | HttpError) -> Answer:
+def error_response(error: InferenceError | HttpError) -> HttpResponse:
     """`{"error": ...}`, with Retry-After where trying again makes sense."""
     if isinstance(error, HttpError):
-        answer = json_answer({"error": str(error)}, error.status)
-        answer.headers += error.headers
-        return answer
-    answer = json_answer({"error": str(error)}, error.http_status)
+        response = json_response({"error": str(error)}, error.status)
+        response.headers += error.headers
+        return response
+    response = json_response({"error": str(error)}, error.http_status)
     if error.retry_after_header is not None:
-        answer.headers.append((b"retry-after", error.retry_after_header.encode()))
-    return answer
+        response.headers.append((b"retry-after", error.retry_after_header.encode()))
+    return response
+
+
+def internal_error(request: HttpRequest) -> HttpResponse:
+    """500 for the exception that is being handled, a bug: its traceback goes to the log, not to the client."""
+    _LOG.exception("%s %s failed", request.method, request.path)
+    return json_response({"error": "internal error; the sidecar's log has the details"}, 500)
 
 
 def too_large(limit_bytes: int) -> HttpError:
     """413."""
     return HttpError(413, f"the body is too large: wanted at most {limit_bytes} bytes; send fewer rows at a time")
-
-
-def encoded_head(status: int, headers: list[Header], body_bytes: int) -> bytes:
-    """Status line and headers, without the blank line."""
-    lines = [STATUS_LINES[status], *(b"%b: %b\r\n" % header for header in headers)]
-    lines.append(b"content-length: %d\r\n" % body_bytes)
-    return b"".join(lines)

@@ -10,8 +10,8 @@ from enum import Enum
 from typing import Final
 
 from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
-from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, Head, Heads
-from batchwright_worker.protocol.http.messages import Caller, HttpError, Request, too_large
+from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, HeadCache, ParsedHead
+from batchwright_worker.protocol.http.messages import Caller, HttpError, HttpRequest, too_large
 from batchwright_worker.protocol.tensors import Limits
 
 BUFFER_BYTES: Final = 1 << 16
@@ -32,7 +32,7 @@ class RequestReader:
 
     A request's content stays where it is until `release`: between `next_request` and `release` bytes may arrive, but
     room is made, and bytes are overwritten, by the following `next_request` only. `head` is that of the request whose
-    body arrives.
+    body arrives, or that was handed out and is not released yet.
     """
 
     __slots__ = (
@@ -52,7 +52,7 @@ class RequestReader:
         "head",
     )
 
-    def __init__(self, heads: Heads, limits: Limits) -> None:
+    def __init__(self, heads: HeadCache, limits: Limits) -> None:
         self._heads = heads
         self._limits = limits
         # Larger than the largest head that is served: a longer one is seen and refused before there is no room left.
@@ -62,12 +62,12 @@ class RequestReader:
         self._end = 0  # of what has arrived
         self._scanned = 0  # no head ends before this
         self._last_raw = b""
-        self._last: Head | None = None
+        self._last: ParsedHead | None = None
         self._large: memoryview | None = None  # a body that does not fit the buffer
         self._filled = 0  # bytes of it that have arrived
         self._whole: memoryview | None = None  # such a body, arrived
         self._chunks: Chunks | None = None
-        self.head: Head | None = None
+        self.head: ParsedHead | None = None
 
     # --- bytes in ---
 
@@ -94,7 +94,7 @@ class RequestReader:
 
     # --- requests out ---
 
-    def next_request(self, caller: Caller) -> Request | Missing:
+    def next_request(self, caller: Caller) -> HttpRequest | Missing:
         """The next whole request, or what is missing. Raises HttpError for what is no request that is served here;
         the connection cannot go on then."""
         head = self.head
@@ -102,21 +102,17 @@ class RequestReader:
             head = self._next_head()
             if head is None:
                 return Missing.HEAD if self._begin != self._end else Missing.REQUEST
+            self.head = head
         size, begin = head.body_bytes, self._begin
         if 0 <= size <= self._end - begin:
             self._begin = begin + size
-            content = self._view[begin : begin + size]
-        else:
-            self.head = head
-            later = self._chunked(head) if size == CHUNKED else self._sized(head)
-            if isinstance(later, Missing):
-                return later
-            content = later
-        self.head = None
-        return Request(head, content, caller)
+            return HttpRequest(head, self._view[begin : begin + size], caller)
+        content = self._chunked(head) if size == CHUNKED else self._sized(head)
+        return content if isinstance(content, Missing) else HttpRequest(head, content, caller)
 
     def release(self) -> bool:
         """The content of the last request is no longer used. True if nothing has arrived behind it."""
+        self.head = None
         if self._begin != self._end:
             return False
         self._begin = self._end = 0
@@ -129,7 +125,7 @@ class RequestReader:
 
     # --- heads ---
 
-    def _next_head(self) -> Head | None:
+    def _next_head(self) -> ParsedHead | None:
         begin, last = self._begin, self._last_raw
         # Clients that keep a connection repeat one head: comparing bytes is cheaper than looking for the blank line.
         if last and self._end - begin >= len(last) and self._buffer.startswith(last, begin):
@@ -149,7 +145,7 @@ class RequestReader:
             raise self._headers_too_large()
         return self._known_head(raw)
 
-    def _known_head(self, raw: bytes) -> Head:
+    def _known_head(self, raw: bytes) -> ParsedHead:
         try:
             head = self._heads.of(raw)
         except BadHeadError as error:
@@ -173,7 +169,7 @@ class RequestReader:
 
     # --- bodies that are not all in the buffer ---
 
-    def _sized(self, head: Head) -> memoryview | Missing:
+    def _sized(self, head: ParsedHead) -> memoryview | Missing:
         """The body of a known length."""
         if self._whole is not None:
             content, self._whole = self._whole, None
@@ -190,7 +186,7 @@ class RequestReader:
             self._make_room(size)
         return missing
 
-    def _chunked(self, head: Head) -> memoryview | Missing:
+    def _chunked(self, head: ParsedHead) -> memoryview | Missing:
         chunks = self._chunks
         if chunks is None:
             chunks = self._chunks = Chunks(self._limits.body_bytes)
@@ -206,7 +202,7 @@ class RequestReader:
         self._begin = self._end = 0
         return self._missing_body(head)
 
-    def _missing_body(self, head: Head) -> Missing:
+    def _missing_body(self, head: ParsedHead) -> Missing:
         """A sender whose first bytes of the body are here does not wait for 100 Continue."""
         return Missing.CONTINUE if head.expects_continue and self._begin == self._end else Missing.BODY
 

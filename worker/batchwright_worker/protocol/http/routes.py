@@ -4,44 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 from urllib.parse import unquote
 
 import msgspec
 
-from batchwright_worker.api.names import HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.protocol.catalogue import Catalogue
-from batchwright_worker.protocol.http.infer import Inference, InferHead
-from batchwright_worker.protocol.http.messages import Answer, Handlers, HttpError, Request, error_answer, json_answer
+from batchwright_worker.protocol.http.infer import EXPECTED_WAIT, Inference, InferHead
+from batchwright_worker.protocol.http.messages import (
+    HttpError,
+    HttpRequest,
+    HttpResponse,
+    TaskApp,
+    error_response,
+    json_response,
+)
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
 from batchwright_worker.protocol.tensors import Limits
 
-_EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
-
-Handler = Callable[[Request, "Target"], Awaitable[Answer]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What a path is about."""
+class ModelTarget:
+    """The model that a path names, and its version; empty where it names none."""
 
     model: str = ""
     version: str = ""
 
 
+Handler = Callable[[HttpRequest, ModelTarget], Awaitable[HttpResponse]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """A path's handler and the methods that it takes."""
+class HandlerRoute:
+    """A path whose requests a handler answers, in a task of their own."""
 
+    method: str
     handler: Handler
-    methods: tuple[str, ...]
-    target: Target
-    infers: bool = False
+    target: ModelTarget
 
 
-class HttpApp(Handlers):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRoute:
+    """The path of a model's infer requests, which the engine's callbacks answer."""
+
+    method: ClassVar[str] = "POST"
+    target: ModelTarget
+
+
+Route = HandlerRoute | InferRoute
+
+
+class HttpApp(TaskApp):
     """The application of the inference port."""
 
     inference: ClassVar[type[Inference]] = Inference
@@ -63,51 +78,74 @@ class HttpApp(Handlers):
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
-        self._inference = self.inference(engine, catalogue, limits, self.finish, self.broken)
+        self._inference = self.inference(engine, catalogue, limits, self.with_common_headers)
 
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        """Every answer tells the wait that a new row would meet."""
-        route = request.head.plan
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """See `App`: every response carries the wait that a new row would meet."""
+        route = request.head.route
         model = route.target.model if route is not None else ""
-        answer.headers.append((_EXPECTED_WAIT, b"%d" % self._catalogue.expected_wait_ms(model)))
-        return answer
+        response.headers.append((EXPECTED_WAIT, b"%d" % self._catalogue.expected_wait_ms(model)))
+        return response
 
-    async def answered(self, request: Request) -> Answer:
-        """See `Handlers`."""
+    def handle(self, request: HttpRequest) -> None:
+        """See `App`: infer requests go to the engine at once, all others to a handler in a task."""
+        infer: InferHead | None = request.head.infer
+        try:
+            if infer is None:
+                infer = self._infer_head(request)
+            if infer is not None:
+                self._inference.begin(request, infer)
+                return
+        except (InferenceError, HttpError) as error:
+            request.caller.respond(self.with_common_headers(request, error_response(error)))
+            return
+        super().handle(request)
+
+    async def respond_to(self, request: HttpRequest) -> HttpResponse:
+        """See `TaskApp`."""
         route = self._route(request)
         if route is None:
             raise HttpError(404, f"there is nothing at {request.path!r}; GET /v2 says what this server is")
-        if request.method not in route.methods:
-            allowed = ", ".join(route.methods)
+        if isinstance(route, InferRoute) or request.method != route.method:
             raise HttpError(
-                405, f"{request.method} is not allowed here; use {allowed}", ((b"allow", allowed.encode()),)
+                405,
+                f"{request.method} is not allowed here; use {route.method}",
+                ((b"allow", route.method.encode()),),
             )
         return await route.handler(request, route.target)
 
     # --- routes -----------------------------------------------------------------------------------
 
-    def _route(self, request: Request) -> Route | None:
+    def _route(self, request: HttpRequest) -> Route | None:
         """Remembered with the request's head."""
         head = request.head
-        if head.plan is None:
-            head.plan = self._found([unquote(part) for part in head.path.strip("/").split("/")])
-        route: Route | None = head.plan
+        if head.route is None:
+            head.route = self._found([unquote(part) for part in head.path.strip("/").split("/")])
+        route: Route | None = head.route
         return route
+
+    def _infer_head(self, request: HttpRequest) -> InferHead | None:
+        """Remembered with the request's head; None unless this is an infer request. Raises HttpError."""
+        route = self._route(request)
+        if not isinstance(route, InferRoute) or request.method != route.method:
+            return None
+        request.head.infer = known = InferHead(request.head, route.target.model, route.target.version)
+        return known
 
     def _found(self, parts: list[str]) -> Route | None:
         match parts:
             case ["v2", "repository", "models", model, "load" | "unload" as action]:
                 handler = self._load if action == "load" else self._unload
-                return Route(handler=handler, methods=("POST",), target=Target(model=model))
+                return HandlerRoute(method="POST", handler=handler, target=ModelTarget(model=model))
             case ["v2", "models", model, *rest] if parts != ["v2", "models", "stats"]:
                 if rest[:1] == ["versions"] and len(rest) > 1:
-                    return self._of_model(Target(model=model, version=rest[1]), rest[2:])
-                return self._of_model(Target(model=model), rest)
+                    return self._of_model(ModelTarget(model=model, version=rest[1]), rest[2:])
+                return self._of_model(ModelTarget(model=model), rest)
         return self._of_server("/".join(parts))
 
     def _of_server(self, path: str) -> Route | None:
         if path == "v2/repository/index":
-            return Route(handler=self._index, methods=("POST",), target=Target())
+            return HandlerRoute(method="POST", handler=self._index, target=ModelTarget())
         handlers: dict[str, Handler] = {
             "v2": self._server,
             "v2/health/live": self._live,
@@ -117,9 +155,9 @@ class HttpApp(Handlers):
         }
         return _get(handlers[path]) if path in handlers else None
 
-    def _of_model(self, target: Target, rest: list[str]) -> Route | None:
+    def _of_model(self, target: ModelTarget, rest: list[str]) -> Route | None:
         if rest == ["infer"]:
-            return Route(handler=self._infer, methods=("POST",), target=target, infers=True)
+            return InferRoute(target=target)
         handlers: dict[tuple[str, ...], Handler] = {
             (): self._model,
             ("ready",): self._model_ready,
@@ -129,87 +167,58 @@ class HttpApp(Handlers):
         handler = handlers.get(tuple(rest))
         return None if handler is None else _get(handler, target)
 
-    # --- inference --------------------------------------------------------------------------------
+    # --- handlers ---------------------------------------------------------------------------------
 
-    def handle(self, request: Request) -> None:
-        """See `Handlers`: inference goes its own way, all else runs as a task."""
-        infer = request.head.infer
-        if infer is None and (route := self._route(request)) is not None and route.infers and request.method == "POST":
-            infer = self._infer_head(request, route.target)
-            if infer is None:
-                return
-        if infer is None:
-            super().handle(request)
-            return
-        try:
-            self._inference.begin(request, infer)
-        except InferenceError as error:
-            request.caller.answer(self.finish(request, error_answer(error)))
+    async def _server(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+        return json_response(self._catalogue.server())
 
-    def _infer_head(self, request: Request, target: Target) -> InferHead | None:
-        """Remembered with the head; None where it has been refused."""
-        try:
-            request.head.infer = known = InferHead(request.head, target.model, target.version)
-        except HttpError as error:
-            request.caller.answer(self.finish(request, error_answer(error)))
-            return None
-        return known
+    async def _live(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+        return json_response({"live": True})
 
-    async def _infer(self, request: Request, target: Target) -> Answer:
-        raise AssertionError("infer requests do not come here")
-
-    # --- everything else --------------------------------------------------------------------------
-
-    async def _server(self, _request: Request, _target: Target) -> Answer:
-        return json_answer(self._catalogue.server())
-
-    async def _live(self, _request: Request, _target: Target) -> Answer:
-        return json_answer({"live": True})
-
-    async def _ready(self, _request: Request, _target: Target) -> Answer:
+    async def _ready(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
         ready = self._is_ready()
-        return json_answer({"ready": ready}, 200 if ready else 503)
+        return json_response({"ready": ready}, 200 if ready else 503)
 
-    async def _metrics_text(self, _request: Request, _target: Target) -> Answer:
-        return Answer(200, self._metrics.text(), [(b"content-type", CONTENT_TYPE)])
+    async def _metrics_text(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+        return HttpResponse(200, self._metrics.text(), [(b"content-type", CONTENT_TYPE)])
 
-    async def _model(self, _request: Request, target: Target) -> Answer:
+    async def _model(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
         self._catalogue.check(target.model, target.version)
-        return json_answer(self._catalogue.metadata(target.model))
+        return json_response(self._catalogue.metadata(target.model))
 
-    async def _model_ready(self, _request: Request, target: Target) -> Answer:
+    async def _model_ready(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
         self._catalogue.check(target.model, target.version)
         ready = self._engine.model_ready(target.model)
-        return json_answer({"name": target.model, "ready": ready}, 200 if ready else 503)
+        return json_response({"name": target.model, "ready": ready}, 200 if ready else 503)
 
-    async def _config(self, _request: Request, target: Target) -> Answer:
+    async def _config(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
         self._catalogue.check(target.model, target.version)
-        return json_answer(self._catalogue.config(target.model))
+        return json_response(self._catalogue.config(target.model))
 
-    async def _statistics(self, _request: Request, target: Target) -> Answer:
+    async def _statistics(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
         if target.model:
             self._catalogue.check(target.model, target.version)
-        return json_answer(self._catalogue.statistics(target.model or None))
+        return json_response(self._catalogue.statistics(target.model or None))
 
-    async def _index(self, request: Request, _target: Target) -> Answer:
+    async def _index(self, request: HttpRequest, _target: ModelTarget) -> HttpResponse:
         body = request.body(self._limits.json_bytes)
         try:
-            asked = msgspec.json.decode(body, type=dict[str, object]) if body else {}
+            filters = msgspec.json.decode(body, type=dict[str, object]) if body else {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(400, f'the request is no JSON object: {error}; send {{}} or {{"ready": true}}') from error
-        return json_answer(self._catalogue.index(ready_only=asked.get("ready") is True))
+        return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
 
-    async def _load(self, request: Request, target: Target) -> Answer:
+    async def _load(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
         self._check_control(request, target)
         await self._engine.load(target.model)
-        return Answer(200, b"{}")
+        return HttpResponse(200, b"{}")
 
-    async def _unload(self, request: Request, target: Target) -> Answer:
+    async def _unload(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
         self._check_control(request, target)
         await self._engine.unload(target.model)
-        return Answer(200, b"{}")
+        return HttpResponse(200, b"{}")
 
-    def _check_control(self, request: Request, target: Target) -> None:
+    def _check_control(self, request: HttpRequest, target: ModelTarget) -> None:
         request.body(self._limits.json_bytes)
         self._catalogue.check(target.model)
         if not self._repository_control:
@@ -218,5 +227,5 @@ class HttpApp(Handlers):
             )
 
 
-def _get(handler: Handler, target: Target | None = None) -> Route:
-    return Route(handler=handler, methods=("GET",), target=target or Target())
+def _get(handler: Handler, target: ModelTarget | None = None) -> HandlerRoute:
+    return HandlerRoute(method="GET", handler=handler, target=target or ModelTarget())

@@ -1,42 +1,34 @@
-"""A listening HTTP port inside somebody else's event loop: accepts, watches deadlines, stops in good order."""
+"""A listening HTTP port in an event loop: accepts connections, moves their deadlines, stops in good order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import socket
-from typing import Final, Protocol
+from typing import Final
 
-from batchwright_worker.protocol.http.connection import Connection
+from batchwright_worker.protocol.http.connection import HttpConnection
 from batchwright_worker.protocol.http.deadlines import Timeouts
-from batchwright_worker.protocol.http.heads import Heads
-from batchwright_worker.protocol.http.messages import Answer, Request, json_answer
+from batchwright_worker.protocol.http.heads import HeadCache
+from batchwright_worker.protocol.http.messages import App, HttpRequest, HttpResponse, internal_error
 from batchwright_worker.protocol.tensors import Limits
 
-_LOG = logging.getLogger(__name__)
 _GRACE_S: Final = 5.0
+"""How long responses that are due may still go out after `stop`."""
 _LINGER_S: Final = 2.0
-
-
-class App(Protocol):
-    """Answers requests, at once or later."""
-
-    def handle(self, request: Request) -> None:
-        """Every request gets one answer by `request.caller`."""
-
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        """A last touch to an answer that the server gives itself."""
+"""How long the rest of a refused request is read over, so that its sender gets to see the response."""
+_BACKLOG: Final = 2048
+"""Connections that may wait to be accepted."""
 
 
 class HttpServer:
-    """One port. Deadlines are counted in ticks of a tenth of the shortest one; there is no tick while no client is
-    connected."""
+    """The server of one port, which listens from `start` on. Its deadlines are counted in ticks of a tenth of the
+    shortest one; there is no tick while no client is connected."""
 
     def __init__(self, app: App, limits: Limits) -> None:
         self.limits = limits
-        self.heads = Heads()
+        self.heads = HeadCache()
         self.ticks = 1
         self.stopping = False
         self._app = app
@@ -47,7 +39,7 @@ class HttpServer:
             idle=self._in_ticks(limits.idle_seconds),
             linger=self._in_ticks(_LINGER_S),
         )
-        self._connections: set[Connection] = set()
+        self._connections: set[HttpConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         self._empty = asyncio.Event()
@@ -58,13 +50,13 @@ class HttpServer:
         return asyncio.create_task(self._serve(listener), name=f"http {listener.getsockname()[1]}")
 
     def stop(self) -> None:
-        """Close idle connections, let answers go out (some seconds at most), then the task of `start` ends."""
+        """Close idle connections, let responses go out (some seconds at most), then the task of `start` ends."""
         self.stopping = True
         self._stop.set()
 
     async def _serve(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(self), sock=listener, backlog=2048)
+        server = await loop.create_server(lambda: HttpConnection(self), sock=listener, backlog=_BACKLOG)
         await self._stop.wait()
         server.close()
         for connection in tuple(self._connections):
@@ -77,32 +69,32 @@ class HttpServer:
         if self._timer is not None:
             self._timer.cancel()
 
-    # --- for its connections (`connection.Port`) ---
+    # --- for its connections (`connection.ConnectionPort`) ---
 
-    def joined(self, connection: Connection) -> None:
-        """See `Port`."""
+    def opened(self, connection: HttpConnection) -> None:
+        """See `ConnectionPort`."""
         self._connections.add(connection)
         self._empty.clear()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
-    def left(self, connection: Connection) -> None:
-        """See `Port`."""
+    def closed(self, connection: HttpConnection) -> None:
+        """See `ConnectionPort`."""
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
 
-    def handle(self, request: Request) -> None:
-        """See `Port`."""
+    def handle(self, request: HttpRequest) -> None:
+        """See `ConnectionPort`."""
+        # A bug of the application costs its request a 500, not the connection: the event loop would close it.
         try:
             self._app.handle(request)
         except Exception:
-            _LOG.exception("%s %s failed", request.method, request.path)
-            request.caller.answer(json_answer({"error": "internal error; the sidecar's log has the details"}, 500))
+            request.caller.respond(internal_error(request))
 
-    def finish(self, request: Request, answer: Answer) -> Answer:
-        """See `Port`."""
-        return self._app.finish(request, answer)
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """See `ConnectionPort`."""
+        return self._app.with_common_headers(request, response)
 
     def _tick(self) -> None:
         self.ticks += 1
@@ -113,17 +105,12 @@ class HttpServer:
             self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     def _in_ticks(self, seconds: float) -> int:
-        """At least as long."""
+        """At least as long: one tick more, because the first may be about to end."""
         return math.ceil(seconds / self._tick_s) + 1
-
-
-def http_server(app: App, limits: Limits) -> HttpServer:
-    """A server that is not listening yet."""
-    return HttpServer(app, limits)
 
 
 def bound(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError, which names the port, if it is taken."""
-    listener = socket.create_server((host, port), backlog=2048)
+    listener = socket.create_server((host, port), backlog=_BACKLOG)
     listener.setblocking(False)
     return listener

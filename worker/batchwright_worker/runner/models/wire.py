@@ -12,7 +12,7 @@ from batchwright_worker.oip.datatypes import name_of
 from batchwright_worker.oip.http_tensors import (
     HEADER_LENGTH,
     BadTensorError,
-    HttpAnswer,
+    HttpInferResponse,
     HttpMetadata,
     HttpTensor,
     array_of,
@@ -69,7 +69,7 @@ def rows_of_answer(body: bytes, header_length: int | None, rows: int) -> list[di
     """One {output: array} per row of the request. Raises BadAnswerError."""
     end = len(body) if header_length is None else header_length
     try:
-        answer = msgspec.json.decode(memoryview(body)[:end], type=HttpAnswer)
+        answer = msgspec.json.decode(memoryview(body)[:end], type=HttpInferResponse)
     except msgspec.MsgspecError as error:
         raise BadAnswerError(f"the answer's header: {error}") from error
     results: list[dict[str, NDArray[Any]]] = [{} for _ in range(rows)]

@@ -15,7 +15,7 @@ from batchwright_worker.inference.requests import Array, InferRequest, InferResu
 from batchwright_worker.inference.runtime import RunResult, Runtime
 from batchwright_worker.protocol.grpc.server import InferenceService
 from batchwright_worker.protocol.http.infer import Inference, InferHead
-from batchwright_worker.protocol.http.messages import Request
+from batchwright_worker.protocol.http.messages import HttpRequest
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.sidecar.tracing.spans import Asked, Tracing
 
@@ -70,7 +70,7 @@ def _tracing(engine: Engine) -> Tracing:
 class TracedInference(Inference):
     """HTTP requests to a `TracedEngine`, with their callers' traceparent."""
 
-    def begin(self, request: Request, head: InferHead) -> None:
+    def begin(self, request: HttpRequest, head: InferHead) -> None:
         """See `Inference`."""
         names = (b"traceparent", b"tracestate")
         told = request.headers

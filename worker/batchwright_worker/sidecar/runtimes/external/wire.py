@@ -10,7 +10,7 @@ import msgspec
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, TensorSpec
 from batchwright_worker.oip.datatypes import name_of
-from batchwright_worker.oip.http_tensors import BadTensorError, HttpAnswer, HttpMetadata, array_of, raw_of
+from batchwright_worker.oip.http_tensors import BadTensorError, HttpInferResponse, HttpMetadata, array_of, raw_of
 
 Parts = Sequence[Mapping[str, Array]]
 _RAW_ONLY = ("FP16", "BF16")
@@ -64,7 +64,7 @@ def outputs_of(body: bytes, header_length: int | None, rows: int) -> dict[str, A
     """Raises BatchFailed for an answer that is none of this protocol or has another number of rows."""
     end = len(body) if header_length is None else header_length
     try:
-        answer = msgspec.json.decode(memoryview(body)[:end], type=HttpAnswer)
+        answer = msgspec.json.decode(memoryview(body)[:end], type=HttpInferResponse)
         outputs, position = {}, end
         for tensor in answer.outputs:
             outputs[tensor.name], position = array_of(tensor, body, position)

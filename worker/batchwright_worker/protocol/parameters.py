@@ -1,0 +1,41 @@
+"""Parameters of an infer request that mean the same over HTTP and gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from batchwright_worker.inference.errors import BadInput
+
+PRIORITY_MAX: Final = 1 << 32
+
+
+def deadline_of(timeout: object, arrival: float) -> float | None:
+    """From the protocol's parameter `timeout` in microseconds (absent or 0: none). Raises BadInput."""
+    if timeout is None or timeout == 0:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise BadInput(
+            f"parameter 'timeout' is wrong: wanted a whole number of microseconds, given {timeout!r}; "
+            "leave it out for none",
+            wanted="microseconds",
+            given=repr(timeout),
+        )
+    return arrival + timeout / 1e6
+
+
+def priority_of(parameters: Mapping[str, Any]) -> int:
+    """The protocol's parameter `priority`, 0 where absent; sequences are refused here too. Raises BadInput."""
+    if parameters.get("sequence_id"):
+        raise BadInput(
+            "parameter 'sequence_id' is set: sequences are not served here; leave it out, rows are independent"
+        )
+    priority = parameters.get("priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < PRIORITY_MAX:
+        raise BadInput(
+            f"parameter 'priority' is wrong: wanted a whole number from 0 to {PRIORITY_MAX - 1}, given {priority!r}; "
+            "1 is served first, 0 is the default",
+            wanted=f"0 to {PRIORITY_MAX - 1}",
+            given=repr(priority),
+        )
+    return priority

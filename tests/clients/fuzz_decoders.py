@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["batchwright_worker"]):
     from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, HeadCache, ParsedHead
     from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse, json_response
     from batchwright_worker.protocol.json_bodies import parse
-    from batchwright_worker.protocol.tensors import Limits
+    from batchwright_worker.protocol.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, json_bytes=1 << 16)
 SEEDS = {

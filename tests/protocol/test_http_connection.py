@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse
 from batchwright_worker.protocol.http.server import HttpServer, bound
-from batchwright_worker.protocol.tensors import Limits
+from batchwright_worker.protocol.limits import Limits
 
 LIMITS = Limits(header_seconds=30, body_seconds=30, body_bytes=1 << 20)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchwright_worker.protocol.http.heads import HeadCache
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, ResponseHead
 from batchwright_worker.protocol.http.request_reader import BUFFER_BYTES, Missing, RequestReader
-from batchwright_worker.protocol.tensors import Limits
+from batchwright_worker.protocol.limits import Limits
 
 LIMITS = Limits(header_bytes=512, body_bytes=1 << 20)
 Seen = tuple[str, str, bytes]

@@ -1,1 +1,4 @@
-"""The Open Inference Protocol, version 2, as generated protobuf messages and gRPC stubs."""
+"""The Open Inference Protocol, version 2: generated messages and stubs, datatypes, a client's HTTP tensors.
+
+What servers and clients of this package share. Never a connection, never a policy: no module here imports another room.
+"""

@@ -45,7 +45,9 @@ CONTENTS_FIELDS: Final = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""Datatype -> field of gRPC's InferTensorContents; FP16 and BF16 travel raw only."""
+"""Datatype -> field of gRPC's InferTensorContents."""
+RAW_ONLY: Final = ("FP16", "BF16")
+"""Datatypes that neither JSON nor typed contents can carry."""
 _LENGTH: Final = struct.Struct("<I")
 
 

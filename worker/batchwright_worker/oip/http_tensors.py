@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class HttpTensor(msgspec.Struct):
-    """An input or output in metadata (without data) or in an answer."""
+    """An input or output in metadata (without data) or in a response."""
 
     name: str
     datatype: str
@@ -26,7 +26,7 @@ class HttpTensor(msgspec.Struct):
 
 
 class HttpMetadata(msgspec.Struct):
-    """The answer of `/v2/models/{model}`; shapes have the batch dimension first."""
+    """The response of `/v2/models/{model}`; shapes have the batch dimension first."""
 
     name: str
     inputs: list[HttpTensor] | None = None
@@ -34,13 +34,13 @@ class HttpMetadata(msgspec.Struct):
 
 
 class HttpInferResponse(msgspec.Struct):
-    """The answer (or its JSON part) of `/v2/models/{model}/infer`."""
+    """The response (or its JSON part) of `/v2/models/{model}/infer`."""
 
     outputs: list[HttpTensor]
 
 
 class BadTensorError(ValueError):
-    """A tensor of an answer that does not add up; the message names it."""
+    """A tensor of a response that does not add up; the message names it."""
 
 
 def raw_of(datatype: str, array: Array) -> bytes | memoryview:

@@ -7,9 +7,8 @@ how many of the bytes that follow are its own.
 from __future__ import annotations
 
 from batchwright_worker.inference.errors import BadInput
-from batchwright_worker.protocol.tensors import Limits
-
-HEADER_LENGTH = "Inference-Header-Content-Length"
+from batchwright_worker.oip.http_tensors import HEADER_LENGTH
+from batchwright_worker.protocol.limits import Limits
 
 
 def split(body: bytes | memoryview, header_length: bytes | None, limits: Limits) -> tuple[memoryview, memoryview]:

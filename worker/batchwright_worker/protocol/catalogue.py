@@ -1,4 +1,4 @@
-"""What the protocol tells of server and models: metadata, Triton's configuration, statistics and repository index.
+"""Server and models as the protocol shows them: metadata, Triton's configuration, statistics and repository index.
 
 Plain dictionaries with the protocol's field names: JSON bodies as they are, and protobuf messages by `ParseDict`.
 """
@@ -22,7 +22,7 @@ VERSION: Final = "1"
 """Every model has this one version."""
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
 _NEVER: Final = Tally()
-"""There is no response cache here; Triton's clients expect to be told."""
+"""There is no response cache here; Triton's clients expect its fields."""
 
 Body = dict[str, Any]
 
@@ -94,9 +94,9 @@ class Catalogue:
             view = self.engine.publisher.views.get(name)
             state = "Loading" if view is None else view.state
             if state == "Ready" or not ready_only:
-                word = {"Ready": "READY", "Loading": "LOADING"}.get(state, "UNAVAILABLE")
+                name_of_state = {"Ready": "READY", "Loading": "LOADING"}.get(state, "UNAVAILABLE")
                 reason = "" if view is None else view.message
-                entries.append({"name": name, "version": VERSION, "state": word, "reason": reason})
+                entries.append({"name": name, "version": VERSION, "state": name_of_state, "reason": reason})
         return entries
 
     def _memory(self, name: str) -> list[Body]:
@@ -119,8 +119,8 @@ def _tensor(spec: TensorSpec) -> Body:
 
 
 def _dims(spec: TensorSpec) -> Body:
-    word = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{word}", "dims": list(spec.shape)}
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape)}
 
 
 def _statistics(name: str, measures: ModelCounters) -> Body:

@@ -10,8 +10,10 @@ import numpy as np
 
 from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array
+from batchwright_worker.oip.datatypes import RAW_ONLY
 from batchwright_worker.protocol.binary import BinarySection
-from batchwright_worker.protocol.tensors import RAW_ONLY, DeclaredInput, Limits, check_range, declared_input, from_bytes
+from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.tensors import DeclaredInput, check_range, declared_input, from_bytes
 
 _UNSUPPORTED: Final = {
     "shared_memory_region": "shared memory of the client's machine cannot be read here; send the data in the body",

@@ -1,4 +1,4 @@
-"""Prometheus metrics: Triton's names beside own ones, read from the engine's counters when they are scraped."""
+"""Prometheus metrics: Triton's names next to own ones, read from the engine's counters when they are scraped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OWN: Final[dict[str, tuple[str, Callable[[ModelCounters], float]]]] = {
     "batchwright_device_seconds": ("Device time of batches", lambda m: m.executions.ns / 1e9),
     "batchwright_predicted_device_seconds": ("The same as the fit predicted it", lambda m: m.predicted_ns / 1e9),
     "batchwright_failed_rows": ("Rows answered with an error", lambda m: m.failed_rows),
-    "batchwright_cancelled_requests": ("Requests whose caller had left", lambda m: m.cancelled),
+    "batchwright_cancelled_requests": ("Requests whose client had disconnected", lambda m: m.cancelled),
     "batchwright_retried_batches": ("Batches run again after their runtime was lost", lambda m: m.retried),
     "batchwright_model_loads": ("Loads onto a device", lambda m: m.loads.count),
     "batchwright_model_load_seconds": ("Time of these loads", lambda m: m.loads.ns / 1e9),
@@ -116,8 +116,8 @@ class SidecarCollector(Collector):
 
 def _engines(state: SidecarState) -> Iterator[Metric]:
     """Of devices that serve layer by layer."""
-    told = [(each.kind, each.device, each.streams) for each in state.devices if each.streams is not None]
-    if not told:
+    streaming = [(each.kind, each.device, each.streams) for each in state.devices if each.streams is not None]
+    if not streaming:
         return
     labels = ("kind", "device", "engine")
     busy = CounterMetricFamily("batchwright_engine_busy_seconds", "Time that an engine worked", labels=labels)
@@ -130,7 +130,7 @@ def _engines(state: SidecarState) -> Iterator[Metric]:
     decided = CounterMetricFamily("batchwright_decision_seconds", "Time spent deciding what is next", labels=labels[:2])
     peak = GaugeMetricFamily("batchwright_weights_peak_bytes", "Most weights in flight at once", labels=labels[:2])
     capacity = GaugeMetricFamily("batchwright_weights_capacity_bytes", "Memory for them", labels=labels[:2])
-    for kind, device, streams in told:
+    for kind, device, streams in streaming:
         busy.add_metric([kind, device, "compute"], streams.compute_busy_seconds)
         busy.add_metric([kind, device, "memory"], streams.memory_busy_seconds)
         idle.add_metric([kind, device, "compute"], streams.compute_idle_seconds)
@@ -143,7 +143,7 @@ def _engines(state: SidecarState) -> Iterator[Metric]:
 
 
 class Metrics:
-    """What /metrics answers."""
+    """The text of /metrics."""
 
     def __init__(self, measures: Mapping[str, ModelCounters], state: Callable[[], SidecarState]) -> None:
         self._measures = measures

@@ -16,28 +16,10 @@ import numpy as np
 from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.datatypes import DATATYPES, BadBytesError, decode_bytes, numpy_of
-
-RAW_ONLY = ("FP16", "BF16")
-"""Datatypes that JSON and typed contents cannot carry."""
-
+from batchwright_worker.protocol.limits import Limits
 
 _ANY = np.dtype(np.uint8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a request may ask this process to hold, and how long a client may take to send it."""
-
-    body_bytes: int = 64 << 20
-    json_bytes: int = 16 << 20
-    header_bytes: int = 64 << 10
-    rows: int = 65_536
-    rank: int = 16
-    elements: int = 1 << 28
-    inputs: int = 64
-    header_seconds: float = 10.0
-    body_seconds: float = 60.0
-    idle_seconds: float = 75.0
+"""Stands for an unknown datatype in the `DeclaredInput` that its error is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

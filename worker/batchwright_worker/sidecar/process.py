@@ -26,8 +26,8 @@ from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.protocol.http.server import HttpServer, bound
+from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
-from batchwright_worker.protocol.tensors import Limits
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.layerwise_state import Streaming, told

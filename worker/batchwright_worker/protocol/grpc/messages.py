@@ -10,12 +10,11 @@ import numpy as np
 from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
-from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, encode_bytes, name_of
+from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, RAW_ONLY, encode_bytes, name_of
+from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import deadline_of, priority_of
 from batchwright_worker.protocol.tensors import (
-    RAW_ONLY,
     DeclaredInput,
-    Limits,
     add_input,
     check_inputs_count,
     check_range,

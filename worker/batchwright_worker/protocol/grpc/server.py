@@ -20,7 +20,7 @@ from batchwright_worker.oip.inference_pb2_grpc import (
 )
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.grpc import messages
-from batchwright_worker.protocol.tensors import Limits
+from batchwright_worker.protocol.limits import Limits
 
 _LOG = logging.getLogger(__name__)
 _FOREVER_S: Final = 365 * 86_400.0
@@ -163,9 +163,9 @@ def grpc_server(service: InferenceService, limits: Limits, address: str) -> tupl
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", limits.body_bytes),
-            ("grpc.max_send_message_length", -1),
+            ("grpc.max_send_message_length", -1),  # outputs are as large as the model makes them
             ("grpc.max_metadata_size", limits.header_bytes),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", 0),  # else a second server on the port would be given half of its calls
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),

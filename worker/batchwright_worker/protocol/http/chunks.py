@@ -1,6 +1,6 @@
 """Chunked bodies, strictly: hexadecimal sizes, CR LF everywhere, extensions and trailers read over and forgotten. Pure.
 
-httptools decodes them too, but does not tell where in its input a message ended, which pipelined requests need.
+httptools decodes them too, but does not report where in its input a message ended, which pipelined requests need.
 """
 
 from __future__ import annotations

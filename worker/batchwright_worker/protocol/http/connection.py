@@ -15,11 +15,13 @@ from batchwright_worker.protocol.http.flow_control import FlowControl
 from batchwright_worker.protocol.http.heads import HeadCache, ParsedHead
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, ResponseHead, error_response
 from batchwright_worker.protocol.http.request_reader import Missing, RequestReader
-from batchwright_worker.protocol.tensors import Limits
+from batchwright_worker.protocol.limits import Limits
 
 DISCARD_BYTES: Final = 8 << 20
 """How much of a refused request is read over: closing with unread bytes would reset the connection, and its sender
 would not see the response."""
+_NEXT_REQUEST: Final = Awaited.NEXT_REQUEST
+"""Looked up once: Python 3.11 takes 0.1 us to find a member in its Enum, and every response starts this wait."""
 _CLOSE: Final = b"connection: close\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -89,7 +91,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         transport.write(b"".join((head.encoded, request.connection, b"\r\n", *body)))
         if self._reader.release():
             if self._flow.can_write:
-                self._deadline.start(self._port.ticks + self._port.timeouts.idle, Awaited.NEXT_REQUEST)
+                self._deadline.start(self._port.ticks + self._port.timeouts.idle, _NEXT_REQUEST)
         elif not self._advancing:
             self._advance()
         if not self._flow.reads:

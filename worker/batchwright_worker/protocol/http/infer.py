@@ -10,6 +10,7 @@ from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import InferResult
+from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.protocol import json_bodies
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.http.messages import (
@@ -24,14 +25,14 @@ from batchwright_worker.protocol.http.messages import (
     internal_error,
 )
 from batchwright_worker.protocol.json_bodies import ParsedRequest
+from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.request_templates import JSON_KEPT_BYTES, BodyTemplate, BodyTemplates
-from batchwright_worker.protocol.tensors import Limits
 
 EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
 _BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 WAIT_FRESH_S: Final = 0.002
-_JSON_LENGTH: Final = b"inference-header-content-length"
+_JSON_LENGTH: Final = HEADER_LENGTH.lower().encode()
 
 
 class InferHead:

@@ -12,9 +12,10 @@ from typing import Final
 from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
 from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, HeadCache, ParsedHead
 from batchwright_worker.protocol.http.messages import Caller, HttpError, HttpRequest, too_large
-from batchwright_worker.protocol.tensors import Limits
+from batchwright_worker.protocol.limits import Limits
 
 BUFFER_BYTES: Final = 1 << 16
+"""Of each connection: requests of a few rows fit many times, and a thousand connections take 64 MiB."""
 _END: Final = b"\r\n\r\n"
 
 

@@ -21,8 +21,8 @@ from batchwright_worker.protocol.http.messages import (
     error_response,
     json_response,
 )
+from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
-from batchwright_worker.protocol.tensors import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from batchwright_worker.protocol.http.connection import HttpConnection
 from batchwright_worker.protocol.http.deadlines import Timeouts
 from batchwright_worker.protocol.http.heads import HeadCache
 from batchwright_worker.protocol.http.messages import App, HttpRequest, HttpResponse, internal_error
-from batchwright_worker.protocol.tensors import Limits
+from batchwright_worker.protocol.limits import Limits
 
 _GRACE_S: Final = 5.0
 """How long responses that are due may still go out after `stop`."""

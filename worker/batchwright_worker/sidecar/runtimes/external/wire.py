@@ -9,11 +9,10 @@ import msgspec
 
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, TensorSpec
-from batchwright_worker.oip.datatypes import name_of
+from batchwright_worker.oip.datatypes import RAW_ONLY, name_of
 from batchwright_worker.oip.http_tensors import BadTensorError, HttpInferResponse, HttpMetadata, array_of, raw_of
 
 Parts = Sequence[Mapping[str, Array]]
-_RAW_ONLY = ("FP16", "BF16")
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
 
 
@@ -50,7 +49,7 @@ def json_request(parts: Parts, rows: int) -> bytes:
     inputs = []
     for name, first in parts[0].items():
         datatype = name_of(first.dtype)
-        if datatype in _RAW_ONLY:
+        if datatype in RAW_ONLY:
             raise BatchFailed(
                 f"input {name!r} is {datatype}, which travels as raw bytes only, and this server does not know the "
                 "binary tensor extension: write its grpcPort in spec.runtimes"

@@ -1,0 +1,26 @@
+"""Limits of what requests may take of this process; every front end keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request may ask this process to hold, and how long a client may take.
+
+    Each size is checked against what is declared, before anything of that size is allocated. The seconds count from the
+    first byte of a request's headers, from the end of its headers, and from the last response; bytes that trickle do
+    not move them.
+    """
+
+    body_bytes: int = 64 << 20
+    json_bytes: int = 16 << 20
+    header_bytes: int = 64 << 10
+    rows: int = 65_536
+    rank: int = 16
+    elements: int = 1 << 28
+    inputs: int = 64
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    idle_seconds: float = 75.0

@@ -26,7 +26,7 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
-def read_answer(connected: socket.socket) -> tuple[int, dict[str, Any]]:
+def read_response(connected: socket.socket) -> tuple[int, dict[str, Any]]:
     """Status and JSON body of the next answer."""
     with connected.makefile("rb") as stream:
         status = int(stream.readline().split()[1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.protocol.raw_http import connection, infer_request, read_answer
+from tests.protocol.raw_http import connection, infer_request, read_response
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ CASES = [
 def test_a_doubtful_request_is_refused_and_its_connection_closed(framed: Served, case: Case) -> None:
     with connection(framed) as doubtful:
         doubtful.sendall(case.sent)
-        status, answer = read_answer(doubtful)
+        status, answer = read_response(doubtful)
         assert status == case.status, answer
         assert case.words in answer["error"]
         doubtful.shutdown(socket.SHUT_WR)
@@ -81,7 +81,7 @@ def test_a_doubtful_request_is_refused_and_its_connection_closed(framed: Served,
 def good_answer(served: Served) -> None:
     with connection(served) as good:
         good.sendall(GOOD)
-        assert read_answer(good)[1]["outputs"][0]["data"] == [1]
+        assert read_response(good)[1]["outputs"][0]["data"] == [1]
 
 
 def test_a_body_behind_expect_is_waited_for(framed: Served) -> None:
@@ -89,7 +89,7 @@ def test_a_body_behind_expect_is_waited_for(framed: Served) -> None:
         patient.sendall(asked(LENGTH, b"Expect: 100-continue\r\n"))
         assert patient.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         patient.sendall(BODY)
-        assert read_answer(patient)[0] == 200
+        assert read_response(patient)[0] == 200
 
 
 def test_one_byte_at_a_time_is_read_too(framed: Served) -> None:
@@ -97,7 +97,7 @@ def test_one_byte_at_a_time_is_read_too(framed: Served) -> None:
         careful.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for index in range(len(GOOD)):
             careful.sendall(GOOD[index : index + 1])
-        assert read_answer(careful)[0] == 200
+        assert read_response(careful)[0] == 200
 
 
 def test_a_trickling_body_does_not_move_the_deadline(framed: Served) -> None:
@@ -137,5 +137,5 @@ def test_many_half_requests_do_not_keep_others_out(framed: Served) -> None:
     good_answer(framed)
     for each in half:
         with each:
-            assert read_answer(each)[0] == 408
+            assert read_response(each)[0] == 408
     assert json.loads(framed.get("/v2/models/m/ready")[2])["ready"]

@@ -52,7 +52,7 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def answer(self, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
+    async def response(self, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.split(": ", 1) for line in head[1:] if line)
         body = b"" if head_only else await self.reader.readexactly(int(headers.get("content-length", 0)))
@@ -94,7 +94,7 @@ async def test_a_body_larger_than_the_buffer_arrives_whole() -> None:
     async with serving() as (_, _, connect), connect() as client:
         for _ in range(2):
             client.send(post("/a", body))
-            assert (await client.answer())[2] == b"/a " + body
+            assert (await client.response())[2] == b"/a " + body
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,7 +112,7 @@ def test_requests_sent_ahead_are_answered_in_order(sizes: list[int], pieces: lis
         async with serving() as (_, _, connect), connect() as client:
             writing = asyncio.create_task(trickle(client, stream, pieces))
             for number, body in enumerate(bodies):
-                assert (await client.answer())[2] == b"/%d " % number + body
+                assert (await client.response())[2] == b"/%d " % number + body
             await writing
 
     run(scenario())
@@ -145,27 +145,27 @@ async def test_heads_that_come_in_pieces_are_found_again() -> None:
     async with serving() as (_, _, connect), connect() as client:
         request = post("/first", b"x", "X-Long: " + "y" * 200)
         client.send(request)
-        assert (await client.answer())[2] == b"/first x"
+        assert (await client.response())[2] == b"/first x"
         client.send(request[:180])
         await asyncio.sleep(0.02)  # or the server would see both pieces as one
         client.send(request[180:])
-        assert (await client.answer())[2] == b"/first x"
+        assert (await client.response())[2] == b"/first x"
         client.send(b"GET /b HTTP/1.1\r\n\r\n")
-        assert (await asyncio.wait_for(client.answer(), 5))[2] == b"/b "
+        assert (await asyncio.wait_for(client.response(), 5))[2] == b"/b "
 
 
 async def test_a_client_that_asks_may_go_on() -> None:
     async with serving() as (_, _, connect), connect() as client:
         client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
-        assert (await client.answer())[0] == 100
+        assert (await client.response())[0] == 100
         client.send(b"abc")
-        assert (await client.answer())[2] == b"/a abc"
+        assert (await client.response())[2] == b"/a abc"
 
 
 async def test_a_body_too_large_is_refused_before_it_comes() -> None:
     async with serving() as (_, _, connect), connect() as client:
         client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\nExpect: 100-continue\r\n\r\n")
-        status, headers, _ = await client.answer()
+        status, headers, _ = await client.response()
         assert (status, headers["connection"]) == (413, "close")
 
 
@@ -181,19 +181,19 @@ async def test_a_body_too_large_is_refused_before_it_comes() -> None:
 async def test_the_connection_ends_as_asked(request_line: bytes, connection: str | None, ends: bool) -> None:
     async with serving() as (_, _, connect), connect() as client:
         client.send(request_line + b"\r\n")
-        assert (await client.answer())[1].get("connection") == connection
+        assert (await client.response())[1].get("connection") == connection
         if ends:
             assert await client.ended()
         else:
             client.send(b"GET /again HTTP/1.1\r\n\r\n")
-            assert (await client.answer())[2] == b"/again "
+            assert (await client.response())[2] == b"/again "
 
 
 async def test_head_gets_no_body() -> None:
     async with serving() as (_, _, connect), connect() as client:
         client.send(b"HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n")
-        assert (await client.answer(head_only=True))[1]["content-length"] == "3"
-        assert (await client.answer())[2] == b"/b "
+        assert (await client.response(head_only=True))[1]["content-length"] == "3"
+        assert (await client.response())[2] == b"/b "
 
 
 async def test_the_application_hears_of_a_caller_that_left() -> None:
@@ -215,7 +215,7 @@ async def test_stopping_lets_the_answer_out_that_is_due() -> None:
         server.stop()
         assert await idle.ended()
         app.answer(app.held[0])
-        status, headers, body = await client.answer()
+        status, headers, body = await client.response()
         assert (status, headers["connection"], body) == (200, "close", b"/a x")
         assert await client.ended()
 
@@ -239,4 +239,4 @@ async def test_a_client_that_does_not_read_is_hung_up_on() -> None:
 
 async def answers(client: Client, count: int) -> None:
     for _ in range(count):
-        await client.answer()
+        await client.response()

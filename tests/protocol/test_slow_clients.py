@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.protocol.raw_http import connection, infer_request, post, read_answer
+from tests.protocol.raw_http import connection, infer_request, post, read_response
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 
 OPTIONS = ("--sidecar-option=--header-seconds=0.4", "--sidecar-option=--body-seconds=0.6")
@@ -25,7 +25,7 @@ def test_headers_that_never_end_are_given_up(strict: Served) -> None:
     with connection(strict) as slow:
         slow.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n")
         began = time.monotonic()
-        status, answer = read_answer(slow)
+        status, answer = read_response(slow)
     assert status == 408
     assert "headers did not arrive within 0.4 s" in answer["error"]
     assert time.monotonic() - began < 5
@@ -54,7 +54,7 @@ def trickle(connected: socket.socket, seconds: float) -> None:
 def test_a_body_that_never_ends_is_given_up(strict: Served) -> None:
     with connection(strict) as slow:
         slow.sendall(post("/v2/models/m/infer", b"x" * 1000)[:-10])
-        status, answer = read_answer(slow)
+        status, answer = read_response(slow)
     assert status == 408
     assert "body did not arrive within 0.6 s" in answer["error"]
 
@@ -69,7 +69,7 @@ def test_a_silent_connection_is_closed(strict: Served) -> None:
 def test_endless_headers_are_refused(strict: Served) -> None:
     with connection(strict) as flood:
         flood.sendall(b"GET /v2 HTTP/1.1\r\nX-Long: " + b"a" * 70_000)
-        status, answer = read_answer(flood)
+        status, answer = read_response(flood)
     assert status == 431
     assert "65536 bytes" in answer["error"]
 
@@ -80,7 +80,7 @@ def test_a_chunked_body_is_counted(served: Served) -> None:
     with connection(served) as flood:
         flood.sendall(b"POST /v2/models/linear/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         flood.sendall(chunk * 5 + b"0\r\n\r\n")
-        status, answer = read_answer(flood)
+        status, answer = read_response(flood)
     assert status == 413
     assert "at most 4194304 bytes" in answer["error"]
 
@@ -92,18 +92,18 @@ def test_a_chunked_request_is_answered(strict: Served) -> None:
         for part in (body[:7], body[7:]):
             chunked.sendall(b"%x\r\n" % len(part) + part + b"\r\n")
         chunked.sendall(b"0\r\n\r\n")
-        assert read_answer(chunked)[0] == 200
+        assert read_response(chunked)[0] == 200
 
 
 def test_pipelined_requests_are_answered_in_order(strict: Served) -> None:
     rows = [[float(index == place) for index in range(8)] for place in range(4)]
     with connection(strict) as pipelined:
         pipelined.sendall(b"".join(infer_request("m", [row]) for row in rows))
-        answers = [read_answer_of(pipelined) for _ in rows]
+        answers = [read_response_of(pipelined) for _ in rows]
     assert answers == [0, 1, 2, 3]
 
 
-def read_answer_of(connected: socket.socket) -> int:
+def read_response_of(connected: socket.socket) -> int:
     """Winner of the next answer; reads byte by byte, so that the following answers stay in the socket."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -131,7 +131,7 @@ def test_rows_of_callers_that_left_do_not_run(strict: Served) -> None:
     for caller in callers[1:]:
         caller.close()
     with callers[0]:
-        assert read_answer(callers[0])[0] == 200
+        assert read_response(callers[0])[0] == 200
     wait_pending(strict, 0)
     after = strict.get("/metrics")[2]
     assert (
@@ -153,7 +153,7 @@ def test_a_full_queue_refuses_with_retry_after(strict: Served) -> None:
         assert int(headers["retry-after"]) >= 1
         assert int(headers["batchwright-expected-wait-ms"]) > 0
         assert b"maxQueueLength" in answer
-        assert [read_answer(caller)[0] for caller in (first, second, third)] == [200, 200, 200]
+        assert [read_response(caller)[0] for caller in (first, second, third)] == [200, 200, 200]
 
 
 def wait_pending(served: Served, count: int) -> None:
@@ -170,4 +170,4 @@ def counted(metrics: bytes, name: str, model: str = "slow") -> float:
 def test_the_server_goes_on(strict: Served) -> None:
     with connection(strict) as good:
         good.sendall(infer_request("m", [[0.0, 1.0, 0, 0, 0, 0, 0, 0]]))
-        assert read_answer(good)[1]["outputs"][0]["data"] == [1]
+        assert read_response(good)[1]["outputs"][0]["data"] == [1]

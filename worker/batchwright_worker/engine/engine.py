@@ -291,8 +291,8 @@ class Engine:
         return pending
 
     def _prepared(self, request: InferRequest) -> tuple[Mapping[str, Array], Bucket]:
-        """The arrays as the model takes them, and their bucket; once per form where nothing has to be padded. Raises
-        BadInput."""
+        """The arrays as the model takes them, and their bucket; once per template where nothing has to be padded.
+        Raises BadInput."""
         signature, template = self._loader.signature(request.model), request.template
         if template is not None and template.checked is signature:
             return request.inputs, template.bucket

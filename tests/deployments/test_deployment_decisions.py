@@ -207,7 +207,7 @@ def test_a_kind_that_vanishes_loses_its_deployment() -> None:
     assert left["spec"]["replicas"] == 4
 
 
-# --- slots between kinds
+# --- replicas between kinds
 
 
 def two_kinds() -> World:
@@ -248,7 +248,7 @@ def test_a_slot_goes_to_another_kind_when_its_own_has_had_no_fit_for_30_s_and_st
     assert kinds(world) == {"cpu": 1}
 
 
-def test_slots_do_not_wander_when_no_kind_has_a_place() -> None:
+def test_replicas_do_not_wander_when_no_kind_has_a_place() -> None:
     world = two_kinds()
     world.settle()
     for _ in range(6):

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from batchwright_operator.api.eligible_kinds import offer
+from batchwright_operator.api.eligible_kinds import eligible_kinds
 from batchwright_operator.api.model_deployment import parse
 from batchwright_operator.deployments.children import config_name, deployment_json
+from batchwright_operator.deployments.observe import ObservedDeployment
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
-from batchwright_operator.deployments.reconciler import ObservedModel, decide
+from batchwright_operator.deployments.reconciler import decide
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.decisions import Apply
 from batchwright_operator.settings import RuntimeEntry, Settings
@@ -28,13 +29,13 @@ SETTINGS = Settings(worker_image="example.org/worker:1")
 def children(raw: Raw) -> list[Raw]:
     """All bodies that a first visit applies."""
     claims = frozenset({"models", "models.v2"})
-    decision = decide(ObservedModel(raw=raw, settings=SETTINGS, token="t0ken", claims=claims), 1_800_000_000.0)
+    decision = decide(ObservedDeployment(raw=raw, settings=SETTINGS, token="t0ken", claims=claims), 1_800_000_000.0)
     return [action.body for action in decision.actions if isinstance(action, Apply)]
 
 
 def template(raw: Raw, settings: Settings = SETTINGS, index: int = 0) -> dict[str, Any]:
     wanted = parse(raw)
-    return pod_template(wanted, offer(wanted, settings).plans[index], settings)
+    return pod_template(wanted, eligible_kinds(wanted, settings).plans[index], settings)
 
 
 @pytest.mark.parametrize("name", sorted(samples()))
@@ -121,12 +122,12 @@ def test_the_configuration_has_no_identity_and_no_scale() -> None:
 
 def test_kinds_need_an_artifact_of_every_model_and_one_runtime() -> None:
     raw = deployment(models=[model("a", emulated("cpu"), emulated(EMULATED)), model("b", emulated("cpu"))])
-    offered = offer(parse(raw), SETTINGS)
+    offered = eligible_kinds(parse(raw), SETTINGS)
     assert offered.kinds == ("cpu",)
     assert offered.refusals == (f"{EMULATED}: no artifact in b",)
     two_images = Settings(runtime_table=[RuntimeEntry(format="onnx", image="onnx:1")])
     mixed = deployment(models=[model("a", emulated("cpu")), model("b")])
-    assert "different runtime images" in offer(parse(mixed), two_images).refusals[0]
+    assert "different runtime images" in eligible_kinds(parse(mixed), two_images).refusals[0]
 
 
 def test_the_users_environment_wins_over_the_table_but_not_over_ours() -> None:

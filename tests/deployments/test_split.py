@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.deployments.kind_split import SettledSplit, Supply, split
+from batchwright_operator.deployments.kind_split import CurrentReplicas, Supply, split
 
 KINDS = ["cpu", "gpu", "npu"]
-GPU = Supply(capacity=400.0, slots=2, processors=2)
+GPU = Supply(capacity=400.0, max_replicas=2, processors=2)
 CPU = Supply(capacity=100.0, processors=4)
 NONE = Supply()
 
@@ -18,59 +18,59 @@ NONE = Supply()
     ("replicas", "supplies", "current", "expected"),
     [
         pytest.param(3, {"gpu": GPU}, {}, {"cpu": 0, "gpu": 3}, id="a kind without a node comes last"),
-        pytest.param(2, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 0, "gpu": 2}, id="the most capacity per slot first"),
+        pytest.param(2, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 0, "gpu": 2}, id="the most capacity per replica first"),
         pytest.param(4, {"gpu": GPU, "cpu": CPU}, {}, {"cpu": 2, "gpu": 2}, id="not more than there are devices"),
         pytest.param(
             2,
             {"gpu": GPU, "cpu": CPU},
-            {"cpu": SettledSplit(count=2)},
+            {"cpu": CurrentReplicas(count=2)},
             {"cpu": 2, "gpu": 0},
-            id="a slot stays where it is",
+            id="a replica stays where it is",
         ),
         pytest.param(
             2,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": SettledSplit(count=2, stuck=1)},
+            {"gpu": CurrentReplicas(count=2, stuck=1)},
             {"cpu": 1, "gpu": 1},
-            id="only the slot without a place moves",
+            id="only the replica without a place moves",
         ),
         pytest.param(
             1,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": SettledSplit(excluded=True)},
+            {"gpu": CurrentReplicas(excluded=True)},
             {"cpu": 1, "gpu": 0},
             id="not to an excluded kind",
         ),
         pytest.param(
             1,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": SettledSplit(count=1, stuck=1), "cpu": SettledSplit(excluded=True)},
+            {"gpu": CurrentReplicas(count=1, stuck=1), "cpu": CurrentReplicas(excluded=True)},
             {"cpu": 0, "gpu": 1},
             id="stays when no kind has a place",
         ),
         pytest.param(
             1,
             {"gpu": GPU, "cpu": CPU},
-            {"gpu": SettledSplit(count=2, stuck=1)},
+            {"gpu": CurrentReplicas(count=2, stuck=1)},
             {"cpu": 0, "gpu": 1},
-            id="the slot without a place is given back first",
+            id="the replica without a place is given back first",
         ),
-        pytest.param(0, {"cpu": CPU}, {"cpu": SettledSplit(count=3)}, {"cpu": 0, "gpu": 0}, id="to zero"),
+        pytest.param(0, {"cpu": CPU}, {"cpu": CurrentReplicas(count=3)}, {"cpu": 0, "gpu": 0}, id="to zero"),
         pytest.param(3, {}, {}, {"cpu": 2, "gpu": 1}, id="an unknown cluster: shared out"),
     ],
 )
 def test_split(
-    replicas: int, supplies: dict[str, Supply], current: dict[str, SettledSplit], expected: dict[str, int]
+    replicas: int, supplies: dict[str, Supply], current: dict[str, CurrentReplicas], expected: dict[str, int]
 ) -> None:
     assert split(replicas, ["cpu", "gpu"], supplies, current) == expected
 
 
-def test_no_kind_is_no_slot() -> None:
+def test_no_kind_is_no_replica() -> None:
     assert split(3, [], {}, {}) == {}
 
 
 helds = st.builds(
-    lambda count, stuck, excluded: SettledSplit(count=count, stuck=min(stuck, count), excluded=excluded),
+    lambda count, stuck, excluded: CurrentReplicas(count=count, stuck=min(stuck, count), excluded=excluded),
     st.integers(0, 6),
     st.integers(0, 6),
     st.booleans(),
@@ -78,7 +78,7 @@ helds = st.builds(
 supply = st.builds(
     Supply,
     capacity=st.floats(0, 1e4),
-    slots=st.none() | st.integers(0, 8),
+    max_replicas=st.none() | st.integers(0, 8),
     processors=st.integers(0, 4),
 )
 supplies_of = st.dictionaries(st.sampled_from(KINDS), supply)
@@ -86,8 +86,8 @@ helds_of = st.dictionaries(st.sampled_from(KINDS), helds)
 
 
 @given(st.integers(0, 20), supplies_of, helds_of)
-def test_the_slots_add_up_and_are_never_negative(
-    replicas: int, supplies: dict[str, Supply], current: dict[str, SettledSplit]
+def test_the_replicas_add_up_and_are_never_negative(
+    replicas: int, supplies: dict[str, Supply], current: dict[str, CurrentReplicas]
 ) -> None:
     plan = split(replicas, KINDS, supplies, current)
     assert sum(plan.values()) == replicas
@@ -96,18 +96,18 @@ def test_the_slots_add_up_and_are_never_negative(
 
 @given(st.integers(0, 20), supplies_of, supplies_of, helds_of)
 def test_a_placed_slot_is_sticky_whatever_happens_to_supplies(
-    more: int, before: dict[str, Supply], after: dict[str, Supply], current: dict[str, SettledSplit]
+    more: int, before: dict[str, Supply], after: dict[str, Supply], current: dict[str, CurrentReplicas]
 ) -> None:
     plan = split(more, KINDS, before, current)
-    held = {kind: SettledSplit(count=count) for kind, count in plan.items()}
+    held = {kind: CurrentReplicas(count=count) for kind, count in plan.items()}
     assert split(more, KINDS, after, held) == plan
     grown = split(more + 3, KINDS, after, held)
     assert all(grown[kind] >= plan[kind] for kind in KINDS)
 
 
 @given(supplies_of, helds_of)
-def test_slots_that_move_leave_only_kinds_that_refused(
-    supplies: dict[str, Supply], current: dict[str, SettledSplit]
+def test_replicas_that_move_leave_only_kinds_that_refused(
+    supplies: dict[str, Supply], current: dict[str, CurrentReplicas]
 ) -> None:
     total = sum(each.count for each in current.values())
     plan = split(total, KINDS, supplies, current)

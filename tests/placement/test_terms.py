@@ -6,10 +6,13 @@ import pytest
 from rich.console import Console
 
 from batchwright_operator.api import model_deployment
+from batchwright_operator.api.eligible_kinds import eligible_kinds
 from batchwright_operator.crds.schema import structural
 from batchwright_operator.crds.status_types import TermsStatus, terms_status
+from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
-from batchwright_operator.deployments.status import ModelFacts, status_of
+from batchwright_operator.deployments.status import status_of
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.candidate_heap import CandidateHeap
@@ -18,6 +21,7 @@ from batchwright_operator.plugin.cli import receipt_table
 from batchwright_operator.processors.nodes import node_info
 from batchwright_operator.processors.processor import Processor
 from batchwright_operator.reconcile.live_state import Sample
+from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import Weights
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import ANNOTATION_RECEIPT
@@ -66,7 +70,9 @@ def test_term_decides_and_the_receipt_names_it(receipt: Receipt) -> None:
 
 def test_term_is_in_the_status(receipt: Receipt) -> None:
     placed = Replica(name="a", uid="a", kind="cpu", receipt=receipt)
-    status = status_of(ModelFacts(deployment=model_deployment.parse(deployment()), replicas=(placed,)), NOW)
+    wanted = model_deployment.parse(deployment())
+    facts = DeploymentFacts(deployment=wanted, kinds=eligible_kinds(wanted, Settings()), replicas=(placed,))
+    status = status_of(facts, DeploymentPhase(name="Ready", reason="Available", message=""), NOW)
     assert status["placements"][0]["terms"] == receipt.terms
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.status.write_policy import WritePolicy, compare
+from batchwright_operator.status.write_policy import WritePolicy, write_decision
 
 NOW = 1_800_000_000.0
 
@@ -36,18 +36,18 @@ def written(ago_s: float = 60.0, **parts: Any) -> dict[str, Any]:
         pytest.param({}, status(), True, None, id="the first visit"),
     ],
 )
-def test_compare(old: dict[str, Any], new: dict[str, Any], writes: bool, due_s: float | None) -> None:
-    verdict = compare(old, new, NOW, WritePolicy())
-    assert (verdict.status is not None, verdict.due_in_s) == (writes, due_s)
-    if verdict.status is not None:
-        again = compare(verdict.status, new, NOW + 3600, WritePolicy())
+def test_write_decision(old: dict[str, Any], new: dict[str, Any], writes: bool, due_s: float | None) -> None:
+    write = write_decision(old, new, NOW, WritePolicy())
+    assert (write.status is not None, write.due_in_s) == (writes, due_s)
+    if write.status is not None:
+        again = write_decision(write.status, new, NOW + 3600, WritePolicy())
         assert again.status is None
 
 
 def test_the_stamp_is_when_measured_values_were_written() -> None:
-    turned = compare(written(4.0), status(batchSize=5), NOW, WritePolicy())
+    turned = write_decision(written(4.0), status(batchSize=5), NOW, WritePolicy())
     assert turned.status is not None
     assert turned.status["lastUpdatedTime"] == rfc3339(NOW - 4)
-    moved = compare(written(), status(throughput=200), NOW, WritePolicy())
+    moved = write_decision(written(), status(throughput=200), NOW, WritePolicy())
     assert moved.status is not None
     assert moved.status["lastUpdatedTime"] == rfc3339(NOW)

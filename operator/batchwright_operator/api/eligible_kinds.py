@@ -39,7 +39,7 @@ class EligibleKinds:
         return tuple(plan.kind for plan in self.plans)
 
 
-def offer(deployment: ModelDeployment, settings: Settings) -> EligibleKinds:
+def eligible_kinds(deployment: ModelDeployment, settings: Settings) -> EligibleKinds:
     """The kinds for which every model has an artifact and there is one runtime."""
     plans: list[RuntimePlan] = []
     refusals: list[str] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright_operator.deployments.status import ModelFacts, by_name
+from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.status import by_name
 from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339_milli
@@ -13,11 +14,10 @@ from batchwright_operator.reconcile.decisions import Event
 from batchwright_worker.api.messages import ModelState
 
 
-def events_of(facts: ModelFacts, new: Raw) -> tuple[Event, ...]:
+def events_of(facts: DeploymentFacts, new: Raw) -> tuple[Event, ...]:
     """What is worth an Event between the status that is written and the new one; none twice, also after a restart,
     since both are facts of the API."""
-    old: Raw = facts.deployment.raw.get("status") or {}
-    return (*_condition_events(facts.deployment.raw, old, new), *_change_events(facts, old))
+    return (*_condition_events(facts.deployment.raw, facts.old, new), *_change_events(facts, facts.old))
 
 
 def _condition_events(raw: Raw, old: Raw, new: Raw) -> list[Event]:
@@ -32,7 +32,7 @@ def _condition_events(raw: Raw, old: Raw, new: Raw) -> list[Event]:
     return [Event(regarding=raw, reason=reason, message=message, type="Warning" if warns else "Normal")]
 
 
-def _change_events(facts: ModelFacts, old: Raw) -> list[Event]:
+def _change_events(facts: DeploymentFacts, old: Raw) -> list[Event]:
     """One per change of batch size that is newer than what is written for its replica."""
     written = by_name(old.get("models"))
     replicas = by_name(old.get("replicaStatuses"), "pod")

@@ -56,10 +56,10 @@ class PendingTimeouts:
     no_fit_s: float
 
 
-def replica(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) -> Replica:
+def replica(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> Replica:
     """The facts of one pod."""
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
-    created = unix(metadata.get("creationTimestamp")) or patience.now
+    created = unix(metadata.get("creationTimestamp")) or timeouts.now
     ready = holds(status.get("conditions"), "Ready")
     node = str(spec.get("nodeName") or "")
     return Replica(
@@ -74,7 +74,7 @@ def replica(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) -> 
         waits_for_place=not node and not _awaits_benchmark(pod),
         serves_state=is_running(pod, SIDECAR),
         receipt=parse(pod),
-        problem=_problem(pod, state, patience) if not ready or _failed_models(state) else None,
+        problem=_problem(pod, state, timeouts) if not ready or _failed_models(state) else None,
         state=state,
     )
 
@@ -91,14 +91,14 @@ def _failed_models(state: SidecarState | None) -> list[str]:
     return [f"{model.name}: {model.message}" for model in state.models if model.state == "Failed"] if state else []
 
 
-def _problem(pod: Raw, state: SidecarState | None, patience: PendingTimeouts) -> Problem:
+def _problem(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> Problem:
     name = pod["metadata"]["name"]
     if not (pod.get("spec") or {}).get("nodeName"):
-        return _without_node(pod, patience)
+        return _without_node(pod, timeouts)
     if failed := _failed_models(state):
         text = f"pod {name}: {'; '.join(failed)}; correct the artifact, or give the runtime what it needs"
         return Problem(reason="ModelLoadFailed", message=text, stalled=True, weight=5)
-    if problem := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, patience.now):
+    if problem := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, timeouts.now):
         return problem
     if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
         return Problem(reason="ModelLoading", message=f"pod {name} loads {', '.join(loading)}", weight=1)
@@ -116,9 +116,9 @@ def _awaits_benchmark(pod: Raw) -> bool:
     return _is_gated(pod) and told is not None and told.reason == AWAITING
 
 
-def _without_node(pod: Raw, patience: PendingTimeouts) -> Problem:
+def _without_node(pod: Raw, timeouts: PendingTimeouts) -> Problem:
     metadata = pod["metadata"]
-    late = patience.now - (unix(metadata.get("creationTimestamp")) or patience.now) >= patience.no_fit_s
+    late = timeouts.now - (unix(metadata.get("creationTimestamp")) or timeouts.now) >= timeouts.no_fit_s
     if _is_gated(pod):
         return _gated(pod, late=late)
     receipt = parse(pod)

@@ -1,19 +1,17 @@
-"""The whole status of a ModelDeployment, from facts; pure. When it is written is `status_pace`'s matter."""
+"""The whole status of a ModelDeployment, from facts; pure. When it is written, `status/write_policy` decides."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
-from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.kube.conditions import Condition, find, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339_milli, unix
-from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.status.percentiles import percentile_ms, pool
 from batchwright_worker.api.messages import ModelState
 from batchwright_worker.api.names import COMPONENT_MODEL, HTTP_PORT, LABEL_COMPONENT, LABEL_DEPLOYMENT
@@ -23,30 +21,15 @@ PLACEMENT_LIMIT: Final = 20
 NODE_NAMES_LIMIT: Final = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """All that the status is made of. `trouble`: what makes the spec impossible, before any pod is looked at."""
-
-    deployment: ModelDeployment
-    replicas: tuple[Replica, ...] = ()
-    rollout: Rollout = field(default_factory=lambda: Rollout(complete=False))
-    trouble: Problem | None = None
-
-    @property
-    def present(self) -> list[Replica]:
-        """Replicas that are not on their way out, by name."""
-        return sorted((each for each in self.replicas if not each.terminating), key=lambda each: each.name)
-
-
-def status_of(facts: ModelFacts, now: float) -> Raw:
-    """The status without `lastUpdatedTime`. What no sidecar has said yet (the operator has just started) is kept
+def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw:
+    """The status without `lastUpdatedTime`. What no sidecar has reported yet (the operator has just started) is kept
     from the status that is written."""
-    old: Raw = facts.deployment.raw.get("status") or {}
-    present = facts.present
-    unheard = any(each.serves_state and each.state is None for each in present)
-    models = _kept_models(facts, old) if unheard else _models(facts, old)
-    verdict = _verdict(facts)
-    wanted = [*verdict, _latency(facts, old, unheard=unheard)]
+    old, present = facts.old, facts.present
+    # A new leader begins with no state at all. Rendering what it has would first wipe the measured values and write
+    # them again seconds later, once per object: so what is written stands until every running sidecar has reported.
+    unreported = any(each.serves_state and each.state is None for each in present)
+    models = _kept_models(facts, old) if unreported else _models(facts, old)
+    wanted = [*_three(phase), _latency(facts, old, unreported=unreported)]
     name, namespace = facts.deployment.name, facts.deployment.namespace
     return {
         "observedGeneration": facts.deployment.generation,
@@ -58,46 +41,23 @@ def status_of(facts: ModelFacts, now: float) -> Raw:
         "models": models,
         "replicaStatuses": _replica_statuses(present, old),
         "placements": _placements(present, old),
-        "summary": _summary(verdict[0].reason, models, present),
+        "summary": _summary(phase.reason, models, present),
     }
 
 
 # --- conditions
 
 
-def _verdict(facts: ModelFacts) -> tuple[Condition, Condition, Condition]:
-    """Ready, Reconciling and Stalled: exactly one of them is True."""
-    wanted, present = facts.deployment.spec.replicas, facts.present
-    ready = sum(each.ready for each in present)
-    count = f"{ready} of {wanted} replica{'' if wanted == 1 else 's'} ready"
-    problem = facts.trouble or _failure(facts) or worst([each.problem for each in present if each.problem])
-    if problem is not None and problem.stalled:
-        return _three("Stalled", problem.reason, f"{count}; {problem.message}")
-    if not facts.rollout.complete or ready != wanted or len(present) != wanted:
-        if problem is None:
-            problem = Problem(reason="Progressing", message="the pods are brought to what the spec says")
-        return _three("Reconciling", problem.reason, f"{count}; {problem.message}")
-    if wanted == 0:
-        return _three("Ready", "ScaledToZero", "spec.replicas is 0: there is nothing to serve with")
-    return _three("Ready", "Available", count)
-
-
-def _failure(facts: ModelFacts) -> Problem | None:
-    if not facts.rollout.failure:
-        return None
-    text = f"pods cannot be created: {shorten(facts.rollout.failure, 600)}"
-    return Problem(reason="PodsNotCreated", message=text, stalled=True, weight=6)
-
-
-def _three(true: str, reason: str, message: str) -> tuple[Condition, Condition, Condition]:
-    ready, reconciling, stalled = (
-        Condition(type=kind, status=truth(kind == true), reason=reason, message=message)
+def _three(phase: DeploymentPhase) -> list[Condition]:
+    """Exactly one of Ready, Reconciling and Stalled is True: kstatus, by which Flux and others wait for an object,
+    takes the first of Reconciling (in progress) and Stalled (failed) that is True before it looks at Ready."""
+    return [
+        Condition(type=kind, status=truth(kind == phase.name), reason=phase.reason, message=phase.message)
         for kind in ("Ready", "Reconciling", "Stalled")
-    )
-    return ready, reconciling, stalled
+    ]
 
 
-def _latency(facts: ModelFacts, old: Raw, *, unheard: bool) -> Condition:
+def _latency(facts: DeploymentFacts, old: Raw, *, unreported: bool) -> Condition:
     """Is the latency target of every model met? Without measured values in the text: they are in `models`."""
     targets = {
         model.name: model.targets.latency_milliseconds
@@ -113,7 +73,7 @@ def _latency(facts: ModelFacts, old: Raw, *, unheard: bool) -> Condition:
     measured = (
         written.get("status") in ("True", "False") and written.get("observedGeneration") == facts.deployment.generation
     )
-    if (unheard and written) or (silent and measured):  # the last verdict stands until there is another
+    if (unreported and written) or (silent and measured):  # the last answer stands until there is another
         return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
     missed = [f"{name} misses {targets[name]} ms" for name, given in answers.items() if False in given]
     if missed:
@@ -136,12 +96,12 @@ def by_name(entries: object, key: str = "name") -> dict[str, Raw]:
     return {str(each[key]): each for each in entries} if isinstance(entries, list) else {}
 
 
-def _kept_models(facts: ModelFacts, old: Raw) -> list[Raw]:
+def _kept_models(facts: DeploymentFacts, old: Raw) -> list[Raw]:
     written = by_name(old.get("models"))
     return [written.get(model.name, {"name": model.name}) for model in facts.deployment.spec.models]
 
 
-def _models(facts: ModelFacts, old: Raw) -> list[Raw]:
+def _models(facts: DeploymentFacts, old: Raw) -> list[Raw]:
     written = by_name(old.get("models"))
     return [
         _model(model.name, _states(facts.present, model.name), written.get(model.name, {}))
@@ -156,11 +116,11 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
         return {"name": name, **kept}
     sizes = [state.batch_size for state in states]
     trends = [(trend_of(state), state.trend_z) for state in states]
-    trend = _most([each for each, _ in trends])
+    trend = _most_frequent([each for each, _ in trends])
     zs = [z for each, z in trends if each == trend]
     body = {
         "name": name,
-        "batchSize": _most(sizes),
+        "batchSize": _most_frequent(sizes),
         "batchSizeMin": min(sizes),
         "batchSizeMax": max(sizes),
         "trend": trend,
@@ -200,8 +160,8 @@ def _last_change(states: Sequence[ModelState], old: Raw) -> Raw:
     return {"lastChangeTime": rfc3339_milli(newest.time), "lastChangeReason": newest.reason}
 
 
-def _most(values: Sequence[Any]) -> Any:
-    """The most frequent value; among equally frequent ones the greatest."""
+def _most_frequent(values: Sequence[Any]) -> Any:
+    """Among equally frequent values the largest."""
     return max(Counter(values).items(), key=lambda item: (item[1], item[0]))[0]
 
 

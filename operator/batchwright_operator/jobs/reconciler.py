@@ -11,7 +11,7 @@ from batchwright_operator.jobs.facts import JobFacts, is_left_behind
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
 from batchwright_operator.jobs.plan import AFTER, Phase, actions, deadline_of, phase_of
 from batchwright_operator.jobs.progress import progress
-from batchwright_operator.jobs.status import compare, events_of, is_terminal, status_of
+from batchwright_operator.jobs.status import events_of, is_terminal, status_of, write_decision
 from batchwright_operator.kube.conditions import Truth, find
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
@@ -125,15 +125,15 @@ def decide(observed: ObservedJob, now: float) -> Decision:
     done = progress(facts, now)
     phase = phase_of(facts, failed_items=done.failed, now=now)
     new = status_of(facts, phase, done, now)
-    verdict = compare(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
+    write = write_decision(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
     return Decision(
         actions=(
             *(Delete.of(JOB, child) for child in observed.left_behind),
             *actions(facts, phase, observed.settings, token=observed.token, now=now),
         ),
-        status=None if verdict.status is None else _write(job, verdict.status),
-        events=events_of(facts, phase, new) if verdict.status is not None else (),
-        requeue_after_s=_look_again(facts, phase, verdict.due_in_s, now),
+        status=None if write.status is None else _write(job, write.status),
+        events=events_of(facts, phase, new) if write.status is not None else (),
+        requeue_after_s=_look_again(facts, phase, write.due_in_s, now),
     )
 
 

@@ -181,10 +181,10 @@ def duration(seconds: int) -> str:
     return f"{hours}h{minutes}m" if hours else f"{minutes}m{rest}s"
 
 
-# --- pace
+# --- write policy
 
 
-def compare(old: Raw, new: Raw, now: float, interval_s: float) -> WriteDecision:
+def write_decision(old: Raw, new: Raw, now: float, interval_s: float) -> WriteDecision:
     """Turned conditions at once, progress at most once per interval."""
     before = {name: value for name, value in old.items() if name != STAMP}
     if before == new:

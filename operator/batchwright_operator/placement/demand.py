@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from batchwright_operator.api.eligible_kinds import EligibleKinds, offer
+from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kinds
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts
@@ -64,7 +64,7 @@ def deployment_info(deployment: ModelDeployment, settings: Settings) -> Deployme
     """The facts of one version of a ModelDeployment."""
     targets = [model.targets.throughput or 0 for model in deployment.spec.models if model.targets]
     return DeploymentInfo(
-        deployment=deployment, eligible=offer(deployment, settings), target=float(sum(targets)) or None
+        deployment=deployment, eligible=eligible_kinds(deployment, settings), target=float(sum(targets)) or None
     )
 
 

@@ -1,4 +1,8 @@
-"""When a status is worth a write: what tells of a change at once, what is only measured not more often than agreed."""
+"""When a status is worth a write: what changed at once, what is only measured at most once per interval; pure.
+
+Every write goes to etcd and to everybody who watches, and measured values differ in every window of every object:
+written as they come, a cluster in which nothing happens would never be quiet.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ MEASURED: Final = frozenset(
         "trendZ",
     }
 )
-"""Fields (with all below them) that change with every window."""
+"""Fields (with everything below them) that change with every window."""
 STAMP: Final = "lastUpdatedTime"
 
 
@@ -34,30 +38,34 @@ class WritePolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteDecision:
-    """`status`: what to write, None for nothing now. `why`: in words. `due_in_s`: when a write is to come."""
+    """`status`: what to write, None for nothing now. `why`: for logs and tests. `due_in_s`: when a write is to come."""
 
     status: Raw | None
     why: str
     due_in_s: float | None = None
 
 
-def compare(old: Raw, new: Raw, now: float, pace: WritePolicy) -> WriteDecision:
-    """Both without or with `lastUpdatedTime`; the answer carries it: the time at which measured values were written."""
+def write_decision(old: Raw, new: Raw, now: float, policy: WritePolicy) -> WriteDecision:
+    """Both without or with `lastUpdatedTime`; the decision's status carries it: when measured values were written."""
     before, stamp = {name: value for name, value in old.items() if name != STAMP}, old.get(STAMP)
     after = {name: value for name, value in new.items() if name != STAMP}
     if before == after:
         return WriteDecision(status=None, why="nothing changed")
-    settled = _without_measured(before) == _without_measured(after)
-    moved = _moved(before, after, pace.threshold)
-    if settled and not moved:
+    only_measured = _without_measured(before) == _without_measured(after)
+    moved = _moved(before, after, policy.threshold)
+    if only_measured and not moved:
         return WriteDecision(status=None, why="measured values moved too little")
     age_s = now - (unix(stamp) or float("-inf"))
-    if settled and age_s < pace.interval_s:
-        return WriteDecision(status=None, why="measured values were written just now", due_in_s=pace.interval_s - age_s)
+    if only_measured and age_s < policy.interval_s:
+        # Held back, not dropped: without `due_in_s` nothing would wake this object again if it stayed as it is.
+        due_in_s = policy.interval_s - age_s
+        return WriteDecision(status=None, why="measured values were written just now", due_in_s=due_in_s)
+    # A write for another reason carries measured values along, but those that moved too little keep their stamp: a
+    # batch size that turns often must not put off the next measured write.
     fresh = moved or not isinstance(stamp, str)
     return WriteDecision(
         status=after | {STAMP: rfc3339(now) if fresh else stamp},
-        why="measured values moved" if settled else "something changed",
+        why="measured values moved" if only_measured else "something changed",
     )
 
 

@@ -1,0 +1,36 @@
+"""A ModelDeployment's children, pods and surroundings as facts; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchwright_operator.api.eligible_kinds import EligibleKinds
+from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.replicas import Replica
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.live_state import Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentFacts:
+    """Everything that a decision about one ModelDeployment needs."""
+
+    deployment: ModelDeployment
+    kinds: EligibleKinds
+    deployments: tuple[Raw, ...] = ()
+    """The apps/v1 Deployments that it owns."""
+    config_maps: tuple[Raw, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    profiles: tuple[Raw, ...] = ()
+    missing_claims: tuple[str, ...] = ()
+    rejection: Rejection | None = None
+
+    @property
+    def old(self) -> Raw:
+        """The status that is written."""
+        return self.deployment.raw.get("status") or {}
+
+    @property
+    def present(self) -> list[Replica]:
+        """Replicas that are not on their way out, by name."""
+        return sorted((each for each in self.replicas if not each.terminating), key=lambda each: each.name)

@@ -1,0 +1,52 @@
+"""From the raw objects of a ModelDeployment to what they mean; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kinds
+from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.replicas import PendingTimeouts, replica
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.live_state import Rejection
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import claim_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedDeployment:
+    """One ModelDeployment and everything that its decision needs."""
+
+    raw: Raw
+    settings: Settings
+    token: str
+    deployments: tuple[Raw, ...] = ()
+    config_maps: tuple[Raw, ...] = ()
+    pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
+    """Each with the newest state of its sidecar (None: not reported yet)."""
+    profiles: tuple[Raw, ...] = ()
+    claims: frozenset[str] = frozenset()
+    rejection: Rejection | None = None
+
+
+def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: float) -> DeploymentFacts:
+    """What the raw objects mean."""
+    kinds = eligible_kinds(deployment, observed.settings)
+    timeouts = PendingTimeouts(now=now, no_fit_s=observed.settings.unfit_seconds)
+    return DeploymentFacts(
+        deployment=deployment,
+        kinds=kinds,
+        deployments=observed.deployments,
+        config_maps=observed.config_maps,
+        replicas=tuple(replica(pod, state, timeouts) for pod, state in observed.pods),
+        profiles=observed.profiles,
+        missing_claims=tuple(sorted(_named_claims(deployment, kinds) - observed.claims)),
+        rejection=observed.rejection,
+    )
+
+
+def _named_claims(deployment: ModelDeployment, kinds: EligibleKinds) -> set[str]:
+    uris = [artifact.uri for kind in kinds.kinds for artifact in deployment.artifacts_for(kind) if artifact.uri]
+    return {claim for uri in uris if (claim := claim_of(uri))}

@@ -100,6 +100,7 @@ def _tolerated(demand: Demand, node: NodeInfo) -> NodeRejection | None:
 
 def _memory(demand: Demand, processor: Processor | None) -> NodeRejection | None:
     devices = processor.devices if processor else ()
+    # The smallest one: which device of the node a pod is given is up to its device plugin.
     smallest = min((each.memory_bytes for each in devices if each.memory_bytes), default=0)
     if demand.kind != KIND_CPU and smallest and demand.model_memory_bytes > smallest:
         return NodeRejection(
@@ -109,6 +110,7 @@ def _memory(demand: Demand, processor: Processor | None) -> NodeRejection | None
 
 
 def _measured(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
+    # Only what is to be benchmarked is waited for: not a node that is opted out, nor a resource of an unknown vendor.
     if node.opted_out or demand.kind not in node.kinds:
         return None
     return NodeRejection(reason=AWAITING_BENCHMARK) if processor is None or processor.awaiting else None

@@ -12,6 +12,7 @@ from batchwright_operator.kube.quantities import Amounts, requests_of
 from batchwright_operator.kube.times import unix
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.receipts import PendingReason
+from batchwright_operator.pods.lifecycle import is_over
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
@@ -32,7 +33,7 @@ REVISION_LABEL = "pod-template-hash"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedPod:
-    """One pod; `deployment` is empty for pods that are not of a ModelDeployment."""
+    """A pod as placement sees it, gated or placed; `deployment` is empty where it is of no ModelDeployment."""
 
     uid: str
     namespace: str
@@ -47,7 +48,7 @@ class PlacedPod:
     node: str = ""
     """Where it runs, or where its receipt says that it is to run."""
     scheduled: bool = False
-    finished: bool = False
+    over: bool = False
     """Succeeded or failed: it uses nothing of its node any more."""
     gated: bool = False
     """Ours is the only gate that is left."""
@@ -76,7 +77,7 @@ class PlacedPod:
 
 
 def placed_pod(raw: Raw) -> PlacedPod:
-    """What a Pod object says."""
+    """The facts of a Pod object."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     is_model = labels.get(LABEL_COMPONENT) == COMPONENT_MODEL
@@ -96,7 +97,7 @@ def placed_pod(raw: Raw) -> PlacedPod:
         kind=annotations.get(ANNOTATION_KIND, KIND_CPU),
         revision=labels.get(REVISION_LABEL, metadata["name"]),
         node=spec.get("nodeName") or (receipt.node if receipt and not gates else ""),
-        finished=status.get("phase") in ("Succeeded", "Failed"),
+        over=is_over(raw),
         scheduled=bool(spec.get("nodeName")),
         gated=is_model and gates == [SCHEDULING_GATE],
         terminating=is_leaving(raw),

@@ -13,13 +13,13 @@ import msgspec
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.candidate_heap import Pick
-from batchwright_operator.placement.scoring import ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Score
+from batchwright_operator.placement.scoring import DECIMALS, ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Score
 from batchwright_worker.api.messages import Receipt, RunnerUp
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 
 _decode = msgspec.json.Decoder(Receipt).decode
-_TIE: Final = 0.5e-9
-"""Half of the last decimal that decides in `Score.rank`: loads closer than this are a tie."""
+_TIE: Final = 0.5 * 10**-DECIMALS
+"""Loads that are closer than this are a tie to `Score.rank`."""
 
 
 def parse(pod: Raw) -> Receipt | None:
@@ -61,7 +61,7 @@ class PendingReason:
 
 
 def pending_reason(pod: Raw) -> PendingReason | None:
-    """What ANNOTATION_WAITING says; None for a pod that has or needs no place, or was not looked at yet."""
+    """What ANNOTATION_WAITING says; None for a pod that has or needs no place, or is yet to be decided on."""
     text = (pod["metadata"].get("annotations") or {}).get(ANNOTATION_WAITING)
     if not isinstance(text, str) or not text:
         return None

@@ -15,6 +15,7 @@ from batchwright_operator.placement.demand import Claims, DeploymentInfo, deploy
 from batchwright_operator.placement.placed_pods import Owner, PlacedPod, placed_pod
 from batchwright_operator.placement.refusals import Refusals
 from batchwright_operator.placement.snapshot import ObservedCluster
+from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.processors.nodes import node_info
 from batchwright_operator.processors.processor import Processor, processors_of
 from batchwright_operator.reconcile.decisions import Decision, Key
@@ -54,7 +55,7 @@ class PlacementReconciler:
         models = store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL)
         if not any(_may_need_placement(pod) for pod in models):
             return None
-        pods = [each for each in self._pods.of(store.all(POD)).values() if not each.finished]
+        pods = [each for each in self._pods.of(store.all(POD)).values() if not each.over]
         nodes = {name: info for (_, name), info in sorted(self._nodes.of(store.all(NODE)).items())}
         processors = {name: found for (_, name), found in self._profiles.of(store.all(ACCELERATOR_PROFILE)).items()}
         placed = tuple(each for each in pods if each.node and not each.refused)
@@ -88,8 +89,7 @@ class PlacementReconciler:
 def _keys_of_pod(pod: Raw) -> Iterable[Key]:
     """Model pods concern placement, and so does every other pod that ends and makes room."""
     is_model = (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_MODEL
-    finished = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-    return (KEY,) if is_model or finished or is_leaving(pod) else ()
+    return (KEY,) if is_model or is_over(pod) or is_leaving(pod) else ()
 
 
 def _may_need_placement(pod: Raw) -> bool:

@@ -32,7 +32,7 @@ SPREAD_TERM: Final = 0.1
 """What a processor's load grows by when it would take every replica of a deployment."""
 ROUNDS_TO_ZERO: Final = 0.005
 """A smaller value is 0.00 where two decimals are shown."""
-_DECIMALS: Final = 9
+DECIMALS: Final = 9
 """Decimals of a load that decide."""
 
 
@@ -191,7 +191,7 @@ class Score:
         """Smaller is better; a total order over the candidates of one pod."""
         each = self.candidate
         # Rounded: equal loads summed from other terms differ in their last bits, and A5 breaks their tie by capacity.
-        load = round(self.load, _DECIMALS)
+        load = round(self.load, DECIMALS)
         return (each.sample is None, each.capacity is None, load, -(each.capacity or 0.0), each.node.name)
 
 

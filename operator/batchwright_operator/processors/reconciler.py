@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
 from batchwright_operator.kube.quantities import requests_of
+from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.processors import plan
 from batchwright_operator.processors.benchmark_outcome import is_finished
 from batchwright_operator.processors.plan import ObservedNode
@@ -96,7 +97,7 @@ def _used_by_models(store: StoreView, node: str) -> dict[str, float]:
     used: dict[str, float] = {}
     for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
         spec = pod.get("spec") or {}
-        if spec.get("nodeName") == node and (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
+        if spec.get("nodeName") == node and not is_over(pod):
             kind = _kind_of(pod) or KIND_CPU
             used[kind] = used.get(kind, 0.0) + (1.0 if kind == KIND_CPU else requests_of(spec).get(kind, 1.0))
     return used

@@ -77,7 +77,7 @@ async def test_forbidden_counts_as_a_failure_only_soon_after_an_outage(after_s: 
     assert breaker.is_open is is_open
 
 
-async def test_forbidden_without_an_outage_is_an_answer() -> None:
+async def test_forbidden_without_an_outage_is_a_success() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(3 * THRESHOLD):
         breaker.forbidden()

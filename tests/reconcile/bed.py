@@ -108,7 +108,7 @@ class Bed:
         assert not [line for line in errors if not re.search(expect, line)], log.read_text()[-3000:]
 
     def create(self, count: int, prefix: str = "m") -> None:
-        """Makes that many objects, several at a time."""
+        """Makes this many objects, several at a time."""
 
         def one(number: int) -> None:
             artifact = {"format": "onnx", "uri": "pvc://models/a.onnx"}
@@ -124,7 +124,7 @@ class Bed:
             list(pool.map(one, range(count)))
 
     def change(self, count: int, replicas: int, prefix: str = "m") -> None:
-        """Changes the spec of that many objects."""
+        """Changes the spec of this many objects."""
         with ThreadPoolExecutor(8) as pool:
             list(
                 pool.map(

@@ -102,8 +102,8 @@ def test_watches_that_fall_silent_are_noticed(bed: Bed) -> None:
     assert survive(bed, rule, faulty_s=1, count=20, BATCHWRIGHT_WATCH_STALE_SECONDS="3") > 0
 
 
-def test_lost_and_late_answers(bed: Bed) -> None:
-    """The write happens and nobody hears of it: it is found out, not done twice."""
+def test_lost_and_late_responses(bed: Bed) -> None:
+    """The write happens and its response is lost: that is found out, and it is not done twice."""
     for rule in ({"verbs": WRITES, "loseAnswer": True, "probability": 0.3}, {"verbs": WRITES, "delaySeconds": 1.0}):
         survive(bed, rule, faulty_s=3, count=30)
         bed.clean()
@@ -122,7 +122,7 @@ def test_the_api_server_restarts(bed: Bed) -> None:
         bed.change(30, replicas=2)
         bed.converge(60, 30)
         bed.assert_silent()
-        assert len(operator.text().splitlines()) < 200, "an outage is not told hundreds of times"
+        assert len(operator.text().splitlines()) < 200, "an outage is not logged hundreds of times"
 
 
 def test_killed_at_random(bed: Bed) -> None:

@@ -18,7 +18,7 @@ BODY: Raw = {
 }
 
 
-def answer(version: str = "10") -> Any:
+def response(version: str = "10") -> Any:
     """What the server makes of BODY: normalized, defaulted, with fields of others."""
     live: Any = copy.deepcopy(BODY)
     live["metadata"] |= {"uid": "u", "resourceVersion": version, "annotations": {"other": "1"}}
@@ -28,7 +28,7 @@ def answer(version: str = "10") -> Any:
 
 
 def changed(version: str, **changes: Any) -> Any:
-    live = answer(version)
+    live = response(version)
     for path, value in changes.items():
         at, *rest = path.split("__")
         target = live[at]
@@ -41,8 +41,8 @@ def changed(version: str, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("live", "settled"),
     [
-        (answer("10"), True),
-        (answer("11") | {"status": {"ready": 1}}, True),
+        (response("10"), True),
+        (response("11") | {"status": {"ready": 1}}, True),
         (changed("11", metadata__annotations={"other": "2"}), True),
         (changed("11", spec__strategy="Recreate"), True),
         (changed("11", spec__template__containers__0__image="j"), True),
@@ -57,17 +57,17 @@ def changed(version: str, **changes: Any) -> Any:
 )
 def test_drift(live: Raw | None, settled: bool) -> None:
     applied = AppliedBodies()
-    applied.remember(DEPLOYMENT, BODY, answer())
+    applied.remember(DEPLOYMENT, BODY, response())
     assert applied.is_settled(DEPLOYMENT, BODY, live) is settled
 
 
 def test_a_new_body_is_applied_and_an_unknown_object_once() -> None:
     applied = AppliedBodies()
-    assert not applied.is_settled(DEPLOYMENT, BODY, answer())
-    applied.remember(DEPLOYMENT, BODY, answer())
+    assert not applied.is_settled(DEPLOYMENT, BODY, response())
+    applied.remember(DEPLOYMENT, BODY, response())
     assert applied.is_same_body(DEPLOYMENT, copy.deepcopy(BODY))
     other = BODY | {"spec": {"replicas": 3}}
-    assert not applied.is_settled(DEPLOYMENT, other, answer())
+    assert not applied.is_settled(DEPLOYMENT, other, response())
     applied.prune(lambda resource, namespace, name: (namespace, name) == ("n", "a"))
     assert not applied.is_same_body(DEPLOYMENT, BODY)
 
@@ -104,5 +104,5 @@ def test_a_status_that_the_server_reshapes_is_written_once() -> None:
 
 
 def test_an_equal_status_is_not_written_even_after_a_restart() -> None:
-    held = {"metadata": {"uid": "u"}, "status": {"replicas": 1, "items": [{"a": 1}]}}
-    assert WrittenStatuses().is_settled(held, {"items": [{"a": 1, "b": None}], "replicas": 1, "gone": None})
+    stored = {"metadata": {"uid": "u"}, "status": {"replicas": 1, "items": [{"a": 1}]}}
+    assert WrittenStatuses().is_settled(stored, {"items": [{"a": 1, "b": None}], "replicas": 1, "missing": None})

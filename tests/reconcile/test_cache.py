@@ -1,4 +1,4 @@
-"""The store: whatever order lists, events and answers come in, it never goes back and ends at the truth."""
+"""The cache: in whatever order lists, events and responses arrive, it never goes back and ends at the truth."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def play(steps: list[tuple[str, str]]) -> tuple[list[tuple[str, Raw]], list[dict
 
 @given(steps=history, data=st.data())
 def test_it_ends_at_the_truth_after_any_mixture_of_sources(steps: list[tuple[str, str]], data: st.DataObject) -> None:
-    """Events in order (as watches give them), with repeated old ones, late answers and late lists in between."""
+    """Events in order (as watches give them), with repeated old ones, late responses and late lists in between."""
     events, states = play(steps)
     store, (list_watch,) = new_store()
     delivered = 0
     while delivered < len(events):
-        source = data.draw(st.sampled_from(["event", "event", "again", "answer", "list"]))
+        source = data.draw(st.sampled_from(["event", "event", "again", "response", "list"]))
         version = version_of(events[delivered][1])
         if source == "event":
             deliver(store, list_watch, events[delivered])
             delivered += 1
         elif source == "again" and delivered:
             deliver(store, list_watch, data.draw(st.sampled_from(events[:delivered])))
-        elif source == "answer":
+        elif source == "response":
             kind, obj = data.draw(st.sampled_from(events[: delivered + 1]))
             if kind == "MODIFIED":
                 store.written(POD, obj)
@@ -99,9 +99,9 @@ def test_an_object_never_gets_older(versions: list[int]) -> None:
     list_watch.ordered = False
     for version in versions:
         store.changed(list_watch, pod("a", version))
-        held = store.get(POD, "n", "a")
-        assert held is not None
-        assert version_of(held) >= version
+        cached = store.get(POD, "n", "a")
+        assert cached is not None
+        assert version_of(cached) >= version
     assert version_of(store.all(POD)[0]) == max(versions)
 
 
@@ -112,7 +112,7 @@ def test_versions_are_compared_as_numbers() -> None:
     assert version_of(store.all(POD)[0]) == 10
 
 
-def test_an_answer_after_the_deletion_was_seen_does_not_raise_the_dead() -> None:
+def test_a_response_after_the_deletion_was_seen_does_not_bring_the_object_back() -> None:
     store, (list_watch,) = new_store()
     store.changed(list_watch, pod("a", 5))
     store.deleted(list_watch, pod("a", 7))
@@ -120,14 +120,14 @@ def test_an_answer_after_the_deletion_was_seen_does_not_raise_the_dead() -> None
     assert store.all(POD) == []
 
 
-def test_an_answer_ahead_of_the_watch_is_there_at_once() -> None:
+def test_a_response_ahead_of_the_watch_is_there_at_once() -> None:
     notified: list[str] = []
     store, (list_watch,) = new_store(notified)
     store.replace(list_watch, [], 5)
     store.written(POD, pod("a", 8))
     assert names(store.all(POD)) == {"a"}
     store.changed(list_watch, pod("a", 8))
-    assert notified == ["a"], "the watch's echo of our own write is no news"
+    assert notified == ["a"], "the watch's echo of our own write queues no key"
 
 
 def test_a_list_that_is_older_than_our_write_does_not_undo_it() -> None:
@@ -175,7 +175,7 @@ def test_owned_means_the_controller_reference() -> None:
     assert (names(store.owned(POD, "u2")), store.owned(POD, "u1")) == ({"a"}, [])
 
 
-def test_what_no_feed_sees_is_not_kept() -> None:
+def test_what_no_list_watch_sees_is_not_kept() -> None:
     store, _ = new_store(None, "colour=red")
     store.written(POD, pod("a", 1, colour="blue"))
     store.written(CONFIG_MAP, pod("c", 2))
@@ -196,7 +196,7 @@ def test_old_and_new_state_are_both_asked_for_keys() -> None:
     assert notified == ["x", "x", "y", "y"]
 
 
-def test_the_key_that_wrote_a_status_is_not_told() -> None:
+def test_the_key_that_wrote_a_status_is_not_queued() -> None:
     notified: list[str] = []
     store, (list_watch,) = new_store(notified)
     store.changed(list_watch, pod("a", 1))
@@ -204,7 +204,7 @@ def test_the_key_that_wrote_a_status_is_not_told() -> None:
     assert notified == ["a"]
 
 
-def test_feeds_of_equal_selectors_are_shared() -> None:
+def test_list_watches_of_equal_selectors_are_shared() -> None:
     store, list_watches = new_store(None, "a=b", "a=b", "")
     assert (list_watches[0] is list_watches[1], len(store.list_watches())) == (True, 2)
 
@@ -214,10 +214,10 @@ def test_managed_fields_are_dropped_and_the_kind_is_filled_in() -> None:
     raw: dict[str, Any] = pod("a", 1)
     raw["metadata"]["managedFields"] = [{}]
     store.replace(list_watch, [raw], 1)
-    held = store.get(POD, "n", "a")
-    assert held is not None
-    assert "managedFields" not in held["metadata"]
-    assert (held["kind"], held["apiVersion"]) == ("Pod", "v1")
+    cached = store.get(POD, "n", "a")
+    assert cached is not None
+    assert "managedFields" not in cached["metadata"]
+    assert (cached["kind"], cached["apiVersion"]) == ("Pod", "v1")
     assert "managedFields" in raw["metadata"], "what came in is not changed"
 
 

@@ -1,4 +1,4 @@
-"""The core on a healthy API server: it converges, repairs, says what is refused, and then is silent."""
+"""The operator on a healthy API server: it converges, repairs, reports what is refused, and then is silent."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_an_action_that_is_refused_shows_in_status_and_as_an_event(bed: Bed) -> 
         bed.assert_silent(quiet_s=3)
 
 
-def test_a_lasting_403_is_told_too(bed: Bed) -> None:
+def test_a_lasting_403_is_reported_too(bed: Bed) -> None:
     quota = "/api/v1/namespaces/default/resourcequotas"
     bed.api.request("POST", quota, {"metadata": {"name": "none"}, "spec": {"hard": {"count/deployments.apps": "0"}}})
     try:
@@ -125,7 +125,7 @@ def test_a_lasting_403_is_told_too(bed: Bed) -> None:
         bed.api.delete(f"{quota}/none")
 
 
-def test_a_passing_state_is_told_once(bed: Bed) -> None:
+def test_a_passing_state_is_posted_once(bed: Bed) -> None:
     bed.create(1)
     with bed.operator():
         bed.converge(1, 30)

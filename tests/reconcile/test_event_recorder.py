@@ -1,4 +1,4 @@
-"""Events are told once, then counted, and never too many."""
+"""Equal Events are posted once and then counted, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def event(message: str = "m", uid: str = "u") -> Event:
     return Event(regarding=regarding, reason="Changed", message=message)
 
 
-def test_the_same_news_is_posted_once_and_then_counted_ever_more_rarely() -> None:
+def test_equal_events_are_posted_once_and_then_counted_ever_more_rarely() -> None:
     limits = EventLimits()
     postings = [limits.admit(event(), float(second)) for second in range(100)]
     posted = [one for one in postings if one]
@@ -36,7 +36,7 @@ def test_the_same_news_is_posted_once_and_then_counted_ever_more_rarely() -> Non
     assert len({one.name for one in posted}) == 1
 
 
-def test_news_after_a_long_silence_is_new() -> None:
+def test_an_event_after_a_long_silence_begins_a_series() -> None:
     limits = EventLimits()
     first = limits.admit(event(), 0.0)
     again = limits.admit(event(), SERIES_S + 1)

@@ -103,16 +103,16 @@ def test_keys_come_in_the_order_of_their_adds() -> None:
     assert [schedule.take(0.0) for _ in range(4)] == [B, A, C, None]
 
 
-def test_an_earlier_appointment_stays() -> None:
+def test_an_earlier_due_time_stays() -> None:
     schedule = Schedule()
     schedule.add(A, 2.0, 0.0)
     schedule.add(A, 5.0, 0.0)
     assert (schedule.next_at(), schedule.take(1.9), schedule.take(2.0)) == (2.0, None, A)
     schedule.done(A, 2.0)
-    assert schedule.take(10.0) is None, "the later appointment is not kept beside it"
+    assert schedule.take(10.0) is None, "the later due time is not kept as well"
 
 
-def test_news_brings_a_failing_key_back_soon_but_not_at_once() -> None:
+def test_a_change_requeues_a_failing_key_soon_but_not_at_once() -> None:
     schedule = Schedule(rng=Random(1))
     assert [schedule.failed(A, 0.0) for _ in range(15)][-1] > 10
     for at in (0.1, 0.2, 0.3):
@@ -133,7 +133,7 @@ def test_clear_forgets_what_waits_but_not_what_is_in_work() -> None:
     assert schedule.take(0.0) == A
 
 
-async def test_get_wakes_for_an_add_and_for_an_appointment() -> None:
+async def test_get_returns_for_an_add_and_for_a_due_time() -> None:
     queue = WorkQueue(asyncio.get_running_loop().time)
     waiting = asyncio.ensure_future(queue.get())
     await asyncio.sleep(0)

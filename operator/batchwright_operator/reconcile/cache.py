@@ -1,10 +1,10 @@
-"""The cache of watched objects, with indexes; everything that the API server says enters it at once.
+"""The cache of watched objects, with indexes.
 
-Three sources feed it: lists, watch events and the answers to our own writes. They may come in any order:
-an object only ever moves to a newer resourceVersion, a list removes only what it could have seen, and an answer
-about an object that the watch has already seen deleted is dropped. resourceVersions are compared as integers
-(one etcd revision counter orders all of them). Objects are shared and never mutated; metadata.managedFields is
-left out (it is half of most objects and nobody decides by it).
+It has three sources: lists, watch events and the responses to our own writes. They may arrive in any order: an object
+only ever moves to a newer resourceVersion, a list removes only what it could have seen, and a response about an
+object that the watch has already seen deleted is dropped. resourceVersions are compared as integers (one etcd
+revision counter orders all of them). Objects are shared and never mutated; metadata.managedFields is left out (it is
+half of most objects and nothing is decided by it).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def version_of(obj: Raw) -> int:
 
 @dataclass(eq=False, slots=True)
 class ListWatch:
-    """One list-and-watch, shared by all domains that ask for this resource and these selectors."""
+    """One list-and-watch, shared by all reconcilers that ask for this resource and these selectors."""
 
     resource: Resource
     label_selector: str
@@ -37,11 +37,11 @@ class ListWatch:
     matches: Matcher
     keys: list[Callable[[Raw], Iterable[Key]]] = field(default_factory=list)
     progress: int = 0
-    """Every change up to this version has been seen."""
+    """Every change up to this resourceVersion has been seen."""
     synced: bool = False
     """Has been listed at least once."""
     ordered: bool = True
-    """Whether events come in the order of their versions; else only lists say what has been seen."""
+    """Whether events come in the order of their resourceVersions; else only lists say what has been seen."""
 
     def __str__(self) -> str:
         selectors = [text for text in (self.label_selector, self.field_selector) if text]
@@ -91,7 +91,7 @@ class _Table:
 
 
 class Store:
-    """Implements domain.StoreView; `on_key` is called with every key that a change concerns."""
+    """The cache. Implements `StoreView`; `on_key` is called with every key that a change concerns."""
 
     def __init__(self, on_key: Callable[[Key], None] = lambda key: None) -> None:
         self._tables: dict[tuple[str, str], _Table] = {}
@@ -113,7 +113,7 @@ class Store:
         return self._table(resource).found("owner", owner_uid)
 
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
-        """Objects with this label; by scanning where no Watch names it in `index_labels`."""
+        """Objects with this label; by a scan where no Watch names it in `index_labels`."""
         table = self._table(resource)
         if label in table.labels:
             found = table.found(f"label {label}", value)
@@ -121,10 +121,11 @@ class Store:
             found = [obj for obj in table.objects.values() if (obj["metadata"].get("labels") or {}).get(label) == value]
         return found if namespace is None else [obj for obj in found if obj["metadata"].get("namespace") == namespace]
 
-    # --- what is watched
+    # --- list-watches
 
     def register(self, watch: Watch) -> ListWatch:
-        """The feed of this watch; an existing one where resource and selectors are equal. Before any object is in."""
+        """The list-watch of this Watch; an existing one where resource and selectors are equal. Call it before any
+        object is in: labels that are indexed later would miss what is there."""
         table = self._table(watch.resource)
         wanted = (watch.label_selector, watch.field_selector)
         list_watch = next(
@@ -138,11 +139,11 @@ class Store:
         return list_watch
 
     def list_watches(self) -> list[ListWatch]:
-        """Every feed, in the order of registration."""
+        """Every list-watch, in the order of registration."""
         return [list_watch for table in self._tables.values() for list_watch in table.list_watches]
 
     def is_watched(self, resource: Resource, obj: Raw) -> bool:
-        """Whether some feed sees this object, so that its absence here means that it does not exist."""
+        """Whether some list-watch sees this object, so that its absence here means that it does not exist."""
         return any(list_watch.matches(obj) for list_watch in self._table(resource).list_watches)
 
     def all_keys(self) -> Iterator[Key]:
@@ -151,30 +152,31 @@ class Store:
             for obj in list(table.objects.values()):
                 yield from self._keys_of(table, obj)
 
-    # --- what the API server says
+    # --- updates
 
     def replace(self, list_watch: ListWatch, objects: Iterable[Raw], version: int) -> None:
-        """A whole list as of `version`. Safe beside a running watch of the same feed."""
+        """A whole list as of `version`. It may come while a watch of the same list-watch runs."""
         table = self._table(list_watch.resource)
         listed: set[Place] = set()
         for raw in objects:
             obj, place = _trimmed(list_watch.resource, raw)
             listed.add(place)
+            # The watch has seen more than this list: an object that is listed but no longer cached was deleted since.
             overtaken = version < list_watch.progress and version_of(obj) <= list_watch.progress
             if place in table.objects or not overtaken:
                 self._put(table, place, obj)
-        not_found = [
+        deleted = [
             place
             for place, obj in table.objects.items()
             if place not in listed and version_of(obj) <= version and list_watch.matches(obj)
         ]
-        for place in not_found:
+        for place in deleted:
             self._drop(table, place)
         self.bookmark(list_watch, version)
         list_watch.synced = True
 
     def changed(self, list_watch: ListWatch, raw: Raw) -> None:
-        """A watch event ADDED or MODIFIED; one that comes again does not raise the dead."""
+        """A watch event ADDED or MODIFIED. An old one that comes again does not bring a deleted object back."""
         table = self._table(list_watch.resource)
         obj, place = _trimmed(list_watch.resource, raw)
         if place in table.objects or version_of(obj) > list_watch.progress:
@@ -182,23 +184,24 @@ class Store:
         self._seen(list_watch, obj)
 
     def deleted(self, list_watch: ListWatch, raw: Raw) -> None:
-        """A watch event DELETED: the object is gone, or no longer matches this feed's selectors."""
+        """A watch event DELETED: the object is deleted, or no longer matches the selectors of this list-watch."""
         table = self._table(list_watch.resource)
         obj, place = _trimmed(list_watch.resource, raw)
         cached = table.objects.get(place)
         if cached is not None and version_of(cached) <= version_of(obj):
             elsewhere = any(other is not list_watch and other.matches(obj) for other in table.list_watches)
             still = obj["metadata"]["uid"] == cached["metadata"]["uid"] and elsewhere
+            # It may only have left the selectors of this list-watch, while another one still sees it.
             if not still:
                 self._drop(table, place)
         self._seen(list_watch, obj)
 
     def bookmark(self, list_watch: ListWatch, version: int) -> None:
-        """The watch has seen everything up to this version."""
+        """The watch has seen every change up to this resourceVersion."""
         list_watch.progress = max(list_watch.progress, version)
 
     def written(self, resource: Resource, raw: Raw, *, skip: Key | None = None) -> None:
-        """An answer of the API server to one of our calls; the key `skip` is not told."""
+        """An object in a response to one of our calls. The key `skip` is not queued for it."""
         table = self._table(resource)
         obj, place = _trimmed(resource, raw)
         watching = [list_watch for list_watch in table.list_watches if list_watch.matches(obj)]
@@ -207,20 +210,21 @@ class Store:
             if cached is not None and version_of(cached) <= version_of(obj):
                 self._drop(table, place)
             return
-        seen_gone = place not in table.objects and any(
+        # Without an entry, a response as old as what the watch has seen is about an object that is deleted by now.
+        seen_deleted = place not in table.objects and any(
             version_of(obj) <= list_watch.progress for list_watch in watching
         )
-        if not seen_gone:
+        if not seen_deleted:
             self._put(table, place, obj, skip=skip)
 
     def not_found(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
-        """The API server said that there is no such object (with this uid)."""
+        """The API server responded that there is no such object (with this uid)."""
         table = self._table(resource)
         cached = table.objects.get((namespace, name))
         if cached is not None and uid in (None, cached["metadata"]["uid"]):
             self._drop(table, (namespace, name))
 
-    # --- within
+    # --- internals
 
     def _seen(self, list_watch: ListWatch, obj: Raw) -> None:
         if list_watch.ordered:
@@ -257,7 +261,7 @@ class Store:
                 try:
                     yield from keys(obj)
                 except Exception:
-                    logger.exception("which keys concern %s %s?", table.resource.kind, obj["metadata"].get("name"))
+                    logger.exception("no keys for %s %s", table.resource.kind, obj["metadata"].get("name"))
 
 
 def _trimmed(resource: Resource, raw: Raw) -> tuple[Raw, Place]:

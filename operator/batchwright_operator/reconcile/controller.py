@@ -1,4 +1,4 @@
-"""One pass per key: observe once, decide purely, act, write the status once, tell Events."""
+"""The controller: one pass per key: observe once, decide purely, act, write the status once, record Events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from batchwright_operator.reconcile.workqueue import WorkQueue
 logger = logging.getLogger(__name__)
 
 FORBIDDEN_LASTS_S: Final = 10.0
-"""A 403 that goes on for this long is not the server's start."""
+"""A 403 that goes on for this long is a quota or a missing permission. An API server that has just started responds 403
+to everything until it has synced its RBAC."""
 CONFLICT_DELAY_S: Final = 1.0
 """The newest state was read already, so that there is no reason to wait for long."""
 
@@ -63,6 +64,7 @@ class Controller:
         while True:
             key = await self._queue.get()
             try:
+                # During an outage keys wait here, not in their back-off: they go on as soon as a probe succeeds.
                 await self._circuit_breaker.ready()
                 with self._metrics.pass_seconds.labels(key.reconciler).time():
                     result = await self._try(key)
@@ -71,7 +73,7 @@ class Controller:
                 self._queue.done(key)
 
     async def _try(self, key: Key) -> str:
-        """One pass with its failures handled; the word for it in the metrics."""
+        """One pass with its failures handled; its result as the metrics name it."""
         try:
             await self.reconcile(key)
         except ActionFailed as failure:
@@ -83,7 +85,7 @@ class Controller:
         self._queue.succeeded(key)
         self._forbidden_since.pop(key, None)
         if self._live.rejections.pop(key, None):
-            self._queue.add(key)
+            self._queue.add(key)  # this pass still decided with the rejection in sight: the status says Rejected
         return "success"
 
     async def reconcile(self, key: Key) -> None:
@@ -112,7 +114,7 @@ class Controller:
     async def _failed(self, key: Key, failure: ActionFailed) -> str:
         if isinstance(failure.cause, Conflict):
             delay = self._queue.failed(key, at_most_s=CONFLICT_DELAY_S)
-            logger.debug("%s: %s; deciding anew in %.3f s", _text(key), failure, delay)
+            logger.debug("%s: %s; deciding again in %.3f s", _text(key), failure, delay)
             return "conflict"
         delay = self._queue.failed(key)
         if not self._is_final(key, failure):
@@ -132,7 +134,7 @@ class Controller:
         return self._now() - since >= FORBIDDEN_LASTS_S
 
     async def _report_rejection(self, key: Key, failure: ActionFailed) -> None:
-        """The status (and Events) as decided with the rejection in sight; no actions."""
+        """Writes the status (and Events) as decided with the rejection in sight; performs no actions."""
         try:
             decision = self._decide(key)
             if decision is None:
@@ -142,8 +144,8 @@ class Controller:
                 message = f"{failure.what} was refused: {failure.cause.message}"
                 regarding = decision.status.regarding
                 self._recorder.record(Event(regarding=regarding, reason="Rejected", message=message, type="Warning"))
-        except ActionFailed as again:
-            logger.info("%s: %s", _text(key), again)
+        except ActionFailed as second:
+            logger.info("%s: %s", _text(key), second)
         except Exception:
             logger.exception("%s: deciding after a rejection", _text(key))
 

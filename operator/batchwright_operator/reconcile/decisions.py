@@ -1,4 +1,4 @@
-"""What a decision may ask for, as values: nothing here talks to a cluster.
+"""A decision and its actions, as values: nothing here calls the API server.
 
 A reconciler's `decide` returns a `Decision`; the controller performs its actions in order, writes the
 status once, and posts the events only after that write succeeded.
@@ -15,7 +15,7 @@ from batchwright_operator.kube.objects import Raw, Resource
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Key:
-    """What is reconciled: `reconciler` is the reconciler's name, namespace is empty for cluster-scoped objects."""
+    """What is reconciled: `reconciler` is a reconciler's name. Cluster-scoped objects have no namespace."""
 
     reconciler: str
     namespace: str = ""
@@ -24,8 +24,8 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apply:
-    """Server-side apply of a child, with our field manager and force. Skipped by the controller when the last
-    applied body is equal and the object in the store is the very version that this apply returned."""
+    """Server-side apply of a child, with our field manager and force. The applier skips it when the last applied body
+    is equal and nobody has changed that body's fields since (`reconcile/applied`)."""
 
     resource: Resource
     body: Raw
@@ -33,7 +33,8 @@ class Apply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create:
-    """Create once; an object that exists already is success."""
+    """Creation of one object. One of the same controller that exists already is success; another's fails as
+    AlreadyExists."""
 
     resource: Resource
     body: Raw
@@ -41,7 +42,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """Patch one object. With resource_version it is answered 409 if the object has changed since."""
+    """A patch of one object. With resource_version it fails as Conflict if the object has changed since."""
 
     resource: Resource
     namespace: str
@@ -53,7 +54,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete:
-    """Delete one object; the uid is a precondition. An object that is gone already is success."""
+    """Deletion of one object; the uid is a precondition. An object that is deleted already is success."""
 
     resource: Resource
     namespace: str
@@ -64,7 +65,7 @@ class Delete:
 
     @classmethod
     def of(cls, resource: Resource, obj: Raw) -> Self:
-        """This very object, not another that has its name by then."""
+        """The deletion of this very object, not of another that has its name by then."""
         metadata = obj["metadata"]
         return cls(resource=resource, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
 
@@ -85,7 +86,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusWrite:
-    """The whole status of one own object; `regarding` is the object as decided on (its resourceVersion fences)."""
+    """The whole status of one object of our kinds; `regarding` is the object as it was decided on. Its resourceVersion
+    makes the write fail as Conflict if the object has changed since."""
 
     resource: Resource
     regarding: Raw
@@ -94,7 +96,7 @@ class StatusWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Everything that one pass wants. `requeue_after_s`: look again then even if nothing changes (None: no need)."""
+    """The result of one pass. `requeue_after_s`: reconcile again then even if nothing changes (None: no need)."""
 
     actions: tuple[Action, ...] = ()
     status: StatusWrite | None = None

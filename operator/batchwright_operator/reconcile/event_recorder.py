@@ -1,4 +1,4 @@
-"""Kubernetes Events: the same news is told once and then counted, and never too many at a time."""
+"""The event recorder: posts Kubernetes Events. Equal ones become one Event with a count, and the rate is bounded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from batchwright_operator.reconcile.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 SERIES_S = 600.0
-"""The same news within this time belongs to one series."""
+"""Equal Events within this time belong to one series."""
+# Bounds on what one object, and all objects together, may post: an object whose state flips writes no Event per flip.
 OBJECT_BURST = 30.0
 OBJECT_PER_S = 0.1
 ALL_BURST = 200.0
@@ -56,7 +57,7 @@ class _Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
-    """What must be written: a new Event, or a new count of one (`count` > 1)."""
+    """One write: a new Event, or a new count of one (`count` > 1)."""
 
     event: Event
     name: str
@@ -66,7 +67,7 @@ class Posting:
 
 
 class EventLimits:
-    """Decides what of the news is posted. Times are Unix seconds."""
+    """Decides which Events are posted. Times are Unix seconds."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, ...], _Series] = {}
@@ -75,7 +76,8 @@ class EventLimits:
         self._expired_at = 0.0
 
     def admit(self, event: Event, now: float) -> Posting | None:
-        """None: told already (counts 2, 4, 8, ... are told again) or too much at once."""
+        """The write for this Event. None if it was posted already (only counts 2, 4, 8, ... are written) or if too many
+        come at once."""
         self._expire(now)
         metadata = event.regarding["metadata"]
         uid = str(metadata["uid"])
@@ -86,6 +88,7 @@ class EventLimits:
             series = self._series[at] = _Series(name, metadata.get("namespace") or "default", 0, now)
         series.count += 1
         series.last = now
+        # Powers of two only: an Event that repeats for days is written ever more rarely.
         if series.count & (series.count - 1) or not self._may(uid, now):
             return None
         return Posting(event=event, name=series.name, namespace=series.namespace, count=series.count, at=now)
@@ -108,7 +111,7 @@ class EventLimits:
 
 
 class EventRecorder:
-    """Posts admitted Events in the background; news that cannot be posted for long is dropped."""
+    """Posts admitted Events in the background, so that no pass waits for one; after some tries an Event is dropped."""
 
     def __init__(self, client: ApiClient, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
         self._client = client
@@ -119,7 +122,7 @@ class EventRecorder:
         self._pending: asyncio.Queue[Posting] = asyncio.Queue(PENDING_MAX)
 
     def record(self, event: Event) -> None:
-        """Never waits and never fails."""
+        """Queues the Event if the limits admit it. Never waits and never fails."""
         posting = self._limits.admit(event, self._clock())
         if posting is None:
             return

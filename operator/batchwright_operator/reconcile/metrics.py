@@ -1,4 +1,4 @@
-"""The operator's own metrics, and those that domains decide (`Decision.metrics`)."""
+"""The operator's own metrics, and gauges that reconcilers decide (`Decision.metrics`)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Metrics:
     def __init__(self, live: LiveState) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types for it
         self.registry = CollectorRegistry()
+        # The label `domain` is the reconciler's name. It is public: dashboards and alerts of users select by it.
         self.passes = Counter(
             "batchwright_reconcile", "Passes over a key", ["domain", "result"], registry=self.registry
         )
@@ -47,7 +48,7 @@ class Metrics:
         self.registry.register(_Samples(live))
 
     def decided(self, key: Key, values: Mapping[str, float]) -> None:
-        """Replaces what this key's last decision said."""
+        """Replaces the gauges of this key's last decision."""
         if values:
             self._decided[key] = values
         else:
@@ -70,7 +71,7 @@ class _Decided(Collector):
                 name, labels = parse_name(text)
                 at = (name, tuple(labels))
                 if at not in families:
-                    families[at] = GaugeMetricFamily(name, "Decided by a domain", labels=list(labels))
+                    families[at] = GaugeMetricFamily(name, "Decided by a reconciler", labels=list(labels))
                 families[at].add_metric(list(labels.values()), value)
         yield from families.values()
 

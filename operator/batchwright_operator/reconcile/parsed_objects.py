@@ -1,4 +1,4 @@
-"""Reads every version of a raw object once."""
+"""The cache of parsed objects: every version of a raw object is parsed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class ParsedObjects(Generic[T]):
-    """Raw objects as values; one is read again only when its resourceVersion has changed."""
+    """Raw objects as values; an object is parsed again only when its resourceVersion has changed."""
 
     def __init__(self, read: Callable[[Raw], T]) -> None:
         self._read = read

@@ -1,6 +1,6 @@
-"""The work queue: what to reconcile next. A key waits at most once and is never with two workers.
+"""The work queue: which key to reconcile next. A key waits at most once and is never with two workers.
 
-`Schedule` is the pure state, told the time; `WorkQueue` adds waiting.
+`Schedule` is the pure state, with time as an argument; `WorkQueue` adds the waiting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from batchwright_operator.reconcile.decisions import Key
 FIRST_DELAY_S = 0.005
 LAST_DELAY_S = 120.0
 CHANGE_DELAY_S = 1.0
-"""News about a key that has just failed brings it back no earlier than this, however much news there is."""
+"""A change that concerns a key that has just failed requeues it no earlier than this, however many changes there are:
+else an object that changes all the time would be tried all the time."""
 
 
 def backoff_s(failures: int, jitter: float, *, first_s: float = FIRST_DELAY_S, last_s: float = LAST_DELAY_S) -> float:
@@ -41,7 +42,7 @@ class Schedule:
     _not_before: dict[Key, float] = field(default_factory=dict)
 
     def add(self, key: Key, at: float, now: float) -> None:
-        """Reconcile the key at `at`; an earlier appointment stays, a later one is replaced."""
+        """Reconcile the key at `at`; an earlier due time stays, a later one is replaced."""
         at = max(at, self._not_before.get(key, at))
         if at > now:
             if key not in self._waiting and key not in self._again and at < self._due.get(key, float("inf")):
@@ -74,7 +75,7 @@ class Schedule:
 
     def failed(self, key: Key, now: float, at_most_s: float = LAST_DELAY_S) -> float:
         """Try again after a delay that grows with every failure in a row; returns the delay in seconds.
-        What changed during the failed pass waits for the delay too; later news shortens it to NEWS_DELAY_S."""
+        What changed during the failed pass waits for the delay too; a later change shortens it to CHANGE_DELAY_S."""
         self._failures[key] = self._failures.get(key, 0) + 1
         delay = backoff_s(self._failures[key], self.rng.random(), last_s=at_most_s)
         self._again.discard(key)
@@ -90,12 +91,13 @@ class Schedule:
 
     def next_at(self) -> float | None:
         """When the next delayed key is due."""
+        # Entries whose key got another due time since, or none, are dropped here rather than searched for in the heap.
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def clear(self) -> None:
-        """Forget all that waits; keys in work stay in work."""
+        """Forget every key that waits; keys in work stay in work."""
         self._ready.clear()
         self._waiting.clear()
         self._due.clear()
@@ -120,7 +122,7 @@ class Schedule:
 
 
 class WorkQueue:
-    """The schedule on an event loop; implements domain.Queue."""
+    """The schedule on an event loop. Implements `Queue` of `reconcile/interfaces`."""
 
     def __init__(self, clock: Callable[[], float], schedule: Schedule | None = None) -> None:
         self._clock = clock

@@ -2,15 +2,15 @@
 
 OperatorError
 +-- SettingsError            stop and say what to change
-+-- ApiError                 an answer of the API server (or none)
-    +-- NotFound             404: the object is gone; look again
-    +-- AlreadyExists        409 on create: ours, that is success; else tell the user, and try again slowly
++-- ApiError                 an error response of the API server, or none
+    +-- NotFound             404: the object does not exist; read again
+    +-- AlreadyExists        409 on create: ours, that is success; otherwise report it, and try again slowly
     +-- Conflict             409: decide again from newer state
-    +-- Gone                 410: list anew
+    +-- Gone                 410: list again
     +-- Invalid              400, 422: the body is wrong; trying again alone will not help
     +-- Forbidden            403: no permission, quota, or the server has just started; try again slowly
     +-- Unauthorized         401: read the credentials again
-    +-- Unavailable          no answer, 429, 5xx: try again later; may have happened all the same
+    +-- Unavailable          no response, 429, 5xx: try again later; may have happened all the same
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SettingsError(OperatorError):
 
 
 class ApiError(OperatorError):
-    """The API server refused or did not answer; `code` is the HTTP status, 0 without one."""
+    """The API server refused, or there was no response; `code` is the HTTP status, 0 without one."""
 
     def __init__(self, message: str, *, code: int = 0, reason: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class Invalid(ApiError):  # noqa: N818
 
 
 class Forbidden(ApiError):  # noqa: N818
-    """403: also what a server answers that has not synced its RBAC yet."""
+    """403: also the response of a server that has not synced its RBAC yet."""
 
 
 class Unauthorized(ApiError):  # noqa: N818
@@ -79,7 +79,7 @@ class Unauthorized(ApiError):  # noqa: N818
 
 
 class Unavailable(ApiError):  # noqa: N818
-    """429, 5xx, or no answer at all: nobody knows whether it happened."""
+    """429, 5xx, or no response at all: nobody knows whether it happened."""
 
 
 _BY_CODE: dict[int, type[ApiError]] = {

@@ -52,7 +52,7 @@ _RESTRICTED = {"cpu": "50m", "memory": "128Mi"}
 
 
 class Settings(_Section, kw_only=True, frozen=True):
-    """All that an administrator can set. Durations carry their unit."""
+    """The settings of an administrator. Durations carry their unit."""
 
     # Images.
     worker_image: str = "localhost/batchwright-worker:dev"
@@ -91,7 +91,7 @@ class Settings(_Section, kw_only=True, frozen=True):
     scrape_interval_seconds: float = 5.0
     sample_stale_seconds: float = 30.0
     unfit_seconds: float = 30.0
-    """A slot without a fit for this long changes its kind; a pod without a fit anywhere is released unpinned."""
+    """A replica without a fit for this long changes its kind; a pod without a fit anywhere is released unpinned."""
 
     # Status.
     status_min_interval_seconds: float = 10.0
@@ -109,12 +109,12 @@ class Settings(_Section, kw_only=True, frozen=True):
     resync_seconds: float = 300.0
     workers: int = 16
     watch_stale_seconds: float = 180.0
-    """A watch without an event or a bookmark for this long is listed anew."""
+    """A watch without an event or a bookmark for this long is broken and is opened again."""
     list_page_size: int = 500
     control_key_secret: str = "batchwright-control-key"  # noqa: S105 - a name
     lease_name: str = "batchwright-operator"
     reconcilers: list[str] = []
-    """`module:Class` per domain; empty: those of the product (see process/registry.py). For tests."""
+    """`module:Class` per reconciler; empty: those of the product (see process/registry.py). For tests."""
     backgrounds: list[str] | None = None
     """As `reconcilers`; None: those of the product, unless `reconcilers` is set."""
 

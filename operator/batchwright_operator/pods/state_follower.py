@@ -21,6 +21,7 @@ from batchwright_operator.reconcile.live_state import Received
 from batchwright_worker.api.names import CONTROL_PORT, STATE_PATH
 
 SessionFactory = Callable[[], aiohttp.ClientSession]
+"""Makes an HTTP session for pods (not for the API server); the caller closes it."""
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,7 @@
-"""The operator's own key, of which the tokens of all control ports are derived; kept in a Secret beside it."""
+"""The control key: the operator derives the tokens of all control ports from it. A Secret in its namespace holds it.
+
+Derived tokens need no reading of Secrets in users' namespaces: the operator only applies them there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ KEY_BYTES: Final = 32
 
 
 async def load_control_key(client: ApiClient, namespace: str, name: str) -> bytes:
-    """Reads the key; makes it on the first start. Raises ApiError, SettingsError for a broken Secret."""
+    """The control key; made on the first start. Raises ApiError, and SettingsError for a broken Secret."""
     try:
         return key_of(await client.get(SECRET, namespace, name))
     except NotFound:
@@ -29,12 +32,12 @@ async def load_control_key(client: ApiClient, namespace: str, name: str) -> byte
     }
     try:
         return key_of(await client.create(SECRET, body))
-    except AlreadyExists:
+    except AlreadyExists:  # another replica was faster: its key is the one
         return key_of(await client.get(SECRET, namespace, name))
 
 
 def key_of(secret: Raw) -> bytes:
-    """The key in a Secret."""
+    """The key in a Secret. Raises SettingsError for a Secret without one."""
     try:
         key = base64.b64decode((secret.get("data") or {})["key"], validate=True)
     except (KeyError, binascii.Error):

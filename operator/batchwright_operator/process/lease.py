@@ -1,8 +1,8 @@
-"""Leadership by a coordination.k8s.io Lease: one replica decides, the others keep their caches warm.
+"""Leader election by a coordination.k8s.io Lease: one replica decides, the others keep their caches current.
 
-Clocks of machines differ, so the times in the Lease are only for people: a holder counts as gone when *we* have seen
-no renewal for the lease's duration, on our own monotonic clock. A leader that could not renew for `RENEW_S` stops at
-once, before anybody else may start.
+Clocks of machines differ, so the times in the Lease are only for people: a holder has lost the Lease when *we* have
+seen no renewal for the Lease's duration, on our own monotonic clock. A leader that could not renew for `RENEW_S`
+stops at once, before anybody else may start.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from batchwright_operator.kube.times import micro_time
 
 logger = logging.getLogger(__name__)
 
+# RENEW_S is shorter than DURATION_S, and that difference is the time in which a leader that cannot renew has to stop.
 DURATION_S: Final = 6.0
 RENEW_S: Final = 4.0
 RETRY_S: Final = 1.0
 
 
 class LeaseApi(Protocol):
-    """The part of `Cluster` that is needed."""
+    """The part of `ApiClient` that an election needs."""
 
     async def get(self, resource: Resource, namespace: str, name: str, *, urgent: bool = False) -> Raw: ...
 
@@ -40,13 +41,13 @@ class LeaseApi(Protocol):
 
 @dataclass(slots=True)
 class ObservedLease:
-    """The newest record of the Lease, and since when (monotonic) it has not been renewed."""
+    """The newest record of the Lease, and since when (on our monotonic clock) it has not been renewed."""
 
     lease: Raw | None = None
     since: float = 0.0
 
     def see(self, lease: Raw | None, now: float) -> None:
-        """A record as it was read at `now`."""
+        """Takes over a record that was read at `now`."""
         if self.lease is None or lease is None or _renewal(lease) != _renewal(self.lease):
             self.since = now
         self.lease = lease
@@ -82,7 +83,8 @@ def lease_body(old: Raw | None, *, namespace: str, name: str, identity: str, at:
 
 
 class Elector:
-    """Holds (or waits for) the Lease, and runs `lead` while it is ours. `clock` is monotonic, `now` Unix seconds."""
+    """The election of one replica: takes the Lease and runs `lead` while it is ours. `clock` is monotonic, `now` Unix
+    seconds."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class Elector:
 
     @property
     def leads(self) -> bool:
-        """Whether the Lease is ours for certain."""
+        """Whether the Lease is certainly ours."""
         return self._clock() - self._renewed_at < RENEW_S
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
@@ -133,10 +135,12 @@ class Elector:
         except (ApiError, TimeoutError) as error:
             logger.info("Lease %s/%s: %s", self._namespace, self._name, error or type(error).__name__)
             if isinstance(error, Conflict | AlreadyExists):
+                # Another replica wrote it, or an earlier request of ours did whose response was lost: read which.
                 with contextlib.suppress(ApiError):
                     await self._read()
             return False
         if taken:
+            # From the request on, not from the response: the others' clocks may run since any moment in between.
             self._renewed_at = started
         return taken
 
@@ -150,6 +154,7 @@ class Elector:
             while self.leads and not task.done():
                 await asyncio.wait({task}, timeout=min(RETRY_S, self._left_s()))
                 if self.leads and not task.done():
+                    # Not awaited directly: a renewal that hangs must not keep a leader going whose time is over.
                     renewal = asyncio.ensure_future(self.try_once())
                     try:
                         await asyncio.wait({task, renewal}, timeout=self._left_s(), return_when=asyncio.FIRST_COMPLETED)
@@ -161,7 +166,7 @@ class Elector:
             raise error
 
     def _left_s(self) -> float:
-        """How long the Lease is ours for certain if it is not renewed."""
+        """How long the Lease is certainly ours if it is not renewed."""
         return max(0.0, self._renewed_at + RENEW_S - self._clock())
 
     async def _take(self) -> bool:
@@ -189,11 +194,11 @@ class Elector:
 
     async def _release(self) -> None:
         if self._observed.lease is None or not self.leads:
-            return
+            return  # what is not certainly ours is not released
         self._renewed_at = -math.inf
         with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(RETRY_S):
-                await self._read()  # a renewal may have been under way
+                await self._read()  # a renewal may have been in flight: our record may be old
                 old = self._observed.lease
                 if old and (old.get("spec") or {}).get("holderIdentity") == self._identity:
                     body = lease_body(old, namespace=self._namespace, name=self._name, identity="", at=self._now())

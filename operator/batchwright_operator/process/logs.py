@@ -1,4 +1,4 @@
-"""Logging of the operator's process: text for people, JSON lines for collectors."""
+"""Logs of the operator's process: text for people, JSON lines for collectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 
 def _soften(record: logging.LogRecord) -> bool:
-    """kopf only brings events here: what it will try again, or ends of, is no error, and kopf_watch.py restarts it."""
+    """A filter that makes kopf's errors warnings: kopf tries again, or exits and is started again."""
     if record.name.startswith("kopf.") and record.levelno >= logging.ERROR:
         record.levelno, record.levelname = logging.WARNING, "WARNING"
         record.exc_info = None
@@ -36,7 +36,7 @@ def _soften(record: logging.LogRecord) -> bool:
 
 
 def start_logging(log_format: str, *, verbose: bool = False) -> None:
-    """Logs to stderr. kopf's own lines only from warnings on: it decides nothing here."""
+    """Logs to stderr. Of kopf, aiohttp and asyncio only warnings and errors: they decide nothing here."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     handler.setFormatter(JsonLines() if log_format == "json" else text)

@@ -1,4 +1,4 @@
-"""The operator's own HTTP port: /metrics, /healthz, /readyz."""
+"""The metrics server: the operator's own HTTP port with /metrics, /healthz and /readyz."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 async def serve_metrics(
     port: int, registry: CollectorRegistry, *, healthy: Callable[[], str], ready: Callable[[], str]
 ) -> AsyncIterator[int]:
-    """Serves on all addresses while the context lasts; gives the port (of use when asked for 0). `healthy` and
-    `ready` answer an empty text, or what is wrong (503)."""
+    """Serves on all addresses while the context lasts; yields the port (which matters for port 0). `healthy` and
+    `ready` return an empty text, or what is wrong (503)."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def probe(check: Callable[[], str]) -> Callable[[web.Request], object]:
-        async def answer(_: web.Request) -> web.Response:
+        async def respond(_: web.Request) -> web.Response:
             problem = check()
             return web.Response(text=problem or "ok", status=503 if problem else 200)
 
-        return answer
+        return respond
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)

@@ -1,4 +1,4 @@
-"""Puts the operator together and keeps it running: watches, Lease, controller, background tasks, metrics."""
+"""The operator: puts watches, Lease, controller, background tasks and metrics together, and keeps them running."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from batchwright_worker.api.names import GROUP
 logger = logging.getLogger(__name__)
 
 OWN_RELIST_S: Final = 60.0
-"""kopf does not say what vanished while its watch was away."""
+"""kopf reports no deletions that happened while its watch was lost: a list finds them."""
 STOP_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How this process runs."""
+    """Options of this process, which differ between replicas and runs; `Settings` are those of the installation."""
 
     namespace: str
     """Of the Lease and of the control key."""
@@ -85,7 +85,8 @@ class Operator:
         self._stopping = False
 
     async def run(self) -> None:
-        """Until cancelled; then stops within a few seconds."""
+        """Runs until cancelled; then stops within a few seconds."""
+        # The metrics server is outermost: probes get a response from the first moment to the last.
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
                 serve_metrics(
@@ -97,6 +98,8 @@ class Operator:
                 async with asyncio.TaskGroup() as tasks:
                     for informer in self._informers:
                         tasks.create_task(informer.run())
+                    # A leader decides from the cache, where an object that is not listed yet does not exist: so nobody
+                    # stands for election before everything is listed.
                     for informer in self._informers:
                         await informer.synced.wait()
                     logger.info("caches are filled: %s", ", ".join(str(one.list_watch) for one in self._informers))
@@ -106,6 +109,7 @@ class Operator:
                     tasks.create_task(self._recorder.run())
                     tasks.create_task(self._elect())
             finally:
+                # The Lease is released by now (`Elector.run`), so that another replica need not wait for this thread.
                 self._stopping = True
                 await self._kopf_watch.stop(STOP_S)
 
@@ -122,7 +126,9 @@ class Operator:
     async def _lead(self) -> None:
         self._metrics.leader.set(1)
         try:
+            # Before the first pass: without the key no reconciler can render a child's token.
             self._live.control_key = await self._control_key()
+            # What this process applied and queued when it led before is no longer known to be true: start over.
             self._applier.on_leadership_gained()
             self._queue.schedule.clear()
             self._queue_all()
@@ -189,7 +195,7 @@ class Operator:
             self._queue.add(key)
 
     async def _resync(self) -> None:
-        """Finds what was missed: lists everything into the store, and looks at every key."""
+        """Finds what was missed: lists everything into the cache, and queues every key."""
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             for informer in self._informers:
@@ -198,25 +204,25 @@ class Operator:
             self._queue_all()
 
     async def _relist_own(self) -> None:
-        """Lists own kinds from time to time, and soon after kopf listed them."""
-        by_feed = {one.list_watch: one for one in self._informers if is_own(one.list_watch)}
+        """Lists the own kinds from time to time, and soon after kopf listed them."""
+        informers = {one.list_watch: one for one in self._informers if is_own(one.list_watch)}
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(OWN_RELIST_S):
                     await self._relist_event.wait()
-                    await asyncio.sleep(1.0)  # a list of kopf is many events
+                    await asyncio.sleep(1.0)  # a list of kopf is many events, and one list of ours is enough
             self._relist_event.clear()
-            wanted = list(self._relist_wanted) or list(by_feed)
+            wanted = list(self._relist_wanted) or list(informers)
             self._relist_wanted.clear()
             for list_watch in wanted:
-                await self._list(by_feed[list_watch])
+                await self._list(informers[list_watch])
 
     async def _list(self, informer: Informer) -> None:
         try:
             await self._client.reads.ready()
             await informer.relist()
         except ApiError as error:
-            logger.info("%s: %s; the next list will do", informer.list_watch, error)
+            logger.info("%s: %s; left to the next list", informer.list_watch, error)
 
     def _relist_soon(self, list_watch: ListWatch) -> None:
         self._relist_wanted[list_watch] = None
@@ -239,12 +245,12 @@ class Operator:
 
 
 def is_own(list_watch: ListWatch) -> bool:
-    """Whether kopf watches it."""
+    """Whether kopf watches it: one of the product's own kinds, without a selector."""
     return list_watch.resource.group == GROUP and not list_watch.label_selector and not list_watch.field_selector
 
 
 def pod_session() -> aiohttp.ClientSession:
-    """A session to talk to pods: any number of long-polls at once, no proxies of the environment."""
+    """An HTTP session for pods: any number of long-polls at once, no proxies of the environment."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60), trust_env=False)
 
 

@@ -1,21 +1,18 @@
-"""The table of what runs in the operator: one line per domain and background task."""
+"""The registry of what runs in the operator: one line per reconciler and background task."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
-
-import aiohttp
+from typing import Any, Final
 
 from batchwright_operator.errors import SettingsError
+from batchwright_operator.pods.state_follower import SessionFactory
 from batchwright_operator.reconcile.interfaces import Background, Reconciler
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 
-SessionFactory: TypeAlias = Callable[[], aiohttp.ClientSession]
-"""Makes an HTTP session for pods (not for the API server); whoever calls it closes it."""
-
+# Paths, as in `Settings.reconcilers`, which replaces them in tests.
 RECONCILERS: Final = (
     "batchwright_operator.processors.reconciler:AcceleratorProfileReconciler",
     "batchwright_operator.placement.reconciler:PlacementReconciler",
@@ -33,12 +30,12 @@ BACKGROUNDS: Final = (
 
 
 def build_reconcilers(settings: Settings, live: LiveState) -> list[Reconciler[Any]]:
-    """The domains, in the order in which their keys are first queued."""
+    """The reconcilers, in the order in which their keys are first queued."""
     return [_load(path)(settings, live) for path in settings.reconcilers or RECONCILERS]
 
 
 def build_backgrounds(settings: Settings, live: LiveState, session_factory: SessionFactory) -> list[Background]:
-    """The background tasks; none beside domains of a test unless it names them."""
+    """The background tasks. Without those of the product where a test names its own reconcilers."""
     paths = settings.backgrounds
     if paths is None:
         paths = [] if settings.reconcilers else list(BACKGROUNDS)

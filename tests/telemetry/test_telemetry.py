@@ -1,4 +1,4 @@
-"""Method A3 end to end in this process: agents over HTTP, sidecars' devices, what is told to whom."""
+"""Method A3 end to end in this process: agents over HTTP, sidecars' devices, and what is queued for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reading(kind: str = "cpu", device: str = "cpu", busy: float | None = 0.5, ag
 
 
 def scrape(*readings: DeviceReading) -> str:
-    """What a real agent would answer."""
+    """The response of a real agent."""
     return text(exposition("n", [Fixed(*readings)])).decode()
 
 
@@ -64,7 +64,7 @@ def test_age_is_by_the_agents_own_clock(skew_s: float) -> None:
     assert NOW - found["cpu"].taken_at == pytest.approx(20.0, abs=1)
 
 
-def test_what_a_device_does_not_tell_makes_no_sample() -> None:
+def test_what_a_device_does_not_report_makes_no_sample() -> None:
     assert parse(scrape(reading("nvidia.com/mig-1g.5gb", "m", None)), "", NOW) == {}
 
 

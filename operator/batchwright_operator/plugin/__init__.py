@@ -1,1 +1,6 @@
-"""`kubectl batchwright`: reads a cluster and explains it. Never writes."""
+"""`kubectl batchwright`, the kubectl plugin: why a pod is where it is, what the operator would decide, how busy the
+processors are.
+
+It decides nothing of its own: it fills the operator's cache from the API server and calls the operator's own
+reconcilers. It writes nothing but the annotation that asks for a new benchmark (`bench --again`).
+"""

@@ -40,7 +40,7 @@ def cli(found: click.Context, kubeconfig: Path | None, context: str | None, name
 
 
 def main() -> None:
-    """Entry point; errors of the cluster are told in one line."""
+    """The entry point; errors of the operator's code are printed in one line, without a traceback."""
     try:
         cli(prog_name="kubectl batchwright")
     except OperatorError as error:
@@ -137,13 +137,13 @@ def plan_command(target: ClusterTarget, name: str | None, filename: Path | None,
     settings = Settings(operator_namespace=target.system)
 
     async def decide(client: ApiClient) -> tuple[list[PlannedPod], str]:
-        seen = await _view_of_all(client, target, settings)
-        stored = None if name is None else seen.store.get(MODEL_DEPLOYMENT, target.namespace, name)
+        view = await _view_of_all(client, target, settings)
+        stored = None if name is None else view.store.get(MODEL_DEPLOYMENT, target.namespace, name)
         if name is not None and stored is None:
             raise click.ClickException(f"namespace {target.namespace} has no ModelDeployment {name}")
         document = stored if stored is not None else _manifest(filename)
-        wanted = as_desired(document, stored, target.namespace, replicas)
-        return plan(seen, settings, wanted), seen.note
+        desired = as_desired(document, stored, target.namespace, replicas)
+        return plan(view, settings, desired), view.note
 
     placed, note = run_with_client(target, decide)
     _warn(note)
@@ -157,6 +157,7 @@ def plan_command(target: ClusterTarget, name: str | None, filename: Path | None,
 
 
 async def _view_of_all(client: ApiClient, target: ClusterTarget, settings: Settings) -> ClusterView:
+    """The view with everything that the reconcilers watch, which only a view of the live state can name."""
     empty = await read_view(client, target)
     watches = [watch for reconciler in reconcilers(settings, empty) for watch in reconciler.watches()]
     return await read_view(client, target, watches)
@@ -185,27 +186,27 @@ def top(target: ClusterTarget) -> None:
     async def read(client: ApiClient) -> ClusterView:
         return await read_view(client, target)
 
-    seen = run_with_client(target, read)
-    _warn(seen.note)
+    view = run_with_client(target, read)
+    _warn(view.note)
     now = datetime.datetime.now(datetime.UTC).timestamp()
     table = Table("node", "processor", "product", "images/s", "utilization", "memory", "sample", "model pods", box=None)
-    for node in sorted(seen.store.all(NODE), key=lambda one: str(one["metadata"]["name"])):
-        for row in _processor_rows(seen, node, now):
+    for node in sorted(view.store.all(NODE), key=lambda one: str(one["metadata"]["name"])):
+        for row in _processor_rows(view, node, now):
             table.add_row(*row)
     console.print(table)
 
 
-def _processor_rows(seen: ClusterView, node: Raw, now: float) -> list[tuple[str, ...]]:
+def _processor_rows(view: ClusterView, node: Raw, now: float) -> list[tuple[str, ...]]:
     name = node["metadata"]["name"]
-    known = processors_of(seen.store.get(ACCELERATOR_PROFILE, "", name))
+    known = processors_of(view.store.get(ACCELERATOR_PROFILE, "", name))
     rows: list[tuple[str, ...]] = []
     for kind in kinds_on(node):
-        processor, sample = known.get(kind, Processor(kind=kind)), seen.live.samples.get((name, kind))
+        processor, sample = known.get(kind, Processor(kind=kind)), view.live.samples.get((name, kind))
         live = ("-", "-", "-")
         if sample:
             age = f"{now - sample.taken_at:.0f} s ago"
             live = (f"{sample.utilization:.0%}", f"{sample.memory_utilization:.0%}", age)
-        pods = str(_model_pods(seen, name, kind))
+        pods = str(_model_pods(view, name, kind))
         rows.append((name, kind, processor.product, _speed(processor), *live, pods))
     return rows
 
@@ -214,11 +215,11 @@ def _speed(processor: Processor) -> str:
     return f"{processor.capacity:.1f}" if processor.capacity else processor.reason
 
 
-def _model_pods(seen: ClusterView, node: str, kind: str) -> int:
+def _model_pods(view: ClusterView, node: str, kind: str) -> int:
     wanted = {LABEL_COMPONENT: "model", "batchwright.dev/accelerator": kind_slug(kind)}
     return sum(
         wanted.items() <= (pod["metadata"].get("labels") or {}).items()
-        for pod in seen.store.all(POD)
+        for pod in view.store.all(POD)
         if (pod.get("spec") or {}).get("nodeName") == node
     )
 

@@ -1,4 +1,4 @@
-"""What the plugin reads from the cluster: into the operator's own store, so that the same code decides."""
+"""The view of a cluster: what the plugin reads, in the operator's own cache, so that the same code decides."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
-    """Which cluster, and where its operator runs."""
+    """The cluster that is asked about, and the namespace of its operator."""
 
     kubeconfig: Path | None
     context: str | None
@@ -56,15 +56,15 @@ def run_with_client(target: ClusterTarget, work: Callable[[ApiClient], Awaitable
 
 
 async def read_view(client: ApiClient, target: ClusterTarget, watches: Iterable[Watch] = ()) -> ClusterView:
-    """Lists what these watches name (by default nodes, pods, profiles and deployments), and reads the metrics."""
+    """A view with what these watches name, besides nodes, pods, volumes, profiles and deployments, and the metrics."""
     store = Store()
     shown = [Watch(resource=one, keys=no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
-    feeds = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
-    for feed in feeds:
+    list_watches = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
+    for list_watch in list_watches:
         listing = await client.list(
-            feed.resource, label_selector=feed.label_selector, field_selector=feed.field_selector
+            list_watch.resource, label_selector=list_watch.label_selector, field_selector=list_watch.field_selector
         )
-        store.replace(feed, listing.items, listing.version)
+        store.replace(list_watch, listing.items, listing.version)
     live = LiveState(control_key=b"the plugin applies nothing")
     gauges, note = await _metrics(client, target)
     values: dict[tuple[str, str], dict[str, float]] = {}
@@ -91,7 +91,10 @@ _SAMPLES = {
 async def _metrics(
     client: ApiClient, target: ClusterTarget
 ) -> tuple[dict[str, list[tuple[dict[str, str], float]]], str]:
-    """The leading replica's metrics, through the API server; what is wrong if they cannot be had."""
+    """The leading replica's metrics, through the API server's proxy; or why there are none.
+
+    A replica's identity is its pod's name and a suffix (`process/operator`), so that the Lease names the pod.
+    """
     try:
         lease = await client.get(LEASE, target.system, Settings().lease_name)
         pod = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]

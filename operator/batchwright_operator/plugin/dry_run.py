@@ -1,4 +1,4 @@
-"""`kubectl batchwright plan`: what the operator would decide now, by the operator's own code. Writes nothing."""
+"""The dry run of `kubectl batchwright plan`: what the operator would decide now, by its own code. Writes nothing."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def reconcilers(settings: Settings, view: ClusterView) -> tuple[ModelDeploymentR
     return ModelDeploymentReconciler(settings, view.live), PlacementReconciler(settings, view.live)
 
 
-def plan(view: ClusterView, settings: Settings, wanted: Raw) -> list[PlannedPod]:
-    """Where the pods of `wanted` that do not run yet would go, in the order in which they would be placed."""
+def plan(view: ClusterView, settings: Settings, desired: Raw) -> list[PlannedPod]:
+    """Where the pods of `desired` that do not run yet would go, in the order in which they would be placed."""
     now = time.time()
     deployments, placement = reconcilers(settings, view)
     store = view.store
-    store.written(MODEL_DEPLOYMENT, wanted)
-    metadata = wanted["metadata"]
+    store.written(MODEL_DEPLOYMENT, desired)
+    metadata = desired["metadata"]
     key = Key(reconciler=deployments.name, namespace=metadata["namespace"], name=metadata["name"])
     observed = deployments.observe(store, key)
     if observed is None:
@@ -56,7 +56,7 @@ def plan(view: ClusterView, settings: Settings, wanted: Raw) -> list[PlannedPod]
 
 
 def as_desired(document: Raw, stored: Raw | None, namespace: str, replicas: int | None) -> Raw:
-    """A manifest (or stored object) as the API server would hold it: identity, version, number of replicas."""
+    """A manifest (or stored object) as the API server would store it: identity, version, number of replicas."""
     base = (stored or {}).get("metadata") or {}
     metadata = {"uid": NEW_UID, "generation": 1, **base, **document["metadata"], "resourceVersion": str(2**62)}
     metadata["namespace"] = document["metadata"].get("namespace") or namespace

@@ -1,4 +1,4 @@
-"""Samples from the node agents: every agent's /metrics, all at once, each with a time-out."""
+"""Samples from the node agents: the /metrics of every agent, all at the same time, each with a time-out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BUSY, _MEMORY, _TAKEN = (f"{_PREFIX}{name}" for name in (
 
 
 class AgentSource:
-    """Implements telemetry.Source. Agents that do not answer are left out; each is named once when it starts to."""
+    """The agents as a `Source` of `telemetry/collector`. One that does not respond is left out and logged once."""
 
     def __init__(
         self, settings: Settings, session: aiohttp.ClientSession, port: int = AGENT_PORT,
@@ -44,7 +44,7 @@ class AgentSource:
         self._unreachable: set[str] = set()
 
     async def read(self, store: StoreView) -> dict[tuple[str, str], Sample]:
-        """The samples of all agents that answered."""
+        """The samples of all agents that respond."""
         pods = store.labelled(POD, LABEL_COMPONENT, COMPONENT_AGENT, namespace=self._settings.agent_namespace)
         agents = {_node(pod): str(pod["status"]["podIP"]) for pod in pods if _is_reachable(pod)}
         found = await asyncio.gather(*(self._scrape(node, address) for node, address in agents.items()))
@@ -63,7 +63,7 @@ class AgentSource:
             samples = parse(text, date, self._clock())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if node not in self._unreachable:
-                log.warning("agent of %s at %s does not answer: %s", node, address, error or type(error).__name__)
+                log.warning("agent of %s at %s does not respond: %s", node, address, error or type(error).__name__)
             self._unreachable.add(node)
             return {}
         self._unreachable.discard(node)
@@ -82,8 +82,8 @@ class AgentSource:
 
 
 def parse(text: str, date: str, now: float) -> dict[str, Sample]:
-    """Kind -> sample of one scrape. A sample's age is by the agent's own clock: `date` is its Date header, so an
-    agent whose clock is wrong is not taken for stale (or for young). ValueError for text that is none."""
+    """Kind -> sample of one scrape. A sample's age is by the agent's own clock: `date` is its Date header, so that an
+    agent whose clock is wrong is not taken for stale (or for fresh). ValueError for text that is no exposition."""
     values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         if family.name.startswith(_PREFIX):
@@ -102,7 +102,7 @@ def parse(text: str, date: str, now: float) -> dict[str, Sample]:
 
 
 def _of_node(samples: Mapping[str, Sample], node: Raw | None) -> dict[str, Sample]:
-    """Partitions count as whole devices on a node that offers them under that kind's name (MIG strategy `single`)."""
+    """The samples by the kinds that the node offers: with MIG strategy `single`, partitions count as whole devices."""
     offered = kinds_on(node) if node else ()
     named = dict(samples)
     for vendor in VENDORS:

@@ -1,7 +1,7 @@
-"""Method A3: keeps `LiveState.samples` current, from the agents or from Prometheus, and from the sidecars.
+"""The collector (method A3): keeps `LiveState.samples` current, from agents or Prometheus, and from sidecars.
 
-Samples change all the time and are not worth a reconciliation each: placement is told only when pods wait for it and
-a sample has really moved, a profile only when its node's samples turn fresh.
+Samples change all the time and are not worth a reconciliation each: placement is queued only when pods wait for it and
+a sample has really moved, a profile only when its node's samples become fresh.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import aiohttp
 from batchwright_operator.kube.conditions import holds
 from batchwright_operator.kube.objects import NODE, POD, Raw
 from batchwright_operator.kube.quantities import amount
+from batchwright_operator.pods.state_follower import SessionFactory
 from batchwright_operator.processors.processor import emulated_device
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
@@ -33,26 +34,26 @@ log = logging.getLogger(__name__)
 MOVED: Final = 0.05
 """A share that moved by this much may change where a pod goes."""
 SILENT_SIDECAR_S: Final = 60.0
-"""A sidecar answers its long-poll every 25 s at least; after this its device's state is unknown."""
+"""A sidecar responds to its long-poll every 25 s at least; after two missed ones its device's state is unknown."""
 PLACEMENT: Final = Key(reconciler="placement")
 PROFILES: Final = "profiles"
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """A source of samples."""
 
     async def read(self, store: StoreView) -> dict[tuple[str, str], Sample]:
-        """(node, kind) -> newest sample of everything that answers; raises when nothing can be known."""
+        """(node, kind) -> newest sample of everything that responds. Raises when nothing can be known."""
 
 
 class TelemetryBackground:
-    """Implements domain.Background."""
+    """The collector as a `Background` of `reconcile/interfaces`."""
 
     def __init__(
         self,
         settings: Settings,
         live: LiveState,
-        session_factory: Callable[[], aiohttp.ClientSession],
+        session_factory: SessionFactory,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._live, self._session_factory, self._clock = settings, live, session_factory, clock
@@ -69,7 +70,7 @@ class TelemetryBackground:
                 await asyncio.sleep(max(0.1, self._settings.scrape_interval_seconds - spent))
 
     async def refresh(self, source: Source, store: StoreView, queue: Queue) -> None:
-        """One round; a source that fails is said once and leaves the old samples, which grow stale by themselves."""
+        """One round. A source that fails is logged once and leaves the old samples, which become stale in time."""
         try:
             samples = await source.read(store)
             self._report("")
@@ -113,7 +114,8 @@ class TelemetryBackground:
 def emulated_samples(
     nodes: Iterable[Raw], pods: Iterable[Raw], sidecars: Mapping[str, Received[SidecarState]], now: float
 ) -> dict[tuple[str, str], Sample]:
-    """Samples of the emulated accelerators: what the sidecars that hold devices report; a free device is idle.
+    """Samples of the emulated accelerators, which have no driver: what the sidecars that use their devices report; a
+    free device is idle.
 
     A ready pod whose sidecar has been silent leaves its node without a sample.
     """
@@ -140,7 +142,7 @@ def emulated_samples(
 def _devices_in_use(
     pods: Iterable[Raw], sidecars: Mapping[str, Received[SidecarState]], now: float
 ) -> list[DeviceSample] | None:
-    """Devices in use; None when a ready pod tells nothing. A pod that is not ready works for nobody yet."""
+    """The devices in use; None when a ready pod reports nothing. A pod that is not ready serves nobody yet."""
     devices = []
     for pod in pods:
         uid = pod["metadata"]["uid"]
@@ -168,6 +170,6 @@ def _moved(before: Sample | None, after: Sample) -> bool:
 
 
 def _waiting(store: StoreView) -> bool:
-    """Does any pod wait for a place?"""
+    """Whether any pod waits for a placement."""
     models = store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL)
     return any((pod.get("spec") or {}).get("schedulingGates") for pod in models)

@@ -1,7 +1,7 @@
 """Samples of processors from the series of the vendors' exporters (`api/accelerators` of the worker names them). Pure.
 
 A value that is a sentinel, not a number or out of its range is no value, and a series that is absent is not zero load:
-a device whose utilization or memory nobody tells is left out, and a processor without a device left has no sample.
+a device whose utilization or memory nobody reports is left out, and a processor without a device left has no sample.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _NODE_LABELS: Final = ("node", "kubernetes_node", "nodename", "Hostname", "hostn
 
 
 def is_measured(value: float) -> bool:
-    """Is this a measured value, and not a sentinel for `none`?"""
+    """Whether this is a measured value, and not a sentinel for `none`."""
     return math.isfinite(value) and 0 <= value < _FLOAT_BLANK and value not in _INT32_BLANK
 
 
 def samples_of(
     series: Iterable[Series], nodes: Mapping[str, str], kinds: Mapping[str, Sequence[str]], now: float
 ) -> dict[tuple[str, str], Sample]:
-    """Samples of all processors that these series tell about.
+    """Samples of all processors that these series report on.
 
     `nodes` maps names and addresses to nodes, `kinds` a node to its accelerator kinds. A MIG instance belongs to the
     kind of its profile where the node has one, else (one strategy for all) to the vendor's kind.
@@ -63,7 +63,7 @@ def samples_of(
 
 
 def mean_sample(devices: Sequence[DeviceSample], taken_at: float) -> Sample:
-    """A processor's sample: the mean over its devices; a free device is idle, so it counts as what it is, 0."""
+    """A processor's sample: the mean over its devices. A free device is idle, so it counts with 0."""
     return Sample(
         utilization=sum(each.utilization for each in devices) / len(devices),
         memory_utilization=sum(each.memory_utilization for each in devices) / len(devices),

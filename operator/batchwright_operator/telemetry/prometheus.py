@@ -1,6 +1,6 @@
 """Samples from a Prometheus server: GPU and NPU exporters by their raw series, CPUs by node exporter.
 
-All ages are differences of two times of that server, so a server whose clock is wrong still tells true ages.
+All ages are differences of two times of that server, so that a server whose clock is wrong still gives true ages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchwright_worker.api.names import KIND_CPU
 log = logging.getLogger(__name__)
 
 WINDOW: Final = "2m"
-"""How far back a series' newest value may be: older ones are stale anyway."""
+"""How far back a series' newest value may be: older ones are stale anyway (`Settings.sample_stale_seconds`)."""
 _RAW: Final = f'{{__name__=~"{"|".join(sorted(METRICS))}"}}[{WINDOW}]'
 _IDLE: Final = 'node_cpu_seconds_total{mode="idle"}'
 _CPU: Final = f"1 - avg without (cpu, mode) (rate({_IDLE}[1m]))"
@@ -36,11 +36,12 @@ _MEMORY: Final = "1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_byte
 
 
 class PrometheusUnavailable(Exception):  # noqa: N818 - a fact about a server
-    """It is down, slow, or answers nonsense; the message says which."""
+    """A server that is down, slow, or responds with nonsense; the message says which."""
 
 
 class PrometheusSource:
-    """Implements telemetry.Source. The client is synchronous: it runs in one thread, never twice at a time."""
+    """Prometheus as a `Source` of `telemetry/collector`. The client is synchronous: it runs in one thread, never twice
+    at a time."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self._timeout_s = settings.prometheus_timeout_seconds
@@ -57,13 +58,14 @@ class PrometheusSource:
         names = _names(nodes)
         kinds = {node["metadata"]["name"]: kinds_on(node) for node in nodes}
         if self._pending is not None and not self._pending.done():
-            raise PrometheusUnavailable(f"{self._url} still has not answered the last question")
+            raise PrometheusUnavailable(f"{self._url} still has not responded to the last query")
         self._pending = self._thread.submit(self._query_all, names, kinds)
         try:
+            # The thread cannot be cancelled: the shield leaves its queries running, and the check above waits for them.
             async with asyncio.timeout(self._timeout_s * 2):
                 return await asyncio.shield(asyncio.wrap_future(self._pending))
         except TimeoutError as error:
-            raise PrometheusUnavailable(f"{self._url} is slow: no answer in {self._timeout_s * 2:g} s") from error
+            raise PrometheusUnavailable(f"{self._url} is slow: no response in {self._timeout_s * 2:g} s") from error
 
     def _query_all(
         self, names: Mapping[str, str], kinds: Mapping[str, tuple[str, ...]]

@@ -1,5 +1,5 @@
-"""Two batches in flight on a device: the order of copies and runs, buffers, graphs. A host kit stands for CUDA; what it
-cannot show (that streams overlap, that graphs are faster) e2e/bench/gpu/serving.py shows on a device."""
+"""Two batches in flight on a device: the order of copies and runs, buffers, graphs. `CpuDevice` stands for CUDA; what
+it cannot show (that streams overlap, that graphs are faster) e2e/bench/gpu/serving.py shows on a device."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WORDS = TensorSpec(name="x", datatype="FP32", shape=[-1])
 Y = TensorSpec(name="y", datatype="FP32", shape=[3])
 
 
-class HostKit:
-    """Work is done at once; the log tells on which stream it was queued. `ended` holds what marks wait for."""
+class CpuDevice:
+    """Work is done when it is queued; the log has the stream. Waiting for an event ends when `ended` is set."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
+        self.handle = torch.device("cpu")
         self.log: list[str] = []
         self.ended = threading.Event()
         self.ended.set()
@@ -43,8 +43,8 @@ class HostKit:
         self.trims = 0
         self.refuses_capture = False
 
-    def host(self, like: Any) -> Any:
-        self.log.append(f"host {list(like.shape)}")
+    def pinned(self, like: Any) -> Any:
+        self.log.append(f"pinned {list(like.shape)}")
         return torch.empty(like.shape, dtype=like.dtype)
 
     @contextlib.contextmanager
@@ -52,16 +52,16 @@ class HostKit:
         self.log.append(stream)
         yield
 
-    def mark(self, stream: str) -> str:
-        return f"mark {stream}"
+    def record(self, stream: str) -> str:
+        return f"the event of {stream}"
 
-    def follow(self, stream: str, mark: Any) -> None:
-        self.log.append(f"{stream} follows {mark}")
+    def wait_event(self, stream: str, event: Any) -> None:
+        self.log.append(f"{stream} waits for {event}")
 
-    def hold(self, tensor: Any, stream: str) -> None:
+    def record_stream(self, tensor: Any, stream: str) -> None:
         pass
 
-    def wait(self, mark: Any) -> None:
+    def wait(self, event: Any) -> None:
         assert self.ended.wait(10)
 
     def capture(self, call: Callable[..., Sequence[Any]], inputs: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
@@ -76,14 +76,14 @@ class HostKit:
 
         return replay, outputs
 
-    def trim(self) -> None:
+    def empty_cache(self) -> None:
         self.trims += 1
 
 
-def model(call: Any = lambda x: 2 * x, kit: HostKit | None = None, spec: TensorSpec = X, piece: int = 0) -> Any:
+def model(call: Any = lambda x: 2 * x, device: CpuDevice | None = None, spec: TensorSpec = X, piece: int = 0) -> Any:
     from batchwright_worker.backends.torch_device import DeviceModel
 
-    return DeviceModel(call, [spec], [Y], kit or HostKit(), piece)
+    return DeviceModel(call, [spec], [Y], device or CpuDevice(), piece)
 
 
 def rows(count: int, offset: float = 0.0, width: int = 3) -> np.ndarray:
@@ -91,24 +91,24 @@ def rows(count: int, offset: float = 0.0, width: int = 3) -> np.ndarray:
 
 
 def test_each_stream_follows_the_one_before() -> None:
-    kit = HostKit()
-    made = model(kit=kit)
+    device = CpuDevice()
+    made = model(device=device)
     assert isinstance(made, Overlapping)
     np.testing.assert_array_equal(made.run({"x": rows(2)}, 2)["y"], 2 * rows(2))
-    order = [entry for entry in kit.log if not entry.startswith("host")]
-    assert order == ["in", "compute follows mark in", "compute", "out follows mark compute", "out"]
+    order = [entry for entry in device.log if not entry.startswith("pinned")]
+    assert order == ["in", "compute waits for the event of in", "compute", "out waits for the event of compute", "out"]
 
 
 def test_a_second_batch_begins_while_the_first_runs_and_a_third_waits_for_its_buffers() -> None:
-    kit = HostKit()
-    made = model(kit=kit)
-    kit.ended.clear()
+    device = CpuDevice()
+    made = model(device=device)
+    device.ended.clear()
     first, second = made.begin({"x": rows(2)}, 2), made.begin({"x": rows(3, 50)}, 3)
     third: list[Any] = []
     waiting = threading.Thread(target=lambda: third.append(made.begin({"x": rows(1, 90)}, 1)))
     waiting.start()
     assert not third
-    kit.ended.set()
+    device.ended.set()
     np.testing.assert_array_equal(first()["y"], 2 * rows(2))
     waiting.join(10)
     np.testing.assert_array_equal(third[0]()["y"], 2 * rows(1, 90))
@@ -116,43 +116,43 @@ def test_a_second_batch_begins_while_the_first_runs_and_a_third_waits_for_its_bu
 
 
 def test_buffers_are_kept_and_grow() -> None:
-    kit = HostKit()
-    made = model(kit=kit)
+    device = CpuDevice()
+    made = model(device=device)
     for size in (4, 4, 2, 1, 4, 3):
         np.testing.assert_array_equal(made.run({"x": rows(size, size)}, size)["y"], 2 * rows(size, size))
-    assert kit.log.count("host [4, 3]") == 4  # in and out of two lanes
-    assert not any(entry in kit.log for entry in ("host [2, 3]", "host [1, 3]", "host [3, 3]"))
+    assert device.log.count("pinned [4, 3]") == 4  # in and out of two sets
+    assert not any(entry in device.log for entry in ("pinned [2, 3]", "pinned [1, 3]", "pinned [3, 3]"))
 
 
 def test_a_size_that_comes_again_is_captured_and_answers_the_same() -> None:
-    kit = HostKit()
-    made = model(kit=kit)
+    device = CpuDevice()
+    made = model(device=device)
     for turn in range(8):
         np.testing.assert_array_equal(made.run({"x": rows(2, turn)}, 2)["y"], 2 * rows(2, turn))
         np.testing.assert_array_equal(made.run({"x": rows(5, turn)}, 5)["y"], 2 * rows(5, turn))
-    assert kit.captures == 2
+    assert device.captures == 2
 
 
 def test_what_cannot_be_captured_runs_without() -> None:
-    kit = HostKit()
-    kit.refuses_capture = True
-    made = model(kit=kit)
+    device = CpuDevice()
+    device.refuses_capture = True
+    made = model(device=device)
     for turn in range(8):
         np.testing.assert_array_equal(made.run({"x": rows(2, turn)}, 2)["y"], 2 * rows(2, turn))
 
 
 def test_shapes_that_vary_are_never_captured() -> None:
-    kit = HostKit()
-    made = model(lambda x: x.sum(1, keepdim=True).expand(-1, 3), kit, spec=WORDS)
+    device = CpuDevice()
+    made = model(lambda x: x.sum(1, keepdim=True).expand(-1, 3), device, spec=WORDS)
     for turn in range(20):
         width = 1 + turn % 3
         wanted = np.repeat(rows(2, 0, width).sum(1, keepdims=True), 3, axis=1)
         np.testing.assert_array_equal(made.run({"x": rows(2, 0, width)}, 2)["y"], wanted)
-    assert kit.captures == 0
+    assert device.captures == 0
 
 
 def test_memory_of_graphs_is_given_up_before_a_batch_is() -> None:
-    kit, failures = HostKit(), [1]
+    device, failures = CpuDevice(), [1]
 
     def call(x: Any) -> Any:
         if len(x) == 7 and failures:
@@ -160,10 +160,10 @@ def test_memory_of_graphs_is_given_up_before_a_batch_is() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 2 * x
 
-    made = model(call, kit)
+    made = model(call, device)
     for _ in range(5):
         made.run({"x": rows(2)}, 2)
-    assert kit.captures == 1
+    assert device.captures == 1
     np.testing.assert_array_equal(made.run({"x": rows(7)}, 7)["y"], 2 * rows(7))
     failures.append(1)
     with pytest.raises(OutOfDeviceMemoryError, match="out of memory"):
@@ -183,7 +183,7 @@ def test_a_fixed_batch_dimension_runs_in_pieces(count: int) -> None:
     assert set(sizes) == {2}
 
 
-def test_a_model_that_raises_leaves_its_lane_free() -> None:
+def test_a_model_that_raises_leaves_its_buffers_free() -> None:
     def call(x: Any) -> Any:
         if (x > 100).any():
             raise ValueError("too large")

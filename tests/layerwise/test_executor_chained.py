@@ -28,7 +28,7 @@ from tests.layerwise.splits import ConvNet, Encoder, export
 
 pytestmark = pytest.mark.slow
 
-HOST = Host(kind="cpu", threads=1, ledger=EmulatedMemory(0))
+HOST = Host(kind="cpu", threads=1, emulated_memory=EmulatedMemory(0))
 
 
 class Stream:

@@ -17,7 +17,7 @@ from batchwright_worker.layerwise.networks.onnx import OnnxUnits, open_onnx
 from batchwright_worker.layerwise.networks.units import NotDivisible
 from tests.layerwise.splits import answer
 
-HOST = Host(kind="cpu", threads=2, ledger=EmulatedMemory(0))
+HOST = Host(kind="cpu", threads=2, emulated_memory=EmulatedMemory(0))
 RNG = np.random.default_rng(5)
 
 

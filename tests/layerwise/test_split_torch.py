@@ -18,7 +18,7 @@ from tests.layerwise.splits import ConvNet, Encoder, answer, export
 
 pytestmark = pytest.mark.slow
 
-HOST = Host(kind="cpu", threads=2, ledger=EmulatedMemory(0))
+HOST = Host(kind="cpu", threads=2, emulated_memory=EmulatedMemory(0))
 IDS = np.arange(20).reshape(4, 5) % 50
 EXAMPLES = {
     "conv": (ConvNet, (torch.randn(2, 3, 8, 8),)),

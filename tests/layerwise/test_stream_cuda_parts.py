@@ -65,7 +65,7 @@ class Ramp(torch.nn.Module):
 def test_what_a_unit_makes_by_itself_is_made_on_the_device_of_its_weights(tmp_path: Path) -> None:
     path = export(Ramp(), (torch.randn(2, 8),), tmp_path / "net.pt2")
     source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
-    host = Host(kind="cpu", threads=1, ledger=EmulatedMemory(0))
+    host = Host(kind="cpu", threads=1, emulated_memory=EmulatedMemory(0))
     [graph] = open_torch(source, host, lambda digest: tmp_path / digest, 1 << 20).graphs
     onto(graph, torch.device("meta"))
     line = Ramp().line
@@ -77,7 +77,7 @@ def test_what_a_unit_makes_by_itself_is_made_on_the_device_of_its_weights(tmp_pa
 def test_the_first_units_stay_as_far_as_their_share_goes(tmp_path: Path) -> None:
     path = export(ConvNet(), (torch.randn(2, 3, 8, 8),), tmp_path / "net.pt2")
     source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
-    host = Host(kind="cpu", threads=1, ledger=EmulatedMemory(0))
+    host = Host(kind="cpu", threads=1, emulated_memory=EmulatedMemory(0))
     network = open_torch(source, host, lambda digest: tmp_path / digest, 1 << 20)
     sizes = [unit.size for unit in network.index.units]
     assert leading(network, 0) == frozenset()

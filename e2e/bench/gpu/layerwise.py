@@ -110,7 +110,7 @@ def main() -> None:
 
 def _bench(options: argparse.Namespace) -> dict[str, Any]:
     budget = int(options.arena_gib * (1 << 30))
-    host = Host(kind=NVIDIA.kind, threads=8, ledger=EmulatedMemory(0))
+    host = Host(kind=NVIDIA.kind, threads=8, emulated_memory=EmulatedMemory(0))
     with tempfile.TemporaryDirectory(prefix="batchwright-gpu-") as folder:
         device = CudaAccelerator(budget)
         wide = _opened(Path(folder), "wide", Wide(options.layers, options.width), (options.width,), host, budget)

@@ -65,7 +65,7 @@ def _emulated(model: PeerModel) -> Callable[[NDArray[Any]], NDArray[Any]]:
             load_milliseconds=0,
         ),
     )
-    device = emulated.load(source, Host(kind="cpu", threads=1, ledger=EmulatedMemory(0)))
+    device = emulated.load(source, Host(kind="cpu", threads=1, emulated_memory=EmulatedMemory(0)))
     return lambda rows: device.run({"x": rows}, len(rows))["argmax"]
 
 

@@ -1,4 +1,5 @@
-"""Kinds of models behind one protocol (`base`), each imported when a model of its format is loaded."""
+"""Loaders of the model formats behind one protocol (`base`). Each is imported when the first model of its format is
+loaded: a library costs seconds and hundreds of megabytes."""
 
 from __future__ import annotations
 

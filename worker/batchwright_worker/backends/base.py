@@ -1,4 +1,4 @@
-"""What a loaded model is to the runtime, and what it may raise."""
+"""The protocol between the runtime and a loaded model of any format, and what a model may raise."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class BadRowsError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Where models run: accelerator kind, CPU threads, and the ledger of emulated device memory."""
+    """Where models run: accelerator kind, CPU threads, and the memory of the emulated device."""
 
     kind: str
     threads: int
-    ledger: EmulatedMemory
+    emulated_memory: EmulatedMemory
 
 
 class LoadedModel(Protocol):
@@ -45,18 +45,18 @@ class LoadedModel(Protocol):
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
-        """What `run` takes."""
+        """The inputs of `run`."""
 
     @property
     def outputs(self) -> Sequence[TensorSpec]:
-        """What `run` gives."""
+        """The outputs of `run`."""
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """One batch: every array has `rows` as leading dimension, so have the outputs. Raises BadRowsError,
         OutOfDeviceMemoryError, or anything else for a failed batch. The inputs' memory is reused afterwards."""
 
     def close(self) -> None:
-        """Let go of all memory."""
+        """Free all memory."""
 
 
 @runtime_checkable
@@ -69,20 +69,20 @@ class Overlapping(Protocol):
 
 
 @runtime_checkable
-class Weighed(Protocol):
-    """A LoadedModel whose weights lie outside this process's heap, in memory that `close` frees by itself, and that
-    knows their size: what else moves memory meanwhile is not counted as its."""
+class ReportsWeights(Protocol):
+    """A LoadedModel that reports the size of its weights, which lie outside this process's heap and which `close`
+    frees by itself. The meter of a device cannot tell them from what a batch allocates during an overlapping load."""
 
     @property
     def weights_bytes(self) -> int: ...
 
 
 @runtime_checkable
-class FastAtOnce(Protocol):
-    """A LoadedModel whose first batch takes no longer than later ones: loaded again, it needs no warm-up."""
+class NeedsNoWarmup(Protocol):
+    """A LoadedModel whose first batch takes no longer than later ones: later loads skip the warm-up."""
 
     @property
-    def fast_at_once(self) -> bool: ...
+    def needs_no_warmup(self) -> bool: ...
 
 
 def check_outputs(outputs: Mapping[str, Array], rows: int) -> None:

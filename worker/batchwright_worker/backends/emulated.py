@@ -29,14 +29,14 @@ _DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
 
 
 class _Device:
-    """A process drives one device, which runs one batch at a time, also while a load overlaps it."""
+    """The one device of this process: it runs one batch at a time, also while a load overlaps it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free_at = 0.0
 
     def occupy(self, begin: float, seconds: float) -> float:
-        """When a batch that is there at `begin` will have run, behind what the device has taken already."""
+        """When a batch that arrives at `begin` will end, behind the batches that are queued already."""
         with self._lock:
             self._free_at = max(begin, self._free_at) + seconds
             return self._free_at
@@ -57,10 +57,10 @@ class EmulatedModel:
                 fixed_microseconds=emulated.fixed_microseconds, per_row_microseconds=emulated.per_row_microseconds
             )
         )
-        self._ledger = host.ledger
+        self._memory = host.emulated_memory
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
-        """Takes the device's time, books its memory, answers each row's argmax."""
+        """Occupies the device, allocates its memory, and answers each row's argmax."""
         begin = time.monotonic()
         with self._memory_of(rows):
             answer = self.answer(inputs, rows)
@@ -69,16 +69,16 @@ class EmulatedModel:
 
     @contextlib.contextmanager
     def _memory_of(self, rows: int) -> Iterator[None]:
-        """Holds the batch's memory."""
+        """The batch's memory is allocated within the block."""
         size = rows * self._emulated.bytes_per_row
-        if not self._ledger.take(size):
+        if not self._memory.allocate(size):
             raise OutOfDeviceMemoryError(
-                f"{rows} rows need {size} bytes; {self._ledger.used_bytes} of {self._ledger.total_bytes} are used"
+                f"{rows} rows need {size} bytes; {self._memory.used_bytes} of {self._memory.total_bytes} are used"
             )
         try:
             yield
         finally:
-            self._ledger.give(size)
+            self._memory.free(size)
 
     def answer(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """The outputs alone, at once."""
@@ -91,17 +91,17 @@ class EmulatedModel:
         return self._emulated.weights_bytes
 
     @property
-    def fast_at_once(self) -> bool:
+    def needs_no_warmup(self) -> bool:
         """Its loads take load_milliseconds, no more."""
         return True
 
     def close(self) -> None:
         """Frees the weights."""
-        self._ledger.give(self.weights_bytes)
+        self._memory.free(self.weights_bytes)
 
 
 class OverlappingEmulatedModel(EmulatedModel):
-    """Its batches queue on the device, so that whoever asks for them can go on asking (for loads, above all)."""
+    """Its batches queue on the device, so that the sidecar can request loads meanwhile."""
 
     def begin(self, inputs: Mapping[str, Array], rows: int) -> Callable[[], Mapping[str, Array]]:
         """As `run`, in two steps."""
@@ -118,16 +118,16 @@ class OverlappingEmulatedModel(EmulatedModel):
 
 
 def load(source: ModelSource, host: Host) -> EmulatedModel:
-    """Takes load_milliseconds and books weights_bytes."""
+    """Takes load_milliseconds and allocates weights_bytes."""
     emulated = source.emulated
     if emulated is None:
         raise LoadError(f"model {source.name!r} has format emulated and no `emulated` section in its artifact")
     end = time.monotonic() + emulated.load_milliseconds / 1e3
     _sharpen_timers()
-    if not host.ledger.take(emulated.weights_bytes):
+    if not host.emulated_memory.allocate(emulated.weights_bytes):
         raise OutOfDeviceMemoryError(
             f"model {source.name!r} needs {emulated.weights_bytes} bytes; "
-            f"{host.ledger.used_bytes} of {host.ledger.total_bytes} are used"
+            f"{host.emulated_memory.used_bytes} of {host.emulated_memory.total_bytes} are used"
         )
     kind = OverlappingEmulatedModel if emulated.load_overlaps else EmulatedModel
     model = kind(source, emulated, host)
@@ -135,8 +135,8 @@ def load(source: ModelSource, host: Host) -> EmulatedModel:
     return model
 
 
-def unbooked(source: ModelSource, emulated: EmulatedSource, host: Host) -> EmulatedModel:
-    """A model whose time and memory somebody else keeps; only its `answer` is of use."""
+def answering(source: ModelSource, emulated: EmulatedSource, host: Host) -> EmulatedModel:
+    """A model for its `answer` alone: layerwise serving accounts for time and memory itself."""
     return EmulatedModel(source, emulated, host)
 
 

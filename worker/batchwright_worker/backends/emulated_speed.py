@@ -5,7 +5,7 @@ to let the device become slower or faster in mid-run. It is JSON,
 
     {"fixedMicroseconds": 20000, "perRowMicroseconds": 4000}
 
-and holds for every emulated model of the process from the next batch on. No file, no change.
+and it applies to every emulated model of the process from the next batch on. No file, no change.
 """
 
 from __future__ import annotations

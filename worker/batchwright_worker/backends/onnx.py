@@ -37,7 +37,7 @@ _BFLOAT16: Final = 16
 
 
 class OnnxModel:
-    """A session. A model whose batch dimension is fixed runs in pieces of that many rows."""
+    """A session of onnxruntime. A model whose batch dimension is fixed runs in pieces of that many rows."""
 
     def __init__(self, session: Any, name: str) -> None:
         self._session = session

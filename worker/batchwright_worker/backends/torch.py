@@ -1,7 +1,7 @@
 """PyTorch models: torch.export programs, TorchScript, and safetensors with the script's `Model` (an nn.Module).
 
-Nothing is ever unpickled: `torch.load` is held to weights_only for as long as a file is read (torch.export falls back
-to full pickles otherwise), and TorchScript and safetensors have formats of their own.
+Nothing is ever unpickled: `torch.load` is restricted to weights_only while a file is read (torch.export falls back to
+full pickles otherwise), and TorchScript and safetensors have formats of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
 from batchwright_worker.backends.python import attribute, script
-from batchwright_worker.backends.torch_device import CudaKit, DeviceModel
+from batchwright_worker.backends.torch_device import CudaDevice, DeviceModel
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
 from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
@@ -64,7 +64,7 @@ class TorchModel:
         return outputs
 
     def close(self) -> None:
-        """Lets go of the weights."""
+        """Frees the weights."""
         self._call = None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -76,7 +76,7 @@ class TorchModel:
 
 
 _NO_MEMORY: Final = ("can't allocate memory", "not enough memory", "bad_alloc")
-"""How torch's CPU allocator says it."""
+"""Messages of torch's CPU allocator, which raises a plain RuntimeError."""
 
 
 def load(source: ModelSource, host: Host) -> TorchModel | DeviceModel:
@@ -125,7 +125,7 @@ def _on(
     piece: int = 0,
 ) -> TorchModel | DeviceModel:
     if device.type == "cuda":
-        return DeviceModel(call, inputs, outputs, CudaKit(), piece)
+        return DeviceModel(call, inputs, outputs, CudaDevice(), piece)
     return TorchModel(call, inputs, outputs, piece)
 
 
@@ -184,7 +184,8 @@ def _spec(name: str, value: Any) -> TensorSpec:
 
 @contextlib.contextmanager
 def held_to_weights() -> Iterator[None]:
-    """CVE-2025-32434, CVE-2026-24747 and the fall-backs inside torch.export: never anything but weights_only."""
+    """torch.load is weights_only within the block (CVE-2025-32434, CVE-2026-24747). It is replaced, and not merely
+    called so, because torch.export.load calls it itself and falls back to full pickles."""
     original = torch.load
 
     def weights_only(*args: Any, **options: Any) -> Any:

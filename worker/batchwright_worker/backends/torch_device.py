@@ -1,10 +1,10 @@
 """Torch models on a GPU, two batches in flight: the next one's inputs travel while this one computes.
 
 `begin` stages a batch in pinned memory and queues copy in, compute and copy out on three streams; it returns at once
-with `finish`, which waits for that batch alone. Two lanes of buffers take turns. Where rows have one fixed shape, a
-batch size that comes again and again is captured as a CUDA graph.
+with `finish`, which waits for that batch alone. Two sets of staging buffers alternate (double buffering). Where rows
+have one fixed shape, a batch size that recurs is captured as a CUDA graph.
 
-Everything that is CUDA is behind `Kit`, so that the order of things is tested on machines without a driver.
+All calls of CUDA are behind `StreamDevice`, so that the order of copies and kernels is tested without a driver.
 """
 
 from __future__ import annotations
@@ -23,70 +23,73 @@ from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
 from batchwright_worker.ipc.messages import TensorSpec
 
 _LOG = logging.getLogger(__name__)
-LANES: Final = 2
+IN_FLIGHT: Final = 2
+"""One batch computes while the inputs of the next one are copied; a third would only wait for the same two engines."""
 CAPTURE_AFTER: Final = 3
-"""So often a batch size must have run before it is captured: libraries have chosen their kernels by then."""
-MOST_GRAPHS: Final = 16
+"""Runs of a batch size before it is captured: by then libraries have chosen their kernels, which a graph freezes."""
+MAX_GRAPHS: Final = 16
+"""Each graph holds device memory of its own; batch sizes beyond these run without one."""
 Tensors = Sequence[Any]
 Finish = Callable[[], Mapping[str, Array]]
 
 
-class Kit(Protocol):
-    """What a device offers. Streams are named in, compute, out."""
+class StreamDevice(Protocol):
+    """A device with the streams in, compute and out; the methods go by torch's words."""
 
-    device: Any
+    handle: Any
+    """Its `torch.device`."""
 
-    def host(self, like: Any) -> Any:
+    def pinned(self, like: Any) -> Any:
         """An empty tensor in (pinned) host memory of this shape and type."""
 
     def on(self, stream: str) -> contextlib.AbstractContextManager[Any]:
         """Work is queued on this stream within the block."""
 
-    def mark(self, stream: str) -> Any:
-        """What is queued there so far."""
+    def record(self, stream: str) -> Any:
+        """An event that is reached once everything queued on this stream so far is done."""
 
-    def follow(self, stream: str, mark: Any) -> None:
-        """What is queued there from now on waits for the mark."""
+    def wait_event(self, stream: str, event: Any) -> None:
+        """Whatever is queued on this stream from now on waits for the event."""
 
-    def hold(self, tensor: Any, stream: str) -> None:
-        """Its memory must not be used anew before what is queued there is done."""
+    def record_stream(self, tensor: Any, stream: str) -> None:
+        """The allocator may not reuse the tensor's memory before everything queued on this stream so far is done."""
 
-    def wait(self, mark: Any) -> None:
-        """Until all that was marked is done."""
+    def wait(self, event: Any) -> None:
+        """Blocks until the event is reached."""
 
     def capture(self, call: Callable[..., Tensors], inputs: Tensors) -> tuple[Callable[[], None], Tensors]:
-        """A replay of the call on these very tensors, and the tensors that it fills."""
+        """A graph of the call: its replay, which reads these very inputs, and the outputs that it fills."""
 
-    def trim(self) -> None:
-        """Give free memory back to the device."""
+    def empty_cache(self) -> None:
+        """Return cached memory to the device."""
 
 
-class CudaKit:
+class CudaDevice:
     """The first visible CUDA device."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda", 0)
-        self._streams = {name: torch.cuda.Stream(self.device) for name in ("in", "compute", "out")}
+        self.handle = torch.device("cuda", 0)
+        self._streams = {name: torch.cuda.Stream(self.handle) for name in ("in", "compute", "out")}
         self._pool: Any = None
 
-    def host(self, like: Any) -> Any:
+    def pinned(self, like: Any) -> Any:
         return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
     def on(self, stream: str) -> contextlib.AbstractContextManager[Any]:
         context: contextlib.AbstractContextManager[Any] = torch.cuda.stream(self._streams[stream])
         return context
 
-    def mark(self, stream: str) -> Any:
+    def record(self, stream: str) -> Any:
         return self._streams[stream].record_event()
 
-    def follow(self, stream: str, mark: Any) -> None:
-        self._streams[stream].wait_event(mark)
+    def wait_event(self, stream: str, event: Any) -> None:
+        self._streams[stream].wait_event(event)
 
-    def hold(self, tensor: Any, stream: str) -> None:
+    def record_stream(self, tensor: Any, stream: str) -> None:
         tensor.record_stream(self._streams[stream])
 
-    def wait(self, mark: Any) -> None:
-        mark.synchronize()
+    def wait(self, event: Any) -> None:
+        event.synchronize()
 
     def capture(self, call: Callable[..., Tensors], inputs: Tensors) -> tuple[Callable[[], None], Tensors]:
         graph = torch.cuda.CUDAGraph()
@@ -96,32 +99,33 @@ class CudaKit:
         self._pool = graph.pool()  # graphs run one after the other, so they may share what they work in
         return graph.replay, outputs
 
-    def trim(self) -> None:
+    def empty_cache(self) -> None:
         torch.cuda.empty_cache()
 
 
-class _Lane:
+class _StagingBuffers:
     """Buffers of one batch in flight, kept from batch to batch; `free` is set while no batch uses them."""
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
-        self._host: dict[str, Any] = {}
-        self._device: dict[str, Any] = {}
+    def __init__(self, device: StreamDevice) -> None:
+        self._device = device
+        self._pinned: dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
         self.free = threading.Event()
         self.free.set()
 
     def staged(self, name: str, array: Array) -> Any:
-        """The tensor on the device; its copy is queued on the stream of the caller."""
+        """The tensor on the device; its copy is queued on the caller's stream."""
         given = tensor_of(array)
-        host = self.host(name, given)
-        host.copy_(given)
-        device = self._fitting(self._device, name, given, lambda: torch.empty_like(given, device=self._kit.device))
-        device.copy_(host, non_blocking=True)
-        return device
+        # The caller reuses the inputs' memory when `begin` returns, and only pinned memory is copied asynchronously.
+        pinned = self.pinned(name, given)
+        pinned.copy_(given)
+        there = self._fitting(self._inputs, name, given, lambda: torch.empty_like(given, device=self._device.handle))
+        there.copy_(pinned, non_blocking=True)
+        return there
 
-    def host(self, name: str, like: Any) -> Any:
+    def pinned(self, name: str, like: Any) -> Any:
         """A host buffer of this shape and type."""
-        return self._fitting(self._host, name, like, lambda: self._kit.host(like))
+        return self._fitting(self._pinned, name, like, lambda: self._device.pinned(like))
 
     @staticmethod
     def _fitting(kept: dict[str, Any], name: str, like: Any, make: Callable[[], Any]) -> Any:
@@ -138,22 +142,22 @@ def _holds(buffer: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 class Graphs:
-    """The model as a function from tensors to tensors, batch sizes that come again as graphs."""
+    """The model as a function from tensors to tensors; recurring batch sizes are replayed as graphs."""
 
-    def __init__(self, call: Callable[..., Tensors], kit: Kit, *, enabled: bool) -> None:
+    def __init__(self, call: Callable[..., Tensors], device: StreamDevice, *, enabled: bool) -> None:
         self._call = call
-        self._kit = kit
+        self._device = device
         self._enabled = enabled
         self._runs: Counter[tuple[Any, ...]] = Counter()
         self._captured: dict[tuple[Any, ...], tuple[Tensors, Callable[[], None], Tensors]] = {}
 
     def __call__(self, tensors: Tensors) -> Tensors:
-        """Outputs that nobody else writes to."""
+        """Outputs that no later call overwrites."""
         if not self._enabled:
             return self._call(*tensors)
         key = tuple(tuple(tensor.shape) for tensor in tensors)
         self._runs[key] += 1
-        if key not in self._captured and self._runs[key] > CAPTURE_AFTER and len(self._captured) < MOST_GRAPHS:
+        if key not in self._captured and self._runs[key] > CAPTURE_AFTER and len(self._captured) < MAX_GRAPHS:
             self._capture(key, tensors)
         captured = self._captured.get(key)
         if captured is None:
@@ -162,10 +166,11 @@ class Graphs:
         for target, tensor in zip(inputs, tensors, strict=True):
             target.copy_(tensor)
         replay()
+        # A replay fills the same outputs each time, and this batch's copy out may still run when the next one replays.
         return [output.clone() for output in outputs]
 
     def drop(self) -> bool:
-        """Forget all graphs, for good; True if there were any."""
+        """Drop all graphs and capture none again; True if there were any."""
         had, self._enabled = bool(self._captured), False
         self._captured.clear()
         return had
@@ -173,34 +178,34 @@ class Graphs:
     def _capture(self, key: tuple[Any, ...], tensors: Tensors) -> None:
         inputs = [tensor.clone() for tensor in tensors]
         try:
-            replay, outputs = self._kit.capture(self._call, inputs)
+            replay, outputs = self._device.capture(self._call, inputs)
         except Exception as error:
             _LOG.warning("the model cannot be captured as a graph, it runs without: %s", error)
             self.drop()
-            self._kit.trim()
+            self._device.empty_cache()
         else:
             self._captured[key] = (inputs, replay, outputs)
 
 
 class DeviceModel:
-    """A LoadedModel that can `begin` a batch while another one is under way. One thread begins, one finishes."""
+    """A LoadedModel that can `begin` a batch while another one is in flight. One thread begins, one finishes."""
 
     def __init__(
         self,
         call: Callable[..., Any],
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        kit: Kit,
+        device: StreamDevice,
         piece: int = 0,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
-        self._kit = kit
+        self._device = device
         self._piece = piece
         fixed = all(size >= 0 for spec in inputs for size in spec.shape)
-        self._graphs: Graphs | None = Graphs(lambda *given: flat(call(*given), outputs), kit, enabled=fixed)
-        self._lanes = [_Lane(kit) for _ in range(LANES)]
-        self._turn = 0
+        self._graphs: Graphs | None = Graphs(lambda *given: flat(call(*given), outputs), device, enabled=fixed)
+        self._buffers = [_StagingBuffers(device) for _ in range(IN_FLIGHT)]
+        self._next = 0
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """As LoadedModel.run."""
@@ -208,56 +213,57 @@ class DeviceModel:
 
     def begin(self, inputs: Mapping[str, Array], rows: int) -> Finish:
         """Queue a batch; the inputs' memory is free again when this returns. Raises OutOfDeviceMemoryError."""
-        lane = self._lanes[self._turn]
-        self._turn = (self._turn + 1) % LANES
-        lane.free.wait()
+        buffers = self._buffers[self._next]
+        self._next = (self._next + 1) % IN_FLIGHT
+        buffers.free.wait()
         try:
-            outputs, mark = self._queued(lane, inputs, rows)
+            outputs, event = self._queued(buffers, inputs, rows)
         except BaseException as error:
-            self._kit.wait(self._kit.mark("in"))  # the lane's buffers are free again
+            # Copies into these buffers may be queued still: they are free once those are done.
+            self._device.wait(self._device.record("in"))
             if isinstance(error, torch.OutOfMemoryError):
-                self._kit.trim()
+                self._device.empty_cache()
                 raise OutOfDeviceMemoryError(str(error)) from error
             raise
-        lane.free.clear()
+        buffers.free.clear()
 
         def finish() -> Mapping[str, Array]:
             try:
-                self._kit.wait(mark)
+                self._device.wait(event)
                 arrays = {name: array_of(tensor).copy() for name, tensor in outputs.items()}
             except torch.OutOfMemoryError as error:
                 raise OutOfDeviceMemoryError(str(error)) from error
             finally:
-                lane.free.set()
+                buffers.free.set()
             check_outputs(arrays, rows)
             return arrays
 
         return finish
 
     def close(self) -> None:
-        """Lets go of weights, graphs and buffers."""
-        for lane in self._lanes:
-            lane.free.wait()
-        self._graphs, self._lanes = None, []
-        self._kit.trim()
+        """Frees weights, graphs and buffers."""
+        for buffers in self._buffers:
+            buffers.free.wait()
+        self._graphs, self._buffers = None, []
+        self._device.empty_cache()
 
-    def _queued(self, lane: _Lane, inputs: Mapping[str, Array], rows: int) -> tuple[dict[str, Any], Any]:
-        """The outputs' host buffers, and the mark after which they are filled."""
-        kit = self._kit
+    def _queued(self, buffers: _StagingBuffers, inputs: Mapping[str, Array], rows: int) -> tuple[dict[str, Any], Any]:
+        """The outputs' host buffers, and the event that says that they are filled."""
+        device = self._device
         with torch.inference_mode():
-            with kit.on("in"):
-                tensors = [lane.staged(spec.name, inputs[spec.name]) for spec in self.inputs]
-            kit.follow("compute", kit.mark("in"))
-            with kit.on("compute"):
+            with device.on("in"):
+                tensors = [buffers.staged(spec.name, inputs[spec.name]) for spec in self.inputs]
+            device.wait_event("compute", device.record("in"))
+            with device.on("compute"):
                 results = self._computed(tensors, rows)
-            kit.follow("out", kit.mark("compute"))
+            device.wait_event("out", device.record("compute"))
             outputs = {}
-            with kit.on("out"):
+            with device.on("out"):
                 for spec, result in zip(self.outputs, results, strict=True):
-                    kit.hold(result, "out")
-                    outputs[spec.name] = lane.host(f"out {spec.name}", result)
+                    device.record_stream(result, "out")
+                    outputs[spec.name] = buffers.pinned(f"out {spec.name}", result)
                     outputs[spec.name].copy_(result, non_blocking=True)
-            return outputs, kit.mark("out")
+            return outputs, device.record("out")
 
     def _computed(self, tensors: Tensors, rows: int) -> Tensors:
         assert self._graphs is not None, "run after close"
@@ -266,7 +272,7 @@ class DeviceModel:
         except torch.OutOfMemoryError:
             if not self._graphs.drop():
                 raise
-            self._kit.trim()  # graphs hold memory of their own
+            self._device.empty_cache()  # the graphs' memory pool, which the allocator keeps otherwise
             return self._in_pieces(tensors, rows)
 
     def _in_pieces(self, tensors: Tensors, rows: int) -> Tensors:

@@ -45,6 +45,6 @@ def accelerator_of(kind: str) -> HostAccelerator:
     return ACCELERATORS.get(kind, ACCELERATORS[KIND_CPU])
 
 
-def meter_of(kind: str, ledger: EmulatedMemory) -> Meter:
+def meter_of(kind: str, emulated_memory: EmulatedMemory) -> Meter:
     """The meter of this kind's memory."""
-    return accelerator_of(kind).meter(ledger)
+    return accelerator_of(kind).meter(emulated_memory)

@@ -1,4 +1,4 @@
-"""Memory truly told: what this process holds, its highest point, and giving it back."""
+"""Memory as it is measured: what this process holds, its peak, and returning what was freed to the system."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
 @dataclass(slots=True)
 class EmulatedMemory:
     """Emulated device memory: what loaded models and the running batch are said to hold. Thread-safe: a load may run
-    beside a batch."""
+    while a batch does."""
 
     total_bytes: int
     used_bytes: int = 0
     peak_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, size: int) -> bool:
-        """Book `size` bytes; False where they do not fit (total_bytes 0: everything fits)."""
+    def allocate(self, size: int) -> bool:
+        """Count `size` bytes as used; False where they do not fit (total_bytes 0: everything fits)."""
         with self._lock:
             if self.total_bytes and self.used_bytes + size > self.total_bytes:
                 return False
@@ -37,8 +37,8 @@ class EmulatedMemory:
             self.peak_bytes = max(self.peak_bytes, self.used_bytes)
             return True
 
-    def give(self, size: int) -> None:
-        """Book them back."""
+    def free(self, size: int) -> None:
+        """Count them as free."""
         with self._lock:
             self.used_bytes -= size
 
@@ -49,10 +49,10 @@ class Meter(Protocol):
     total_bytes: int
 
     def used(self) -> int:
-        """Bytes that models and batches hold now."""
+        """Bytes that models and batches occupy now."""
 
     def start_peak(self) -> None:
-        """Forget the highest point."""
+        """Forget the peak so far."""
 
     def peak(self) -> int:
         """Highest `used` since start_peak."""
@@ -62,6 +62,7 @@ class HostMeter:
     """Resident memory of this process beyond what it held when the meter was made; shared memory does not count."""
 
     def __init__(self, budget_bytes: int) -> None:
+        # What is resident before the first model (interpreter, libraries) is no model's, so it is off the budget too.
         self._baseline = self._resident()["VmRSS"]
         self.total_bytes = max(0, budget_bytes - self._baseline)
 
@@ -90,21 +91,21 @@ class HostMeter:
 class EmulatedMeter:
     """Memory of the emulated device."""
 
-    def __init__(self, ledger: EmulatedMemory) -> None:
-        self._ledger = ledger
-        self.total_bytes = ledger.total_bytes
+    def __init__(self, emulated_memory: EmulatedMemory) -> None:
+        self._memory = emulated_memory
+        self.total_bytes = emulated_memory.total_bytes
 
     def used(self) -> int:
-        """As booked."""
-        return self._ledger.used_bytes
+        """As allocated."""
+        return self._memory.used_bytes
 
     def start_peak(self) -> None:
-        """Forget the highest booking."""
-        self._ledger.peak_bytes = self._ledger.used_bytes
+        """Forget the peak so far."""
+        self._memory.peak_bytes = self._memory.used_bytes
 
     def peak(self) -> int:
-        """The highest booking."""
-        return self._ledger.peak_bytes
+        """The most that was allocated."""
+        return self._memory.peak_bytes
 
 
 def memory_budget_bytes() -> int:
@@ -131,14 +132,14 @@ def emulated_memory_bytes() -> int:
     return min(int(budget), device.memory_bytes) if budget else device.memory_bytes
 
 
-def settle_objects() -> None:
-    """What is there now (modules, settings) stays for good: later collections need not look at it. With torch imported
-    that is 45 ms of every `give_back`, and of the pauses that the interpreter makes by itself."""
+def freeze_objects() -> None:
+    """Exempts all present objects (modules, settings), which stay permanently, from garbage collection. With torch
+    imported that saves 45 ms in every `release_memory`, and in every pause that the interpreter makes by itself."""
     gc.collect()
     gc.freeze()
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Return freed memory to the system: collect cycles, then trim the CUDA allocator and the C heap."""
     gc.collect()
     torch = sys.modules.get("torch")

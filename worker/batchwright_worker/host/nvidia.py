@@ -34,5 +34,5 @@ class NvidiaMeter:
         """NVML has no high-water mark; the libraries' allocators keep what a batch took until they are trimmed."""
 
     def peak(self) -> int:
-        """What is held now."""
+        """As `used`."""
         return self.used()

@@ -24,6 +24,6 @@ def thread_count() -> int:
 
 
 def pin_libraries() -> None:
-    """Tell BLAS and OpenMP, which read these variables when they are imported."""
+    """Set the variables that BLAS and OpenMP read when they are imported."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(thread_count()))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from batchwright_worker.backends.base import Host
-from batchwright_worker.host.memory import Meter, give_back
+from batchwright_worker.host.memory import Meter, release_memory
 from batchwright_worker.ipc.messages import Load, Loaded, Ran, Run, RuntimeResponse, Streamed, Unload, Unloaded
 from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
@@ -102,7 +102,7 @@ class LayerwiseModels:
 
     def _unload(self, request: Unload) -> Unloaded:
         self._service.remove(request.model)
-        give_back()
+        release_memory()
         return Unloaded(call=request.call, memory_used_bytes=self.used_bytes())
 
     def _ran(self, request: Run, slot: Slot, received: float, batch: LayerwiseBatch) -> RuntimeResponse:

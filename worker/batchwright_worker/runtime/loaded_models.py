@@ -14,14 +14,14 @@ from batchwright_worker import backends
 from batchwright_worker.backends.base import (
     Array,
     BadRowsError,
-    FastAtOnce,
     Host,
     LoadedModel,
     LoadError,
+    NeedsNoWarmup,
     Overlapping,
-    Weighed,
+    ReportsWeights,
 )
-from batchwright_worker.host.memory import Meter, give_back
+from batchwright_worker.host.memory import Meter, release_memory
 from batchwright_worker.ipc.messages import ModelSource, TensorSpec
 from batchwright_worker.oip.datatypes import numpy_of
 
@@ -99,15 +99,15 @@ class LoadedModels:
         begin, before = time.monotonic(), self._meter.used()
         model = backends.load(source, self._host)
         grown = max(0, self._meter.used() - before)
-        taken = cast(Weighed, model).weights_bytes if _is(model, Weighed) else grown
+        taken = cast(ReportsWeights, model).weights_bytes if _is(model, ReportsWeights) else grown
         loaded = _MeasuredModel(model=model, source=source, memory_bytes=taken, seconds=time.monotonic() - begin)
         try:
             loaded.warmup_bytes = self._warmed_up(loaded)
         except BaseException:
             model.close()
-            give_back()
+            release_memory()
             raise
-        if not _is(model, FastAtOnce):
+        if not _is(model, NeedsNoWarmup):
             loaded.seconds = time.monotonic() - begin  # the warm-up is part of every load
         self._models[source.name] = loaded
         return loaded
@@ -117,11 +117,11 @@ class LoadedModels:
         loaded = self._models.pop(name, None)
         if loaded is not None:
             self._moves += 1
-            outside = _is(loaded.model, Weighed)
+            outside = _is(loaded.model, ReportsWeights)
             loaded.model.close()
             del loaded
             if not outside:
-                give_back()
+                release_memory()
 
     def unload_all(self) -> None:
         """A new sidecar starts with an empty runtime."""
@@ -205,7 +205,7 @@ class LoadedModels:
         if known is not None and known[0] == source:
             return known[1]
         taken = self._warm_up(loaded)
-        if _is(loaded.model, FastAtOnce):
+        if _is(loaded.model, NeedsNoWarmup):
             self._known[source.name] = (source, taken)
         return taken
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from batchwright_worker.api.names import ENV_KIND, KIND_CPU
 from batchwright_worker.backends.base import Host
 from batchwright_worker.host.accelerators import meter_of
-from batchwright_worker.host.memory import EmulatedMemory, Meter, emulated_memory_bytes, settle_objects
+from batchwright_worker.host.memory import EmulatedMemory, Meter, emulated_memory_bytes, freeze_objects
 from batchwright_worker.host.threads import thread_count
 from batchwright_worker.ipc.slots import SlotCache
 from batchwright_worker.layerwise.serving.settings import from_environment
@@ -29,11 +29,11 @@ def serve(listener: socket.socket, loaded: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(loaded, b"+")
 
-    settle_objects()
+    freeze_objects()
     kind = os.environ.get(ENV_KIND, KIND_CPU)
-    ledger = EmulatedMemory(emulated_memory_bytes())
-    meter = meter_of(kind, ledger)
-    host = Host(kind=kind, threads=thread_count(), ledger=ledger)
+    emulated_memory = EmulatedMemory(emulated_memory_bytes())
+    meter = meter_of(kind, emulated_memory)
+    host = Host(kind=kind, threads=thread_count(), emulated_memory=emulated_memory)
     slots = SlotCache()
     models = _models(host, meter, slots, on_loaded)
     Server(models, slots, device=kind, total_bytes=meter.total_bytes).serve(listener)

@@ -20,7 +20,7 @@ from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.host.memory import settle_objects
+from batchwright_worker.host.memory import freeze_objects
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
@@ -83,7 +83,7 @@ async def run(settings: Settings) -> None:
     async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = _engine(settings, deployment, clients, stack)
         async with Sidecar(settings, deployment, engine) as sidecar:
-            settle_objects()
+            freeze_objects()
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
             sidecar.drain.hurry()

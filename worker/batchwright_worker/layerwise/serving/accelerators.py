@@ -157,7 +157,7 @@ class _EmulatedAdapter:
         self._models: dict[str, Any] = {}
 
     def add(self, source: ModelSource) -> AddedModel:
-        from batchwright_worker.backends.emulated import unbooked
+        from batchwright_worker.backends.emulated import answering
 
         emulated = source.emulated
         if emulated is None:
@@ -168,7 +168,7 @@ class _EmulatedAdapter:
                 f"model {source.name!r}: a unit of {size} bytes is larger than the {self.device.ring.capacity} of "
                 "layerwise.memoryBudgetBytes that are for weights in flight: raise memoryBudgetBytes"
             )
-        self._models[source.name] = model = unbooked(source, emulated, self._host)
+        self._models[source.name] = model = answering(source, emulated, self._host)
         profiles = [_emulated_profile(source.name, emulated, size, rows) for rows in (1, 64)]
         return AddedModel(inputs=model.inputs, outputs=model.outputs, profiles=profiles, resident=frozenset())
 

@@ -45,7 +45,7 @@ def prepare_networks(
     folder = more["cache"] or cache_folder()
     files = {name: Path(path) for name, path in models} or _samples(folder / "samples")
     rows = _rows(files, more["rows"], sampled=not models)
-    host = Host(kind="cpu", threads=more["threads"] or thread_count(), ledger=EmulatedMemory(0))
+    host = Host(kind="cpu", threads=more["threads"] or thread_count(), emulated_memory=EmulatedMemory(0))
     processor = f"{processor_name()} x{host.threads} {reads}"
     networks, readers, profiles = {}, {}, {}
     for name, path in files.items():

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 class Limits:
     """What a request may ask this process to hold, and how long a client may take.
 
-    Each size is checked against what is declared, before anything of that size is allocated. The seconds count from the
-    first byte of a request's headers, from the end of its headers, and from the last response; bytes that trickle do
-    not move them.
+    Each size is checked against what is declared, before anything of that size is allocated. `header_seconds` count
+    from the beginning of the connection or the first byte of a request, `body_seconds` from the end of its headers (and
+    for a client that does not read, from its last response), `idle_seconds` from the last response; bytes that trickle
+    do not move them.
     """
 
     body_bytes: int = 64 << 20

@@ -96,13 +96,19 @@ class RecordedScheduler(Scheduler):
     """A `Scheduler` whose every call of `calls.CALLS` is a line of the log, and told to `observe` with its arguments
     and what it gave."""
 
-    __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_wall", "observe")
+    __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_observe", "_wall")
 
     def __init__(
-        self, log: DispatchLog | None, *, order: QueueOrder, clock: Callable[[], float], wall: Callable[[], float]
+        self,
+        log: DispatchLog | None,
+        *,
+        order: QueueOrder,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        observe: Callable[[str, tuple[Any, ...], Any], None] | None = None,
     ) -> None:
         super().__init__(order=order)
-        self.observe: Callable[[str, tuple[Any, ...], Any], None] | None = None
+        self._observe = observe
         self._lines = log
         self._clock, self._wall = clock, wall
         self._inside = False
@@ -137,8 +143,8 @@ class RecordedScheduler(Scheduler):
             if isinstance(given, Step) and isinstance(given.action, Batch):
                 self._remember(given.action)
             self._lines.write(calls.LoggedCall(self._clock(), call, told, calls.answer(call, given)))
-        if self.observe is not None:
-            self.observe(call, arguments, given)
+        if self._observe is not None:
+            self._observe(call, arguments, given)
         return given
 
     def _remember(self, batch: Batch) -> None:

@@ -55,9 +55,6 @@ class Engine:
 
     Use it from one event loop: `start`, then `infer` as often and as concurrently as you like, `drain`, `close`.
     `counters` are by model, `requests` are those that are not answered yet.
-
-    Other packages' engines are no servers: `benchmark/engines/base` runs one network, `layerwise/execution/jobs` is the
-    compute or copy side of an accelerator.
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class Engine:
             deployment.spec.models,
             runtimes,
             scheduler=scheduler or Scheduler(order=deployment.spec.queue_order),
-            interleaves=deployment.spec.layerwise.mode != "Off",
+            interleaves=interleaves(deployment),
         )
 
     def _decide(self) -> float | None:
@@ -317,6 +314,11 @@ class Engine:
         kinds = [runtime.kind for runtime in self.runtimes.values()]
         artifact = next((one for kind in kinds if (one := artifact_for(self.models[name], kind)) is not None), None)
         return artifact.format if artifact is not None else self.models[name].artifacts[0].format
+
+
+def interleaves(deployment: ModelDeployment) -> bool:
+    """Do the runtimes of this deployment run batches of several models at once (layerwise)?"""
+    return deployment.spec.layerwise.mode != "Off"
 
 
 def _settle(future: asyncio.Future[InferResult], answer: InferResult | InferenceError) -> None:

@@ -19,9 +19,10 @@ from batchwright_worker.api import deployment as manifest
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
-from batchwright_worker.engine.engine import Engine
+from batchwright_worker.engine.engine import Engine, interleaves
 from batchwright_worker.host.memory import freeze_objects
 from batchwright_worker.host.process import die_with_parent
+from batchwright_worker.inference.runtime import Runtime
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.routes import HttpApp
@@ -180,7 +181,7 @@ def _engine(
     clients: Sequence[RuntimeClient | ExternalServer],
     stack: contextlib.AsyncExitStack,
 ) -> Engine:
-    """The plain one, or one that writes the dispatch log or sends traces, where that is asked for."""
+    """The plain one, or one that writes the dispatch log or sends traces, as the settings and the environment say."""
     tracing = tracing_of(os.environ, deployment.name)
     if tracing is None and settings.dispatch_log is None:
         return Engine.for_deployment(deployment, clients)
@@ -188,12 +189,24 @@ def _engine(
     if settings.dispatch_log is not None:
         log = DispatchLog(settings.dispatch_log, settings.dispatch_log_bytes, time.monotonic)
         stack.callback(log.close)
-    scheduler = RecordedScheduler(log, order=deployment.spec.queue_order, clock=time.monotonic, wall=time.time)
+    scheduler = RecordedScheduler(
+        log,
+        order=deployment.spec.queue_order,
+        clock=time.monotonic,
+        wall=time.time,
+        observe=None if tracing is None else tracing.observe,
+    )
     if tracing is None:
         return Engine.for_deployment(deployment, clients, scheduler)
+    # In a thread: it may block for two seconds.
     stack.push_async_callback(asyncio.to_thread, tracing.stop)
-    runtimes = [TracedRuntime(client, tracing) for client in clients]
-    return TracedEngine.for_deployment(deployment, cast(Any, runtimes), scheduler).traced(tracing)
+    return TracedEngine(
+        deployment.spec.models,
+        [cast(Runtime, TracedRuntime(client, tracing)) for client in clients],
+        tracing=tracing,
+        scheduler=scheduler,
+        interleaves=interleaves(deployment),
+    )
 
 
 @contextlib.asynccontextmanager

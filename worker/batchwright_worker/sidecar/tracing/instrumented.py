@@ -1,4 +1,4 @@
-"""The sidecar's pieces with spans: engine, front ends and runtimes that tell `Tracing` what they do."""
+"""Traced subclasses and wrappers: engine, front ends and runtimes that report to `Tracing`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from batchwright_worker.api.model import Model
 from batchwright_worker.dispatch_log.recorder import RecordedScheduler
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.engine.pending import PendingRequest
@@ -17,48 +18,51 @@ from batchwright_worker.protocol.grpc.server import InferenceService
 from batchwright_worker.protocol.http.infer import Inference, InferHead
 from batchwright_worker.protocol.http.messages import HttpRequest
 from batchwright_worker.protocol.http.routes import HttpApp
-from batchwright_worker.sidecar.tracing.spans import Asked, Tracing
+from batchwright_worker.sidecar.tracing.spans import RequestSpans, Tracing
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 
 class TracedEngine(Engine):
-    """An engine whose requests have spans."""
+    """An engine whose requests have spans. `scheduler` calls `tracing.observe`."""
 
-    tracing: Tracing
-
-    def traced(self, tracing: Tracing) -> TracedEngine:
-        """With these spans."""
-        assert isinstance(self.scheduler, RecordedScheduler), "a traced engine needs a scheduler that tells"
+    def __init__(
+        self,
+        models: Sequence[Model],
+        runtimes: Sequence[Runtime],
+        *,
+        tracing: Tracing,
+        scheduler: RecordedScheduler,
+        interleaves: bool,
+    ) -> None:
+        super().__init__(models, runtimes, scheduler=scheduler, interleaves=interleaves)
         self.tracing = tracing
-        self.scheduler.observe = tracing.observe
-        tracing.clock, tracing.pending = self.clock, self.requests.by_key
-        return self
+        tracing.follow(self.requests.by_key)
 
     def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:
         """See `Engine`."""
-        asked = self.tracing.take(request)
+        spans = self.tracing.accepted(request)
         try:
-            pending = super().submit(request, partial(self._done, asked, done))
+            pending = super().submit(request, partial(self._done, spans, done))
         except InferenceError as error:
-            self.tracing.answered(asked, error)
+            self.tracing.answered(spans, error)
             raise
-        self.tracing.waits(asked, pending)
+        self.tracing.queued(spans, pending)
         return pending
 
     def cancel(self, pending: PendingRequest) -> None:
         """See `Engine`."""
-        self.tracing.left(pending)
+        self.tracing.cancelled(pending)
         super().cancel(pending)
 
     def _done(
         self,
-        asked: Asked,
+        spans: RequestSpans,
         done: Callable[[InferResult | InferenceError], None],
         outcome: InferResult | InferenceError,
     ) -> None:
-        self.tracing.answered(asked, outcome)
+        self.tracing.answered(spans, outcome)
         done(outcome)
 
 
@@ -73,8 +77,8 @@ class TracedInference(Inference):
     def begin(self, request: HttpRequest, head: InferHead) -> None:
         """See `Inference`."""
         names = (b"traceparent", b"tracestate")
-        told = request.headers
-        carrier = {name.decode(): told[name].decode("latin-1") for name in names if name in told}
+        headers = request.headers
+        carrier = {name.decode(): headers[name].decode("latin-1") for name in names if name in headers}
         with _tracing(self._engine).request(carrier, "http", head.model):
             super().begin(request, head)
 
@@ -95,7 +99,7 @@ class TracedService(InferenceService):
 
 
 class TracedRuntime:
-    """A runtime whose runs have spans; all else is the runtime's own."""
+    """A runtime whose runs have spans; everything else is the runtime's own."""
 
     def __init__(self, runtime: Runtime, tracing: Tracing) -> None:
         self.plain = runtime

@@ -6,8 +6,8 @@
     `- batch      in the trace of the first request of the batch; linked to all of them
        `- runtime the way to the runtime and back
 
-The pieces that call this are subclasses and wrappers of the plain ones (`traced`), which know nothing of it: without
-an endpoint none of it runs, and OpenTelemetry is not even imported.
+The callers of this are subclasses and wrappers of the plain classes (`tracing/instrumented`), which do not depend on
+it: without an endpoint none of it runs, and OpenTelemetry is not even imported.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Asked:
-    """One request on its way. `owned`: the engine has it, and ends the span."""
+class RequestSpans:
+    """The spans of one request that is not answered yet. `owned`: the engine has accepted it, and its answer ends them;
+    `pending`: the identity of its `PendingRequest`."""
 
     span: Span
     arrival_ns: int
@@ -50,12 +51,12 @@ class Asked:
     execute: Span | None = None
 
 
-_CURRENT: ContextVar[Asked | None] = ContextVar("asked", default=None)
+_CURRENT: ContextVar[RequestSpans | None] = ContextVar("request_spans", default=None)
 
 
 @dataclass(slots=True)
-class _Batched:
-    """One batch on its way; `runs` counts the runs that were matched to it."""
+class _BatchSpans:
+    """The span of one batch that runs; `runs` counts the runs that were matched to it."""
 
     span: Span
     batch: Batch
@@ -64,14 +65,19 @@ class _Batched:
 
 @dataclass(slots=True)
 class Tracing:
-    """The spans that are open. `stop` sends what is left."""
+    """The spans that are open. `stop` sends the rest of them; `pending` are the engine's requests by the keys of their
+    queue entries, from `follow` on."""
 
     tracer: Tracer
     stop: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     pending: Mapping[int, PendingRequest] = field(default_factory=dict)
-    _asked: dict[int, Asked] = field(default_factory=dict)
-    _batches: dict[int, _Batched] = field(default_factory=dict)
+    _requests: dict[int, RequestSpans] = field(default_factory=dict)
+    _batches: dict[int, _BatchSpans] = field(default_factory=dict)
+
+    def follow(self, pending: Mapping[int, PendingRequest]) -> None:
+        """The requests of the engine whose scheduler calls `observe`: one that is made after this."""
+        self.pending = pending
 
     def ns(self, clock_s: float | None = None) -> int:
         """Unix nanoseconds of a time of the engine's clock (None: now)."""
@@ -82,7 +88,7 @@ class Tracing:
 
     @contextmanager
     def request(self, carrier: Mapping[str, str], protocol: str, model: str) -> Iterator[None]:
-        """A request is parsed and handed to the engine inside; its span goes on where the engine takes it."""
+        """A request is parsed and submitted inside; its span stays open if the engine accepts it."""
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
@@ -92,71 +98,71 @@ class Tracing:
             kind=SpanKind.SERVER,
             attributes={"batchwright.model": model, "rpc.system": protocol},
         )
-        asked = Asked(span, time.time_ns())
-        token = _CURRENT.set(asked)
+        spans = RequestSpans(span, time.time_ns())
+        token = _CURRENT.set(spans)
         try:
             yield
         except InferenceError as error:
-            if not asked.owned:
-                self._failed(asked, error)
+            if not spans.owned:
+                self._failed(spans, error)
             raise
         finally:
             _CURRENT.reset(token)
-            if not asked.owned:
+            if not spans.owned:
                 span.end()
 
-    def take(self, request: InferRequest) -> Asked:
-        """The engine takes this request (of the front end that calls, or of a caller of its own)."""
-        asked = _CURRENT.get()
-        if asked is None or asked.owned:
-            asked = Asked(self.tracer.start_span(f"infer {request.model}"), 0)
-        asked.owned = True
-        asked.arrival_ns = self.ns(request.arrival)
-        asked.span.set_attributes({"batchwright.rows": request.rows, "batchwright.request_id": request.request_id})
-        return asked
+    def accepted(self, request: InferRequest) -> RequestSpans:
+        """The engine has this request (of the front end that calls, or of a caller of its own)."""
+        spans = _CURRENT.get()
+        if spans is None or spans.owned:
+            spans = RequestSpans(self.tracer.start_span(f"infer {request.model}"), 0)
+        spans.owned = True
+        spans.arrival_ns = self.ns(request.arrival)
+        spans.span.set_attributes({"batchwright.rows": request.rows, "batchwright.request_id": request.request_id})
+        return spans
 
-    def waits(self, asked: Asked, pending: PendingRequest) -> None:
+    def queued(self, spans: RequestSpans, pending: PendingRequest) -> None:
         """It is in the queue."""
-        asked.pending = id(pending)
-        self._asked[asked.pending] = asked
+        spans.pending = id(pending)
+        self._requests[spans.pending] = spans
 
-    def answered(self, asked: Asked, outcome: InferResult | InferenceError) -> None:
+    def answered(self, spans: RequestSpans, outcome: InferResult | InferenceError) -> None:
         """It has its answer."""
-        self._asked.pop(asked.pending, None)
+        self._requests.pop(spans.pending, None)
         if isinstance(outcome, InferResult):
-            asked.span.set_attribute("batchwright.batch_size", outcome.batch_size)
+            spans.span.set_attribute("batchwright.batch_size", outcome.batch_size)
         else:
-            self._failed(asked, outcome)
-        self._end(asked)
+            self._failed(spans, outcome)
+        self._end(spans)
 
-    def left(self, pending: PendingRequest) -> None:
-        """Its caller has gone."""
-        asked = self._asked.pop(id(pending), None)
-        if asked is not None:
-            asked.span.set_attribute("batchwright.caller_left", True)
-            self._end(asked)
+    def cancelled(self, pending: PendingRequest) -> None:
+        """Its caller has disconnected."""
+        spans = self._requests.pop(id(pending), None)
+        if spans is not None:
+            spans.span.set_attribute("batchwright.caller_left", True)
+            self._end(spans)
 
-    def _end(self, asked: Asked) -> None:
+    def _end(self, spans: RequestSpans) -> None:
         end = time.time_ns()
-        if asked.execute is not None:
-            asked.execute.end(end)
+        if spans.execute is not None:
+            spans.execute.end(end)
         else:
-            self._queued(asked, end)
-        asked.span.end(end)
+            self._end_queue(spans, end)
+        spans.span.end(end)
 
-    def _queued(self, asked: Asked, end_ns: int) -> None:
-        self._child("queue", asked.span, start_time=asked.arrival_ns).end(end_ns)
+    def _end_queue(self, spans: RequestSpans, end_ns: int) -> None:
+        self._child("queue", spans.span, start_time=spans.arrival_ns).end(end_ns)
 
-    def _failed(self, asked: Asked, error: InferenceError) -> None:
+    def _failed(self, spans: RequestSpans, error: InferenceError) -> None:
         from opentelemetry.trace import StatusCode
 
-        asked.span.set_status(StatusCode.ERROR, str(error))
-        asked.span.set_attribute("error.type", type(error).__name__)
+        spans.span.set_status(StatusCode.ERROR, str(error))
+        spans.span.set_attribute("error.type", type(error).__name__)
 
     # --- batches ---
 
     def observe(self, call: str, arguments: tuple[Any, ...], given: Any) -> None:
-        """What the scheduler is told and decides (see `recording.RecordedScheduler`)."""
+        """A call of the scheduler and what it returned (see `dispatch_log/recorder`)."""
         match call:
             case "next" if isinstance(given, Step) and isinstance(given.action, Batch):
                 self._begin(given.action)
@@ -173,8 +179,8 @@ class Tracing:
 
         now = time.time_ns()
         pending = [self.pending[part.key] for part in batch.slices if part.key in self.pending]
-        asked = [self._asked[id(one)] for one in pending if id(one) in self._asked]
-        traced = [one for one in asked if one.span.is_recording()]
+        spans = [self._requests[id(one)] for one in pending if id(one) in self._requests]
+        traced = [one for one in spans if one.span.is_recording()]
         if not traced:
             return
         run = batch.run
@@ -193,10 +199,10 @@ class Tracing:
                 "batchwright.batch": batch.serial,
             },
         )
-        self._batches[batch.serial] = _Batched(span, batch)
+        self._batches[batch.serial] = _BatchSpans(span, batch)
         for one in traced:
             if one.execute is None:
-                self._queued(one, now)
+                self._end_queue(one, now)
                 links = [Link(span.get_span_context())]
                 one.execute = self._child("execute", one.span, start_time=now, links=links)
 
@@ -239,7 +245,8 @@ def tracing_of(environment: Mapping[str, str], deployment: str) -> Tracing | Non
     provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def stop() -> None:
-        """The exporter tries again for ten seconds where nobody listens; the pod does not wait for that."""
+        # Flushed in a thread of its own: the exporter tries again for ten seconds where nobody listens, and the pod
+        # does not wait for that.
         flushing = threading.Thread(target=provider.force_flush, daemon=True)
         flushing.start()
         flushing.join(_FLUSH_S)

@@ -1,1 +1,2 @@
-"""The sidecar: protocol front end, batch queues, dispatch, batch size, residency (the engine)."""
+"""The sidecar's process: wires front ends, engine and runtimes together, serves the control port, drains, traces.
+Decides nothing about requests: that is `scheduler` and `engine`."""

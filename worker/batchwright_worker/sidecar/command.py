@@ -47,7 +47,7 @@ from batchwright_worker.api.names import (
     type=click.Path(path_type=Path),
     default=None,
     envvar=ENV_DISPATCH_LOG,
-    help="Write what the scheduler is told and decides to this file, for `batchwright-worker replay`.",
+    help="Write the scheduler's events and decisions to this file, for `batchwright-worker replay`.",
 )
 @click.option(
     "--dispatch-log-bytes", type=int, default=64 << 20, show_default=True, help="Then FILE becomes FILE.1, once."

@@ -1,8 +1,9 @@
 """The control port: state by long-poll, drain before the end, load and unload; for the operator and kubelet.
 
 State, load and unload need the deployment's token. Drain and drained cannot: a preStop hook has no way to carry one.
-Kubelet calls from the node's address to the pod's, so the source tells nothing either; the NetworkPolicy of the pod
-keeps everyone else out. What an intruder could do is to make this replica unready, not to read or change anything.
+Kubelet calls from the node's address to the pod's, so the source address proves nothing either; the pod's
+NetworkPolicy keeps everyone else out. What an intruder could do is to make this replica unready, not to read or change
+anything.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ class ModelBody(msgspec.Struct):
 
 
 def token_from(path: Path) -> Callable[[], bytes]:
-    """Reads the token anew each time, so that a changed Secret takes effect. Raises OSError if there is none now."""
+    """A reader of the token: from the file each time, so that a changed Secret takes effect. Raises OSError if there is
+    none now."""
     path.read_bytes()
     return lambda: path.read_bytes().strip()
 
 
 class ControlApp(TaskApp):
-    """The application of the control port."""
+    """The application of the control port. `reported` makes the state that the operator sees from the engine's."""
 
     def __init__(
         self,
@@ -46,14 +48,14 @@ class ControlApp(TaskApp):
         catalogue: Catalogue,
         drain: Drain,
         token: Callable[[], bytes],
-        seen: Callable[[SidecarState], SidecarState],
+        reported: Callable[[SidecarState], SidecarState],
     ) -> None:
         super().__init__()
         self._engine = engine
         self._catalogue = catalogue
         self._drain = drain
         self._token = token
-        self._seen = seen
+        self._reported = reported
 
     async def respond_to(self, request: HttpRequest) -> HttpResponse:
         """See `TaskApp`."""
@@ -74,13 +76,13 @@ class ControlApp(TaskApp):
         )
 
     async def _state(self, request: HttpRequest) -> HttpResponse:
-        """Answers as soon as the revision is beyond `after`, or after `waitSeconds` with what there is."""
+        """The state as soon as its revision is above `after`, after `waitSeconds` in any case."""
         self._authorize(request)
-        asked = _query(request)
-        after, wait_s = _number(asked, "after", -1), min(_WAIT_MOST_S, _number(asked, "waitSeconds", 0))
+        query = _query(request)
+        after, wait_s = _number(query, "after", -1), min(_WAIT_MOST_S, _number(query, "waitSeconds", 0))
         request.cancel_on_disconnect()
         state = await self._engine.wait_for_revision(int(after), wait_s)
-        return json_response(self._seen(state))
+        return json_response(self._reported(state))
 
     async def _drained(self, request: HttpRequest) -> HttpResponse:
         request.cancel_on_disconnect()
@@ -92,13 +94,13 @@ class ControlApp(TaskApp):
         self._authorize(request)
         body = request.body(_BODY_BYTES)
         try:
-            asked = msgspec.json.decode(body, type=ModelBody)
+            model = msgspec.json.decode(body, type=ModelBody).model
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(400, f'the body is wrong: {error}; send {{"model": NAME}}') from error
-        self._catalogue.check(asked.model)
+        self._catalogue.check(model)
         act = self._engine.load if path == "/v1/load" else self._engine.unload
-        await act(asked.model)
-        return json_response({"model": asked.model})
+        await act(model)
+        return json_response({"model": model})
 
     def _authorize(self, request: HttpRequest) -> None:
         given = request.headers.get(b"authorization", b"")

@@ -1,4 +1,4 @@
-"""How a replica ends: unready at once, serving for a while longer, then finishing what it has taken.
+"""The drain of a replica: unready at once, serving for a while longer, then finishing the requests it has accepted.
 
 Endpoints are taken out of load balancers some seconds after a pod becomes unready; until then requests still come.
 """
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 
 class Drain:
-    """Runs at most once, however many ask for it."""
+    """One drain per process: it runs at most once, however many callers request it."""
 
     def __init__(
         self, make_unready: Callable[[], None], finish: Callable[[], Awaitable[None]], linger_s: float
@@ -25,7 +25,7 @@ class Drain:
 
     @property
     def started(self) -> bool:
-        """Has anyone asked?"""
+        """Was it requested?"""
         return self._task is not None
 
     async def run(self) -> None:
@@ -35,7 +35,7 @@ class Drain:
         await asyncio.shield(self._task)
 
     def hurry(self) -> None:
-        """Do not serve longer than what has been taken already."""
+        """End the time of serving on: finish the requests that are accepted already."""
         self._hurry.set()
 
     async def wait(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Layerwise as the sidecar tells of it: how each model was cut, what both engines of a device have done. Pure."""
+"""The layerwise part of the sidecar's state: how each model was cut, what both engines of a device have done. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import msgspec
 
 from batchwright_worker.api.messages import SidecarState, StreamState
 from batchwright_worker.ipc.messages import Streamed, Streams
-
-__all__ = ["Streaming", "in_words", "told"]
 
 
 class Streaming(Protocol):
@@ -28,8 +26,8 @@ class Streaming(Protocol):
         """How each model was cut."""
 
 
-def told(state: SidecarState, runtimes: Iterable[Streaming]) -> SidecarState:
-    """The state with what its layerwise runtimes say; unchanged where there are none."""
+def with_layerwise(state: SidecarState, runtimes: Iterable[Streaming]) -> SidecarState:
+    """The state with models and devices of layerwise runtimes described; unchanged where there are none."""
     devices = {runtime.device: runtime for runtime in runtimes if runtime.streamed}
     if not devices:
         return state
@@ -38,7 +36,7 @@ def told(state: SidecarState, runtimes: Iterable[Streaming]) -> SidecarState:
     return msgspec.structs.replace(
         state,
         models=[
-            msgspec.structs.replace(each, layerwise=in_words(cut[each.name])) if each.name in cut else each
+            msgspec.structs.replace(each, layerwise=describe(cut[each.name])) if each.name in cut else each
             for each in state.models
         ],
         devices=[
@@ -50,7 +48,7 @@ def told(state: SidecarState, runtimes: Iterable[Streaming]) -> SidecarState:
     )
 
 
-def in_words(cut: Streamed) -> str:
+def describe(cut: Streamed) -> str:
     """A model's profile in one line."""
     bound = "compute" if cut.compute_milliseconds >= cut.fetch_milliseconds else "memory"
     resident = f", {cut.resident_units} of them resident" if cut.resident_units else ""

@@ -1,4 +1,4 @@
-"""The sidecar's process: starts everything, waits for SIGTERM, drains, stops everything."""
+"""The sidecar's process: starts servers, engine and runtimes' clients, waits for SIGTERM, drains, stops them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
-from batchwright_worker.sidecar.layerwise_state import Streaming, told
+from batchwright_worker.sidecar.layerwise_state import Streaming, with_layerwise
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths
@@ -48,7 +48,7 @@ class SidecarFailed(Exception):  # noqa: N818
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """As on the command line."""
+    """The sidecar's settings, named as on the command line."""
 
     deployment: Path
     http_port: int
@@ -87,13 +87,15 @@ async def run(settings: Settings) -> None:
             freeze_objects()
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
+            # The preStop hook has drained already, or there is none (local mode): after SIGTERM the port does not stay
+            # open for clients that have not noticed yet.
             sidecar.drain.hurry()
             await sidecar.drain.run()
             starting.cancel()
 
 
 class Sidecar:
-    """The listening side: HTTP, gRPC, control."""
+    """The sidecar's servers: HTTP, gRPC, control port. A context manager: they listen inside."""
 
     def __init__(self, settings: Settings, deployment: manifest.ModelDeployment, engine: Engine) -> None:
         self._settings = settings
@@ -117,16 +119,16 @@ class Sidecar:
         self._grpc: Any = None
 
     def ready(self) -> bool:
-        """Every model is ready and nobody has asked for a drain."""
+        """Is every model ready, and is no drain requested?"""
         return not self.drain.started and self._engine.ready()
 
     def state(self) -> SidecarState:
-        """The engine's, or not ready while draining."""
-        return self.seen(self._engine.snapshot())
+        """The state now."""
+        return self.reported(self._engine.snapshot())
 
-    def seen(self, state: SidecarState) -> SidecarState:
-        """A state as the operator shall see it."""
-        state = told(state, self._streaming)
+    def reported(self, state: SidecarState) -> SidecarState:
+        """The engine's state as the operator sees it: with layerwise runtimes, and not ready while draining."""
+        state = with_layerwise(state, self._streaming)
         return msgspec.structs.replace(state, ready=False, message="stopping") if self.drain.started else state
 
     async def __aenter__(self) -> Sidecar:
@@ -138,7 +140,7 @@ class Sidecar:
         )
         try:
             token = token_from(settings.token_file)
-            control = ControlApp(self._engine, self._catalogue, self.drain, token, self.seen)
+            control = ControlApp(self._engine, self._catalogue, self.drain, token, self.reported)
             ports = {
                 "http": self._serve(app, settings.http_port),
                 "control": self._serve(control, settings.control_port),
@@ -167,6 +169,7 @@ class Sidecar:
         return int(listener.getsockname()[1])
 
     async def _stop(self) -> None:
+        # The engine first: it answers the requests that are still open, over connections that the servers end.
         await self._engine.close()
         if self._grpc is not None:
             await self._grpc.stop(1.0)
@@ -228,7 +231,7 @@ async def _runtimes(
 
 
 def _server_settings(settings: Settings, runtime: manifest.Runtime, index: int) -> ExternalServerSettings:
-    """One server has all devices: it gets as many batches at a time."""
+    """One server has all devices: it gets one client, and so one batch at a time, for each of them."""
     grpc = "" if runtime.grpc_port is None else f"127.0.0.1:{runtime.grpc_port}"
     return ExternalServerSettings(
         kind=settings.kind,

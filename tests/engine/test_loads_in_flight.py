@@ -1,4 +1,4 @@
-"""Loads behind batches and batches behind loads, on a device that loads block and that takes two asks at a time."""
+"""Loads behind batches and batches behind loads, on a device that loads block and that takes two requests at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = [f"m{i}" for i in range(8)]
 
 @dataclass
 class Lane(FakeDevice):
-    """Does what it is asked one after the other, in the order of the asks; raises on models that are not there."""
+    """Does what is requested one after the other, in that order; raises on models that are not there."""
 
     depth: int = 2
     idle_s: float = 0.0
@@ -80,8 +80,8 @@ def test_no_request_meets_an_unloaded_model() -> None:
         assert device.violations == []
         assert len(device.loads) > 20
         assert sum(device.resident.values()) <= 330
-        books = engine.scheduler.devices[device.device]
-        timeline, memory = books.timeline, books.memory
+        state = engine.scheduler.devices[device.device]
+        timeline, memory = state.timeline, state.memory
         assert (timeline.in_flight, timeline.loading, set(memory.residents)) == ([], "", set(device.resident))
         await engine.close()
 
@@ -98,8 +98,8 @@ def test_the_model_whose_batch_ends_makes_room_and_its_bad_rows_are_found_all_th
         assert all(isinstance(answers[number], ModelFailed) for number in bad)
         assert all(answer == 10.0 * number for number, answer in enumerate(answers) if number not in bad)
         assert sum(device.resident.values()) <= 330
-        books = engine.scheduler.devices[device.device]
-        timeline, memory = books.timeline, books.memory
+        state = engine.scheduler.devices[device.device]
+        timeline, memory = state.timeline, state.memory
         assert (timeline.in_flight, timeline.loading, set(memory.residents)) == ([], "", set(device.resident))
         await engine.close()
 
@@ -107,7 +107,7 @@ def test_the_model_whose_batch_ends_makes_room_and_its_bad_rows_are_found_all_th
 
 
 def test_the_device_goes_from_load_to_batch_without_waiting_for_the_sidecar() -> None:
-    """Asks overlap: at the moment that a load ends, the batch of its rows has been handed over already."""
+    """Requests overlap: at the moment that a load ends, the batch of its rows has been handed over already."""
 
     async def scenario() -> None:
         device = Lane(total_bytes=330)

@@ -67,7 +67,7 @@ def check_holdings(before: Holdings, after: Holdings) -> None:
     assert after.slots == before.slots
 
 
-def check_books(before: Counter[str], after: Counter[str], asked: Sequence[Request]) -> None:
+def check_counters(before: Counter[str], after: Counter[str], asked: Sequence[Request]) -> None:
     """The sidecar counted every request once; only of those who left some may have had their answer or never come."""
     kinds = Counter(request.kind for request in asked)
     bad = kinds["bad row"] + kinds["raising row"] + kinds["misfit"]
@@ -89,13 +89,13 @@ def check_books(before: Counter[str], after: Counter[str], asked: Sequence[Reque
 async def test_ten_thousand_requests(served: Served) -> None:
     await ordeal.run(served.http, served.grpc, list(ordeal.requests(2_000, seed=1)), CONNECTIONS)
     await settled(served)
-    before, books = holdings(served), counted(served)
+    before, counters = holdings(served), counted(served)
     asked = list(ordeal.requests(10_000, seed=2))
     tally = await ordeal.run(served.http, served.grpc, asked, CONNECTIONS)
     await settled(served)
     assert tally.wrong == []
     assert tally.answered == Counter(request.kind for request in asked)
-    check_books(books, counted(served), asked)
+    check_counters(counters, counted(served), asked)
     check_holdings(before, holdings(served))
 
 

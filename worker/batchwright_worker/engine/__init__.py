@@ -1,2 +1,2 @@
-"""The inference engine: asyncio around the pure `scheduler`. Answers every caller once. Knows no protocol and no
+"""The inference engine: asyncio around the pure `scheduler`. Answers every caller once. Imports no protocol and no
 socket."""

@@ -1,4 +1,4 @@
-"""What is counted of a model since the sidecar began: requests, batches, latencies."""
+"""The counters of a model since the sidecar began: requests, batches, latencies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ModelCounters:
     compute_input: Tally = field(default_factory=Tally)
     """Time that the inputs of answered requests' batches took to the model."""
     compute: Tally = field(default_factory=Tally)
-    """Time that answered requests spent in batches beside their inputs' and outputs' way."""
+    """Time that answered requests spent in batches outside of their inputs' and outputs' way."""
     compute_output: Tally = field(default_factory=Tally)
     """Time that the outputs of answered requests' batches took from the model."""
     executions: Tally = field(default_factory=Tally)

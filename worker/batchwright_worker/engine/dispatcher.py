@@ -110,7 +110,7 @@ class Dispatcher:
         except PartsLost as lost:
             self.retries.retry(batch, lost)
         except RuntimeTrouble as lost:
-            # The unload before the first run was lost: no row of this batch has run, so none is a suspect.
+            # The unload before the first run was lost: no row of this batch has run, so none is searched.
             self.retries.retry(batch, PartsLost([], outcome.parts, str(lost)))
         except Exception as bug:
             outcome.broken(bug)

@@ -149,7 +149,7 @@ class ModelLifecycle:
         self.engine.decisions.spawn(self.restore(device))
 
     async def restore(self, device: str) -> None:
-        """A new, empty runtime is there: measure it, load what the old one held."""
+        """A new, empty runtime is there: measure it, load what the lost one had in memory."""
         try:
             await self.loader.measure(device)
         except RuntimeTrouble as trouble:

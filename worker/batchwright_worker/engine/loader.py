@@ -23,11 +23,13 @@ from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.served_model import ServedModel
 
 WARM_UP_BUDGET_S: Final = 1.0
-"""The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent."""
+"""The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent: so admission is right and the
+size predicted from the first request on."""
 FIRST_BACKOFF_S: Final = 1.0
 LAST_BACKOFF_S: Final = 60.0
 MOST_CUTS: Final = 5
-"""After so many runtimes in a row that died while they loaded a model, it is the model's fault."""
+"""After this many runtimes in a row that died while they loaded a model it is given up with back-off: else its
+neighbours on the device are never served."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class Loader:
     engine: EngineParts
     _signatures: dict[str, Signature] = field(default_factory=dict)
     _warm: set[tuple[str, str]] = field(default_factory=set)
-    """Model and device of every first load: later loads of the same are not warmed up again."""
+    """Model and device of every first load. Later loads of the same are not warmed up: that took 12 ms at every load
+    (docs/measurements.md)."""
     _failures: dict[str, int] = field(default_factory=dict)
     _cuts: dict[str, int] = field(default_factory=dict)
     """Per model how many runtimes in a row have died while they loaded it."""
@@ -115,7 +118,6 @@ class Loader:
         device = scheduler.devices[load.device]
         first = load.model not in self._signatures
         self._signatures[load.model] = signature = _signature(self.engine.models[load.model], report)
-        # Not beside a batch: the measured times would be those of two.
         if (load.model, load.device) not in self._warm and not device.timeline.running:
             await self._warm_up(scheduler.models[load.model], signature, load.device, sizes=first)
             self._warm.add((load.model, load.device))

@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from batchwright_worker.api.messages import ChangeState, ModelState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.scheduler.batch_size.controller import TuningDecision
 from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
-MOVED = 0.1
-MOST_CHANGES = 8
+MOVED: Final = 0.1
+"""A measured value has moved by more than this share of the larger. The operator has a rule of its own
+(`operator/batchwright_operator/status/write_policy.py`), because it decides on something else: here, whether to wake
+its long poll, about seconds and ratios below 1; there, whether to write to etcd, about milliseconds and rows of all
+replicas, so that less than one does not count and measured values wait for an interval."""
+MOST_CHANGES: Final = 8
 
 
 @dataclass(slots=True, kw_only=True)
 class ModelView:
-    """What is shown of one model besides its counters: its state, its last window, its newest changes of size."""
+    """The published state of one model without its counters: its state, its last window, its newest changes of size."""
 
     name: str
     batch_size: int
@@ -33,7 +38,7 @@ class ModelView:
     changes: deque[ChangeState] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
     _shown: Mapping[str, float] = field(default_factory=dict)
 
-    def closed(self, decision: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
+    def window_closed(self, decision: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
         """A window has ended; is that worth a new revision?"""
         window = counts.close(now)
         before = None if self.decision is None else (self.decision.target_met, self.decision.tuner.searching)

@@ -1,28 +1,30 @@
-"""Which request killed the runtime? A batch that a runtime died under is tried again in halves, each apart from all
-other rows, until the one that kills is alone. Pure.
+"""The search for a poison request, one that kills its runtime: a batch that a runtime died under is tried again in
+halves, each isolated from all other rows, until the poison request is alone. Pure.
 
-An innocent one is answered as soon as its part of the batch has run well; a poison one is alone after log2(n) + 1
+The others are answered as soon as their part of the batch has run well; the poison request is alone after log2(n) + 1
 losses and quarantined when it has been alone under a dying runtime twice: one such loss can be bad luck. Where the
-runtimes die under everything the search ends, with an error for the suspects, after `MOST_IN_A_ROW` losses.
+runtimes die under everything the search ends after `MOST_IN_A_ROW` losses, with an error for all that it still holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, shape_of
 
-MOST_ALONE = 2
-"""So many runtimes may die under a request that is alone in its batch; then it is what kills them."""
-MOST_IN_A_ROW = 16
-"""After so many losses under one model with no batch that ran well between, it is not a single request that kills."""
+MOST_ALONE: Final = 2
+"""This many runtimes may die under a request that is alone in its batch; then it is what kills them."""
+MOST_IN_A_ROW: Final = 16
+"""After this many losses under one model with no batch that ran well between, it is not a single request that kills."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoisonDecision:
-    """What becomes of the requests of a lost batch: `fails` fails all of them for `reason`; else they wait again, the
-    first `sizes[0]` requests in the bucket `buckets[0]` of their own, and so on. `alone`: this loss had one suspect."""
+    """What becomes of the requests of a lost batch: if it `fails`, all get an error, `reason`; else they wait again,
+    the first `sizes[0]` requests in the bucket `buckets[0]` of their own, and so on. `alone`: the lost batch was one
+    request."""
 
     fails: bool = False
     reason: str = ""
@@ -33,7 +35,7 @@ class PoisonDecision:
 
 @dataclass(slots=True)
 class PoisonSearch:
-    """One per engine: tell it of each loss, and of models that ran well again."""
+    """One per engine: it needs every loss (`lost`) and every batch that ran well (`ran`)."""
 
     _groups: int = 0
     _in_a_row: dict[str, int] = field(default_factory=dict)

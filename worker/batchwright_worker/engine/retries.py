@@ -22,20 +22,20 @@ class Retries:
 
     def retry(self, batch: Batch, lost: PartsLost) -> None:
         """Queue lost rows again. Those that the runtime died under go into halves that share no batch with anyone else,
-        until the request that kills it is alone; the others are innocent and keep their bucket."""
+        until the request that kills it is alone; the others keep their bucket."""
         model, bucket = batch.run.model, batch.run.bucket
         self.engine.counters[model].retried += 1
         for part in lost.others:
             self._requeue(part, model, bucket)
-        # By identity: one request may have several parts in a batch, and is one suspect.
-        suspects = {id(part.pending): part.pending for part in lost.running if part.pending.waits}
-        if not suspects:
+        # By identity: one request may have several parts in a batch, and counts once in the search.
+        searched = {id(part.pending): part.pending for part in lost.running if part.pending.waits}
+        if not searched:
             return
-        decision = self.search.lost(model, bucket, [pending.deaths_alone for pending in suspects.values()])
+        decision = self.search.lost(model, bucket, [pending.deaths_alone for pending in searched.values()])
         places = [bucket for size, bucket in zip(decision.sizes, decision.buckets, strict=True) for _ in range(size)]
         # No places where the search ends: everyone is answered with an error below, and `_requeue` skips them.
-        isolated = dict(zip(suspects, places, strict=False))
-        for pending in suspects.values():
+        isolated = dict(zip(searched, places, strict=False))
+        for pending in searched.values():
             pending.deaths_alone += decision.alone
             if decision.fails:
                 self.engine.requests.fail(pending, ModelFailed(f"{decision.reason} ({lost})"))

@@ -20,7 +20,8 @@ WARM_UP_DIMENSION = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """Inputs and outputs of a loaded model, per row; `padding` as in the manifest. No inputs: nothing is checked."""
+    """The signature of a loaded model: inputs and outputs per row; `padding` as in the manifest. No inputs: nothing
+    is checked."""
 
     model: str
     inputs: tuple[TensorSpec, ...] = ()
@@ -29,7 +30,7 @@ class Signature:
 
     @property
     def fixed(self) -> bool:
-        """Are all shapes known, so that every row fits beside every other?"""
+        """Are all shapes known, so that every row can share a batch with every other?"""
         return bool(self.inputs) and all(size >= 0 for spec in self.inputs for size in spec.shape)
 
     def prepare(
@@ -55,7 +56,7 @@ class Signature:
             raise BadInput(
                 f"input '{missing[0]}' of model {self.model} is missing; it takes {sorted(known)}",
                 input_name=missing[0],
-                wanted=_words(self._input(missing[0])),
+                wanted=_describe(self._input(missing[0])),
                 given="nothing",
             )
         if known and (strange := sorted(inputs.keys() - known)):
@@ -88,9 +89,9 @@ class Signature:
         if not good:
             given = f"{datatype} {list(shape)}"
             raise BadInput(
-                f"input '{spec.name}' of model {self.model} must be {_words(spec)} with {rows} rows; it is {given}",
+                f"input '{spec.name}' of model {self.model} must be {_describe(spec)} with {rows} rows; it is {given}",
                 input_name=spec.name,
-                wanted=_words(spec),
+                wanted=_describe(spec),
                 given=given,
             )
 
@@ -109,7 +110,7 @@ class Signature:
         return np.pad(array, widths, constant_values=array.dtype.type(float(padding.value)))
 
 
-def _words(spec: TensorSpec) -> str:
+def _describe(spec: TensorSpec) -> str:
     return f"{spec.datatype} {[-1, *spec.shape]}"
 
 

@@ -1,4 +1,4 @@
-"""The state of the sidecar as others see it, with its revision and those who wait for the next one."""
+"""The state publisher: the sidecar's state, its revision, and the wait for the next one."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class StatePublisher:
         self.views[model] = ModelView(name=model, batch_size=batch_size)
 
     def publish(self) -> None:
-        """Something worth a status write has changed."""
+        """Begin a new revision: something worth a status write has changed."""
         self.revision += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
     def set_state(self, model: str, state: str, message: str = "") -> None:
-        """A model enters a state."""
+        """A model enters a state; a new revision if it was in another."""
         if self.views[model].set_state(state, message):
             self.publish()
 
-    def closed(self, model: str, decision: TuningDecision, counts: WindowCounts, now: float) -> None:
+    def window_closed(self, model: str, decision: TuningDecision, counts: WindowCounts, now: float) -> None:
         """A model's window has ended."""
-        if self.views[model].closed(decision, counts, now, self.wall()):
+        if self.views[model].window_closed(decision, counts, now, self.wall()):
             self.publish()
 
     def resized(self, model: str, to_size: int, reason: str, message: str) -> None:
@@ -77,7 +77,7 @@ class StatePublisher:
         return self.any_device_up and bool(states) and all(state in ("Ready", "Unloaded") for state in states)
 
     def why_not_ready(self) -> str:
-        """A sentence for whoever waits; empty when ready."""
+        """The message of a state that is not ready; empty when ready."""
         if not self.any_device_up:
             return "no runtime is up" if self.scheduler.devices else "no runtime is configured"
         waiting = [view for view in self.views.values() if view.state not in ("Ready", "Unloaded")]

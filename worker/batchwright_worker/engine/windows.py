@@ -1,4 +1,5 @@
-"""Observation windows: they open with traffic, follow each other while it lasts, and the tuner decides at each end."""
+"""Observation windows: they open with traffic, follow each other while it lasts, and each ends with a decision on the
+batch size."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ class Windows:
     """By model; none without traffic."""
 
     def observe(self, served: ServedModel) -> None:
-        """There is traffic: if no window is open, one begins."""
+        """There is traffic: if no window is open, one begins. Without traffic no timer runs."""
         if served.name not in self.timers:
             self.engine.scheduler.open_window(served.name, self.engine.clock())
             self._schedule(served)
@@ -35,7 +36,7 @@ class Windows:
     def _end(self, served: ServedModel) -> None:
         now = self.engine.clock()
         decision, counts = self.engine.scheduler.close_window(served.name, now)
-        self.engine.publisher.closed(served.name, decision, counts, now)
+        self.engine.publisher.window_closed(served.name, decision, counts, now)
         if counts.quiet and not served.queue.rows:
             del self.timers[served.name]
         else:

@@ -1,2 +1,2 @@
-"""A request, its result, its errors, and the runtime that computes it: the words between protocol, engine and
-runtimes. Values only."""
+"""A request, its result, its errors, and the runtime that computes it: what protocol, engine and runtimes share.
+Values and protocols only."""

@@ -3,12 +3,12 @@
 By what the caller does next; each carries its HTTP status and gRPC code name:
 
     InferenceError
-    |- BadInput           400 INVALID_ARGUMENT    mend the request; names the input, what is wanted and what was given
-    |- UnknownModel       404 NOT_FOUND           ask for a model that is served here
+    |- BadInput           400 INVALID_ARGUMENT    fix the request; names the input, what is wanted and what was given
+    |- UnknownModel       404 NOT_FOUND           request a model that is served here
     |- Refused            503 RESOURCE_EXHAUSTED  come back after `retry_after_s`
     |  `- QueueFull       503 RESOURCE_EXHAUSTED  the same, without a latency target
     |- ModelUnavailable   503 UNAVAILABLE         the model cannot be loaded now; `retry_after_s`
-    |- Stopping           503 UNAVAILABLE         ask another replica
+    |- Stopping           503 UNAVAILABLE         send it to another replica
     |- DeadlineExceeded   504 DEADLINE_EXCEEDED   the caller's own deadline has passed or cannot be met
     `- ModelFailed        500 INTERNAL            the model raised on these rows
 """

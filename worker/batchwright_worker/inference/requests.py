@@ -12,8 +12,8 @@ Array = NDArray[Any]
 
 
 class RequestTemplate:
-    """What many requests have in common: all that carry the same one have inputs of the same names, datatypes and
-    shapes, and want the same outputs. The engine notes on it what it has checked of the first."""
+    """A template that many requests share: all with the same one have inputs of the same names, datatypes and shapes,
+    and want the same outputs. So the engine checks the first of them only, and keeps here by which signature."""
 
     __slots__ = ("bucket", "checked")
 

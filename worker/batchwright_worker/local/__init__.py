@@ -1,1 +1,2 @@
-"""The same pieces as in a cluster, as processes on this machine."""
+"""The commands `serve`, `run` and `replay`: a cluster's sidecar, runtimes and runner on this machine, from the same
+manifests. Nothing here is used in a pod."""

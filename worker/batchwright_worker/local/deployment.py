@@ -1,4 +1,4 @@
-"""From a manifest as for a cluster to one that this machine can serve: which kind, where the files are."""
+"""A cluster's manifest as this machine can serve it: which kind of accelerator, where the files are."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def local_deployment(
 
 def _check_server(runtime: Document, kind: str, server: ExternalServerAddress | None) -> None:
     """Raises ManifestError unless there is a server exactly where the manifest asks for one."""
-    asked = runtime.get("protocol") == "open-inference"
-    if asked and server is None:
+    wanted = runtime.get("protocol") == "open-inference"
+    if wanted and server is None:
         raise ManifestError(
             f"spec.runtimes: {kind} has protocol open-inference, whose server is a container image: start that server "
             "yourself and say where, --runtime-url http://HOST:PORT, or leave the runtime out to serve the artifact "
             "here"
         )
-    if server is not None and not asked:
+    if server is not None and not wanted:
         raise ManifestError(
             f"--runtime-url is where the server of protocol open-inference is, and spec.runtimes has none for {kind}: "
             "leave the option out, or write that runtime"

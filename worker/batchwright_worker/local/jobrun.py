@@ -31,7 +31,7 @@ _REFRESH_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalJob:
-    """What the command was given: documents of all files, where claims are, and where modules are looked for."""
+    """The arguments of `run`: documents of all files, where claims are, and where modules are looked for."""
 
     documents: Sequence[Document]
     name: str | None
@@ -42,8 +42,8 @@ class LocalJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalResult:
-    """What came of it. `start_s` passed until the models answered, `run_s` from then until the manifest was written;
-    both are 0 if the output was complete already."""
+    """The outcome of `run`. `start_s` passed until the models answered, `run_s` from then until the manifest was
+    written; both are 0 if the output was complete already."""
 
     job: Job
     manifest: Manifest

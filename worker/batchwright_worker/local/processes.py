@@ -29,7 +29,7 @@ _STOP_S: Final = 12.0
 
 
 class LocalFailed(Exception):  # noqa: N818
-    """It cannot be served here; the message says what to do."""
+    """A deployment cannot be served here; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,14 +102,14 @@ async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[st
 
 
 async def _announce(here: LocalServing) -> None:
-    """Says when it is ready, and why it is not when that takes long: the state, followed by its revisions."""
+    """Print when it is ready, and why it is not yet: the message of each new revision of its state."""
     import aiohttp
     import msgspec
 
     from batchwright_worker.api.messages import SidecarState
     from batchwright_worker.api.names import STATE_PATH
 
-    revision, told = -1, ""
+    revision, shown = -1, ""
     url = f"http://{here.host}:{here.control}{STATE_PATH}"
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {here.token}"}) as session:
         while True:
@@ -120,8 +120,8 @@ async def _announce(here: LocalServing) -> None:
                 if state.ready:
                     click.echo(f"ready (pid {os.getpid()})")
                     return
-                if state.message and state.message != told:
-                    told = state.message
-                    click.echo(f"not ready: {told}")
+                if state.message and state.message != shown:
+                    shown = state.message
+                    click.echo(f"not ready: {shown}")
                 if revision < 0:
                     await asyncio.sleep(0.1)

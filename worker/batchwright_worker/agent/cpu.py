@@ -13,7 +13,7 @@ from batchwright_worker.agent.readings import DeviceReading, share
 from batchwright_worker.api.names import KIND_CPU
 
 SHORTEST_S: Final = 1.0
-"""A busy share over less than this is mostly noise of the quota's periods; the last reading is told again."""
+"""A busy share over less than this is mostly noise of the quota's periods; the last reading is reported again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

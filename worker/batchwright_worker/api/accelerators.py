@@ -60,14 +60,14 @@ class Vendor:
     partitions: str = ""
     """Prefix of the kinds that are partitions of a device, the profile's name follows; empty: there are none."""
     product_labels: tuple[str, ...] = ()
-    """Labels of nodes that tell product, driver and partitioning: a new value asks for a new benchmark."""
+    """Labels of nodes with product, driver and partitioning: a new value asks for a new benchmark."""
     exporter: Exporter | None = None
     agent_source: str = ""
     """Module in `agent/` with `find_source() -> ReadingSource | None`."""
     benchmark_engine: str = ""
     """Module in `benchmark/engines/` with `engine() -> BenchmarkEngine`; empty: there is no benchmark."""
     gpu: bool = False
-    """Clients of Triton are told that models run on a GPU."""
+    """Model configuration and statistics name its devices GPUs, for clients of Triton."""
 
     def is_partition(self, kind: str) -> bool:
         """A part of a device, not a whole one."""

@@ -59,7 +59,7 @@ class Meter(Protocol):
 
 
 class HostMeter:
-    """Resident memory of this process beyond what it held when the meter was made; shared memory does not count."""
+    """Resident memory of this process above what was resident when the meter was made; shared memory does not count."""
 
     def __init__(self, budget_bytes: int) -> None:
         # What is resident before the first model (interpreter, libraries) is no model's, so it is off the budget too.

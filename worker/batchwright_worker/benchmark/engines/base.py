@@ -25,7 +25,7 @@ class BenchmarkEngine(Protocol):
         """Product, driver, runtime and devices; the measured fields are still empty."""
 
     def fits(self, batch: int, services: int) -> bool:
-        """May the benchmark itself run this, as far as can be told beforehand?"""
+        """May the benchmark itself run this, as far as can be predicted?"""
 
     def holds(self, batch: int, services: int) -> bool:
         """Has the processor the memory for this many services with batches of this size?"""

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from onnx import TensorProto, helper, numpy_helper, save
 
-from batchwright_worker.inference.runtime import BatchFailed, ModelSource
+from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource
 from tests.runtime.rig import Rig, file_source, running, spec, write_script
 
 WEIGHTS = np.random.default_rng(7).normal(size=(6, 3)).astype(np.float32)
@@ -29,7 +29,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         yield rig
 
 
-def onnx_linear(path: Path, batch: int | str = "n") -> ModelSource:
+def onnx_linear(path: Path, batch: int | str = "n") -> DeclaredSource:
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "linear",
@@ -41,7 +41,7 @@ def onnx_linear(path: Path, batch: int | str = "n") -> ModelSource:
     return file_source(path, "onnx", [], [])
 
 
-def onnx_identity(path: Path, element: int) -> ModelSource:
+def onnx_identity(path: Path, element: int) -> DeclaredSource:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
         "identity",
@@ -114,7 +114,7 @@ BAD_SOURCES = {
 }
 
 
-def broken(path: Path, format_: str) -> ModelSource:
+def broken(path: Path, format_: str) -> DeclaredSource:
     path.write_bytes(b"not a model")
     return file_source(path, format_, [], [])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from batchwright_worker.backends.base import OutOfDeviceMemoryError, Overlapping
-from batchwright_worker.ipc.messages import TensorSpec
+from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.runtime.in_flight import BatchesInFlight
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient
 from tests.runtime.rig import file_source, settings, spec, write_script
@@ -26,9 +26,9 @@ save_file = pytest.importorskip("safetensors.torch").save_file
 pytestmark = pytest.mark.slow
 """Importing torch takes seconds."""
 
-X = TensorSpec(name="x", datatype="FP32", shape=[3])
-WORDS = TensorSpec(name="x", datatype="FP32", shape=[-1])
-Y = TensorSpec(name="y", datatype="FP32", shape=[3])
+X = TensorSpec(name="x", datatype="FP32", shape=(3,))
+WORDS = TensorSpec(name="x", datatype="FP32", shape=(-1,))
+Y = TensorSpec(name="y", datatype="FP32", shape=(3,))
 
 
 class CpuDevice:

@@ -14,9 +14,9 @@ from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.requests import Array, InferRequest
 from batchwright_worker.inference.runtime import (
     BatchFailed,
+    DeclaredSource,
     LoadReport,
     MemoryReport,
-    ModelSource,
     OutOfMemory,
     RunResult,
     RuntimeLost,
@@ -62,7 +62,7 @@ class FakeDevice:
     def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
         self._on_lost, self._on_back = on_lost, on_back
 
-    async def load(self, model: str, source: ModelSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
         await self._work(self.load_s)
         if self.load_errors:
             raise self.load_errors.pop(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError, ModelFailed, ModelUnavailable
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import BatchFailed, LoadReport, ModelSource, RunResult
+from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource, LoadReport, RunResult
 from tests.engine.devices import BAD, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 
@@ -30,7 +30,7 @@ class Lane(FakeDevice):
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _free_since: float | None = None
 
-    async def load(self, model: str, source: ModelSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
         async with self._lock:
             return await super().load(model, source)
 
@@ -114,7 +114,7 @@ def test_the_device_goes_from_load_to_batch_without_waiting_for_the_sidecar() ->
         waiting_at_load_end: list[bool] = []
         plain_load = Lane.load
 
-        async def load(model: str, source: ModelSource) -> LoadReport:
+        async def load(model: str, source: DeclaredSource) -> LoadReport:
             report = await plain_load(device, model, source)
             waiting_at_load_end.append(bool(device._lock._waiters) or device._lock.locked())
             return report

@@ -22,8 +22,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from batchwright_worker.backends.base import Array, Host, LoadError
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 
 
 class CsvLinearModel:
@@ -32,8 +34,8 @@ class CsvLinearModel:
     def __init__(self, weights: Array) -> None:
         self._weights = weights
         inputs, outputs = weights.shape
-        self.inputs = [TensorSpec(name="x", datatype="FP32", shape=[inputs])]
-        self.outputs = [TensorSpec(name="y", datatype="FP32", shape=[outputs])]
+        self.inputs = [TensorSpec(name="x", datatype="FP32", shape=(inputs,))]
+        self.outputs = [TensorSpec(name="y", datatype="FP32", shape=(outputs,))]
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """As LoadedModel.run."""

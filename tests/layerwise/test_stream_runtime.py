@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from batchwright_worker.api.deployment import Artifact, Emulated
-from batchwright_worker.inference.runtime import BatchFailed, ModelSource
+from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource
 from batchwright_worker.layerwise.profiling.profiles import ENV_CACHE
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runtime.rig import KIND_EMULATED, running
@@ -22,13 +22,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV_CACHE, str(tmp_path / "cache"))
 
 
-def onnx_source(path: Path) -> ModelSource:
-    return ModelSource(artifact=Artifact(format="onnx", uri=path.as_uri()))
+def onnx_source(path: Path) -> DeclaredSource:
+    return DeclaredSource(artifact=Artifact(format="onnx", uri=path.as_uri()))
 
 
-def emulated_source(weights: int, load_ms: int, fixed_us: int) -> ModelSource:
+def emulated_source(weights: int, load_ms: int, fixed_us: int) -> DeclaredSource:
     emulated = Emulated(weights_bytes=weights, load_milliseconds=load_ms, fixed_microseconds=fixed_us)
-    return ModelSource(artifact=Artifact(format="emulated", accelerator=KIND_EMULATED, emulated=emulated))
+    return DeclaredSource(artifact=Artifact(format="emulated", accelerator=KIND_EMULATED, emulated=emulated))
 
 
 async def test_two_models_share_a_budget_that_holds_neither(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def test_a_format_without_layers_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     async with running(tmp_path, layerwise={"mode": "Literal", "memoryBudgetBytes": 50_000}) as rig:
         with pytest.raises(BatchFailed, match=r"torchscript cannot be cut into layers.*Off"):
-            await rig.client.load("a", ModelSource(artifact=Artifact(format="torchscript", uri=path.as_uri())))
+            await rig.client.load("a", DeclaredSource(artifact=Artifact(format="torchscript", uri=path.as_uri())))
 
 
 async def test_emulated_models_interleave_and_answer_right(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from batchwright_worker.api.deployment import Artifact, Emulated, Script
 from batchwright_worker.api.messages import EmulatedDevice
 from batchwright_worker.api.model import ConfigMapKey
 from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_EMULATED_DEVICE, ENV_KIND
-from batchwright_worker.inference.runtime import ModelSource, TensorSpec
+from batchwright_worker.inference.runtime import DeclaredSource, TensorSpec
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths
 
@@ -90,19 +90,19 @@ def settings(folder: Path, kind: str, limit_bytes: int = 1 << 28) -> RuntimeSett
     )
 
 
-def emulated(**figures: Any) -> ModelSource:
+def emulated(**figures: Any) -> DeclaredSource:
     """An emulated model that takes any input."""
     figures = {"fixed_microseconds": 5000, "per_row_microseconds": 1000, **figures}
-    return ModelSource(artifact=Artifact(accelerator=KIND_EMULATED, format="emulated", emulated=Emulated(**figures)))
+    return DeclaredSource(artifact=Artifact(accelerator=KIND_EMULATED, format="emulated", emulated=Emulated(**figures)))
 
 
 def file_source(
     path: Path | None, format_: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], script: str = ""
-) -> ModelSource:
+) -> DeclaredSource:
     """A model from a file, `script` being a file in the folder `scripts/s`."""
     reference = Script(config_map_key_ref=ConfigMapKey(name="s", key=script)) if script else None
     uri = None if path is None else path.as_uri()
-    return ModelSource(
+    return DeclaredSource(
         artifact=Artifact(format=format_, uri=uri, script=reference), inputs=tuple(inputs), outputs=tuple(outputs)
     )
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from batchwright_worker.inference.runtime import ModelSource, OutOfMemory
+from batchwright_worker.inference.runtime import DeclaredSource, OutOfMemory
 from tests.runtime.rig import Rig, file_source, running, spec, write_script
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def matrix(name: str) -> np.ndarray:
     return np.random.default_rng(ord(name)).standard_normal((WIDTH, WIDTH), np.float32) / 64
 
 
-def onnx_model(folder: Path) -> ModelSource:
+def onnx_model(folder: Path) -> DeclaredSource:
     weights = [numpy_helper.from_array(matrix(name), name) for name in "ab"]
     bounds = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in (("z", 0), ("n", 8))]
     axis = numpy_helper.from_array(np.array([1], np.int64), "axis")
@@ -62,7 +62,7 @@ def onnx_model(folder: Path) -> ModelSource:
     return file_source(path, "onnx", [], [])
 
 
-def torch_model(folder: Path) -> ModelSource:
+def torch_model(folder: Path) -> DeclaredSource:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from batchwright_worker.inference.runtime import BatchFailed, ModelSource, OutOfMemory, RuntimeLost
+from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource, OutOfMemory, RuntimeLost
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from tests.runtime.rig import spec
 
-SOURCE = ModelSource(artifact=None)
+SOURCE = DeclaredSource(artifact=None)
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 PARTS = [{"x": X[:1]}, {"x": X[1:]}]
 
@@ -163,7 +163,7 @@ async def test_a_body_that_the_server_finds_too_large_is_split(server: Server) -
 
 
 async def test_what_the_manifest_declares_goes_before_metadata(server: Server) -> None:
-    declared = ModelSource(artifact=None, inputs=(spec("x", (-1,)),))
+    declared = DeclaredSource(artifact=None, inputs=(spec("x", (-1,)),))
     async with watched(server) as seen:
         report = await seen.client.load("m", declared)
     assert (report.inputs, report.outputs) == ((spec("x", (-1,)),), (spec("y", (3,)),))

@@ -31,11 +31,11 @@ from batchwright_worker.backends.base import Host
 from batchwright_worker.benchmark import reference_model as resnet
 from batchwright_worker.benchmark.engines.torch import TensorOps
 from batchwright_worker.host.memory import EmulatedMemory
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch, run_unit, views
-from batchwright_worker.layerwise.networks.units import Array
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.tools.bound import stp_bound
 from batchwright_worker.layerwise.tools.comparison import Trial, TrialRequest, policy_named, run_streamed

@@ -49,13 +49,14 @@ def _emulated(model: PeerModel) -> Callable[[NDArray[Any]], NDArray[Any]]:
     from batchwright_worker.backends import emulated
     from batchwright_worker.backends.base import Host
     from batchwright_worker.host.memory import EmulatedMemory
-    from batchwright_worker.ipc.messages import EmulatedSource, ModelSource, TensorSpec
+    from batchwright_worker.inference.runtime import TensorSpec
+    from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
 
     source = ModelSource(
         name=model.name,
         format="emulated",
         path="",
-        inputs=[TensorSpec(name="x", datatype="FP32", shape=model.shape)],
+        inputs=[TensorSpec(name="x", datatype="FP32", shape=tuple(model.shape))],
         outputs=[],
         emulated=EmulatedSource(
             fixed_microseconds=model.fixed_microseconds,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from batchwright_worker.host.memory import EmulatedMemory
-from batchwright_worker.ipc.messages import TensorSpec
-
-Array = NDArray[Any]
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
 
 
 class LoadError(Exception):

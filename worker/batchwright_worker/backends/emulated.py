@@ -17,15 +17,17 @@ from typing import Final
 
 import numpy as np
 
-from batchwright_worker.backends.base import Array, BadRowsError, Host, LoadError, OutOfDeviceMemoryError
+from batchwright_worker.backends.base import BadRowsError, Host, LoadError, OutOfDeviceMemoryError
 from batchwright_worker.backends.emulated_speed import EmulatedSpeed, SpeedSource
-from batchwright_worker.ipc.messages import EmulatedSource, ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
 from batchwright_worker.oip.datatypes import numpy_of
 
 _PR_SET_TIMERSLACK: Final = 29
 _WAKING_S: Final = 60e-6
 """The least that a virtual machine takes to wake a thread by a sharp timer; the rest of it is waited for awake."""
-_DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=[1])
+_DEFAULT_OUTPUT: Final = TensorSpec(name="argmax", datatype="INT64", shape=(1,))
 
 
 class _Device:

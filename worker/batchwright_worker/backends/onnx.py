@@ -12,9 +12,17 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
+from batchwright_worker.backends.base import (
+    Host,
+    LoadError,
+    OutOfDeviceMemoryError,
+    check_outputs,
+    in_pieces,
+)
 from batchwright_worker.host.accelerators import accelerator_of
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 
 _DATATYPES: Final = {
     "tensor(bool)": "BOOL",
@@ -120,7 +128,7 @@ def spec_of(argument: Any, model: str) -> TensorSpec:
             f"model {model!r}: {argument.name!r} has no dimensions; the first must be the batch: "
             "export the model with a dynamic batch dimension"
         )
-    shape = [size if isinstance(size, int) else -1 for size in argument.shape[1:]]
+    shape = tuple(size if isinstance(size, int) else -1 for size in argument.shape[1:])
     return TensorSpec(name=argument.name, datatype=datatype, shape=shape)
 
 

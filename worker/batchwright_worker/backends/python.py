@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from batchwright_worker.backends.base import Array, Host, LoadError, check_outputs
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.backends.base import Host, LoadError, check_outputs
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 
 
 class PythonModel:

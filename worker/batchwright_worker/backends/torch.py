@@ -13,12 +13,20 @@ from typing import Any, Final
 
 import torch
 
-from batchwright_worker.backends.base import Array, Host, LoadError, OutOfDeviceMemoryError, check_outputs, in_pieces
+from batchwright_worker.backends.base import (
+    Host,
+    LoadError,
+    OutOfDeviceMemoryError,
+    check_outputs,
+    in_pieces,
+)
 from batchwright_worker.backends.python import attribute, script
 from batchwright_worker.backends.torch_device import CudaDevice, DeviceModel
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
 from batchwright_worker.host.accelerators import accelerator_of
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 
 _DATATYPES: Final = {
     torch.bool: "BOOL",
@@ -178,7 +186,7 @@ def _named(found: list[TensorSpec], declared: Sequence[TensorSpec], what: str) -
 def _spec(name: str, value: Any) -> TensorSpec:
     if value.dim() == 0:
         raise LoadError(f"{name!r} has no dimensions; the first must be the batch")
-    shape = [size if isinstance(size, int) else -1 for size in value.shape[1:]]
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape[1:])
     return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape)
 
 

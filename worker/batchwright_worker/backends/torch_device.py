@@ -18,9 +18,10 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from batchwright_worker.backends.base import Array, OutOfDeviceMemoryError, check_outputs
+from batchwright_worker.backends.base import OutOfDeviceMemoryError, check_outputs
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
-from batchwright_worker.ipc.messages import TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
 
 _LOG = logging.getLogger(__name__)
 IN_FLIGHT: Final = 2

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from batchwright_worker.backends.base import Array, LoadError
-from batchwright_worker.ipc.messages import TensorSpec
+from batchwright_worker.backends.base import LoadError
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
 
 
 def tensor_of(array: Array) -> torch.Tensor:

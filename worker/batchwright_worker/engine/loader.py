@@ -13,8 +13,8 @@ from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.signature import Signature
 from batchwright_worker.inference.runtime import (
     BatchFailed,
+    DeclaredSource,
     LoadReport,
-    ModelSource,
     OutOfMemory,
     RuntimeLost,
     TensorSpec,
@@ -158,14 +158,14 @@ class Loader:
             spent += result.device_seconds
             size = most if size < most < 2 * size else 2 * size
 
-    def _source(self, model: str, kind: str) -> ModelSource:
+    def _source(self, model: str, kind: str) -> DeclaredSource:
         spec = self.engine.models[model]
         artifact = artifact_for(spec, kind)
         if artifact is None:
             raise BatchFailed(
                 f"model {model} has no artifact for accelerator {kind}; add one to spec.models[].artifacts"
             )
-        return ModelSource(artifact=artifact, inputs=_specs(spec.inputs), outputs=_specs(spec.outputs))
+        return DeclaredSource(artifact=artifact, inputs=_specs(spec.inputs), outputs=_specs(spec.outputs))
 
     def _too_large(self, load: LoadModel, why: str) -> LoadResult:
         """It did not fit; next time idle models make room, where there are some."""

@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from batchwright_worker.inference.requests import Array
 
 
@@ -37,9 +39,9 @@ class BatchFailed(RuntimeTrouble):
     """The model raised on this batch (or cannot be loaded, from `load`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """A model's input or output per row: the batch dimension is left out, -1 is a variable dimension."""
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A model's input or output per row: the batch dimension is left out, -1 is a variable dimension. It goes over the
+    wire as it is (`ipc/messages`)."""
 
     name: str
     datatype: str
@@ -48,9 +50,10 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """What a runtime needs to load a model: `artifact` is the manifest's artifact for the runtime's kind;
-    `inputs` and `outputs` are as declared there (empty where the artifact tells)."""
+class DeclaredSource:
+    """Where a model comes from, as its manifest declares it: `artifact` is the one for the runtime's kind; `inputs` and
+    `outputs` are empty where the artifact itself has them. A runtime process gets paths instead
+    (`ipc/messages.ModelSource`)."""
 
     artifact: Any
     inputs: tuple[TensorSpec, ...] = ()
@@ -121,7 +124,7 @@ class Runtime(Protocol):
     def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
         """On the event loop: call `on_lost(why)` when the process is gone, `on_back()` when a new, empty one runs."""
 
-    async def load(self, model: str, source: ModelSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
         """Load a model; `memory_bytes` is measured (before and after)."""
 
     async def unload(self, model: str) -> None:

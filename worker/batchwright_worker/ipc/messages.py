@@ -8,13 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
-    """One input or output of a model: `shape` is per row (batch dimension left out), -1 where it varies."""
-
-    name: str
-    datatype: str
-    shape: list[int]
+from batchwright_worker.inference.runtime import TensorSpec
 
 
 class EmulatedSource(msgspec.Struct, frozen=True, array_like=True):
@@ -29,8 +23,8 @@ class EmulatedSource(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ModelSource(msgspec.Struct, frozen=True, array_like=True):
-    """All that a runtime needs to load a model. `path` is empty for emulated models; `script` is
-    a Python module's name or the path of a file that ends in .py, empty where the format needs none."""
+    """Where a runtime process loads a model from. `path` is empty for emulated models; `script` is a Python module's
+    name or the path of a file that ends in .py, empty where the format needs none."""
 
     name: str
     format: str

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import Placed
 from batchwright_worker.ipc.slots import aligned
 from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, name_of, numpy_of
-
-Array = NDArray[Any]
 
 
 def sized(offset: int, arrays: Mapping[str, Array]) -> int:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, numpy_of
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
-Array = NDArray[Any]
 
 
 class HttpTensor(msgspec.Struct):
@@ -43,7 +42,7 @@ class BadTensorError(ValueError):
     """A tensor of a response that does not add up; the message names it."""
 
 
-def raw_of(datatype: str, array: Array) -> bytes | memoryview:
+def raw_of(datatype: str, array: NDArray[Any]) -> bytes | memoryview:
     """The tensor's bytes as the binary extension carries them, without a copy where it is contiguous."""
     if datatype == "BYTES":
         return encode_bytes(array)
@@ -52,7 +51,7 @@ def raw_of(datatype: str, array: Array) -> bytes | memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def array_of(tensor: HttpTensor, body: bytes, position: int) -> tuple[Array, int]:
+def array_of(tensor: HttpTensor, body: bytes, position: int) -> tuple[NDArray[Any], int]:
     """The tensor, and where the next one's bytes begin: raw ones lie in `body` from `position` on. Raises
     BadTensorError."""
     dtype = numpy_of(tensor.datatype)
@@ -68,14 +67,14 @@ def array_of(tensor: HttpTensor, body: bytes, position: int) -> tuple[Array, int
         raise BadTensorError(f"output {tensor.name!r}: {error}") from error
 
 
-def from_raw(datatype: str, shape: list[int], raw: bytes | memoryview) -> Array:
+def from_raw(datatype: str, shape: list[int], raw: bytes | memoryview) -> NDArray[Any]:
     """A view on the bytes (BYTES elements are copies). Raises ValueError unless they fill the shape exactly."""
     if datatype == "BYTES":
         return decode_bytes(raw, math.prod(shape)).reshape(shape)
     return np.frombuffer(raw, dtype=numpy_of(datatype)).reshape(shape)
 
 
-def _from_json(tensor: HttpTensor, dtype: np.dtype[Any]) -> Array:
+def _from_json(tensor: HttpTensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     if tensor.datatype != "BYTES":
         return np.asarray(tensor.data, dtype=dtype).reshape(tensor.shape)
     flat = np.array(tensor.data, dtype=object).reshape(-1)

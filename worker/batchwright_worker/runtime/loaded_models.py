@@ -12,7 +12,6 @@ import numpy as np
 
 from batchwright_worker import backends
 from batchwright_worker.backends.base import (
-    Array,
     BadRowsError,
     Host,
     LoadedModel,
@@ -22,7 +21,8 @@ from batchwright_worker.backends.base import (
     ReportsWeights,
 )
 from batchwright_worker.host.memory import Meter, release_memory
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.oip.datatypes import numpy_of
 
 WARMUP_SIZES: Final = (64, 224, 16, 1)

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import Pool, Reads, UnitReader, read_all
 from batchwright_worker.layerwise.memory.ring import Ring
-from batchwright_worker.layerwise.networks.units import PAGE, Array, Bytes, Network
+from batchwright_worker.layerwise.networks.units import PAGE, Bytes, Network
 
 __all__ = ["CpuAccelerator"]
 

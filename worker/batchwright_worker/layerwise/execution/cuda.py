@@ -19,11 +19,17 @@ from typing import Any, Final
 import torch
 
 from batchwright_worker.backends.base import OutOfDeviceMemoryError
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
-from batchwright_worker.layerwise.networks.units import PAGE, Array, Network, State, Unit
+from batchwright_worker.layerwise.networks.units import (
+    PAGE,
+    Network,
+    State,
+    Unit,
+)
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.ring import Ring
-from batchwright_worker.layerwise.networks.units import Array
 
 __all__ = ["EmulatedAccelerator"]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.memory.ring import Ring
-from batchwright_worker.layerwise.networks.units import Array
 
 __all__ = ["Accelerator", "DeviceEngine", "Interval", "LayerwiseBatch", "Settled", "UnitJob", "UnitRecord"]
 

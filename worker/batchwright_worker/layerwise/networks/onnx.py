@@ -12,10 +12,11 @@ from onnx import TensorProto, helper
 
 from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError, check_outputs, pieces
 from batchwright_worker.backends.onnx import array_of, is_out_of_memory, ort_value
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.split_onnx import external_files, prepare, read_models, session_options
 from batchwright_worker.layerwise.networks.units import (
-    Array,
     Bytes,
     NotDivisible,
     Piece,
@@ -38,8 +39,8 @@ class OnnxUnits:
         self.index = index
         self.folder = folder
         models = read_models(folder)
-        self.inputs: Sequence[TensorSpec] = [TensorSpec(*spec) for spec in models.inputs]
-        self.outputs: Sequence[TensorSpec] = [TensorSpec(*spec) for spec in models.outputs]
+        self.inputs: Sequence[TensorSpec] = models.inputs
+        self.outputs: Sequence[TensorSpec] = models.outputs
         self._piece = models.piece
         self._units = models.units
         options = session_options(threads)

@@ -21,6 +21,7 @@ import onnxruntime as ort
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from batchwright_worker.backends.base import LoadError
+from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.layerwise.networks.cuts import Operation, Span, cut
 from batchwright_worker.layerwise.networks.units import Bytes, NotDivisible, Piece, UnitIndex, UnitWriter, write_index
 
@@ -43,11 +44,11 @@ class UnitModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitModels(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prepared folder holds beside the weights. `specs` are of the whole model: (name, type, shape)."""
+    """What a prepared folder holds next to the weights. `inputs` and `outputs` are those of the whole model."""
 
     units: list[UnitModel]
-    inputs: list[tuple[str, str, list[int]]]
-    outputs: list[tuple[str, str, list[int]]]
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
     piece: int
 
 
@@ -274,13 +275,12 @@ def _unit_name(graph: _Graph, position: int, span: Span) -> str:
 
 
 def _signature(probe: Any, graph: _Graph, model: str) -> dict[str, Any]:
-    """Inputs and outputs of the whole model as the ONNX backend tells them."""
+    """Inputs and outputs of the whole model as the ONNX backend gives them."""
     from batchwright_worker.backends.onnx import spec_of
 
     inputs = [value for value in probe.get_inputs() if value.name not in graph.held]
     outputs = {value.name: value for value in probe.get_outputs()}
     specs = [spec_of(value, model) for value in (*inputs, *(outputs[name] for name in graph.outputs))]
-    told = [(spec.name, spec.datatype, list(spec.shape)) for spec in specs]
     batch = inputs[0].shape[0] if inputs else 0
     piece = batch if isinstance(batch, int) else 0
-    return {"inputs": told[: len(inputs)], "outputs": told[len(inputs) :], "piece": piece}
+    return {"inputs": specs[: len(inputs)], "outputs": specs[len(inputs) :], "piece": piece}

@@ -14,17 +14,11 @@ from batchwright_worker.backends.base import Host, LoadError, check_outputs, pie
 from batchwright_worker.backends.torch import held_to_weights, module_of, program_signature
 from batchwright_worker.backends.torch_values import array_of, tensor_of
 from batchwright_worker.host.accelerators import accelerator_of
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.split_torch import PROGRAM_FILE, UnitGraph, onto, prepare, unit_graphs
-from batchwright_worker.layerwise.networks.units import (
-    Array,
-    Bytes,
-    NotDivisible,
-    State,
-    UnitIndex,
-    file_digest,
-    read_index,
-)
+from batchwright_worker.layerwise.networks.units import Bytes, NotDivisible, State, UnitIndex, file_digest, read_index
 
 __all__ = ["TorchUnits", "open_torch", "views"]
 

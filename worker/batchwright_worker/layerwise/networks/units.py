@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.ipc.messages import TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.layerwise.networks.cuts import aligned
 
 __all__ = [
@@ -41,7 +42,6 @@ INDEX_FILE: Final = "units.json"
 FORMAT: Final = 1
 """Of the folder; part of the digest."""
 
-Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 State = list[dict[str, Any]]
 """The activations of a batch that runs: one dict per piece (models with a fixed batch dimension run in pieces)."""

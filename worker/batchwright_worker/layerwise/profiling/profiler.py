@@ -13,9 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from batchwright_worker.ipc.messages import TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
-from batchwright_worker.layerwise.networks.units import Array, Network, State, Unit
+from batchwright_worker.layerwise.networks.units import Network, State, Unit
 from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
 from batchwright_worker.oip.datatypes import numpy_of
 

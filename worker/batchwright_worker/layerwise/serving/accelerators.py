@@ -13,12 +13,14 @@ from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.backends.base import Host, LoadError
 from batchwright_worker.host.accelerators import ACCELERATORS, accelerator_of
 from batchwright_worker.host.machine import processor_name
-from batchwright_worker.ipc.messages import ModelSource, TensorSpec
+from batchwright_worker.inference.requests import Array
+from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch
 from batchwright_worker.layerwise.networks.open import open_network
-from batchwright_worker.layerwise.networks.units import PAGE, Array, Network, NotDivisible
+from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
 from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings

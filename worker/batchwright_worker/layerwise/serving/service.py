@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import ModelSource, Streams
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
 from batchwright_worker.layerwise.execution.planner import UnitPlans
-from batchwright_worker.layerwise.networks.units import Array
 from batchwright_worker.layerwise.serving.accelerators import AddedModel, adapter_of
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 

@@ -9,13 +9,14 @@ from typing import Final
 
 import numpy as np
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.execution.executor import EngineTotals, Executor
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch, UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
-from batchwright_worker.layerwise.networks.units import Array, Network
+from batchwright_worker.layerwise.networks.units import Network
 from batchwright_worker.layerwise.tools.recurrence_check import RecurrenceCheck, check_recurrence
 
 __all__ = ["WHOLE", "Trial", "TrialRequest", "policy_named", "run_streamed", "run_whole", "same_outputs"]

@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
-from numpy.typing import NDArray
 
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import (
+    DeclaredSource,
     LoadReport,
     MemoryReport,
-    ModelSource,
     OutOfMemory,
     PromptRuntime,
     RunResult,
@@ -49,11 +49,10 @@ from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
 from batchwright_worker.ipc.tensors import parts_size, read, write_columns
 from batchwright_worker.sidecar.runtimes.connection import ConnectionLostError, RuntimeConnection
 from batchwright_worker.sidecar.runtimes.errors import expect
-from batchwright_worker.sidecar.runtimes.sources import Paths, spec_of, wire_source
+from batchwright_worker.sidecar.runtimes.sources import Paths, resolved
 
 _LOG = logging.getLogger(__name__)
 _PAUSES_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-Array = NDArray[Any]
 Response = TypeVar("Response")
 
 
@@ -131,10 +130,10 @@ class RuntimeClient(PromptRuntime):
             self._connection.close()
         self._pool.close()
 
-    async def load(self, model: str, source: ModelSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
         """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
-        wire = wire_source(model, source, self._settings.paths)
-        loaded = await self._request(lambda call: Load(call=call, source=wire), Loaded)
+        resolved_source = resolved(model, source, self._settings.paths)
+        loaded = await self._request(lambda call: Load(call=call, source=resolved_source), Loaded)
         self._used_bytes = loaded.memory_used_bytes
         if loaded.streamed is not None:
             self.streamed[model] = loaded.streamed
@@ -142,8 +141,8 @@ class RuntimeClient(PromptRuntime):
             memory_bytes=loaded.memory_bytes,
             bytes_per_row=loaded.warmup_bytes,
             seconds=loaded.seconds,
-            inputs=tuple(spec_of(spec) for spec in loaded.inputs),
-            outputs=tuple(spec_of(spec) for spec in loaded.outputs),
+            inputs=tuple(loaded.inputs),
+            outputs=tuple(loaded.outputs),
         )
 
     async def unload(self, model: str) -> None:

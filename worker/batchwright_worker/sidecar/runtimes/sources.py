@@ -1,4 +1,4 @@
-"""From the manifest's artifact to what a runtime process needs: paths, script, emulated figures."""
+"""The manifest's artifact resolved for a runtime process: paths, script, emulated figures."""
 
 from __future__ import annotations
 
@@ -8,37 +8,28 @@ import msgspec
 
 from batchwright_worker.api.deployment import Artifact
 from batchwright_worker.api.names import SCRIPTS_DIR, weights_path
-from batchwright_worker.inference.runtime import ModelSource, TensorSpec
+from batchwright_worker.inference.runtime import DeclaredSource
 from batchwright_worker.ipc import messages
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things lie in the runtime's file system."""
+    """Folders in the runtime's file system."""
 
     scripts: Path = Path(SCRIPTS_DIR)
 
 
-def wire_source(model: str, source: ModelSource, paths: Paths) -> messages.ModelSource:
-    """The Load message's source."""
+def resolved(model: str, source: DeclaredSource, paths: Paths) -> messages.ModelSource:
+    """The source as the runtime process takes it in a Load."""
     artifact: Artifact = source.artifact
     return messages.ModelSource(
         name=model,
         format=artifact.format,
         path=weights_path(artifact.uri) if artifact.uri else "",
-        inputs=[_wire(spec) for spec in source.inputs],
-        outputs=[_wire(spec) for spec in source.outputs],
+        inputs=list(source.inputs),
+        outputs=list(source.outputs),
         script=_script(artifact, paths),
         emulated=_emulated(artifact),
     )
-
-
-def spec_of(spec: messages.TensorSpec) -> TensorSpec:
-    """The engine's value of a message's spec."""
-    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=tuple(spec.shape))
-
-
-def _wire(spec: TensorSpec) -> messages.TensorSpec:
-    return messages.TensorSpec(name=spec.name, datatype=spec.datatype, shape=list(spec.shape))
 
 
 def _script(artifact: Artifact, paths: Paths) -> str:

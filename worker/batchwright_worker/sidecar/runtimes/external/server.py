@@ -20,9 +20,9 @@ import msgspec
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import (
     BatchFailed,
+    DeclaredSource,
     LoadReport,
     MemoryReport,
-    ModelSource,
     OutOfMemory,
     RunResult,
     RuntimeLost,
@@ -107,7 +107,7 @@ class ExternalServer:
         if self._grpc is not None:
             await self._grpc.close()
 
-    async def load(self, model: str, source: ModelSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
         """Ready already, or made so by the repository API, or waited for while the server starts. Raises RuntimeLost,
         OutOfMemory, BatchFailed."""
         self._check_up()

@@ -37,7 +37,7 @@ class Rig:
         return LayerwiseBatch(model=model, inputs={}, rows=1, layers=plan, settled=self._settle)
 
     def run(self, *batches: LayerwiseBatch) -> None:
-        with self.executor.held():
+        with self.executor.deciding_paused():
             for batch in batches:
                 self.executor.submit(batch)
         self.executor.close()
@@ -61,7 +61,7 @@ def test_balanced_interleaves_the_golden_case_and_fifo_does_not() -> None:
     rig.run(rig.batch("A", a), rig.batch("M", m))
     assert rig.order == "AAAMMM"
     assert rig.device.ring.peak <= 6
-    assert rig.device.ring.held == 0
+    assert rig.device.ring.used == 0
 
 
 def test_every_batch_is_settled_once_with_its_own_answer() -> None:
@@ -98,7 +98,7 @@ def test_a_unit_that_fails_fails_its_batch_and_frees_its_memory() -> None:
     rig.run(*batches)
     assert batches[0].error is None
     assert isinstance(batches[1].error, MemoryError)
-    assert rig.device.ring.held == 0
+    assert rig.device.ring.used == 0
     assert len(rig.settled) == 2
 
 

@@ -45,7 +45,7 @@ def test_an_arena_that_is_not_mirrored_skips_its_end_and_still_takes_the_largest
     ring.retire()
     assert not ring.fits(5)
     assert ring.place(4) == 0
-    assert ring.held == 10
+    assert ring.used == 10
     ring.retire()
     ring.retire()
     assert ring.fits(10)

@@ -34,7 +34,7 @@ def test_units_never_overlap_and_never_exceed_the_ring(capacity: int, mirrored: 
             assert mirrored or offset + size <= capacity
             assert not any(places & other for other in placed)
             placed.append(places)
-        assert sum(map(len, placed)) <= ring.held <= capacity
+        assert sum(map(len, placed)) <= ring.used <= capacity
         assert ring.peak <= capacity
 
 

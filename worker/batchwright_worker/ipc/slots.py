@@ -54,7 +54,7 @@ class Slot:
             self._map = self._mapped(max(size, os.fstat(self._file).st_size))
 
     def close(self, *, unlink: bool) -> None:
-        """Forget the mapping (it goes when the last view of it goes); with unlink the file too."""
+        """Close the file (its mapping goes with the last view of it); with unlink remove it."""
         os.close(self._file)
         if unlink:
             self.path.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ class SlotPool:
         return self._created(max(size, _SMALLEST_BYTES))
 
     def release(self, slot: Slot) -> None:
-        """Back to the pool; nobody may use its views any more."""
+        """Return a slot to the pool; its views must not be used any more."""
         self._free.append(slot)
 
     def adopt_growth(self, slot: Slot, size: int) -> None:
@@ -143,14 +143,14 @@ class SlotPool:
 
 
 class SlotCache:
-    """The runtime's side: files mapped once and kept for as long as the session lasts."""
+    """The runtime's slots: files mapped once and kept for as long as the session lasts."""
 
     def __init__(self) -> None:
         self._folder = Path()
         self._slots: dict[str, Slot] = {}
 
     def enter(self, folder: Path) -> None:
-        """A new session: forget the old one's slots."""
+        """Begin a new session: close the old one's slots."""
         for slot in self._slots.values():
             slot.close(unlink=False)
         self._slots.clear()

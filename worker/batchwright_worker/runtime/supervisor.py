@@ -1,4 +1,4 @@
-"""The first process of a runtime container: keeps the socket, re-forks the runtime when it dies.
+"""The supervisor, first process of a runtime container: keeps the socket, forks the runtime again when it dies.
 
 It imports nothing heavy and has no threads, so forking it is safe at any time. A container restart would meet
 kubelet's back-off; this takes a fork. A spare process that has imported the libraries already (they start threads of
@@ -29,8 +29,8 @@ _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 5.0
 _SETTLED_S: Final = 10.0
-"""A process that lived this long, or has loaded a model, resets the pause before its successor: what kills it then is
-the sidecar's to find out."""
+"""A process that lived this long, or has loaded a model, resets the pause before its successor: what kills it then, the
+sidecar finds out."""
 _STOP_S: Final = 25.0
 """How long a batch that runs may take to end after SIGTERM."""
 
@@ -54,7 +54,7 @@ def listen(path: Path) -> socket.socket:
 
 
 class Supervisor:
-    """`serve` ("module:function" of a listener and the pipe that tells of loads) runs in the child, after the
+    """`serve` ("module:function" of a listener and the pipe that reports loads) runs in the child, after the
     imports of `libraries`."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which layer comes next (methods C2-C4). Pure; a policy keeps nothing that a decision of another run could see.
+"""Policies: which layer comes next (methods C2-C4). Pure; a policy keeps nothing from one run to another.
 
     fifo          one request at a time, by arrival, then order (its layers prefetched across requests)
     round_robin   one layer of every model that has a request, in turn
@@ -10,9 +10,10 @@ most, then the order of requests. N = 0: no guard. The candidates are those whos
 decision is taken, that is when the memory engine becomes free.
 
 Why balanced: all candidates that fit behind the slack (Ce_prev - max(Me_prev, a)) have IC = 0, and the published
-tie-break then takes the smallest IM. Once the memory is full that means the smallest weights, for ever: the model with
-large ones starves. Balanced looks at how much compute is queued up instead: is it more than theta of what filling the
-memory takes, the slack is spent on the layer with the largest share of fetching; else it is earned with the smallest.
+tie-break then takes the smallest IM. Once the memory is full that means the smallest weights, forever: the model with
+large ones starves. Balanced looks at how much compute is queued up instead. More than theta of what filling the memory
+takes: the layer with the largest share of fetching comes next, hidden behind that compute. Less: the layer with the
+smallest share, which queues up more compute.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class RoundRobin:
 
     def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The candidate whose model was served longest ago (a new model stands behind those before it)."""
+        # A new model takes its turn behind all others; several new ones in the order of their requests.
         for candidate in sorted(candidates, key=lambda candidate: candidate.request.order):
             if candidate.request.model not in self._served:
                 self._serve(candidate.request.model)
@@ -119,6 +121,8 @@ class Balanced:
         memory_free, compute_free = accelerator.memory_free, accelerator.compute_free
 
         def key(candidate: Candidate, idle: Idle) -> tuple[float, float]:
+            # slack = Ce_prev - max(Me_prev, a), methods C, "Timing": per candidate, because its fetch cannot start
+            # before its request has arrived.
             slack = compute_free - max(memory_free, candidate.request.arrival)
             share = fetch_share(candidate.layer)
             return idle.compute, -share if slack > enough else share
@@ -136,6 +140,7 @@ def guarded(accelerator: AcceleratorState, candidates: Sequence[Candidate], skip
     """The most skipped of those passed over `skip_limit` times or more, then the order of requests (C4); 0: none."""
     if not skip_limit:
         return None
+    # Whatever idle time it costs: without the guard C3 starves models with large weights (methods C, known traps).
     overdue = [candidate for candidate in candidates if candidate.skips >= skip_limit]
     if not overdue:
         return None
@@ -150,6 +155,7 @@ def smallest(
 ) -> Decision:
     """The candidate with the smallest key; among equals the earliest arrival, then the order of requests."""
     probed = [(candidate, accelerator.probe(candidate.layer, candidate.request.arrival)) for candidate in candidates]
+    # Ties are the rule: every layer whose fetch ends within the slack has IC = 0.
     chosen, idle = min(probed, key=lambda pair: (*key(*pair), *_by_arrival(pair[0])))
     return _decide(chosen, idle)
 

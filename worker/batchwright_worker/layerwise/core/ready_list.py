@@ -1,4 +1,4 @@
-"""The requests that wait or run, per model, and how often each model's next layer was passed over (C1, C4). Pure."""
+"""The ready list (C1): per model the next layer of its oldest request, its skips (C4), the requests behind it. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ReadyList:
         self._advance(request.model)
 
     def withdraw(self, model: str, order: int) -> bool:
-        """Give up a request of which no layer was picked yet; False if one was, or if it is not here."""
+        """Remove a request of which no layer was picked yet; False if one was, or if it is not here."""
         head = self._heads.get(model)
         if head is not None and head.request.order == order and not head.position:
             del self._heads[model]
@@ -82,6 +82,8 @@ class ReadyList:
             return
         if head is None:
             self._heads[model] = Candidate(request=heapq.heappop(behind)[2])
+        # A request may be added after a later one: it becomes the candidate as long as no layer of the other was
+        # picked. The skips stay, for it is the same layer of the same model that was passed over.
         elif behind[0] < (head.request.arrival, head.request.order, head.request):
             waiting = head.request
             head.request = heapq.heapreplace(behind, (waiting.arrival, waiting.order, waiting))[2]

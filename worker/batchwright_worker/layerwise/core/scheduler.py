@@ -1,4 +1,4 @@
-"""The decisions of one accelerator: line-up, timeline and policy put together. Pure; used by plans and executors alike.
+"""The decisions of one accelerator: ready list, timeline and policy together. Pure; used by plans and executors alike.
 
 A plan calls `step` until it returns None. An executor (timeline with `live=True`) calls, whenever its memory engine is
 free:
@@ -30,7 +30,7 @@ class LayerStep(NamedTuple):
 
 
 class LayerScheduler:
-    """Takes requests, gives one layer at a time."""
+    """Queues requests and picks one layer at a time."""
 
     def __init__(self, timeline: Timeline, policy: Policy) -> None:
         self.timeline = timeline
@@ -57,5 +57,6 @@ class LayerScheduler:
         if not candidates:
             return None
         decision = self.policy.choose(self.timeline, candidates)
+        # The same candidates that the policy saw: a layer that had not arrived was not passed over.
         self.ready.pick(decision, candidates)
         return LayerStep(decision, self.timeline.push(decision.layer, decision.request.arrival))

@@ -1,4 +1,4 @@
-"""What an accelerator would do under a load, from the very `LayerScheduler` that executors run. Pure.
+"""Simulation of an accelerator under a load, with the `LayerScheduler` that executors run. Pure.
 
     finite batch   `run(scheduler, requests)`: all steps until nothing is left
     closed loop    `closed_loop(...)`: every model always has a request; rates in the steady state
@@ -36,7 +36,7 @@ Models = Mapping[str, Sequence[Layer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedAccelerator:
-    """What a timeline is built from."""
+    """The memory that a timeline is built for."""
 
     budget_bytes: float
     prefetch: Prefetch = Prefetch.WHOLE
@@ -57,7 +57,7 @@ class Throughput:
 
 
 class RandomGenerator(Protocol):
-    """numpy's Generator, or anything alike."""
+    """What `poisson` needs of numpy's random Generator."""
 
     def exponential(self, scale: float) -> float: ...
 

@@ -1,4 +1,4 @@
-"""How often a layer may be passed over: the skip limit that fits the memory (auto-N, methods C). Pure."""
+"""The skip limit: how often a layer may be passed over, from the memory (auto-N; methods C, "Known traps"). Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["auto_skip_limit", "fill_time"]
 def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> float:
     """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times).
 
-    A boundless memory counts as one that holds all models once: with no limit at all, compute could be queued up for
-    ever while a memory-bound model waits. Infinite if nothing is fetched.
+    A boundless memory counts as one that holds all models once: with no limit at all, compute could be queued up
+    forever while a memory-bound model waits. Infinite if nothing is fetched.
     """
     size = sum(layer.bytes for layers in models for layer in layers)
     fetch = sum(layer.fetch for layers in models for layer in layers)

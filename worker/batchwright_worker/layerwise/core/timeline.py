@@ -11,8 +11,8 @@ What it may hold is a rising staircase (B minus what earlier layers still hold),
 retirement t before which only `room` bytes fitted, s - room bytes are still to come: Me >= t + (s - room) * w/s, so
 that IM is the largest t - max(Me_prev, a) - room * w/s (and 0 at least).
 
-A plan needs `probe` and `push` alone. An executor builds the timeline with `live=True`, tells it the time (`advance`)
-and what it measured (`correct`); what was pushed after the corrected layer is planned anew from there.
+A plan needs `probe` and `push` alone. An executor builds the timeline with `live=True` and reports the time (`advance`)
+and what it measured (`correct`); what was pushed after the corrected layer is planned again from there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["AcceleratorState", "Timeline"]
 
 
 class AcceleratorState(Protocol):
-    """What a policy sees of the accelerator."""
+    """The accelerator as a policy sees it (C2)."""
 
     @property
     def memory_free(self) -> float:
@@ -68,8 +68,8 @@ class Timeline:
 
     __slots__ = (
         "_base",
+        "_entries",
         "_floor",
-        "_held",
         "_next",
         "_used",
         "budget_bytes",
@@ -88,8 +88,10 @@ class Timeline:
         self.memory_free = origin
         self.compute_free = origin
         self._base = (origin, origin)
+        """(Me, Ce) of the last layer that has retired: the recurrence starts from it."""
         self._floor = origin
-        self._held: deque[_LayerInFlight] = deque()
+        """The executor's time: nothing that is not measured yet can have started or ended before."""
+        self._entries: deque[_LayerInFlight] = deque()
         self._used = 0
         self._next = 0
 
@@ -103,24 +105,25 @@ class Timeline:
 
     def push(self, layer: Layer, arrival: float) -> LayerPlacement:
         """Put the layer next on both engines."""
-        held = _LayerInFlight(self._next, layer, max(arrival, self._floor))
+        entry = _LayerInFlight(self._next, layer, max(arrival, self._floor))
         self._next += 1
         computed = self.compute_free
-        pause = self._place(held)
+        pause = self._place(entry)
         self._retire()
-        idle = Idle(max(0, held.fetch_end - computed), pause)
+        idle = Idle(max(0, entry.fetch_end - computed), pause)
         return LayerPlacement(
-            held.sequence, held.fetch_start, held.fetch_end, held.compute_start, held.compute_end, idle
+            entry.sequence, entry.fetch_start, entry.fetch_end, entry.compute_start, entry.compute_end, idle
         )
 
     def advance(self, now: float) -> None:
         """It is `now`: no fetch starts before, and what is not measured as ended has not ended before."""
         if now > self._floor:
             self._floor = now
-            if any(held.fetch_end < now and held.measured_fetch_end is None for held in self._held) or any(
-                held.compute_end < now and held.measured_compute_end is None for held in self._held
+            # Planned again only where the plan says "ended" of something that has not been measured as ended.
+            if any(entry.fetch_end < now and entry.measured_fetch_end is None for entry in self._entries) or any(
+                entry.compute_end < now and entry.measured_compute_end is None for entry in self._entries
             ):
-                self._replay()
+                self._replan()
 
     def correct(
         self,
@@ -131,33 +134,36 @@ class Timeline:
         compute_start: float | None = None,
         compute_end: float | None = None,
     ) -> None:
-        """Set what was measured of the layer that `push` numbered `sequence`; all that follows is planned anew.
+        """Set what was measured of the layer that `push` numbered `sequence`; everything that follows is planned again.
 
         Raises UnknownPlacement for a layer that is not in flight. Measured times may come in any order of layers.
         """
-        held = next((held for held in self._held if held.sequence == sequence), None)
-        if held is None:
+        entry = next((entry for entry in self._entries if entry.sequence == sequence), None)
+        if entry is None:
             raise UnknownPlacement(f"layer number {sequence} is not in flight")
-        held.measured_fetch_start = held.measured_fetch_start if fetch_start is None else fetch_start
-        held.measured_fetch_end = held.measured_fetch_end if fetch_end is None else fetch_end
-        held.measured_compute_start = held.measured_compute_start if compute_start is None else compute_start
-        held.measured_compute_end = held.measured_compute_end if compute_end is None else compute_end
-        self._replay()
+        entry.measured_fetch_start = entry.measured_fetch_start if fetch_start is None else fetch_start
+        entry.measured_fetch_end = entry.measured_fetch_end if fetch_end is None else fetch_end
+        entry.measured_compute_start = entry.measured_compute_start if compute_start is None else compute_start
+        entry.measured_compute_end = entry.measured_compute_end if compute_end is None else compute_end
+        # From the first layer in flight, not from this one: measured times come in any order, and the memory that is
+        # free before a layer depends on all layers before it. They are few: those that still occupy memory.
+        self._replan()
+        # Only after that: what may retire depends on the times as they are now.
         self._retire()
 
     def drop(self, sequence: int) -> None:
-        """The layer will not run after all (its request was given up before its fetch): plan on without it.
+        """The layer will not run after all (its batch failed before its fetch): plan again without it.
 
         Raises UnknownPlacement for a layer that is not in flight.
         """
-        if all(held.sequence != sequence for held in self._held):
+        if all(entry.sequence != sequence for entry in self._entries):
             raise UnknownPlacement(f"layer number {sequence} is not in flight")
-        self._held = deque(held for held in self._held if held.sequence != sequence)
-        self._replay()
+        self._entries = deque(entry for entry in self._entries if entry.sequence != sequence)
+        self._replan()
 
     def in_flight(self) -> Iterable[tuple[int, Layer, float]]:
-        """(sequence, layer, end of its compute as known now) of all that may still hold memory, oldest first."""
-        return [(held.sequence, held.layer, held.compute_end) for held in self._held]
+        """(sequence, layer, end of its compute as known now) of the layers that may still hold memory, oldest first."""
+        return [(entry.sequence, entry.layer, entry.compute_end) for entry in self._entries]
 
     def _pause(self, layer: Layer, earliest: float) -> float:
         """IM: how long the memory engine waits for room, if it could start the fetch at `earliest`."""
@@ -166,20 +172,21 @@ class Timeline:
             return 0
         if self.prefetch is Prefetch.FLUID:
             return self._fluid_pause(layer, earliest, room)
-        for held in self._held:
-            room += held.layer.bytes
+        # R of the recurrence: layers retire in the order of their pushes, so the first whose bytes make enough room.
+        for entry in self._entries:
+            room += entry.layer.bytes
             if layer.bytes <= room:
-                return max(0, held.compute_end - earliest)
+                return max(0, entry.compute_end - earliest)
         raise AssertionError(f"a layer of {layer.bytes} bytes was pushed into a budget of {self.budget_bytes}")
 
     def _fluid_pause(self, layer: Layer, earliest: float, room: float) -> float:
         """The sum of all pauses of a fluid fetch (see the module's formula)."""
         pause: float = 0
-        for held in self._held:
+        for entry in self._entries:
             if layer.bytes <= room:
                 break
-            pause = max(pause, held.compute_end - earliest - room * layer.fetch / layer.bytes)
-            room += held.layer.bytes
+            pause = max(pause, entry.compute_end - earliest - room * layer.fetch / layer.bytes)
+            room += entry.layer.bytes
         return pause
 
     def _first_room(self, earliest: float, pause: float) -> float:
@@ -187,41 +194,41 @@ class Timeline:
         if not pause or self.prefetch is Prefetch.WHOLE:
             return earliest + pause
         room = self.budget_bytes - self._used
-        for held in self._held:
+        for entry in self._entries:
             if room > 0:
                 break
-            room += held.layer.bytes
-            earliest = max(earliest, held.compute_end)
+            room += entry.layer.bytes
+            earliest = max(earliest, entry.compute_end)
         return earliest
 
-    def _place(self, held: _LayerInFlight) -> float:
+    def _place(self, entry: _LayerInFlight) -> float:
         """The recurrence for the layer behind all others, measured times first; returns IM as planned."""
-        layer = held.layer
+        layer = entry.layer
         pause: float = 0
-        if held.measured_fetch_end is None:
-            pause = self._fetch(held)
+        if entry.measured_fetch_end is None:
+            pause = self._fetch(entry)
         else:
-            held.fetch_start = held.fetch_start if held.measured_fetch_start is None else held.measured_fetch_start
-            held.fetch_end = held.measured_fetch_end
-        compute_start = max(self.compute_free, held.fetch_end)
-        held.compute_start = compute_start if held.measured_compute_start is None else held.measured_compute_start
-        held.compute_end = self._known(held.measured_compute_end, held.compute_start + layer.compute)
-        self.memory_free, self.compute_free = held.fetch_end, held.compute_end
-        self._held.append(held)
+            entry.fetch_start = entry.fetch_start if entry.measured_fetch_start is None else entry.measured_fetch_start
+            entry.fetch_end = entry.measured_fetch_end
+        compute_start = max(self.compute_free, entry.fetch_end)
+        entry.compute_start = compute_start if entry.measured_compute_start is None else entry.measured_compute_start
+        entry.compute_end = self._known(entry.measured_compute_end, entry.compute_start + layer.compute)
+        self.memory_free, self.compute_free = entry.fetch_end, entry.compute_end
+        self._entries.append(entry)
         self._used += layer.bytes
         return pause
 
-    def _fetch(self, held: _LayerInFlight) -> float:
+    def _fetch(self, entry: _LayerInFlight) -> float:
         """Plan a fetch that has not been measured to its end; returns IM."""
-        earliest = max(self.memory_free, held.arrival)
-        pause = self._pause(held.layer, earliest)
-        if held.measured_fetch_start is None:
-            held.fetch_start = self._first_room(earliest, pause)
-            fetch_end = earliest + pause + held.layer.fetch
+        earliest = max(self.memory_free, entry.arrival)
+        pause = self._pause(entry.layer, earliest)
+        if entry.measured_fetch_start is None:
+            entry.fetch_start = self._first_room(earliest, pause)
+            fetch_end = earliest + pause + entry.layer.fetch
         else:
-            held.fetch_start = held.measured_fetch_start
-            fetch_end = held.fetch_start + held.layer.fetch
-        held.fetch_end = self._known(None, fetch_end)
+            entry.fetch_start = entry.measured_fetch_start
+            fetch_end = entry.fetch_start + entry.layer.fetch
+        entry.fetch_end = self._known(None, fetch_end)
         return pause
 
     def _known(self, measured: float | None, planned: float) -> float:
@@ -230,11 +237,11 @@ class Timeline:
             return measured
         return max(planned, self._floor) if self.live else planned
 
-    def _replay(self) -> None:
-        """Plan all that is in flight anew."""
-        held, self._held, self._used = self._held, deque(), 0
+    def _replan(self) -> None:
+        """Plan everything that is in flight again."""
+        entries, self._entries, self._used = self._entries, deque(), 0
         self.memory_free, self.compute_free = self._base
-        for entry in held:
+        for entry in entries:
             self._place(entry)
 
     def _retire(self) -> None:
@@ -243,18 +250,22 @@ class Timeline:
         In a plan those whose compute ends before the memory engine is free. Live, plans may still move: only those that
         are measured, and that retired before the last measured fetch ended (later ones cannot start before that).
         """
-        held = self._held
+        entries = self._entries
         until = self.memory_free if not self.live else self._measured_until()
-        while held and held[0].compute_end <= until and (not self.live or held[0].measured_compute_end is not None):
-            first = held.popleft()
+        while (
+            entries
+            and entries[0].compute_end <= until
+            and (not self.live or entries[0].measured_compute_end is not None)
+        ):
+            first = entries.popleft()
             self._used -= first.layer.bytes
             self._base = (first.fetch_end, first.compute_end)
 
     def _measured_until(self) -> float:
         """The end of the last fetch in a row that was measured."""
         until = self._base[0]
-        for held in self._held:
-            if held.measured_fetch_end is None:
+        for entry in self._entries:
+            if entry.measured_fetch_end is None:
                 break
-            until = held.measured_fetch_end
+            until = entry.measured_fetch_end
         return until

@@ -1,4 +1,4 @@
-"""What layer-by-layer scheduling speaks of: layers, requests, candidates, decisions, placements (method C).
+"""Values of layer-by-layer scheduling: layers, requests, candidates, decisions, placements (method C).
 
 A *layer* here is the unit of scheduling: one layer of a network, or a fused block of them. Times are numbers of one
 unit (seconds in the product; an instance file may use its own), bytes are whole. Whole numbers stay whole: nothing here
@@ -37,7 +37,7 @@ class Prefetch(StrEnum):
 
 
 class LayerwiseError(Exception):
-    """What cannot be scheduled, and why."""
+    """Something that cannot be scheduled, and why."""
 
 
 class BudgetTooSmall(LayerwiseError):

@@ -43,20 +43,20 @@ class CpuAccelerator:
         self._loaded[name] = _CpuNetwork(network=network, reader=reader)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
-        """Hold these of its units in memory (and no others); none of its batches may be here."""
+        """Keep these of its units in memory (and no others); none of its batches may be in flight."""
         loaded = self._loaded[name]
         loaded.resident.clear()
         units = [loaded.network.index.units[position] for position in sorted(positions)]
         loaded.resident = dict(zip(sorted(positions), read_all(loaded.reader, units), strict=True))
 
     def remove(self, name: str) -> None:
-        """Forget it; none of its batches may be here."""
+        """Remove a network; none of its batches may be in flight."""
         loaded = self._loaded.pop(name)
         loaded.reader.close()
         loaded.network.close()
 
     def close(self) -> None:
-        """Forget all."""
+        """Remove all networks and free the pool."""
         for name in list(self._loaded):
             self.remove(name)
         self.pool.close()
@@ -90,13 +90,15 @@ class CpuAccelerator:
 
 
 class _ReadEngine:
+    """The memory engine: reads on the executor's thread, one unit at a time."""
+
     ahead = 0
 
     def __init__(self, device: CpuAccelerator) -> None:
         self._device = device
 
     def start(self, job: UnitJob) -> None:
-        """All happens in `finish`."""
+        """The work is done in `finish`."""
 
     def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
@@ -109,13 +111,15 @@ class _ReadEngine:
 
 
 class _ComputeEngine:
+    """The compute engine: runs on the executor's thread, which the library's own threads help."""
+
     ahead = 0
 
     def __init__(self, device: CpuAccelerator) -> None:
         self._device = device
 
     def start(self, job: UnitJob) -> None:
-        """All happens in `finish`."""
+        """The work is done in `finish`."""
 
     def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()

@@ -2,9 +2,9 @@
 
 What is particular: every unit lies in pinned host memory, flat, and is copied in one piece; the arena is allocated once
 and no weight ever comes from the caching allocator (so nothing needs `record_stream`); the ends of copies and units are
-events, and an arena slot is given back only after the event of the unit that held it; at most `AHEAD` jobs are lined up
+events, and an arena slot is given back only after the event of the unit that held it; at most `AHEAD` jobs are queued
 behind the one that runs (late binding: the policy decides on what is true now). Units of compute wait for their copy on
-the device, not on the host. Times are those of the events, carried over to the host's clock.
+the device, not on the host. Times are those of the events, converted to the host's clock.
 """
 
 from __future__ import annotations
@@ -24,20 +24,16 @@ from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
-from batchwright_worker.layerwise.networks.units import (
-    PAGE,
-    Network,
-    State,
-    Unit,
-)
+from batchwright_worker.layerwise.networks.units import PAGE, Network, State, Unit
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
 
 __all__ = ["AHEAD", "ANCHOR_S", "CudaAccelerator", "EventClock"]
 
 AHEAD: Final = 1
-"""Jobs lined up per engine behind the one that runs."""
+"""Jobs queued per engine behind the one that runs (layerwise.md: 1 or 2)."""
 ANCHOR_S: Final = 10.0
+"""How far an event may lie from the clock's anchor before the anchor moves."""
 
 
 class EventClock:
@@ -106,17 +102,17 @@ class CudaAccelerator:
         self._loaded[name] = _CudaNetwork(network=network, host=host)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
-        """Hold these of its units on the device (and no others); none of its batches may be here."""
+        """Hold these of its units on the device (and no others); none of its batches may be in flight."""
         loaded = self._loaded[name]
         loaded.resident = {position: loaded.host[position].to(self._device) for position in sorted(positions)}
         torch.cuda.synchronize(self._device)
 
     def remove(self, name: str) -> None:
-        """Forget it; none of its batches may be here."""
+        """Remove a network; none of its batches may be in flight."""
         self._loaded.pop(name).network.close()
 
     def close(self) -> None:
-        """Forget all, the arena too."""
+        """Remove all networks and free the arena."""
         self._loaded.clear()
         torch.cuda.synchronize(self._device)
         self.arena = torch.empty(0)
@@ -150,8 +146,12 @@ class CudaAccelerator:
             return self._loaded[batch.model].network.end(batch.state, batch.rows)
 
     def copy(self, job: UnitJob) -> None:
-        """Line up a unit's copy into its slot."""
-        job.device = events = _JobEvents()
+        """Queue a unit's copy into its place in the arena.
+
+        The copy stream waits for nothing: `Ring.place` gives a place out again only after the host has seen the end of
+        the unit that held it (`_KernelEngine.finish`, then `Executor._computed`), so no kernel can still read it.
+        """
+        job.events = events = _JobEvents()
         loaded = self._loaded[job.batch.model]
         with torch.cuda.stream(self.copy_stream):
             events.copy_start = _recorded(self.copy_stream)
@@ -161,10 +161,11 @@ class CudaAccelerator:
             events.copy_end = _recorded(self.copy_stream)
 
     def run(self, job: UnitJob) -> None:
-        """Line up a unit's kernels behind its copy."""
-        loaded, events = self._loaded[job.batch.model], job.device
+        """Queue a unit's kernels behind its copy."""
+        loaded, events = self._loaded[job.batch.model], _events(job)
         with torch.cuda.stream(self.compute_stream), torch.inference_mode():
             self.compute_stream.wait_event(events.copy_end)
+            # Behind the wait: what the unit waits for its weights is idle time (IC), not compute.
             events.compute_start = _recorded(self.compute_stream)
             try:
                 if job.batch.error is None:
@@ -173,6 +174,7 @@ class CudaAccelerator:
                 job.error = OutOfDeviceMemoryError(str(error))
             except Exception as error:
                 job.error = error
+            # Also after an error: kernels may have been queued before it, and the place is free only behind them.
             events.compute_end = _recorded(self.compute_stream)
 
     def _launch(self, loaded: _CudaNetwork, job: UnitJob) -> None:
@@ -203,6 +205,8 @@ class CudaAccelerator:
 
 
 class _CopyEngine:
+    """The memory engine: copies from pinned host memory on the copy stream."""
+
     def __init__(self, device: CudaAccelerator, ahead: int) -> None:
         self.ahead = ahead
         self._device = device
@@ -211,13 +215,15 @@ class _CopyEngine:
         self._device.copy(job)
 
     def finish(self, job: UnitJob) -> Interval:
-        events = job.device
+        events = _events(job)
         events.copy_end.synchronize()
         clock = self._device.clock
         return Interval(clock.at(events.copy_start), clock.at(events.copy_end))
 
 
 class _KernelEngine:
+    """The compute engine: kernels on the compute stream."""
+
     def __init__(self, device: CudaAccelerator, ahead: int) -> None:
         self.ahead = ahead
         self._device = device
@@ -226,7 +232,7 @@ class _KernelEngine:
         self._device.run(job)
 
     def finish(self, job: UnitJob) -> Interval:
-        events = job.device
+        events = _events(job)
         try:
             events.compute_end.synchronize()
         except RuntimeError as error:  # what a kernel did wrong shows here
@@ -238,7 +244,7 @@ class _KernelEngine:
 
 
 class _CudaProfiler:
-    """Unit by unit: all weights of one network at once in memory of its own, only while this lasts."""
+    """Measures one network unit by unit, alone on the device, each unit's weights in memory of their own meanwhile."""
 
     def __init__(self, device: CudaAccelerator, loaded: _CudaNetwork, name: str, rows: int) -> None:
         self._device, self._loaded, self._rows = device, loaded, rows
@@ -290,13 +296,19 @@ class _CudaProfiler:
 
 
 def _timed(stream: Any, work: Callable[[], Any]) -> float:
-    """Device seconds of what `work` lines up on the stream."""
+    """Device seconds of what `work` queues on the stream."""
     with torch.cuda.stream(stream), torch.inference_mode():
         start = _recorded(stream)
         work()
         end = _recorded(stream)
     end.synchronize()
     return float(start.elapsed_time(end) / 1e3)
+
+
+def _events(job: UnitJob) -> _JobEvents:
+    events = job.events
+    assert isinstance(events, _JobEvents), "a job is copied before it runs"
+    return events
 
 
 def _recorded(stream: Any) -> Any:

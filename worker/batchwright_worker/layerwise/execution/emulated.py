@@ -25,7 +25,7 @@ class _SleepEngine:
         self._seconds = seconds
 
     def start(self, job: UnitJob) -> None:
-        """All happens in `finish`."""
+        """The time passes in `finish`."""
 
     def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
@@ -36,18 +36,18 @@ class _SleepEngine:
 
 
 class EmulatedAccelerator:
-    """`answer` makes a batch's outputs (raises: the batch fails)."""
+    """`outputs` makes those of a batch (raises: the batch fails)."""
 
     chained = False
 
-    def __init__(self, budget_bytes: int, answer: Outputs = lambda _batch: _NOTHING) -> None:
+    def __init__(self, budget_bytes: int, outputs: Outputs = lambda _batch: _NOTHING) -> None:
         self.ring = Ring(budget_bytes)
         self.memory = _SleepEngine(lambda job: job.batch.layers[job.position].fetch)
         self.compute = _SleepEngine(lambda job: job.batch.layers[job.position].compute)
-        self._answer = answer
+        self._outputs = outputs
 
     def begin(self, batch: LayerwiseBatch) -> None:
         """Nothing to prepare."""
 
     def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
-        return self._answer(batch)
+        return self._outputs(batch)

@@ -1,9 +1,9 @@
-"""Runs batches of several models on one device, unit by unit, in the order that the layerwise `LayerScheduler` decides.
+"""Runs batches of several models on one device, unit by unit, in the order that `LayerScheduler` decides.
 
 Two threads, one per engine, and one lock. The memory engine's thread decides whenever its engine is free (C1), waits
 until the unit has room, fetches it and queues its compute; the compute engine's thread runs units in that order and
 gives their memory back. What is measured corrects the timeline that the next decision is taken from. A batch that fails
-leaves the line: its units still on the way are passed through without work.
+is taken out: those of its units that are queued already pass through both engines without work.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Executor:
             self._batches[batch.order] = batch
             self._changed.notify_all()
 
-    def held(self) -> AbstractContextManager[object]:
-        """No decision is taken within: what is submitted there is seen all at once."""
+    def deciding_paused(self) -> AbstractContextManager[object]:
+        """No decision is taken within: batches that are submitted there become candidates all at once."""
         return self._changed
 
     def use(self, policy: Policy) -> None:
@@ -112,7 +112,7 @@ class Executor:
             thread.join()
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """What no job explains (a device that is gone) fails all batches: nobody waits for ever."""
+        """An error that no job explains (a device that is gone) fails all batches: nobody waits forever."""
         try:
             work()
         except BaseException as error:
@@ -122,6 +122,7 @@ class Executor:
                 self._broken = error
                 left, self._batches = list(self._batches.values()), {}
                 self._changed.notify_all()
+            # Outside the lock: a callback sends a response and may take its time.
             for batch in left:
                 if batch.error is None:
                     self._settle(batch, error)
@@ -136,9 +137,12 @@ class Executor:
             if job is not None:
                 engine.start(job)
                 started.append(job)
+                # Queued for compute before the fetch has ended: a chained device lets its compute stream wait.
                 with self._changed:
                     self._to_compute.append(job)
                     self._changed.notify_all()
+                # Late binding (layerwise.md, executor): few jobs are queued behind the one that runs, so that a
+                # decision is taken from measured times.
                 if len(started) <= engine.ahead:
                     continue
             if not started:
@@ -149,6 +153,8 @@ class Executor:
         """The next job that has its place; None to finish what was started first, or to end."""
         with self._changed:
             while True:
+                # A decision stands once it is in the timeline: it waits for room and nothing overtakes it, because the
+                # memory engine works in order (C5).
                 job = self._pending or self._decide()
                 self._pending = job
                 if job is not None and self._device.ring.fits(job.bytes):
@@ -171,6 +177,7 @@ class Executor:
             decision, placement = step
             batch = self._batches[decision.request.order]
             if batch.error is not None:
+                # Its remaining layers are picked like any other and dropped again, until the last one is gone.
                 self._scheduler.timeline.drop(placement.sequence)
                 if decision.last:
                     del self._batches[batch.order]
@@ -240,13 +247,17 @@ class Executor:
     def _computed(self, job: UnitJob, interval: Interval) -> None:
         batch = job.batch
         with self._changed:
+            # On a chained device the memory thread may not yet have seen the end of the fetch.
             self._changed.wait_for(lambda: job.fetch is not None or self._broken is not None)
             if self._broken is not None:
                 raise ExecutorBrokenError("the other engine failed") from self._broken
+            # Here and no earlier: the unit's kernels have ended, so its place may be written again (methods C: bytes
+            # are held to the end of the compute).
             self._device.ring.retire()
             self._scheduler.timeline.correct(job.sequence, compute_start=interval.start, compute_end=interval.end)
             self._count_compute(job, interval)
             self._changed.notify_all()
+        # Outside the lock: outputs are copied and a response is sent, while the memory engine goes on.
         if batch.error is None and job.error is not None:
             self._settle(batch, job.error)
         elif job.last and batch.error is None:

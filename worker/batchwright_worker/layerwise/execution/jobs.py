@@ -1,4 +1,4 @@
-"""What an executor works with: batches, the jobs that their units become, and the device with its two engines.
+"""The executor's terms: batches, the jobs that their units become, and the accelerator with its two engines.
 
 Times are seconds of one monotonic clock (`time.monotonic`).
 """
@@ -58,8 +58,8 @@ class UnitJob:
     offset: int = 0
     fetch: Interval | None = None
     error: BaseException | None = None
-    device: Any = None
-    """What the device keeps for this job (events)."""
+    events: object = None
+    """The device's own: what shows it when the job has ended."""
 
     @property
     def last(self) -> bool:
@@ -92,7 +92,7 @@ class DeviceEngine(Protocol):
         """Jobs that may be started behind one that has not ended (0: `finish` does all the work)."""
 
     def start(self, job: UnitJob) -> None:
-        """Begin, or line up behind what was started before; does not wait."""
+        """Begin, or queue behind what was started before; does not wait."""
 
     def finish(self, job: UnitJob) -> Interval:
         """Wait until the oldest started job has ended. What goes wrong is left in `job.error`."""
@@ -103,7 +103,7 @@ class Accelerator(Protocol):
 
     @property
     def ring(self) -> Ring:
-        """The books of the memory for weights in flight; the executor keeps them."""
+        """Where the weights in flight lie; the executor alone places and retires them."""
 
     @property
     def memory(self) -> DeviceEngine:

@@ -1,4 +1,4 @@
-"""What units are planned to take: from profiles at a few batch sizes to layers at any, corrected by what is measured.
+"""Planned times of units: from profiles at a few batch sizes to layers at any size, corrected by what is measured.
 
 Compute is interpolated between the measured sizes and follows the last two beyond; both engines are planned as slowed
 down by each other (they are meant to work at once), and by a ratio that follows the measurements.
@@ -16,8 +16,10 @@ from batchwright_worker.layerwise.profiling.profiles import Profile
 
 __all__ = ["UnitPlans"]
 
-_WEIGHT: Final = 0.05
-_MOST_CORRECTION: Final = 8.0
+_FOLLOW_SHARE: Final = 0.05
+"""Share of a new measurement in the ratio."""
+_LARGEST_RATIO: Final = 8.0
+"""Planned times are corrected by this factor at most, either way."""
 
 
 @dataclass(slots=True)
@@ -30,12 +32,12 @@ class _ModelPlan:
 
 @dataclass(slots=True)
 class UnitPlans:
-    """Of all models of one device."""
+    """The planned times of all models of one device."""
 
     _plans: dict[str, _ModelPlan] = field(default_factory=dict)
 
     def add(self, model: str, profiles: Sequence[Profile]) -> None:
-        """Of one network at one or more batch sizes."""
+        """Plan a model from the profiles of its network at one or more batch sizes."""
         self._plans[model] = _ModelPlan(sorted(profiles, key=lambda profile: profile.rows))
 
     def keep(self, model: str, resident: frozenset[int]) -> None:
@@ -75,12 +77,14 @@ def _followed(ratio: float, measured: float, planned: float) -> float:
     if planned <= 0 or measured <= 0:
         return ratio
     wanted = ratio * measured / planned
-    moved = ratio + _WEIGHT * (min(max(wanted, ratio / 4), ratio * 4) - ratio)
-    return min(max(moved, 1 / _MOST_CORRECTION), _MOST_CORRECTION)
+    # One outlier (a page fault, a preempted thread) counts as four times the ratio at most.
+    moved = ratio + _FOLLOW_SHARE * (min(max(wanted, ratio / 4), ratio * 4) - ratio)
+    return min(max(moved, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
 
 
 def _at(profiles: Sequence[Profile], position: int, rows: int) -> float:
-    """Seconds of a unit at this size; never less than at the smallest measured one scaled down."""
+    """Seconds of a unit at this size, interpolated, or extrapolated from the last two; never below a quarter of the
+    smaller one."""
     if len(profiles) == 1:
         return profiles[0].compute_s[position] * rows / profiles[0].rows
     above = next((index for index, each in enumerate(profiles) if each.rows >= rows), len(profiles) - 1)

@@ -1,6 +1,7 @@
 """Memory for weights in flight on a CPU: a fixed number of bytes, mapped twice in a row: every unit is contiguous.
 
-Explicit reads fill it (`UnitReader`), so that the end of a fetch is seen and nothing is paged in behind our back.
+Explicit reads fill it (`UnitReader`), so that the end of a fetch is known and no page
+is read later, when a unit computes.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Pool:
         file = os.memfd_create("batchwright-weights")
         try:
             os.ftruncate(file, capacity)
+            # Both windows are reserved in one piece first: nothing else can be mapped between them.
             reserve = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             self._base = self._map(None, 2 * capacity, 0, reserve, -1)
             both = mmap.PROT_READ | mmap.PROT_WRITE
@@ -111,17 +113,17 @@ def _open(path: Path, *, direct: bool) -> int:
 
 
 def page_aligned(size: int) -> Bytes:
-    """New memory of its own for weights that stay."""
+    """New memory for weights that stay: page-aligned, as direct reads need it."""
     if not size:
         return np.empty(0, np.uint8)
     return np.frombuffer(mmap.mmap(-1, aligned(size, PAGE)), np.uint8)[:size]
 
 
 def read_all(reader: UnitReader, units: Sequence[Unit]) -> list[Bytes]:
-    """Units in memory of their own, for good."""
-    held = []
+    """Units in memory of their own, which the pool never reuses."""
+    memories = []
     for unit in units:
         memory = page_aligned(unit.size)
         reader.read(unit, memory)
-        held.append(memory)
-    return held
+        memories.append(memory)
+    return memories

@@ -1,10 +1,10 @@
-"""Where a network is cut into units: a row of operations in execution order, the values between them, their weights.
+"""Cuts of a network into units, from its operations in execution order, the values between them and their weights.
 
 Pure, and the same for torch and ONNX. A good cut is a place where one activation is alive (residual blocks stay whole,
 because inside them two are). Values that live through half of the network (an attention mask, the skip connections
-of a U-Net) and the network's own inputs do not count: they are there at every cut. What holds no matrices (activations,
-normalisations, biases) is fused backwards: there is nothing worth a fetch of its own. A unit above the limit is cut
-further, at the narrowest places that make the pieces small enough.
+of a U-Net) and the network's own inputs do not count: they are there at every cut. Operations without matrices
+(activations, normalisations, biases) are fused backwards: there is nothing worth a fetch of its own. A unit above the
+limit is cut further, at the narrowest places that make the pieces small enough.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = ["ALIGNMENT", "Operation", "Span", "aligned", "boundaries", "cut", "we
 ALIGNMENT: Final = 64
 """Every tensor of a unit begins at a multiple of this."""
 _LONG_LIVED: Final = 0.5
+"""A value that lives for more than this share of the operations does not count as alive at a cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,6 @@ def _reach(operations: Sequence[Operation], start: int, stop: int, limit: int) -
 
 def _narrowest(operations: Sequence[Operation], span: Span, widths: Sequence[int]) -> int:
     """The narrowest cut that leaves weights on its left; of equals the last (the largest piece)."""
-    held = [index for index in range(span.start, span.stop) if operations[index].weights]
-    first = held[0] if held else span.start
+    weighted = [index for index in range(span.start, span.stop) if operations[index].weights]
+    first = weighted[0] if weighted else span.start
     return min(range(first + 1, span.stop + 1), key=lambda place: (widths[place - 1], -place))

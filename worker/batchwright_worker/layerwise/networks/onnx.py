@@ -58,10 +58,10 @@ class OnnxUnits:
     def compute(self, position: int, weights: Bytes, state: State) -> None:
         """As Network.compute."""
         unit, model, session = self.index.units[position], self._units[position], self._sessions[position]
-        held = _values(unit, weights)
+        weight_values = _values(unit, weights)
         try:
             for values in state:
-                feeds = {name: values[name] for name in model.takes} | held
+                feeds = {name: values[name] for name in model.takes} | weight_values
                 given = session.run_with_ort_values(model.gives, feeds)
                 values.update(zip(model.gives, given, strict=True))
                 for name in model.drops:

@@ -1,4 +1,4 @@
-"""Opens a model's artifact as a network of units, by its format."""
+"""Opens a model's artifact as a network of units, for the processor of its host (CPU or GPU), by its format."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class UnitModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitModels(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prepared folder holds next to the weights. `inputs` and `outputs` are those of the whole model."""
+    """The contents of a prepared folder next to its weights. `inputs` and `outputs` are those of the whole model."""
 
     units: list[UnitModel]
     inputs: list[TensorSpec]
@@ -54,10 +54,10 @@ class UnitModels(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Graph:
-    """The optimized model without its large weights; `held`: these, whose bytes lie in `folder`."""
+    """The optimized model: `large` weights lie in `folder`, `small` ones stay in the graph."""
 
     model: Any
-    held: Mapping[str, Any]
+    large: Mapping[str, Any]
     small: Mapping[str, Any]
     operations: list[Operation]
     outputs: tuple[str, ...]
@@ -109,7 +109,7 @@ def read_models(folder: Path) -> UnitModels:
 
 
 def external_files(path: Path) -> list[Path]:
-    """The files beside a model that hold its weights. Raises LoadError if the model cannot be read."""
+    """The files next to a model that contain its weights. Raises LoadError if the model cannot be read."""
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
@@ -119,12 +119,12 @@ def external_files(path: Path) -> list[Path]:
     found = [path.parent / name for name in sorted(names)]
     for file in found:
         if not file.is_file():
-            raise LoadError(f"{path} keeps weights in {file.name}, which is not beside it")
+            raise LoadError(f"{path} keeps weights in {file.name}, which is not next to it")
     return found
 
 
 def _optimize(path: Path, folder: Path) -> None:
-    """The graph as a session of the whole model would run it, with its weights in a file beside it."""
+    """The graph as a session of the whole model would run it, with its weights in a file next to it."""
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(folder / _OPTIMIZED)
@@ -140,16 +140,16 @@ def _read(folder: Path) -> _Graph:
     model = onnx.load(str(folder / _OPTIMIZED), load_external_data=False)
     if model.graph.sparse_initializer:
         raise NotDivisible("the model has sparse weights, which cannot be streamed")
-    held: dict[str, Any] = {}
+    large: dict[str, Any] = {}
     small: dict[str, Any] = {}
     for tensor in model.graph.initializer:
-        large = external_data_helper.uses_external_data(tensor) and tensor.data_type != TensorProto.STRING
-        (held if large else small)[tensor.name] = tensor
+        external = external_data_helper.uses_external_data(tensor) and tensor.data_type != TensorProto.STRING
+        (large if external else small)[tensor.name] = tensor
     graph = _Graph(
         model=model,
-        held=held,
+        large=large,
         small=small,
-        operations=[_operation(node, held, small) for node in model.graph.node],
+        operations=[_operation(node, large, small) for node in model.graph.node],
         outputs=tuple(value.name for value in model.graph.output),
         folder=folder,
     )
@@ -158,13 +158,13 @@ def _read(folder: Path) -> _Graph:
     return graph
 
 
-def _operation(node: Any, held: Mapping[str, Any], small: Mapping[str, Any]) -> Operation:
+def _operation(node: Any, large: Mapping[str, Any], small: Mapping[str, Any]) -> Operation:
     read = [name for name in _read_by(node) if name]
     return Operation(
-        reads=frozenset(name for name in read if name not in held and name not in small),
+        reads=frozenset(name for name in read if name not in large and name not in small),
         writes=tuple(name for name in node.output if name),
-        weights={name: _size(held[name]) for name in read if name in held},
-        matrices=frozenset(name for name in read if name in held and len(held[name].dims) > 1),
+        weights={name: _size(large[name]) for name in read if name in large},
+        matrices=frozenset(name for name in read if name in large and len(large[name].dims) > 1),
     )
 
 
@@ -203,10 +203,10 @@ def _weights_of(graph: _Graph, span: Span) -> list[str]:
 
 
 def _probe(graph: _Graph, crossing: Iterable[str]) -> Any:
-    """A session that runs nothing, with the weights as inputs: it knows the types of all that crosses a cut."""
+    """A session that runs nothing, with the weights as inputs: it knows the types of all values that cross a cut."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    _weights_as_inputs(model.graph, graph, graph.held, graph.small)
+    _weights_as_inputs(model.graph, graph, graph.large, graph.small)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(crossing))
     return ort.InferenceSession(model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
 
@@ -257,20 +257,20 @@ def _weights_as_inputs(target: Any, graph: _Graph, names: Iterable[str], small: 
     target.ClearField("initializer")
     target.initializer.extend(graph.small[name] for name in small)
     for name in names:
-        tensor = graph.held[name]
+        tensor = graph.large[name]
         target.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
 
 
 def _piece(graph: _Graph, name: str) -> tuple[Piece, Bytes]:
     tensor = TensorProto()
-    tensor.CopyFrom(graph.held[name])
+    tensor.CopyFrom(graph.large[name])
     external_data_helper.load_external_data_for_tensor(tensor, str(graph.folder))
     piece = Piece(name=name, dtype=str(tensor.data_type), shape=list(tensor.dims), offset=0, size=0)
     return piece, numpy_helper.to_array(tensor).reshape(-1).view("u1")
 
 
 def _unit_name(graph: _Graph, position: int, span: Span) -> str:
-    node = next((n for n in graph.model.graph.node[span.start : span.stop] if set(n.input) & set(graph.held)), None)
+    node = next((n for n in graph.model.graph.node[span.start : span.stop] if set(n.input) & set(graph.large)), None)
     return f"{position}:{(node.name or node.op_type) if node is not None else 'no weights'}"
 
 
@@ -278,7 +278,7 @@ def _signature(probe: Any, graph: _Graph, model: str) -> dict[str, Any]:
     """Inputs and outputs of the whole model as the ONNX backend gives them."""
     from batchwright_worker.backends.onnx import spec_of
 
-    inputs = [value for value in probe.get_inputs() if value.name not in graph.held]
+    inputs = [value for value in probe.get_inputs() if value.name not in graph.large]
     outputs = {value.name: value for value in probe.get_outputs()}
     specs = [spec_of(value, model) for value in (*inputs, *(outputs[name] for name in graph.outputs))]
     batch = inputs[0].shape[0] if inputs else 0

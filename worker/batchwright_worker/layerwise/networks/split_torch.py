@@ -217,7 +217,7 @@ def _piece(key: str, tensor: Any) -> tuple[Piece, Bytes]:
 
 
 def _unit_name(position: int, weights: Sequence[str]) -> str:
-    """After the modules whose weights it holds: what they have in common."""
+    """The common part of the names of the modules whose weights it contains."""
     stems = [key.rsplit(".", 1)[0].split(".") for key in weights]
     common: list[str] = []
     for words in zip(*stems, strict=False):

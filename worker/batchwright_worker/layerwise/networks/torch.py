@@ -1,4 +1,4 @@
-"""A torch network that runs unit by unit on a CPU, on weights that lie in somebody else's memory."""
+"""A torch network that runs unit by unit, on weights that lie in the pool of a CPU or the arena of a GPU."""
 
 from __future__ import annotations
 
@@ -87,19 +87,19 @@ def views(memory: Any, pieces: Sequence[Any]) -> list[Any]:
 
 
 def run_unit(graph: UnitGraph, tensors: Sequence[Any], values: dict[str, Any]) -> None:
-    """One unit on one set of activations. What a unit gives is never a view of its weights."""
+    """Run a unit on one set of activations. What it gives is never a view of its weights, whose place is reused."""
     given = graph.module(*(values[name] for name in graph.takes), *tensors)
-    held = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     for name, value in zip(graph.gives, given, strict=True):
-        values[name] = _own(value, held)
+        values[name] = _own(value, storages)
     for name in graph.drops:
         del values[name]
 
 
-def _own(value: Any, held: set[int]) -> Any:
+def _own(value: Any, storages: set[int]) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(_own(each, held) for each in value)
-    if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in held:
+        return type(value)(_own(each, storages) for each in value)
+    if isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in storages:
         return value.clone()
     return value
 

@@ -1,4 +1,4 @@
-"""A network cut into units, and the file that holds the units' weights one after the other.
+"""A network cut into units, and the file that contains the units' weights one after the other.
 
 A prepared network is a folder: `weights.bin` (the units' weights in order; a unit begins at a multiple of PAGE and is
 read in one piece), `units.json` (`UnitIndex`: what lies where), and what the library needs to run the units. A weight
@@ -120,7 +120,7 @@ class Network(Protocol):
         """The outputs of a batch behind its last unit. The State is used up."""
 
     def close(self) -> None:
-        """Let go of all memory."""
+        """Free all memory."""
 
 
 class UnitWriter:
@@ -159,14 +159,14 @@ class UnitWriter:
 
 
 def write_index(folder: Path, index: UnitIndex) -> None:
-    """Last of all: a folder with an index is whole."""
+    """Write the index, last of all: a folder with an index is complete."""
     partial = folder / f"{INDEX_FILE}.{os.getpid()}"
     partial.write_bytes(msgspec.json.encode(index))
     partial.replace(folder / INDEX_FILE)
 
 
 def read_index(folder: Path) -> UnitIndex | None:
-    """None where there is no whole folder."""
+    """The index of a prepared folder; None where there is none, or an incomplete one."""
     try:
         index = msgspec.json.decode((folder / INDEX_FILE).read_bytes(), type=UnitIndex)
         size = (folder / WEIGHTS_FILE).stat().st_size

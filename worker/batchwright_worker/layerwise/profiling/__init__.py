@@ -1,1 +1,2 @@
-"""How long each unit takes to fetch and to compute here, measured and kept on disk."""
+"""Times of each unit on this processor, fetch and compute, alone and together: measured once and kept on disk. Never
+follows a running service: that is `execution.planner`."""

@@ -1,4 +1,4 @@
-"""Where models are served layer by layer, per kind of accelerator: a device and how a model's artifact gets onto it."""
+"""Accelerator adapters: per kind of accelerator a device, and how a model's artifact gets onto it."""
 
 from __future__ import annotations
 
@@ -49,31 +49,33 @@ class NetworkAccelerator(Accelerator, Protocol):
     """A device that runs networks from files."""
 
     def add(self, name: str, network: Network) -> None:
-        """Let it run here under this name."""
+        """Let a network run here under this name."""
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
-        """Hold these of its units in memory (and no others); none of its batches may be here."""
+        """Keep these of its units in memory (and no others); none of its batches may be in flight."""
 
     def remove(self, name: str) -> None:
-        """Forget it; none of its batches may be here."""
+        """Remove a network; none of its batches may be in flight."""
 
     def close(self) -> None:
-        """Forget all."""
+        """Remove all networks and free the device's memory."""
 
 
 class AcceleratorAdapter(Protocol):
-    """One device."""
+    """One device, and the way of a model onto it."""
 
     @property
-    def device(self) -> Accelerator: ...
+    def device(self) -> Accelerator:
+        """What the executor drives."""
 
     def add(self, source: ModelSource) -> AddedModel:
-        """Raises LoadError with what to change."""
+        """Load a model onto the device. Raises LoadError with what to change."""
 
     def remove(self, name: str) -> None:
-        """None of its batches may be here."""
+        """Unload a model; none of its batches may be in flight."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Unload everything and give the device back."""
 
 
 def adapter_of(kind: str, settings: LayerwiseSettings, host: Host) -> AcceleratorAdapter:
@@ -97,6 +99,7 @@ def _cpu_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
 
 
 def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
+    # Imported only here: it imports torch.
     from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
 
     device = CudaAccelerator(settings.flight_bytes)
@@ -104,7 +107,7 @@ def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
 
 
 class _NetworkAdapter:
-    """A CPU or a GPU with networks from files; `profile` measures a network there with so many rows."""
+    """A CPU or a GPU with networks from files; `profile` measures a network there at a number of rows."""
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class _NetworkAdapter:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
+            # Two units fit at least: one computes while the next one is fetched.
             network = self._opened(source, capacity // 2)
         except NotDivisible as error:
             raise LoadError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
@@ -151,7 +155,7 @@ class _NetworkAdapter:
 
 
 class _EmulatedAdapter:
-    """Sleeps: an emulated model is so many equal units; its load time is what fetching all of them takes."""
+    """An emulated accelerator: a model is _EMULATED_UNITS equal units; its load time is that of all their fetches."""
 
     def __init__(self, settings: LayerwiseSettings, host: Host) -> None:
         self.device = EmulatedAccelerator(settings.flight_bytes, self._answer)
@@ -181,7 +185,7 @@ class _EmulatedAdapter:
         self._models.clear()
 
     def _answer(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
-        """Each row's argmax, as the emulated model answers; the time has passed already."""
+        """Each row's argmax, as the emulated model gives it; the time has passed already."""
         answer: Mapping[str, Array] = self._models[batch.model].answer(
             {name: np.asarray(array) for name, array in batch.inputs.items()}, batch.rows
         )

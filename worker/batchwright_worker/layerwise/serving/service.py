@@ -1,4 +1,4 @@
-"""Models served layer by layer on one device: they come and go, their batches are interleaved, all within a budget."""
+"""The service of one device: models are added and removed, their batches interleaved layer by layer in one budget."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 __all__ = ["Service"]
 
 _PLANNED_ROWS: Final = 1
+"""The batch size whose times the skip limit is worked out from."""
 
 
 class Service:
-    """`add`, `remove` and `submit` from one thread; answers come on another. `on_broken`: the device has failed."""
+    """`add`, `remove`, `submit` from one thread; batches are settled on another. `on_broken`: the device has failed."""
 
     def __init__(
         self, kind: str, settings: LayerwiseSettings, host: Host, on_broken: Callable[[BaseException], None]
@@ -41,7 +42,7 @@ class Service:
         return self._adapter.device.ring.capacity
 
     def add(self, source: ModelSource) -> AddedModel:
-        """Take a model in. Raises LoadError."""
+        """Load a model, in the place of one of the same name. Raises LoadError."""
         self.remove(source.name)
         added = self._adapter.add(source)
         self._plans.add(source.name, added.profiles)
@@ -51,7 +52,7 @@ class Service:
         return added
 
     def remove(self, name: str) -> None:
-        """Wait for its batches, then forget it; nothing happens if it is not here."""
+        """Wait for the model's batches, then unload it; nothing happens if it is not here."""
         if self._added.pop(name, None) is not None:
             self._executor.wait_idle(name)
             self._plans.remove(name)
@@ -59,6 +60,7 @@ class Service:
             self._executor.use(self._policy())
 
     def remove_all(self) -> None:
+        """Wait for all batches, then unload all models."""
         for name in list(self._added):
             self.remove(name)
 
@@ -67,7 +69,7 @@ class Service:
         self._executor.wait_idle()
 
     def submit(self, model: str, inputs: Mapping[str, Array], rows: int, settled: Settled) -> None:
-        """Line a batch up; `settled` is called from another thread. Raises what is wrong with it."""
+        """Queue a batch; `settled` is called from another thread. Raises what is wrong with it."""
         if model not in self._added:
             raise LoadError(f"model {model!r} is not loaded here")
         layers = self._plans.layers(model, rows)

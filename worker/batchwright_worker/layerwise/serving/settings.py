@@ -1,4 +1,4 @@
-"""How a runtime serves layer by layer: the part of a ModelDeployment that it needs, carried in its environment."""
+"""Settings of layer-by-layer serving: what a runtime needs of its ModelDeployment, carried in its environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ENV_LAYERWISE", "LayerwiseSettings", "from_environment", "settings_o
 
 ENV_LAYERWISE: Final = "BATCHWRIGHT_LAYERWISE"
 RESIDENT_SHARE: Final = 4
-"""One part in so many of the memory is for weights that stay."""
+"""One part in this many of the memory is for weights that stay."""
 
 
 class LayerwiseSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -1,2 +1,4 @@
-"""The laboratory: validator, bound, ablation, published networks, charts, commands. Nothing of the product imports
-it."""
+"""The laboratory: commands, validator, bound, ablation, published networks, charts, trials of real networks.
+
+Nothing of the product imports it (a contract in `.importlinter`), so nothing here may be what serving needs.
+"""

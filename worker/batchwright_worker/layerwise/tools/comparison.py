@@ -66,13 +66,13 @@ def policy_named(
 
 
 def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[TrialRequest], policy: Policy) -> Trial:
-    """All requests are there at once; answers come as the policy has it. Raises what a batch raised."""
+    """All requests arrive at once and end in the order that the policy gives. Raises what a batch raised."""
     trial = Trial(name=policy.name)
     device.ring.peak = 0
     batches = [_batch(request, plans) for request in requests]
     executor = Executor(device, policy, trial.records.append)
     begin = time.monotonic()
-    with executor.held():
+    with executor.deciding_paused():
         for batch in batches:
             batch.arrival = begin
             executor.submit(batch)

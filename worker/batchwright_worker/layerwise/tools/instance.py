@@ -5,9 +5,9 @@
      "requests": [{"model": "A", "arrival": 0}]}
 
 Times are numbers >= 0 of any one unit and come back in it; whole numbers are scheduled without rounding. `budgetBytes`
-null: boundless. `skipLimit` 0: no guard; absent: it follows from the budget (auto-N, `depth`). `theta` (balanced) is
-0.5 unless given. `prefetch` is whole unless given. Anything else that is missing, unknown or of another kind is
-refused, with its place.
+null: boundless. `skipLimit` 0: no guard; absent: it follows from the budget (auto-N, `core.skip_limit`). `theta`
+(balanced) is 0.5 unless given. `prefetch` is whole unless given. Anything else that is missing, unknown or of another
+kind is refused, with its place.
 """
 
 from __future__ import annotations

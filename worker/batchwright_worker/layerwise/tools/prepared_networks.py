@@ -1,4 +1,4 @@
-"""The networks of one `layerwise` command: opened, cut, prepared and measured."""
+"""The prepared networks of one `layerwise` command: opened, cut into units and measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLE_ROWS: Final = {"resnet50": 12}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedNetworks:
-    """Networks by name, each with its reader and its profile."""
+    """Networks by name, each with its reader and its profile; all within one budget."""
 
     networks: Mapping[str, Network]
     readers: Mapping[str, UnitReader]

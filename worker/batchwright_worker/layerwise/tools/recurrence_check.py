@@ -1,4 +1,4 @@
-"""What the recurrence (methods C, "Timing") says of units as they ran: a check of execution against the model. Pure."""
+"""The recurrence (methods C, "Timing") against units as they ran: a check of execution against the model. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two networks with random weights to run beside each other: one bound by compute, one by its weights."""
+"""Two networks with random weights to run together: one bound by compute, one by its weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Is a schedule possible at all, and are its idle times what it says? Pure; shares no code with the timeline.
+"""The validator: is a schedule possible at all, and are its idle times what it says? Pure.
 
-It looks at nothing but times: every layer as (request, position, compute, fetch, bytes, arrival, where it lies).
+It shares no code with the timeline and looks at nothing but times: every layer as (request, position, compute, fetch,
+bytes, arrival, when it is fetched and computed).
 Memory is checked by a sweep over all events, idle times by listing the gaps of both engines, and with fluid prefetch
 every fetch is run again from event to event.
 """
@@ -17,7 +18,7 @@ __all__ = ["TimedLayer", "violations"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedLayer:
-    """A layer as it lies on the engines, in the order in which it was fetched."""
+    """A layer as scheduled on both engines; a schedule lists them in the order of their fetches."""
 
     request: int
     position: int
@@ -41,7 +42,7 @@ def violations(
     fluid: bool = False,
     tolerance: float = 0,
 ) -> list[str]:
-    """What is wrong with a schedule, in words; empty for a good one.
+    """Messages about what is wrong with a schedule; empty for a valid one.
 
     `lengths` has the number of layers of every request; times may differ by `tolerance`.
     """
@@ -114,11 +115,11 @@ class _Check:
         """A sweep: bytes come when a fetch starts and go when its compute ends; and nothing waits while it has room."""
         comes = [(layer.fetch_start + self.tolerance, 1, layer.bytes) for layer in self.layers]
         goes = [(layer.compute_end, 0, -layer.bytes) for layer in self.layers]
-        held = 0
+        occupied = 0
         for time, _, change in sorted(comes + goes):
-            held += change
-            if held > self.budget:
-                yield f"{held} bytes are held at {time}, the budget is {self.budget}"
+            occupied += change
+            if occupied > self.budget:
+                yield f"{occupied} bytes are held at {time}, the budget is {self.budget}"
         yield from self._needless_waits()
 
     def _needless_waits(self) -> Iterator[str]:
@@ -128,8 +129,8 @@ class _Check:
                 continue
             before = self.layers[:number]
             until = layer.fetch_start - self.tolerance
-            held = sum(earlier.bytes for earlier in before if earlier.compute_end >= until)
-            if held + layer.bytes <= self.budget:
+            occupied = sum(earlier.bytes for earlier in before if earlier.compute_end >= until)
+            if occupied + layer.bytes <= self.budget:
                 yield f"the fetch at {layer.fetch_start} waits, though it had room before"
 
     def fluid_memory(self) -> Iterator[str]:
@@ -150,14 +151,14 @@ class _Check:
         pace = layer.fetch / layer.bytes
         now, missing = start, float(layer.bytes)
         first: float | None = None
-        held = sum(earlier.bytes for earlier in before if earlier.compute_end > now)
+        occupied = sum(earlier.bytes for earlier in before if earlier.compute_end > now)
         for retirement in sorted({earlier.compute_end for earlier in before if earlier.compute_end > now}):
-            room = self.budget - held - (layer.bytes - missing)
+            room = self.budget - occupied - (layer.bytes - missing)
             moved = min(missing, room, (retirement - now) / pace if pace else missing)
             first = now if first is None and moved > 0 else first
             missing -= moved
             if missing <= 1e-9 * layer.bytes:
                 return first or start, now + moved * pace
-            held -= sum(earlier.bytes for earlier in before if earlier.compute_end == retirement)
+            occupied -= sum(earlier.bytes for earlier in before if earlier.compute_end == retirement)
             now = retirement
         return now if first is None else first, now + missing * pace

@@ -99,7 +99,7 @@ class RuntimeClient(PromptRuntime):
 
     @property
     def overlaps_loads(self) -> bool:
-        """May a load run beside a batch?"""
+        """May a load run while a batch does?"""
         return self._settings.overlaps_loads
 
     @property

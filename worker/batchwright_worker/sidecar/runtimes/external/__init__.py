@@ -1,1 +1,3 @@
-"""A runtime that is somebody else's server, called by the Open Inference Protocol over HTTP or gRPC."""
+"""External servers: a runtime that is the user's own server, called by the Open Inference Protocol over HTTP or gRPC.
+Never manages its memory: the server does, in a container of its own.
+"""

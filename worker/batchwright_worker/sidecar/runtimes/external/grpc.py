@@ -1,4 +1,4 @@
-"""Inference over gRPC at a server of the user's: tensors travel raw, also where its HTTP side knows JSON only."""
+"""Inference over gRPC at an external server: tensors travel raw, also where its HTTP side takes JSON only."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _STATUS: Final = {
 
 
 class ExternalServerGrpc:
-    """`infer` alone; health and repository go over HTTP. A call waits for the port to open, for ever: the caller must
-    give up when health says that the server is gone."""
+    """`infer` alone; health and repository go over HTTP. A call waits for the port to open, forever: the caller
+    must cancel it when health checks say that the server is gone."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -50,13 +50,13 @@ class ExternalServerGrpc:
             self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
             self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
-            answer = await self._stub.ModelInfer(_request(model, parts, rows), wait_for_ready=True)
+            response = await self._stub.ModelInfer(_request(model, parts, rows), wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            words = error.details() or str(error.code())
+            message = error.details() or str(error.code())
             if error.code() in _GONE:
-                raise ServerGoneError(f"{self._address}: {words}") from error
-            raise ServerRefusedError(_STATUS.get(error.code(), 500), words) from error
-        outputs = _outputs(answer)
+                raise ServerGoneError(f"{self._address}: {message}") from error
+            raise ServerRefusedError(_STATUS.get(error.code(), 500), message) from error
+        outputs = _outputs(response)
         check_rows(outputs, rows)
         return outputs
 
@@ -70,15 +70,15 @@ def _request(model: str, parts: Parts, rows: int) -> pb.ModelInferRequest:
     return request
 
 
-def _outputs(answer: pb.ModelInferResponse) -> dict[str, Array]:
-    raw = answer.raw_output_contents
+def _outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
+    raw = response.raw_output_contents
     try:
         if raw:
-            pairs = zip(answer.outputs, raw, strict=True)
+            pairs = zip(response.outputs, raw, strict=True)
             return {one.name: from_raw(one.datatype, list(one.shape), data) for one, data in pairs}
-        return {one.name: _typed(one) for one in answer.outputs}
+        return {one.name: _typed(one) for one in response.outputs}
     except (KeyError, TypeError, ValueError) as error:
-        raise BatchFailed(f"the server's answer cannot be read: {error!r}") from error
+        raise BatchFailed(f"the server's response cannot be read: {error!r}") from error
 
 
 def _typed(tensor: Any) -> Array:

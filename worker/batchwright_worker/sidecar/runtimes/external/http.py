@@ -1,4 +1,4 @@
-"""HTTP calls to an Open Inference Protocol server of the user's: health, metadata, repository, inference."""
+"""HTTP calls to an external Open Inference Protocol server: health, metadata, repository, inference."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ExternalServerHttp:
             await self._session.close()
 
     async def live(self, *, slow: bool = False) -> bool:
-        """Does it answer that it is alive? `slow`: the answer where it takes the connection and does not answer soon
+        """Does it say that it is alive? `slow`: what to return where it takes the connection and does not respond soon
         (some servers do not while a batch runs)."""
         return await self._healthy("/v2/health/live", slow=slow)
 
@@ -58,11 +58,11 @@ class ExternalServerHttp:
         return await self._healthy("/v2/health/ready")
 
     async def model_ready(self, model: str, *, slow: bool = False) -> bool:
-        """Can this model be asked now? `slow` as in `live`."""
+        """Is this model ready for requests? `slow` as in `live`."""
         return await self._healthy(f"{_model(model)}/ready", slow=slow)
 
-    async def hung_up(self) -> None:
-        """Returns when the server closes a connection on which nothing is asked: at its death at the latest."""
+    async def closed_by_server(self) -> None:
+        """Returns when the server closes a connection that carries no request: at its death at the latest."""
         try:
             reader, writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
@@ -74,31 +74,31 @@ class ExternalServerHttp:
             writer.close()
 
     async def metadata(self, model: str) -> bytes:
-        """The answer of `/v2/models/{model}`."""
-        return (await self._asked("GET", _model(model)))[0]
+        """The body of `/v2/models/{model}`."""
+        return (await self._request("GET", _model(model)))[0]
 
     async def load(self, model: str) -> None:
         """Repository API; servers without it refuse."""
-        await self._asked("POST", f"/v2/repository/models/{quote(model, safe='')}/load", b"{}")
+        await self._request("POST", f"/v2/repository/models/{quote(model, safe='')}/load", b"{}")
 
     async def unload(self, model: str) -> None:
         """Repository API; servers without it refuse."""
-        await self._asked("POST", f"/v2/repository/models/{quote(model, safe='')}/unload", b"{}")
+        await self._request("POST", f"/v2/repository/models/{quote(model, safe='')}/unload", b"{}")
 
     async def infer(self, model: str, parts: Parts, rows: int) -> dict[str, Array]:
         """One batch. Raises BatchFailed for what the server or JSON cannot say."""
         path = f"{_model(model)}/infer"
         if await self._takes_binary():
             header, tensors = binary_request(parts, rows)
-            body, header_length = await self._asked("POST", path, header, tensors)
+            body, header_length = await self._request("POST", path, header, tensors)
         else:
-            body, header_length = await self._asked("POST", path, json_request(parts, rows))
+            body, header_length = await self._request("POST", path, json_request(parts, rows))
         return outputs_of(body, header_length, rows)
 
     async def _takes_binary(self) -> bool:
-        """Told by the server's metadata, asked once."""
+        """From the extensions in the server's metadata, requested once."""
         if self._binary is None:
-            body, _ = await self._asked("GET", "/v2")
+            body, _ = await self._request("GET", "/v2")
             with contextlib.suppress(msgspec.MsgspecError, AttributeError, TypeError):
                 self._binary = _BINARY in msgspec.json.decode(body).get("extensions", ())
             self._binary = bool(self._binary)
@@ -107,14 +107,14 @@ class ExternalServerHttp:
     async def _healthy(self, path: str, *, slow: bool = False) -> bool:
         try:
             async with asyncio.timeout(_HEALTH_S):
-                await self._asked("GET", path)
+                await self._request("GET", path)
         except ServerRefusedError:
             return False
         except TimeoutError:
             return slow
         return True
 
-    async def _asked(
+    async def _request(
         self, method: str, path: str, header: bytes = b"", tensors: Sequence[bytes | memoryview] | None = None
     ) -> tuple[bytes, int | None]:
         """Body, and the length of its JSON part where raw bytes follow it."""
@@ -131,7 +131,7 @@ class ExternalServerHttp:
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise ServerGoneError(f"{self.url}: {type(error).__name__}: {error}") from error
         if response.status >= 400:
-            raise ServerRefusedError(response.status, _words(body))
+            raise ServerRefusedError(response.status, _error_message(body))
         length = response.headers.get(HEADER_LENGTH, "")
         return body, int(length) if length.isdigit() else None
 
@@ -152,9 +152,9 @@ def _model(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}"
 
 
-def _words(body: bytes) -> str:
+def _error_message(body: bytes) -> str:
     """The error's text: `{"error": ...}` (the protocol), `{"detail": ...}` (FastAPI), or the beginning of the body."""
     with contextlib.suppress(msgspec.MsgspecError, AttributeError):
-        told = msgspec.json.decode(body)
-        return str(told.get("error") or told.get("detail") or told)
+        decoded = msgspec.json.decode(body)
+        return str(decoded.get("error") or decoded.get("detail") or decoded)
     return body[:200].decode(errors="replace")

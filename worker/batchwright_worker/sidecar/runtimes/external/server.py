@@ -1,4 +1,4 @@
-"""protocol: open-inference. The runtime is a server that the user has already; the sidecar batches in front of it.
+"""The external server (protocol: open-inference): the user's own server is the runtime, the sidecar batches for it.
 
 `ExternalServer` is the engine's `Runtime` (inference/runtime.py), as `RuntimeClient` is for our own runtimes. The
 server's death shows on a connection that is kept open for that, or under a batch. What its models hold is not known
@@ -37,11 +37,11 @@ _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LOAD_S: Final = 120.0
 """How long a server that is still starting may take until a model of its own accord is ready."""
 _SHORT_WATCH_S: Final = 1.0
-"""A server that closes silent connections sooner than this is asked for its health no more often."""
+"""The least time between two health checks of a server that closes idle connections sooner than this."""
 
 
 class ExternalServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server answers: `url` HTTP, `grpc` HOST:PORT or empty (then batches travel by HTTP too)."""
+    """The server's addresses: `url` HTTP, `grpc` HOST:PORT or empty (then batches travel by HTTP too)."""
 
     kind: str
     device: str
@@ -59,7 +59,7 @@ class ExternalServer:
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._on_back: Callable[[], None] = lambda: None
         self._keeper: asyncio.Task[None] | None = None
-        self._up = False
+        self._live = False
         self._down = asyncio.Event()
         self._ever_up = asyncio.Event()
         self._loaded: set[str] = set()
@@ -82,7 +82,7 @@ class ExternalServer:
 
     @property
     def overlaps_loads(self) -> bool:
-        """May a load run beside a batch? Not relied upon."""
+        """May a load run while a batch does? Not relied upon."""
         return False
 
     def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
@@ -160,23 +160,23 @@ class ExternalServer:
         self._check_up()
         return _UNKNOWN
 
-    async def _unless_down(self, asked: Coroutine[Any, Any, T]) -> T:
-        """The answer, or RuntimeLost as soon as the server is known to be gone."""
-        asking, down = asyncio.ensure_future(asked), asyncio.ensure_future(self._down.wait())
+    async def _unless_down(self, call: Coroutine[Any, Any, T]) -> T:
+        """The call's result, or RuntimeLost as soon as the server is known to be gone."""
+        calling, down = asyncio.ensure_future(call), asyncio.ensure_future(self._down.wait())
         try:
-            await asyncio.wait((asking, down), return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise RuntimeLost(f"the server at {self._http.url} died under a batch")
-            return asking.result()
+            await asyncio.wait((calling, down), return_when=asyncio.FIRST_COMPLETED)
+            if not calling.done():
+                raise RuntimeLost(f"the server at {self._http.url} died during a batch")
+            return calling.result()
         finally:
-            for task in (asking, down):
+            for task in (calling, down):
                 task.cancel()
 
     async def _make_ready(self, model: str) -> None:
         """Raises BatchFailed if the server cannot, or will not for _LOAD_S."""
         if await self._http.model_ready(model):
             return
-        said = await self._ask_load(model)
+        outcome = await self._request_load(model)
         end, attempt = time.monotonic() + _LOAD_S, 0
         while True:
             settled = time.monotonic() > end or await self._http.ready()
@@ -184,14 +184,14 @@ class ExternalServer:
                 return
             if settled:
                 raise BatchFailed(
-                    f"the server at {self._http.url} has no model {model!r} that is ready ({said}); "
+                    f"the server at {self._http.url} has no model {model!r} that is ready ({outcome}); "
                     "put it into the server's repository under this name"
                 )
             await _pause(attempt)
             attempt += 1
 
-    async def _ask_load(self, model: str) -> str:
-        """What became of it, in words. Raises OutOfMemory."""
+    async def _request_load(self, model: str) -> str:
+        """The outcome, as a message. Raises OutOfMemory."""
         try:
             await self._http.load(model)
         except ServerRefusedError as refusal:
@@ -201,25 +201,25 @@ class ExternalServer:
         return "its repository API accepted the load"
 
     def _check_up(self) -> None:
-        if not self._up:
+        if not self._live:
             raise RuntimeLost(f"{self.device}: the server at {self._http.url} is starting")
 
     async def _lost_under(self, gone: ServerGoneError) -> RuntimeLost:
-        """A connection broke under a request: find out, before anyone tries again, whether the server is there."""
-        await self._examine()
+        """A connection broke during a request: find out whether the server is alive before anyone tries again."""
+        await self._check_health()
         return RuntimeLost(str(gone))
 
     async def _keep_watch(self) -> None:
         while True:
             await self._until_live()
             _LOG.info("%s: the server at %s is there", self.device, self._http.url)
-            self._up = True
+            self._live = True
             self._down.clear()
             self._ever_up.set()
             self._on_back()
-            while self._up:
-                await self._until_doubt()
-                await self._examine()
+            while self._live:
+                await self._until_suspect()
+                await self._check_health()
 
     async def _until_live(self) -> None:
         attempt = 0
@@ -230,30 +230,30 @@ class ExternalServer:
             await _pause(attempt)
             attempt += 1
 
-    async def _until_doubt(self) -> None:
-        """Until the server closes the silent connection, or a request has found it gone."""
+    async def _until_suspect(self) -> None:
+        """Until the server closes the idle connection, or a request has found it gone."""
         began = time.monotonic()
-        watching = [asyncio.ensure_future(self._http.hung_up()), asyncio.ensure_future(self._down.wait())]
+        watching = [asyncio.ensure_future(self._http.closed_by_server()), asyncio.ensure_future(self._down.wait())]
         try:
             await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
-        if self._up and await self._seems_well() and (lasted := time.monotonic() - began) < _SHORT_WATCH_S:
+        if self._live and await self._is_healthy() and (lasted := time.monotonic() - began) < _SHORT_WATCH_S:
             await asyncio.sleep(_SHORT_WATCH_S - lasted)
 
-    async def _examine(self) -> None:
+    async def _check_health(self) -> None:
         """Lost, if it does not answer or has forgotten a model (it was restarted)."""
-        if self._up and not await self._seems_well() and self._up:
-            self._up = False
+        if self._live and not await self._is_healthy() and self._live:
+            self._live = False
             self._loaded.clear()
             why = f"the server at {self._http.url} does not answer, or has lost its models"
             _LOG.warning("%s: %s", self.device, why)
             self._on_lost(why)
             self._down.set()
 
-    async def _seems_well(self) -> bool:
+    async def _is_healthy(self) -> bool:
         try:
             ready = [await self._http.model_ready(one, slow=True) for one in tuple(self._loaded)]
             return all(ready) and await self._http.live(slow=True)

@@ -1,4 +1,4 @@
-"""A batch as one Open Inference request to a server of the user's, and the server's answer as arrays."""
+"""A batch as one Open Inference request to an external server, and the server's response as arrays."""
 
 from __future__ import annotations
 

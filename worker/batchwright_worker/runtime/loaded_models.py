@@ -21,6 +21,7 @@ from batchwright_worker.backends.base import (
     ReportsWeights,
 )
 from batchwright_worker.host.memory import Meter, release_memory
+from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.oip.datatypes import numpy_of

@@ -19,7 +19,7 @@ THRESHOLD = 5
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 5.0
 RBAC_GRACE_S = 30.0
-"""This long after an outage a 403 may mean that the API server has not synced its RBAC yet: it answers so after a
+"""This long after an outage a 403 may mean that the API server has not synced its RBAC yet: it responds so after a
 restart, to everybody."""
 
 
@@ -46,7 +46,7 @@ class CircuitBreaker:
         if not self.is_open:
             return
         if self._permits <= 0 and self._clock() < self._next_probe:
-            raise Unavailable("the API server does not answer at present; the next try is due soon")
+            raise Unavailable("the API server does not respond at present; the next try is due soon")
         self._permits = 0
         self._next_probe = self._clock() + self._delay_s
 

@@ -33,7 +33,7 @@ def own_keys(reconciler: str) -> Keys:
 
 def label_keys(reconciler: str, name: str) -> Keys:
     """A child concerns the object of its namespace that its label `name` names: the label outlives its owner, so that
-    a child whose owner was deleted still wakes the object that has the name now."""
+    a child whose owner was deleted still queues the object that has the name now."""
 
     def keys(raw: Raw) -> Iterator[Key]:
         if owner := label(raw, name):

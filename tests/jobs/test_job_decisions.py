@@ -276,7 +276,7 @@ def plan_without_words(world: World) -> None:
 FAILURES = [
     (fail_plan, "InputNotFound", "no such directory"),
     (plan_without_words, "PlanFailed", "disk on fire"),
-    (fail_shard, "ShardFailed", "shard 1 failed for good: the input changed"),
+    (fail_shard, "ShardFailed", "shard 1 failed permanently: the input changed"),
     (fail_commit, "PartMissing", "part-00001.jsonl is missing"),
     (fail_items, "MaxFailedItemsExceeded", "6 items failed, spec.maxFailedItems is 5"),
     (fail_in_time, "DeadlineExceeded", "spec.activeDeadlineSeconds (600)"),

@@ -57,11 +57,11 @@ def jobs() -> dict[str, Raw]:
 
 def children(raw: Raw) -> list[Raw]:
     parsed = parse(raw)
-    wish = DesiredSettings(
+    desired = DesiredSettings(
         suspend=False, parallelism=2, deadline_s=590, stated_deadline_s=parsed.spec.active_deadline_seconds
     )
     steps: tuple[Step, ...] = ("plan", "run", "commit")
-    made = [step_job(parsed, step, wish=wish, shards=3, settings=SETTINGS) for step in steps]
+    made = [step_job(parsed, step, desired=desired, shards=3, settings=SETTINGS) for step in steps]
     return [config_map(parsed), control_secret(parsed, "t0ken"), network_policy(parsed, "batchwright-system"), *made]
 
 

@@ -25,7 +25,7 @@ def _condition_events(raw: Raw, old: Raw, new: Raw) -> list[Event]:
     before, after = find(old.get("conditions"), "Ready"), find(new.get("conditions"), "Ready")
     if before.get("reason") == after.get("reason") and before.get("status") == after.get("status"):
         return []
-    if after["reason"] == "Rejected":  # the controller tells it in the server's own words
+    if after["reason"] == "Rejected":  # the applier records its own Event, with the API server's message
         return []
     warns = find(new.get("conditions"), "Stalled").get("status") == "True"
     reason, message = str(after["reason"]), shorten(str(after["message"]), 1000)

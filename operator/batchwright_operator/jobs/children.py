@@ -50,8 +50,8 @@ Step = Literal["plan", "run", "commit"]
 RUNNER: Final = "runner"
 """Name of the container of plan, run and commit pods."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
-ANNOTATION_WISH: Final = f"{GROUP}/wish"
-"""On child Jobs: what the user wanted of suspend, parallelism and deadline when we last changed the Job."""
+ANNOTATION_SETTINGS: Final = f"{GROUP}/wish"
+"""On child Jobs: suspend, parallelism and deadline as the user had set them when they were last applied to the Job."""
 NOT_OF_THE_RUNNER: Final = frozenset(
     {"suspend", "parallelism", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runner"}
 )
@@ -62,16 +62,16 @@ TERMINATION_GRACE_S: Final = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredSettings:
-    """What the user wants of a child Job now. `deadline_s` counts from the Job's own start."""
+    """Settings that a child Job should have now. `deadline_s` counts from the Job's own start."""
 
     suspend: bool
     parallelism: int
     deadline_s: int | None = None
     stated_deadline_s: int | None = None
-    """The deadline as the user stated it; a change of it is a change of the wish."""
+    """The deadline as the user stated it: `deadline_s` moves with time, and that alone changes nothing."""
 
     def render(self) -> str:
-        """The value of ANNOTATION_WISH."""
+        """The value of ANNOTATION_SETTINGS."""
         words = f"suspend={str(self.suspend).lower()},parallelism={self.parallelism}"
         return words if self.stated_deadline_s is None else f"{words},deadline={self.stated_deadline_s}"
 
@@ -122,40 +122,40 @@ def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
     return child(NETWORK_POLICY, job.raw, child_name(job.name, "runners"), job_labels(job), spec=spec)
 
 
-def step_job(job: InferenceJob, step: Step, *, wish: DesiredSettings, shards: int, settings: Settings) -> Raw:
+def step_job(job: InferenceJob, step: Step, *, desired: DesiredSettings, shards: int, settings: Settings) -> Raw:
     """A child Job: one pod for plan and commit, one per shard for run."""
     labels = job_labels(job) | {LABEL_STEP: step}
     spec: Raw = {
-        "suspend": wish.suspend,
+        "suspend": desired.suspend,
         "template": _template(job, step, labels, settings),
         "podFailurePolicy": {"rules": _failure_rules("FailIndex" if step == "run" else "FailJob")},
-        **_size(job, step, wish, shards),
+        **_size(job, step, desired, shards),
     }
-    if wish.deadline_s is not None:
-        spec["activeDeadlineSeconds"] = wish.deadline_s
+    if desired.deadline_s is not None:
+        spec["activeDeadlineSeconds"] = desired.deadline_s
     queue = job.identity.labels.get(LABEL_QUEUE)
     if queue:  # Kueue admits the Job, and admission is what resumes it
         labels = labels | {LABEL_QUEUE: queue}
         spec["suspend"] = True
-    notes = {ANNOTATION_WISH: wish.render()}
+    notes = {ANNOTATION_SETTINGS: desired.render()}
     return child(JOB, job.raw, step_name(job, step), labels, annotations=notes, spec=spec)
 
 
-def _size(job: InferenceJob, step: Step, wish: DesiredSettings, shards: int) -> Raw:
-    """One failed shard is enough to make the data set not whole: no further index is started then."""
+def _size(job: InferenceJob, step: Step, desired: DesiredSettings, shards: int) -> Raw:
+    """One failed shard is enough to leave the data set incomplete: no further index is started then."""
     if step != "run":
         return {"completions": 1, "parallelism": 1, "backoffLimit": STEP_RETRIES}
     return {
         "completionMode": "Indexed",
         "completions": shards,
-        "parallelism": wish.parallelism,
+        "parallelism": desired.parallelism,
         "backoffLimitPerIndex": job.spec.backoff_limit_per_shard,
         "maxFailedIndexes": 0,
     }
 
 
 def _failure_rules(action: str) -> list[Raw]:
-    """A disrupted pod does not count; a failure that no retry mends is final; all others are retried."""
+    """A disrupted pod does not count; a failure that no retry can cure is final; all others are retried."""
     codes = {"containerName": RUNNER, "operator": "In", "values": [EXIT_PERMANENT]}
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-import msgspec
 
 from batchwright_operator.api.inference_job import InferenceJob
-from batchwright_operator.jobs.children import RUNNER, Step
+from batchwright_operator.jobs.children import Step
+from batchwright_operator.jobs.runner_pods import RunPod
 from batchwright_operator.kube.conditions import find, holds
-from batchwright_operator.kube.metadata import annotation, controller_of, is_leaving
+from batchwright_operator.kube.metadata import controller_of
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
-from batchwright_operator.pods.lifecycle import container_state
 from batchwright_operator.pods.problems import Problem
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
 
-ANNOTATION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildJob:
-    """A batch/v1 Job. `failure`: (reason, message) once it has failed for good."""
+    """A batch/v1 Job. `failure`: (reason, message) once it has failed permanently."""
 
     raw: Raw
     complete: bool = False
@@ -42,7 +37,8 @@ class ChildJob:
 
 
 def child_job(raw: Raw) -> ChildJob:
-    """From a raw Job. It has failed as soon as that is decided, though its pods may still be ending."""
+    """From a raw Job. `FailureTarget` counts as failed: it is set as soon as that is decided, `Failed` only when the
+    last pod has ended, which a grace period may put off."""
     status = raw.get("status") or {}
     conditions = status.get("conditions")
     failed = next((each for kind in ("Failed", "FailureTarget") if (each := find(conditions, kind))), {})
@@ -61,8 +57,11 @@ def child_job(raw: Raw) -> ChildJob:
 
 
 def is_left_behind(child: Raw, job: Raw) -> bool:
-    """Was the Job made for an InferenceJob of the same name, which is gone now that `job` has the name? A Job younger
-    than `job` was not: then it is `job` that is gone, and whoever asks has not seen that yet."""
+    """Was the Job made for an InferenceJob of the same name, which is gone now that `job` has the name?
+
+    The garbage collector deletes it in its own time; until then it holds the name that our own Job needs. A Job younger
+    than `job` was not left behind: then it is `job` that is gone, and the cache has not seen that yet.
+    """
     owner, metadata = controller_of(child), job["metadata"]
     if owner is None or any(owner.get(part) != job.get(part) for part in ("apiVersion", "kind")):
         return False
@@ -72,7 +71,7 @@ def is_left_behind(child: Raw, job: Raw) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A ModelDeployment that a task names. `note` says why it is not ready, in its own words."""
+    """A ModelDeployment that a task names. `note`: reason and message of its Ready condition while it is not ready."""
 
     exists: bool = False
     ready_replicas: int = 0
@@ -96,22 +95,8 @@ def server(raw: Raw | None) -> Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunPod:
-    """A pod of the run Job: when its runner started and ended, and what it says (None: not heard yet)."""
-
-    name: str
-    shard: int
-    created: float
-    start: float | None = None
-    end: float | None = None
-    exit_code: int | None = None
-    leaving: bool = False
-    state: RunnerState | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class JobFacts:
-    """All that a decision about one InferenceJob needs."""
+    """Everything that a decision about one InferenceJob needs."""
 
     job: InferenceJob
     plan: ChildJob | None = None
@@ -121,15 +106,15 @@ class JobFacts:
     commit_result: CommitResult | None = None
     pods: tuple[RunPod, ...] = ()
     finished: Mapping[int, RunnerState] = field(default_factory=dict)
-    """Shard -> what its runner said at its successful end."""
+    """Shard -> the final state of its runner, which succeeded."""
     servers: Mapping[str, Server] = field(default_factory=dict)
     missing_claims: tuple[str, ...] = ()
     pod_problem: Problem | None = None
     """Why no pod of the step that is on can run."""
     pods_pending: bool = False
     """Some pod has not started yet: time alone may tell why."""
-    last_words: str = ""
-    """What the newest failed pod of the step that is on said at its end."""
+    last_message: str = ""
+    """The termination message of the newest failed pod of the step that is on."""
     rejection: Rejection | None = None
 
     @property
@@ -151,69 +136,6 @@ class JobFacts:
         """The child Jobs that exist, in the order in which they run."""
         steps: dict[Step, ChildJob | None] = {"plan": self.plan, "run": self.run, "commit": self.commit}
         return {step: each for step, each in steps.items() if each is not None}
-
-
-def shard_of(pod: Raw) -> int:
-    """The index of the run Job that the pod works on; -1 for a pod of another step."""
-    return int(annotation(pod, ANNOTATION_INDEX) or -1)
-
-
-def run_pod(pod: Raw, state: RunnerState | None) -> RunPod:
-    """From a raw pod of the run Job."""
-    metadata = pod["metadata"]
-    runner = container_state(pod, RUNNER)
-    ended = runner.get("terminated")
-    times = ended or runner.get("running") or {}
-    return RunPod(
-        name=metadata["name"],
-        shard=shard_of(pod),
-        created=unix(metadata.get("creationTimestamp")) or 0.0,
-        start=unix(times.get("startedAt")),
-        end=unix(ended.get("finishedAt")) if ended else None,
-        exit_code=int(ended.get("exitCode", -1)) if ended else None,
-        leaving=is_leaving(pod),
-        state=state if ended is None else _message(pod, RunnerState),
-    )
-
-
-def result_of(pods: Sequence[Raw], message: type[PlanResult] | type[CommitResult]) -> Any:
-    """The newest result that a pod of a step left: of one that succeeded if there is one; None without any."""
-    ended = [(each, found) for each in pods if (found := termination(each)) is not None]
-    ended.sort(key=lambda item: (item[1][0] == 0, str(item[0]["metadata"].get("creationTimestamp", ""))), reverse=True)
-    return next(filter(None, (_message(pod, message) for pod, _ in ended)), None)
-
-
-def last_words(pods: Sequence[Raw]) -> str:
-    """What the newest pod that failed said at its end, if that is text for people."""
-    failed = [each for each in pods if (found := termination(each)) is not None and found[0] != 0]
-    newest = max(failed, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
-    ended = termination(newest) if newest else None
-    return "" if ended is None else ended[1].strip()
-
-
-def termination(pod: Raw) -> tuple[int, str] | None:
-    """Exit status and message of the runner's end; None while it has not ended."""
-    ended = container_state(pod, RUNNER).get("terminated")
-    return None if ended is None else (int(ended.get("exitCode", -1)), str(ended.get("message") or ""))
-
-
-def succeeded_state(pod: Raw) -> RunnerState | None:
-    """What a runner that ended well said last; None for others and for a message that is not one."""
-    ended = termination(pod)
-    if ended is None or ended[0] != 0:
-        return None
-    try:
-        return msgspec.json.decode(ended[1], type=RunnerState)
-    except msgspec.MsgspecError:
-        return None
-
-
-def _message(pod: Raw, kind: type[Any]) -> Any:
-    ended = termination(pod)
-    try:
-        return msgspec.json.decode(ended[1], type=kind) if ended and ended[1] else None
-    except msgspec.MsgspecError:
-        return None
 
 
 def deployments_unknown(facts: JobFacts) -> list[str]:

@@ -1,11 +1,11 @@
-"""Follows the state of every running runner pod, and keeps what finished shards said last."""
+"""Follows the state of every running runner pod, and keeps the final states of finished shards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from batchwright_operator.jobs.children import RUNNER
-from batchwright_operator.jobs.facts import succeeded_state
+from batchwright_operator.jobs.runner_pods import succeeded_state
 from batchwright_operator.kube.metadata import label
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, POD, Raw
 from batchwright_operator.pods.lifecycle import is_running

@@ -8,17 +8,9 @@ from typing import Final
 
 from batchwright_operator.api.inference_job import InferenceJob
 from batchwright_operator.jobs.children import RUNNER, Step, data_claims, step_name
-from batchwright_operator.jobs.facts import (
-    JobFacts,
-    child_job,
-    last_words,
-    result_of,
-    run_pod,
-    server,
-    shard_of,
-    succeeded_state,
-)
+from batchwright_operator.jobs.facts import JobFacts, child_job, server
 from batchwright_operator.jobs.progress import RATE_WINDOW_S
+from batchwright_operator.jobs.runner_pods import last_message, result_of, run_pod, shard_of, succeeded_state
 from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.metadata import is_leaving, label
 from batchwright_operator.kube.objects import Raw
@@ -35,7 +27,7 @@ IMAGE_FIELDS: Final = "the image or spec.runner.pod.imagePullSecrets"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedJob:
-    """One InferenceJob and all that its decision needs."""
+    """One InferenceJob and everything that its decision needs."""
 
     raw: Raw
     settings: Settings
@@ -76,13 +68,14 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
         missing_claims=tuple(sorted(data_claims(job).keys() - observed.claims)),
         pod_problem=_problem(active[-1], now, observed.settings.unfit_seconds) if active else None,
         pods_pending=any(_pends(pod) for pod in observed.pods),
-        last_words=shorten(last_words(active[-1]), 400) if active else "",
+        last_message=shorten(last_message(active[-1]), 400) if active else "",
         rejection=observed.rejection,
     )
 
 
 def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bool:
-    """Did this runner end well so long ago that its last word, which is kept, says all? (There may be thousands.)"""
+    """Did this runner succeed so long ago that its final state, which is kept, is enough? There may be thousands of
+    such pods, and each pass would parse them all; only those of the rate's window are still read."""
     if (pod.get("status") or {}).get("phase") != "Succeeded":
         return False
     ended = container_state(pod, RUNNER).get("terminated")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from batchwright_operator.jobs.facts import JobFacts, RunPod
+from batchwright_operator.jobs.facts import JobFacts
+from batchwright_operator.jobs.runner_pods import RunPod
 from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.status.percentiles import percentile_ms, pool

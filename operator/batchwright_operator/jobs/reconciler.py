@@ -1,4 +1,4 @@
-"""The domain of InferenceJobs: plan, Indexed and commit Jobs, and a status that tells how far they are."""
+"""The reconciler of InferenceJobs: plan, Indexed and commit Jobs, and a status with their progress."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Final
 
 from batchwright_operator.api.inference_job import InferenceJob, parse
 from batchwright_operator.api.invalid_spec import InvalidSpec
+from batchwright_operator.jobs.events import events_of
 from batchwright_operator.jobs.facts import JobFacts, is_left_behind
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
-from batchwright_operator.jobs.plan import AFTER, Phase, actions, deadline_of, phase_of
+from batchwright_operator.jobs.phase import STEP_OF, JobPhase, deadline_of, phase_of
+from batchwright_operator.jobs.plan import actions
 from batchwright_operator.jobs.progress import progress
-from batchwright_operator.jobs.status import events_of, is_terminal, status_of, write_decision
+from batchwright_operator.jobs.status import is_terminal, status_of, write_decision
 from batchwright_operator.kube.conditions import Truth, find
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
@@ -133,7 +135,7 @@ def decide(observed: ObservedJob, now: float) -> Decision:
         ),
         status=None if write.status is None else _write(job, write.status),
         events=events_of(facts, phase, new) if write.status is not None else (),
-        requeue_after_s=_look_again(facts, phase, write.due_in_s, now),
+        requeue_after_s=_requeue_after_s(facts, phase, write.due_in_s, now),
     )
 
 
@@ -141,14 +143,14 @@ def _write(job: InferenceJob, status: Raw) -> StatusWrite:
     return StatusWrite(resource=INFERENCE_JOB, regarding=job.raw, status=status)
 
 
-def _look_again(facts: JobFacts, phase: Phase, due_s: float | None, now: float) -> float | None:
+def _requeue_after_s(facts: JobFacts, phase: JobPhase, due_s: float | None, now: float) -> float | None:
     due = [] if due_s is None else [due_s]
     if phase.name == "Waiting":
         due.append(WAIT_S)
     if facts.pods_pending and facts.pod_problem is None:
         due.append(VOLUMES_S / 2)
     deadline = deadline_of(facts)
-    if deadline is not None and phase.name in AFTER:
+    if deadline is not None and phase.name in STEP_OF:
         due.append(max(0.1, deadline - now))
     if facts.job.spec.ttl_seconds_after_finished is not None and phase.ended:
         due.append(max(0.1, float(facts.job.spec.ttl_seconds_after_finished)))
@@ -156,10 +158,10 @@ def _look_again(facts: JobFacts, phase: Phase, due_s: float | None, now: float) 
 
 
 def _after_the_end(facts: JobFacts, observed: ObservedJob, now: float) -> Decision:
-    """The status stays; what still runs is stopped; the object goes when its time is over."""
+    """The status stays as it was written; what still runs is stopped; the object is deleted when its TTL is over."""
     old, job = facts.old, facts.job
     name = "Failed" if find(old.get("conditions"), "Failed").get("status") == "True" else "Completed"
-    phase = Phase(name="Failed" if name == "Failed" else "Completed", reason=name, message="")
+    phase = JobPhase(name="Failed" if name == "Failed" else "Completed", reason=name, message="")
     wanted: tuple[Action, ...] = actions(facts, phase, observed.settings, token=observed.token, now=now)
     status = None
     if old.get("observedGeneration") != job.generation:

@@ -1,4 +1,5 @@
-"""The whole status of an InferenceJob, from facts; pure. A terminal status is written once."""
+"""The whole status of an InferenceJob, from facts; pure. A terminal status is written once, and never again: what it
+says must not change when the pods and Jobs that it was read from are gone."""
 
 from __future__ import annotations
 
@@ -6,12 +7,11 @@ from math import ceil
 from typing import Any
 
 from batchwright_operator.jobs.facts import JobFacts, Server
-from batchwright_operator.jobs.plan import Phase, deadline_of, resumes
+from batchwright_operator.jobs.phase import JobPhase, deadline_of, resumes
 from batchwright_operator.jobs.progress import Progress, current_states, failures, tasks
-from batchwright_operator.kube.conditions import Condition, find, holds, render, shorten, truth
+from batchwright_operator.kube.conditions import Condition, holds, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339, rfc3339_milli, unix
-from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.status.write_policy import STAMP, WriteDecision
 
 
@@ -20,7 +20,7 @@ def is_terminal(status: Raw) -> bool:
     return holds(status.get("conditions"), "Complete") or holds(status.get("conditions"), "Failed")
 
 
-def status_of(facts: JobFacts, phase: Phase, done: Progress, now: float) -> Raw:
+def status_of(facts: JobFacts, phase: JobPhase, done: Progress, now: float) -> Raw:
     """The status without `lastUpdatedTime`."""
     old, generation = facts.old, facts.job.generation
     wanted = [
@@ -44,7 +44,7 @@ def status_of(facts: JobFacts, phase: Phase, done: Progress, now: float) -> Raw:
 # --- conditions
 
 
-def _outcome(phase: Phase) -> list[Condition]:
+def _outcome(phase: JobPhase) -> list[Condition]:
     """Complete, Failed and Suspended, as batch/v1 has them."""
     holds_now = {"Complete": "Completed", "Failed": "Failed", "Suspended": "Suspended"}
     return [
@@ -53,8 +53,8 @@ def _outcome(phase: Phase) -> list[Condition]:
     ]
 
 
-def _motion(facts: JobFacts, phase: Phase) -> list[Condition]:
-    """Reconciling while the first Job is still to come, Stalled for what only a person mends: a job that runs is
+def _motion(facts: JobFacts, phase: JobPhase) -> list[Condition]:
+    """Reconciling while the first Job is still to come, Stalled for what only a person can fix: a job that runs is
     neither (Current to kstatus)."""
     stalled = phase.stalled or phase.name == "Failed"
     begins = phase.name == "Waiting" or (phase.name == "Planning" and not facts.children())
@@ -64,7 +64,7 @@ def _motion(facts: JobFacts, phase: Phase) -> list[Condition]:
     ]
 
 
-def _deadline_risk(facts: JobFacts, phase: Phase, done: Progress, now: float) -> Condition:
+def _deadline_risk(facts: JobFacts, phase: JobPhase, done: Progress, now: float) -> Condition:
     deadline, kind = deadline_of(facts), "DeadlineAtRisk"
     if facts.job.spec.active_deadline_seconds is None:
         return Condition(
@@ -97,7 +97,7 @@ def _remedy(facts: JobFacts, done: Progress, left_s: float) -> str:
     return text + "raise spec.activeDeadlineSeconds, or give the models more replicas"
 
 
-def _waiting_for_models(facts: JobFacts, phase: Phase) -> Condition:
+def _waiting_for_models(facts: JobFacts, phase: JobPhase) -> Condition:
     """Is there a model that nobody serves at present? The runners wait for it by themselves."""
     kind = "WaitingForModels"
     if phase.ended or not facts.job.deployments():
@@ -111,8 +111,8 @@ def _waiting_for_models(facts: JobFacts, phase: Phase) -> Condition:
         return Condition(type=kind, status="True", reason=phase.reason, message=phase.message)
     if idle := [_idle(name, there) for name, there in servers.items() if not there.ready_replicas]:
         return Condition(type=kind, status="True", reason="DeploymentNotReady", message=shorten("; ".join(idle)))
-    if unheard := sorted({name for state in current_states(facts) for name in state.waiting_for}):
-        text = f"no replica of {', '.join(unheard)} answers the runners; see its status and its pods' logs"
+    if unanswered := sorted({name for state in current_states(facts) for name in state.waiting_for}):
+        text = f"no replica of {', '.join(unanswered)} answers the runners; see its status and its pods' logs"
         return Condition(type=kind, status="True", reason="NoAnswer", message=text)
     return Condition(type=kind, status="False", reason="ModelsReady")
 
@@ -124,8 +124,8 @@ def _idle(name: str, there: Server) -> str:
 # --- numbers
 
 
-def _times(facts: JobFacts, phase: Phase, now: float) -> Raw:
-    """startTime as in batch/v1: from the first Job on, and anew when the job is resumed."""
+def _times(facts: JobFacts, phase: JobPhase, now: float) -> Raw:
+    """startTime as in batch/v1: from the first Job on, and again from the time when the job is resumed."""
     old = facts.old
     begins = phase.name not in ("Waiting", "Suspended") and "startTime" not in old
     start = rfc3339(now) if begins or resumes(facts) else old.get("startTime")
@@ -149,7 +149,7 @@ def _items(done: Progress) -> Raw:
     return {**total, "succeeded": done.succeeded, "failed": done.failed}
 
 
-def _rates(phase: Phase, done: Progress) -> Raw:
+def _rates(phase: JobPhase, done: Progress) -> Raw:
     numbers: Raw = {}
     if done.rate is not None:
         numbers["throughput"] = f"{done.rate:.2f}"
@@ -160,7 +160,7 @@ def _rates(phase: Phase, done: Progress) -> Raw:
     return numbers
 
 
-def _summary(phase: Phase, done: Progress) -> Raw:
+def _summary(phase: JobPhase, done: Progress) -> Raw:
     rates = _rates(phase, done)
     summary: Raw = {"reason": phase.reason, "failed": done.failed}
     if "progressPercentage" in rates:
@@ -185,7 +185,8 @@ def duration(seconds: int) -> str:
 
 
 def write_decision(old: Raw, new: Raw, now: float, interval_s: float) -> WriteDecision:
-    """Turned conditions at once, progress at most once per interval."""
+    """Conditions that turned at once, progress at most once per interval. There is no threshold as for a deployment's
+    measured values: counts only grow, and a finished item is always worth showing."""
     before = {name: value for name, value in old.items() if name != STAMP}
     if before == new:
         return WriteDecision(status=None, why="nothing changed")
@@ -199,49 +200,3 @@ def _turned(status: Raw) -> Any:
     conditions = [(each["type"], each["status"], each["reason"]) for each in status.get("conditions") or ()]
     shards = status.get("shards") or {}
     return status.get("observedGeneration"), conditions, shards.get("total"), shards.get("failedIndexes")
-
-
-# --- events
-
-
-def events_of(facts: JobFacts, phase: Phase, new: Raw) -> tuple[Event, ...]:
-    """What is worth an Event between the written status and the new one."""
-    return tuple(_events(facts, phase, new))
-
-
-def _events(facts: JobFacts, phase: Phase, new: Raw) -> list[Event]:
-    old, found = facts.old, []
-    before, after = old.get("shards") or {}, new["shards"]
-    if after.get("total") and not before.get("total"):
-        found.append(("Planned", f"{new['items'].get('total', '?')} items in {after['total']} shards", False))
-    if after["failedIndexes"] and after["failedIndexes"] != before.get("failedIndexes", ""):
-        found.append(("ShardFailed", f"shards {after['failedIndexes']} failed for good", True))
-    was_suspended = holds(old.get("conditions"), "Suspended")
-    if was_suspended and phase.name not in ("Suspended", "Failed", "Completed"):
-        found.append(("Resumed", "spec.suspend is false again", False))
-    found += _turns(old, new)
-    return [
-        Event(
-            regarding=facts.job.raw,
-            reason=reason,
-            message=shorten(message, 1000),
-            type="Warning" if warns else "Normal",
-        )
-        for reason, message, warns in found
-    ]
-
-
-def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
-    """(reason, message, warning) of conditions that became True, or True for another reason."""
-    found = []
-    for kind in ("Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"):
-        before, after = find(old.get("conditions"), kind), find(new["conditions"], kind)
-        same = before.get("status") == "True" and before.get("reason") == after["reason"]
-        if after["status"] != "True" or same or (kind == "Stalled" and holds(new["conditions"], "Failed")):
-            continue
-        if after["reason"] == "Rejected":  # the controller tells it in the server's own words
-            continue
-        warns = kind in ("Failed", "DeadlineAtRisk", "Stalled")
-        reason = {"Complete": "Completed", "Stalled": str(after["reason"])}.get(kind, kind)
-        found.append((reason, f"{after['reason']}: {after['message']}", warns))
-    return found

@@ -1,0 +1,52 @@
+"""Events about an InferenceJob, derived from the status that is written and the one to write; pure."""
+
+from __future__ import annotations
+
+from batchwright_operator.jobs.facts import JobFacts
+from batchwright_operator.jobs.phase import JobPhase
+from batchwright_operator.kube.conditions import find, holds, shorten
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.reconcile.decisions import Event
+
+
+def events_of(facts: JobFacts, phase: JobPhase, new: Raw) -> tuple[Event, ...]:
+    """What is worth an Event between the written status and the new one."""
+    return tuple(_events(facts, phase, new))
+
+
+def _events(facts: JobFacts, phase: JobPhase, new: Raw) -> list[Event]:
+    old, found = facts.old, []
+    before, after = old.get("shards") or {}, new["shards"]
+    if after.get("total") and not before.get("total"):
+        found.append(("Planned", f"{new['items'].get('total', '?')} items in {after['total']} shards", False))
+    if after["failedIndexes"] and after["failedIndexes"] != before.get("failedIndexes", ""):
+        found.append(("ShardFailed", f"shards {after['failedIndexes']} failed permanently", True))
+    was_suspended = holds(old.get("conditions"), "Suspended")
+    if was_suspended and phase.name not in ("Suspended", "Failed", "Completed"):
+        found.append(("Resumed", "spec.suspend is false again", False))
+    found += _turns(old, new)
+    return [
+        Event(
+            regarding=facts.job.raw,
+            reason=reason,
+            message=shorten(message, 1000),
+            type="Warning" if warns else "Normal",
+        )
+        for reason, message, warns in found
+    ]
+
+
+def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
+    """(reason, message, warning) of conditions that became True, or True for another reason."""
+    found = []
+    for kind in ("Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"):
+        before, after = find(old.get("conditions"), kind), find(new["conditions"], kind)
+        same = before.get("status") == "True" and before.get("reason") == after["reason"]
+        if after["status"] != "True" or same or (kind == "Stalled" and holds(new["conditions"], "Failed")):
+            continue
+        if after["reason"] == "Rejected":  # the applier records its own Event, with the API server's message
+            continue
+        warns = kind in ("Failed", "DeadlineAtRisk", "Stalled")
+        reason = {"Complete": "Completed", "Stalled": str(after["reason"])}.get(kind, kind)
+        found.append((reason, f"{after['reason']}: {after['message']}", warns))
+    return found

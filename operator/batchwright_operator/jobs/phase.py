@@ -1,0 +1,154 @@
+"""Where an InferenceJob stands; pure. `plan` and `status` stand above it, and neither imports the other.
+
+Waiting -> Planning -> Running (one index per shard) -> Committing -> Completed, and Failed or Suspended from anywhere.
+The phase is never stored: it is read from the child Jobs on every pass, so that a restarted operator, a lost event or a
+Job that somebody suspended cannot put it out of step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from batchwright_operator.jobs.children import LABEL_QUEUE, Step
+from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
+from batchwright_operator.kube.conditions import shorten
+from batchwright_operator.kube.times import unix
+
+Name = Literal["Waiting", "Suspended", "Planning", "Running", "Committing", "Completed", "Failed"]
+STEP_OF: Final[dict[Name, Step]] = {"Planning": "plan", "Running": "run", "Committing": "commit"}
+"""The child Job that a phase is about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPhase:
+    """Where a job stands. `stalled`: nothing moves on unless somebody acts (Failed is final, this is not)."""
+
+    name: Name
+    reason: str
+    message: str
+    stalled: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.name in ("Completed", "Failed")
+
+
+def phase_of(facts: JobFacts, *, failed_items: int, now: float) -> JobPhase:
+    """The phase by what is observed alone; `failed_items` is what the runners have counted. A refusal of the API
+    server changes what is said, never what is tried."""
+    if (failure := _failure(facts, failed_items, now)) is not None:
+        return JobPhase(name="Failed", reason=failure[0], message=shorten(failure[1]))
+    if facts.commit is not None and facts.commit.complete:
+        return JobPhase(name="Completed", reason="Completed", message="all shards are written and so is the manifest")
+    phase = _unended(facts)
+    if facts.rejection is None:
+        return phase
+    text = f"the API server refused {facts.rejection.what}: {facts.rejection.message}"
+    return replace(phase, reason="Rejected", message=shorten(text), stalled=True)
+
+
+def _unended(facts: JobFacts) -> JobPhase:
+    if facts.job.spec.suspend:
+        text = "spec.suspend is true; what is complete stays complete"
+        return JobPhase(name="Suspended", reason="Suspended", message=text)
+    if facts.run is None and facts.commit is None and (obstacle := _obstacle(facts)) is not None:
+        return obstacle
+    phase = _step(facts)
+    child = facts.children().get(STEP_OF[phase.name])
+    queued = LABEL_QUEUE in facts.job.identity.labels
+    if queued and child is not None and child.raw["spec"].get("suspend") and not child.ended:
+        return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
+    if (problem := facts.pod_problem) is None:
+        return phase
+    return replace(phase, reason=problem.reason, message=problem.message, stalled=True)
+
+
+def _step(facts: JobFacts) -> JobPhase:
+    if facts.commit is not None or (facts.run is not None and facts.run.complete):
+        text = "the shards are verified and the manifest is written"
+        return JobPhase(name="Committing", reason="Committing", message=text)
+    if facts.run is not None or (facts.plan is not None and facts.plan.complete and facts.shards is not None):
+        return JobPhase(name="Running", reason="Running", message="runners work on the shards")
+    return JobPhase(name="Planning", reason="Planning", message="the input is read and split into shards")
+
+
+def _obstacle(facts: JobFacts) -> JobPhase | None:
+    """What keeps the first runner from being started."""
+    if facts.missing_claims:
+        text = (
+            f"PersistentVolumeClaim {', '.join(facts.missing_claims)} does not exist in namespace "
+            f"{facts.job.namespace}; create it"
+        )
+        return JobPhase(name="Waiting", reason="ClaimNotFound", message=text, stalled=True)
+    if missing := [name for name in facts.job.deployments() if not facts.servers.get(name, Server()).exists]:
+        text = f"there is no ModelDeployment {', '.join(missing)} in namespace {facts.job.namespace}; create it"
+        return JobPhase(name="Waiting", reason="DeploymentMissing", message=text)
+    if unknown := deployments_unknown(facts):
+        text = f"{'; '.join(unknown)}; add it there, or create the job again with a model that exists"
+        return JobPhase(name="Waiting", reason="UnknownModel", message=text, stalled=True)
+    return None
+
+
+# --- failure
+
+
+def _failure(facts: JobFacts, failed_items: int, now: float) -> tuple[str, str] | None:
+    """(reason, message) when the job cannot succeed any more."""
+    result, limit = facts.plan_result, facts.job.spec.max_failed_items
+    plan_ended = facts.plan is not None and facts.plan.ended
+    if plan_ended and result is not None and result.error:
+        return result.reason or "PlanFailed", result.error
+    if plan_ended and result is not None and result.shards == 0:
+        return "InputEmpty", f"{facts.job.spec.input.uri} holds no item; correct spec.input"
+    for step, child in facts.children().items():
+        if child.failure is not None and (found := _child_failure(facts, step, child)):
+            return found
+    if limit is not None and failed_items > limit:
+        text = (
+            f"{failed_items} items failed, spec.maxFailedItems is {limit}; see status.failures, then correct the input"
+        )
+        return "MaxFailedItemsExceeded", text
+    deadline = deadline_of(facts)
+    if deadline is not None and now >= deadline and not facts.job.spec.suspend:
+        return _deadline_exceeded(facts)
+    return None
+
+
+def _deadline_exceeded(facts: JobFacts) -> tuple[str, str]:
+    seconds = facts.job.spec.active_deadline_seconds
+    return (
+        "DeadlineExceeded",
+        f"the job ran longer than spec.activeDeadlineSeconds ({seconds}); complete shards are kept",
+    )
+
+
+def _child_failure(facts: JobFacts, step: Step, child: ChildJob) -> tuple[str, str]:
+    assert child.failure is not None
+    reason, message = child.failure
+    if reason == "DeadlineExceeded":
+        return _deadline_exceeded(facts)
+    said = f"{message}{f': {facts.last_message}' if facts.last_message else ''}"
+    if step == "plan":
+        return "PlanFailed", f"the input could not be planned: {said}"
+    if step == "commit":
+        found = facts.commit_result
+        if found is not None and found.error:
+            return found.reason or "CommitFailed", found.error
+        return "CommitFailed", f"the output could not be committed: {said}"
+    error = next((pod.state.error for pod in facts.pods if pod.exit_code and pod.state and pod.state.error), "")
+    where = f"shard {child.failed_indexes}" if child.failed_indexes else "a shard"
+    return "ShardFailed", f"{where} failed permanently: {error or said}; complete shards are kept for the next job"
+
+
+def deadline_of(facts: JobFacts) -> float | None:
+    """Unix seconds; as in batch/v1 the time starts again when a suspended job is resumed."""
+    start, seconds = unix(facts.old.get("startTime")), facts.job.spec.active_deadline_seconds
+    return None if start is None or seconds is None or resumes(facts) else start + seconds
+
+
+def resumes(facts: JobFacts) -> bool:
+    """Was the job suspended when its status was written, and is to run now?"""
+    conditions = facts.old.get("conditions") or ()
+    was = any(each.get("type") == "Suspended" and each.get("status") == "True" for each in conditions)
+    return was and not facts.job.spec.suspend

@@ -155,7 +155,7 @@ def follower_of(target: FollowedPod, states: dict[str, Any]) -> StateFollower[Si
         message=SidecarState,
         states=states,
         session_factory=aiohttp.ClientSession,
-        pace=PollPolicy(poll_s=0.0, first_backoff_s=0.01, last_backoff_s=0.05),
+        policy=PollPolicy(poll_s=0.0, first_backoff_s=0.01, last_backoff_s=0.05),
     )
 
 

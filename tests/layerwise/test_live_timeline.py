@@ -53,7 +53,7 @@ def test_a_late_compute_moves_all_that_waits_for_its_room() -> None:
     assert (timeline.memory_free, timeline.compute_free) == (12, 13)
 
 
-def test_nothing_that_is_not_measured_has_ended_yet() -> None:
+def test_nothing_that_is_not_measured_is_over_yet() -> None:
     timeline = live()
     timeline.push(Layer(compute=4, fetch=1, bytes=4), 0)
     timeline.advance(7)

@@ -28,7 +28,7 @@ class RuntimePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EligibleKinds:
-    """The kinds a deployment may use, in the user's order, and why others that it names are none."""
+    """The kinds a deployment may use, in the user's order, and why others that it names are not eligible."""
 
     plans: tuple[RuntimePlan, ...]
     refusals: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def eligible_kinds(deployment: ModelDeployment, settings: Settings) -> EligibleK
 
 
 def _named(deployment: ModelDeployment) -> list[str]:
-    """Kinds that the user names: those of `runtimes`, else all that some artifact is for."""
+    """Kinds that the user names: those of `runtimes`, else every kind that some artifact is for."""
     if deployment.spec.runtimes:
         return [runtime.accelerator for runtime in deployment.spec.runtimes]
     return list(dict.fromkeys(artifact.accelerator for model in deployment.spec.models for artifact in model.artifacts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class InvalidSpec(ValueError):  # noqa: N818 - a fact about an object, told by its name
+class InvalidSpec(ValueError):  # noqa: N818 - a fact about an object, named as one
     """A stored object breaks the schema (it is older than a rule, or the CRDs are not those of this operator).
 
     `field` is the path of what is wrong (`spec.models[0].name`), `problem` what is wrong with it.

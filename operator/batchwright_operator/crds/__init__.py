@@ -1,2 +1,2 @@
 """The CRDs, generated from the typed manifests and status types. Used by `make generate` and tests, never by a
-reconciler."""
+reconciler: what a CRD rejects, the API server rejects."""

@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """All that a CRD says beside the schemas of spec and status."""
+    """Everything that a CRD says besides the schemas of spec and status."""
 
     resource: Resource
     short_name: str

@@ -112,7 +112,7 @@ def _validation(rule: Rule) -> Schema:
 
 
 def _structs_of(root: type[msgspec.Struct]) -> Iterable[type[msgspec.Struct]]:
-    """The struct and all those that its fields are made of."""
+    """The struct and every one that its fields are made of."""
     found: dict[type[msgspec.Struct], None] = {}
     pending: list[Any] = [msgspec.inspect.type_info(root)]
     while pending:

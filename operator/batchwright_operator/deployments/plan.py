@@ -144,7 +144,7 @@ def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int)
 
 
 def desired_deployments(facts: DeploymentFacts, settings: Settings, now: float) -> list[Raw]:
-    """One Deployment per kind that has replicas; those that there are while no kind is eligible."""
+    """One Deployment per kind that has replicas; the present ones while no kind is eligible."""
     if not facts.kinds.plans:
         return list(facts.deployments)
     plan = plan_replicas(facts, now, settings.unfit_seconds)

@@ -29,7 +29,7 @@ IMAGE_FIELDS: Final = "the image or spec.pod.imagePullSecrets"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A model pod; `state` is what its sidecar said last (None: not heard yet)."""
+    """A model pod; `state` is the newest state of its sidecar (None: not reported yet)."""
 
     name: str
     uid: str
@@ -42,7 +42,7 @@ class Replica:
     waits_for_place: bool = False
     """It has no node, and not because the processors are still to be measured."""
     serves_state: bool = False
-    """Its sidecar runs, so that a state is there to be heard."""
+    """Its sidecar runs: a missing state is then one that is still to come."""
     receipt: Receipt | None = None
     problem: Problem | None = None
     state: SidecarState | None = None
@@ -112,8 +112,8 @@ def _is_gated(pod: Raw) -> bool:
 
 
 def _awaits_benchmark(pod: Raw) -> bool:
-    told = pending_reason(pod)
-    return _is_gated(pod) and told is not None and told.reason == AWAITING
+    pending = pending_reason(pod)
+    return _is_gated(pod) and pending is not None and pending.reason == AWAITING
 
 
 def _without_node(pod: Raw, timeouts: PendingTimeouts) -> Problem:
@@ -131,12 +131,12 @@ def _without_node(pod: Raw, timeouts: PendingTimeouts) -> Problem:
 
 def _gated(pod: Raw, *, late: bool) -> Problem:
     """Placement says on the pod why it has no place; a pod that it has not looked at waits for that."""
-    name, told = pod["metadata"]["name"], pending_reason(pod)
-    if told is None:
+    name, pending = pod["metadata"]["name"], pending_reason(pod)
+    if pending is None:
         return Problem(reason="AwaitingPlacement", message=f"pod {name} waits for its placement", weight=1)
-    stalled = told.reason != AWAITING and late
+    stalled = pending.reason != AWAITING and late
     return Problem(
-        reason=told.reason, message=f"pod {name}: {told.message}", stalled=stalled, weight=3 if stalled else 2
+        reason=pending.reason, message=f"pod {name}: {pending.message}", stalled=stalled, weight=3 if stalled else 2
     )
 
 

@@ -143,7 +143,7 @@ def trend_of(state: ModelState) -> str:
 
 
 def _latencies(states: Sequence[ModelState], old: Raw) -> Raw:
-    """Percentiles of the last window; where nothing ended in it, those that were measured last."""
+    """Percentiles of the last window; where nothing ended in it, the ones measured last."""
     counts = pool(state.latency_counts for state in states)
     shares = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
     found = {name: percentile_ms(counts, share) for name, share in shares.items()}
@@ -192,7 +192,7 @@ def _replica_model(state: ModelState, old: Raw) -> Raw:
 
 
 def _placements(present: Sequence[Replica], old: Raw) -> list[Raw]:
-    """The newest receipts, beside what the placed pod really does."""
+    """The newest receipts, each with what the placed pod really does."""
     placed = [each for each in present if each.receipt is not None]
     placed.sort(key=lambda each: (_decided(each), each.name), reverse=True)
     written = by_name(old.get("placements"), "pod")

@@ -72,8 +72,8 @@ class DesiredSettings:
 
     def render(self) -> str:
         """The value of ANNOTATION_SETTINGS."""
-        words = f"suspend={str(self.suspend).lower()},parallelism={self.parallelism}"
-        return words if self.stated_deadline_s is None else f"{words},deadline={self.stated_deadline_s}"
+        text = f"suspend={str(self.suspend).lower()},parallelism={self.parallelism}"
+        return text if self.stated_deadline_s is None else f"{text},deadline={self.stated_deadline_s}"
 
 
 def job_labels(job: InferenceJob) -> dict[str, str]:

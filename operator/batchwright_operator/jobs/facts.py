@@ -112,7 +112,7 @@ class JobFacts:
     pod_problem: Problem | None = None
     """Why no pod of the step that is on can run."""
     pods_pending: bool = False
-    """Some pod has not started yet: time alone may tell why."""
+    """Some pod has not started yet: a reason may show with time alone."""
     last_message: str = ""
     """The termination message of the newest failed pod of the step that is on."""
     rejection: Rejection | None = None

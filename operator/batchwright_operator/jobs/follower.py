@@ -37,7 +37,7 @@ class RunnerFollower:
             message=RunnerState,
             states=live.runners,
             session_factory=session_factory,
-            pace=PollPolicy(poll_s=min(1.0, interval_s), notify_s=interval_s),
+            policy=PollPolicy(poll_s=min(1.0, interval_s), notify_s=interval_s),
         )
 
     async def run(self, store: StoreView, queue: Queue) -> None:

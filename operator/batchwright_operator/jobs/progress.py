@@ -44,10 +44,10 @@ class Progress:
 
 
 def progress(facts: JobFacts, now: float) -> Progress:
-    """Exact after commit; before, finished shards by their last word and running ones by their own state.
+    """Exact after commit; before, finished shards by their final state and running ones by their newest.
 
     A runner that is killed takes its count along: its shard counts again from the next runner's state. While some
-    running runner has not been heard (the operator has just started), what is written is not taken back.
+    running runner has not reported yet (the operator has just started), no count falls below the written one.
     """
     total = _total(facts)
     if facts.commit_result is not None and not facts.commit_result.error:
@@ -86,7 +86,7 @@ def current_states(facts: JobFacts) -> list[RunnerState]:
 
 
 def _unknown(facts: JobFacts, total: int | None) -> int:
-    """Items of shards that Kubernetes counts as done and whose last words are lost: they are taken as succeeded
+    """Items of shards that Kubernetes counts as done and whose final states are lost: they are taken as succeeded
     until commit has counted."""
     if facts.run is None or total is None or not (shards := facts.shards):
         return 0
@@ -136,25 +136,25 @@ def _overlap(start: float, end: float, since: float, until: float) -> float:
 def tasks(facts: JobFacts) -> list[Raw]:
     """Per task, in the order of the spec: counts over all shards, p95 from pooled histograms, and mean batch size."""
     done = facts.commit_result.tasks if facts.commit_result is not None and not facts.commit_result.error else []
-    heard = [task for state in (*facts.finished.values(), *current_states(facts)) for task in state.tasks]
+    reported = [task for state in (*facts.finished.values(), *current_states(facts)) for task in state.tasks]
     written = {str(each.get("name")): each for each in facts.old.get("tasks") or ()}
     found = []
     for task in facts.job.tasks:
         kind = "CPU" if task.model is None else "Model"
         exact = [each for each in done if each.name == task.name]
-        counted = exact or [each for each in heard if each.name == task.name]
-        found.append(_task(task.name, kind, counted, heard, written.get(task.name, {})))
+        counted = exact or [each for each in reported if each.name == task.name]
+        found.append(_task(task.name, kind, counted, reported, written.get(task.name, {})))
     return found
 
 
-def _task(name: str, kind: str, counted: Sequence[TaskState], heard: Sequence[TaskState], old: Raw) -> Raw:
+def _task(name: str, kind: str, counted: Sequence[TaskState], reported: Sequence[TaskState], old: Raw) -> Raw:
     body: Raw = {
         "name": name,
         "kind": kind,
         "succeeded": sum(each.succeeded for each in counted),
         "failed": sum(each.failed for each in counted),
     }
-    mine = [each for each in heard if each.name == name]
+    mine = [each for each in reported if each.name == name]
     p95 = percentile_ms(pool(each.latency_counts for each in mine), 0.95)
     p95 = p95 if p95 is not None else old.get("p95Milliseconds")
     size = _mean_batch_size([*mine, *counted]) if kind == "Model" else None
@@ -172,9 +172,9 @@ def _mean_batch_size(states: Iterable[TaskState]) -> str | None:
 def failures(facts: JobFacts) -> list[Raw]:
     """The first few failed items, by shard; what is written stays, for its pod may be gone."""
     states = [*facts.finished.values(), *current_states(facts)]
-    heard = [_failure(each) for state in states for each in state.failures]
-    heard += [_failure(each) for each in (facts.commit_result.failures if facts.commit_result else [])]
-    every = {_place(each): each for each in [*(facts.old.get("failures") or ()), *heard]}
+    reported = [_failure(each) for state in states for each in state.failures]
+    reported += [_failure(each) for each in (facts.commit_result.failures if facts.commit_result else [])]
+    every = {_place(each): each for each in [*(facts.old.get("failures") or ()), *reported]}
     return [every[place] for place in sorted(every)][:FAILURE_LIMIT]
 
 

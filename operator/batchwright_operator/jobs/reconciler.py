@@ -130,6 +130,7 @@ def decide(observed: ObservedJob, now: float) -> Decision:
     write = write_decision(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
     return Decision(
         actions=(
+            # First, so that the name is free for our own Job by the next pass: the garbage collector takes its time.
             *(Delete.of(JOB, child) for child in observed.left_behind),
             *actions(facts, phase, observed.settings, token=observed.token, now=now),
         ),
@@ -167,6 +168,7 @@ def _after_the_end(facts: JobFacts, observed: ObservedJob, now: float) -> Decisi
     if old.get("observedGeneration") != job.generation:
         status = _write(job, {**old, "observedGeneration": job.generation})
     left = _time_to_live(facts, now)
+    # The object itself is deleted: its Jobs are owned by it, and the garbage collector takes them along.
     if left is not None and left <= 0:
         return Decision(actions=(*wanted, Delete.of(INFERENCE_JOB, job.raw)))
     return Decision(actions=wanted, status=status, requeue_after_s=left)

@@ -13,6 +13,7 @@ from batchwright_operator.kube.times import unix
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.receipts import PendingReason
 from batchwright_operator.pods.lifecycle import is_over
+from batchwright_operator.pods.problems import unschedulable
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
@@ -83,8 +84,7 @@ def placed_pod(raw: Raw) -> PlacedPod:
     is_model = labels.get(LABEL_COMPONENT) == COMPONENT_MODEL
     receipt = receipts.parse(raw) if is_model else None
     gates = [each.get("name") for each in spec.get("schedulingGates") or ()]
-    condition, ready = find(status.get("conditions"), "PodScheduled"), find(status.get("conditions"), "Ready")
-    unfit = condition.get("status") == "False" and condition.get("reason") == "Unschedulable" and not gates
+    ready = find(status.get("conditions"), "Ready")
     return PlacedPod(
         uid=metadata["uid"],
         namespace=metadata.get("namespace", ""),
@@ -104,5 +104,5 @@ def placed_pod(raw: Raw) -> PlacedPod:
         ready_at=unix(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         receipt=receipt,
         waiting=receipts.pending_reason(raw) if gates else None,
-        unschedulable=str(condition.get("message") or "unschedulable") if unfit else "",
+        unschedulable="" if gates else unschedulable(raw),
     )

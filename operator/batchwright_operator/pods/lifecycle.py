@@ -9,7 +9,7 @@ from batchwright_operator.kube.objects import Raw
 
 
 def is_over(pod: Raw) -> bool:
-    """Has it succeeded or failed? It holds no device and no memory then, though the object is still there."""
+    """Has it succeeded or failed? It uses no device and no memory then, though the object is still there."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 

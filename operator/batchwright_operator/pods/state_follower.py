@@ -75,7 +75,7 @@ class StateFollower(Generic[S]):
     states: MutableMapping[str, Received[S]]
     session_factory: SessionFactory
     on_state: Callable[[FollowedPod, S], None] | None = None
-    pace: PollPolicy = field(default_factory=PollPolicy)
+    policy: PollPolicy = field(default_factory=PollPolicy)
     _tasks: dict[FollowedPod, asyncio.Task[None]] = field(default_factory=dict)
     _notified: dict[Key, float] = field(default_factory=dict)
 
@@ -112,7 +112,7 @@ class StateFollower(Generic[S]):
                 await task
 
     async def _follow(self, session: aiohttp.ClientSession, target: FollowedPod, queue: Queue) -> None:
-        after, backoff_s = -1, self.pace.first_backoff_s
+        after, backoff_s = -1, self.policy.first_backoff_s
         while True:
             began = time.monotonic()
             try:
@@ -121,16 +121,16 @@ class StateFollower(Generic[S]):
                 log.debug("state of pod %s: %s", target.uid, error)
                 after = -1
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                backoff_s = min(2 * backoff_s, self.pace.last_backoff_s)
+                backoff_s = min(2 * backoff_s, self.policy.last_backoff_s)
                 continue
-            backoff_s = self.pace.first_backoff_s
+            backoff_s = self.policy.first_backoff_s
             if state.revision != after or target.uid not in self.states:
                 after = state.revision
                 self.states[target.uid] = Received(state=state, received_at=time.time())
                 if self.on_state is not None:
                     self.on_state(target, state)
                 self._notify(queue, target.key)
-            await asyncio.sleep(max(0.0, self.pace.poll_s - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.0, self.policy.poll_s - (time.monotonic() - began)))
 
     async def _ask(self, session: aiohttp.ClientSession, target: FollowedPod, after: int) -> S:
         async with session.get(
@@ -146,9 +146,9 @@ class StateFollower(Generic[S]):
             return msgspec.json.decode(body, type=self.message)
 
     def _notify(self, queue: Queue, key: Key) -> None:
-        """Ask for a reconciliation, but not more often than the pace allows."""
+        """Ask for a reconciliation, but not more often than the policy allows."""
         now = time.monotonic()
-        due = max(now, self._notified.get(key, float("-inf")) + self.pace.notify_s)
+        due = max(now, self._notified.get(key, float("-inf")) + self.policy.notify_s)
         if self._notified.get(key, float("-inf")) <= now:
             self._notified[key] = due
             queue.add(key, after_s=due - now)

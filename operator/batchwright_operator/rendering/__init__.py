@@ -1,2 +1,2 @@
-"""Parts that children of every kind are made of: metadata, containers, mounts. Pure; fresh dicts, the same for the
-same input."""
+"""Parts that children of every kind are made of: metadata, containers, mounts. Pure, and fresh dicts for the same
+input; never knows which kind of object it renders for."""

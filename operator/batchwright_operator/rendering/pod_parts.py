@@ -81,7 +81,7 @@ def plain(values: Sequence[msgspec.Struct]) -> list[Raw]:
 
 
 def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
-    """A container under Pod Security restricted, whose last words are its termination message."""
+    """A container under Pod Security restricted; without a termination message its last log lines become one."""
     return {
         "name": name,
         "image": image,

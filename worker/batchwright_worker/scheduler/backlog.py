@@ -61,14 +61,14 @@ def expected_backlog(
 def _device(served: ServedModel, devices: Mapping[str, Device], now: float) -> tuple[float, int, bool]:
     """Seconds until a device is free for the model, how many could be, and whether one runs it now."""
     up = [device for device in devices.values() if not device.down]
-    holders = [device for device in up if device.holds(served.name)]
+    holders = [device for device in up if served.name in device.memory.residents]
     usable = holders or up
     if not usable:
         return 0.0, 1, False
     free_in_s = min(device.free_at(now) for device in usable) - now
     if not holders:
         free_in_s += served.footprint.load_s
-    own_runs = any(device.runs(served.name) for device in usable)
+    own_runs = any(flight.model == served.name for device in usable for flight in device.timeline.in_flight)
     return free_in_s, len(usable), own_runs
 
 

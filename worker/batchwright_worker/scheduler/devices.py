@@ -274,6 +274,11 @@ class Device:
     reservations: int = 0
 
     @property
+    def available(self) -> bool:
+        """May it be given anything more? If so, its timeline says what."""
+        return not self.down and not self.reservations
+
+    @property
     def idle(self) -> bool:
         """Can it start a batch?"""
         return not self.down and not self.reservations and self.timeline.takes_batch

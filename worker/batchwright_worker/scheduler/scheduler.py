@@ -91,7 +91,7 @@ class Scheduler:
         self.devices[device].reservations += 1
 
     def release(self, device: str) -> None:
-        """The end of one claim."""
+        """The end of one reservation."""
         self.devices[device].reservations -= 1
 
     # --- requests ---
@@ -141,8 +141,10 @@ class Scheduler:
         """The next thing to do; the state has changed already as if it had begun."""
         free = behind = False
         for device in self.devices.values():
-            free = free or device.idle or device.loadable
-            behind = behind or device.followable
+            if device.available:
+                timeline = device.timeline
+                free = free or timeline.takes_batch or timeline.takes_load
+                behind = behind or timeline.takes_follower
         waiting = [served for served in self.models.values() if served.queue.rows]
         if not waiting or not free:
             return self._next_behind(now) if waiting and behind else NOTHING

@@ -53,9 +53,9 @@ CALLS: Final = (
     "open_window",
     "close_window",
 )
-"""Every method of `Scheduler` that changes its books, and those whose answer is a decision."""
+"""Every method of `Scheduler` that changes its state, and those whose answer is a decision."""
 READS: Final = ("expected_wait_s", "holders", "blocked_everywhere")
-"""The methods that only look."""
+"""The methods that only read."""
 _INFINITE: Final = {"is": "infinite"}
 
 
@@ -74,7 +74,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class LoggedCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One call: when (seconds of the recorder's clock), which, with what, and what it gave."""
+    """One call: when (seconds of the recorder's clock), which, its arguments, and what it returned."""
 
     t: float
     call: str
@@ -134,10 +134,10 @@ def plain(value: Any) -> Any:
     if kind not in _FIELDS:
         raise TypeError(f"{kind.__name__} cannot be logged: write it as names, numbers or a value of the scheduler's")
     given = {one.name: getattr(value, one.name) for one in _FIELDS[kind]}
-    told = {
+    written = {
         one.name: given[one.name] for one in _FIELDS[kind] if one.default is None or given[one.name] != one.default()
     }
-    return {"is": kind.__name__, **{name: plain(each) for name, each in told.items()}}
+    return {"is": kind.__name__, **{name: plain(each) for name, each in written.items()}}
 
 
 def read(value: Any, batches: Mapping[int, steps.Batch]) -> Any:
@@ -174,22 +174,22 @@ def answer(call: str, given: Any) -> Any:
         case "next":
             return _step(given)
         case "close_window":
-            verdict = given[0]
-            return {"size": verdict.size, "reason": verdict.reason}
+            decision = given[0]
+            return {"size": decision.size, "reason": decision.reason}
         case "add_model" | "add_device" | "begin_load":
             return None
     return plain(given)
 
 
 def _step(step: steps.Step) -> Any:
-    told: dict[str, Any] = {}
+    written: dict[str, Any] = {}
     if step.late:
-        told["late"] = list(step.late)
+        written["late"] = list(step.late)
     if step.wake_at is not None:
-        told["wake_at"] = step.wake_at
+        written["wake_at"] = step.wake_at
     if isinstance(step.action, dispatch.Nothing):
-        return told
-    return {**told, "action": plain(step.action)}
+        return written
+    return {**written, "action": plain(step.action)}
 
 
 def state_of(scheduler: Scheduler) -> dict[str, Any]:

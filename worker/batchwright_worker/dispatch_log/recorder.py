@@ -1,4 +1,4 @@
-"""The dispatch log: a scheduler that writes down what it is told and what it answers, so that `replay` can repeat it.
+"""The dispatch log: a scheduler that writes down its calls and what they return, so that `replay` can repeat them.
 
 Off by default, and then it costs nothing: `Scheduler` itself knows nothing of it. A file begins with the state of the
 scheduler, so that each of the two that are kept can be replayed alone.
@@ -54,19 +54,19 @@ class DispatchLog:
             except OSError as error:
                 self._end(error)
 
-    def write(self, event: calls.LoggedCall) -> None:
+    def write(self, logged: calls.LoggedCall) -> None:
         """One line; a file that becomes too long by it is followed by another one."""
         if self._file is None:
             return
         try:
-            line = self._encoder.encode(event)
+            line = self._encoder.encode(logged)
             self._file.write(line + b"\n")
             self._written += len(line) + 1
             if self._written > self._limit:
                 self._begin()
-            elif event.t - self._flushed > _FLUSH_S:
+            elif logged.t - self._flushed > _FLUSH_S:
                 self._file.flush()
-                self._flushed = event.t
+                self._flushed = logged.t
         except OSError as error:
             self._end(error)
 
@@ -93,8 +93,8 @@ class DispatchLog:
 
 
 class RecordedScheduler(Scheduler):
-    """A `Scheduler` whose every call of `calls.CALLS` is a line of the log, and told to `observe` with its arguments
-    and what it gave."""
+    """A `Scheduler` whose every call of `calls.CALLS` is a line of the log, and reported to `observe`: which it was, its
+    arguments, what it returned."""
 
     __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_observe", "_wall")
 
@@ -130,22 +130,22 @@ class RecordedScheduler(Scheduler):
         """Perform the call and write it down; calls that it makes itself are part of it."""
         if self._inside:
             return act()
-        told: list[Any] = []
+        written: list[Any] = []
         if self._lines is not None:
             self._lines.begin()
-            told = [calls.argument(each) for each in arguments]
+            written = [calls.argument(each) for each in arguments]
         self._inside = True
         try:
-            given = act()
+            returned = act()
         finally:
             self._inside = False
         if self._lines is not None:
-            if isinstance(given, Step) and isinstance(given.action, Batch):
-                self._remember(given.action)
-            self._lines.write(calls.LoggedCall(self._clock(), call, told, calls.answer(call, given)))
+            if isinstance(returned, Step) and isinstance(returned.action, Batch):
+                self._remember(returned.action)
+            self._lines.write(calls.LoggedCall(self._clock(), call, written, calls.answer(call, returned)))
         if self._observe is not None:
-            self._observe(call, arguments, given)
-        return given
+            self._observe(call, arguments, returned)
+        return returned
 
     def _remember(self, batch: Batch) -> None:
         """The newest, for a file that begins while they run."""

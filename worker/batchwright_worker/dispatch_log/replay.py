@@ -18,7 +18,7 @@ from batchwright_worker.dispatch_log.calls import BadLineError, Header, LoggedCa
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
 
-_EVENT = msgspec.json.Decoder(LoggedCall)
+_CALL = msgspec.json.Decoder(LoggedCall)
 _HEADER = msgspec.json.Decoder(Header)
 _CONTAINERS = frozenset(
     {
@@ -80,24 +80,24 @@ class _Run:
     def tally(self, model: str) -> ModelTally:
         return self.replayed.models.setdefault(model, ModelTally())
 
-    def step(self, event: LoggedCall) -> Any:
+    def step(self, logged: LoggedCall) -> Any:
         """Make the call again; what it gives, as the log has it."""
-        if event.call not in calls.CALLS:
-            raise BadLineError(f"there is no call {event.call!r} in this version")
-        arguments = [calls.read(each, self.batches) for each in event.args]
+        if logged.call not in calls.CALLS:
+            raise BadLineError(f"there is no call {logged.call!r} in this version")
+        arguments = [calls.read(each, self.batches) for each in logged.args]
         try:
-            given = getattr(self.scheduler, event.call)(*arguments)
+            returned = getattr(self.scheduler, logged.call)(*arguments)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise BadLineError(f"{event.call} cannot be called with what the line says: {error!r}") from error
-        self._count(event.call, arguments, given)
-        return msgspec.json.decode(msgspec.json.encode(calls.answer(event.call, given)))
+            raise BadLineError(f"{logged.call} cannot be called with what the line says: {error!r}") from error
+        self._count(logged.call, arguments, returned)
+        return msgspec.json.decode(msgspec.json.encode(calls.answer(logged.call, returned)))
 
-    def _count(self, call: str, arguments: list[Any], given: Any) -> None:
-        match call, given:
+    def _count(self, call: str, arguments: list[Any], returned: Any) -> None:
+        match call, returned:
             case "offer", _:
-                self._count_offer(arguments[0], given)
+                self._count_offer(arguments[0], returned)
             case "next", Step():
-                self._count_step(given)
+                self._count_step(returned)
             case "batch_ended", _:
                 tally = self.tally(arguments[0].run.model)
                 tally.predicted_s += arguments[0].predicted_s
@@ -109,13 +109,13 @@ class _Run:
             case "load_ended", _:
                 self.tally(arguments[0].model).loads += 1
 
-    def _count_offer(self, offer: QueueRequest, given: int | Refusal) -> None:
+    def _count_offer(self, offer: QueueRequest, returned: int | Refusal) -> None:
         tally = self.tally(offer.model)
         tally.offered += 1
-        if isinstance(given, Refusal):
-            tally.refused[given.reason] += 1
+        if isinstance(returned, Refusal):
+            tally.refused[returned.reason] += 1
         else:
-            self.model_of[given] = offer.model
+            self.model_of[returned] = offer.model
 
     def _count_step(self, step: Step) -> None:
         for key in step.late:
@@ -136,8 +136,8 @@ def replay(lines: Iterable[bytes]) -> Replayed:
     upgraded = format_1.upgraded if header.dispatch_log == format_1.FORMAT else _as_it_is
     for number, line in numbered:
         try:
-            event = upgraded(_EVENT.decode(line))
-            now = run.step(event)
+            logged = upgraded(_CALL.decode(line))
+            now = run.step(logged)
         except msgspec.MsgspecError as error:
             if line.endswith(b"\n"):
                 raise BadLineError(f"line {number}: {error}") from error
@@ -145,11 +145,11 @@ def replay(lines: Iterable[bytes]) -> Replayed:
         except BadLineError as error:
             raise BadLineError(f"line {number}: {error}") from error
         run.replayed.calls += 1
-        run.replayed.decisions += event.gave is not None
-        run.replayed.seconds = event.t - header.t
-        if now != event.gave:
+        run.replayed.decisions += logged.gave is not None
+        run.replayed.seconds = logged.t - header.t
+        if now != logged.gave:
             run.replayed.difference = Difference(
-                line=number, t=event.t - header.t, call=event.call, logged=event.gave, now=now
+                line=number, t=logged.t - header.t, call=logged.call, logged=logged.gave, now=now
             )
             break
     return run.replayed
@@ -177,8 +177,8 @@ def _begun(numbered: Iterator[tuple[int, bytes]]) -> tuple[Header, _Run]:
     return header, _Run(scheduler, batches, Replayed(version=header.version))
 
 
-def _as_it_is(event: LoggedCall) -> LoggedCall:
-    return event
+def _as_it_is(logged: LoggedCall) -> LoggedCall:
+    return logged
 
 
 class _Values(pickle.Unpickler):

@@ -1,2 +1,2 @@
-"""The scheduler of batches, pure: queues, admission, order, residency, dispatch. Told the time, never reads it; does
-no I/O. What `engine` runs, `simulator` replays and the dispatch log repeats."""
+"""The scheduler of batches, pure: queues, admission, order, residency, dispatch. The time is an
+argument, never read; no I/O. What `engine` runs, `simulator` runs too, and the dispatch log repeats it."""

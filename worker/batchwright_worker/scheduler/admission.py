@@ -1,8 +1,9 @@
 """Admission by deadline and the largest batch whose members can all be in time. Pure.
 
-serving.md, "The bound under overload": with offered rate r and target L the largest batch is
-n* = (L - a) / (b + 1/r): a batch that gathers for n/r seconds and runs a + b*n is in time for its first row.
-Acceptance gives way under overload, never the size of the batch. Seconds and rows per second.
+The bound under overload: with offered rate r, target L and device time a + b*n the largest batch whose members can all
+be in time is n* = (L - a) / (b + 1/r), because it gathers for n/r seconds and runs a + b*n before its first row is
+answered. Acceptance gives way under overload, never the size of the batch: smaller batches would serve fewer rows, and
+the queue would grow. Seconds and rows per second.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import Struct
 from batchwright_worker.scheduler.batch_size.device_time import Curve
 
 RATE_MEMORY_S = 0.5
+"""The offered rate follows a burst within a second and does not follow the scatter of a few arrivals."""
 COARSE = 1 / 256
 """Share of the memory within which arrivals count as simultaneous: an estimate need not decay with every one."""
 

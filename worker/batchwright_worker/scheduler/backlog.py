@@ -12,7 +12,7 @@ from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.served_model import BucketFacts, ServedModel
 
 NEARLY = 1.1
-"""Models whose use of the device differs by less count as equals."""
+"""Models whose use of the device differs by less count as equals: it is a smoothed estimate."""
 
 
 class _Mine(NamedTuple):

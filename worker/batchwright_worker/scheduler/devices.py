@@ -17,8 +17,8 @@ UNBOUNDED = 1 << 60
 """Bytes or rows where nothing bounds them."""
 SHORT_S = 0.002
 """Behind a batch predicted to take less device time than this the next one follows at once: the way to the runtime and
-back takes longer than what waiting could gather. It has half the rows at least, so that two of a size take turns; else
-few rows at a time would chase each other."""
+back (0.65 ms each on two cores, docs/measurements.md) takes longer than what waiting could gather. It has half the rows at
+least, so that two of a size alternate; else few rows at a time would chase each other."""
 LEAD_SHARE = 0.2
 """Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
 MOST_LEAD_S = 0.004

@@ -2,8 +2,8 @@
 
 B5's four options per queue, in the queues' order. *(ours)* the next queues are tried when the first cannot be served;
 a queue passed over `PASS_LIMIT` times gets the next fitting device for itself; only as many idle models are unloaded
-as are needed, the least (reload cost x demand / bytes) first; where a model is alone on a device and the books say that
-not even one row fits, one row is tried all the same (nothing can make more room, so waiting would be for ever; the
+as are needed, the least (reload cost x demand / bytes) first; where a model is alone on a device and, as measured,
+not even one row fits, one row is tried all the same (nothing can make more room, so waiting would last forever; the
 runtime's own answer is the truth).
 """
 
@@ -19,6 +19,7 @@ from batchwright_worker.scheduler.devices import UNBOUNDED, Device, DeviceMemory
 from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket
 
 PASS_LIMIT = 16
+"""A queue that was passed over this often comes first, wherever it stands in the order: nobody starves."""
 Reason = Literal["LoadedAndIdle", "LoadedAfterUnload", "FreeMemory", "FreeAfterUnload"]
 
 
@@ -153,8 +154,8 @@ def follow(queue: Queued, devices: Sequence[DeviceView]) -> RunBatch | None:
 
 
 def load_behind(queue: Queued, devices: Sequence[DeviceView], loading: frozenset[str]) -> LoadModel | None:
-    """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is
-    nowhere. The model of that batch may make room for it."""
+    """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is not
+    resident anywhere. The model of that batch may make room for it."""
     if queue.model in loading:
         return None
     able = [

@@ -1,7 +1,7 @@
 """The batch queues: one per model (method B4), grouped by shape bucket, bounded. Pure.
 
 Rows of one bucket may share a batch. A request of many rows may be split over batches; it is known by its key and
-the caller puts the pieces together. Which queue goes first is `order`'s matter.
+the caller puts the pieces together. `order` decides which queue goes first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Bucket = Hashable
 
 
 class IsolatedBucket(Struct, frozen=True):
-    """A bucket of rows of one shape that share no batch with others of that shape (see `suspects`)."""
+    """A bucket of rows of one shape that share no batch with others of that shape (see `engine/suspects`)."""
 
     shape: Bucket
     group: int
@@ -137,7 +137,7 @@ class ModelQueue:
         self.rows += entry.left
 
     def remove(self, key: int) -> int:
-        """Forget what is left of a request (its caller has gone, or it is late); the number of rows freed."""
+        """Take what is left of a request out (its caller has disconnected, or it is late); the number of rows freed."""
         entry = self.entries.pop(key, None)
         if entry is None or entry.removed:
             return 0

@@ -1,4 +1,4 @@
-"""The engine's mind: queues, admission, residency and dispatch in one state machine. Pure: no clock, no I/O.
+"""The scheduler of batches: queues, admission, residency and dispatch in one state machine. Pure: no clock, no I/O.
 
 Something happens (`offer`, `cancel`, `batch_ended`, `load_ended`, `runtime_lost`, ...), then the caller asks `next`
 until it answers `Nothing` (method B6: decisions on events only). `engine` performs the answers on real runtimes, the
@@ -24,7 +24,7 @@ from batchwright_worker.scheduler.window_counts import WindowCounts
 
 NOTHING = Step(action=Nothing(why={}))
 REBALANCE_S = 0.02
-"""So long what the models leave to each other may lag behind."""
+"""What the models leave to each other may lag this much behind: it takes a pass over all of them."""
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class Scheduler:
         return self._push(served, offer, admission.earlier(allowed, offer.deadline))
 
     def cancel(self, key: int) -> None:
-        """Its caller has gone: skip what has not started."""
+        """Its caller has disconnected: skip what has not started."""
         name = self._model_of.pop(key, None)
         if name is not None:
             self.models[name].queue.remove(key)
@@ -307,7 +307,7 @@ class Scheduler:
         return keys
 
     def requeue(self, entry: QueuedRequest, model: str) -> int:
-        """Put rows back whose batch did not run (in their old place, by arrival); their new key."""
+        """Put rows back whose batch did not run, in their old place by arrival; their new key."""
         self._keys += 1
         entry.key = self._keys
         self._model_of[entry.key] = model

@@ -15,20 +15,23 @@ from batchwright_worker.scheduler.queues import Bucket, ModelQueue, shape_of
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
 DEMAND_MEMORY_S = 10.0
+"""Time constant of a model's demand, which decides what is evicted: longer than that of the offered rate, so that a
+model between two of its requests is still worth keeping."""
 UNSEEN_SHARE = 0.03
 UNSEEN_S = 0.0015
 MOST_UNSEEN_SHARE = 0.2
-"""So much of a latency target is kept for what the sidecar cannot see, the way from the caller and back: a share, at
-least so many seconds, at most a larger share. Without it an overloaded device answers a millisecond late (simulated:
+"""This much of a latency target is kept for what the sidecar cannot see, the way from the caller and back: a share, at
+least UNSEEN_S, at most a larger share. Without it an overloaded device answers a millisecond late (simulated:
 366 instead of 429 in time per second at ten times the load); it costs next to nothing."""
 OVERHEAD_WEIGHT = 0.1
 PROBE_S = 1.0
 PROBE_TURNS = 20.0
-"""What is predicted of a model is doubted when no batch of it has run for so long, and for so many times what one is
-predicted to take: a prediction by which all requests are too late is never corrected unless one is tried."""
+"""What is predicted of a model is doubted when no batch of it has run for PROBE_S and for PROBE_TURNS times what one row
+is predicted to take: a prediction by which all requests are too late is never corrected unless one is tried."""
 FACTS_S = 0.005
-"""So long a derived fact may lag behind the offered rate."""
+"""Derived facts may lag this much behind the offered rate: they are not derived again for every request."""
 USED_MEMORY_S = 1.0
+"""Time constant of a model's use of the device: where one of two must be late, who has used more makes way."""
 MOST_BUCKETS = 64
 """Shape buckets that keep a fit of their own; the model's overall fit serves the others."""
 
@@ -89,7 +92,7 @@ class BucketFacts:
 
 @dataclass(slots=True, kw_only=True)
 class ServedModel:
-    """The living side of a `ModelConfig`."""
+    """What is known of one model while it is served: its queue, its fits, its tuner."""
 
     config: ModelConfig
     queue: ModelQueue
@@ -109,11 +112,11 @@ class ServedModel:
     ran_at: float = -math.inf
     """When a batch of it ended last."""
     use: float = 0.0
-    """The same, as of a moment ago (see `sharing`)."""
+    """The same, as of a moment ago (see `fair_share`)."""
     capacity_share: float = 1.0
-    """Share of the device's time that other models leave to this one's waiting rows (see `sharing`)."""
+    """Share of the device's time that other models leave to this one's waiting rows (see `fair_share`)."""
     max_batch_s: float = math.inf
-    """How long a batch may take for the sake of models with tighter targets (see `sharing`)."""
+    """How long a batch may take for the sake of models with tighter targets (see `fair_share`)."""
     _version: int = 0
     _turnarounds: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
     _facts: dict[Bucket, BucketFacts] = field(default_factory=dict)

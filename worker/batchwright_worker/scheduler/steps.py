@@ -31,7 +31,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
 
 class Batch(Struct, frozen=True, kw_only=True):
     """A batch to run now. `predicted_s`: its fitted device time; `left_waiting`: rows of its bucket stay behind;
-    `serial`: its number in the device's books."""
+    `serial`: its number, by which the device's timeline knows it."""
 
     run: RunBatch
     slices: tuple[Slice, ...]
@@ -41,7 +41,7 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """What to do now: `late` requests to answer as late, then `action`. With Nothing, look again at `wake_at`
+    """What to do now: `late` requests to answer as late, then `action`. With Nothing, ask again at `wake_at`
     (a queue delay ends then) unless something happens before."""
 
     action: Batch | LoadModel | Nothing

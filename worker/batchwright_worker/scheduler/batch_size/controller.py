@@ -1,8 +1,12 @@
 """The batch size of one model, window by window: methods A6 (step), A7 (trend guard), A8 (stop rule). Pure.
 
-*(ours)* A want has a cause (serving.md, 2): rows that wait want a larger batch, only a batch that is slow itself wants
-a smaller one; a met target is held unless a larger batch would serve more rows; the size moves only when want and
-trend agree, or fewer than four wants exist. Observations are arguments; every verdict is a value with its reason.
+A6: after each window a step up while the latency is below its target, a step down while it is above. A7: the
+Mann-Kendall trend of the last sizes must agree. A8: the search stops where all targets are met, and a change of load
+or speed starts it again. *(ours)* Each window proposes a size for a cause: rows that wait propose a larger one, only a
+batch that is slow itself a smaller one (under overload a smaller batch lowers the throughput, the queue grows and with
+it the latency: simulated, the published step falls to 1 row and serves 94 of 409 rows/s); a met target settles the size unless a larger
+one would serve more rows; what is tested for trend are the proposals, and fewer than four decide without it.
+Observations are arguments; every decision is a value with its reason.
 """
 
 from __future__ import annotations
@@ -34,11 +38,15 @@ Reason = Literal[
     "NoRequests",
 ]
 FREE_PROPOSALS = 4
-"""Below so many wants there is no trend to ask (A7, ours)."""
+"""With fewer proposals there is no trend to test: three in a row reach |Z| = 1.04 at most (A7, ours)."""
 LOAD_RATIO = 0.3
+"""The search starts again when the load has changed by more than this share and by more than three standard deviations
+of a Poisson process: less is the scatter of one window (tests/scheduler/test_batch_size_tuning)."""
 SPEED_RATIO = 1.25
+"""Or when the fitted device time of the settled size has changed by this factor, at which the fit, too, forgets what was
+before (`device_time.JUMP_RATIO`)."""
 FULL = 0.85
-"""Batches whose mean size is at least this share of the allowed size leave rows behind."""
+"""Batches whose mean size is at least this share of the tuned size leave rows behind."""
 BUSY = 0.85
 """From this busy share on, full batches mean that the device is the bottleneck."""
 GAIN = 1.02
@@ -47,11 +55,12 @@ OVERLOAD_SHARE = 0.75
 """While requests are refused, or a smaller batch could not serve all, a batch may take this share of the latency target
 (n* of admission bounds it too)."""
 HEADROOM = 1.1
-"""A size that serves less than so many times the offered rows leaves no room for bursts."""
+"""A size that serves less than this many times the offered rows leaves no room for bursts."""
 FIRM_BATCHES = 12
-"""Auto trusts the fit once so many batches were seen."""
+"""Auto trusts the fit once this many batches were seen (a warm-up up to 32 rows gives six)."""
 REACH = 2
-"""The fit is trusted up to so many times the largest batch ever seen."""
+"""The fit is trusted up to this many times the largest batch ever seen: a full batch of rows many times as long as all
+before would block the device for seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +80,16 @@ class TuningConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunerState:
-    """The tuner's memory. `held_*` describe what was true when the search stopped."""
+    """The tuner's memory. `settled_*` describe what was true when the search stopped."""
 
     size: int
     proposals: tuple[int, ...] = ()
     searching: bool = True
     missed: int = 0
-    """Windows in a row in which a held size missed its target."""
+    """Windows in a row in which a settled size missed its target."""
     settled_offered: float = 0.0
     settled_device_s: float = 0.0
-    """Device time of the held size as fitted then."""
+    """Device time of the settled size as fitted then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +190,7 @@ def _worthwhile(curve: Curve, most: int) -> int:
 
 def uses_fit(config: TuningConfig, curve: Curve) -> bool:
     """Does this controller jump to the fitted size? Auto does once the fit is firm: simulated, that answers more in
-    time than steps at every load tried (tests/engine/test_simulated_tables)."""
+    time than steps at every load tried (tests/scheduler/test_simulated_tables)."""
     if config.controller == "Auto":
         return curve.batches >= FIRM_BATCHES and len(curve.points) >= 2
     return config.controller == "Fitted" and curve.known
@@ -194,7 +203,7 @@ def _throughput_missed(config: TuningConfig, window: WindowFacts) -> bool:
 def _reopened(
     config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve, met: bool | None
 ) -> Reason | None:
-    """Why a held search starts again, None if it does not (A8; a single noisy window is no reason)."""
+    """Why the search of a settled size starts again, None if it does not (A8; one noisy window is no reason)."""
     if tuner.searching:
         return None
     settled, now = tuner.settled_offered, window.offered
@@ -210,11 +219,12 @@ def _reopened(
 def _proposal(
     config: TuningConfig, tuner: TunerState, window: WindowFacts, curve: Curve, met: bool | None
 ) -> _Proposal:
-    """The size that this window asks for, and why."""
+    """The size that this window proposes, and why."""
     target = config.latency_s
     if config.literal:
         return _literal(config, tuner, window, met)
     if target is not None and window.latency_s > target:
+        # Most of the latency is waiting then, and waiting rows are served faster by a larger batch, never by a smaller.
         if window.device_s < target / 2:
             return _larger(config, tuner, window, curve, "RowsWaiting")
         return _slow_batch(config, tuner, window, curve)
@@ -311,7 +321,7 @@ def _settle(
 
 
 def _pause(tuner: TunerState, window: WindowFacts, proposal: _Proposal, met: bool | None) -> TuningDecision:
-    """A held size met a window that wants another: one such window is noise, the next one starts the search again."""
+    """A settled size and a window that proposes another: one is noise, the next one starts the search again."""
     if met is False:
         kept = replace(tuner, missed=tuner.missed + 1)
         message = f"{proposal.because}; one window does not move a settled size of {tuner.size}"
@@ -323,7 +333,7 @@ def _pause(tuner: TunerState, window: WindowFacts, proposal: _Proposal, met: boo
 def _move(
     config: TuningConfig, tuner: TunerState, proposal: _Proposal, met: bool | None, reopened: Reason | None
 ) -> TuningDecision:
-    """Append the want; go there if the trend of the wants agrees or is too short to ask (A7)."""
+    """Append the proposal; go there if the trend of the proposals agrees or is too short to test (A7)."""
     proposals = (*tuner.proposals, proposal.size)[-config.trend_length :]
     trend = mann_kendall(proposals)
     step = proposal.size - tuner.size

@@ -1,4 +1,8 @@
-"""The Mann-Kendall trend test of method A7. Pure."""
+"""The Mann-Kendall trend test of method A7. Pure.
+
+Mann, Nonparametric tests against trend, Econometrica 13 (1945); the variance with ties and the continuity correction
+(S moved by 1 towards 0) as in Kendall, Rank Correlation Methods (1975).
+"""
 
 from __future__ import annotations
 

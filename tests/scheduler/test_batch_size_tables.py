@@ -113,7 +113,7 @@ def in_time_from_one(rate: float, controller: Controller) -> float:
 
 
 @pytest.mark.parametrize("rate", [100.0, 300.0, 1000.0])
-def test_a_jump_of_speed_is_fitted_anew_within_two_seconds(rate: float) -> None:
+def test_a_jump_of_speed_is_fitted_again_within_two_seconds(rate: float) -> None:
     plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
     simulation = Simulation([plan], [slower_from(5)])
     simulation.run(poisson(rate, 7, random.Random(3)), 7)

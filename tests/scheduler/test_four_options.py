@@ -11,7 +11,7 @@ from batchwright_worker.scheduler.dispatch import (
     DeviceView,
     LoadModel,
     Nothing,
-    Queued,
+    QueueView,
     ResidentView,
     RunBatch,
     decide,
@@ -37,8 +37,8 @@ def holds(model: str, size: int = 100, keep: float = 0.0, *, fresh: bool = False
     return ResidentView(model=model, memory_bytes=size, eviction_cost=keep, fresh=fresh)
 
 
-def wants(model: str, rows: int = 8, load: int = 100, per_row: int = 10, passed: int = 0) -> Queued:
-    return Queued(model=model, bucket=(), try_batch=rows, load_bytes=load, bytes_per_row=per_row, passed_over=passed)
+def wants(model: str, rows: int = 8, load: int = 100, per_row: int = 10, passed: int = 0) -> QueueView:
+    return QueueView(model=model, bucket=(), try_batch=rows, load_bytes=load, bytes_per_row=per_row, passed_over=passed)
 
 
 def test_option_1_the_loaded_idle_device_with_most_free_memory() -> None:
@@ -134,7 +134,7 @@ def devices(draw: st.DrawFn) -> DeviceView:
 
 queues = st.lists(
     st.builds(
-        Queued,
+        QueueView,
         model=models,
         bucket=st.just(()),
         try_batch=st.integers(1, 40),
@@ -149,7 +149,7 @@ queues = st.lists(
 
 @given(queues, st.lists(devices(), unique_by=lambda one: one.name, max_size=3))
 def test_every_decision_fits_memory_and_touches_only_what_is_idle(
-    queued: list[Queued], there: list[DeviceView]
+    queued: list[QueueView], there: list[DeviceView]
 ) -> None:
     action = decide(queued, there).action
     if isinstance(action, Nothing):
@@ -177,8 +177,8 @@ def _one(free: int, **residents: ResidentView) -> DeviceView:
     return device("d", free, *residents.values())
 
 
-def _row(size: int) -> Queued:
-    return Queued(model="a", bucket=(), try_batch=4, load_bytes=100, bytes_per_row=size)
+def _row(size: int) -> QueueView:
+    return QueueView(model="a", bucket=(), try_batch=4, load_bytes=100, bytes_per_row=size)
 
 
 def test_what_a_model_keeps_of_its_last_batch_is_room_for_its_next() -> None:

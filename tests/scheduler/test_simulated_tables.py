@@ -66,7 +66,7 @@ def test_the_plain_rule_without_the_guard_spirals_to_death() -> None:
 
 
 @pytest.mark.parametrize("controller", ["MannKendall", "Auto", "Fitted"])
-def test_the_want_by_cause_does_not_spiral(controller: str) -> None:
+def test_the_proposal_by_cause_does_not_spiral(controller: str) -> None:
     report = simulate(500, seconds=30, first=64, max_size=64, controller=controller, admits_all=True)
     assert report.rows_per_second(since=20) > 390
 

@@ -93,7 +93,7 @@ class DispatchLog:
 
 
 class RecordedScheduler(Scheduler):
-    """A `Scheduler` whose every call of `calls.CALLS` is a line of the log, and reported to `observe`: which it was, its
+    """A `Scheduler` whose every call of `calls.CALLS` is a line of the log, and is reported to `observe`: its name, its
     arguments, what it returned."""
 
     __slots__ = ("_batches_seen", "_clock", "_inside", "_lines", "_observe", "_wall")

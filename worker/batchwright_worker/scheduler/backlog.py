@@ -15,7 +15,7 @@ NEARLY = 1.1
 """Models whose use of the device differs by less count as equals: it is a smoothed estimate."""
 
 
-class _Mine(NamedTuple):
+class _OwnSide(NamedTuple):
     """A new row's own side: batches that it takes until it is served, seconds until the device is free and until a full
     batch that starts then has ended, and whether queues go by deadline where that matters."""
 
@@ -42,9 +42,9 @@ def expected_backlog(
     if len(models) > 1:
         by_deadline = order.goes_by_deadline and served.target_s is not None
         end_s = free_in_s + facts.turnaround.seconds(facts.cap)
-        mine = _Mine(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
+        own = _OwnSide(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
         others_s += sum(
-            _ahead_s(served, other, mine, now) for other in models.values() if other is not served and other.queue.rows
+            _ahead_s(served, other, own, now) for other in models.values() if other is not served and other.queue.rows
         )
     return Backlog(
         turnaround=facts.turnaround,
@@ -83,15 +83,15 @@ def _own_buckets(served: ServedModel, bucket: Bucket, now: float) -> tuple[int, 
     return rows, others_s
 
 
-def _ahead_s(served: ServedModel, other: ServedModel, mine: _Mine, now: float) -> float:
+def _ahead_s(served: ServedModel, other: ServedModel, own: _OwnSide, now: float) -> float:
     """Device time of the batches of a queue that will probably run before a new row of this model. Where the order goes
     by deadline, for a model with a target: who has had more of the device makes way where one of two must be late (see
     `order`)."""
     bucket = other.queue.next_bucket()
     facts, rows = other.facts(bucket, now), other.queue.rows
-    if not mine.by_deadline:
+    if not own.by_deadline:
         # The queues alternate: as many batches of the other one as this row has to wait for in its own.
-        return _batches_s(facts, min(rows, mine.batches * facts.cap))
+        return _batches_s(facts, min(rows, own.batches * facts.cap))
     assert served.target_s is not None
     if other.use > NEARLY * served.use:
         return 0.0
@@ -100,15 +100,15 @@ def _ahead_s(served: ServedModel, other: ServedModel, mine: _Mine, now: float) -
     assert head is not None
     if other.target_s is None:
         # Without a deadline it goes first in its turn as the oldest only, once it has waited longer than this row may.
-        will_have_waited_s = now + mine.start_s - head.arrival
+        will_have_waited_s = now + own.start_s - head.arrival
         return next_batch_s if will_have_waited_s > served.target_s else 0.0
     if other.target_s <= served.target_s:
         # All that waits of a tighter target is due before a row that arrives now.
         return _batches_s(facts, rows)
     # Of a looser target at most the next batch: if it is due before this row, or would be late behind a batch of ours.
-    due, mine_due = head.arrival + other.target_s, now + served.target_s
-    behind_mine_at = now + mine.end_s + next_batch_s
-    return next_batch_s if due < max(mine_due, behind_mine_at) else 0.0
+    due, own_due = head.arrival + other.target_s, now + served.target_s
+    behind_own_at = now + own.end_s + next_batch_s
+    return next_batch_s if due < max(own_due, behind_own_at) else 0.0
 
 
 def _batches_s(facts: BucketFacts, rows: int) -> float:

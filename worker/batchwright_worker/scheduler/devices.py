@@ -17,15 +17,18 @@ UNBOUNDED = 1 << 60
 """Bytes or rows where nothing bounds them."""
 SHORT_S = 0.002
 """Behind a batch predicted to take less device time than this the next one follows at once: the way to the runtime and
-back (0.65 ms each on two cores, docs/measurements.md) takes longer than what waiting could gather. It has half the rows at
-least, so that two of a size alternate; else few rows at a time would chase each other."""
+back (0.65 ms each on two cores, docs/measurements.md) takes longer than what waiting could gather. It has half the
+rows at least, so that two of a size alternate; else few rows at a time would chase each other."""
 LEAD_SHARE = 0.2
 """Any batch may follow shortly before the running one ends: at most this share of its device time, ..."""
 MOST_LEAD_S = 0.004
+"""... never longer than this, because rows that arrive in the lead are not in the batch, ..."""
 DECIDING_S = 0.0025
-"""... as long as the way to the runtime and back takes, and what a timer may be late by and the decision takes (a
-millisecond with fifty queues and cold caches: it must not meet the end of the batch on the same processor)."""
+"""... and as long as the way to the runtime and back takes, and what a timer may be late by and the decision takes (a
+decision took 0.9 ms with fifty queues and cold caches, and met the end of the load on the same processor: 6 % of the
+device time were lost, now 2 %; docs/measurements.md)."""
 ROUND_TRIP_WEIGHT = 0.1
+"""Share of the newest batch in the smoothed round trip."""
 
 
 @dataclass(slots=True, kw_only=True)

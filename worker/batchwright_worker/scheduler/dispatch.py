@@ -74,7 +74,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
         return replace(self, residents=stale)
 
 
-class Queued(Struct, frozen=True, kw_only=True):
+class QueueView(Struct, frozen=True, kw_only=True):
     """A queue to serve: `try_batch` rows of `bucket` wait (already capped by tuned size and admission's n*).
     `load_bytes` is what loading takes (measured or, before the first load, estimated); `bytes_per_row` what each
     row of a batch takes (0: not known to take any). `full`: waiting would not make the batch larger."""
@@ -116,27 +116,29 @@ class Nothing(Struct, frozen=True, kw_only=True):
     why: Mapping[str, str]
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class DispatchDecision(Struct, frozen=True, kw_only=True):
     """The decision, and the models whose queue came earlier in the order but could not be served."""
 
     action: RunBatch | LoadModel | Nothing
     passed_over: tuple[str, ...] = ()
 
 
-def decide(queued: Sequence[Queued], devices: Sequence[DeviceView], loading: frozenset[str] = frozenset()) -> Outcome:
+def decide(
+    queues: Sequence[QueueView], devices: Sequence[DeviceView], loading: frozenset[str] = frozenset()
+) -> DispatchDecision:
     """The first queue in order that one of B5's options serves. Models in `loading` are on their way: they wait.
 
     A queue passed over PASS_LIMIT times comes first, and the device that suits it best is kept for it. Fresh models
     are unloaded only from idle devices, and only when nothing at all could be served otherwise.
     """
-    outcome = _decide(queued, devices, loading)
+    outcome = _decide(queues, devices, loading)
     has_fresh = any(one.fresh for device in devices if device.idle for one in device.residents.values())
     if isinstance(outcome.action, Nothing) and has_fresh:
-        return _decide(queued, [device.unprotected() if device.idle else device for device in devices], loading)
+        return _decide(queues, [device.unprotected() if device.idle else device for device in devices], loading)
     return outcome
 
 
-def follow(queue: Queued, devices: Sequence[DeviceView]) -> RunBatch | None:
+def follow(queue: QueueView, devices: Sequence[DeviceView]) -> RunBatch | None:
     """The batch of this queue, the next one in order, to put behind a running one: whole, without unloading anything,
     and only if waiting could not improve it (it is full already, or what runs is about to end)."""
     if isinstance(queue.bucket, IsolatedBucket):
@@ -153,7 +155,7 @@ def follow(queue: Queued, devices: Sequence[DeviceView]) -> RunBatch | None:
     return None
 
 
-def load_behind(queue: Queued, devices: Sequence[DeviceView], loading: frozenset[str]) -> LoadModel | None:
+def load_behind(queue: QueueView, devices: Sequence[DeviceView], loading: frozenset[str]) -> LoadModel | None:
     """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is not
     resident anywhere. The model of that batch may make room for it."""
     if queue.model in loading:
@@ -167,24 +169,24 @@ def load_behind(queue: Queued, devices: Sequence[DeviceView], loading: frozenset
     return next((load for load in loads if load is not None), None)
 
 
-def _decide(queued: Sequence[Queued], devices: Sequence[DeviceView], loading: frozenset[str]) -> Outcome:
+def _decide(queues: Sequence[QueueView], devices: Sequence[DeviceView], loading: frozenset[str]) -> DispatchDecision:
     passed: list[str] = []
     why: dict[str, str] = {}
     reserved: set[str] = set()
-    overdue_first = sorted(queued, key=lambda queue: queue.passed_over < PASS_LIMIT)
+    overdue_first = sorted(queues, key=lambda queue: queue.passed_over < PASS_LIMIT)
     for queue in overdue_first:
         action = serve(queue, [device for device in devices if device.name not in reserved], queue.model in loading)
         if not isinstance(action, str):
-            return Outcome(action=action, passed_over=tuple(passed))
+            return DispatchDecision(action=action, passed_over=tuple(passed))
         why[queue.model] = action
         if queue.model not in loading:
             passed.append(queue.model)
             if queue.passed_over >= PASS_LIMIT and (kept := _reserve(queue, devices)) is not None:
                 reserved.add(kept)
-    return Outcome(action=Nothing(why=why))
+    return DispatchDecision(action=Nothing(why=why))
 
 
-def serve(queue: Queued, devices: Sequence[DeviceView], is_loading: bool = False) -> RunBatch | LoadModel | str:
+def serve(queue: QueueView, devices: Sequence[DeviceView], is_loading: bool = False) -> RunBatch | LoadModel | str:
     """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
     holders = [device for device in devices if queue.model in device.residents]
     able = (device for device in holders if device.idle and queue.model not in device.busy_models)
@@ -202,7 +204,7 @@ def serve(queue: Queued, devices: Sequence[DeviceView], is_loading: bool = False
     return _why_not(queue, devices, holders)
 
 
-def fast_path(queue: Queued, devices: Iterable[Device]) -> RunBatch | None:
+def fast_path(queue: QueueView, devices: Iterable[Device]) -> RunBatch | None:
     """B5's option 1 for the first queue in order, from the device state itself: what `decide` would answer where an
     idle device holds the model and has memory for some of its rows; None where that takes a closer look."""
     best: Device | None = None
@@ -223,7 +225,7 @@ def fast_path(queue: Queued, devices: Iterable[Device]) -> RunBatch | None:
     )
 
 
-def _run_on(queue: Queued, device: DeviceView) -> RunBatch | None:
+def _run_on(queue: QueueView, device: DeviceView) -> RunBatch | None:
     """Options 1 and 2 on one device that holds the model."""
     wanted = min(queue.try_batch, device.memory.caps.get(queue.model, UNBOUNDED))
     own = device.residents[queue.model].retained_bytes
@@ -241,7 +243,7 @@ def _run_on(queue: Queued, device: DeviceView) -> RunBatch | None:
     return RunBatch(device=device.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=unload, reason=reason)
 
 
-def _load_on(queue: Queued, device: DeviceView) -> LoadModel | None:
+def _load_on(queue: QueueView, device: DeviceView) -> LoadModel | None:
     """Options 3 and 4 on one device that lacks the model."""
     wanted = min(queue.try_batch, device.memory.caps.get(queue.model, UNBOUNDED))
     rows = min(wanted, rows_that_fit(device.memory.free_bytes - queue.load_bytes, queue.bytes_per_row))
@@ -292,14 +294,14 @@ def _room(device: Device | DeviceView) -> tuple[int, str]:
     return (-device.memory.free_bytes, device.name)
 
 
-def _reserve(queue: Queued, devices: Sequence[DeviceView]) -> str | None:
+def _reserve(queue: QueueView, devices: Sequence[DeviceView]) -> str | None:
     """The device kept for an overdue queue: one that holds the model, else the largest."""
     holders = [device for device in devices if queue.model in device.residents]
     able = holders or [device for device in devices if device.memory.capacity_bytes >= queue.load_bytes]
     return max(able, key=lambda device: (device.memory.capacity_bytes, device.name)).name if able else None
 
 
-def _why_not(queue: Queued, devices: Sequence[DeviceView], holders: Sequence[DeviceView]) -> str:
+def _why_not(queue: QueueView, devices: Sequence[DeviceView], holders: Sequence[DeviceView]) -> str:
     if not devices:
         return "no device is there"
     if any(not device.idle for device in (holders or devices)):

@@ -175,14 +175,14 @@ class Scheduler:
         if any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found):
             return None  # an overdue queue comes first, wherever it stands in this order
         first = found[0]
-        run = dispatch.fast_path(views.queued(first, self.models[first.model]), self.devices.values())
+        run = dispatch.fast_path(views.queue_view(first, self.models[first.model]), self.devices.values())
         if run is not None:
             self._displace(run.model)
         return run
 
     def _decide(self, found: list[Choice], seen: list[DeviceView]) -> RunBatch | LoadModel | Nothing:
         """B5 for the queues in this order."""
-        queued = [views.queued(choice, self.models[choice.model]) for choice in found]
+        queued = [views.queue_view(choice, self.models[choice.model]) for choice in found]
         outcome = dispatch.decide(queued, seen, self._loading())
         if not isinstance(outcome.action, Nothing):
             for name in outcome.passed_over:
@@ -221,7 +221,7 @@ class Scheduler:
             # Only the first queue may follow: a full batch of another one would take the device from it for as long as
             # both batches run.
             first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
-            queue = views.queued(first, self.models[first.model])
+            queue = views.queue_view(first, self.models[first.model])
             seen = seen or self._device_views(now, with_costs=first.load_s > 0)
             if first.load_s:
                 load = dispatch.load_behind(queue, seen, self._loading())
@@ -259,7 +259,7 @@ class Scheduler:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
         given; or why not now."""
         footprint = self.models[model].footprint
-        queued = dispatch.Queued(
+        queued = dispatch.QueueView(
             model=model,
             bucket=(),
             try_batch=1,

@@ -24,10 +24,11 @@ MOST_UNSEEN_SHARE = 0.2
 least UNSEEN_S, at most a larger share. Without it an overloaded device answers a millisecond late (simulated:
 366 instead of 429 in time per second at ten times the load); it costs next to nothing."""
 OVERHEAD_WEIGHT = 0.1
+"""Share of the newest batch in the smoothed overhead."""
 PROBE_S = 1.0
 PROBE_TURNS = 20.0
-"""What is predicted of a model is doubted when no batch of it has run for PROBE_S and for PROBE_TURNS times what one row
-is predicted to take: a prediction by which all requests are too late is never corrected unless one is tried."""
+"""What is predicted of a model is doubted when no batch of it has run for PROBE_S and for PROBE_TURNS times what one
+row is predicted to take: a prediction by which all requests are too late is never corrected unless one is tried."""
 FACTS_S = 0.005
 """Derived facts may lag this much behind the offered rate: they are not derived again for every request."""
 USED_MEMORY_S = 1.0
@@ -112,7 +113,7 @@ class ServedModel:
     ran_at: float = -math.inf
     """When a batch of it ended last."""
     use: float = 0.0
-    """The same, as of a moment ago (see `fair_share`)."""
+    """`used` as of the last rebalance (see `fair_share`): orders compare it many times per decision."""
     capacity_share: float = 1.0
     """Share of the device's time that other models leave to this one's waiting rows (see `fair_share`)."""
     max_batch_s: float = math.inf

@@ -1,7 +1,7 @@
 """A deterministic discrete-event simulator around the very `Scheduler` that the engine runs. Pure.
 
 It answers what a device of given speed and memory would do under a given load: open loop (arrivals given or Poisson by
-a generator that the caller seeds) or closed loop (so many callers, each with one request in flight).
+a generator that the caller seeds) or closed loop (a number of callers, each with one request in flight).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Outcome = Literal["Answered", "Refused", "Late"]
 
 
 class LoadGenerator(Protocol):
-    """random.Random, or anything alike."""
+    """What is needed of a random.Random."""
 
     def expovariate(self, lambd: float) -> float: ...
 
@@ -48,7 +48,7 @@ class SimulatedDevice:
     back_s: float = 0.0
     """From the end of a batch on the device to the answers."""
     of_shape: Callable[[Bucket, int], float] | None = None
-    """Device time of so many rows of a bucket, where it depends on that; instead of `seconds`."""
+    """Device time of a number of rows of a bucket, where it depends on that; instead of `seconds`."""
 
     def batch_s(self, run: RunBatch, now: float) -> float:
         """Device time of a batch that starts now."""
@@ -64,7 +64,7 @@ class Arrival:
     rows: int = 1
     bucket: Bucket = ()
     caller: int = -1
-    """In a closed loop: who asks again once answered."""
+    """In a closed loop: who sends the next request once answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def poisson(rate: float, seconds: float, generator: LoadGenerator, model: str = 
 
 
 def closed_loop(callers: int, model: str = "m") -> list[Arrival]:
-    """Callers that each ask again as soon as they are answered."""
+    """Callers that each send their next request as soon as they are answered."""
     return [Arrival(0.0, model, 1, (), caller) for caller in range(callers)]
 
 
@@ -143,7 +143,7 @@ class Simulation:
     answer_s: float = 0.0
     """From the end of a batch, as the sidecar sees it, to the caller."""
     timer_s: float = 0.0
-    """How much later than asked for a timer wakes the dispatcher."""
+    """How much later than set a timer wakes the dispatcher."""
     scheduler: Scheduler = field(init=False)
     _machines: dict[str, SimulatedDevice] = field(init=False)
     _events: list[tuple[float, int, Callable[[float], None]]] = field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from batchwright_worker.scheduler.devices import Device, Eviction
-from batchwright_worker.scheduler.dispatch import DeviceView, Queued, ResidentView
+from batchwright_worker.scheduler.dispatch import DeviceView, QueueView, ResidentView
 from batchwright_worker.scheduler.order import Choice
 from batchwright_worker.scheduler.served_model import ServedModel
 
@@ -61,9 +61,9 @@ def any_full(waiting: Iterable[ServedModel], now: float) -> bool:
     return False
 
 
-def queued(choice: Choice, served: ServedModel) -> Queued:
+def queue_view(choice: Choice, served: ServedModel) -> QueueView:
     """A choice as dispatch sees it."""
-    return Queued(
+    return QueueView(
         model=choice.model,
         bucket=choice.bucket,
         try_batch=choice.rows,

@@ -4,9 +4,9 @@ A6: after each window a step up while the latency is below its target, a step do
 Mann-Kendall trend of the last sizes must agree. A8: the search stops where all targets are met, and a change of load
 or speed starts it again. *(ours)* Each window proposes a size for a cause: rows that wait propose a larger one, only a
 batch that is slow itself a smaller one (under overload a smaller batch lowers the throughput, the queue grows and with
-it the latency: simulated, the published step falls to 1 row and serves 94 of 409 rows/s); a met target settles the size unless a larger
-one would serve more rows; what is tested for trend are the proposals, and fewer than four decide without it.
-Observations are arguments; every decision is a value with its reason.
+it the latency: simulated, the published step falls to 1 row and serves 94 of 409 rows/s); a met target settles the
+size unless a larger one would serve more rows; what is tested for trend are the proposals, and fewer than four decide
+without it. Observations are arguments; every decision is a value with its reason.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ LOAD_RATIO = 0.3
 """The search starts again when the load has changed by more than this share and by more than three standard deviations
 of a Poisson process: less is the scatter of one window (tests/scheduler/test_batch_size_tuning)."""
 SPEED_RATIO = 1.25
-"""Or when the fitted device time of the settled size has changed by this factor, at which the fit, too, forgets what was
-before (`device_time.JUMP_RATIO`)."""
+"""Or when the fitted device time of the settled size has changed by this factor, at which the fit, too, forgets what
+was before (`device_time.JUMP_RATIO`)."""
 FULL = 0.85
 """Batches whose mean size is at least this share of the tuned size leave rows behind."""
 BUSY = 0.85

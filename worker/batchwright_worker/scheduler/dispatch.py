@@ -212,7 +212,7 @@ def fast_path(queue: QueueView, devices: Iterable[Device]) -> RunBatch | None:
         able = device.idle and queue.model in device.memory.residents
         if able and (best is None or _room(device) < _room(best)):
             best = device
-    if best is None or best.runs(queue.model):
+    if best is None or (best.timeline.in_flight and best.runs(queue.model)):
         return None
     memory = best.memory
     wanted = min(queue.try_batch, memory.caps.get(queue.model, UNBOUNDED))

@@ -240,20 +240,22 @@ class Scheduler:
             late += tuple(dropped)
             seen = None
         later = [
-            device.timeline.follow_at
+            follow_at
             for device in self.devices.values()
-            if device.followable and device.timeline.follow_at > now
+            if device.followable and (follow_at := device.timeline.follow_at) > now
         ]
         return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
 
     def _may_follow(self, waiting: list[ServedModel], now: float) -> bool:
         """Cheaply: could any of these be put behind a running batch?"""
         most = max((served.queue.rows for served in waiting), default=0)
-        return any(
-            device.followable
-            and (device.memory.caps or (most >= device.timeline.least_behind and now >= device.timeline.follow_at))
-            for device in self.devices.values()
-        ) or views.any_full(waiting, now)
+        for device in self.devices.values():
+            if device.followable:
+                timeline = device.timeline
+                # Learned caps make batches full that are not counted as full below.
+                if device.memory.caps or (most >= timeline.least_behind and now >= timeline.follow_at):
+                    return True
+        return views.any_full(waiting, now)
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is

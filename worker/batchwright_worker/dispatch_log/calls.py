@@ -60,7 +60,7 @@ _INFINITE: Final = {"is": "infinite"}
 
 
 class BadLineError(Exception):
-    """A line that is no event of this version; says what is wrong with it."""
+    """A line that is no call of this version; says what is wrong with it."""
 
 
 class Header(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ def command(path: Path) -> None:
             found = replay(lines)
     except BadLineError as error:
         raise click.ClickException(f"{path}: {error}") from error
-    shown = Table(*COLUMNS, title=f"{path.name}: {found.calls} events in {found.seconds:.1f} s", title_justify="left")
+    shown = Table(*COLUMNS, title=f"{path.name}: {found.calls} calls in {found.seconds:.1f} s", title_justify="left")
     for row in table(found.models):
         shown.add_row(*row)
     Console(width=160).print(shown)

@@ -268,7 +268,7 @@ class Scheduler:
             load_bytes=footprint.load_bytes,
             bytes_per_row=footprint.bytes_per_row,
         )
-        seen = self._device_views(now, claimant=True)
+        seen = self._device_views(now, reserved=True)
         lacking = [one for one in seen if model not in one.residents and device in (None, one.name)]
         action = dispatch.serve(queued, lacking, model in self._loading())
         assert not isinstance(action, RunBatch)
@@ -472,9 +472,9 @@ class Scheduler:
             self.cancel(key)
         return late
 
-    def _device_views(self, now: float, *, claimant: bool = False, with_costs: bool = True) -> list[DeviceView]:
+    def _device_views(self, now: float, *, reserved: bool = False, with_costs: bool = True) -> list[DeviceView]:
         return views.device_views(
-            self.models, self.devices, self.eviction, now, claimant=claimant, with_costs=with_costs
+            self.models, self.devices, self.eviction, now, reserved=reserved, with_costs=with_costs
         )
 
     def _loading(self) -> frozenset[str]:

@@ -80,22 +80,22 @@ def device_views(
     eviction: Eviction,
     now: float,
     *,
-    claimant: bool = False,
+    reserved: bool = False,
     with_costs: bool = True,
 ) -> list[DeviceView]:
-    """The devices that are up as dispatch (or a `claimant`) sees them, `with_costs` of evicting each model, unless
-    nothing is to be unloaded."""
+    """The devices that are up as dispatch sees them, or a load that has `reserved` them; `with_costs` of evicting each
+    model, unless nothing is to be unloaded."""
     waiting = frozenset(served.name for served in models.values() if served.queue.rows)
     costs: dict[str, float] = {}
     if with_costs and len(models) > 1 and eviction == "LeastWorth":
         costs = {name: _eviction_cost(models[name], now) for one in devices.values() for name in one.memory.residents}
     elif with_costs and len(models) > 1:
         costs = {name: served.queue.last_served for name, served in models.items()}
-    return [_device_view(one, costs, waiting, now, claimant=claimant) for one in devices.values() if not one.down]
+    return [_device_view(one, costs, waiting, now, reserved=reserved) for one in devices.values() if not one.down]
 
 
 def _device_view(
-    device: Device, costs: Mapping[str, float], waiting: frozenset[str], now: float, *, claimant: bool
+    device: Device, costs: Mapping[str, float], waiting: frozenset[str], now: float, *, reserved: bool
 ) -> DeviceView:
     memory, timeline = device.memory, device.timeline
     serves_meanwhile = timeline.overlaps_loads and bool(timeline.in_flight)
@@ -120,7 +120,7 @@ def _device_view(
         timeline=timeline,
         residents=residents,
         idle=device.idle,
-        loadable=device.loadable_reserved if claimant else device.loadable,
+        loadable=device.loadable_reserved if reserved else device.loadable,
         busy_models=frozenset([*(flight.model for flight in timeline.in_flight), timeline.loading]) - {""},
         followable=takes_any if behind_load else followable,
         takes_any=takes_any,

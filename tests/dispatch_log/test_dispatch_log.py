@@ -150,9 +150,9 @@ def test_any_simulated_load_is_decided_again_in_the_same_way(
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, memory_bytes=memory, load_s=0.02, load_bytes=100
     )
-    rules = TuningConfig(latency_s=target)
-    plans = [ModelConfig(name=f"m{number}", tuning=rules, load_bytes=100) for number in range(len(rates))]
-    simulation = Simulation(plans, [device], order)
+    tuning = TuningConfig(latency_s=target)
+    configs = [ModelConfig(name=f"m{number}", tuning=tuning, load_bytes=100) for number in range(len(rates))]
+    simulation = Simulation(configs, [device], order)
     log = DispatchLog(path, 40_000, lambda: 0.0)
     scheduler = recorder(log, lambda: 0.0, order)
     for name, value in state_of(simulation.scheduler).items():

@@ -41,11 +41,11 @@ def table(
     load: float | int, first: int, controller: Controller, *, literal: bool = False, jump: bool = False
 ) -> SimulationReport:
     """`load`: requests per second if a float, callers in a closed loop if an int."""
-    rules = TuningConfig(latency_s=0.1, max_size=64, controller=controller, literal=literal)
-    plan = ModelConfig(name="m", tuning=rules, initial_size=first, admits_all=True)
+    tuning = TuningConfig(latency_s=0.1, max_size=64, controller=controller, literal=literal)
+    config = ModelConfig(name="m", tuning=tuning, initial_size=first, admits_all=True)
     arrivals = closed_loop(load) if isinstance(load, int) else poisson(load, SECONDS, random.Random(7))
     device = slower_from(20) if jump else line(0.010, 0.002)
-    return Simulation([plan], [device], warm_up=False).run(arrivals, SECONDS)
+    return Simulation([config], [device], warm_up=False).run(arrivals, SECONDS)
 
 
 def last_size(report: SimulationReport) -> int:
@@ -107,15 +107,15 @@ def test_the_default_is_the_better_controller_by_measurement() -> None:
 
 
 def in_time_from_one(rate: float, controller: Controller) -> float:
-    plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1, controller=controller), initial_size=1)
-    report = Simulation([plan], [line(0.010, 0.002)], warm_up=False).run(poisson(rate, 15, random.Random(3)), 15)
+    config = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1, controller=controller), initial_size=1)
+    report = Simulation([config], [line(0.010, 0.002)], warm_up=False).run(poisson(rate, 15, random.Random(3)), 15)
     return report.in_time_per_second(0.1)
 
 
 @pytest.mark.parametrize("rate", [100.0, 300.0, 1000.0])
 def test_a_jump_of_speed_is_fitted_again_within_two_seconds(rate: float) -> None:
-    plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
-    simulation = Simulation([plan], [slower_from(5)])
+    config = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
+    simulation = Simulation([config], [slower_from(5)])
     simulation.run(poisson(rate, 7, random.Random(3)), 7)
     curve = simulation.scheduler.models["m"].overall.curve
     typical = simulation.scheduler.models["m"].facts((), 7.0).cap
@@ -156,14 +156,14 @@ def test_overloaded_devices_of_any_speed_answer_the_same_share_of_the_bound(
 ) -> None:
     fixed_s, per_row_s, target_s = fixed_ms / 1e3, per_row_ms / 1e3, target_ms / 1e3
     rate = overload * 32 / (fixed_s + 32 * per_row_s)
-    plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=target_s))
-    report = Simulation([plan], [line(fixed_s, per_row_s)]).run(poisson(rate, 6, random.Random(5)), 6)
+    config = ModelConfig(name="m", tuning=TuningConfig(latency_s=target_s))
+    report = Simulation([config], [line(fixed_s, per_row_s)]).run(poisson(rate, 6, random.Random(5)), 6)
     assert report.in_time_per_second(target_s, since=1) >= share * bound(fixed_s, per_row_s, target_s, rate)
 
 
 def test_through_a_jump_the_answers_stay_in_time_again_within_two_seconds() -> None:
-    plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
-    report = Simulation([plan], [slower_from(5)]).run(poisson(400, 12, random.Random(3)), 12)
+    config = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
+    report = Simulation([config], [slower_from(5)]).run(poisson(400, 12, random.Random(3)), 12)
     since = 7.0
     assert report.in_time_per_second(0.1, since=since) >= 400 / 428 * bound(0.020, 0.004, 0.1, 400)
     late = [one for one in report.answered(since) if one.latency_s > 0.1]

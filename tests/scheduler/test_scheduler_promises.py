@@ -62,10 +62,10 @@ class Story:
             self.scheduler.memory_measured(name, MemoryReport(total_bytes=150, used_bytes=0, free_bytes=150))
             self.work[name] = []
         for name in NAMES:
-            plan = ModelConfig(
+            config = ModelConfig(
                 name=name, tuning=TuningConfig(latency_s=self.latency_s), initial_size=8, load_bytes=MODEL_BYTES
             )
-            self.scheduler.add_model(plan, 0.0).footprint.load_s = 0.02
+            self.scheduler.add_model(config, 0.0).footprint.load_s = 0.02
             for rows in (1, 2, 4, 8):
                 self.scheduler.warm_up_ran(name, rows, 0.010 + 0.002 * rows, 0)
 

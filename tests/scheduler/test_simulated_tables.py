@@ -35,10 +35,10 @@ def simulate(
     device = options.pop("device", DEVICE)
     admits_all = options.pop("admits_all", False)
     warm_up = options.pop("warm_up", True)
-    rules = TuningConfig(**{"latency_s": TARGET_S, "controller": "MannKendall", **options})
-    plan = ModelConfig(name="m", tuning=rules, initial_size=first, admits_all=admits_all)
+    tuning = TuningConfig(**{"latency_s": TARGET_S, "controller": "MannKendall", **options})
+    config = ModelConfig(name="m", tuning=tuning, initial_size=first, admits_all=admits_all)
     load = closed_loop(callers) if callers else poisson(rate, seconds, random.Random(7))
-    return Simulation([plan], [device], warm_up=warm_up).run(load, seconds)
+    return Simulation([config], [device], warm_up=warm_up).run(load, seconds)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def many_models(
         load_s=0.02,
         overlaps_loads=overlaps,
     )
-    plans = [ModelConfig(name=f"m{i:02d}", tuning=TuningConfig(), initial_size=32, load_bytes=100) for i in range(50)]
+    configs = [ModelConfig(name=f"m{i:02d}", tuning=TuningConfig(), initial_size=32, load_bytes=100) for i in range(50)]
     load = zipf(200, seconds, 50, random.Random(seed))
-    return Simulation(plans, [device], order, eviction).run(load, seconds)
+    return Simulation(configs, [device], order, eviction).run(load, seconds)
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])

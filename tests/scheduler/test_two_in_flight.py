@@ -167,8 +167,8 @@ def simulated(rate: float, depth: int) -> SimulationReport:
     device = SimulatedDevice(
         seconds=lambda _model, rows, _now: 0.010 + 0.002 * rows, depth=depth, there_s=0.00065, back_s=0.00065
     )
-    plan = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
-    simulation = Simulation([plan], [device], arrival_s=0.0006, answer_s=0.0006, timer_s=0.0005)
+    config = ModelConfig(name="m", tuning=TuningConfig(latency_s=0.1))
+    simulation = Simulation([config], [device], arrival_s=0.0006, answer_s=0.0006, timer_s=0.0005)
     return simulation.run(poisson(rate, 10, random.Random(7)), 10)
 
 

@@ -169,8 +169,8 @@ def simulated(order: QueueOrder, *, overlaps: bool, lru: bool = False, seconds: 
         overlaps_loads=overlaps,
     )
     manifest = parse_deployment(_manifest(order, overlaps))
-    plans = [config_of(model, load_bytes=WEIGHTS_BYTES) for model in manifest.spec.models]
-    simulation = Simulation(plans, [device], order, "LeastRecentlyUsed" if lru else "LeastWorth")
+    configs = [config_of(model, load_bytes=WEIGHTS_BYTES) for model in manifest.spec.models]
+    simulation = Simulation(configs, [device], order, "LeastRecentlyUsed" if lru else "LeastWorth")
     return simulation.run(_zipf(seconds), seconds)
 
 

@@ -57,9 +57,9 @@ def _simulated(rate: int, ways_s: float) -> SimulationReport:
         seconds=lambda _model, rows, _now: DEVICE.seconds(rows), depth=2, there_s=way_s, back_s=way_s
     )
     manifest = parse_deployment(deployment([emulated_model("m", DEVICE, TARGET_MS)]))
-    plan = config_of(manifest.spec.models[0])
+    config = config_of(manifest.spec.models[0])
     arrivals = poisson(rate, SIMULATED_S, random.Random(rate))  # noqa: S311 - no secret
-    simulation = Simulation([plan], [device], arrival_s=way_s, answer_s=way_s, timer_s=TIMER_S)
+    simulation = Simulation([config], [device], arrival_s=way_s, answer_s=way_s, timer_s=TIMER_S)
     return simulation.run(arrivals, SIMULATED_S)
 
 

@@ -132,6 +132,8 @@ def decide(
     are unloaded only from idle devices, and only when nothing at all could be served otherwise.
     """
     outcome = _decide(queues, devices, loading)
+    # Two models that make room for each other again and again would serve nobody; but where nothing else can be served
+    # a fresh one must go all the same: no event would ever end that wait.
     has_fresh = any(one.fresh for device in devices if device.idle for one in device.residents.values())
     if isinstance(outcome.action, Nothing) and has_fresh:
         return _decide(queues, [device.unprotected() if device.idle else device for device in devices], loading)
@@ -141,6 +143,7 @@ def decide(
 def follow(queue: QueueView, devices: Sequence[DeviceView]) -> RunBatch | None:
     """The batch of this queue, the next one in order, to put behind a running one: whole, without unloading anything,
     and only if waiting could not improve it (it is full already, or what runs is about to end)."""
+    # If the runtime dies, it must be known which batch it died under: nothing else may be in flight then.
     if isinstance(queue.bucket, IsolatedBucket):
         return None
     able = [device for device in devices if device.followable and queue.model in device.residents]
@@ -149,6 +152,8 @@ def follow(queue: QueueView, devices: Sequence[DeviceView]) -> RunBatch | None:
         takes_it = device.takes_any and wanted >= device.timeline.least_behind
         if not (queue.full or takes_it or wanted < queue.try_batch):
             continue
+        # Memory is counted as it is now, with the running batch in it: a batch that does not fit whole, or needs room
+        # made, is better decided when that one has ended.
         ran = _run_on(queue, device)
         if ran is not None and not ran.unload and ran.rows == wanted:
             return ran
@@ -179,6 +184,7 @@ def _decide(queues: Sequence[QueueView], devices: Sequence[DeviceView], loading:
         if not isinstance(action, str):
             return DispatchDecision(action=action, passed_over=tuple(passed))
         why[queue.model] = action
+        # A model that is being loaded is served next anyway: its queue is not overtaken, it is under way.
         if queue.model not in loading:
             passed.append(queue.model)
             if queue.passed_over >= PASS_LIMIT and (kept := _reserve(queue, devices)) is not None:

@@ -145,6 +145,7 @@ class ServedModel:
     def turnaround(self, bucket: Bucket) -> Curve:
         """Time from the start of a batch to its answers: the device time and what goes around it."""
         bucket = shape_of(bucket)
+        # Rounded, so that the sum is made again only where the overhead has moved by a tenth of a millisecond.
         curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
         known = self._turnarounds.get(bucket)
         if known is not None and known[0] is curve and known[1] == overhead_s:
@@ -168,6 +169,7 @@ class ServedModel:
         if not self.by_bucket:
             self.by_bucket[bucket] = self.overall
         elif bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
+            # The first bucket keeps the fit that it has had alone; from now on the overall one mixes the shapes.
             if len(self.by_bucket) == 1:
                 self.overall = self.overall.copy()
             self.by_bucket[bucket] = DeviceTime()
@@ -202,6 +204,7 @@ class ServedModel:
 
     def fills(self, bucket: Bucket, rows: int, now: float) -> bool:
         """Are these rows a full batch? Less than half of what was one at the last decision are none."""
+        # Asked of every waiting queue after every event: the known cap spares most of them the derivation.
         known = self._facts.get(bucket)
         return (known is None or 2 * rows >= known.cap) and rows >= self.facts(bucket, now).cap
 
@@ -218,7 +221,10 @@ class ServedModel:
         if self.target_s is not None and curve.known:
             most = min(most, in_time_size(turnaround, self.target_s, rate, most))
         if self.max_batch_s < math.inf and curve.known:
-            most = min(most, turnaround.largest_within(max(self.max_batch_s, 2 * turnaround.seconds(1)), most))
+            # On a line, a batch that takes as long as two rows one by one serves at least half of any other's rows per
+            # second.
+            longest_s = max(self.max_batch_s, 2 * turnaround.seconds(1))
+            most = min(most, turnaround.largest_within(longest_s, most))
         return max(1, most)
 
     def _most(self, bucket: Bucket) -> int:

@@ -17,13 +17,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.dispatch_log.calls import CALLS, READS, BadLineError, state_of
+from batchwright_worker.dispatch_log import format_1
+from batchwright_worker.dispatch_log.calls import CALLS, READS, BadLineError, LoggedCall, read, state_of
 from batchwright_worker.dispatch_log.recorder import DispatchLog, RecordedScheduler
 from batchwright_worker.dispatch_log.replay import Replayed, replay
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.runtime import BatchFailed
 from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.devices import DeviceConfig
+from batchwright_worker.scheduler.queues import QueuedRequest
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, poisson
@@ -117,6 +120,18 @@ def test_a_log_that_another_version_wrote_is_decided_in_the_same_way() -> None:
     assert found.difference is None
     assert (found.version, found.calls, found.decisions) == ("0.1.0", 2639, 1333)
     assert sum(tally.answered for tally in found.models.values()) == 345
+
+
+def test_every_word_of_format_1_has_a_word_of_today() -> None:
+    assert set(format_1.CALLS.values()) <= {*CALLS}
+    assert not set(format_1.CALLS) & {*CALLS}
+    assert set(format_1.STATE_FIELDS.values()) <= set(state_of(Scheduler()))
+    device = {"is": "DeviceBooks", "name": "d", "kind": "cpu", "depth": 2, "down": True}
+    upgraded = format_1.upgraded(LoggedCall(1.0, "add_device", [device]))
+    assert read(upgraded.args, {}) == (DeviceConfig(name="d", kind="cpu", depth=2), False)
+    old = {"is": "Waiting", "key": 1, "rows": 2, "arrival": 0.0, "gone": True}
+    requeued = format_1.upgraded(LoggedCall(1.0, "requeue", [old, "m"]))
+    assert read(requeued.args, {})[0] == QueuedRequest(key=1, rows=2, arrival=0.0, removed=True)
 
 
 def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> None:

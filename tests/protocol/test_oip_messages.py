@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from google.protobuf.descriptor import Descriptor
-from hypothesis import given
-from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from batchwright_worker.oip import generate, inference_pb2
-from batchwright_worker.oip.datatypes import DATATYPES, BadBytesError, decode_bytes, encode_bytes, name_of, numpy_of
+from batchwright_worker.oip.datatypes import DATATYPES, name_of, numpy_of
 
 
 def test_the_committed_modules_are_what_the_proto_file_gives() -> None:
@@ -48,19 +46,3 @@ def test_what_the_protocol_lacks_is_refused() -> None:
     assert numpy_of("FP8") is None
     with pytest.raises(ValueError, match="complex64"):
         name_of(np.dtype(np.complex64))
-
-
-@given(st.lists(st.binary(max_size=40), max_size=20))
-def test_bytes_survive_the_wire(elements: list[bytes]) -> None:
-    array = np.empty(len(elements), dtype=object)
-    array[:] = elements
-    assert decode_bytes(encode_bytes(array), len(elements)).tolist() == elements
-
-
-@given(st.binary(max_size=60), st.integers(0, 8))
-def test_any_bytes_decode_or_are_refused(data: bytes, count: int) -> None:
-    try:
-        array = decode_bytes(data, count)
-    except BadBytesError:
-        return
-    assert encode_bytes(array) == data

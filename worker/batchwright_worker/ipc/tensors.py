@@ -10,7 +10,7 @@ import numpy as np
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import Placed
 from batchwright_worker.ipc.slots import aligned
-from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, name_of, numpy_of
+from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, encoded_size, name_of, numpy_of
 
 
 def sized(offset: int, arrays: Mapping[str, Array]) -> int:
@@ -89,5 +89,5 @@ def _write(view: memoryview, offset: int, name: str, array: Array) -> Placed:
 
 def _size(array: Array) -> int:
     if array.dtype.hasobject:
-        return sum(4 + len(element.encode() if isinstance(element, str) else element) for element in array.reshape(-1))
+        return encoded_size(array)
     return int(array.nbytes)

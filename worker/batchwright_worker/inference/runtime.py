@@ -1,4 +1,4 @@
-"""The runtime as the engine sees it, one per device: what it is asked, and what it reports.
+"""The runtime as the engine sees it, one per device: the requests to it, and what it reports.
 
 Times are seconds of one monotonic clock (`Engine.clock`), sizes are bytes, durations carry their unit in the name.
 
@@ -101,9 +101,9 @@ class RunResult:
 
 
 class Runtime(Protocol):
-    """One device and the process that drives it. One `load` or `depth` times `run` at a time, except that
-    `overlaps_loads` allows a `load` beside a `run`. All raise `RuntimeTrouble`; a cancelled `run` may still finish on
-    the device."""
+    """One device and the process that drives it, at work; how a pod is given one is the `Runtime` of
+    `api/deployment`. One `load` or `depth` times `run` at a time, except that `overlaps_loads` allows a `load` during a
+    `run`. All raise `RuntimeTrouble`; a cancelled `run` may still finish on the device."""
 
     @property
     def kind(self) -> str:
@@ -115,7 +115,7 @@ class Runtime(Protocol):
 
     @property
     def overlaps_loads(self) -> bool:
-        """May a load run beside a batch?"""
+        """May a load run during a batch?"""
 
     @property
     def depth(self) -> int:
@@ -141,7 +141,8 @@ RunEnded = Callable[[RunResult | Exception], None]
 
 
 class PromptRuntime(ABC):
-    """A runtime whose runs need no task; a base class, because it is asked for with every batch."""
+    """A runtime whose runs need no task; a base class and not a protocol, because the check
+    runs for every batch and is slow for protocols."""
 
     @abstractmethod
     def begin(
@@ -151,5 +152,47 @@ class PromptRuntime(ABC):
         rows: int,
         ended: Callable[[RunResult | Exception], None],
     ) -> None:
-        """As `Runtime.run`. The parts have been copied and the runtime was asked when this returns; `ended` is called
+        """As `Runtime.run`. The parts have been copied and the request is sent when this returns; `ended` is called
         once, at once where it cannot even begin."""
+
+
+class StreamCounters(msgspec.Struct, frozen=True, array_like=True):
+    """The counters of a layerwise runtime: seconds since it began. Idle: an engine waited although a batch was there
+    (compute for weights, memory for room). `peak_bytes` of weights in flight never exceed `capacity_bytes`."""
+
+    compute_busy_seconds: float
+    compute_idle_seconds: float
+    memory_busy_seconds: float
+    memory_idle_seconds: float
+    decision_seconds: float
+    units: int
+    bytes: int
+    peak_bytes: int
+    capacity_bytes: int
+
+
+class StreamedModel(msgspec.Struct, frozen=True, array_like=True):
+    """A model of a layerwise runtime, cut into units, of which the resident ones need no fetch; times are of one row,
+    alone."""
+
+    units: int
+    resident_units: int
+    weight_bytes: int
+    compute_milliseconds: float
+    fetch_milliseconds: float
+
+
+class StreamingRuntime(Protocol):
+    """A runtime that may serve its models layer by layer, with weights that stream through its memory."""
+
+    @property
+    def device(self) -> str:
+        """See `Runtime.device`."""
+
+    @property
+    def streams(self) -> StreamCounters | None:
+        """The counters as of the last batch; None: no batch yet, or whole models."""
+
+    @property
+    def streamed(self) -> Mapping[str, StreamedModel]:
+        """How each loaded model was cut; empty: whole models."""

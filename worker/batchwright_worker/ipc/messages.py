@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.inference.runtime import StreamCounters, StreamedModel, TensorSpec
 
 
 class EmulatedSource(msgspec.Struct, frozen=True, array_like=True):
@@ -91,31 +91,6 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=11):
     memory_used_bytes: int
 
 
-class Streams(msgspec.Struct, frozen=True, array_like=True):
-    """Layerwise: seconds since the runtime began. Idle: an engine waited although a batch was there (compute for
-    weights, memory for room). `peak_bytes` of weights in flight never exceed `capacity_bytes`."""
-
-    compute_busy_seconds: float
-    compute_idle_seconds: float
-    memory_busy_seconds: float
-    memory_idle_seconds: float
-    decision_seconds: float
-    units: int
-    bytes: int
-    peak_bytes: int
-    capacity_bytes: int
-
-
-class Streamed(msgspec.Struct, frozen=True, array_like=True):
-    """Layerwise: a model cut into units, of which the resident ones need no fetch; times of one row, alone."""
-
-    units: int
-    resident_units: int
-    weight_bytes: int
-    compute_milliseconds: float
-    fetch_milliseconds: float
-
-
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     """Response to Load. `memory_bytes`: measured growth by the weights; `warmup_bytes`: more, by one row."""
 
@@ -126,7 +101,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     warmup_bytes: int
     seconds: float
     memory_used_bytes: int
-    streamed: Streamed | None = None
+    streamed: StreamedModel | None = None
     """Layerwise: how the model was cut."""
 
 
@@ -154,7 +129,7 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
     input_seconds: float = 0.0
     """Time from the request to the run, and from the run's end to the outputs' last byte in the slot."""
     output_seconds: float = 0.0
-    streams: Streams | None = None
+    streams: StreamCounters | None = None
     """Layerwise: the counters of both engines."""
 
 

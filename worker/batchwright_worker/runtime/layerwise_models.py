@@ -11,7 +11,8 @@ import numpy as np
 
 from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import Meter, release_memory
-from batchwright_worker.ipc.messages import Load, Loaded, Ran, Run, RuntimeResponse, Streamed, Unload, Unloaded
+from batchwright_worker.inference.runtime import StreamedModel
+from batchwright_worker.ipc.messages import Load, Loaded, Ran, Run, RuntimeResponse, Unload, Unloaded
 from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch
@@ -133,10 +134,10 @@ def _end_process(error: BaseException) -> None:
     os._exit(1)
 
 
-def _summary(added: AddedModel) -> Streamed:
+def _summary(added: AddedModel) -> StreamedModel:
     """The model's units at the smallest batch that was measured."""
     profile = min(added.profiles, key=lambda each: each.rows)
-    return Streamed(
+    return StreamedModel(
         units=len(profile.bytes),
         resident_units=len(added.resident),
         weight_bytes=sum(profile.bytes),

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable
 
 import msgspec
 
 from batchwright_worker.api.messages import SidecarState, StreamState
-from batchwright_worker.ipc.messages import Streamed, Streams
+from batchwright_worker.inference.runtime import StreamCounters, StreamedModel, StreamingRuntime
 
 
-class Streaming(Protocol):
-    """A runtime's client that may serve layer by layer."""
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def streams(self) -> Streams | None:
-        """The counters as of the last batch; None: none yet, or not layer by layer."""
-
-    @property
-    def streamed(self) -> Mapping[str, Streamed]:
-        """How each model was cut."""
-
-
-def with_layerwise(state: SidecarState, runtimes: Iterable[Streaming]) -> SidecarState:
+def with_layerwise(state: SidecarState, runtimes: Iterable[StreamingRuntime]) -> SidecarState:
     """The state with models and devices of layerwise runtimes described; unchanged where there are none."""
     devices = {runtime.device: runtime for runtime in runtimes if runtime.streamed}
     if not devices:
@@ -48,7 +32,7 @@ def with_layerwise(state: SidecarState, runtimes: Iterable[Streaming]) -> Sideca
     )
 
 
-def describe(cut: Streamed) -> str:
+def describe(cut: StreamedModel) -> str:
     """A model's profile in one line."""
     bound = "compute" if cut.compute_milliseconds >= cut.fetch_milliseconds else "memory"
     resident = f", {cut.resident_units} of them resident" if cut.resident_units else ""
@@ -58,7 +42,7 @@ def describe(cut: Streamed) -> str:
     )
 
 
-def _state(streams: Streams) -> StreamState:
+def _state(streams: StreamCounters) -> StreamState:
     return StreamState(
         compute_busy_seconds=streams.compute_busy_seconds,
         compute_idle_seconds=streams.compute_idle_seconds,

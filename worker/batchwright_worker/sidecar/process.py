@@ -15,14 +15,15 @@ from typing import Any, cast
 
 import msgspec
 
-from batchwright_worker.api import deployment as manifest
+from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
+from batchwright_worker.api.deployment import Runtime as DeclaredRuntime
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine, interleaves
 from batchwright_worker.host.memory import freeze_objects
 from batchwright_worker.host.process import die_with_parent
-from batchwright_worker.inference.runtime import Runtime
+from batchwright_worker.inference.runtime import Runtime, StreamingRuntime
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.routes import HttpApp
@@ -31,7 +32,7 @@ from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
-from batchwright_worker.sidecar.layerwise_state import Streaming, with_layerwise
+from batchwright_worker.sidecar.layerwise_state import with_layerwise
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths
@@ -83,7 +84,8 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = _engine(settings, deployment, clients, stack)
-        async with Sidecar(settings, deployment, engine) as sidecar:
+        streaming = [client for client in clients if isinstance(client, RuntimeClient)]
+        async with Sidecar(settings, deployment, engine, streaming) as sidecar:
             freeze_objects()
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
@@ -97,7 +99,13 @@ async def run(settings: Settings) -> None:
 class Sidecar:
     """The sidecar's servers: HTTP, gRPC, control port. A context manager: they listen inside."""
 
-    def __init__(self, settings: Settings, deployment: manifest.ModelDeployment, engine: Engine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        deployment: ModelDeployment,
+        engine: Engine,
+        streaming: Sequence[StreamingRuntime],
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._limits = Limits(
@@ -112,8 +120,7 @@ class Sidecar:
         models = {model.name: model for model in deployment.spec.models}
         self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
         self._control = deployment.spec.repository_control
-        runtimes = [each for each in engine.runtimes.values() if hasattr(each, "streamed")]
-        self._streaming = cast(list[Streaming], runtimes)
+        self._streaming = streaming
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer] = []
         self._grpc: Any = None
@@ -180,7 +187,7 @@ class Sidecar:
 
 def _engine(
     settings: Settings,
-    deployment: manifest.ModelDeployment,
+    deployment: ModelDeployment,
     clients: Sequence[RuntimeClient | ExternalServer],
     stack: contextlib.AsyncExitStack,
 ) -> Engine:
@@ -214,7 +221,7 @@ def _engine(
 
 @contextlib.asynccontextmanager
 async def _runtimes(
-    settings: Settings, deployment: manifest.ModelDeployment
+    settings: Settings, deployment: ModelDeployment
 ) -> AsyncIterator[list[RuntimeClient | ExternalServer]]:
     found = next((each for each in deployment.spec.runtimes if each.accelerator == settings.kind), None)
     count = settings.runtimes or (found.count if found is not None else 1)
@@ -230,7 +237,7 @@ async def _runtimes(
             await client.close()
 
 
-def _server_settings(settings: Settings, runtime: manifest.Runtime, index: int) -> ExternalServerSettings:
+def _server_settings(settings: Settings, runtime: DeclaredRuntime, index: int) -> ExternalServerSettings:
     """One server has all devices: it gets one client, and so one batch at a time, for each of them."""
     grpc = "" if runtime.grpc_port is None else f"127.0.0.1:{runtime.grpc_port}"
     return ExternalServerSettings(
@@ -241,7 +248,7 @@ def _server_settings(settings: Settings, runtime: manifest.Runtime, index: int) 
     )
 
 
-def _runtime_settings(settings: Settings, deployment: manifest.ModelDeployment, index: int) -> RuntimeSettings:
+def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: int) -> RuntimeSettings:
     artifacts = [artifact for model in deployment.spec.models for artifact in model.artifacts]
     here = [artifact for artifact in artifacts if artifact.accelerator == settings.kind]
     overlaps = settings.kind == KIND_EMULATED and all(each.emulated and each.emulated.load_overlaps for each in here)
@@ -279,9 +286,9 @@ async def _first(*awaitables: Any) -> None:
         task.result()
 
 
-def _deployment(path: Path) -> manifest.ModelDeployment:
+def _deployment(path: Path) -> ModelDeployment:
     try:
-        deployment = manifest.parse_deployment(msgspec.json.decode(path.read_bytes()))
+        deployment = parse_deployment(msgspec.json.decode(path.read_bytes()))
     except OSError as error:
         raise SidecarFailed(f"no ModelDeployment at {path}: {error.strerror}; give --deployment FILE") from error
     except (msgspec.MsgspecError, KeyError, TypeError) as error:

@@ -8,7 +8,8 @@ from typing import Final
 
 from batchwright_worker.backends.base import Host, LoadError
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.ipc.messages import ModelSource, Streams
+from batchwright_worker.inference.runtime import StreamCounters
+from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.execution.executor import Executor
@@ -75,10 +76,10 @@ class Service:
         layers = self._plans.layers(model, rows)
         self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
 
-    def streams(self) -> Streams:
+    def streams(self) -> StreamCounters:
         """The counters of both engines, and the memory."""
         totals, ring = self._executor.totals, self._adapter.device.ring
-        return Streams(
+        return StreamCounters(
             compute_busy_seconds=totals.compute_busy_s,
             compute_idle_seconds=totals.compute_idle_s,
             memory_busy_seconds=totals.memory_busy_s,

@@ -29,6 +29,8 @@ from batchwright_worker.inference.runtime import (
     PromptRuntime,
     RunResult,
     RuntimeLost,
+    StreamCounters,
+    StreamedModel,
 )
 from batchwright_worker.ipc.messages import (
     Hello,
@@ -39,8 +41,6 @@ from batchwright_worker.ipc.messages import (
     Run,
     RuntimeRequest,
     RuntimeResponse,
-    Streamed,
-    Streams,
     Unload,
     Unloaded,
     Welcome,
@@ -82,9 +82,9 @@ class RuntimeClient(PromptRuntime):
         self._used_bytes = 0
         self._ever_connected = asyncio.Event()
         self.pid = 0
-        self.streams: Streams | None = None
+        self.streams: StreamCounters | None = None
         """Layerwise: the counters of both engines as of the last batch."""
-        self.streamed: dict[str, Streamed] = {}
+        self.streamed: dict[str, StreamedModel] = {}
         """Layerwise: how each loaded model was cut."""
 
     @property

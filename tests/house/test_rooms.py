@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,44 @@ PACKAGES = {
     "batchwright_operator": ROOT / "operator" / "batchwright_operator",
     "batchwright_worker": ROOT / "worker" / "batchwright_worker",
 }
+MOST_SHARED_NAMES = 9
+
+
+def sources(package: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Every module that somebody wrote, as its path within the package."""
+    for path in sorted(package.rglob("*.py")):
+        if "_pb2" not in path.name:
+            yield path.relative_to(package).with_suffix("").as_posix(), ast.parse(path.read_text())
+
+
+def shared_names(modules: Mapping[str, ast.Module]) -> dict[str, dict[str, str]]:
+    """Names of public and private classes that stand in several modules -> module -> docstring."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for where, tree in modules.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                found[node.name][where] = ast.get_docstring(node) or ""
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def without_reason(places: Mapping[str, str]) -> bool:
+    """Does no docstring of these classes name another of their modules, to say how they differ?"""
+    return not any(f"`{other}`" in doc for where, doc in places.items() for other in places if other != where)
+
+
+def test_a_class_name_means_one_thing_in_a_package() -> None:
+    for package in PACKAGES.values():
+        shared = shared_names(dict(sources(package)))
+        unexplained = {name: sorted(places) for name, places in shared.items() if without_reason(places)}
+        assert not unexplained, "rename one, or name the other's module in a docstring and say how they differ"
+        assert len(shared) <= MOST_SHARED_NAMES, sorted(shared)
+
+
+def test_the_check_of_names_sees_a_second_meaning() -> None:
+    one, two = ast.parse("class A: ..."), ast.parse("class A:\n    '''Not that of `one`.'''")
+    assert without_reason(shared_names({"one": one, "three": one})["A"])
+    assert not without_reason(shared_names({"one": one, "two": two})["A"])
+    assert shared_names({"one": one, "two": ast.parse("class B: ...")}) == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)

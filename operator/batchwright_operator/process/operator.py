@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 import uuid
@@ -266,8 +265,3 @@ async def run_operator(
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-
-
-def default_namespace(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
-    """The pod's namespace (downward API), else that of the installation."""
-    return environ.get("POD_NAMESPACE") or "batchwright-system"

@@ -126,7 +126,7 @@ class PlacementStatus(Value, kw_only=True, frozen=True):
         tuple[RunnerUpStatus, ...], doc("The best candidates that lost, at most 3.", extra_json_schema=ATOMIC)
     ] = ()
     decided_time: Annotated[datetime | None, doc("When it was decided.")] = None
-    reason: Annotated[Text, doc("Why, in words.")] = None
+    reason: Annotated[Text, doc("Why, as a sentence.")] = None
 
 
 class DeploymentSummary(Value, kw_only=True, frozen=True):
@@ -168,7 +168,7 @@ class Shards(Value, kw_only=True, frozen=True):
 
     total: Annotated[Whole, doc("Shards of the plan.")] = None
     completed_indexes: Annotated[Text, doc("Shards whose output is complete, for example 0-17,19.")] = None
-    failed_indexes: Annotated[Text, doc("Shards that failed for good.")] = None
+    failed_indexes: Annotated[Text, doc("Shards that failed permanently.")] = None
 
 
 class Items(Value, kw_only=True, frozen=True):

@@ -93,7 +93,7 @@ class Toleration(Value, kw_only=True, frozen=True):
         Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
         doc("The taint's effect; unset: every effect."),
     ] = None
-    toleration_seconds: Annotated[int | None, doc("How long a NoExecute taint is put up with; unset: for ever.")] = None
+    toleration_seconds: Annotated[int | None, doc("How long a NoExecute taint is put up with; unset: forever.")] = None
 
 
 class VolumeMount(Value, kw_only=True, frozen=True):

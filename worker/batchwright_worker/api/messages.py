@@ -129,7 +129,7 @@ class BenchmarkResult(_Message, kw_only=True, frozen=True):
 
 
 class JobConfig(_Message, kw_only=True, frozen=True):
-    """What a runner pod is told: the job's name, namespace, uid, `spec` (as applied, defaults included), and
+    """The configuration of a runner pod: the job's name, namespace, uid, `spec` (as applied, defaults included), and
     for each deployment named by a task the host name of its headless Service."""
 
     name: str

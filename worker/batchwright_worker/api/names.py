@@ -90,7 +90,7 @@ ENV_DISPATCH_LOG: Final = "BATCHWRIGHT_DISPATCH_LOG"
 ENV_EMULATED_DEVICE: Final = "BATCHWRIGHT_EMULATED_DEVICE"
 """JSON of `EmulatedDevice`."""
 EXIT_PERMANENT: Final = 42
-"""Exit status of a runner whose failure no retry can mend (input changed, output not writable, bad task)."""
+"""Exit status of a runner whose failure no retry can cure (input changed, output not writable, bad task)."""
 ENV_SHARD: Final = "JOB_COMPLETION_INDEX"
 
 # HTTP.

@@ -41,7 +41,7 @@ class CheckedResolver(AbstractResolver):
 
 
 class WebSource:
-    """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts anew."""
+    """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts again."""
 
     def __init__(self, url: str, policy: FetchPolicy, *, authorization: str = "") -> None:
         self._url = url

@@ -1,7 +1,7 @@
 """`batchwright-worker runner plan | run | commit --job FILE`: the steps of an InferenceJob, one per pod.
 
 Exit status: 0 done, EXIT_PERMANENT where no retry can help, 1 where one may, 143 after SIGTERM. What came of it is in
-the termination message (PlanResult, RunnerState, CommitResult), and in words on standard error.
+the termination message (PlanResult, RunnerState, CommitResult), and as sentences on standard error.
 """
 
 from __future__ import annotations

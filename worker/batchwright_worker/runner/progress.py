@@ -39,7 +39,7 @@ class TaskCounters:
         self.latency_counts[bisect_left(LATENCY_BOUNDS_MS, seconds * 1000.0)] += 1
 
     def row(self, *, batch_size: int | None, request_rows: int) -> None:
-        """Count one row that came back in a request of `request_rows` and, as told, in a batch of `batch_size`."""
+        """Count one row that came back in a request of `request_rows` and in a batch of `batch_size`."""
         self.rows += 1
         self.requests += 1.0 / request_rows
         if batch_size:
@@ -47,7 +47,7 @@ class TaskCounters:
             self.batches += 1.0 / batch_size
 
     def state(self) -> TaskState:
-        """As told to others."""
+        """As the control port reports it."""
         return TaskState(
             name=self.name,
             kind=self.kind,
@@ -80,7 +80,7 @@ class ShardProgress:
     def state(
         self, revision: int, *, waiting_for: Sequence[str] = (), done: bool = False, error: str = ""
     ) -> RunnerState:
-        """As told to others."""
+        """As the control port reports it."""
         return RunnerState(
             revision=revision,
             time=time.time(),

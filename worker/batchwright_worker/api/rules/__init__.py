@@ -1,1 +1,1 @@
-"""Rules across the fields of a manifest, each told once: as CEL in the CRD and as a check in Python."""
+"""Rules across the fields of a manifest, each stated once: as CEL in the CRD and as a check in Python."""

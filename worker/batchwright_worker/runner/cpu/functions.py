@@ -100,7 +100,7 @@ def _import_advice(task: str, reference: str, module: str, error: Exception) -> 
     what = f"task {task!r}: cannot import {reference!r}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == module.split(".", maxsplit=1)[0]:
         return f"{what}; put {module}.py into a ConfigMap of spec.runner.configMaps, or into the runner image"
-    return f"{what}; mend the module or add what it needs to the runner image"
+    return f"{what}; correct the module or add what it needs to the runner image"
 
 
 def source_digest(references: Iterable[str]) -> str:

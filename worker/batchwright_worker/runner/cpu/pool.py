@@ -111,6 +111,7 @@ class CpuPool:
 
     def _chunk(self) -> list[Call]:
         if self._retries:
+            # Alone: if the process dies again it is this call's doing, and no other call has to pay for it.
             return [self._retries.popleft()]
         calls: list[Call] = []
         expected = 0.0
@@ -120,6 +121,7 @@ class CpuPool:
                 break
             calls.append(call)
             seconds = self._seconds[call.function]
+            # A function that has not been timed goes alone: it may take minutes.
             expected += CHUNK_SECONDS if seconds is None else seconds
         return calls
 

@@ -26,7 +26,7 @@ class Window:
     def room(self) -> int:
         """Items that may be read now."""
         if not self.items:
-            return max(1, self.limit)
+            return max(1, self.limit)  # an item larger than the budget must run some time, so it runs alone
         if self.bytes >= self.budget_bytes:
             return 0
         return max(0, self.limit - self.items)

@@ -55,7 +55,9 @@ def _parquet(location: Location, path: str) -> Any:
     try:
         return parquet.ParquetFile(location.fs.open(path, "rb"))
     except pa.ArrowInvalid as error:
-        raise StepFailed("InputInvalid", f"{path} is no parquet file ({error}): mend it or set input.format") from error
+        raise StepFailed(
+            "InputInvalid", f"{path} is no parquet file ({error}): correct it or set input.format"
+        ) from error
 
 
 def _ids(table: Any, name: str) -> Iterator[str]:

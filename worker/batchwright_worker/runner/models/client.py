@@ -37,7 +37,7 @@ _NOT_THERE = 404
 
 @dataclass(slots=True, kw_only=True)
 class PendingRow:
-    """A row that wants an answer: `done(outputs, batch size as told, rows of its request)` or `failed(message)` is
+    """A row that wants an answer: `done(outputs, batch size as reported, rows of its request)` or `failed(message)` is
     called once, on the loop."""
 
     row: Row

@@ -25,7 +25,7 @@ class ReplicaLoad:
     window: float = FIRST_WINDOW_ROWS
     wait_ms: float = 0.0
     row_ms: float = 0.0
-    told_at: float = 0.0
+    reported_at: float = 0.0
     sent_since: int = 0
 
     @property
@@ -45,7 +45,7 @@ class ReplicaLoad:
 
     def expected_wait_ms(self, now: float) -> float:
         """The wait that a row sent now would meet: what the replica said, worked off since, and what was sent since."""
-        return max(0.0, self.wait_ms - (now - self.told_at) * 1000.0) + self.sent_since * self.row_ms
+        return max(0.0, self.wait_ms - (now - self.reported_at) * 1000.0) + self.sent_since * self.row_ms
 
     def sent(self, rows: int) -> None:
         """Rows are on their way."""
@@ -63,25 +63,25 @@ class ReplicaLoad:
         if batch_size is not None:
             self.batch_size = max(1.0, batch_size, self.batch_size + _FORGET * (batch_size - self.batch_size))
         self.window = min(self.ceiling, self.window + rows)
-        self._told(now, wait_ms)
+        self._reported(now, wait_ms)
 
     def refused(self, rows: int, *, now: float, wait_ms: float | None) -> None:
         """Rows were refused (overload): have half as many there."""
         self.in_flight -= rows
         self.window = max(1.0, min(self.window, self.in_flight + rows) / 2.0)
-        self._told(now, wait_ms)
+        self._reported(now, wait_ms)
 
     def lost(self, rows: int) -> None:
-        """Rows got no answer: the replica is gone or starts anew."""
+        """Rows got no answer: the replica is gone or starts again."""
         self.in_flight -= rows
         self.window = FIRST_WINDOW_ROWS
         self.wait_ms = 0.0
         self.sent_since = 0
 
-    def _told(self, now: float, wait_ms: float | None) -> None:
+    def _reported(self, now: float, wait_ms: float | None) -> None:
         if wait_ms is not None:
             self.wait_ms = wait_ms
-            self.told_at = now
+            self.reported_at = now
             self.sent_since = 0
 
 

@@ -47,6 +47,7 @@ class RowQueue(Generic[R]):
         key, chosen = min(self._groups.items(), key=lambda entry: self._rank(entry[1], limit))
         oldest = chosen.rows[0][0]
         for group in self._groups.values():
+            # Only a group with an older row is passed over: a younger one loses nothing by waiting its turn.
             if group is not chosen and group.rows[0][0] < oldest:
                 group.passed_over += 1
         chosen.passed_over = 0

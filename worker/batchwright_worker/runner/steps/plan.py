@@ -152,7 +152,7 @@ def _places(location: Location, job: Job, files: list[SourceFile], wanted: int) 
             if id_hash(name) == wanted:
                 found.extend(place for file_ in files for place in form.names_with_id(location, file_, name))
                 return f"{name!r} in {', '.join(found[:2])}"
-    return "which ones cannot be told"
+    return "which ones is not known"
 
 
 def _names(location: Location, form: Any, file: SourceFile) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -89,6 +87,20 @@ class OnnxModel:
         return values
 
 
+class _Bits:
+    """The 16 bits of each value of a bfloat16 tensor on the CPU, by numpy's array interface: `OrtValue.numpy` and
+    `numpy.from_dlpack` do not take the type. The array's base is this object, which keeps the tensor's memory."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "<u2",
+            "shape": tuple(value.shape()),
+            "data": (value.data_ptr(), True),
+        }
+
+
 def load(source: ModelSource, host: Host) -> OnnxModel:
     """A session with the host's thread count; idle threads sleep (spinning would burn the pod's CPU quota)."""
     if not Path(source.path).is_file():
@@ -151,16 +163,9 @@ def ort_value(spec: TensorSpec, array: Array) -> Any:
 def array_of(spec: TensorSpec, value: Any) -> Array:
     """An output as numpy holds it."""
     if spec.datatype == "BF16":
-        return _bfloat16(value)
+        return np.asarray(_Bits(value)).view(ml_dtypes.bfloat16)
     array: Array = value.numpy()
     return array
-
-
-def _bfloat16(value: Any) -> Array:
-    """A copy of a tensor on the CPU."""
-    shape = value.shape()
-    bits = ctypes.string_at(value.data_ptr(), math.prod(shape) * 2)
-    return np.frombuffer(bits, dtype=ml_dtypes.bfloat16).reshape(shape)
 
 
 def is_out_of_memory(error: Exception) -> bool:

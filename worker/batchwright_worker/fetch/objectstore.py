@@ -27,10 +27,10 @@ class ObjectSource:
         """See Source."""
         try:
             system = await asyncio.to_thread(self._system)
-            size = (await asyncio.to_thread(system.info, self._uri))["size"]
             file = await asyncio.to_thread(system.open, self._uri, "rb", cache_type="none")
             with file:
-                yield OpenedSource(offset=offset, total_bytes=size, chunks=_chunks(file, offset, size))
+                file.seek(offset)
+                yield OpenedSource(offset=offset, total_bytes=file.size, chunks=_chunks(file))
         except FetchError:
             raise
         except Exception as error:
@@ -71,13 +71,8 @@ class ObjectSource:
         return {"endpoint_url": url}
 
 
-async def _chunks(file: Any, offset: int, size: int) -> AsyncIterator[bytes]:
-    await asyncio.to_thread(file.seek, offset)
-    while offset < size:
-        chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES * 8, size - offset))
-        if not chunk:
-            raise Interrupted(f"the object ended after {offset} of {size} bytes")
-        offset += len(chunk)
+async def _chunks(file: Any) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES * 8):
         yield chunk
 
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import aiohttp
 import msgspec
 
-from batchwright_operator.errors import Gone, Unauthorized, Unavailable
+from batchwright_operator.errors import Gone, SettingsError, Unauthorized, Unavailable
 from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.kube.objects import Raw, Resource
@@ -108,7 +108,7 @@ class ApiClient:
                 await self._raise_for_status(response, self.reads)
                 async for line in lines(response.content):
                     yield event_from(line)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, SettingsError) as error:
             raise Unavailable(f"watch of {resource.plural}: {error or type(error).__name__}") from error
 
     async def text(self, path: str) -> str:
@@ -216,7 +216,7 @@ class ApiClient:
             except Unauthorized:  # the token was rotated since it was read
                 await self._renew()
                 return await self._once(call, circuit)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, SettingsError, msgspec.DecodeError) as error:
             if circuit:
                 circuit.failed()
             raise Unavailable(f"{call.method} {call.path}: {error or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Credentials for the API server: the pod's service account, or a kubeconfig; read by kopf's login functions.
+"""Credentials for the API server: the pod's service account, or a kubeconfig; read by the official client.
 
 Tokens of service accounts are rotated, so they are read again every minute, and at once after a 401.
 """
@@ -6,56 +6,83 @@ Tokens of service accounts are rotated, so they are read again every minute, and
 from __future__ import annotations
 
 import asyncio
-import atexit
-import logging
+import copy
 import os
-import ssl
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import aiohttp
-import kopf
 import yaml
+from kubernetes.aio import client as official
+from kubernetes.aio import config as official_config
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import incluster_config
 
 from batchwright_operator.errors import SettingsError
 
 REREAD_S = 60.0
 
-logger = logging.getLogger(__name__)
+# The official loader checks little of what it reads: a kubeconfig of a wrong shape ends in any of the last four.
+_UNREADABLE = (
+    official_config.ConfigException,
+    OSError,
+    yaml.YAMLError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
+
+class Configuration(Protocol):
+    """The part of the official client's `Configuration` that is read and set here."""
+
+    host: str
+    api_key: dict[str, str]
+    """By security scheme; `BearerToken` is the whole value of the Authorization header."""
+    tls_server_name: str | None
+    proxy: str | None
+    connection_pool_maxsize: int
+    client_session_kwargs: dict[str, Any] | None
 
 
 class Credentials:
     """The server's address and our identity. Requests of a `session()` always carry the current token."""
 
-    def __init__(self, load: Callable[[], kopf.ConnectionInfo]) -> None:
+    def __init__(self, load: Callable[[], Coroutine[Any, Any, Configuration]]) -> None:
         self._load = load
-        self.info = load()
-        self._read_at = time.monotonic()
+        self.refresh()
 
     @property
     def server(self) -> str:
         """Address of the API server, without a trailing slash."""
-        return self.info.server.rstrip("/")
+        return self._configuration.host.rstrip("/")
 
     def refresh(self) -> None:
-        """Read everything again."""
-        self.info = self._load()
+        """Read everything again; blocks, and needs a thread without an event loop. Raises SettingsError."""
+        # Before the reading: the requests of that moment need not all read, and an exec plugin is a process.
         self._read_at = time.monotonic()
-
-    def ssl_context(self) -> ssl.SSLContext:
-        """TLS with the server's CA and our client certificate, if we have one."""
-        return self.info.as_ssl_context()
+        try:
+            # The official loader is a coroutine, but reads files as any function does: not in the caller's loop.
+            self._configuration = asyncio.run(self._load())
+        except _UNREADABLE as error:
+            raise SettingsError(f"no access to a cluster: {error}; give --kubeconfig and --context") from error
 
     def session(self, *, limit: int) -> aiohttp.ClientSession:
         """A session with at most `limit` connections (0: no limit)."""
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self.ssl_context(), limit=limit, ttl_dns_cache=60),
-            headers={"User-Agent": "batchwright-operator", "Accept": "application/json"},
-            middlewares=(self._authorize,),
-            proxy=self.info.proxy_url,
-        )
+        configuration = copy.copy(self._configuration)
+        configuration.connection_pool_maxsize = limit
+        configuration.client_session_kwargs = {
+            "headers": {"User-Agent": "batchwright-operator", "Accept": "application/json"},
+            "middlewares": (self._authorize,),
+            "proxy": configuration.proxy,
+            # The default would take proxies from the environment, and passwords from ~/.netrc.
+            "trust_env": False,
+        }
+        # The session itself, because `RESTClientObject.request` encodes bodies with json, and kopf needs a session.
+        return cast(aiohttp.ClientSession, RESTClientObject(configuration)._create_pool_manager())
 
     async def _authorize(
         self,
@@ -64,41 +91,37 @@ class Credentials:
     ) -> aiohttp.ClientResponse:
         if time.monotonic() - self._read_at > REREAD_S:
             await asyncio.to_thread(self.refresh)
-        request.headers.update(self.info.as_http_headers())
+        if authorization := self._configuration.api_key.get("BearerToken"):
+            request.headers["Authorization"] = authorization.strip()  # a token file may end with a newline
+        request.server_hostname = self._configuration.tls_server_name
         return await handler(request)
 
 
 def find_credentials(kubeconfig: Path | None = None, context: str | None = None) -> Credentials:
     """Credentials of a kubeconfig if one is named, of the pod's service account if there is one, else of the user's
-    kubeconfig. Raises SettingsError when there is none."""
+    kubeconfig. Blocks, and needs a thread without an event loop. Raises SettingsError when there is none."""
+    paths = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
     named = kubeconfig is not None or context is not None
-    if named:
-        _select(kubeconfig, context)
 
-    def load() -> kopf.ConnectionInfo:
-        settings = kopf.OperatorSettings()
-        info = None if named else kopf.login_with_service_account(settings=settings)
-        info = info or kopf.login_with_kubeconfig(settings=settings)
-        if info is None:
-            raise kopf.LoginError("this is no pod with a service account, and there is no kubeconfig")
-        if not (info.token or info.username or info.certificate_path or info.certificate_data):
-            # A user with `exec` or `auth-provider`: the Kubernetes client knows these.
-            info = kopf.login_via_client(settings=settings, logger=logger) or info
-        return info
+    async def load() -> Configuration:
+        configuration = official.Configuration()
+        if not named and _in_pod():
+            official_config.load_incluster_config(configuration, try_refresh_token=False)
+        else:
+            chosen = context or _current_context(paths)
+            await official_config.load_kube_config(paths, chosen, configuration, persist_config=False)
+        return cast(Configuration, configuration)
 
-    try:
-        return Credentials(load)
-    except (kopf.LoginError, OSError, KeyError, yaml.YAMLError) as error:
-        raise SettingsError(f"no access to a cluster: {error}; give --kubeconfig and --context") from error
+    return Credentials(load)
 
 
-def _select(kubeconfig: Path | None, context: str | None) -> None:
-    """Makes the named file and context those that kopf's login reads; a file that only sets the context goes first."""
-    default = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    paths = [str(kubeconfig) if kubeconfig else default]
-    if context:
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as overlay:
-            yaml.safe_dump({"current-context": context}, overlay)
-        atexit.register(Path(overlay.name).unlink, missing_ok=True)
-        paths.insert(0, overlay.name)
-    os.environ["KUBECONFIG"] = os.pathsep.join(paths)
+def _in_pod() -> bool:
+    return Path(incluster_config.SERVICE_TOKEN_FILENAME).exists()
+
+
+def _current_context(paths: str) -> str | None:
+    """The context that kubectl takes: that of the first file that names one (the official loader: of the last)."""
+    for file in (Path(path).expanduser() for path in paths.split(os.pathsep) if path):
+        if file.exists() and (found := (yaml.safe_load(file.read_text()) or {}).get("current-context")):
+            return str(found)
+    return None

@@ -47,9 +47,10 @@ class ClusterView:
 
 def run_with_client(target: ClusterTarget, work: Callable[[ApiClient], Awaitable[T]]) -> T:
     """Runs `work` with a connection to the target."""
+    credentials = find_credentials(target.kubeconfig, target.context)
 
     async def connected() -> T:
-        async with ApiClient(find_credentials(target.kubeconfig, target.context)) as client:
+        async with ApiClient(credentials) as client:
             return await work(client)
 
     return asyncio.run(connected())

@@ -153,7 +153,7 @@ class KopfWatch:
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
-            self._credentials.refresh()
+            await asyncio.to_thread(self._credentials.refresh)
             session = self._credentials.session(limit=CONNECTIONS)
             return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
 

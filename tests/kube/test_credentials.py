@@ -18,7 +18,7 @@ import yaml
 from aiohttp import web
 from kubernetes.aio.config import incluster_config
 
-from batchwright_operator.errors import SettingsError, Unauthorized
+from batchwright_operator.errors import SettingsError, Unauthorized, Unavailable
 from batchwright_operator.kube import credentials as module
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import Credentials, find_credentials
@@ -113,7 +113,7 @@ async def test_a_client_certificate(write: Callable[..., Path], server: Server, 
     user: dict[str, str] = {}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        # A relative path is one beside the kubeconfig, as for kubectl.
+        # A relative path is next to the kubeconfig, as for kubectl.
         user |= {f"{name}-data": base64.b64encode(content).decode()} if inline else {name: name}
     assert (await ask(await find(write(user))))["user"] == "the-operator"
 
@@ -198,13 +198,13 @@ async def test_a_token_that_stays_refused_is_an_error(write: Callable[..., Path]
 async def test_another_name_of_the_server(write: Callable[..., Path], server: Server) -> None:
     await ask(await find(write({"token": "t"}, {"tls-server-name": "api.internal"})))
     assert server.server_names == ["api.internal"]
-    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
         await ask(await find(write({"token": "t"}, {"tls-server-name": "api.elsewhere"})))
 
 
 async def test_an_unknown_authority_is_refused_unless_told_otherwise(write: Callable[..., Path]) -> None:
     other = base64.b64encode(trustme.CA().cert_pem.bytes()).decode()
-    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
         await ask(await find(write({"token": "t"}, {"certificate-authority-data": other})))
     await ask(await find(write({"token": "t"}, {"insecure-skip-tls-verify": True, "certificate-authority-data": ""})))
 

@@ -62,10 +62,10 @@ class Credentials:
 
     def refresh(self) -> None:
         """Read everything again; blocks, and needs a thread without an event loop. Raises SettingsError."""
-        # Before the reading: the requests of that moment need not all read, and an exec plugin is a process.
+        # Set before the reading: otherwise every request that is sent meanwhile would read too, and run a plugin.
         self._read_at = time.monotonic()
         try:
-            # The official loader is a coroutine, but reads files as any function does: not in the caller's loop.
+            # In a loop of its own: the official loader is a coroutine, but it reads files and blocks meanwhile.
             self._configuration = asyncio.run(self._load())
         except _UNREADABLE as error:
             raise SettingsError(f"no access to a cluster: {error}; give --kubeconfig and --context") from error
@@ -81,7 +81,7 @@ class Credentials:
             # The default would take proxies from the environment, and passwords from ~/.netrc.
             "trust_env": False,
         }
-        # The session itself, because `RESTClientObject.request` encodes bodies with json, and kopf needs a session.
+        # The session itself: `RESTClientObject.request` would encode bodies again, and kopf takes only a session.
         return cast(aiohttp.ClientSession, RESTClientObject(configuration)._create_pool_manager())
 
     async def _authorize(

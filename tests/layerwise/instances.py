@@ -9,7 +9,7 @@ from batchwright_worker.layerwise.core.scheduler import LayerScheduler, LayerSte
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 
-Times = tuple[float, float, int]
+Times = tuple[int, int, int]
 """(compute, fetch, bytes)"""
 
 
@@ -18,7 +18,7 @@ def layers(*times: Times) -> tuple[Layer, ...]:
     return tuple(Layer(compute=compute, fetch=fetch, bytes=size) for compute, fetch, size in times)
 
 
-def requests(models: Mapping[str, Sequence[Layer]], *arrivals: tuple[str, float]) -> list[ModelRequest]:
+def requests(models: Mapping[str, Sequence[Layer]], *arrivals: tuple[str, int]) -> list[ModelRequest]:
     """Requests in order of submission; without arrivals one per model at time 0."""
     given = arrivals or tuple((model, 0) for model in models)
     return [

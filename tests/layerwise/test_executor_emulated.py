@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
+from batchwright_worker.layerwise.core.steps import steps_of_seconds
 from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.executor import Executor, ExecutorBrokenError
@@ -17,7 +18,8 @@ from batchwright_worker.layerwise.tools.recurrence_check import check_recurrence
 
 
 def layers(count: int, compute: float, fetch: float, size: int) -> tuple[Layer, ...]:
-    return tuple(Layer(compute=compute, fetch=fetch, bytes=size) for _ in range(count))
+    layer = Layer(compute=steps_of_seconds(compute), fetch=steps_of_seconds(fetch), bytes=size)
+    return (layer,) * count
 
 
 class Rig:
@@ -54,7 +56,7 @@ class Rig:
 @pytest.mark.slow
 def test_balanced_interleaves_the_golden_case_and_fifo_does_not() -> None:
     a, m = layers(3, 0.12, 0.03, 1), layers(3, 0.03, 0.12, 4)
-    rig = Rig(6, Balanced(skip_limit=1, fill_time=0.18))
+    rig = Rig(6, Balanced(skip_limit=1, fill_time=steps_of_seconds(0.18)))
     rig.run(rig.batch("A", a), rig.batch("M", m))
     assert rig.order == "AMAMAM"
     rig = Rig(6, Fifo())
@@ -130,7 +132,7 @@ def test_a_unit_larger_than_the_memory_is_refused_at_once() -> None:
 def test_execution_keeps_to_the_model() -> None:
     """Acceptance 8: the recurrence on measured times within 3 % of the wall time, the plan within 10 %."""
     a, m = layers(8, 0.040, 0.010, 1), layers(8, 0.010, 0.040, 4)
-    for policy in (Fifo(), Literal(skip_limit=2), Balanced(skip_limit=2, fill_time=0.06)):
+    for policy in (Fifo(), Literal(skip_limit=2), Balanced(skip_limit=2, fill_time=steps_of_seconds(0.06))):
         rig = Rig(8, policy)
         rig.run(rig.batch("A", a), rig.batch("M", m), rig.batch("A", a), rig.batch("M", m))
         told = check_recurrence(rig.records, 8)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchwright_worker.layerwise.core.steps import seconds_of_steps, steps_of_seconds
 from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
@@ -44,10 +45,12 @@ def test_one_size_is_all_bandwidth() -> None:
 def test_compute_is_interpolated_between_sizes_and_resident_units_need_no_fetch() -> None:
     plans = UnitPlans()
     plans.add("m", [profile(4, [0.040], [500]), profile(1, [0.010], [500])])
-    assert [plans.layers("m", rows)[0].compute for rows in (1, 2, 4, 8)] == pytest.approx([0.01, 0.02, 0.04, 0.08])
-    assert plans.layers("m", 1)[0].fetch == pytest.approx(0.501)
+    assert [plans.layers("m", rows)[0].compute for rows in (1, 2, 4, 8)] == [
+        steps_of_seconds(seconds) for seconds in (0.01, 0.02, 0.04, 0.08)
+    ]
+    assert plans.layers("m", 1)[0].fetch == steps_of_seconds(0.501)
     plans.keep("m", frozenset({0}))
-    assert plans.layers("m", 1)[0] == Layer(compute=plans.layers("m", 1)[0].compute, fetch=0.0, bytes=0)
+    assert plans.layers("m", 1)[0] == Layer(compute=plans.layers("m", 1)[0].compute, fetch=0, bytes=0)
 
 
 def record(planned: Layer, compute: float, fetch: float) -> UnitRecord:
@@ -60,8 +63,8 @@ def test_plans_follow_what_is_measured() -> None:
     for _ in range(200):
         plans.learn(record(plans.layers("m", 1)[0], compute=0.030, fetch=0.25))
     [layer] = plans.layers("m", 1)
-    assert layer.compute == pytest.approx(0.030, rel=0.05)
-    assert layer.fetch == pytest.approx(0.25, rel=0.05)
+    assert seconds_of_steps(layer.compute) == pytest.approx(0.030, rel=0.05)
+    assert seconds_of_steps(layer.fetch) == pytest.approx(0.25, rel=0.05)
 
 
 def test_a_profile_is_measured_once_per_processor_and_batch_size(tmp_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_profile_is_measured_once_per_processor_and_batch_size(tmp_path: Path)
 
 
 def test_a_replay_of_what_ran_as_planned_has_no_error_and_its_trace_has_both_engines() -> None:
-    planned = Layer(compute=2.0, fetch=1.0, bytes=3)
+    planned = Layer(compute=steps_of_seconds(2.0), fetch=steps_of_seconds(1.0), bytes=3)
     ran = [
         UnitRecord("a", 0, 0, 1, 3, 10.0, 10.0, 11.0, 11.0, 13.0, planned, 0, 0.0),
         UnitRecord("b", 1, 0, 1, 3, 10.0, 13.0, 14.0, 14.0, 16.0, planned, 1, 0.0),

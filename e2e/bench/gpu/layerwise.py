@@ -33,6 +33,7 @@ from batchwright_worker.benchmark.engines.torch import TensorOps
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.core.steps import steps_of_seconds
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch, run_unit, views
@@ -332,14 +333,15 @@ def _against_bound(
     facts: Mapping[str, Any], plans: UnitPlans, profiles: Mapping[str, Any], together: Mapping[str, float]
 ) -> dict[str, Any]:
     """System throughput of the measured run, and of the LP with compute and copies as slow as beside each other."""
-    rates = {name: facts["requestsPerModel"] / seconds for name, seconds in facts["aloneS"].items()}
+    # Per step, as the layers' times are in steps.
+    rates = {name: facts["requestsPerModel"] / steps_of_seconds(seconds) for name, seconds in facts["aloneS"].items()}
     stp = sum(facts["aloneS"].values()) / facts["ways"]["balanced"]["makespanS"]
     layers = {}
     for name, profile in profiles.items():
         layers[name] = [
             type(layer)(
-                compute=layer.compute * together["computeSlowdown"],
-                fetch=layer.fetch * together["copySlowdown"],
+                compute=round(layer.compute * together["computeSlowdown"]),
+                fetch=round(layer.fetch * together["copySlowdown"]),
                 bytes=layer.bytes,
             )
             for layer in plans.layers(name, profile.rows)

@@ -47,7 +47,7 @@ class Loop:
         for model in models:
             self.submit(model, 0)
 
-    def submit(self, model: str, arrival: float) -> None:
+    def submit(self, model: str, arrival: int) -> None:
         """The model's next request."""
         request = ModelRequest(model=model, layers=self.models[model], arrival=arrival, order=next(self.orders))
         self.scheduler.submit(request)

@@ -19,9 +19,12 @@ smallest share, which queues up more compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor, inf, isinf
 from typing import Final, Protocol
 
+from batchwright_worker.layerwise.core.steps import exact
 from batchwright_worker.layerwise.core.timeline import AcceleratorState
 from batchwright_worker.layerwise.core.values import Candidate, Decision, Idle, Layer
 
@@ -94,7 +97,7 @@ class Literal:
     def _smallest(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         by_memory = self.by_memory_idle
 
-        def key(candidate: Candidate, idle: Idle) -> tuple[float, float]:
+        def key(candidate: Candidate, idle: Idle) -> tuple[int, int]:
             return idle.compute, idle.memory if by_memory else 0
 
         return smallest(accelerator, candidates, key)
@@ -108,16 +111,23 @@ class Balanced:
     """
 
     skip_limit: int
-    fill_time: float
+    fill_time: Fraction | float
     theta: float = DEFAULT_THETA
     name: str = "balanced"
+    _enough: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Slack is whole, so it is above theta * B/BW exactly when it is above the whole part. Once here and not in
+        # every decision: fractions are slow.
+        enough = inf if isinf(self.fill_time) else floor(exact(self.theta) * Fraction(self.fill_time))
+        object.__setattr__(self, "_enough", enough)
 
     def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The overdue candidate, else the smallest (IC, sign * w/(c+w), arrival, order)."""
         return guarded(accelerator, candidates, self.skip_limit) or self._smallest(accelerator, candidates)
 
     def _smallest(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
-        enough = self.theta * self.fill_time
+        enough = self._enough
         memory_free, compute_free = accelerator.memory_free, accelerator.compute_free
 
         def key(candidate: Candidate, idle: Idle) -> tuple[float, float]:
@@ -160,7 +170,7 @@ def smallest(
     return _decide(chosen, idle)
 
 
-def _by_arrival(candidate: Candidate) -> tuple[float, int]:
+def _by_arrival(candidate: Candidate) -> tuple[int, int]:
     return candidate.request.arrival, candidate.request.order
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Final
 
 from batchwright_worker.layerwise.core.values import BudgetTooSmall, Candidate, Decision, ModelRequest
 
 __all__ = ["ReadyList"]
-
-_NEVER: Final = float("inf")
 
 
 class ReadyList:
@@ -19,7 +16,7 @@ class ReadyList:
     def __init__(self, budget_bytes: float) -> None:
         self._budget_bytes = budget_bytes
         self._heads: dict[str, Candidate] = {}
-        self._behind: dict[str, list[tuple[float, int, ModelRequest]]] = {}
+        self._behind: dict[str, list[tuple[int, int, ModelRequest]]] = {}
 
     def __len__(self) -> int:
         """Requests with layers not yet picked."""
@@ -53,11 +50,11 @@ class ReadyList:
         self._behind[model] = kept
         return True
 
-    def next_arrival(self) -> float:
-        """The earliest arrival of a candidate (infinity without any)."""
-        return min((head.request.arrival for head in self._heads.values()), default=_NEVER)
+    def next_arrival(self) -> int | None:
+        """The earliest arrival of a candidate; None without any."""
+        return min((head.request.arrival for head in self._heads.values()), default=None)
 
-    def candidates(self, now: float) -> Sequence[Candidate]:
+    def candidates(self, now: int) -> Sequence[Candidate]:
         """The next layers of all models whose oldest request has arrived."""
         return [head for head in self._heads.values() if head.request.arrival <= now]
 

@@ -45,14 +45,14 @@ class LayerScheduler:
         """The next decision of a plan, taken when the memory engine becomes free or, with nothing to fetch then, at
         the next arrival. None when all layers are placed."""
         arrival = self.ready.next_arrival()
-        return self._pick(max(self.timeline.memory_free, arrival)) if len(self.ready) else None
+        return None if arrival is None else self._pick(max(self.timeline.memory_free, arrival))
 
-    def decide(self, now: float) -> LayerStep | None:
+    def decide(self, now: int) -> LayerStep | None:
         """The next decision of an executor whose memory engine is free `now`; None if no request has arrived."""
         self.timeline.advance(now)
         return self._pick(now)
 
-    def _pick(self, now: float) -> LayerStep | None:
+    def _pick(self, now: int) -> LayerStep | None:
         candidates = self.ready.candidates(now)
         if not candidates:
             return None

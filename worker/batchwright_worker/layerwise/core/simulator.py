@@ -5,7 +5,7 @@
     open loop      `poisson(...)` makes the requests (the caller brings the generator, seeded), `run` serves them
 
 STP (system throughput) is the sum over models of rate / rate alone: 1.0 is what taking turns gives. ANTT is the mean of
-latency / latency alone on an idle accelerator.
+latency / latency alone on an idle accelerator. Times are steps (`core.steps`), rates runs per step.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SimulatedAccelerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Steady state of a closed loop: runs per time of every model, and the share of time either engine worked."""
+    """Steady state of a closed loop: runs per step of every model, and the share of time either engine worked."""
 
     rates: Mapping[str, float]
     compute_busy: float
@@ -118,11 +118,11 @@ def poisson(
     models: Models, rates: Mapping[str, float], generator: RandomGenerator, *, until: float
 ) -> list[ModelRequest]:
     """Requests of all models up to `until`, in order of arrival."""
-    arrivals: list[tuple[float, str]] = []
+    arrivals: list[tuple[int, str]] = []
     for model in models:
         at = generator.exponential(1 / rates[model])
         while at <= until:
-            arrivals.append((at, model))
+            arrivals.append((round(at), model))
             at += generator.exponential(1 / rates[model])
     return [
         ModelRequest(model=model, layers=models[model], arrival=at, order=order)
@@ -134,7 +134,7 @@ def poisson(
 class Latencies:
     """Of finished requests: each one's latency, and that over the latency of its model alone on an idle accelerator."""
 
-    latencies: Sequence[float]
+    latencies: Sequence[int]
     slowdowns: Sequence[float]
 
     @property
@@ -142,7 +142,7 @@ class Latencies:
         """Average normalized turnaround time."""
         return sum(self.slowdowns) / len(self.slowdowns)
 
-    def percentile(self, share: float) -> float:
+    def percentile(self, share: float) -> int:
         """The latency that `share` of the requests stay within (nearest rank)."""
         ranked = sorted(self.latencies)
         return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
@@ -156,5 +156,5 @@ def latencies(steps: Sequence[LayerStep], models: Models, accelerator: Simulated
         idle[model] = run(accelerator.scheduler(Fifo()), [request])[-1].placement.compute_end
     ends = [(step.decision.request, step.placement.compute_end) for step in steps if step.decision.last]
     taken = [end - request.arrival for request, end in ends]
-    slowdowns = [seconds / idle[request.model] for (request, _), seconds in zip(ends, taken, strict=True)]
+    slowdowns = [steps / idle[request.model] for (request, _), steps in zip(ends, taken, strict=True)]
     return Latencies(latencies=taken, slowdowns=slowdowns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from fractions import Fraction
 from math import inf, isinf
 
 from batchwright_worker.layerwise.core.values import Layer
@@ -10,8 +11,8 @@ from batchwright_worker.layerwise.core.values import Layer
 __all__ = ["auto_skip_limit", "fill_time"]
 
 
-def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> float:
-    """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times).
+def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> Fraction | float:
+    """B/BW: what filling the memory takes at the models' mean bandwidth (all bytes over all fetch times). Exact.
 
     A boundless memory counts as one that holds all models once: with no limit at all, compute could be queued up
     forever while a memory-bound model waits. Infinite if nothing is fetched.
@@ -20,7 +21,7 @@ def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> float
     fetch = sum(layer.fetch for layers in models for layer in layers)
     if not fetch:
         return inf
-    return fetch if isinf(budget_bytes) or not size else budget_bytes * fetch / size
+    return Fraction(fetch) if isinf(budget_bytes) or not size else Fraction(budget_bytes) * fetch / size
 
 
 def auto_skip_limit(models: Collection[Sequence[Layer]], budget_bytes: float) -> int:

@@ -9,7 +9,7 @@ bytes are held from the start of its fetch to the end of its compute:
 R is when enough earlier layers have retired for s to fit. Fluid prefetch: the fetch runs at s/w while there is room.
 What it may hold is a rising staircase (B minus what earlier layers still hold), so its end has a closed form: at every
 retirement t before which only `room` bytes fitted, s - room bytes are still to come: Me >= t + (s - room) * w/s, so
-that IM is the largest t - max(Me_prev, a) - room * w/s (and 0 at least).
+that IM is the largest t - max(Me_prev, a) - room * w/s (and 0 at least), rounded up to a whole step.
 
 A plan needs `probe` and `push` alone. An executor builds the timeline with `live=True` and reports the time (`advance`)
 and what it measured (`correct`); what was pushed after the corrected layer is planned again from there.
@@ -31,18 +31,18 @@ class AcceleratorState(Protocol):
     """The accelerator as a policy sees it (C2)."""
 
     @property
-    def memory_free(self) -> float:
+    def memory_free(self) -> int:
         """When the memory engine has done all fetches pushed so far (Me of the last one)."""
 
     @property
-    def compute_free(self) -> float:
+    def compute_free(self) -> int:
         """When the compute engine has done all layers pushed so far (Ce of the last one)."""
 
     @property
     def budget_bytes(self) -> float:
         """B; infinity where nothing bounds it."""
 
-    def probe(self, layer: Layer, arrival: float) -> Idle:
+    def probe(self, layer: Layer, arrival: int) -> Idle:
         """Idle times if this layer were pushed next. Changes nothing."""
 
 
@@ -52,15 +52,15 @@ class _LayerInFlight:
 
     sequence: int
     layer: Layer
-    arrival: float
-    fetch_start: float = 0
-    fetch_end: float = 0
-    compute_start: float = 0
-    compute_end: float = 0
-    measured_fetch_start: float | None = None
-    measured_fetch_end: float | None = None
-    measured_compute_start: float | None = None
-    measured_compute_end: float | None = None
+    arrival: int
+    fetch_start: int = 0
+    fetch_end: int = 0
+    compute_start: int = 0
+    compute_end: int = 0
+    measured_fetch_start: int | None = None
+    measured_fetch_end: int | None = None
+    measured_compute_start: int | None = None
+    measured_compute_end: int | None = None
 
 
 class Timeline:
@@ -80,7 +80,7 @@ class Timeline:
     )
 
     def __init__(
-        self, budget_bytes: float, *, prefetch: Prefetch = Prefetch.WHOLE, origin: float = 0, live: bool = False
+        self, budget_bytes: float, *, prefetch: Prefetch = Prefetch.WHOLE, origin: int = 0, live: bool = False
     ) -> None:
         self.budget_bytes = budget_bytes
         self.prefetch = prefetch
@@ -95,7 +95,7 @@ class Timeline:
         self._used = 0
         self._next = 0
 
-    def probe(self, layer: Layer, arrival: float) -> Idle:
+    def probe(self, layer: Layer, arrival: int) -> Idle:
         """(IC, IM) if this layer were pushed next (C2). Changes nothing."""
         earliest = max(self.memory_free, arrival, self._floor)
         pause = self._pause(layer, earliest)
@@ -103,7 +103,7 @@ class Timeline:
         compute_free = self.compute_free
         return Idle(fetched - compute_free if fetched > compute_free else 0, pause)
 
-    def push(self, layer: Layer, arrival: float) -> LayerPlacement:
+    def push(self, layer: Layer, arrival: int) -> LayerPlacement:
         """Put the layer next on both engines."""
         entry = _LayerInFlight(self._next, layer, max(arrival, self._floor))
         self._next += 1
@@ -115,7 +115,7 @@ class Timeline:
             entry.sequence, entry.fetch_start, entry.fetch_end, entry.compute_start, entry.compute_end, idle
         )
 
-    def advance(self, now: float) -> None:
+    def advance(self, now: int) -> None:
         """It is `now`: no fetch starts before, and what is not measured as ended has not ended before."""
         if now > self._floor:
             self._floor = now
@@ -129,10 +129,10 @@ class Timeline:
         self,
         sequence: int,
         *,
-        fetch_start: float | None = None,
-        fetch_end: float | None = None,
-        compute_start: float | None = None,
-        compute_end: float | None = None,
+        fetch_start: int | None = None,
+        fetch_end: int | None = None,
+        compute_start: int | None = None,
+        compute_end: int | None = None,
     ) -> None:
         """Set what was measured of the layer that `push` numbered `sequence`; everything that follows is planned again.
 
@@ -161,17 +161,17 @@ class Timeline:
         self._entries = deque(entry for entry in self._entries if entry.sequence != sequence)
         self._replan()
 
-    def in_flight(self) -> Iterable[tuple[int, Layer, float]]:
+    def in_flight(self) -> Iterable[tuple[int, Layer, int]]:
         """(sequence, layer, end of its compute as known now) of the layers that may still hold memory, oldest first."""
         return [(entry.sequence, entry.layer, entry.compute_end) for entry in self._entries]
 
-    def _pause(self, layer: Layer, earliest: float) -> float:
+    def _pause(self, layer: Layer, earliest: int) -> int:
         """IM: how long the memory engine waits for room, if it could start the fetch at `earliest`."""
         room = self.budget_bytes - self._used
         if layer.bytes <= room or not layer.bytes:
             return 0
         if self.prefetch is Prefetch.FLUID:
-            return self._fluid_pause(layer, earliest, room)
+            return self._fluid_pause(layer, earliest, int(room))
         # R of the recurrence: layers retire in the order of their pushes, so the first whose bytes make enough room.
         for entry in self._entries:
             room += entry.layer.bytes
@@ -179,17 +179,18 @@ class Timeline:
                 return max(0, entry.compute_end - earliest)
         raise AssertionError(f"a layer of {layer.bytes} bytes was pushed into a budget of {self.budget_bytes}")
 
-    def _fluid_pause(self, layer: Layer, earliest: float, room: float) -> float:
+    def _fluid_pause(self, layer: Layer, earliest: int, room: int) -> int:
         """The sum of all pauses of a fluid fetch (see the module's formula)."""
-        pause: float = 0
+        pause = 0
         for entry in self._entries:
             if layer.bytes <= room:
                 break
-            pause = max(pause, entry.compute_end - earliest - room * layer.fetch / layer.bytes)
+            # What is subtracted is rounded down, so the pause is rounded up: a fetch never ends before its last byte.
+            pause = max(pause, entry.compute_end - earliest - room * layer.fetch // layer.bytes)
             room += entry.layer.bytes
         return pause
 
-    def _first_room(self, earliest: float, pause: float) -> float:
+    def _first_room(self, earliest: int, pause: int) -> int:
         """When the first byte can move: with whole layers all wait together, a fluid fetch starts with any room."""
         if not pause or self.prefetch is Prefetch.WHOLE:
             return earliest + pause
@@ -201,10 +202,10 @@ class Timeline:
             earliest = max(earliest, entry.compute_end)
         return earliest
 
-    def _place(self, entry: _LayerInFlight) -> float:
+    def _place(self, entry: _LayerInFlight) -> int:
         """The recurrence for the layer behind all others, measured times first; returns IM as planned."""
         layer = entry.layer
-        pause: float = 0
+        pause = 0
         if entry.measured_fetch_end is None:
             pause = self._fetch(entry)
         else:
@@ -218,7 +219,7 @@ class Timeline:
         self._used += layer.bytes
         return pause
 
-    def _fetch(self, entry: _LayerInFlight) -> float:
+    def _fetch(self, entry: _LayerInFlight) -> int:
         """Plan a fetch that has not been measured to its end; returns IM."""
         earliest = max(self.memory_free, entry.arrival)
         pause = self._pause(entry.layer, earliest)
@@ -231,7 +232,7 @@ class Timeline:
         entry.fetch_end = self._known(None, fetch_end)
         return pause
 
-    def _known(self, measured: float | None, planned: float) -> float:
+    def _known(self, measured: int | None, planned: int) -> int:
         """The measured time; else the planned one, which cannot lie in the past of an executor."""
         if measured is not None:
             return measured
@@ -261,7 +262,7 @@ class Timeline:
             self._used -= first.layer.bytes
             self._base = (first.fetch_end, first.compute_end)
 
-    def _measured_until(self) -> float:
+    def _measured_until(self) -> int:
         """The end of the last fetch in a row that was measured."""
         until = self._base[0]
         for entry in self._entries:

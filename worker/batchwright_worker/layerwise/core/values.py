@@ -1,8 +1,7 @@
 """Values of layer-by-layer scheduling: layers, requests, candidates, decisions, placements (method C).
 
-A *layer* here is the unit of scheduling: one layer of a network, or a fused block of them. Times are numbers of one
-unit (seconds in the product; an instance file may use its own), bytes are whole. Whole numbers stay whole: nothing here
-turns an int into a float, so that an instance in integers is scheduled without rounding.
+A *layer* here is the unit of scheduling: one layer of a network, or a fused block of them. Times are whole steps
+(`core.steps` turns seconds and the times of an instance file into them), bytes are whole.
 """
 
 # ruff: noqa: N818 - the names say what is wrong; callers read them as answers
@@ -61,8 +60,8 @@ class Layer:
     """`compute` (c) and `fetch` (w) are times >= 0, `bytes` (s) is what its weights hold from the start of the fetch
     to the end of the compute. Resident weights have fetch 0 and bytes 0 (the budget is then that much smaller)."""
 
-    compute: float
-    fetch: float
+    compute: int
+    fetch: int
     bytes: int
     name: str = ""
 
@@ -73,7 +72,7 @@ class ModelRequest:
 
     model: str
     layers: Sequence[Layer]
-    arrival: float
+    arrival: int
     order: int
 
 
@@ -94,8 +93,8 @@ class Candidate:
 class Idle(NamedTuple):
     """Idle time that a layer would cause (C2): of the compute engine (IC) and of the memory engine (IM)."""
 
-    compute: float
-    memory: float
+    compute: int
+    memory: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +124,8 @@ class LayerPlacement(NamedTuple):
     """Where a layer lies on both engines; `sequence` counts pushes and names it in `Timeline.correct`."""
 
     sequence: int
-    fetch_start: float
-    fetch_end: float
-    compute_start: float
-    compute_end: float
+    fetch_start: int
+    fetch_end: int
+    compute_start: int
+    compute_end: int
     idle: Idle

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from batchwright_worker.inference.requests import Array
+from batchwright_worker.layerwise.core.steps import seconds_of_steps
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.ring import Ring
 
@@ -42,8 +43,8 @@ class EmulatedAccelerator:
 
     def __init__(self, budget_bytes: int, outputs: Outputs = lambda _batch: _NOTHING) -> None:
         self.ring = Ring(budget_bytes)
-        self.memory = _SleepEngine(lambda job: job.batch.layers[job.position].fetch)
-        self.compute = _SleepEngine(lambda job: job.batch.layers[job.position].compute)
+        self.memory = _SleepEngine(lambda job: seconds_of_steps(job.batch.layers[job.position].fetch))
+        self.compute = _SleepEngine(lambda job: seconds_of_steps(job.batch.layers[job.position].compute))
         self._outputs = outputs
 
     def begin(self, batch: LayerwiseBatch) -> None:

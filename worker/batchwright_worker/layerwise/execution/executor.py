@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from batchwright_worker.layerwise.core.policy import Policy
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
+from batchwright_worker.layerwise.core.steps import steps_of_seconds
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import ModelRequest, Prefetch
 from batchwright_worker.layerwise.execution.jobs import Accelerator, Interval, LayerwiseBatch, UnitJob, UnitRecord
@@ -54,7 +55,8 @@ class Executor:
         on_record: Callable[[UnitRecord], None] = lambda _record: None,
         on_broken: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
-        timeline = Timeline(device.ring.capacity, prefetch=Prefetch.WHOLE, origin=time.monotonic(), live=True)
+        origin = steps_of_seconds(time.monotonic())
+        timeline = Timeline(device.ring.capacity, prefetch=Prefetch.WHOLE, origin=origin, live=True)
         self.totals = EngineTotals()
         self._device = device
         self._scheduler = LayerScheduler(timeline, policy)
@@ -84,7 +86,8 @@ class Executor:
                 raise ExecutorBrokenError("the executor is closed") from self._broken
             batch.arrival = batch.arrival or time.monotonic()
             batch.order = next(self._orders)
-            request = ModelRequest(model=batch.model, layers=batch.layers, arrival=batch.arrival, order=batch.order)
+            arrival = steps_of_seconds(batch.arrival)
+            request = ModelRequest(model=batch.model, layers=batch.layers, arrival=arrival, order=batch.order)
             self._scheduler.submit(request)
             self._batches[batch.order] = batch
             self._changed.notify_all()
@@ -171,7 +174,7 @@ class Executor:
         """The policy's choice, entered into the timeline (the lock is held)."""
         while True:
             now = time.monotonic()
-            step = self._scheduler.decide(now)
+            step = self._scheduler.decide(steps_of_seconds(now))
             if step is None:
                 return None
             decision, placement = step
@@ -198,7 +201,8 @@ class Executor:
         with self._changed:
             self._count_fetch(job, interval)
             job.fetch = interval
-            self._scheduler.timeline.correct(job.sequence, fetch_start=interval.start, fetch_end=interval.end)
+            start, end = map(steps_of_seconds, interval)
+            self._scheduler.timeline.correct(job.sequence, fetch_start=start, fetch_end=end)
             self._changed.notify_all()
 
     def _count_fetch(self, job: UnitJob, interval: Interval) -> None:
@@ -254,7 +258,8 @@ class Executor:
             # Here and no earlier: the unit's kernels have ended, so its place may be written again (methods C: bytes
             # are held to the end of the compute).
             self._device.ring.retire()
-            self._scheduler.timeline.correct(job.sequence, compute_start=interval.start, compute_end=interval.end)
+            start, end = map(steps_of_seconds, interval)
+            self._scheduler.timeline.correct(job.sequence, compute_start=start, compute_end=end)
             self._count_compute(job, interval)
             self._changed.notify_all()
         # Outside the lock: outputs are copied and a response is sent, while the memory engine goes on.

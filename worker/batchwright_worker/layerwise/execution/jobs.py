@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 @dataclass(slots=True, kw_only=True, eq=False)
 class LayerwiseBatch:
     """One run of a model on `rows` rows. `settled` is called once, on a thread of the executor, when `outputs` or
-    `error` is there. `layers`: its units as planned."""
+    `error` is there. `layers`: its units as planned, in steps (`core.steps`)."""
 
     model: str
     inputs: Mapping[str, Array]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from batchwright_worker.layerwise.core.steps import seconds_of_steps, steps_of_seconds
 from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
 from batchwright_worker.layerwise.profiling.profiles import Profile
@@ -48,15 +49,15 @@ class UnitPlans:
         del self._plans[model]
 
     def layers(self, model: str, rows: int) -> tuple[Layer, ...]:
-        """The units of a batch of this size, in seconds and bytes."""
+        """The units of a batch of this size, in steps and bytes."""
         plan = self._plans[model]
         profile = plan.profiles[0]
         slow = max(each.compute_slowdown for each in plan.profiles) * plan.compute_ratio
         fetch = profile.fetch_slowdown * plan.fetch_ratio
         return tuple(
             Layer(
-                compute=slow * _at(plan.profiles, position, rows),
-                fetch=0.0 if position in plan.resident else fetch * profile.fetch_s(size),
+                compute=steps_of_seconds(slow * _at(plan.profiles, position, rows)),
+                fetch=0 if position in plan.resident else steps_of_seconds(fetch * profile.fetch_s(size)),
                 bytes=0 if position in plan.resident else size,
             )
             for position, size in enumerate(profile.bytes)
@@ -68,9 +69,9 @@ class UnitPlans:
         if plan is None:
             return
         compute, fetch = record.compute_end - record.compute_start, record.fetch_end - record.fetch_start
-        plan.compute_ratio = _followed(plan.compute_ratio, compute, record.planned.compute)
+        plan.compute_ratio = _followed(plan.compute_ratio, compute, seconds_of_steps(record.planned.compute))
         if record.bytes:
-            plan.fetch_ratio = _followed(plan.fetch_ratio, fetch, record.planned.fetch)
+            plan.fetch_ratio = _followed(plan.fetch_ratio, fetch, seconds_of_steps(record.planned.fetch))
 
 
 def _followed(ratio: float, measured: float, planned: float) -> float:

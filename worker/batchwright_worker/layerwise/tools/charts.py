@@ -8,29 +8,26 @@ from typing import Any
 
 import click
 
-from batchwright_worker.layerwise.core.scheduler import LayerStep
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
+from batchwright_worker.layerwise.tools.instance import PlacedLayer
 
 __all__ = ["draw_bars", "draw_engines", "draw_records"]
 
 
-def draw_engines(steps: Sequence[LayerStep], path: Path) -> None:
+def draw_engines(layers: Sequence[PlacedLayer], path: Path) -> None:
     """A Gantt chart: fetches above, computes below, one colour per model; the number is the layer's."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(12, 3), layout="constrained")
-    models = list(dict.fromkeys(step.decision.request.model for step in steps))
+    models = list(dict.fromkeys(layer.model for layer in layers))
     colours = {model: f"C{number % 10}" for number, model in enumerate(models)}
-    few = len(steps) <= 60
-    for decision, placement in steps:
-        spans = (
-            (1, placement.fetch_start, placement.fetch_end),
-            (0, placement.compute_start, placement.compute_end),
-        )
+    few = len(layers) <= 60
+    for layer in layers:
+        spans = ((1, layer.fetch_start, layer.fetch_end), (0, layer.compute_start, layer.compute_end))
         for row, start, end in spans:
-            colour = colours[decision.request.model]
+            colour = colours[layer.model]
             axes.barh(row, end - start, left=start, height=0.8, color=colour, edgecolor="white", linewidth=0.5)
             if few and end > start:
-                axes.text((start + end) / 2, row, str(decision.position), ha="center", va="center", color="white")
+                axes.text((start + end) / 2, row, str(layer.layer), ha="center", va="center", color="white")
     axes.set_yticks([0, 1], ["compute", "memory"])
     axes.set_xlabel("time")
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]

@@ -4,10 +4,10 @@
      "models": {"A": [{"compute": 4, "fetch": 1, "bytes": 1}]},
      "requests": [{"model": "A", "arrival": 0}]}
 
-Times are numbers >= 0 of any one unit and come back in it; whole numbers are scheduled without rounding. `budgetBytes`
-null: boundless. `skipLimit` 0: no guard; absent: it follows from the budget (auto-N, `core.skip_limit`). `theta`
-(balanced) is 0.5 unless given. `prefetch` is whole unless given. Anything else that is missing, unknown or of another
-kind is refused, with its place.
+Times are numbers >= 0 of any one unit and come back in it. They are read as decimals (`core.steps`) and scheduled
+without rounding, in the coarsest step in which all of them are whole. `budgetBytes` null: boundless. `skipLimit` 0: no
+guard; absent: it follows from the budget (auto-N, `core.skip_limit`). `theta` (balanced) is 0.5 unless given.
+`prefetch` is whole unless given. Anything else that is missing, unknown or of another kind is refused, with its place.
 """
 
 from __future__ import annotations
@@ -30,9 +30,20 @@ from batchwright_worker.layerwise.core.policy import (
 from batchwright_worker.layerwise.core.scheduler import LayerStep
 from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, run
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.steps import StepUnit, common_unit
 from batchwright_worker.layerwise.core.values import Layer, LayerwiseError, ModelRequest, Prefetch
 
-__all__ = ["Instance", "InstanceError", "Schedule", "parse", "policy_of", "schedule_of", "scheduled"]
+__all__ = [
+    "Instance",
+    "InstanceError",
+    "LayerDocument",
+    "PlacedLayer",
+    "RequestDocument",
+    "Schedule",
+    "parse",
+    "policy_of",
+    "scheduled",
+]
 
 Number = int | float
 LARGEST: Final = 2**63
@@ -76,17 +87,43 @@ class Instance(_Wire):
     @property
     def budget(self) -> float:
         """The budget, infinite if there is none."""
-        return math.inf if self.budget_bytes is None else self.budget_bytes
+        return math.inf if self.budget_bytes is None else int(self.budget_bytes)
 
-    def layers(self) -> dict[str, tuple[Layer, ...]]:
-        """The models' layers."""
+    def unit(self) -> StepUnit:
+        """The step of its times; with fluid prefetch so fine that every pause ends at a whole step."""
+        layers = [layer for layers in self.models.values() for layer in layers]
+        times = [request.arrival for request in self.requests]
+        times += [time for layer in layers for time in (layer.compute, layer.fetch)]
+        fluid = self.prefetch == Prefetch.FLUID
+        return common_unit(times, [(layer.fetch, int(layer.bytes)) for layer in layers] if fluid else ())
+
+    def layers(self, unit: StepUnit) -> dict[str, tuple[Layer, ...]]:
+        """The models' layers, in these steps."""
         return {
             model: tuple(
-                Layer(compute=layer.compute, fetch=layer.fetch, bytes=int(layer.bytes), name=layer.name)
+                Layer(
+                    compute=unit.steps(layer.compute),
+                    fetch=unit.steps(layer.fetch),
+                    bytes=int(layer.bytes),
+                    name=layer.name,
+                )
                 for layer in layers
             )
             for model, layers in self.models.items()
         }
+
+    def submitted(self, unit: StepUnit) -> list[ModelRequest]:
+        """The requests, in these steps."""
+        models = self.layers(unit)
+        return [
+            ModelRequest(
+                model=request.model,
+                layers=models[request.model],
+                arrival=unit.steps(request.arrival),
+                order=order,
+            )
+            for order, request in enumerate(self.requests)
+        ]
 
 
 class PlacedLayer(_Wire):
@@ -170,46 +207,37 @@ def policy_of(
     raise ValueError(f"{name!r} is no policy: there are {', '.join(POLICIES)}")
 
 
-def scheduled(instance: Instance) -> list[LayerStep]:
+def scheduled(instance: Instance) -> Schedule:
     """Run the instance. Raises BudgetTooSmall."""
-    models = instance.layers()
+    unit = instance.unit()
     policy = policy_of(
         instance.policy,
-        list(models.values()),
+        list(instance.layers(unit).values()),
         instance.budget,
         skip_limit=instance.skip_limit,
         theta=instance.theta,
     )
     accelerator = SimulatedAccelerator(budget_bytes=instance.budget, prefetch=Prefetch(instance.prefetch))
-    requests = [
-        ModelRequest(model=request.model, layers=models[request.model], arrival=request.arrival, order=order)
-        for order, request in enumerate(instance.requests)
-    ]
-    return run(accelerator.scheduler(policy), requests)
-
-
-def schedule_of(steps: Sequence[LayerStep]) -> Schedule:
-    """The answer's document."""
-    layers = [_placed(step) for step in steps]
+    steps = run(accelerator.scheduler(policy), instance.submitted(unit))
     return Schedule(
-        layers=layers,
-        makespan=layers[-1].compute_end if layers else 0,
-        compute_idle=sum(layer.compute_idle for layer in layers),
-        memory_idle=sum(layer.memory_idle for layer in layers),
+        layers=[_placed(step, unit) for step in steps],
+        makespan=unit.time(steps[-1].placement.compute_end if steps else 0),
+        compute_idle=unit.time(sum(step.placement.idle.compute for step in steps)),
+        memory_idle=unit.time(sum(step.placement.idle.memory for step in steps)),
     )
 
 
-def _placed(step: LayerStep) -> PlacedLayer:
+def _placed(step: LayerStep, unit: StepUnit) -> PlacedLayer:
     decision, placement = step
     return PlacedLayer(
         model=decision.request.model,
         request=decision.request.order,
         layer=decision.position,
-        fetch_start=placement.fetch_start,
-        fetch_end=placement.fetch_end,
-        compute_start=placement.compute_start,
-        compute_end=placement.compute_end,
-        compute_idle=placement.idle.compute,
-        memory_idle=placement.idle.memory,
+        fetch_start=unit.time(placement.fetch_start),
+        fetch_end=unit.time(placement.fetch_end),
+        compute_start=unit.time(placement.compute_start),
+        compute_end=unit.time(placement.compute_end),
+        compute_idle=unit.time(placement.idle.compute),
+        memory_idle=unit.time(placement.idle.memory),
         skips=decision.skips,
     )

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Final
 
+from batchwright_worker.layerwise.core.steps import steps_of_seconds
 from batchwright_worker.layerwise.core.values import Layer
 
 __all__ = ["REFERENCE_NPU", "Npu", "Product", "divided"]
@@ -52,7 +53,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Npu:
-    """The processor; times are seconds, sizes bytes."""
+    """The processor, in seconds and bytes."""
 
     arrays: int = 4
     side: int = 128
@@ -87,10 +88,10 @@ class Npu:
         made: list[Layer] = []
         for product in products:
             begin = self.begin_cycles if product.weights else 0
-            compute = (begin + self.cycles(product)) / self.hertz
+            compute = steps_of_seconds((begin + self.cycles(product)) / self.hertz)
             if product.weights or not made:
                 size = product.weight_bytes
-                fetch = size / self.bytes_per_second
+                fetch = steps_of_seconds(size / self.bytes_per_second)
                 made.append(Layer(compute=compute, fetch=fetch, bytes=size, name=product.name))
             else:
                 made[-1] = replace(made[-1], compute=made[-1].compute + compute)
@@ -102,11 +103,16 @@ def divided(layers: Sequence[Layer], most_bytes: int) -> tuple[Layer, ...]:
     parts: list[Layer] = []
     for layer in layers:
         number = max(1, ceil(layer.bytes / most_bytes))
-        for part in range(number):
-            size = layer.bytes * (part + 1) // number - layer.bytes * part // number
-            name = layer.name if number == 1 else f"{layer.name}[{part + 1}/{number}]"
-            parts.append(Layer(compute=layer.compute / number, fetch=layer.fetch / number, bytes=size, name=name))
+        shares = (_shares(amount, number) for amount in (layer.compute, layer.fetch, layer.bytes))
+        for part, (compute, fetch, size) in enumerate(zip(*shares, strict=True), start=1):
+            name = layer.name if number == 1 else f"{layer.name}[{part}/{number}]"
+            parts.append(Layer(compute=compute, fetch=fetch, bytes=size, name=name))
     return tuple(parts)
+
+
+def _shares(amount: int, number: int) -> list[int]:
+    """A whole amount in whole parts as equal as can be."""
+    return [amount * (part + 1) // number - amount * part // number for part in range(number)]
 
 
 REFERENCE_NPU: Final = Npu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchwright_worker.layerwise.core.steps import seconds_of_steps, steps_of_seconds
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
@@ -37,18 +38,20 @@ def check_recurrence(records: Sequence[UnitRecord], budget_bytes: float) -> Recu
     if not records:
         raise ValueError("nothing ran")
     origin = min(record.arrival for record in records)
-    measured = Timeline(budget_bytes, origin=origin)
-    planned = Timeline(budget_bytes, origin=origin)
+    start = steps_of_seconds(origin)
+    measured = Timeline(budget_bytes, origin=start)
+    planned = Timeline(budget_bytes, origin=start)
     for record in records:
         layer = Layer(
-            compute=record.compute_end - record.compute_start,
-            fetch=record.fetch_end - record.fetch_start,
+            compute=steps_of_seconds(record.compute_end) - steps_of_seconds(record.compute_start),
+            fetch=steps_of_seconds(record.fetch_end) - steps_of_seconds(record.fetch_start),
             bytes=record.bytes,
         )
-        measured.push(layer, record.arrival)
-        planned.push(record.planned, record.arrival)
+        arrival = steps_of_seconds(record.arrival)
+        measured.push(layer, arrival)
+        planned.push(record.planned, arrival)
     return RecurrenceCheck(
         measured_s=records[-1].compute_end - origin,
-        replayed_s=measured.compute_free - origin,
-        planned_s=planned.compute_free - origin,
+        replayed_s=seconds_of_steps(measured.compute_free - start),
+        planned_s=seconds_of_steps(planned.compute_free - start),
     )

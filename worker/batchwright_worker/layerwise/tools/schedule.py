@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from batchwright_worker.layerwise.core.values import LayerwiseError
-from batchwright_worker.layerwise.tools.instance import Schedule, parse, schedule_of, scheduled
+from batchwright_worker.layerwise.tools.instance import Schedule, parse, scheduled
 
 __all__ = ["command"]
 
@@ -44,14 +44,13 @@ def command(instance: Path, *, as_json: bool, plot: Path | None) -> None:
     with click.open_file(str(instance), "rb") as file:
         document = file.read()
     try:
-        steps = scheduled(parse(document))
+        schedule = scheduled(parse(document))
     except LayerwiseError as error:
         raise click.ClickException(str(error)) from error
-    schedule = schedule_of(steps)
     if plot is not None:
         from batchwright_worker.layerwise.tools.charts import draw_engines
 
-        draw_engines(steps, plot)
+        draw_engines(schedule.layers, plot)
     if as_json:
         click.echo(msgspec.json.encode(schedule))
     else:

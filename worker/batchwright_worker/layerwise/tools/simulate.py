@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from batchwright_worker.layerwise.core.steps import seconds_of_steps
 from batchwright_worker.layerwise.tools.ablation import STUDIES, study_rows
 from batchwright_worker.layerwise.tools.npu_model import Npu
 from batchwright_worker.layerwise.tools.pairs import (
@@ -125,8 +126,8 @@ def _networks_table(npu: Npu) -> Table:
     table = _table("networks, microseconds", "network", ["layers", "compute", "memory", "given: compute", "memory"])
     for network in NETWORKS:
         layers = layers_of(network, npu)
-        compute = sum(layer.compute for layer in layers) * 1e6
-        memory = sum(layer.fetch for layer in layers) * 1e6
+        compute = seconds_of_steps(sum(layer.compute for layer in layers)) * 1e6
+        memory = seconds_of_steps(sum(layer.fetch for layer in layers)) * 1e6
         given = REFERENCE_MICROSECONDS[network]
         table.add_row(network, str(len(layers)), f"{compute:.1f}", f"{memory:.1f}", *map(str, given))
     return table
@@ -159,8 +160,8 @@ def _latency_facts(wait: PairLatency) -> dict[str, str | float]:
         "anttFifo": wait.fifo.antt,
         "anttBalanced": wait.balanced.antt,
         "anttRatio": wait.antt_ratio,
-        "p99FifoMs": wait.fifo.percentile(0.99) * 1e3,
-        "p99BalancedMs": wait.balanced.percentile(0.99) * 1e3,
+        "p99FifoMs": seconds_of_steps(wait.fifo.percentile(0.99)) * 1e3,
+        "p99BalancedMs": seconds_of_steps(wait.balanced.percentile(0.99)) * 1e3,
         "p99Ratio": wait.p99_ratio,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batchwright_worker.layerwise.core.steps import seconds_of_steps
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
 
 __all__ = ["trace"]
@@ -39,7 +40,7 @@ def _spans(record: UnitRecord, process: int, origin: float) -> list[dict[str, An
             "tid": track,
             "ts": round((start - origin) * 1e6, 1),
             "dur": round((end - start) * 1e6, 1),
-            "args": {**facts, "plannedMicroseconds": round(planned * 1e6, 1)},
+            "args": {**facts, "plannedMicroseconds": round(seconds_of_steps(planned) * 1e6, 1)},
         }
         for track, start, end, planned in spans
     ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS
 
@@ -93,9 +96,6 @@ def bucket_of(latency_s: float) -> int:
     return bisect_left(LATENCY_BOUNDS_MS, latency_s * 1e3)
 
 
-def percentile(values: list[float], share: float) -> float:
+def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of all do not exceed; 0 of nothing."""
-    if not values:
-        return 0.0
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, max(0, -(-int(share * 1_000_000) * len(ranked) // 1_000_000) - 1))]
+    return float(np.quantile(values, share, method="inverted_cdf")) if values else 0.0

@@ -10,7 +10,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from e2e.bench.client.wire import Protocol
 from e2e.bench.cpu import Part
 from e2e.bench.device import Device
 from e2e.bench.peers.model import ENV_MODEL, PeerModel
+from e2e.cluster.machine.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (3, 32, 32)
@@ -163,13 +163,6 @@ def peer_model(device: Device) -> PeerModel:
         per_row_microseconds=round(device.per_row_ms * 1000),
         max_size=device.max_size,
     )
-
-
-def free_port() -> int:
-    """One that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

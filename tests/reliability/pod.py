@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import msgspec
 
 from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, STATE_PATH
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
+from e2e.cluster.machine.ports import free_ports
 from tests.reliability.callers import HOST
 from tests.reliability.usage import serving_child, slots
 
@@ -113,7 +113,7 @@ async def pod(documents: Sequence[dict[str, Any]], kind: str | None = None, **en
         (folder / "token").write_text(token)
         (folder / "ipc").mkdir()
         deployment.write_scripts(folder / "scripts")
-        http, grpc, control = _free_ports(3)
+        http, grpc, control = free_ports(3)
         given = {**os.environ, ENV_KIND: deployment.kind, ENV_CPU_MILLIS: "1000", "LOG_LEVEL": "WARNING", **environment}
         made = Pod(deployment, folder, http, grpc, control, token, given)
         try:
@@ -122,10 +122,3 @@ async def pod(documents: Sequence[dict[str, Any]], kind: str | None = None, **en
             for process in (made.sidecar, made.supervisor):
                 if process is not None and process.returncode is None:
                     await made.end(process, signal.SIGKILL)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free now, and not given out again while the test runs (all are held at once)."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]

@@ -99,10 +99,3 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return known
-
-
-def free_port() -> int:
-    """A port that is free on all loopback addresses now."""
-    with socket.socket() as sock:
-        sock.bind(("0.0.0.0", 0))
-        return int(sock.getsockname()[1])

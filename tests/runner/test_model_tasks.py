@@ -13,12 +13,12 @@ from batchwright_worker.runner.progress import Published
 from batchwright_worker.runner.steps.commit import commit
 from batchwright_worker.runner.steps.plan import make_plan
 from batchwright_worker.runner.steps.shard import run_shard, shard_step
+from e2e.cluster.machine.ports import free_port
 from tests.runner.bench import Bench, cpu, model
 from tests.runner.serving_rig import (
     REPLICAS,
     Names,
     deployment,
-    free_port,
     kill_replica,
     replica,
     rows_served,
@@ -106,7 +106,7 @@ async def test_refused_rows_are_sent_again_until_they_are_answered(bench: MakeBe
 
 
 async def test_a_replica_that_dies_in_the_middle_changes_nothing(bench: MakeBench, names: Names) -> None:
-    port = free_port()
+    port = free_port("0.0.0.0")
     names.addresses = ["127.0.0.1", "127.0.0.2"]
     async with (
         replica(deployment(), host="127.0.0.1", port=port),
@@ -123,7 +123,7 @@ async def test_a_replica_that_dies_in_the_middle_changes_nothing(bench: MakeBenc
 
 
 async def test_a_deployment_that_is_not_there_is_waited_for_and_named(bench: MakeBench, names: Names) -> None:
-    port = free_port()
+    port = free_port("0.0.0.0")
     job = bench(*FAN_OUT, endpoints={"emu": f"{REPLICAS}:{port}"}, shard_size=1000)
     job.write_records(records(50))
     make_plan(job.job())

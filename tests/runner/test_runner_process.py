@@ -17,8 +17,9 @@ from batchwright_worker.api.messages import CommitResult, ItemFailure, PlanResul
 from batchwright_worker.api.names import ENV_SHARD, EXIT_PERMANENT, STATE_PATH, TERMINATION_MESSAGE_MAX_BYTES
 from batchwright_worker.runner.progress import fit
 from batchwright_worker.runner.steps.plan import make_plan
+from e2e.cluster.machine.ports import free_port
 from tests.runner.bench import FUNCTIONS, Bench, cpu, model
-from tests.runner.serving_rig import deployment, free_port, replica
+from tests.runner.serving_rig import deployment, replica
 
 MakeBench = Callable[..., Bench]
 TOKEN = "known-to-the-operator"
@@ -34,7 +35,7 @@ class Runner:
 
     def __init__(self, job: Bench) -> None:
         self.folder = job.folder
-        self.port = free_port()
+        self.port = free_port("0.0.0.0")
         (self.folder / "job.json").write_bytes(msgspec.json.encode(job.config()))
         (self.folder / "token").write_text(TOKEN + "\n")
         self.log = self.folder / "termination.log"
@@ -96,7 +97,7 @@ async def test_a_killed_runner_leaves_nothing_and_the_next_one_gives_the_same_by
 
 
 async def test_the_state_is_told_to_bearers_of_the_token_only(bench: MakeBench) -> None:
-    job = bench(*TASKS, endpoints={"emu": f"127.0.0.1:{free_port()}"})
+    job = bench(*TASKS, endpoints={"emu": f"127.0.0.1:{free_port('0.0.0.0')}"})
     job.write_records([{"v": 1}])
     make_plan(job.job())
     runner = Runner(job)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -22,6 +21,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE
+from e2e.cluster.machine.ports import free_ports
 from e2e.peers import peer_python
 from tests.protocol.serving import Served, manifest, serving
 
@@ -195,11 +195,3 @@ def status(url: str) -> int:
     except urllib.error.HTTPError as error:
         error.close()
         return int(error.code)
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,7 @@ from batchwright_operator.kube.objects import NODE, Raw
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.prometheus import PrometheusSource, PrometheusUnavailable
+from e2e.cluster.machine.ports import free_port
 from e2e.debian import unpacked
 from tests.placement.placement_objects import NOW, Facts, node
 
@@ -152,12 +152,6 @@ async def test_slow_server_is_given_up_and_never_asked_twice_at_once() -> None:
 def program(package: str) -> str:
     """Debian's program of that name; it needs no other package to run."""
     return str(unpacked(package) / "usr" / "bin" / package)
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
 
 
 @contextmanager

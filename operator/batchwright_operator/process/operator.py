@@ -8,7 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,12 +86,9 @@ class Operator:
     async def run(self) -> None:
         """Runs until cancelled; then stops within a few seconds."""
         # The metrics server is outermost: probes get a response from the first moment to the last.
-        async with AsyncExitStack() as stack:
-            port = await stack.enter_async_context(
-                serve_metrics(
-                    self._options.metrics_port, self._metrics.registry, healthy=self._unhealthy, ready=self._unready
-                )
-            )
+        async with serve_metrics(
+            self._options.metrics_port, self._metrics.registry, healthy=self._unhealthy, ready=self._unready
+        ) as port:
             logger.info("metrics and probes on port %d", port)
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -10,13 +10,13 @@ from typing import Final
 import numpy as np
 
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
-from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.policy import Policy
 from batchwright_worker.layerwise.execution.executor import EngineTotals, Executor
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch, UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
 from batchwright_worker.layerwise.networks.units import Network
+from batchwright_worker.layerwise.tools.instance import policy_of
 from batchwright_worker.layerwise.tools.recurrence_check import RecurrenceCheck, check_recurrence
 
 __all__ = ["WHOLE", "Trial", "TrialRequest", "policy_named", "run_streamed", "run_whole", "same_outputs"]
@@ -52,17 +52,7 @@ def policy_named(
     """A policy for these requests; a skip limit of None follows from the measured times (auto-N, `core.skip_limit`)."""
     shapes = dict.fromkeys((request.model, request.rows) for request in requests)
     layers = [plans.layers(model, rows) for model, rows in shapes]
-    limit = auto_skip_limit(layers, budget_bytes) if skip_limit is None else skip_limit
-    match name:
-        case "fifo":
-            return Fifo()
-        case "round_robin":
-            return RoundRobin()
-        case "literal":
-            return Literal(skip_limit=limit)
-        case "balanced":
-            return Balanced(skip_limit=limit, fill_time=fill_time(layers, budget_bytes))
-    raise ValueError(f"there is no policy {name!r}")
+    return policy_of(name, layers, budget_bytes, skip_limit=skip_limit)
 
 
 def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[TrialRequest], policy: Policy) -> Trial:

@@ -191,7 +191,12 @@ def _number(place: str, value: Number, *, whole: bool = False) -> Iterator[str]:
 
 
 def policy_of(
-    name: str, models: Sequence[Sequence[Layer]], budget_bytes: float, *, skip_limit: int | None, theta: float
+    name: str,
+    models: Sequence[Sequence[Layer]],
+    budget_bytes: float,
+    *,
+    skip_limit: int | None,
+    theta: float = DEFAULT_THETA,
 ) -> Policy:
     """The policy by its name; no skip limit: auto-N."""
     limit = auto_skip_limit(models, budget_bytes) if skip_limit is None else skip_limit
@@ -204,7 +209,7 @@ def policy_of(
             return Literal(limit)
         case "balanced":
             return Balanced(limit, fill_time(models, budget_bytes), theta)
-    raise ValueError(f"{name!r} is no policy: there are {', '.join(POLICIES)}")
+    raise ValueError(f"there is no policy {name!r}: there are {', '.join(POLICIES)}")
 
 
 def scheduled(instance: Instance) -> Schedule:

@@ -93,12 +93,23 @@ def test_http_carries_every_datatype_as_bytes(http, datatype: str) -> None:
     np.testing.assert_array_equal(result.as_numpy("y"), value)
 
 
-@pytest.mark.parametrize("datatype", [name for name in DATATYPES if name not in ("FP16", "BF16", "FP32")])
+@pytest.mark.parametrize("datatype", [name for name in DATATYPES if name not in ("FP16", "BF16")])
 def test_http_carries_every_datatype_as_json(http, datatype: str) -> None:
     value = np.array([["", "a", "straße"]], dtype=object) if datatype == "BYTES" else value_of(datatype)
     outputs = [triton_http.InferRequestedOutput("y", binary_data=False)]
     result = http.infer(f"echo-{datatype.lower()}", [http_input(value, datatype, binary=False)], outputs=outputs)
     assert result.as_numpy("y").tolist() == value.tolist()
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_nan_and_infinities_arrive_as_they_were_sent(http, datatype: str, binary_in: bool, binary_out: bool) -> None:
+    value = np.array([[np.nan, np.inf, -np.inf, -0.0, 1.5]], dtype=f"float{datatype[2:]}")
+    outputs = [triton_http.InferRequestedOutput("y", binary_data=binary_out)]
+    result = http.infer(f"echo-{datatype.lower()}", [http_input(value, datatype, binary=binary_in)], outputs=outputs)
+    np.testing.assert_array_equal(result.as_numpy("y"), value)
+    assert np.signbit(result.as_numpy("y")[0, 3])
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

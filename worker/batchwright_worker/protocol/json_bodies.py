@@ -14,6 +14,7 @@ from batchwright_worker.oip.datatypes import RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.binary import BinarySection, split
 from batchwright_worker.protocol.json_tensors import InputTensor, input_array, refuse_unsupported
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.nonfinite import has_tokens, loads, with_tokens
 from batchwright_worker.protocol.parameters import deadline_of, priority_of
 from batchwright_worker.protocol.tensors import add_input, check_inputs_count, rows_of
 
@@ -41,7 +42,7 @@ class OutputTensor(msgspec.Struct, omit_defaults=True):
     datatype: str
     shape: list[int]
     parameters: dict[str, int] = {}
-    data: list[Any] | None = None
+    data: list[Any] | msgspec.Raw | None = None
 
 
 class InferResponseBody(msgspec.Struct, omit_defaults=True):
@@ -117,9 +118,36 @@ def _decoded(header: memoryview) -> InferRequestBody:
             f"the request is not as the protocol wants it: {error}; correct the field that it names"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if has_tokens(header):
+            return _decoded_with_tokens(header)
+        raise _no_json(error) from error
+
+
+def _decoded_with_tokens(header: memoryview) -> InferRequestBody:
+    """A body that holds NaN or infinities, in tensors or where they make it wrong."""
+    try:
+        return msgspec.convert(_with_raw_data(loads(header)), InferRequestBody)
+    except msgspec.ValidationError as error:
         raise BadInput(
-            f"the request is no valid JSON: {error}; if binary data follow it, send Inference-Header-Content-Length"
+            f"the request is not as the protocol wants it: {error}; correct the field that it names"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise _no_json(error) from error
+
+
+def _with_raw_data(body: Any) -> Any:
+    """The data of its inputs as text again: datatype and shape are looked at before it is read."""
+    inputs = body.get("inputs") if isinstance(body, dict) else None
+    for tensor in inputs if isinstance(inputs, list) else []:
+        if isinstance(tensor, dict) and "data" in tensor:
+            tensor["data"] = with_tokens(tensor["data"])
+    return body
+
+
+def _no_json(error: Exception) -> BadInput:
+    return BadInput(
+        f"the request is no valid JSON: {error}; if binary data follow it, send Inference-Header-Content-Length"
+    )
 
 
 def _inputs(body: InferRequestBody, section: BinarySection, limits: Limits) -> dict[str, Array]:
@@ -169,10 +197,10 @@ def _output(name: str, array: Array, binary: bool, parts: list[bytes]) -> Output
     return tensor
 
 
-def _listed(name: str, array: Array, datatype: str) -> list[Any]:
+def _listed(name: str, array: Array, datatype: str) -> list[Any] | msgspec.Raw:
     flat: list[Any] = array.reshape(-1).tolist()
     if datatype != "BYTES":
-        return flat
+        return flat if array.dtype.kind != "f" or np.isfinite(array).all() else with_tokens(flat)
     try:
         return [element if isinstance(element, str) else element.decode() for element in flat]
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.datatypes import RAW_ONLY
 from batchwright_worker.protocol.binary import BinarySection
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.nonfinite import has_tokens, loads
 from batchwright_worker.protocol.tensors import DeclaredInput, check_range, declared_input, from_bytes
 
 _UNSUPPORTED: Final = {
@@ -72,12 +73,21 @@ def refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:
 
 def _values(declared: DeclaredInput, raw: memoryview) -> object:
     try:
-        values = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        values = _decoded(raw)
+    except (ValueError, RecursionError) as error:
         raise declared.bad("has unreadable data", "a list", str(error), "send a flat list") from error
     if not isinstance(values, list):
         raise declared.bad("has data that is no list", "a list", type(values).__name__, "send a flat list")
     return values
+
+
+def _decoded(raw: memoryview) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        if has_tokens(raw):
+            return loads(raw)
+        raise
 
 
 def _from_values(declared: DeclaredInput, values: object) -> Array:
@@ -137,11 +147,17 @@ def _converted(declared: DeclaredInput, array: Array) -> Array:
         check_range(declared, array)
     with np.errstate(over="ignore"):
         converted = array.astype(declared.dtype)
-    if wanted == "f" and not np.isfinite(converted).all():
+    if wanted == "f" and not _as_finite(converted, array):
         raise declared.bad(
             "has a number out of range", f"numbers that {declared.datatype} can hold", "a larger one", "use FP64"
         )
     return converted
+
+
+def _as_finite(converted: Array, values: Array) -> bool:
+    """Has no number become an infinity?"""
+    finite = np.isfinite(converted)
+    return bool(finite.all()) or bool((finite == np.isfinite(values)).all())
 
 
 def _as_bytes(declared: DeclaredInput, array: Array) -> Array:

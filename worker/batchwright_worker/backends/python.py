@@ -10,16 +10,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from batchwright_worker.backends.base import Host, LoadError, check_outputs
+from batchwright_worker.backends.scripts import attribute, script
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
@@ -58,32 +55,3 @@ def load(source: ModelSource, host: Host) -> PythonModel:
         raise LoadError(f"model {source.name!r}: a python model must declare `inputs` and `outputs`")
     maker = attribute(script(source), "Model", source)
     return PythonModel(maker(source.path), source)
-
-
-def script(source: ModelSource) -> ModuleType:
-    """The artifact's script as a module. Raises LoadError if it is missing or cannot be imported."""
-    if not source.script:
-        raise LoadError(f"model {source.name!r}: format {source.format} needs `script` (module or configMapKeyRef)")
-    try:
-        if source.script.endswith(".py"):
-            return _from_file(Path(source.script))
-        return importlib.import_module(source.script)
-    except Exception as error:
-        raise LoadError(f"script {source.script!r} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def attribute(module: ModuleType, name: str, source: ModelSource) -> Any:
-    """An attribute of the script. Raises LoadError if it lacks it."""
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise LoadError(f"script {source.script!r} defines no class {name!r}")
-    return found
-
-
-def _from_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"batchwright_script_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise LoadError(f"there is no script at {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

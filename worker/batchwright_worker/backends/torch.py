@@ -20,7 +20,7 @@ from batchwright_worker.backends.base import (
     check_outputs,
     in_pieces,
 )
-from batchwright_worker.backends.python import attribute, script
+from batchwright_worker.backends.scripts import attribute, script
 from batchwright_worker.backends.torch_device import CudaDevice, DeviceModel
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
 from batchwright_worker.host.accelerators import accelerator_of

@@ -47,14 +47,34 @@ def test_the_bucket_with_the_oldest_head_is_next() -> None:
     assert queue.next_bucket() == "wide"
 
 
-def test_late_heads_are_found_up_to_the_first_in_time() -> None:
+def test_every_late_request_of_a_batch_is_found_whatever_stands_before_it() -> None:
     queue = queue_of(
         QueuedRequest(key=1, rows=2, arrival=0, drop_after=1.0),
-        QueuedRequest(key=2, rows=1, arrival=1, drop_after=1.5),
+        QueuedRequest(key=2, rows=1, arrival=1),
         QueuedRequest(key=3, rows=1, arrival=2, drop_after=9.0),
-        QueuedRequest(key=4, rows=1, arrival=3, drop_after=1.0),
+        QueuedRequest(key=4, rows=1, arrival=3, drop_after=1.5),
+        QueuedRequest(key=5, rows=1, arrival=4, drop_after=1.75),
     )
-    assert queue.late((), lambda rows: 1.2 + 0.2 * rows, cap=8) == [1, 2]
+    # 6 rows end at 2.4; without the first request's 4 do at 2.0, without the fourth's 3 do at 1.8.
+    assert queue.late((), lambda rows: 1.2 + 0.2 * rows, cap=8) == [1, 4, 5]
+
+
+def test_late_requests_beyond_the_batch_are_left_for_a_later_one() -> None:
+    queue = queue_of(*(QueuedRequest(key=key, rows=1, arrival=key, drop_after=9.0) for key in (1, 2, 3)))
+    queue.push(QueuedRequest(key=4, rows=1, arrival=4, drop_after=0.1))
+    assert queue.late((), lambda _: 1.0, cap=3) == []
+    assert queue.late((), lambda _: 1.0, cap=4) == [4]
+
+
+def test_a_queue_without_deadlines_is_not_searched() -> None:
+    queue = queue_of(QueuedRequest(key=1, rows=1, arrival=0, drop_after=1.0), QueuedRequest(key=2, rows=4, arrival=1))
+    queue.remove(1)
+    assert queue.groups[()].bounded == 0
+    queue.push(QueuedRequest(key=3, rows=2, arrival=2, drop_after=1.0))
+    taken(queue, 5)
+    assert queue.groups[()].bounded == 1
+    taken(queue, 5)
+    assert queue.rows == 0
 
 
 actions = st.lists(

@@ -16,6 +16,7 @@ from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.model import Model
 from batchwright_worker.engine import refusals
 from batchwright_worker.engine.counters import ModelCounters
+from batchwright_worker.engine.deadlines import DeadlineTimer
 from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.dispatcher import Dispatcher
 from batchwright_worker.engine.lifecycle import ModelLifecycle
@@ -73,6 +74,7 @@ class Engine:
         self.scheduler = scheduler or Scheduler()
         self.counters: Mapping[str, ModelCounters] = {model.name: ModelCounters() for model in models}
         self.requests = PendingRequests(scheduler=self.scheduler, counters=self.counters, clock=clock)
+        self._deadlines = DeadlineTimer(self.requests, clock)
         self.publisher = StatePublisher(scheduler=self.scheduler, counters=self.counters, clock=clock, wall=wall)
         # Decisions begin loads, and loads that end are events for the next decision: the loop is made first, and calls
         # back by a method of this object because its dispatcher is made last.
@@ -163,6 +165,7 @@ class Engine:
         # Callers first: they get their answers whatever the end of the tasks does. Tasks last: the timers of windows
         # and loads would start new ones.
         await self.drain(0)
+        self._deadlines.close()
         self.windows.close()
         self._lifecycle.close()
         await self._decisions.close()
@@ -284,6 +287,8 @@ class Engine:
             raise refusals.error_of(key)
         pending = PendingRequest(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
         self.requests.add(key, pending)
+        if request.deadline is not None:
+            self._deadlines.watch(pending, request.deadline)
         self._decisions.wake()
         return pending
 

@@ -20,6 +20,19 @@ from batchwright_worker.scheduler.scheduler import Scheduler
 _LOG = logging.getLogger(__name__)
 
 
+class DueTime:
+    """When a request is answered as late; `pending` is None once it is answered, so that nothing keeps its inputs."""
+
+    __slots__ = ("at", "pending")
+
+    def __init__(self, at: float, pending: PendingRequest) -> None:
+        self.at = at
+        self.pending: PendingRequest | None = pending
+
+    def __lt__(self, other: DueTime) -> bool:
+        return self.at < other.at
+
+
 class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     """One request in the engine. `keys` are its entries in the queues (more than one after a retry); `waits` until it
     is answered or cancelled, whatever happens first; `done` is called with the answer, exactly once unless it is
@@ -38,6 +51,7 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     batches: int = 0
     deaths_alone: int = 0
     """How often a runtime has died while it ran nothing but this request."""
+    deadline: DueTime | None = None
 
     def rows_of(self, start: int, rows: int) -> Mapping[str, Array]:
         """The input rows [start, start + rows); views, no copies."""
@@ -148,6 +162,8 @@ class PendingRequests:
 
     def _remove(self, pending: PendingRequest) -> None:
         pending.waits = False
+        if pending.deadline is not None:
+            pending.deadline.pending = None
         self.counters[pending.request.model].pending -= 1
         for key in pending.keys:
             self.by_key.pop(key, None)

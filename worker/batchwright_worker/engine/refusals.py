@@ -37,6 +37,13 @@ def late(request: InferRequest, now: float) -> InferenceError:
     )
 
 
+def expired(request: InferRequest, now: float) -> DeadlineExceeded:
+    """The error of a request whose own deadline has come, wherever it stands."""
+    return DeadlineExceeded(
+        f"its deadline has passed: there was no answer after {(now - request.arrival) * 1e3:.0f} ms"
+    )
+
+
 def stopping() -> Stopping:
     """The error of all requests, old and new, once the time to drain is over."""
     return Stopping("this replica is stopping; ask another one")

@@ -10,6 +10,7 @@ import math
 from bisect import insort
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from msgspec import Struct
 
@@ -65,11 +66,13 @@ class Slice(Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class Group:
-    """Requests of one bucket in order of rank; `rows` counts those that wait (cancelled ones not)."""
+    """Requests of one bucket in order of rank; `rows` counts those that wait (cancelled ones not), `bounded` the
+    requests among them that have a `drop_after`."""
 
     entries: list[QueuedRequest] = field(default_factory=list)
     rows: int = 0
     head: int = 0
+    bounded: int = 0
 
     def push(self, entry: QueuedRequest) -> None:
         entries = self.entries
@@ -81,6 +84,8 @@ class Group:
         else:
             insort(entries, entry, lo=self.head, key=lambda other: other.rank)
         self.rows += entry.rows - entry.start
+        if entry.drop_after is not None:
+            self.bounded += 1
 
     def first(self) -> QueuedRequest | None:
         """The request that is next, None if there is none."""
@@ -94,7 +99,7 @@ class Group:
 
     def waiting(self) -> Iterator[QueuedRequest]:
         """All that wait, in order."""
-        return (entry for entry in self.entries[self.head :] if not entry.removed)
+        return (entry for entry in islice(self.entries, self.head, None) if not entry.removed)
 
     def take(self, rows: int) -> list[Slice]:
         """Remove up to `rows` rows from the front."""
@@ -104,6 +109,8 @@ class Group:
             if part <= rows:
                 entry.removed = True
                 self.head += 1
+                if entry.drop_after is not None:
+                    self.bounded -= 1
             else:
                 part = rows
             taken.append(Slice(entry.key, start, part))
@@ -144,6 +151,8 @@ class ModelQueue:
         group = self.groups[entry.bucket]
         entry.removed = True
         group.rows -= entry.left
+        if entry.drop_after is not None:
+            group.bounded -= 1
         self.rows -= entry.left
         self._tidy(entry.bucket)
         return entry.left
@@ -161,16 +170,25 @@ class ModelQueue:
         return taken
 
     def late(self, bucket: Bucket, end: Callable[[int], float], cap: int) -> list[int]:
-        """Keys of the requests at the front that a batch of up to `cap` rows, ending at `end(rows)`, answers too late.
+        """Keys of the requests that a batch of up to `cap` rows, ending at `end(rows)`, answers too late.
 
-        Those behind a head that is in time are not looked at: in order of arrival they have more time left.
+        All that would be in it are looked at, not only those before the first in time: deadlines of the callers' own,
+        and priorities, leave no order among them.
         """
-        group, late, rows = self.groups[bucket], [], self.groups[bucket].rows
+        group = self.groups[bucket]
+        if not group.bounded:
+            return []
+        late: list[int] = []
+        rows, taken, ends = group.rows, 0, end(min(group.rows, cap))
         for entry in group.waiting():
-            if entry.drop_after is None or end(min(rows, cap)) <= entry.drop_after:
+            if taken >= cap:
                 break
+            if entry.drop_after is None or ends <= entry.drop_after:
+                taken += entry.left
+                continue
             late.append(entry.key)
             rows -= entry.left
+            ends = end(min(rows, cap))
         return late
 
     def next_bucket(self) -> Bucket | None:

@@ -461,8 +461,7 @@ class Scheduler:
 
     def _drop_late(self, served: ServedModel, now: float, begins: float) -> list[int]:
         bucket = served.queue.next_bucket()
-        head = served.queue.head(bucket)
-        if head is None or head.drop_after is None:
+        if bucket is None or not served.queue.groups[bucket].bounded:
             return []
         facts = served.facts(bucket, now)
         late = served.queue.late(bucket, lambda rows: begins + facts.turnaround.seconds(rows), facts.cap)

@@ -56,6 +56,19 @@ def wanted(output: str) -> pb.ModelInferRequest:
     return message
 
 
+def asking(name: str, **value: Any) -> pb.ModelInferRequest:
+    """With a parameter of its output."""
+    message = request()
+    message.outputs.add(name="y").parameters[name].CopyFrom(pb.InferParameter(**value))
+    return message
+
+
+def in_shared_memory() -> pb.ModelInferRequest:
+    message = request(raw=[])
+    message.inputs[0].parameters["shared_memory_region"].string_param = "region"
+    return message
+
+
 def versioned(version: str) -> pb.ModelInferRequest:
     message = request()
     message.model_version = version
@@ -114,6 +127,9 @@ CASES = [
     ),
     Case("a timeout that is no number", ("'timeout'", "microseconds"), with_parameter("timeout", string_param="1s")),
     Case("a negative priority", ("'priority'",), with_parameter("priority", int64_param=-1)),
+    Case("classes", ("'y'", "'classification'"), asking("classification", int64_param=2)),
+    Case("an output to shared memory", ("'y'", "shared memory"), asking("shared_memory_region", string_param="r")),
+    Case("an input in shared memory", ("'x'", "shared memory"), in_shared_memory()),
     Case("a sequence", ("'sequence_id'",), with_parameter("sequence_id", int64_param=4)),
 ]
 
@@ -186,7 +202,7 @@ def metric(served: Served, name: str) -> float:
 
 def test_metadata_tells_batch_size_and_expected_wait(stub: GRPCInferenceServiceStub) -> None:
     _, call = stub.ModelInfer.with_call(request(), timeout=10)
-    metadata = dict(call.initial_metadata())
+    metadata = dict(call.trailing_metadata())
     assert int(metadata["batchwright-batch-size"]) >= 1
     assert int(metadata["batchwright-expected-wait-ms"]) >= 0
 

@@ -12,10 +12,10 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip.datatypes import RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.binary import BinarySection, split
-from batchwright_worker.protocol.json_tensors import InputTensor, input_array, refuse_unsupported
+from batchwright_worker.protocol.json_tensors import InputTensor, input_array
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.nonfinite import has_tokens, loads, with_tokens
-from batchwright_worker.protocol.parameters import deadline_of, priority_of
+from batchwright_worker.protocol.parameters import deadline_of, priority_of, refuse_unsupported
 from batchwright_worker.protocol.tensors import add_input, check_inputs_count, rows_of
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.datatypes import RAW_ONLY
 from batchwright_worker.protocol.binary import BinarySection
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.nonfinite import has_tokens, loads
+from batchwright_worker.protocol.parameters import refuse_unsupported
 from batchwright_worker.protocol.tensors import DeclaredInput, check_range, declared_input, from_bytes
 
-_UNSUPPORTED: Final = {
-    "shared_memory_region": "shared memory of the client's machine cannot be read here; send the data in the body",
-    "classification": "the classification extension is not served; take the top classes of the scores yourself",
-}
 _KINDS: Final = {
     "b": "booleans",
     "i": "integers",
@@ -62,13 +57,6 @@ def input_array(tensor: InputTensor, section: BinarySection, limits: Limits) -> 
             "make data and shape agree",
         )
     return _from_values(declared, _values(declared, raw))
-
-
-def refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:
-    """Raises BadInput for a parameter whose extension is not served."""
-    for name, remedy in _UNSUPPORTED.items():
-        if parameters.get(name):
-            raise BadInput(f"{where}: parameter {name!r} is not supported: {remedy}")
 
 
 def _values(declared: DeclaredInput, raw: memoryview) -> object:

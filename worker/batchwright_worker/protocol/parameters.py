@@ -1,4 +1,4 @@
-"""Parameters of an infer request that mean the same over HTTP and gRPC."""
+"""Parameters of an infer request and of its tensors that mean the same over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any, Final
 from batchwright_worker.inference.errors import BadInput
 
 PRIORITY_MAX: Final = 1 << 32
+_UNSUPPORTED: Final = {
+    "shared_memory_region": "shared memory of the client's machine cannot be read here; send the data in the body",
+    "classification": "the classification extension is not served; take the top classes of the scores yourself",
+}
 
 
 def deadline_of(timeout: object, arrival: float) -> float | None:
@@ -39,3 +43,10 @@ def priority_of(parameters: Mapping[str, Any]) -> int:
             given=repr(priority),
         )
     return priority
+
+
+def refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:
+    """Raises BadInput for a parameter whose extension is not served."""
+    for name, remedy in _UNSUPPORTED.items():
+        if parameters.get(name):
+            raise BadInput(f"{where}: parameter {name!r} is not supported: {remedy}")

@@ -12,7 +12,7 @@ from batchwright_worker.inference.requests import Array, InferRequest, InferResu
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.parameters import deadline_of, priority_of
+from batchwright_worker.protocol.parameters import deadline_of, priority_of, refuse_unsupported
 from batchwright_worker.protocol.tensors import (
     DeclaredInput,
     add_input,
@@ -27,8 +27,11 @@ from batchwright_worker.protocol.tensors import (
 def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | None, limits: Limits) -> InferRequest:
     """Raises BadInput. The deadline is the earlier one of the call's and the parameter `timeout`'s."""
     check_inputs_count(len(message.inputs), limits)
-    parameters = {name: parameter_value(value) for name, value in message.parameters.items()}
+    parameters = _values(message.parameters)
     inputs = _inputs(message, limits)
+    for output in message.outputs:
+        if output.parameters:
+            refuse_unsupported(_values(output.parameters), f"output {output.name!r}")
     return InferRequest(
         model=message.model_name,
         inputs=inputs,
@@ -54,6 +57,10 @@ def response(request: InferRequest, version: str, result: InferResult) -> pb.Mod
     return message
 
 
+def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    return {name: parameter_value(value) for name, value in parameters.items()}
+
+
 def parameter_value(parameter: pb.InferParameter) -> object:
     """The value that is set; None where none is."""
     which = parameter.WhichOneof("parameter_choice")
@@ -72,7 +79,8 @@ def _inputs(message: pb.ModelInferRequest, limits: Limits) -> dict[str, Array]:
     inputs: dict[str, Array] = {}
     for index, tensor in enumerate(message.inputs):
         declared = declared_input(tensor.name, tensor.datatype, tensor.shape, limits)
-        _refuse_shared_memory(declared, tensor.parameters)
+        if tensor.parameters:
+            refuse_unsupported(_values(tensor.parameters), f"input {tensor.name!r}")
         if raw and tensor.HasField("contents"):
             raise declared.bad("has both contents and raw contents", "one of them", "both", "leave one out")
         array = from_bytes(declared, memoryview(raw[index])) if raw else _typed(declared, tensor.contents)
@@ -117,16 +125,6 @@ def _wide(declared: DeclaredInput) -> np.dtype[Any]:
         "u": lambda: np.dtype(np.uint64),
     }
     return wide.get(declared.dtype.kind, lambda: declared.dtype)()
-
-
-def _refuse_shared_memory(declared: DeclaredInput, parameters: Mapping[str, pb.InferParameter]) -> None:
-    if "shared_memory_region" in parameters:
-        raise declared.bad(
-            "is in shared memory of the client's machine",
-            "contents or raw_input_contents",
-            "shared_memory_region",
-            "send the data in the message",
-        )
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -11,8 +14,9 @@ from google.protobuf.json_format import ParseDict
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
+from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
-from batchwright_worker.inference.requests import InferResult
+from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -25,7 +29,20 @@ from batchwright_worker.protocol.limits import Limits
 _LOG = logging.getLogger(__name__)
 _FOREVER_S: Final = 365 * 86_400.0
 """grpc reports a very long time for calls without a deadline."""
+STREAM_REQUESTS: Final = 256
+"""How many requests of one stream are taken before their answers are on the way; further ones wait in the client."""
+_INTERNAL: Final = "internal error; the sidecar's log has the details"
 T = TypeVar("T")
+Outcome = InferResult | InferenceError
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedCall:
+    """A request that the engine has taken, and its outcome to come."""
+
+    request: InferRequest
+    pending: PendingRequest
+    outcome: asyncio.Future[Outcome]
 
 
 class InferenceService(GRPCInferenceServiceServicer):
@@ -88,28 +105,75 @@ class InferenceService(GRPCInferenceServiceServicer):
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        response, result = await self._or_abort(context, lambda: self._infer(request, context), request.model_name)
-        await context.send_initial_metadata(self._metadata(request.model_name, result))
+        response, result = await self._or_abort(
+            context, lambda: self._answered(self._submit(request, context)), request.model_name
+        )
+        # Behind the response: a second batch of operations in front of it costs a fifth of the call.
+        context.set_trailing_metadata(self._metadata(request.model_name, result))
         return response
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        """One response for each request, in their order; an error is a response too and the stream goes on."""
-        async for request in request_iterator:
-            try:
-                response, _ = await self._infer(request, context)
-                yield pb.ModelStreamInferResponse(infer_response=response)
-            except InferenceError as error:
-                failed = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-                yield pb.ModelStreamInferResponse(error_message=str(error), infer_response=failed)
+        """One response for each request, in their order; an error is a response too and the stream goes on. Requests
+        that the client sends ahead run together."""
+        room = asyncio.Semaphore(STREAM_REQUESTS)
+        asked: asyncio.Queue[SubmittedCall | pb.ModelStreamInferResponse | None] = asyncio.Queue()
+        reading = asyncio.create_task(self._read_stream(request_iterator, context, room, asked))
+        try:
+            while (call := await asked.get()) is not None:
+                yield await self._streamed(call) if isinstance(call, SubmittedCall) else call
+                room.release()
+        finally:
+            reading.cancel()
+            while not asked.empty():
+                if isinstance(call := asked.get_nowait(), SubmittedCall):
+                    self._engine.cancel(call.pending)
 
     # --- how ---------------------------------------------------------------------------------------
 
-    async def _infer(self, request: Any, context: Any) -> tuple[Any, InferResult]:
+    def _submit(self, message: Any, context: Any) -> SubmittedCall:
+        """Raises InferenceError for what is not taken."""
         arrival = self._engine.clock()
-        self._catalogue.check(request.model_name, request.model_version)
-        parsed = messages.parse(request, arrival, _time_left(context), self._limits)
-        result = await self._engine.infer(parsed)
-        return messages.response(parsed, VERSION, result), result
+        self._catalogue.check(message.model_name, message.model_version)
+        request = messages.parse(message, arrival, _time_left(context), self._limits)
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        return SubmittedCall(request, self._engine.submit(request, partial(_settle, outcome)), outcome)
+
+    async def _answered(self, call: SubmittedCall) -> tuple[Any, InferResult]:
+        """The response. Raises InferenceError; cancelled, it cancels the call's rows."""
+        try:
+            outcome = await call.outcome
+        except asyncio.CancelledError:
+            self._engine.cancel(call.pending)
+            raise
+        if isinstance(outcome, InferenceError):
+            raise outcome
+        return messages.response(call.request, VERSION, outcome), outcome
+
+    async def _read_stream(
+        self,
+        requests: AsyncIterator[Any],
+        context: Any,
+        room: asyncio.Semaphore,
+        asked: asyncio.Queue[SubmittedCall | pb.ModelStreamInferResponse | None],
+    ) -> None:
+        """Submit every request of a stream; None after the last one."""
+        try:
+            async for message in requests:
+                try:
+                    asked.put_nowait(self._submit(message, context))
+                except Exception as error:
+                    asked.put_nowait(_failed(error, message.model_name, message.id))
+                await room.acquire()
+        finally:
+            asked.put_nowait(None)
+
+    async def _streamed(self, call: SubmittedCall) -> pb.ModelStreamInferResponse:
+        try:
+            response, _ = await self._answered(call)
+        except Exception as error:
+            return _failed(error, call.request.model, call.request.request_id)
+        response.parameters["triton_final_response"].bool_param = True  # clients of decoupled models wait for it
+        return pb.ModelStreamInferResponse(infer_response=response)
 
     async def _checked(self, request: Any, context: Any, make: Callable[[], T]) -> T:
         async def act() -> T:
@@ -142,7 +206,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         except Exception:
             if not context.done():
                 _LOG.exception("a gRPC call failed")
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error; the sidecar's log has the details")
+                await context.abort(grpc.StatusCode.INTERNAL, _INTERNAL)
             raise
         raise AssertionError("abort always raises")
 
@@ -151,6 +215,23 @@ class InferenceService(GRPCInferenceServiceServicer):
             (HEADER_BATCH_SIZE, str(result.batch_size)),
             (HEADER_EXPECTED_WAIT, str(self._catalogue.expected_wait_ms(model))),
         )
+
+
+def _settle(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """The engine's callback."""
+    if not answer.done():
+        answer.set_result(outcome)
+
+
+def _failed(error: Exception, model: str, request_id: str) -> pb.ModelStreamInferResponse:
+    """An error in a stream."""
+    if isinstance(error, InferenceError):
+        text = str(error)
+    else:
+        _LOG.error("a request of a stream failed", exc_info=error)
+        text = _INTERNAL
+    response = pb.ModelInferResponse(model_name=model, id=request_id)
+    return pb.ModelStreamInferResponse(error_message=text, infer_response=response)
 
 
 def _time_left(context: Any) -> float | None:

@@ -14,7 +14,7 @@ from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import RunResult, Runtime
-from batchwright_worker.protocol.grpc.server import InferenceService
+from batchwright_worker.protocol.grpc.server import InferenceService, SubmittedCall
 from batchwright_worker.protocol.http.infer import Inference, InferHead
 from batchwright_worker.protocol.http.messages import HttpRequest
 from batchwright_worker.protocol.http.routes import HttpApp
@@ -92,10 +92,10 @@ class TracedApp(HttpApp):
 class TracedService(InferenceService):
     """gRPC calls to a `TracedEngine`, with their callers' traceparent."""
 
-    async def _infer(self, request: Any, context: Any) -> tuple[Any, InferResult]:
+    def _submit(self, message: Any, context: Any) -> SubmittedCall:
         carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        with _tracing(self._engine).request(carrier, "grpc", request.model_name):
-            return await super()._infer(request, context)
+        with _tracing(self._engine).request(carrier, "grpc", message.model_name):
+            return super()._submit(message, context)
 
 
 class TracedRuntime:

@@ -1,0 +1,76 @@
+"""ModelStreamInfer: requests that a client sends ahead run together; answers come in the order of the requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+
+import grpc
+import numpy as np
+import pytest
+
+from batchwright_worker.oip import inference_pb2 as pb
+from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
+from batchwright_worker.protocol.grpc.server import STREAM_REQUESTS
+from tests.protocol.serving import Served
+from tests.protocol.test_bad_grpc_requests import metric, request, wait_for
+
+
+@pytest.fixture
+def stub(served: Served) -> Iterator[GRPCInferenceServiceStub]:
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc}") as channel:
+        yield GRPCInferenceServiceStub(channel)
+
+
+def slow(number: int) -> pb.ModelInferRequest:
+    """To the model whose every batch takes 150 ms."""
+    message = request("slow", raw=[np.full(8, number, np.float32).tobytes()], shape=[1, 8])
+    message.id = str(number)
+    return message
+
+
+def test_requests_of_one_stream_run_together_and_are_answered_in_order(
+    served: Served, stub: GRPCInferenceServiceStub
+) -> None:
+    before = metric(served, "nv_inference_exec_count")
+    answers = [each.infer_response for each in stub.ModelStreamInfer(map(slow, range(60)), timeout=60)]
+    assert [answer.id for answer in answers] == [str(number) for number in range(60)]
+    assert metric(served, "nv_inference_exec_count") - before < 15
+
+
+def test_an_error_stays_in_its_place(stub: GRPCInferenceServiceStub) -> None:
+    wrong = request("nope")
+    wrong.id = "wrong"
+    refused = request("linear")
+    refused.id = "refused"
+    refused.outputs.add(name="y").parameters["classification"].int64_param = 2
+    answers = list(stub.ModelStreamInfer(iter([slow(1), wrong, refused, slow(2)]), timeout=60))
+    assert [answer.infer_response.id for answer in answers] == ["1", "wrong", "refused", "2"]
+    assert [bool(answer.error_message) for answer in answers] == [False, True, True, False]
+    assert "no model 'nope'" in answers[1].error_message
+    assert "classification" in answers[2].error_message
+    assert answers[0].infer_response.parameters["triton_final_response"].bool_param
+
+
+def test_a_stream_holds_a_bounded_number_of_requests(served: Served, stub: GRPCInferenceServiceStub) -> None:
+    answers = stub.ModelStreamInfer(map(slow, range(2 * STREAM_REQUESTS)), timeout=60)
+    seen = [metric(served, "nv_inference_pending_request_count") for _ in islice(answers, STREAM_REQUESTS)]
+    assert STREAM_REQUESTS / 2 < max(seen) <= STREAM_REQUESTS + 1
+    assert len(list(answers)) == STREAM_REQUESTS
+
+
+def test_a_stream_that_is_cancelled_cancels_its_rows(served: Served, stub: GRPCInferenceServiceStub) -> None:
+    closing = threading.Event()
+
+    def requests() -> Iterator[pb.ModelInferRequest]:
+        yield from map(slow, range(100))
+        closing.wait(20)
+
+    answers = stub.ModelStreamInfer(requests(), timeout=60)
+    assert next(answers).infer_response.id == "0"
+    before = metric(served, "batchwright_cancelled_requests_total")
+    answers.cancel()
+    closing.set()
+    wait_for(lambda: metric(served, "nv_inference_pending_request_count") == 0)
+    assert metric(served, "batchwright_cancelled_requests_total") > before

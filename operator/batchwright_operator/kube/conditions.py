@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339
+from batchwright_worker.texts import presentable
 
 Truth = Literal["True", "False", "Unknown"]
 MESSAGE_LIMIT = 1024
@@ -37,8 +38,8 @@ def truth(value: bool | None) -> Truth:
 
 
 def shorten(message: str, limit: int = MESSAGE_LIMIT) -> str:
-    """The message, cut at `limit` characters with a sign that it was cut."""
-    return message if len(message) <= limit else message[: limit - 1] + "…"
+    """The message, cut to `limit` bytes (the API server counts bytes in Events) with a sign that it was cut."""
+    return presentable(message, limit)
 
 
 def render(wanted: Iterable[Condition], written: Sequence[Raw], *, generation: int, now: float) -> list[Raw]:

@@ -13,6 +13,7 @@ import msgspec
 
 from batchwright_worker.api.messages import BenchmarkResult
 from batchwright_worker.api.names import EXIT_PERMANENT, KIND_CPU, TERMINATION_MESSAGE_MAX_BYTES
+from batchwright_worker.texts import presentable, text_of
 
 if TYPE_CHECKING:
     from batchwright_worker.benchmark.series import Report
@@ -58,12 +59,13 @@ def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
         table = Series(engine, budget, report).load_table()
         about = engine.about()
     except BenchmarkError as error:
-        return BenchmarkResult(kind=kind, error=str(error)[:_ERROR_LIMIT])
+        return BenchmarkResult(kind=kind, error=presentable(text_of(error), _ERROR_LIMIT))
     except ImportError as error:
-        return BenchmarkResult(kind=kind, error=f"{error}; use an image with the runtime of {kind}"[:_ERROR_LIMIT])
+        words = f"{error}; use an image with the runtime of {kind}"
+        return BenchmarkResult(kind=kind, error=presentable(words, _ERROR_LIMIT))
     except Exception as error:
-        words = f"{type(error).__name__}: {error}; the pod's log has more"
-        return BenchmarkResult(kind=kind, error=words[:_ERROR_LIMIT])
+        words = f"{type(error).__name__}: {text_of(error)}; the pod's log has more"
+        return BenchmarkResult(kind=kind, error=presentable(words, _ERROR_LIMIT))
     if not table:
         return BenchmarkResult(kind=kind, error="not even one image fits this processor's memory; free some of it")
     capacity = max(row.images_per_second for row in table)

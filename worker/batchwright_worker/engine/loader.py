@@ -21,6 +21,7 @@ from batchwright_worker.inference.runtime import (
 )
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.served_model import ServedModel
+from batchwright_worker.texts import presentable, text_of
 
 WARM_UP_BUDGET_S: Final = 1.0
 """The warm-up of a model tries sizes 1, 2, 4, ... until this much device time is spent: so admission is right and the
@@ -95,7 +96,7 @@ class Loader:
             if device.epoch != epoch:
                 return None
             engine.scheduler.load_failed(load, engine.clock())
-            return self._give_up(load, str(trouble) or type(trouble).__name__)
+            return self._give_up(load, text_of(trouble) or type(trouble).__name__)
 
     async def unload(self, device: str, victims: tuple[str, ...]) -> None:
         """Give the memory of models back that the scheduler counts as unloaded already. Raises RuntimeTrouble."""
@@ -189,6 +190,7 @@ class Loader:
         return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2 ** min(count - 1, 10)))
 
     def _give_up(self, load: LoadModel, why: str) -> LoadResult:
+        why = presentable(why)
         _LOG.warning("model %s cannot be loaded on %s: %s", load.model, load.device, why)
         if not self.engine.scheduler.blocked_everywhere(load.model):
             return None

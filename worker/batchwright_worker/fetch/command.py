@@ -24,6 +24,7 @@ from batchwright_worker.fetch.download import Wanted, download
 from batchwright_worker.fetch.errors import FetchError, FetchRefused
 from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret, source_of
+from batchwright_worker.texts import presentable
 
 LOCAL_SCHEMES = ("pvc", "file")
 
@@ -83,5 +84,5 @@ def command(file: Path, kind: str, max_seconds: float, termination_log: Path) ->
     except (OSError, msgspec.MsgspecError, FetchError) as error:
         message = f"{file}: {error}" if isinstance(error, msgspec.MsgspecError) else str(error)
         with contextlib.suppress(OSError):  # outside a pod there is none
-            termination_log.write_bytes(message.encode()[:TERMINATION_MESSAGE_MAX_BYTES])
+            termination_log.write_bytes(presentable(message, TERMINATION_MESSAGE_MAX_BYTES).encode())
         raise click.ClickException(message) from error

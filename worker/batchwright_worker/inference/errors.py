@@ -19,16 +19,19 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from batchwright_worker.texts import presentable
+
 
 class InferenceError(Exception):
-    """An answer that is not a result. `retry_after_s` is None where trying again is of no use."""
+    """An answer that is not a result. `retry_after_s` is None where trying again is of no use. The message is made
+    presentable: parts of it are a model's, or the caller's own."""
 
     http_status: ClassVar[int] = 500
     grpc_code: ClassVar[str] = "INTERNAL"
     retry_after_s: float | None = None
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(presentable(message))
         self.retry_after_s = retry_after_s
 
     @property

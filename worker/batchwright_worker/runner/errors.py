@@ -7,7 +7,11 @@ RunnerError
 
 from __future__ import annotations
 
+from batchwright_worker.texts import presentable, text_of
+
 MESSAGE_LIMIT = 500
+MOST_READ = 20 * MESSAGE_LIMIT
+"""Characters of a text that are looked at: its blanks are joined before it is cut."""
 
 
 class RunnerError(Exception):
@@ -28,14 +32,13 @@ class TaskFailed(RunnerError):  # noqa: N818
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line, at most MESSAGE_LIMIT characters: `ValueError: what it says`."""
-    if isinstance(error, RunnerError):
-        text = str(error)
-    else:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return shortened(" ".join(text.split()))
+    """The error in one line, at most MESSAGE_LIMIT bytes: `ValueError: what it says`."""
+    text = text_of(error)
+    if not isinstance(error, RunnerError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return shortened(" ".join(text[:MOST_READ].split()))
 
 
 def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """The text, cut to `limit` characters with an ellipsis."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text as it may be written anywhere, cut to `limit` bytes with an ellipsis."""
+    return presentable(text, limit)

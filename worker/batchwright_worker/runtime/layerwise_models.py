@@ -82,7 +82,7 @@ class LayerwiseModels:
     def _response(self, request: Load | Unload) -> RuntimeResponse:
         try:
             return self._load(request) if isinstance(request, Load) else self._unload(request)
-        except Exception as error:
+        except BaseException as error:  # what a model raises, sys.exit too: the process holds other models
             return failed(request.call, error)
 
     def _load(self, request: Load) -> Loaded:

@@ -17,7 +17,7 @@ from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.runtime.in_flight import BatchesInFlight
 from batchwright_worker.runtime.loaded_models import LoadedModels, RunOutcome
-from batchwright_worker.runtime.responses import ResponseSender, failed
+from batchwright_worker.runtime.responses import ResponseSender, failed, row_errors
 
 __all__ = ["WholeModels"]
 
@@ -70,7 +70,7 @@ class WholeModels:
         """Queue the batch on the device; the thread of the batches in flight sends its response."""
         try:
             finish = self._begun(request)
-        except Exception as error:
+        except BaseException as error:
             self._in_flight.drain()  # responses keep the order of the requests
             sender.send(failed(request.call, error))
             return
@@ -79,7 +79,7 @@ class WholeModels:
             response: RuntimeResponse
             try:
                 response = finish()
-            except Exception as error:
+            except BaseException as error:  # else the thread ends, and with it the responses
                 response = failed(request.call, error)
             sender.send_if_connected(response)
 
@@ -99,7 +99,7 @@ class WholeModels:
             if isinstance(request, Run):
                 return self._run(request)
             return self._load(request) if isinstance(request, Load) else self._unload(request)
-        except Exception as error:
+        except BaseException as error:  # what a model raises, sys.exit too: the process holds other models
             return failed(request.call, error)
 
     def _load(self, request: Load) -> Loaded:
@@ -151,7 +151,7 @@ class WholeModels:
             slot_bytes=slot.size,
             # Asking the meter reads /proc or calls a driver: only with a batch that was measured anyway.
             memory_used_bytes=self._meter.used() if outcome.batch_bytes >= 0 else -1,
-            row_errors=dict(outcome.row_errors),
+            row_errors=row_errors(outcome.row_errors),
             retained_bytes=outcome.retained_bytes,
             input_seconds=input_seconds,
             output_seconds=time.perf_counter() - ended,

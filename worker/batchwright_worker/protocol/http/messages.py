@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.texts import presentable
 
 Header = tuple[bytes, bytes]
 
@@ -35,7 +36,7 @@ class HttpError(Exception):
     """A response that is decided by HTTP alone."""
 
     def __init__(self, status: int, message: str, headers: tuple[Header, ...] = ()) -> None:
-        super().__init__(message)
+        super().__init__(presentable(message))
         self.status = status
         self.headers = headers
 

@@ -70,6 +70,6 @@ def _call(function: Function, blobs: dict[str, Blob], args: dict[str, Any]) -> t
     started = time.perf_counter()
     try:
         result = pack(function({name: unpack(blob) for name, blob in blobs.items()}, **args))
-    except Exception as error:
+    except BaseException as error:  # sys.exit too: the process has other calls of its chunk to answer
         return (False, describe(error), time.perf_counter() - started), None
     return (True, "", time.perf_counter() - started), result

@@ -11,6 +11,7 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, TensorSpec
 from batchwright_worker.oip.datatypes import RAW_ONLY, name_of
 from batchwright_worker.oip.http_tensors import BadTensorError, HttpInferResponse, HttpMetadata, array_of, raw_of
+from batchwright_worker.texts import presentable
 
 Parts = Sequence[Mapping[str, Array]]
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
@@ -20,7 +21,7 @@ class ServerRefusedError(Exception):
     """The server has answered with an error; `status` is HTTP's."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(presentable(message))
         self.status = status
 
     @property

@@ -4,6 +4,7 @@ what only fills memory. The connection ends after that, and the server goes on."
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -62,7 +63,12 @@ CASES = [
     Case("an endless chunk extension", asked(CHUNKED, body=b"5;" + b"a" * 5000), 400, "4096 bytes"),
     Case("endless trailers", asked(CHUNKED, body=b"0\r\n" + b"a: b\r\n" * 3000), 400, "trailers"),
     Case("no HTTP at all", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "HTTP/1.1"),
-    Case("another protocol", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "HTTP/1.1"),
+    Case("another protocol", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2.0"),
+    Case("another version", GOOD.replace(b"HTTP/1.1", b"HTTP/2.0"), 505, "HTTP/2.0 is not spoken"),
+    Case("no version", b"GET /v2/health/live\r\nHost: a\r\n\r\n", 400, "no version"),
+    Case("no host", GOOD.replace(b"Host: test\r\n", b""), 400, "0 Host headers"),
+    Case("two hosts", asked(b"host: b\r\n", LENGTH, body=BODY), 400, "2 Host headers"),
+    Case("an expectation", asked(b"Expect: foo\r\n", LENGTH, body=BODY), 417, "'foo'"),
 ]
 
 
@@ -113,6 +119,40 @@ def test_a_trickling_body_does_not_move_the_deadline(framed: Served) -> None:
                 continue
     assert b"408" in got
     assert time.monotonic() - began < 5
+
+
+def test_who_sends_on_after_a_refusal_can_read_it(framed: Served) -> None:
+    """Closing with unread bytes would reset the connection, and the answer would be lost."""
+    with connection(framed) as late:
+        late.sendall(asked(b"Content-Length: 1000000\r\n", body=b"x" * 1000))
+        select.select([late], [], [], 10)
+        late.sendall(b"x" * 500_000)
+        status, answer = read_response(late)
+    assert status == 408
+    assert "body did not arrive" in answer["error"]
+
+
+def test_head_of_everything_that_can_be_got(framed: Served) -> None:
+    for path in (
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/m",
+        "/v2/models/m/ready",
+        "/v2/models/stats",
+        "/metrics",
+    ):
+        with connection(framed) as probe:
+            probe.sendall(b"HEAD %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % path.encode())
+            head, _, body = probe.makefile("rb").read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), path
+        assert (b"content-length: 0" not in head, body) == (True, b"")
+
+
+def test_an_old_client_needs_no_host(framed: Served) -> None:
+    with connection(framed) as old:
+        old.sendall(b"GET /v2/health/live HTTP/1.0\r\nExpect: foo\r\n\r\n")
+        assert read_response(old)[0] == 200
 
 
 def test_who_does_not_read_answers_is_hung_up_on(framed: Served) -> None:

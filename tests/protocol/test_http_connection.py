@@ -150,7 +150,7 @@ async def test_heads_that_come_in_pieces_are_found_again() -> None:
         await asyncio.sleep(0.02)  # or the server would see both pieces as one
         client.send(request[180:])
         assert (await client.response())[2] == b"/first x"
-        client.send(b"GET /b HTTP/1.1\r\n\r\n")
+        client.send(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await asyncio.wait_for(client.response(), 5))[2] == b"/b "
 
 
@@ -174,8 +174,8 @@ async def test_a_body_too_large_is_refused_before_it_comes() -> None:
     [
         (b"GET / HTTP/1.0\r\n", "close", True),
         (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n", "keep-alive", False),
-        (b"GET / HTTP/1.1\r\nConnection: close\r\n", "close", True),
-        (b"GET / HTTP/1.1\r\n", None, False),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n", "close", True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", None, False),
     ],
 )
 async def test_the_connection_ends_as_asked(request_line: bytes, connection: str | None, ends: bool) -> None:
@@ -185,13 +185,13 @@ async def test_the_connection_ends_as_asked(request_line: bytes, connection: str
         if ends:
             assert await client.ended()
         else:
-            client.send(b"GET /again HTTP/1.1\r\n\r\n")
+            client.send(b"GET /again HTTP/1.1\r\nHost: a\r\n\r\n")
             assert (await client.response())[2] == b"/again "
 
 
 async def test_head_gets_no_body() -> None:
     async with serving() as (_, _, connect), connect() as client:
-        client.send(b"HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n")
+        client.send(b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await client.response(head_only=True))[1]["content-length"] == "3"
         assert (await client.response())[2] == b"/b "
 

@@ -155,5 +155,5 @@ def test_chunked_upgrade_and_old_clients() -> None:
     assert heads.of(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").method == "GET"
     old = heads.of(b"GET http://b/c?d=1 HTTP/1.0\r\n\r\n")
     assert (old.path, old.query, old.keep_alive, old.connection) == ("/c", b"d=1", False, b"connection: close\r\n")
-    assert not heads.of(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").keep_alive
+    assert not heads.of(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").keep_alive
     assert heads.of(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").connection == b"connection: keep-alive\r\n"

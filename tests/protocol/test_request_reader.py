@@ -121,13 +121,13 @@ def test_bodies_of_any_size_arrive_whole(sizes: list[int], cuts: list[int], in_c
 def test_what_is_missing_is_said() -> None:
     reading = reader()
     assert taken(reading) == ([], Missing.REQUEST)
-    assert feed(reading, b"POST / HTTP/1.1\r\nContent-") == ([], Missing.HEAD)
+    assert feed(reading, b"POST / HTTP/1.1\r\nHost: a\r\nContent-") == ([], Missing.HEAD)
     assert feed(reading, b"Length: 3\r\n\r\n") == ([], Missing.BODY)
     assert feed(reading, b"abc") == ([("POST", "/", b"abc")], Missing.REQUEST)
 
 
 def test_a_sender_that_expects_100_continue_waits_only_before_its_body() -> None:
-    head = b"POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
     reading = reader()
     assert feed(reading, head) == ([], Missing.CONTINUE)
     assert feed(reading, b"a") == ([], Missing.BODY)
@@ -222,7 +222,7 @@ def refusal(reading: RequestReader, pieces: list[bytes]) -> HttpError:
 def test_the_head_of_a_refused_body_is_known() -> None:
     """Its answer carries what answers to such a path carry."""
     reading = reader()
-    put(reading, b"POST /much HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n")
+    put(reading, b"POST /much HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n")
     with pytest.raises(HttpError):
         reading.next_request(Nobody())
     assert reading.head is not None

@@ -200,7 +200,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                     "send the request again, faster or smaller",
                 )
             )
-        if awaited in (Awaited.READING, Awaited.FLUSHING):
+        elif awaited in (Awaited.READING, Awaited.FLUSHING):
             self.abort()
         else:
             self._hang_up()

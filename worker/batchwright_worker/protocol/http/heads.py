@@ -19,7 +19,7 @@ CHUNKED: Final = -1
 
 
 class BadHeadError(Exception):
-    """No HTTP request, or one whose framing is not served; `status` 400 or 501."""
+    """No HTTP request, or one that is not served whatever it asks for; `status` 400, 417, 501 or 505."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -47,6 +47,7 @@ class ParsedHead:
 
     def __init__(self, raw: bytes) -> None:
         """Raises BadHeadError."""
+        _check_version(raw)
         parsed, parser = _parsed(raw)
         url = _url(parsed.url)
         self.size = len(raw)
@@ -56,8 +57,9 @@ class ParsedHead:
         self.query: bytes = url.query or b""
         self.keep_alive = parsed.keep_alive
         version = parser.get_http_version()
+        _check_host(version, parsed.hosts)
         self.connection = _connection(self.keep_alive, version)
-        self.expects_continue = parsed.headers.get(b"expect", b"").lower() == b"100-continue" and version != "1.0"
+        self.expects_continue = version != "1.0" and _expects_continue(parsed.headers)
         self.body_bytes = _body_bytes(parsed.headers)
         self.route: Any = None
         self.infer: Any = None
@@ -85,20 +87,23 @@ class HeadCache:
 class _HeadCallbacks:
     """What httptools calls while it parses one head: a value may come in several calls, the end once."""
 
-    __slots__ = ("complete", "headers", "keep_alive", "parser", "url")
+    __slots__ = ("complete", "headers", "hosts", "keep_alive", "parser", "url")
 
     def __init__(self) -> None:
         self.parser: Any = httptools.HttpRequestParser(self)
         self.keep_alive = False
         self.url = b""
         self.headers: dict[bytes, bytes] = {}
+        self.hosts = 0
         self.complete = False
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value.strip()
+        name = name.lower()
+        self.hosts += name == b"host"
+        self.headers[name] = value.strip()
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -123,6 +128,29 @@ def _parsed(raw: bytes) -> tuple[_HeadCallbacks, Any]:
     if early or not callbacks.complete:
         raise BadHeadError("this is no HTTP/1.1 request: its head does not end with its first blank line")
     return callbacks, parser
+
+
+def _check_version(raw: bytes) -> None:
+    """The parser takes requests of versions 0.9 and 2.0 too, as if they were of 1.x."""
+    line = raw[: raw.find(b"\r\n")]
+    version = line[line.rfind(b" ") + 1 :]
+    if not version.startswith(b"HTTP/"):
+        raise BadHeadError("this is no HTTP/1.1 request: its first line has no version")
+    if not version.startswith(b"HTTP/1."):
+        raise BadHeadError(f"{version[:16].decode('latin-1')} is not spoken on this port", 505)
+
+
+def _check_host(version: str, hosts: int) -> None:
+    """RFC 9112, 3.2."""
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise BadHeadError(f"the request has {hosts} Host headers: wanted one")
+
+
+def _expects_continue(headers: dict[bytes, bytes]) -> bool:
+    expected = headers.get(b"expect", b"").lower()
+    if expected not in (b"", b"100-continue"):
+        raise BadHeadError(f"expectation {expected.decode('latin-1')!r} is not met here", 417)
+    return bool(expected)
 
 
 def _url(raw: bytes) -> Any:

@@ -106,11 +106,12 @@ class HttpApp(TaskApp):
         route = self._route(request)
         if route is None:
             raise HttpError(404, f"there is nothing at {request.path!r}; GET /v2 says what this server is")
-        if isinstance(route, InferRoute) or request.method != route.method:
+        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        if isinstance(route, InferRoute) or request.method not in allowed:
             raise HttpError(
                 405,
                 f"{request.method} is not allowed here; use {route.method}",
-                ((b"allow", route.method.encode()),),
+                ((b"allow", ", ".join(allowed).encode()),),
             )
         return await route.handler(request, route.target)
 

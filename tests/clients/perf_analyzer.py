@@ -27,7 +27,9 @@ def perf_analyzer(folder: Path, *options: str) -> list[dict[str, float]]:
     """One short measurement per load level: perf_analyzer's own table, times in microseconds."""
     table = folder / "table.csv"
     program = peer_python("perfanalyzer").with_name("perf_analyzer")
-    steady = ["--measurement-interval", "300", "--max-trials", "3", "--stability-percentage", "999"]
+    # Windows of a number of requests: on a busy machine one of a few hundred milliseconds may see none end.
+    windows = ["--measurement-mode", "count_windows", "--measurement-request-count", "50"]
+    steady = [*windows, "--max-trials", "3", "--stability-percentage", "999"]
     command = [str(program), *options, *steady, "-f", str(table)]
     environment = {**os.environ, "LD_LIBRARY_PATH": _libraries()}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -114,6 +114,18 @@ class Stage:
         return sorted(about, key=lambda event: event.get("eventTime") or "")
 
     @contextlib.contextmanager
+    def deployed(self, body: dict[str, Any], *, timeout_s: float) -> Iterator[dict[str, Any]]:
+        """A ModelDeployment that is Ready; deleted when the block ends, also by a failure: the next test may need its
+        devices."""
+        name = body["metadata"]["name"]
+        self.apply(body)
+        try:
+            yield self.await_condition("modeldeployment", name, "Ready", timeout_s=timeout_s)
+        finally:
+            gone = ("delete", "modeldeployment", name, "-n", self.namespace, "--ignore-not-found", "--timeout=120s")
+            self.kubectl.run(*gone, timeout_s=150)
+
+    @contextlib.contextmanager
     def loaded_node(self, name: str) -> Iterator[None]:
         """Keeps a node's cores busy from outside Kubernetes while the block runs."""
         burner = self.cluster.nodes[name].run_in_node("burner", ["python3", "-c", "while True: pass"])

@@ -59,7 +59,8 @@ class Settings(_Section, kw_only=True, frozen=True):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     runtime_table: list[RuntimeEntry] = []
     """Most specific row wins: (kind, format), (kind, *), (*, format), (*, *); none: the worker image."""
-    sidecar_resources: Resources = Resources(requests={"cpu": "100m", "memory": "192Mi"})
+    sidecar_resources: Resources = Resources(requests={"cpu": "100m", "memory": "192Mi"}, limits={"memory": "512Mi"})
+    """The sidecar divides its memory limit: what requests may hold follows from it, and more are refused."""
     runtime_resources: Resources = Resources(requests={"cpu": "200m", "memory": "384Mi"})
     runner_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
     benchmark_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})

@@ -18,8 +18,10 @@ with atheris.instrument_imports(include=["batchwright_worker"]):
     from batchwright_worker.protocol.http.deadlines import Timeouts
     from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, HeadCache, ParsedHead
     from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse, json_response
+    from batchwright_worker.protocol.http.receive_buffers import ReceiveBuffers
     from batchwright_worker.protocol.json_bodies import parse
     from batchwright_worker.protocol.limits import Limits
+    from batchwright_worker.protocol.request_memory import RequestMemory
 
 LIMITS = Limits(body_bytes=1 << 20, json_bytes=1 << 16)
 SEEDS = {
@@ -127,6 +129,7 @@ class Port:
 
     def __init__(self) -> None:
         self.heads = HeadCache()
+        self.buffers = ReceiveBuffers(RequestMemory())
         self.requests: list[tuple[str, str, bytes]] = []
 
     def opened(self, connection: object) -> None:

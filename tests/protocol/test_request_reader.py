@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from batchwright_worker.protocol.http.heads import HeadCache
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, ResponseHead
-from batchwright_worker.protocol.http.request_reader import BUFFER_BYTES, Missing, RequestReader
+from batchwright_worker.protocol.http.receive_buffers import BUFFER_BYTES, ReceiveBuffers
+from batchwright_worker.protocol.http.request_reader import END, Missing, RequestReader
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.request_memory import RequestMemory
 
 LIMITS = Limits(header_bytes=512, body_bytes=1 << 20)
 Seen = tuple[str, str, bytes]
@@ -32,7 +34,7 @@ class Nobody:
 
 
 def reader(limits: Limits = LIMITS) -> RequestReader:
-    return RequestReader(HeadCache(), limits)
+    return RequestReader(HeadCache(), limits, ReceiveBuffers(RequestMemory(), limits.header_bytes + len(END)))
 
 
 def put(reading: RequestReader, data: bytes) -> int:

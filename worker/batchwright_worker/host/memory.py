@@ -16,6 +16,9 @@ from batchwright_worker.api.names import ENV_EMULATED_DEVICE, ENV_MEMORY_BUDGET
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
+_CGROUP1_LIMIT = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUP1_UNLIMITED = 1 << 60
+"""Version 1 writes a limit that is none as a number near 2**63."""
 
 
 @dataclass(slots=True)
@@ -113,11 +116,23 @@ def memory_budget_bytes() -> int:
     given = os.environ.get(ENV_MEMORY_BUDGET, "")
     if given:
         return int(given)
-    try:
-        limit = _CGROUP_MAX.read_text().strip()
-    except OSError:
-        return 0
-    return 0 if limit == "max" else int(limit)
+    return container_limit_bytes()
+
+
+def container_limit_bytes() -> int:
+    """The memory limit of this process's cgroup (v2 or v1), 0 where there is none."""
+    for file in (_CGROUP_MAX, _CGROUP1_LIMIT):
+        try:
+            limit = file.read_text().strip()
+        except OSError:
+            continue
+        return 0 if limit == "max" or int(limit) >= _CGROUP1_UNLIMITED else int(limit)
+    return 0
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def emulated_memory_bytes() -> int:

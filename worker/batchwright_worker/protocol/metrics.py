@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, SidecarState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.protocol.catalogue import VERSION
+from batchwright_worker.protocol.request_memory import RequestMemory
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -52,11 +53,14 @@ _LABELS: Final = ("model", "version")
 
 
 class SidecarCollector(Collector):
-    """What goes by own names: `measures` by model, and the state for what is not a counter."""
+    """What goes by own names: `measures` by model, the state for what is not a counter, the `memory` of requests."""
 
-    def __init__(self, measures: Mapping[str, ModelCounters], state: Callable[[], SidecarState]) -> None:
+    def __init__(
+        self, measures: Mapping[str, ModelCounters], state: Callable[[], SidecarState], memory: RequestMemory
+    ) -> None:
         self._measures = measures
         self._state = state
+        self._memory = memory
 
     def collect(self) -> Iterable[Metric]:
         """Called for each scrape."""
@@ -64,6 +68,7 @@ class SidecarCollector(Collector):
         yield from self._by_reason()
         yield self._latencies()
         yield from self._gauges()
+        yield from self._request_memory()
 
     def _own(self) -> Iterator[Metric]:
         for name, (text, value) in _OWN.items():
@@ -96,6 +101,12 @@ class SidecarCollector(Collector):
                 buckets.append(("+Inf" if bound is None else f"{bound / 1000:g}", total))
             family.add_metric([model, VERSION], buckets, measures.success.ns / 1e9)
         return family
+
+    def _request_memory(self) -> Iterator[Metric]:
+        memory = self._memory
+        yield GaugeMetricFamily("batchwright_request_memory_bytes", "Held by requests", memory.held_bytes)
+        yield GaugeMetricFamily("batchwright_request_memory_limit_bytes", "What they may hold", memory.limit_bytes)
+        yield CounterMetricFamily("batchwright_request_memory_refused", "Requests that did not fit", memory.refused)
 
     def _gauges(self) -> Iterator[Metric]:
         state = self._state()
@@ -145,10 +156,15 @@ def _engines(state: SidecarState) -> Iterator[Metric]:
 class Metrics:
     """The text of /metrics."""
 
-    def __init__(self, measures: Mapping[str, ModelCounters], state: Callable[[], SidecarState]) -> None:
+    def __init__(
+        self,
+        measures: Mapping[str, ModelCounters],
+        state: Callable[[], SidecarState],
+        memory: RequestMemory | None = None,
+    ) -> None:
         self._measures = measures
         self._registry = CollectorRegistry()
-        self._registry.register(SidecarCollector(measures, state))
+        self._registry.register(SidecarCollector(measures, state, memory or RequestMemory()))
 
     def text(self) -> bytes:
         """Prometheus text format."""

@@ -14,6 +14,7 @@ from batchwright_worker.api.names import (
     DEPLOYMENT_FILE,
     ENV_DISPATCH_LOG,
     ENV_KIND,
+    ENV_REQUEST_MEMORY,
     GRPC_PORT,
     HTTP_PORT,
     IPC_DIR,
@@ -40,6 +41,14 @@ from batchwright_worker.api.names import (
 )
 @click.option("--drain-seconds", type=float, default=20.0, show_default=True, help="Longest time to finish requests.")
 @click.option("--max-body-bytes", type=int, default=64 << 20, show_default=True, help="Longest request body.")
+@click.option("--memory-bytes", type=int, default=None, help="Memory of this process; default: the container's limit.")
+@click.option(
+    "--request-memory-bytes",
+    type=int,
+    default=None,
+    envvar=ENV_REQUEST_MEMORY,
+    help="What requests may hold of it; more are refused with 503. Default: a share.",
+)
 @click.option("--header-seconds", type=float, default=10.0, show_default=True, help="Deadline for request headers.")
 @click.option("--body-seconds", type=float, default=60.0, show_default=True, help="Deadline for request bodies.")
 @click.option(

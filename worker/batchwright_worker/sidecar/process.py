@@ -21,7 +21,7 @@ from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine, interleaves
-from batchwright_worker.host.memory import freeze_objects
+from batchwright_worker.host.memory import container_limit_bytes, freeze_objects, machine_bytes
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import Runtime, StreamingRuntime
 from batchwright_worker.protocol.catalogue import Catalogue
@@ -30,9 +30,11 @@ from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.protocol.http.server import HttpServer, bound
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
+from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.layerwise_state import with_layerwise
+from batchwright_worker.sidecar.memory_shares import MemoryShares, memory_shares
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths
@@ -40,8 +42,6 @@ from batchwright_worker.sidecar.tracing.instrumented import TracedApp, TracedEng
 from batchwright_worker.sidecar.tracing.spans import tracing_of
 
 _LOG = logging.getLogger(__name__)
-_SLOTS_BYTES = 512 << 20
-"""Shared memory of one runtime's batches: two of the largest in flight, inputs and outputs."""
 
 
 class SidecarFailed(Exception):  # noqa: N818
@@ -72,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server_grpc: str = ""
     dispatch_log: Path | None = None
     dispatch_log_bytes: int = DEFAULT_BYTES
+    memory_bytes: int | None = None
+    request_memory_bytes: int | None = None
 
 
 async def run(settings: Settings) -> None:
@@ -108,9 +110,12 @@ class Sidecar:
     ) -> None:
         self._settings = settings
         self._engine = engine
+        self._memory = RequestMemory(_shares(settings, deployment).requests_bytes)
+        # A body that never fits is refused for good (413), not for now (503).
+        body_bytes = min(settings.max_body_bytes, self._memory.limit_bytes)
         self._limits = Limits(
-            body_bytes=settings.max_body_bytes,
-            json_bytes=min(settings.max_body_bytes, Limits().json_bytes),
+            body_bytes=body_bytes,
+            json_bytes=min(body_bytes, Limits().json_bytes),
             header_seconds=settings.header_seconds,
             body_seconds=settings.body_seconds,
         )
@@ -140,17 +145,23 @@ class Sidecar:
 
     async def __aenter__(self) -> Sidecar:
         settings, limits = self._settings, self._limits
-        metrics = Metrics(self._engine.counters, self.state)
+        metrics = Metrics(self._engine.counters, self.state, self._memory)
         is_traced = isinstance(self._engine, TracedEngine)
         app = (TracedApp if is_traced else HttpApp)(
-            self._engine, self._catalogue, metrics, limits, ready=self.ready, repository_control=self._control
+            self._engine,
+            self._catalogue,
+            metrics,
+            limits,
+            ready=self.ready,
+            repository_control=self._control,
+            memory=self._memory,
         )
         try:
             token = token_from(settings.token_file)
             control = ControlApp(self._engine, self._catalogue, self.drain, token, self.reported)
             ports = {
-                "http": self._serve(app, settings.http_port),
-                "control": self._serve(control, settings.control_port),
+                "http": self._serve(app, settings.http_port, self._memory),
+                "control": self._serve(control, settings.control_port, RequestMemory()),
             }
             service = (TracedService if is_traced else InferenceService)(
                 self._engine, self._catalogue, limits, self.ready, repository_control=self._control
@@ -168,9 +179,9 @@ class Sidecar:
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
-    def _serve(self, app: Any, port: int) -> int:
+    def _serve(self, app: Any, port: int, memory: RequestMemory) -> int:
         listener = bound(self._settings.host, port)
-        server = HttpServer(app, self._limits)
+        server = HttpServer(app, self._limits, memory)
         self._tasks.append(server.start(listener))
         self._servers.append(server)
         return int(listener.getsockname()[1])
@@ -223,8 +234,7 @@ def _engine(
 async def _runtimes(
     settings: Settings, deployment: ModelDeployment
 ) -> AsyncIterator[list[RuntimeClient | ExternalServer]]:
-    found = next((each for each in deployment.spec.runtimes if each.accelerator == settings.kind), None)
-    count = settings.runtimes or (found.count if found is not None else 1)
+    found, count = _declared_runtime(settings, deployment), _runtimes_count(settings, deployment)
     clients: list[RuntimeClient | ExternalServer]
     if found is not None and found.protocol == "open-inference":
         clients = [ExternalServer(_server_settings(settings, found, index)) for index in range(count)]
@@ -235,6 +245,24 @@ async def _runtimes(
     finally:
         for client in clients:
             await client.close()
+
+
+def _declared_runtime(settings: Settings, deployment: ModelDeployment) -> DeclaredRuntime | None:
+    return next((each for each in deployment.spec.runtimes if each.accelerator == settings.kind), None)
+
+
+def _runtimes_count(settings: Settings, deployment: ModelDeployment) -> int:
+    found = _declared_runtime(settings, deployment)
+    return settings.runtimes or (found.count if found is not None else 1)
+
+
+def _shares(settings: Settings, deployment: ModelDeployment) -> MemoryShares:
+    return memory_shares(
+        settings.memory_bytes or container_limit_bytes(),
+        machine_bytes(),
+        _runtimes_count(settings, deployment),
+        settings.request_memory_bytes,
+    )
 
 
 def _server_settings(settings: Settings, runtime: DeclaredRuntime, index: int) -> ExternalServerSettings:
@@ -257,7 +285,7 @@ def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: in
         device=f"runtime-{index}",
         socket=settings.ipc_dir / f"runtime-{index}.sock",
         slots=settings.ipc_dir / f"slots-{index}",
-        slots_limit_bytes=_SLOTS_BYTES,
+        slots_limit_bytes=_shares(settings, deployment).slots_bytes,
         paths=Paths(scripts=settings.scripts_dir),
         overlaps_loads=bool(here) and overlaps,
     )

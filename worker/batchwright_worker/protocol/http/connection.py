@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.protocol.http.deadlines import Awaited, Deadline, Timeouts
 from batchwright_worker.protocol.http.flow_control import FlowControl
 from batchwright_worker.protocol.http.heads import HeadCache, ParsedHead
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, ResponseHead, error_response
+from batchwright_worker.protocol.http.receive_buffers import ReceiveBuffers
 from batchwright_worker.protocol.http.request_reader import Missing, RequestReader
 from batchwright_worker.protocol.limits import Limits
 
@@ -31,6 +33,7 @@ class ConnectionPort(Protocol):
 
     limits: Limits
     heads: HeadCache
+    buffers: ReceiveBuffers
     ticks: int
     timeouts: Timeouts
     stopping: bool
@@ -54,7 +57,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def __init__(self, port: ConnectionPort) -> None:
         self.on_disconnect: Callable[[], object] | None = None
         self._port = port
-        self._reader = RequestReader(port.heads, port.limits)
+        self._reader = RequestReader(port.heads, port.limits, port.buffers)
         self._deadline = Deadline()
         self._transport: asyncio.Transport | None = None
         self._flow: FlowControl  # of the transport
@@ -62,6 +65,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._advancing = False
         self._closing = False
         self._discard = 0  # bytes of a refused request that are still read over
+        self._unread = 0  # bytes of responses that the client does not read
 
     # --- Caller ---
 
@@ -112,14 +116,16 @@ class HttpConnection(asyncio.BufferedProtocol):
         """asyncio.Protocol."""
         self._transport = None
         self._deadline.stop()
+        self._count_unread(0)
         self._port.closed(self)
         on_disconnect, self.on_disconnect = self.on_disconnect, None
         if on_disconnect is not None:
             on_disconnect()
+        self._reader.clear()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio.BufferedProtocol."""
-        return self._reader.buffer()
+        return self._port.buffers.scratch if self._closing else self._reader.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio.BufferedProtocol."""
@@ -138,12 +144,15 @@ class HttpConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """asyncio.Protocol: the client does not read its responses; no further request is taken before it does."""
         self._flow.can_write = False
+        if self._transport is not None:
+            self._count_unread(self._transport.get_write_buffer_size())
         if self._head is None:
             self._deadline.start(self._port.ticks + self._port.timeouts.body, Awaited.READING)
 
     def resume_writing(self) -> None:
         """asyncio.Protocol."""
         self._flow.can_write = True
+        self._count_unread(0)
         if self._deadline.awaits(Awaited.READING):
             self._deadline.start(self._port.ticks + self._port.timeouts.idle, Awaited.NEXT_REQUEST)
         if self._head is None and not self._closing:
@@ -158,7 +167,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         while self._head is None and self._flow.can_write and not self._closing:
             try:
                 request = self._reader.next_request(self)
-            except HttpError as error:
+            except (HttpError, InferenceError) as error:
                 self._refuse(error)
                 break
             if not isinstance(request, HttpRequest):
@@ -179,6 +188,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             deadline.start(port.ticks + port.timeouts.body, Awaited.BODY)
             if missing is Missing.CONTINUE and self._transport is not None:
                 self._transport.write(_CONTINUE)
+
+    def _count_unread(self, size: int) -> None:
+        """They count as held, for as long as the client leaves them there."""
+        memory, self._unread, before = self._port.buffers.memory, size, self._unread
+        memory.must_hold(size)
+        memory.release(before)
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._reader.is_full:
@@ -223,7 +238,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._deadline.start(self._port.ticks + self._port.timeouts.body, Awaited.FLUSHING)
             self._transport.close()
 
-    def _refuse(self, error: HttpError) -> None:
+    def _refuse(self, error: HttpError | InferenceError) -> None:
         """A response to what is no whole request; what still comes is read over for a while."""
         transport = self._transport
         if transport is None or transport.is_closing():

@@ -26,6 +26,7 @@ from batchwright_worker.protocol.http.messages import (
 )
 from batchwright_worker.protocol.json_bodies import ParsedRequest
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.request_templates import JSON_KEPT_BYTES, BodyTemplate, BodyTemplates
 
 EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
@@ -63,8 +64,10 @@ class Inference:
         engine: Engine,
         catalogue: Catalogue,
         limits: Limits,
+        memory: RequestMemory,
         with_common_headers: Callable[[HttpRequest, HttpResponse], HttpResponse],
     ) -> None:
+        self._memory = memory
         self._engine = engine
         self._catalogue = catalogue
         self._limits = limits
@@ -74,6 +77,7 @@ class Inference:
     def begin(self, request: HttpRequest, head: InferHead) -> None:
         """Submit a request, whose response comes later. Raises InferenceError for what is not taken."""
         self._catalogue.check(head.model, head.version)
+        self._memory.check()
         parsed = self._parsed(request.content, head)
         pending = self._engine.submit(parsed.request, partial(self._respond, request, parsed))
         request.caller.on_disconnect = partial(self._engine.cancel, pending)

@@ -1,7 +1,8 @@
 """Requests out of the bytes of one HTTP connection. No I/O: bytes in; whole requests, refusals or "need more" out.
 
-Bytes are received into the reader's own buffer, and large bodies into memory of their own size, so that tensors are
-views of what the kernel wrote. Requests that a client sends ahead wait in the buffer, then in the socket.
+Bytes are received into a buffer that the reader has while it holds any, and large bodies into memory of their own size,
+so that tensors are views of what the kernel wrote. Requests that a client sends ahead wait in the buffer, then in the
+socket. What a body is going to take is asked for before any of it is received.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from typing import Final
 from batchwright_worker.protocol.http.chunks import BadChunkError, Chunks, ChunkTooLargeError
 from batchwright_worker.protocol.http.heads import CHUNKED, BadHeadError, HeadCache, ParsedHead
 from batchwright_worker.protocol.http.messages import Caller, HttpError, HttpRequest, too_large
+from batchwright_worker.protocol.http.receive_buffers import ReceiveBuffers
 from batchwright_worker.protocol.limits import Limits
 
-BUFFER_BYTES: Final = 1 << 16
-"""Of each connection: requests of a few rows fit many times, and a thousand connections take 64 MiB."""
-_END: Final = b"\r\n\r\n"
+END: Final = b"\r\n\r\n"
+"""The end of a head."""
+COPIED_BYTES: Final = 1 << 14
+"""A body of at most this size that nothing follows is moved out of the buffer."""
+_NO_BYTES: Final = bytearray()
+_NOTHING: Final = memoryview(_NO_BYTES)
 
 
 class Missing(Enum):
@@ -39,10 +44,12 @@ class RequestReader:
     __slots__ = (
         "_begin",
         "_buffer",
+        "_buffers",
         "_chunks",
         "_end",
         "_filled",
         "_heads",
+        "_held",
         "_large",
         "_last",
         "_last_raw",
@@ -53,12 +60,14 @@ class RequestReader:
         "head",
     )
 
-    def __init__(self, heads: HeadCache, limits: Limits) -> None:
+    def __init__(self, heads: HeadCache, limits: Limits, buffers: ReceiveBuffers) -> None:
+        """`buffers` are larger than the largest head that is served: a longer one is seen and refused while there is
+        room left."""
         self._heads = heads
         self._limits = limits
-        # Larger than the largest head that is served: a longer one is seen and refused before there is no room left.
-        self._buffer = bytearray(max(BUFFER_BYTES, limits.header_bytes + len(_END)))
-        self._view = memoryview(self._buffer)
+        self._buffers = buffers
+        self._buffer = _NO_BYTES
+        self._view = _NOTHING  # of the buffer; empty while there is none
         self._begin = 0  # of what is not yet taken as a request
         self._end = 0  # of what has arrived
         self._scanned = 0  # no head ends before this
@@ -68,6 +77,7 @@ class RequestReader:
         self._filled = 0  # bytes of it that have arrived
         self._whole: memoryview | None = None  # such a body, arrived
         self._chunks: Chunks | None = None
+        self._held = 0  # bytes of a body outside of the buffer that are counted as held
         self.head: ParsedHead | None = None
 
     # --- bytes in ---
@@ -76,28 +86,34 @@ class RequestReader:
         """Where the next bytes belong; empty when `is_full`."""
         if self._large is not None:
             return self._large[self._filled :]
-        return self._view[self._end :] if self._end else self._view
+        if self._end:
+            return self._view[self._end :]
+        if not self._view:
+            self._view = view = self._buffers.lend()
+            self._buffer = view.obj  # type: ignore[assignment]  # a memoryview's object, here a bytearray
+        return self._view
 
     def received(self, nbytes: int) -> bool:
         """That many bytes have been written to `buffer()`. True if this filled it."""
         if self._large is None:
             self._end = end = self._end + nbytes
-            return end == len(self._buffer)
+            return end == self._buffers.size
         self._filled += nbytes
         if self._filled == len(self._large):
             self._whole, self._large = self._large, None
+            self._buffers.memory.arrived(self._held)
         return False
 
     @property
     def is_full(self) -> bool:
         """Is there no room for further bytes before the next `next_request`?"""
-        return self._end == len(self._buffer) and self._large is None
+        return self._end == self._buffers.size and self._large is None
 
     # --- requests out ---
 
     def next_request(self, caller: Caller) -> HttpRequest | Missing:
-        """The next whole request, or what is missing. Raises HttpError for what is no request that is served here;
-        the connection cannot go on then."""
+        """The next whole request, or what is missing. Raises HttpError for what is no request that is served here, and
+        QueueFull for a body that there is no memory for; the connection cannot go on then."""
         head = self.head
         if head is None:
             head = self._next_head()
@@ -106,23 +122,48 @@ class RequestReader:
             self.head = head
         size, begin = head.body_bytes, self._begin
         if 0 <= size <= self._end - begin:
-            self._begin = begin + size
-            return HttpRequest(head, self._view[begin : begin + size], caller)
+            self._begin = end = begin + size
+            body = self._view[begin:end]
+            if end == self._end and size <= COPIED_BYTES:
+                # Of a few rows a copy is cheaper than a whole buffer for as long as they wait.
+                body = memoryview(bytes(body))
+                self._buffers.memory.held_bytes += size
+                self._held = size
+                self._empty_buffer()
+            return HttpRequest(head, body, caller)
         content = self._chunked(head) if size == CHUNKED else self._sized(head)
         return content if isinstance(content, Missing) else HttpRequest(head, content, caller)
 
     def release(self) -> bool:
         """The content of the last request is no longer used. True if nothing has arrived behind it."""
         self.head = None
+        if self._held:
+            self._buffers.memory.release(self._held)
+            self._held = 0
         if self._begin != self._end:
             return False
-        self._begin = self._end = 0
+        self._empty_buffer()
         return True
 
     def clear(self) -> None:
-        """Forget everything that has arrived and is no whole request."""
+        """Forget everything that has arrived."""
+        if self._large is not None or self._chunks is not None:
+            self._buffers.memory.arrived(self._held)
+        self._buffers.memory.release(self._held)
+        self._held = 0
         self._large = self._whole = self._chunks = self.head = None
+        if self._end:
+            # Rows of a request that was answered early, or whose client has left, may still be looked at.
+            self._buffers.forget()
+            self._view, self._buffer = _NOTHING, _NO_BYTES
+        self._empty_buffer()
+
+    def _empty_buffer(self) -> None:
+        """Nothing in the buffer is needed any more: others may have it until bytes arrive here again."""
         self._begin = self._end = self._scanned = 0
+        if self._view:
+            self._buffers.take_back(self._view)
+            self._view, self._buffer = _NOTHING, _NO_BYTES
 
     # --- heads ---
 
@@ -136,8 +177,8 @@ class RequestReader:
             begin += 1
         self._begin = begin
         # The blank line may have been cut: the search goes back by its length.
-        end = self._buffer.find(_END, max(begin, self._scanned - len(_END)), self._end) + len(_END)
-        if end < len(_END):
+        end = self._buffer.find(END, max(begin, self._scanned - len(END)), self._end) + len(END)
+        if end < len(END):
             self._want_head()
             return None
         raw = bytes(self._view[begin:end])
@@ -160,10 +201,10 @@ class RequestReader:
         if waiting > self._limits.header_bytes:
             raise self._headers_too_large()
         if waiting:
-            self._make_room(len(self._buffer))
+            self._make_room(self._buffers.size)
             self._scanned = self._end
         else:
-            self._begin = self._end = self._scanned = 0
+            self._empty_buffer()
 
     def _headers_too_large(self) -> HttpError:
         return HttpError(431, f"headers exceed {self._limits.header_bytes} bytes; send fewer or shorter ones")
@@ -181,7 +222,7 @@ class RequestReader:
         if size > self._limits.body_bytes:
             raise too_large(self._limits.body_bytes)
         missing = self._missing_body(head)
-        if size > len(self._buffer):
+        if size > self._buffers.size:
             self._make_large(size)
         else:
             self._make_room(size)
@@ -197,10 +238,15 @@ class RequestReader:
             raise HttpError(400, f"the chunked body is broken: {error}; send it again") from error
         except ChunkTooLargeError:
             raise too_large(self._limits.body_bytes) from None
+        memory, grown = self._buffers.memory, len(chunks.body) - self._held
+        if grown > 0:
+            memory.announce(grown)
+            self._held += grown
         if chunks.done:
             self._chunks = None
+            memory.arrived(self._held)
             return memoryview(chunks.body)
-        self._begin = self._end = 0
+        self._empty_buffer()
         return self._missing_body(head)
 
     def _missing_body(self, head: ParsedHead) -> Missing:
@@ -209,14 +255,17 @@ class RequestReader:
 
     def _make_room(self, size: int) -> None:
         """`size` bytes from the first that is not yet taken; nothing looks at those before it any more."""
-        if self._begin and len(self._buffer) - self._begin < size:
+        if self._begin and self._buffers.size - self._begin < size:
             waiting = self._end - self._begin
             self._view[:waiting] = self._view[self._begin : self._end]
             self._begin, self._end = 0, waiting
 
     def _make_large(self, size: int) -> None:
+        """Memory for a body that does not fit the buffer. Raises QueueFull."""
+        self._buffers.memory.announce(size)
+        self._held = size
         arrived = self._end - self._begin
         self._large = memoryview(bytearray(size))
         self._large[:arrived] = self._view[self._begin : self._end]
         self._filled = arrived
-        self._begin = self._end = 0
+        self._empty_buffer()

@@ -23,6 +23,7 @@ from batchwright_worker.protocol.http.messages import (
 )
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
+from batchwright_worker.protocol.request_memory import RequestMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class HttpApp(TaskApp):
 
     inference: ClassVar[type[Inference]] = Inference
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the process that it answers for
         self,
         engine: Engine,
         catalogue: Catalogue,
@@ -70,6 +71,7 @@ class HttpApp(TaskApp):
         *,
         ready: Callable[[], bool],
         repository_control: bool,
+        memory: RequestMemory | None = None,
     ) -> None:
         super().__init__()
         self._engine = engine
@@ -78,7 +80,7 @@ class HttpApp(TaskApp):
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
-        self._inference = self.inference(engine, catalogue, limits, self.with_common_headers)
+        self._inference = self.inference(engine, catalogue, limits, memory or RequestMemory(), self.with_common_headers)
 
     def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         """See `App`: every response carries the wait that a new row would meet."""

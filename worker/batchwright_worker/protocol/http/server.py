@@ -12,7 +12,10 @@ from batchwright_worker.protocol.http.connection import HttpConnection
 from batchwright_worker.protocol.http.deadlines import Timeouts
 from batchwright_worker.protocol.http.heads import HeadCache
 from batchwright_worker.protocol.http.messages import App, HttpRequest, HttpResponse, internal_error
+from batchwright_worker.protocol.http.receive_buffers import ReceiveBuffers
+from batchwright_worker.protocol.http.request_reader import END
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.request_memory import RequestMemory
 
 _GRACE_S: Final = 5.0
 """How long responses that are due may still go out after `stop`."""
@@ -24,11 +27,12 @@ _BACKLOG: Final = 2048
 
 class HttpServer:
     """The server of one port, which listens from `start` on. Its deadlines are counted in ticks of a tenth of the
-    shortest one; there is no tick while no client is connected."""
+    shortest one; there is no tick while no client is connected. What its requests hold counts in `memory`."""
 
-    def __init__(self, app: App, limits: Limits) -> None:
+    def __init__(self, app: App, limits: Limits, memory: RequestMemory | None = None) -> None:
         self.limits = limits
         self.heads = HeadCache()
+        self.buffers = ReceiveBuffers(memory or RequestMemory(), limits.header_bytes + len(END))
         self.ticks = 1
         self.stopping = False
         self._app = app

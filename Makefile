@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+NO_PYTHON := $(PYTHON) 3.11 or newer with venv is missing: apt-get install python3 python3-venv (Debian, Ubuntu), brew install python
 LOCK = uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
        --no-emit-index-url --no-header --no-annotate
 
@@ -17,6 +18,8 @@ install: $(VENV)/.installed ## make .venv with all extras, from the hash-pinned 
 
 $(VENV)/.installed: locks/all.txt pyproject.toml
 	@echo "== $(VENV): installing the locked packages (about 1 min with a warm cache, 5 without)"
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "$(NO_PYTHON)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r locks/all.txt

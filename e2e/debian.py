@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from e2e.cluster.machine import tools
 from e2e.cluster.machine.errors import RequirementError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import cache_folder
 from e2e.cluster.machine.progress import step
 
 
 def unpacked(package: str) -> Path:
     """The folder with the package's files (`usr/bin/..`), downloaded first if need be. Raises RequirementError."""
-    folder = cache_folder() / "debian" / package
+    folder = _folder(package)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with alone(f"debian-{package}"):
         if not folder.is_dir():
             with step(f"downloading Debian's package {package}"):
                 _download(package, folder)
     return folder
 
 
+def is_unpacked(package: str) -> bool:
+    """Whether `unpacked` finds it in the cache."""
+    return _folder(package).is_dir()
+
+
+def _folder(package: str) -> Path:
+    return cache_folder() / "debian" / package
+
+
 def _download(package: str, folder: Path) -> None:
+    tools.require("apt-cache", "apt-get", "dpkg-deb")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:
             if subprocess.run(["apt-cache", "policy", package], capture_output=True, check=True).stdout.strip() == b"":
@@ -42,5 +51,6 @@ def _download(package: str, folder: Path) -> None:
 
 def _update() -> None:
     """A new machine knows no package until it has asked once; only root may."""
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)
+    if os.geteuid() == 0:
+        with alone("apt"):
+            subprocess.run(["apt-get", "update", "-q"], check=True, capture_output=True)

@@ -36,7 +36,15 @@ def main() -> None:
 
 
 def _name_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--name", default="batchwright", show_default=True, help="The cluster's name.")(command)
+    option = click.option(
+        "--name",
+        default="batchwright",
+        envvar="BATCHWRIGHT_CLUSTER",
+        show_envvar=True,
+        show_default=True,
+        help="The cluster's name.",
+    )
+    return option(command)
 
 
 @main.command()

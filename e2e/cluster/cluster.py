@@ -1,9 +1,8 @@
 """A cluster of real nodes on this machine: start it, attach to it, take it down."""
 
 import contextlib
-import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from e2e.cluster.control_plane.flags import ControlPlaneSpec
 from e2e.cluster.control_plane.server import ControlPlane
 from e2e.cluster.machine import cgroups, network, preflight
 from e2e.cluster.machine.errors import ClusterError, NotFoundError, StartError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.network import Network
 from e2e.cluster.machine.paths import cache_folder, state_folder, write_private
 from e2e.cluster.machine.progress import say, step
@@ -58,6 +58,11 @@ class Cluster:
         needed = ["kubernetes", "containerd", "coredns", *(["kwok"] if spec.kwok_nodes else [])]
         preflight.require_nodes(compiling=not components.CATALOGUE["containerd"].built)
         components.ensure_built(needed)
+        with alone(f"cluster-{spec.name}", waiting=f"another process is starting cluster {spec.name}; waiting for it"):
+            return cls._find_or_start(spec)
+
+    @classmethod
+    def _find_or_start(cls, spec: ClusterSpec) -> Self:
         with contextlib.suppress(NotFoundError):
             cluster = cls.attach(spec.name)
             if cluster.alive:
@@ -166,19 +171,12 @@ def _plane_spec(spec: ClusterSpec, net: Network, system: Sequence[Path]) -> Cont
 
 def _claim_network(spec: ClusterSpec, folder: Path) -> Network:
     """Choose a network and make its bridge, one cluster at a time."""
-    folder.mkdir(parents=True)
-    with _lock():
+    with alone("network"):
+        folder.mkdir(parents=True)
         net = network.choose(spec.name)
         write_private(folder / _RECORD, msgspec.json.encode(_Record(spec=spec, block=net.block)))
         network.create_bridge(net)
     return net
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    with (cache_folder() / "network.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _start_nodes(spec: ClusterSpec, net: Network, plane: ControlPlane, system: Sequence[Path]) -> dict[str, Node]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from e2e.cluster.machine import cgroups, network, processes
 from e2e.cluster.machine.errors import ClusterError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import state_folder
 
 
@@ -21,7 +22,7 @@ def remove_cluster(name: str) -> None:
     network.remove(name)
     _forget_mounts(folder)
     subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=False)  # images have many small files
-    with contextlib.suppress(OSError):  # others live there
+    with alone("network"), contextlib.suppress(OSError):  # others live there, or are about to
         folder.parent.rmdir()
         folder.parent.parent.rmdir()
     if folder.exists():

@@ -15,7 +15,7 @@ import yaml
 
 from e2e.cluster import Cluster, ClusterSpec, NodeSpec, kubectl_path, teardown
 from e2e.cluster.build import components, images
-from e2e.cluster.machine import preflight
+from e2e.cluster.machine import preflight, tools
 from e2e.demo.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,8 +122,20 @@ class Embedded:
 def build_archive(name: str, say: Callable[[str], None]) -> Path:
     """An OCI archive of one of the product's images, from the cache when nothing changed."""
     say(f"   image {name}")
-    tag, dockerfile = f"localhost/batchwright-{name}:dev", ROOT / "images" / f"{name}.Dockerfile"
-    return images.build_image(tag, dockerfile=dockerfile, context=ROOT, inputs=IMAGE_INPUTS)
+    return images.build_image(_tag(name), dockerfile=_dockerfile(name), context=ROOT, inputs=IMAGE_INPUTS)
+
+
+def archived(name: str) -> bool:
+    """Whether `build_archive` finds the image in the cache."""
+    return images.archived(_tag(name), dockerfile=_dockerfile(name), context=ROOT, inputs=IMAGE_INPUTS)
+
+
+def _tag(image: str) -> str:
+    return f"localhost/batchwright-{image}:dev"
+
+
+def _dockerfile(image: str) -> Path:
+    return ROOT / "images" / f"{image}.Dockerfile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +147,14 @@ class Kind:
 
     def up(self, say: Callable[[str], None]) -> Ready:
         """Creates the cluster unless it is there, builds and loads the images."""
+        tools.require("docker", "kind", "kubectl")
         if self.name not in _output("kind", "get", "clusters").split():
             self._create(say)
         built = []
         for image in IMAGES:
-            tag = f"localhost/batchwright-{image}:dev"
+            tag = _tag(image)
             say(f"   image {image}")
-            _stream("docker", "build", "-q", "-t", tag, "-f", str(ROOT / "images" / f"{image}.Dockerfile"), str(ROOT))
+            _stream("docker", "build", "-q", "-t", tag, "-f", str(_dockerfile(image)), str(ROOT))
             _stream("kind", "load", "docker-image", tag, "--name", self.name)
             built.append(_output("docker", "inspect", "--format", "{{.Id}}", tag).strip()[-8:])
         return Ready(kubectl=self._kubectl(), build="-".join(built))
@@ -168,13 +181,11 @@ class Kind:
         self._kubectl().run("apply", "-f", str(OVERLAYS / "kind" / "volumes.yaml"))
 
     def _kubectl(self) -> Kubectl:
-        binary = shutil.which("kubectl")
-        if not binary:
-            raise TargetError("kubectl is not installed; kind needs it beside Docker")
-        return Kubectl(binary=Path(binary), context=f"kind-{self.name}")
+        return Kubectl(binary=tools.find("kubectl"), context=f"kind-{self.name}")
 
     def down(self) -> None:
         """Deletes the kind cluster and its shared folder."""
+        tools.require("docker", "kind")
         _stream("kind", "delete", "cluster", "--name", self.name)
         shutil.rmtree(Path(tempfile.gettempdir()) / f"batchwright-{self.name}-shared", ignore_errors=True)
 
@@ -200,16 +211,13 @@ class Current:
                 "CLUSTER=current needs IMAGE=registry/prefix: the images IMAGE-operator:dev, IMAGE-worker:dev "
                 "and IMAGE-ocr:dev, built from images/*.Dockerfile and pushed where the nodes can pull"
             )
-        binary = shutil.which("kubectl")
-        if not binary:
-            raise TargetError("kubectl is not installed")
-        kubectl = Kubectl(binary=Path(binary))
+        kubectl = Kubectl(binary=tools.find("kubectl"))
         say(f"   context {kubectl.run('config', 'current-context').strip()}")
         return Ready(kubectl=kubectl)
 
     def down(self) -> None:
         """Deletes the demo's namespaces and the product's objects."""
-        kubectl = Kubectl(binary=Path(shutil.which("kubectl") or "kubectl"))
+        kubectl = Kubectl(binary=tools.find("kubectl"))
         kubectl.run("delete", "-k", str(ROOT / "examples" / "ocr"), "--ignore-not-found", timeout_s=300)
         kubectl.run("delete", "-k", str(self.overlay()), "--ignore-not-found", timeout_s=300)
 

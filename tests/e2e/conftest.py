@@ -13,8 +13,8 @@ from e2e.demo.story import Story
 from e2e.demo.targets import Embedded
 from tests.e2e.stage import Stage
 
-NAME = os.environ.get("BATCHWRIGHT_E2E_CLUSTER", "e2e")
-"""Another name and BATCHWRIGHT_E2E_KEEP=1 run the scenarios again and again on one standing cluster."""
+NAME = os.environ.get("BATCHWRIGHT_E2E_CLUSTER", f"e2e-{os.getpid()}")
+"""A name, and BATCHWRIGHT_E2E_KEEP=1, run the scenarios again and again on one standing cluster."""
 
 
 @pytest.fixture(scope="session")

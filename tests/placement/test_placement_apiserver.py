@@ -21,7 +21,7 @@ from e2e.cluster import ApiError, ControlPlane, kubectl_path
 from tests.placement.placement_objects import deployment, pod
 from tests.reconcile.bed import ROOT, SYSTEM, Bed, wait
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.skipif(not kubectl_path().exists(), reason="the cluster is not built")]
+pytestmark = pytest.mark.apiserver
 
 RECONCILERS = json.dumps(
     [

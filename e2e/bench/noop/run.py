@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -28,6 +27,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from e2e.cluster.machine import tools
+from e2e.cluster.machine.errors import RequirementError
 
 HERE = Path(__file__).resolve().parent
 ROWS = 1
@@ -77,8 +79,10 @@ def main() -> None:
     parser.add_argument("--mosec-python", default=None, help="interpreter that has mosec; default: this one")
     parser.add_argument("--json", type=Path, default=None, help="write the rounds to this file")
     args = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed; apt-get install wrk")
+    try:
+        tools.require("taskset", "wrk")
+    except RequirementError as error:
+        raise SystemExit(str(error)) from error
     if len(os.sched_getaffinity(0)) < 2:
         raise SystemExit("two cores are needed: one for the server, one for the client")
     connections = [int(each) for each in args.connections.split(",")]

@@ -12,11 +12,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from e2e.cluster.machine import preflight
 from e2e.cluster.machine.errors import BuildError, NotFoundError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import cache_folder
 from e2e.cluster.machine.progress import step
 
@@ -27,13 +29,16 @@ _BASE_DIGEST = hashlib.sha256(repr((_BASE_PACKAGES, _LEFT_OUT)).encode()).hexdig
 BASE_IMAGE = f"localhost/batchwright/base:{SUITE}-{_BASE_DIGEST}"
 _BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _BUNDLE_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_KEEP_S = 3 * 3600
 _PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 
 def build_base() -> str:
     """The name of the base image (Debian with Python, venv and CA certificates) in buildah's store, made if need be."""
     preflight.require_images()
-    if not _in_store(BASE_IMAGE):
+    with alone("image-base", waiting="another process is building the base image; waiting for it"):
+        if _in_store(BASE_IMAGE):
+            return BASE_IMAGE
         with step(f"building the base image ({SUITE} with {', '.join(_BASE_PACKAGES)})"):
             _make_base()
     return BASE_IMAGE
@@ -54,17 +59,28 @@ def build_image(
     """
     arguments = {"BASE": BASE_IMAGE, **(build_args or {})}
     files = dict(_files(context, inputs))
-    archive = _folder() / f"{_file_name(name)}-{_digest(name, dockerfile, files, arguments)}.tar"
-    if archive.exists():
-        return archive
-    if arguments["BASE"] == BASE_IMAGE:
+    archive = _archive(name, dockerfile, files, arguments)
+    if arguments["BASE"] == BASE_IMAGE and not archive.exists():
         build_base()
-    log = _fresh(_folder() / f"{_file_name(name)}.log")
-    with step(f"building image {name}"), tempfile.TemporaryDirectory() as scratch:
-        _copy(files, Path(scratch))
-        _run(_build_command(name, dockerfile, arguments, Path(scratch)), log)
-        _export(name, archive, log)
+    # One name means one image in buildah's store: between building and exporting nobody else may give it another one.
+    with alone(f"image-{_file_name(name)}", waiting=f"another process is building {name}; waiting for it"):
+        if not archive.exists():
+            log = _fresh(_folder() / f"{_file_name(name)}.log")
+            with step(f"building image {name}"), tempfile.TemporaryDirectory() as scratch:
+                _copy(files, Path(scratch))
+                _run(_build_command(name, dockerfile, arguments, Path(scratch)), log)
+                _export(name, archive, log)
+        archive.touch()  # in use: see _forget_outdated
     return archive
+
+
+def archived(name: str, *, dockerfile: Path, context: Path, inputs: Sequence[str] | None = None) -> bool:
+    """Whether `build_image` has built just this already."""
+    return _archive(name, dockerfile, dict(_files(context, inputs)), {"BASE": BASE_IMAGE}).exists()
+
+
+def _archive(name: str, dockerfile: Path, files: Mapping[str, Path], arguments: Mapping[str, str]) -> Path:
+    return _folder() / f"{_file_name(name)}-{_digest(name, dockerfile, files, arguments)}.tar"
 
 
 def _folder() -> Path:
@@ -132,9 +148,16 @@ def _export(name: str, archive: Path, log: Path) -> None:
     scratch.unlink(missing_ok=True)
     compression = ("--compression-format=zstd", "--compression-level=1")  # quicker on both ends than gzip
     _run(_buildah("push", *compression, name, f"oci-archive:{scratch}:{name}"), log)
-    for outdated in archive.parent.glob(f"{_file_name(name)}-{'[0-9a-f]' * 16}.tar"):
-        outdated.unlink()
     scratch.rename(archive)
+    _forget_outdated(name, archive)
+
+
+def _forget_outdated(name: str, archive: Path) -> None:
+    """Other versions of the image go once nobody has asked for them for a while: another clone may be loading one."""
+    oldest = time.time() - _KEEP_S
+    for other in archive.parent.glob(f"{_file_name(name)}-{'[0-9a-f]' * 16}.tar"):
+        if other != archive and other.stat().st_mtime < oldest:
+            other.unlink(missing_ok=True)
 
 
 def _files(context: Path, inputs: Sequence[str] | None) -> Iterator[tuple[str, Path]]:

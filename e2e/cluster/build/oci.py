@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster.machine.errors import BuildError, NotFoundError, RequirementError
+from e2e.cluster.machine import tools
+from e2e.cluster.machine.errors import BuildError, NotFoundError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import COMPONENTS, cache_folder
 
 PAUSE_IMAGE = "localhost/batchwright/pause:1"
@@ -44,19 +46,17 @@ def pause_archive() -> Path:
     """The archive of the pause image, compiled on first use."""
     source = COMPONENTS / "pause" / "pause.c"
     archive = cache_folder() / "images" / f"pause-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}.tar"
-    if not archive.exists():
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        _write_archive(archive, _compile(source), PAUSE_IMAGE)
+    with alone("image-pause"):
+        if not archive.exists():
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            _write_archive(archive, _compile(source), PAUSE_IMAGE)
     return archive
 
 
 def _compile(source: Path) -> bytes:
     program = cache_folder() / "images" / "pause"
-    try:
-        command = ["gcc", "-Os", "-static", "-s", "-o", str(program), str(source)]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise RequirementError("no C compiler", remedy="apt-get install gcc libc6-dev") from error
+    command = [str(tools.find("gcc")), "-Os", "-static", "-s", "-o", str(program), str(source)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise BuildError(f"the pause program does not compile:\n{finished.stderr}")
     return program.read_bytes()

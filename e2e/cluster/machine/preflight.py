@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster.machine import cgroups
+from e2e.cluster.machine import cgroups, tools
 from e2e.cluster.machine.errors import RequirementError
+from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import cache_folder, state_folder
 from e2e.cluster.machine.progress import say, step
 
@@ -24,36 +25,38 @@ _HIDDEN_IN_NODES = ("/run", "/var/lib", "/var/log")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Something that one of Debian's packages brings; `present` tells whether it is there."""
+    """Something that Debian's packages bring; `present` tells whether it is there."""
 
-    package: str
+    source: tools.Source
     present: Callable[[], bool]
 
 
-def _program(name: str, package: str) -> Need:
-    return Need(package=package, present=lambda: shutil.which(name) is not None)
+def _program(name: str) -> Need:
+    return Need(source=tools.SOURCES[name], present=lambda: shutil.which(name) is not None)
 
 
 def _file(pattern: str, package: str) -> Need:
-    return Need(package=package, present=lambda: bool(glob.glob(pattern)))  # noqa: PTH207 (absolute patterns)
+    present = lambda: bool(glob.glob(pattern))  # noqa: E731, PTH207 (absolute patterns)
+    return Need(source=tools.Source(debian=package), present=present)
 
 
 NODES = (
-    _program("ip", "iproute2"),
-    _program("nft", "nftables"),
-    _program("unshare", "util-linux"),
+    _program("ip"),
+    _program("nft"),
+    _program("unshare"),
+    _program("nsenter"),
     _file("/usr/lib*/**/libseccomp.so.2", "libseccomp2"),
 )
 COMPILING = (
-    _program("gcc", "gcc"),
-    _program("pkg-config", "pkg-config"),
+    _program("gcc"),
+    _program("pkg-config"),
     _file("/usr/include/stdio.h", "libc6-dev"),
     _file("/usr/include/seccomp.h", "libseccomp-dev"),
 )
 IMAGES = (
-    _program("mmdebstrap", "mmdebstrap"),
-    _program("buildah", "buildah"),
-    _program("unshare", "util-linux"),
+    _program("mmdebstrap"),
+    _program("buildah"),
+    _program("unshare"),
     _file("/usr/share/keyrings/debian-archive-keyring.*", "debian-archive-keyring"),
 )
 
@@ -93,15 +96,15 @@ def _require_visible(*folders: Path) -> None:
 
 
 def _require(needs: Iterable[Need]) -> None:
-    packages = sorted({need.package for need in needs if not need.present()})
+    sources = [need.source for need in needs if not need.present()]
+    packages = sorted({package for source in sources for package in source.debian.split()})
     if not packages:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise RequirementError(
-            f"missing here: {', '.join(packages)} (Debian's names)", remedy=f"install them, {USE_KIND}"
-        )
+        how = f"{tools.remedy(sources)}, {USE_KIND}"
+        raise RequirementError(f"this machine lacks {', '.join(packages)} (Debian's names)", remedy=how)
     say(f"This machine lacks {', '.join(packages)}: installing them by apt-get.")
-    with step(f"apt-get install {' '.join(packages)}"):
+    with alone("apt"), step(f"apt-get install {' '.join(packages)}"):
         _install(packages)
 
 
@@ -109,7 +112,8 @@ def _install(packages: list[str]) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     log = cache_folder() / "apt.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+    patience = "DPkg::Lock::Timeout=300"  # others install packages too
+    install = ["apt-get", "install", "-o", patience, "--yes", "--no-install-recommends", *packages]
     with log.open("w") as file:
         for command in (["apt-get", "update"], install):
             code = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False).returncode

@@ -11,13 +11,14 @@ LOCK = uv pip compile -q pyproject.toml --universal --python-version 3.11 --gene
 .DEFAULT_GOAL := help
 .PHONY: help install lock check format test soak bench demo demo-down generate clean
 
-help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+help: ## this list [at once]
+	@echo "In brackets: how long it takes on two cores, and the first time, when it also fills caches."
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*) (\[.*\])$$/\1\t\3\t\2/' | expand -t 12,46
 
-install: $(VENV)/.installed ## make .venv with all extras, from the hash-pinned lock
+install: $(VENV)/.installed ## make .venv with all extras, from the hash-pinned lock [30 s; 5 min the first time]
 
 $(VENV)/.installed: locks/all.txt pyproject.toml
-	@echo "== $(VENV): installing the locked packages (about 1 min with a warm cache, 5 without)"
+	@echo "== $(VENV): installing the locked packages (30 s with a warm cache of packages, 5 min without)"
 	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "$(NO_PYTHON)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,7 +27,7 @@ $(VENV)/.installed: locks/all.txt pyproject.toml
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-lock: install ## resolve the locks anew
+lock: install ## resolve the locks anew [2 min]
 	$(BIN)/$(LOCK) --group dev --group bench --all-extras -o locks/all.txt
 	$(BIN)/$(LOCK) --extra operator -c locks/all.txt -o locks/operator.txt
 	$(BIN)/$(LOCK) --extra worker --extra tracing -c locks/all.txt -o locks/worker.txt
@@ -34,18 +35,19 @@ lock: install ## resolve the locks anew
 	$(BIN)/$(subst pyproject.toml,,$(LOCK)) --group build -o locks/build.txt
 	for peer in locks/peers-*.in; do $(BIN)/$(subst pyproject.toml,,$(LOCK)) $$(sed -n 's/^# \(no-deps\).*/--\1/p' $$peer) $$peer -o $${peer%.in}.txt; done
 
-check: install ## lint, types, import contracts, generated files, unit and property tests: the fast part
+check: install ## lint, types, import contracts, generated files, unit and property tests: the fast part [1.5 min]
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not apiserver and not cluster and not demo and not soak and not slow"
 
-format: install ## format and fix what can be fixed
+format: install ## format and fix what can be fixed [2 s]
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: install ## everything CI runs: checks, unit, property, contract, real API server, end to end on the embedded cluster
+test: install ## everything CI runs: checks, unit, property, contract, real API server, end to end on the embedded cluster [18 min; 35 min the first time]
+	@$(BIN)/python -m e2e.outlook test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -54,26 +56,26 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not cluster and not timed" tests
 	$(BIN)/pytest -m "(cluster or timed) and not soak" tests
 
-soak: install ## what takes long: minutes of silence, kill matrices, free searches by hypothesis
+soak: install ## what takes long: minutes of silence, kill matrices, free searches by hypothesis [1 h]
 	BATCHWRIGHT_HYPOTHESIS=search $(BIN)/pytest -m "hypothesis and not apiserver and not cluster" --timeout 3600 tests
 	$(BIN)/pytest -m soak --timeout 3600 tests
 
-demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours)
+demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours) [3.5 min; 14 min the first time]
 	$(BIN)/python -m e2e.demo up
 
-demo-down: install ## remove the demo and its cluster
+demo-down: install ## remove the demo and its cluster [5 s]
 	$(BIN)/python -m e2e.demo down
 
-bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--quick": fewer seconds)
+bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--quick": fewer seconds) [45 min]
 	$(BIN)/python -m e2e.bench serving $(BENCH)
 	$(BIN)/python -m e2e.bench noop
 	$(BIN)/python -m e2e.bench.networks
 	$(BIN)/python -m e2e.bench.networks.static
 	$(BIN)/python -m e2e.bench ocr
 
-generate: install ## regenerate CRDs and protocol stubs
+generate: install ## regenerate CRDs and protocol stubs [5 s]
 	$(BIN)/python -m batchwright_operator.crds.generate --write
 	$(BIN)/python -m batchwright_worker.oip.generate
 
-clean: ## remove what builds left in this folder (the cache of binaries and images stays)
+clean: ## remove what builds left in this folder (the cache of binaries and images stays) [at once]
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

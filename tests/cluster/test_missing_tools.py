@@ -80,3 +80,24 @@ def test_without_apt_the_remedy_names_all_packages(monkeypatch: pytest.MonkeyPat
 def test_programs_that_the_machine_must_have_are_known() -> None:
     for needs in (preflight.NODES, preflight.COMPILING, preflight.IMAGES):
         assert all(need.source.debian for need in needs)
+
+
+def test_too_few_inotify_instances_are_raised_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limit = tmp_path / "max_user_instances"
+    limit.write_text("128\n")
+    preflight.raise_inotify_limit(limit)
+    assert limit.read_text() == "1024"
+    assert "from 128: sysctl fs.inotify.max_user_instances=1024" in capsys.readouterr().err
+
+
+def test_enough_inotify_instances_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limit = tmp_path / "max_user_instances"
+    limit.write_text("8192\n")
+    preflight.raise_inotify_limit(limit)
+    assert limit.read_text() == "8192\n"
+    assert not capsys.readouterr().err
+
+
+def test_a_limit_that_cannot_be_raised_is_said_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    preflight.raise_inotify_limit(Path("/proc/sys/kernel/cap_last_cap"))  # a small number that nobody may write
+    assert "nodes may fail for want of them: sysctl fs.inotify" in capsys.readouterr().err

@@ -20,6 +20,8 @@ from e2e.cluster.machine.paths import cache_folder, state_folder
 from e2e.cluster.machine.progress import say, step
 
 USE_KIND = "or use kind where Docker runs: https://kind.sigs.k8s.io"
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_ENOUGH = 1024
 _HIDDEN_IN_NODES = ("/run", "/var/lib", "/var/log")
 
 
@@ -67,6 +69,7 @@ def require_nodes(*, compiling: bool) -> None:
     cgroups.hierarchies()
     _require_visible(cache_folder(), state_folder())
     _require((*NODES, *COMPILING) if compiling else NODES)
+    raise_inotify_limit()
 
 
 def require_images() -> None:
@@ -78,6 +81,24 @@ def require_images() -> None:
 def require_compiling() -> None:
     """Have what compiling containerd and runc needs, or RequirementError."""
     _require(COMPILING)
+
+
+def raise_inotify_limit(limit: Path = INOTIFY) -> None:
+    """Let a user have 1,024 inotify instances at least, saying so; where that is not ours to do, say what to do.
+
+    The kernel gives 128 to all processes of a user together. A two-node cluster takes 26 of them; where a few run side
+    by side, containerd then starts without its service for kubelet, and a node never becomes Ready.
+    """
+    before = int(limit.read_text())
+    if before >= _INOTIFY_ENOUGH:
+        return
+    setting = f"fs.inotify.max_user_instances={_INOTIFY_ENOUGH}"
+    try:
+        limit.write_text(str(_INOTIFY_ENOUGH))
+    except OSError as error:
+        say(f"Only {before} inotify instances per user ({error}); nodes may fail for want of them: sysctl {setting}")
+    else:
+        say(f"Raised the limit of inotify instances per user from {before}: sysctl {setting}")
 
 
 def _require_root(what: str) -> None:

@@ -105,6 +105,22 @@ def test_deadlines_and_priorities_are_taken(served: Served, module: Any) -> None
 
 
 @pytest.mark.parametrize("module", [triton_http, triton_grpc])
+def test_overrides_of_a_load_are_refused(served: Served, module: Any) -> None:
+    overrides: list[dict[str, Any]] = [
+        {"config": '{"max_batch_size": 4}'},
+        {"config": "{}", "files": {"file:1/model.onnx": b"abc"}},
+    ]
+    port = served.http if module is triton_http else served.grpc
+    with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        for override in overrides:
+            with pytest.raises(InferenceServerException, match=r"'(config|file:1/model.onnx)' is not supported"):
+                client.load_model("linear", **override)
+        client.unload_model("linear", unload_dependents=True)
+        client.load_model("linear")
+        assert client.is_model_ready("linear")
+
+
+@pytest.mark.parametrize("module", [triton_http, triton_grpc])
 def test_a_model_is_unloaded_and_loaded_again(served: Served, module: Any) -> None:
     port = served.http if module is triton_http else served.grpc
     with module.InferenceServerClient(f"127.0.0.1:{port}") as client:

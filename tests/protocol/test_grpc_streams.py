@@ -60,6 +60,26 @@ def test_a_stream_holds_a_bounded_number_of_requests(served: Served, stub: GRPCI
     assert len(list(answers)) == STREAM_REQUESTS
 
 
+def test_pings_of_a_client_end_neither_its_call_nor_its_connection(served: Served) -> None:
+    """Two pings too early are forgiven, the third would end the connection: gRPC takes one in five minutes."""
+    options = [
+        ("grpc.keepalive_time_ms", 600),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc}", options=options) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        over = threading.Event()
+
+        def late() -> Iterator[pb.ModelInferRequest]:
+            yield slow(1)
+            over.wait(3.2)
+            yield slow(2)
+
+        answers = stub.ModelStreamInfer(late(), timeout=30)
+        assert [answer.infer_response.id for answer in answers] == ["1", "2"]
+
+
 def test_a_stream_that_is_cancelled_cancels_its_rows(served: Served, stub: GRPCInferenceServiceStub) -> None:
     closing = threading.Event()
 

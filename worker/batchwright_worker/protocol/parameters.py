@@ -50,3 +50,21 @@ def refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:
     for name, remedy in _UNSUPPORTED.items():
         if parameters.get(name):
             raise BadInput(f"{where}: parameter {name!r} is not supported: {remedy}")
+
+
+def check_load(parameters: Mapping[str, Any]) -> None:
+    """Of a call that loads a model. Raises BadInput for an override of its configuration or of its files."""
+    for name in parameters:
+        if name == "config" or name.startswith("file:"):
+            raise BadInput(
+                f"parameter {name!r} is not supported: a model is loaded as the ModelDeployment says, overrides of its "
+                "configuration and files are not taken; change spec.models there, and leave the parameter out"
+            )
+        raise BadInput(f"parameter {name!r} is not known: a load has no parameters; leave it out")
+
+
+def check_unload(parameters: Mapping[str, Any]) -> None:
+    """Of a call that unloads a model; it may unload dependents too, there are none. Raises BadInput."""
+    for name in parameters:
+        if name != "unload_dependents":
+            raise BadInput(f"parameter {name!r} is not known: an unload has unload_dependents alone; leave it out")

@@ -27,11 +27,11 @@ from batchwright_worker.protocol.tensors import (
 def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | None, limits: Limits) -> InferRequest:
     """Raises BadInput. The deadline is the earlier one of the call's and the parameter `timeout`'s."""
     check_inputs_count(len(message.inputs), limits)
-    parameters = _values(message.parameters)
+    parameters = by_name(message.parameters)
     inputs = _inputs(message, limits)
     for output in message.outputs:
         if output.parameters:
-            refuse_unsupported(_values(output.parameters), f"output {output.name!r}")
+            refuse_unsupported(by_name(output.parameters), f"output {output.name!r}")
     return InferRequest(
         model=message.model_name,
         inputs=inputs,
@@ -57,11 +57,12 @@ def response(request: InferRequest, version: str, result: InferResult) -> pb.Mod
     return message
 
 
-def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+def by_name(parameters: Mapping[str, pb.InferParameter] | Mapping[str, pb.ModelRepositoryParameter]) -> dict[str, Any]:
+    """The parameters by their names."""
     return {name: parameter_value(value) for name, value in parameters.items()}
 
 
-def parameter_value(parameter: pb.InferParameter) -> object:
+def parameter_value(parameter: pb.InferParameter | pb.ModelRepositoryParameter) -> object:
     """The value that is set; None where none is."""
     which = parameter.WhichOneof("parameter_choice")
     return None if which is None else getattr(parameter, which)
@@ -80,7 +81,7 @@ def _inputs(message: pb.ModelInferRequest, limits: Limits) -> dict[str, Array]:
     for index, tensor in enumerate(message.inputs):
         declared = declared_input(tensor.name, tensor.datatype, tensor.shape, limits)
         if tensor.parameters:
-            refuse_unsupported(_values(tensor.parameters), f"input {tensor.name!r}")
+            refuse_unsupported(by_name(tensor.parameters), f"input {tensor.name!r}")
         if raw and tensor.HasField("contents"):
             raise declared.bad("has both contents and raw contents", "one of them", "both", "leave one out")
         array = from_bytes(declared, memoryview(raw[index])) if raw else _typed(declared, tensor.contents)

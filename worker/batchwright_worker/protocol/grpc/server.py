@@ -25,12 +25,15 @@ from batchwright_worker.oip.inference_pb2_grpc import (
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.parameters import check_load, check_unload
 
 _LOG = logging.getLogger(__name__)
 _FOREVER_S: Final = 365 * 86_400.0
 """grpc reports a very long time for calls without a deadline."""
 STREAM_REQUESTS: Final = 256
 """How many requests of one stream are taken before their answers are on the way; further ones wait in the client."""
+CLIENT_PING_MS: Final = 500
+"""Clients that set a second are late or early by some."""
 _INTERNAL: Final = "internal error; the sidecar's log has the details"
 T = TypeVar("T")
 Outcome = InferResult | InferenceError
@@ -97,11 +100,11 @@ class InferenceService(GRPCInferenceServiceServicer):
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        await self._control(request.model_name, context, self._engine.load)
+        await self._control(request, context, check_load, self._engine.load)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
-        await self._control(request.model_name, context, self._engine.unload)
+        await self._control(request, context, check_unload, self._engine.unload)
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -182,7 +185,13 @@ class InferenceService(GRPCInferenceServiceServicer):
 
         return await self._or_abort(context, act)
 
-    async def _control(self, model: str, context: Any, act: Callable[[str], Awaitable[None]]) -> None:
+    async def _control(
+        self,
+        request: Any,
+        context: Any,
+        check: Callable[[dict[str, Any]], None],
+        act: Callable[[str], Awaitable[None]],
+    ) -> None:
         if not self._repository_control:
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
@@ -190,8 +199,9 @@ class InferenceService(GRPCInferenceServiceServicer):
             )
 
         async def checked() -> None:
-            self._catalogue.check(model)
-            await act(model)
+            self._catalogue.check(request.model_name)
+            check(messages.by_name(request.parameters))
+            await act(request.model_name)
 
         await self._or_abort(context, checked)
 
@@ -249,7 +259,10 @@ def grpc_server(service: InferenceService, limits: Limits, address: str) -> tupl
             ("grpc.so_reuseport", 0),  # else a second server on the port would be given half of its calls
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            # Pings of clients, during a call and without one: many ping every few seconds to keep a way through load
+            # balancers open, and more than two pings sooner than this end the connection with its calls.
+            ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
         )
     )
     add_GRPCInferenceServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]

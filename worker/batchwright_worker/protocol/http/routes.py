@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -23,7 +23,10 @@ from batchwright_worker.protocol.http.messages import (
 )
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
+from batchwright_worker.protocol.parameters import check_load, check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,12 @@ class InferRoute:
 
 
 Route = HandlerRoute | InferRoute
+
+
+class ControlBody(msgspec.Struct):
+    """Body of a load or unload."""
+
+    parameters: dict[str, Any] = {}
 
 
 class HttpApp(TaskApp):
@@ -205,29 +214,35 @@ class HttpApp(TaskApp):
 
     async def _index(self, request: HttpRequest, _target: ModelTarget) -> HttpResponse:
         body = request.body(self._limits.json_bytes)
-        try:
-            filters = msgspec.json.decode(body, type=dict[str, object]) if body else {}
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise HttpError(400, f'the request is no JSON object: {error}; send {{}} or {{"ready": true}}') from error
+        filters = _decoded(body, dict[str, object], '{} or {"ready": true}')
         return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
 
     async def _load(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
-        self._check_control(request, target)
+        check_load(self._control_parameters(request, target))
         await self._engine.load(target.model)
         return HttpResponse(200, b"{}")
 
     async def _unload(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
-        self._check_control(request, target)
+        check_unload(self._control_parameters(request, target))
         await self._engine.unload(target.model)
         return HttpResponse(200, b"{}")
 
-    def _check_control(self, request: HttpRequest, target: ModelTarget) -> None:
-        request.body(self._limits.json_bytes)
+    def _control_parameters(self, request: HttpRequest, target: ModelTarget) -> dict[str, Any]:
+        body = request.body(self._limits.json_bytes)
         self._catalogue.check(target.model)
         if not self._repository_control:
             raise HttpError(
                 403, "loading and unloading is off here; set spec.repositoryControl: true in the ModelDeployment"
             )
+        return _decoded(body, ControlBody, "{}").parameters
+
+
+def _decoded(body: bytes, kind: type[T], example: str) -> T:
+    """A body that may be empty. Raises HttpError."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise HttpError(400, f"the request is not the JSON object that is wanted: {error}; send {example}") from error
 
 
 def _get(handler: Handler, target: ModelTarget | None = None) -> HandlerRoute:

@@ -6,6 +6,8 @@ OperatorError
     +-- NotFound             404: the object does not exist; read again
     +-- AlreadyExists        409 on create: ours, that is success; otherwise report it, and try again slowly
     +-- Conflict             409: decide again from newer state
+    +-- NameTaken            somebody else's object has the name of a child: leave it, say so, look again now and then
+    +-- Contended            somebody undoes every repair of a child: say so, repair it less and less often
     +-- Gone                 410: list again
     +-- Invalid              400, 422: the body is wrong; trying again alone will not help
     +-- Forbidden            403: no permission, quota, or the server has just started; try again slowly
@@ -19,9 +21,11 @@ __all__ = [
     "AlreadyExists",
     "ApiError",
     "Conflict",
+    "Contended",
     "Forbidden",
     "Gone",
     "Invalid",
+    "NameTaken",
     "NotFound",
     "OperatorError",
     "SettingsError",
@@ -60,6 +64,14 @@ class AlreadyExists(ApiError):  # noqa: N818
 
 class Conflict(ApiError):  # noqa: N818
     """409: the resourceVersion or the uid is not the current one."""
+
+
+class NameTaken(ApiError):  # noqa: N818
+    """An object that is not controlled by the owner of ours has its name; nothing was written."""
+
+
+class Contended(ApiError):  # noqa: N818
+    """An object of ours was changed by somebody else after each of our last repairs; nothing was written."""
 
 
 class Gone(ApiError):  # noqa: N818

@@ -68,10 +68,12 @@ def service_account(kubectl: Kubectl, plane: ControlPlane) -> Path:
 
 
 @contextmanager
-def operator(kubeconfig: Path, folder: Path, *reconcilers: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The operator with these reconcilers only, as a process; stopped by SIGTERM, killed if it lingers."""
+def operator(kubeconfig: Path, folder: Path, *reconcilers: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The operator with these reconcilers only, as a process; stopped by SIGTERM, killed if it lingers. `settings` are
+    environment variables."""
     environ = {
         **os.environ,
+        **settings,
         "BATCHWRIGHT_RECONCILERS": yaml.safe_dump(list(reconcilers), default_flow_style=True, width=999).strip(),
     }
     command = [sys.executable, "-m", "batchwright_operator", "run", "--kubeconfig", str(kubeconfig)]

@@ -203,7 +203,7 @@ def test_a_name_that_is_taken_is_said_and_a_job_made_anew_does_not_wait_for_the_
 
     said = eventually(stalled, "the refusal in the status")
     assert "Job again-plan" in said
-    assert "belongs to nobody: delete it or take another name" in said
+    assert "which has no controller; it is left as it is: delete or rename it" in said
     with_crds("-n", NAMESPACE, "delete", "job", "again-plan")
 
     def plan(uid: str) -> list[dict[str, Any]]:

@@ -14,7 +14,11 @@ from batchwright_operator.reconcile.applied import AppliedBodies, WrittenStatuse
 
 BODY: Raw = {
     "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x"}},
-    "spec": {"replicas": 2, "template": {"containers": [{"name": "c", "cpu": "1000m"}], "tolerations": [{"key": "k"}]}},
+    "spec": {
+        "replicas": 2,
+        "selector": {"app": "x"},
+        "template": {"containers": [{"name": "c", "cpu": "1000m"}], "tolerations": [{"key": "k"}]},
+    },
 }
 
 
@@ -49,6 +53,8 @@ def changed(version: str, **changes: Any) -> Any:
         (changed("11", metadata__deletionTimestamp="now"), True),
         (changed("11", spec__replicas=3), False),
         (changed("11", metadata__labels={}), False),
+        (changed("11", metadata__labels={"app": "x", "other": "1"}), True),
+        (changed("11", spec__selector={"app": "x", "other": "1"}), False),
         (changed("11", spec__template__containers__0__cpu="2"), False),
         (changed("11", spec__template__tolerations=[{"key": "k"}, {"key": "l"}]), False),
         (changed("11", metadata__uid="another"), False),

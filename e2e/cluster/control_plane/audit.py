@@ -43,8 +43,8 @@ def writes(
 ) -> list[Write]:
     """The writes in an audit log, oldest first: those of `user`, from `since` on, whose agent contains `user_agent`.
 
-    A service account's user is "system:serviceaccount:NAMESPACE:NAME". Reviews (of access and tokens) change
-    nothing and are left out.
+    A service account's user is "system:serviceaccount:NAMESPACE:NAME". Reviews (of access and tokens) and dry runs
+    change nothing and are left out.
     """
     return [
         write
@@ -61,8 +61,11 @@ def _parsed(path: Path) -> Iterator[Write]:
         return
     with path.open() as lines:
         for line in lines:
-            if line.endswith("\n"):  # the last one may still be on its way
-                yield _write(json.loads(line))
+            if not line.endswith("\n"):
+                continue  # the last one may still be on its way
+            event = json.loads(line)
+            if "dryRun=All" not in event.get("requestURI", ""):
+                yield _write(event)
 
 
 def _write(event: dict[str, Any]) -> Write:

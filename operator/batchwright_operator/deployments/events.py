@@ -17,15 +17,15 @@ from batchwright_worker.api.messages import ModelState
 def events_of(facts: DeploymentFacts, new: Raw) -> tuple[Event, ...]:
     """What is worth an Event between the status that is written and the new one; none twice, also after a restart,
     since both are facts of the API."""
-    return (*_condition_events(facts.deployment.raw, facts.old, new), *_change_events(facts, facts.old))
+    # A refusal has its own Event, recorded where it happened.
+    turned = () if facts.rejection is not None else _condition_events(facts.deployment.raw, facts.old, new)
+    return (*turned, *_change_events(facts, facts.old))
 
 
 def _condition_events(raw: Raw, old: Raw, new: Raw) -> list[Event]:
     """One when the reason of readiness changed (a new reason is news, a new count is not)."""
     before, after = find(old.get("conditions"), "Ready"), find(new.get("conditions"), "Ready")
     if before.get("reason") == after.get("reason") and before.get("status") == after.get("status"):
-        return []
-    if after["reason"] == "Rejected":  # the applier records its own Event, with the API server's message
         return []
     warns = find(new.get("conditions"), "Stalled").get("status") == "True"
     reason, message = str(after["reason"]), shorten(str(after["message"]), 1000)

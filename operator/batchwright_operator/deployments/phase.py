@@ -44,8 +44,7 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout) -> DeploymentPhase:
 def _obstacle(facts: DeploymentFacts) -> Problem | None:
     """What makes the spec impossible as it stands."""
     if facts.rejection is not None:
-        text = f"the API server refused {facts.rejection.what}: {facts.rejection.message}"
-        return Problem(reason="Rejected", message=text, stalled=True)
+        return Problem(reason=facts.rejection.reason, message=facts.rejection.text, stalled=True)
     if not facts.kinds.plans:
         text = (
             "there is no accelerator that every model has an artifact and a runtime for: "

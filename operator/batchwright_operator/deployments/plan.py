@@ -173,11 +173,12 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
     applied: list[tuple[Resource, Raw]] = [
         (CONFIG_MAP, config_map(raw)),
         (SECRET, control_secret(raw, own_labels(facts.deployment.name), token)),
-        *((DEPLOYMENT, each) for each in desired),
+        (NETWORK_POLICY, network_policy(raw, settings.operator_namespace)),
         (SERVICE, clusterip),
         (SERVICE, headless),
         (PDB, disruption_budget(raw)),
-        (NETWORK_POLICY, network_policy(raw, settings.operator_namespace)),
+        # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
+        *((DEPLOYMENT, each) for each in desired),
     ]
     gone = [each for each in facts.deployments if each["metadata"]["name"] not in names]
     return (

@@ -7,6 +7,7 @@ from batchwright_operator.jobs.phase import JobPhase
 from batchwright_operator.kube.conditions import find, holds, shorten
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.decisions import Event
+from batchwright_operator.reconcile.live_state import Rejection
 
 
 def events_of(facts: JobFacts, phase: JobPhase, new: Raw) -> tuple[Event, ...]:
@@ -24,7 +25,7 @@ def _events(facts: JobFacts, phase: JobPhase, new: Raw) -> list[Event]:
     was_suspended = holds(old.get("conditions"), "Suspended")
     if was_suspended and phase.name not in ("Suspended", "Failed", "Completed"):
         found.append(("Resumed", "spec.suspend is false again", False))
-    found += _turns(old, new)
+    found += _turns(old, new, facts.rejection)
     return [
         Event(
             regarding=facts.job.raw,
@@ -36,7 +37,7 @@ def _events(facts: JobFacts, phase: JobPhase, new: Raw) -> list[Event]:
     ]
 
 
-def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
+def _turns(old: Raw, new: Raw, rejection: Rejection | None) -> list[tuple[str, str, bool]]:
     """(reason, message, warning) of conditions that became True, or True for another reason."""
     found = []
     for kind in ("Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"):
@@ -44,7 +45,7 @@ def _turns(old: Raw, new: Raw) -> list[tuple[str, str, bool]]:
         same = before.get("status") == "True" and before.get("reason") == after["reason"]
         if after["status"] != "True" or same or (kind == "Stalled" and holds(new["conditions"], "Failed")):
             continue
-        if after["reason"] == "Rejected":  # the applier records its own Event, with the API server's message
+        if rejection is not None and after["reason"] == rejection.reason:  # it has its own Event
             continue
         warns = kind in ("Failed", "DeadlineAtRisk", "Stalled")
         reason = {"Complete": "Completed", "Stalled": str(after["reason"])}.get(kind, kind)

@@ -44,8 +44,7 @@ def phase_of(facts: JobFacts, *, failed_items: int, now: float) -> JobPhase:
     phase = _unended(facts)
     if facts.rejection is None:
         return phase
-    text = f"the API server refused {facts.rejection.what}: {facts.rejection.message}"
-    return replace(phase, reason="Rejected", message=shorten(text), stalled=True)
+    return replace(phase, reason=facts.rejection.reason, message=shorten(facts.rejection.text), stalled=True)
 
 
 def _unended(facts: JobFacts) -> JobPhase:

@@ -103,6 +103,7 @@ def _patch(child: ChildJob, settings: str, spec: Raw) -> Patch:
         name=metadata["name"],
         patch={"metadata": {"annotations": {ANNOTATION_SETTINGS: settings}}, "spec": spec},
         style="merge",
+        uid=metadata["uid"],
     )
 
 

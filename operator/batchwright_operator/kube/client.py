@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import aiohttp
 import msgspec
 
-from batchwright_operator.errors import Gone, SettingsError, Unauthorized, Unavailable
+from batchwright_operator.errors import AlreadyExists, Conflict, Gone, Invalid, SettingsError, Unauthorized, Unavailable
 from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.kube.credentials import Credentials
-from batchwright_operator.kube.objects import Raw, Resource
+from batchwright_operator.kube.objects import SECRET, Raw, Resource
 from batchwright_operator.kube.responses import WatchEvent, error_from, event_from, lines
 
 FIELD_MANAGER: Final = "batchwright-operator"
@@ -28,6 +29,10 @@ _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+NEVER: Final = "1"
+"""A resourceVersion that no object has, since the first write of every etcd makes 2. A server-side apply with it
+creates an object, and fails with a conflict where there is one: so nobody's object is ever taken over."""
 _PATCH = {"strategic": "application/strategic-merge-patch+json", "merge": "application/merge-patch+json"}
 
 
@@ -49,6 +54,7 @@ class _Call:
     params: Mapping[str, str] | None = None
     body: Raw | None = None
     content_type: str = _JSON
+    accept: str = _JSON
     timeout: aiohttp.ClientTimeout = _TIMEOUT
     urgent: bool = False
 
@@ -76,6 +82,17 @@ class ApiClient:
     async def get(self, resource: Resource, namespace: str, name: str, *, urgent: bool = False) -> Raw:
         """One object."""
         return await self._object(_Call(method="GET", path=path_of(resource, namespace, name), urgent=urgent))
+
+    async def metadata(self, resource: Resource, namespace: str, name: str) -> Raw:
+        """One object's metadata alone, as an object. Raises NotFound."""
+        path = path_of(resource, namespace, name)
+        if resource != SECRET:
+            return await self._object(_Call(method="GET", path=path, accept=_METADATA))
+        # The operator has no right to read Secrets, and needs none: the response to a dry run of a patch of nothing
+        # has the metadata, and nothing is written.
+        call = _Call(method="PATCH", path=path, params={"fieldManager": FIELD_MANAGER, "dryRun": "All"}, body={},
+                     content_type=_PATCH["merge"], accept=_METADATA)  # fmt: skip
+        return await self._object(call)
 
     async def list(
         self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
@@ -130,9 +147,21 @@ class ApiClient:
         params = {"fieldManager": FIELD_MANAGER}
         return await self._object(_Call(method="PUT", path=path, params=params, body=body, urgent=urgent))
 
-    async def apply(self, resource: Resource, body: Raw) -> Raw:
-        """Server-side apply with force: the fields in `body` become ours, whoever managed them."""
-        return await self._apply(resource, body, "")
+    async def apply_new(self, resource: Resource, body: Raw) -> Raw:
+        """Server-side apply of an object that is not there yet. Raises AlreadyExists, whatever the other one is."""
+        try:
+            return await self._apply(resource, _with_metadata(body, resourceVersion=NEVER), "")
+        except Conflict as error:
+            text = f"{resource.kind} {body['metadata']['name']} exists already"
+            raise AlreadyExists(text, code=error.code, reason="AlreadyExists") from error
+
+    async def apply(self, resource: Resource, body: Raw, *, uid: str | None = None) -> Raw:
+        """Server-side apply with force: the fields in `body` become ours, whoever managed them. With a uid only to
+        that very object: raises Conflict for another one, and where there is none."""
+        if uid is None:
+            return await self._apply(resource, body, "")
+        with _same_object():
+            return await self._apply(resource, _with_metadata(body, uid=uid), "")
 
     async def apply_status(self, resource: Resource, regarding: Raw, status: Raw) -> Raw:
         """The whole status. Raises Conflict if the object has changed since `regarding` was read."""
@@ -142,7 +171,7 @@ class ApiClient:
         body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "status": status}
         return await self._apply(resource, body, "status")
 
-    async def patch(
+    async def patch(  # noqa: PLR0913 - the preconditions are two
         self,
         resource: Resource,
         namespace: str,
@@ -150,18 +179,20 @@ class ApiClient:
         patch: Raw,
         *,
         style: Literal["strategic", "merge"] = "strategic",
+        uid: str | None = None,
         resource_version: str | None = None,
     ) -> Raw:
-        """A patch of one object. Raises Conflict if a resource version is given and the object has changed since."""
-        if resource_version is not None:
-            # Rather than a JSON patch with a `test`, whose failure is a 422 as for invalid input; as fast.
-            metadata = (patch.get("metadata") or {}) | {"resourceVersion": resource_version}
-            patch = patch | {"metadata": metadata}
+        """A patch of one object. Raises Conflict if a uid is given and the object is another one, or if a resource
+        version is given and the object has changed since."""
+        # Rather than a JSON patch with a `test`, whose failure is a 422 as for invalid input; as fast.
+        known = {"uid": uid, "resourceVersion": resource_version}
+        patch = _with_metadata(patch, **{name: value for name, value in known.items() if value is not None})
         path = path_of(resource, namespace, name)
         params = {"fieldManager": FIELD_MANAGER}
-        return await self._object(
-            _Call(method="PATCH", path=path, params=params, body=patch, content_type=_PATCH[style])
-        )
+        with _same_object():
+            return await self._object(
+                _Call(method="PATCH", path=path, params=params, body=patch, content_type=_PATCH[style])
+            )
 
     async def delete(
         self,
@@ -170,15 +201,14 @@ class ApiClient:
         name: str,
         *,
         uid: str,
+        resource_version: str | None = None,
         propagation: str = "Background",
-        grace_period_s: int | None = None,
     ) -> Raw | None:
         """The object as it is while its finalizers run, None when it is deleted at once. Raises Conflict for another
-        uid."""
-        body: Raw = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        uid, and if a resource version is given and the object has changed since."""
+        known = {"uid": uid} if resource_version is None else {"uid": uid, "resourceVersion": resource_version}
+        body: Raw = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": known}
         body["propagationPolicy"] = propagation
-        if grace_period_s is not None:
-            body["gracePeriodSeconds"] = grace_period_s
         response = await self._object(_Call(method="DELETE", path=path_of(resource, namespace, name), body=body))
         return None if response.get("kind") == "Status" else response
 
@@ -237,7 +267,7 @@ class ApiClient:
             self._credentials.server + call.path,
             params=call.params,
             data=None if call.body is None else msgspec.json.encode(call.body),
-            headers={"Content-Type": call.content_type},
+            headers={"Content-Type": call.content_type, "Accept": call.accept},
             timeout=call.timeout,
         )
 
@@ -266,6 +296,23 @@ class ApiClient:
         old, self._sessions = self._sessions, {}
         for session in old.values():
             await session.close()
+
+
+def _with_metadata(body: Raw, **values: str) -> Raw:
+    """The body with these values in its metadata; itself without any."""
+    return {**body, "metadata": {**(body.get("metadata") or {}), **values}} if values else body
+
+
+@contextmanager
+def _same_object() -> Iterator[None]:
+    """A body with the uid of another object than the one of that name is a conflict; the API server calls it invalid,
+    as it does all changes of an immutable field."""
+    try:
+        yield
+    except Invalid as error:
+        if "metadata.uid: Invalid value" not in error.message:
+            raise
+        raise Conflict(error.message, code=409, reason="Conflict") from error
 
 
 def path_of(resource: Resource, namespace: str = "", name: str = "", subresource: str = "") -> str:

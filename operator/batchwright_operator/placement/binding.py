@@ -41,7 +41,11 @@ def annotate_pending(pod: PlacedPod, why: receipts.PendingReason) -> Patch:
 
 def undo(pod: PlacedPod) -> Delete:
     """The deletion of a refused pod. Its affinity is final, so the ReplicaSet has to make a new one without."""
-    return Delete(resource=POD, namespace=pod.namespace, name=pod.name, uid=pod.uid, grace_period_s=0)
+    # Only as it was seen: one that the scheduler has bound since is left to run. No grace period is asked for: a pod
+    # without a node is deleted at once, and one with a node must not be, as its kubelet still runs it.
+    return Delete(
+        resource=POD, namespace=pod.namespace, name=pod.name, uid=pod.uid, resource_version=pod.resource_version
+    )
 
 
 def _ungate(pod: PlacedPod, annotations: Raw, spec: Raw) -> Patch:

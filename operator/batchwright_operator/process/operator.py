@@ -22,7 +22,7 @@ from batchwright_operator.process.kopf_watch import KopfWatch
 from batchwright_operator.process.lease import Elector
 from batchwright_operator.process.metrics_server import serve_metrics
 from batchwright_operator.process.registry import build_backgrounds, build_reconcilers
-from batchwright_operator.reconcile.applier import Applier
+from batchwright_operator.reconcile.applier import LOOK_AGAIN_S, Applier
 from batchwright_operator.reconcile.cache import ListWatch, Store
 from batchwright_operator.reconcile.controller import Controller
 from batchwright_operator.reconcile.event_recorder import EventRecorder
@@ -66,7 +66,8 @@ class Operator:
         self._queue = WorkQueue(loop.time)
         self._metrics.queue_depth.set_function(lambda: self._queue.schedule.depth)
         self._store = Store(self._queue.add)
-        self._applier = Applier(client, self._store, self._metrics)
+        look_again_s = min(LOOK_AGAIN_S, settings.resync_seconds)
+        self._applier = Applier(client, self._store, self._metrics, look_again_s=look_again_s)
         self._recorder = EventRecorder(client, self._metrics, self._identity, time.time)
         self._reconcilers = build_reconcilers(settings, self._live)
         self._backgrounds = build_backgrounds(settings, self._live, pod_session)

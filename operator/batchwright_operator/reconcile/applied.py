@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,10 +27,17 @@ def digest(value: Any) -> bytes:
     return hashlib.blake2b(_ENCODER.encode(value), digest_size=16).digest()
 
 
+ATOMIC: Final = frozenset({"selector", "podSelector", "namespaceSelector", "matchLabels", "nodeSelector"})
+"""Maps that server-side apply owns as a whole: one more label in a selector selects other pods."""
+
+
 def owned_part(body: Any, live: Any) -> Any:
-    """The part of `live` at the fields of `body`. A list of another length is owned as a whole."""
+    """The part of `live` at the fields of `body`. A list of another length and a map of ATOMIC are owned as a whole."""
     if isinstance(body, dict) and isinstance(live, dict):
-        return {name: owned_part(value, live.get(name)) for name, value in body.items()}
+        return {
+            name: live.get(name) if name in ATOMIC else owned_part(value, live.get(name))
+            for name, value in body.items()
+        }
     if isinstance(body, list) and isinstance(live, list) and len(body) == len(live):
         return [owned_part(one, other) for one, other in zip(body, live, strict=True)]
     return live
@@ -72,6 +79,17 @@ class AppliedBodies:
         """Whether this very body was the last one applied; for objects that are not watched."""
         last = self._applied.get(_place(resource, body))
         return last is not None and last.body == digest(body)
+
+    def is_as_applied(self, resource: Resource, body: Raw, live: Raw) -> bool:
+        """Whether this very body was the last one applied, and nobody has written the object since."""
+        last = self._applied.get(_place(resource, body))
+        metadata = live["metadata"]
+        found = (metadata["uid"], metadata["resourceVersion"])
+        return last is not None and last.body == digest(body) and (last.uid, last.version) == found
+
+    def knows(self, resource: Resource, namespace: str, name: str) -> bool:
+        """Whether an apply of this object is remembered."""
+        return (resource, namespace, name) in self._applied
 
     def remember(self, resource: Resource, body: Raw, response: Raw) -> None:
         """Remembers the server's response to an apply of `body`."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from batchwright_operator.errors import AlreadyExists, Conflict, Forbidden, Invalid
+from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, Contended, Forbidden, Invalid, NameTaken
 from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.reconcile.applier import ActionFailed, Applier
 from batchwright_operator.reconcile.cache import Store
@@ -16,7 +16,7 @@ from batchwright_operator.reconcile.event_recorder import EventRecorder
 from batchwright_operator.reconcile.interfaces import Reconciler
 from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.reconcile.metrics import Metrics
-from batchwright_operator.reconcile.workqueue import WorkQueue
+from batchwright_operator.reconcile.workqueue import LAST_DELAY_S, WorkQueue
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ FORBIDDEN_LASTS_S: Final = 10.0
 to everything until it has synced its RBAC."""
 CONFLICT_DELAY_S: Final = 1.0
 """The newest state was read already, so that there is no reason to wait for long."""
+NAME_TAKEN_DELAY_S: Final = 15.0
+"""How often a name that is somebody else's is looked at: that object need not have a label that we watch."""
+REASONS: Final[dict[type[ApiError], str]] = {NameTaken: "NameTaken", Contended: "ChildContended"}
+"""Reasons of refusals, in conditions and Events; of all others: Rejected."""
 
 
 class Controller:
@@ -116,24 +120,29 @@ class Controller:
             delay = self._queue.failed(key, at_most_s=CONFLICT_DELAY_S)
             logger.debug("%s: %s; deciding again in %.3f s", _text(key), failure, delay)
             return "conflict"
-        delay = self._queue.failed(key)
+        reason = REASONS.get(type(failure.cause), "Rejected")
+        delay = self._queue.failed(key, at_most_s=LAST_DELAY_S if reason == "Rejected" else NAME_TAKEN_DELAY_S)
         if not self._is_final(key, failure):
             logger.info("%s: %s; next try in %.1f s", _text(key), failure, delay)
             return "unavailable"
-        logger.warning("%s: %s; next try in %.1f s", _text(key), failure, delay)
-        self._live.rejections[key] = Rejection(what=failure.what, message=failure.cause.message, at=self._now())
-        await self._report_rejection(key, failure)
+        before = self._live.rejections.get(key)
+        rejection = Rejection(what=failure.what, message=failure.cause.message, at=self._now(), reason=reason)
+        is_known = before is not None and before.text == rejection.text
+        level = logging.DEBUG if is_known else logging.WARNING
+        logger.log(level, "%s: %s; next try in %.1f s", _text(key), failure, delay)
+        self._live.rejections[key] = rejection
+        await self._report_rejection(key, rejection)
         return "rejected"
 
     def _is_final(self, key: Key, failure: ActionFailed) -> bool:
-        if isinstance(failure.cause, Invalid | AlreadyExists):
+        if isinstance(failure.cause, Invalid | AlreadyExists | NameTaken | Contended):
             return True
         if not isinstance(failure.cause, Forbidden):
             return False
         since = self._forbidden_since.setdefault(key, self._now())
         return self._now() - since >= FORBIDDEN_LASTS_S
 
-    async def _report_rejection(self, key: Key, failure: ActionFailed) -> None:
+    async def _report_rejection(self, key: Key, rejection: Rejection) -> None:
         """Writes the status (and Events) as decided with the rejection in sight; performs no actions."""
         try:
             decision = self._decide(key)
@@ -141,9 +150,14 @@ class Controller:
                 return
             await self._report(key, decision)
             if decision.status is not None:
-                message = f"{failure.what} was refused: {failure.cause.message}"
-                regarding = decision.status.regarding
-                self._recorder.record(Event(regarding=regarding, reason="Rejected", message=message, type="Warning"))
+                self._recorder.record(
+                    Event(
+                        regarding=decision.status.regarding,
+                        reason=rejection.reason,
+                        message=rejection.text,
+                        type="Warning",
+                    )
+                )
         except ActionFailed as second:
             logger.info("%s: %s", _text(key), second)
         except Exception:

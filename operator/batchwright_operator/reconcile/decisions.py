@@ -24,8 +24,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apply:
-    """Server-side apply of a child, with our field manager and force. The applier skips it when the last applied body
-    is equal and nobody has changed that body's fields since (`reconcile/applied`)."""
+    """Server-side apply of a child, with our field manager and force: to an object of the same controller, or to none.
+    Fails as NameTaken for another's, as Contended when it is undone all the time. The applier skips it when the last
+    applied body is equal and nobody has changed that body's fields since (`reconcile/applied`)."""
 
     resource: Resource
     body: Raw
@@ -34,7 +35,7 @@ class Apply:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create:
     """Creation of one object. One of the same controller that exists already is success; another's fails as
-    AlreadyExists."""
+    NameTaken."""
 
     resource: Resource
     body: Raw
@@ -42,26 +43,29 @@ class Create:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """A patch of one object. With resource_version it fails as Conflict if the object has changed since."""
+    """A patch of one object. With uid it fails as Conflict if the name has gone to another one, with resource_version
+    if the object has changed since."""
 
     resource: Resource
     namespace: str
     name: str
     patch: Raw
     style: Literal["strategic", "merge"] = "strategic"
+    uid: str | None = None
     resource_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete:
-    """Deletion of one object; the uid is a precondition. An object that is deleted already is success."""
+    """Deletion of one object; the uid is a precondition. An object that is deleted already is success. With
+    resource_version it fails as Conflict if the object has changed since."""
 
     resource: Resource
     namespace: str
     name: str
     uid: str
+    resource_version: str | None = None
     propagation: Literal["Background", "Foreground"] = "Background"
-    grace_period_s: int | None = None
 
     @classmethod
     def of(cls, resource: Resource, obj: Raw) -> Self:

@@ -14,6 +14,7 @@ from batchwright_operator.kube.objects import EVENT, Raw
 from batchwright_operator.kube.times import micro_time
 from batchwright_operator.reconcile.decisions import Event
 from batchwright_operator.reconcile.metrics import Metrics
+from batchwright_operator.reconcile.token_bucket import Bucket
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +27,6 @@ ALL_BURST = 200.0
 ALL_PER_S = 20.0
 PENDING_MAX = 1000
 TRIES = 5
-
-
-@dataclass(slots=True)
-class Bucket:
-    """A token bucket: `burst` at once, `per_s` in the long run."""
-
-    burst: float
-    per_s: float
-    tokens: float
-    at: float
-
-    def take(self, now: float) -> bool:
-        """Whether one more is allowed now."""
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
-        self.at = now
-        if self.tokens < 1.0:
-            return False
-        self.tokens -= 1.0
-        return True
 
 
 @dataclass(slots=True)
@@ -106,8 +88,7 @@ class EventLimits:
         for at in [at for at, series in self._series.items() if now - series.last > SERIES_S]:
             del self._series[at]
         if len(self._objects) > 2 * PENDING_MAX:
-            full_after_s = OBJECT_BURST / OBJECT_PER_S
-            self._objects = {uid: one for uid, one in self._objects.items() if now - one.at < full_after_s}
+            self._objects = {uid: one for uid, one in self._objects.items() if not one.is_full(now)}
 
 
 class EventRecorder:

@@ -47,13 +47,21 @@ class Received(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """The API server refused an action of a key permanently (invalid, forbidden by quota or policy)."""
+    """An action of a key was refused permanently: by the API server (invalid, forbidden by quota or policy), or by us,
+    since it would touch somebody else's object."""
 
     what: str
     """Kind and name of the object, e.g. `Deployment ocr-cpu`."""
     message: str
-    """The server's own message."""
+    """The server's own message, or ours."""
     at: float
+    reason: str = "Rejected"
+    """As in conditions: Rejected, NameTaken, ChildContended."""
+
+    @property
+    def text(self) -> str:
+        """A sentence for a condition."""
+        return f"the API server refused {self.what}: {self.message}" if self.reason == "Rejected" else self.message
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,205 @@
+"""The writer of children: applies and creates objects of an owner, and never touches one that is not the owner's.
+
+A look at the cache or at the API server is never enough, since the object may be another one by the time of the write:
+so every apply either carries the uid of the object that was found to be ours, or creates and fails where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, Contended, Invalid, NameTaken, NotFound
+from batchwright_operator.kube.client import FIELD_MANAGER, ApiClient
+from batchwright_operator.kube.metadata import controller_of, is_leaving
+from batchwright_operator.kube.objects import INFERENCE_JOB, MODEL_DEPLOYMENT, SECRET, Raw, Resource
+from batchwright_operator.reconcile.applied import AppliedBodies
+from batchwright_operator.reconcile.cache import Store
+from batchwright_operator.reconcile.decisions import Apply, Create
+from batchwright_operator.reconcile.ownership import is_left_behind, require_ours, taken
+from batchwright_operator.reconcile.token_bucket import Bucket
+
+REPAIR_BURST: Final = 5.0
+REPAIRS_PER_S: Final = 1 / 60
+"""How often one child is brought back to a body that has not changed. Who undoes it again and again (another operator,
+a webhook) would else be answered at the speed of the network: 36 writes a second of one Service were seen."""
+
+OWNERS: Final = {each.kind: each for each in (MODEL_DEPLOYMENT, INFERENCE_JOB)}
+
+Place = tuple[Resource, str, str]
+"""(resource, namespace, name)"""
+
+
+class ChildWriter:
+    """Applies and creates children. `clock` is monotonic, in seconds; `look_again_s`: how often at most an object that
+    is not watched is looked at."""
+
+    def __init__(
+        self, client: ApiClient, store: Store, *, count: Callable[[str, Resource], None], clock: Callable[[], float],
+        look_again_s: float,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._store = store
+        self._count = count
+        self._clock = clock
+        self._look_again_s = look_again_s
+        self._applied = AppliedBodies()
+        self._repairs: dict[Place, Bucket] = {}
+        self._looked: dict[Place, float] = {}
+        self._taken: set[Place] = set()
+        """Names that were somebody else's: looked at before the next try, so that a try is no write."""
+
+    async def apply(self, action: Apply) -> None:
+        """Brings the child to this body. Raises NameTaken, Contended, and what the API server responds."""
+        resource, body = action.resource, action.body
+        place = _place(resource, body)
+        is_watched = self._store.is_watched(resource, body)
+        live = self._store.get(*place)
+        if is_watched:
+            if self._applied.is_settled(resource, body, live):
+                return
+        elif self._is_fresh(place, body):
+            return
+        if live is None and (not is_watched or place in self._taken):
+            live = await self._look(place)
+            if not is_watched and live is not None and self._applied.is_as_applied(resource, body, live):
+                return
+        if live is not None:
+            await self._require_ours(place, live, body)
+        await self._limit_repairs(place, body)
+        response = await self._apply(place, body, live)
+        self._taken.discard(place)
+        self._count("apply", resource)
+        self._applied.remember(resource, body, response)
+        self._store.written(resource, response)
+
+    async def create(self, action: Create) -> None:
+        """Makes the object. One of the same controller that exists already, or is being deleted, is success."""
+        place = _place(action.resource, action.body)
+        existing = self._store.get(*place)
+        if existing is None:
+            existing = await self._create_or_look(place, action.body)
+        if existing is not None and not is_leaving(existing):
+            await self._require_ours(place, existing, action.body)
+
+    def forget(self, place: Place) -> None:
+        """Forgets a child that was deleted by us."""
+        self._applied.forget(*place)
+        self._looked.pop(place, None)
+        self._taken.discard(place)
+
+    def prune(self, is_deleted: Callable[[Resource, str, str], bool]) -> None:
+        """Forgets the objects that are deleted, and repairs of long ago."""
+        self._applied.prune(is_deleted)
+        now = self._clock()
+        self._repairs = {place: bucket for place, bucket in self._repairs.items() if not bucket.is_full(now)}
+        self._looked = {place: at for place, at in self._looked.items() if self._applied.knows(*place)}
+
+    # --- within
+
+    def _is_fresh(self, place: Place, body: Raw) -> bool:
+        """Whether an object that is not watched was applied like this, and looked at not long ago."""
+        looked = self._looked.get(place, float("-inf"))
+        return self._clock() - looked < self._look_again_s and self._applied.is_same_body(place[0], body)
+
+    async def _require_ours(self, place: Place, live: Raw, body: Raw) -> None:
+        """Raises NameTaken, and Conflict where the name is free soon."""
+        if is_left_behind(live, body):
+            await self._clear_away(place, live, body)
+        try:
+            require_ours(place[0], live, body)
+        except NameTaken:
+            self._taken.add(place)
+            raise
+
+    async def _clear_away(self, place: Place, live: Raw, body: Raw) -> None:
+        """Deletes what a deleted owner of the same name left, as the garbage collector will in its own time. Raises
+        Conflict: the name is free then."""
+        owner, resource = controller_of(body) or {}, place[0]
+        # The cache may be behind, and the owner that `body` names the one that is gone: only the API server knows.
+        current = await self._client.metadata(OWNERS[owner["kind"]], place[1], owner["name"])
+        if current["metadata"]["uid"] == owner["uid"] and not is_leaving(live):
+            await self._client.delete(*place, uid=live["metadata"]["uid"])
+            self._count("delete", resource)
+            self._store.not_found(*place, live["metadata"]["uid"])
+        raise Conflict(f"{resource.kind} {place[2]} was left behind by a deleted {owner['kind']}", code=409)
+
+    async def _apply(self, place: Place, body: Raw, live: Raw | None) -> Raw:
+        resource = place[0]
+        if live is not None:
+            uid = live["metadata"]["uid"]
+            try:
+                return await self._client.apply(resource, body, uid=uid)
+            except Conflict:
+                self._store.not_found(*place, uid)  # the cache was behind: the name is free, or another object's
+                raise
+        try:
+            return await self._client.apply_new(resource, body)
+        except AlreadyExists:
+            # It is not in the cache: it lacks our labels, or it is newer than the cache.
+            found = await self._look(place)
+            if found is None:
+                raise
+            await self._require_ours(place, found, body)
+            return await self._client.apply(resource, body, uid=found["metadata"]["uid"])
+
+    async def _look(self, place: Place) -> Raw | None:
+        """The metadata of the object as it is now; None without one."""
+        resource, _, name = place
+        try:
+            found = await self._client.metadata(*place)
+        except NotFound:
+            self._taken.discard(place)
+            return None
+        except Invalid as error:
+            # The look at a Secret is a patch of nothing, which only an admission policy refuses: ours, which lets the
+            # operator touch nobody else's objects.
+            self._taken.add(place)
+            raise NameTaken(taken(f"{resource.kind} {name}", None), code=409) from error
+        self._looked[place] = self._clock()
+        return found
+
+    async def _create_or_look(self, place: Place, body: Raw) -> Raw | None:
+        """What has the name if it is not the new object. Raises AlreadyExists if that is deleted by now."""
+        try:
+            made = await self._client.create(place[0], body)
+        except AlreadyExists:
+            found = await self._look(place)
+            if found is None:
+                raise
+            return found
+        self._count("create", place[0])
+        self._store.written(place[0], made)
+        return None
+
+    async def _limit_repairs(self, place: Place, body: Raw) -> None:
+        """Raises Contended if this child was brought back to this body too often."""
+        if not self._applied.is_same_body(place[0], body):
+            return
+        now = self._clock()
+        bucket = self._repairs.setdefault(place, Bucket(REPAIR_BURST, REPAIRS_PER_S, REPAIR_BURST, now))
+        if not bucket.take(now):
+            resource, _, name = place
+            raise Contended(
+                f"{resource.kind} {name} was changed or deleted by somebody else{await self._by_whom(place)} after "
+                "each of our last repairs; find out who does it: it is repaired once a minute until then",
+                code=409,
+            )
+
+    async def _by_whom(self, place: Place) -> str:
+        """The newest field manager besides us, as a part of a sentence; empty where it cannot be told."""
+        if place[0] == SECRET:
+            return ""
+        try:
+            found = await self._client.metadata(*place)
+        except ApiError:
+            return ""
+        entries = [each for each in found["metadata"].get("managedFields") or () if not each.get("subresource")]
+        others = [each for each in entries if each.get("manager") != FIELD_MANAGER]
+        newest = max(others, key=lambda each: str(each.get("time", "")), default=None)
+        return f" ({newest['manager']})" if newest else ""
+
+
+def _place(resource: Resource, body: Raw) -> Place:
+    metadata = body["metadata"]
+    return resource, metadata.get("namespace", ""), metadata["name"]

@@ -10,6 +10,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
 
 from tests.protocol.serving import DATATYPES, WEIGHTS, Served
 
@@ -117,6 +118,15 @@ def test_grpc_carries_every_datatype_as_bytes(grpc, datatype: str) -> None:
     value = value_of(datatype)
     result = grpc.infer(f"echo-{datatype.lower()}", [grpc_input(value, datatype)])
     np.testing.assert_array_equal(result.as_numpy("y"), value)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_grpc_takes_compressed_messages(grpc, coding: str) -> None:
+    result = grpc.infer("linear", [grpc_input(X, "FP32")], compression_algorithm=coding)
+    np.testing.assert_allclose(result.as_numpy("y"), X @ WEIGHTS, rtol=1e-5, atol=1e-6)
+    bomb = np.zeros((20_000, 16 * 16), np.float32)
+    with pytest.raises(InferenceServerException, match="larger than max"):
+        grpc.infer("linear", [grpc_input(bomb, "FP32")], compression_algorithm=coding)
 
 
 def test_health_and_metadata_agree_on_both_protocols(http, grpc) -> None:

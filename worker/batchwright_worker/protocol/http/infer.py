@@ -13,10 +13,10 @@ from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.protocol import json_bodies
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
+from batchwright_worker.protocol.http.compression import codings_of
 from batchwright_worker.protocol.http.messages import (
     JSON,
     Header,
-    HttpError,
     HttpRequest,
     HttpResponse,
     RequestHead,
@@ -38,21 +38,21 @@ _JSON_LENGTH: Final = HEADER_LENGTH.lower().encode()
 
 class InferHead:
     """What a head says of the infer requests that begin with it. `json_bytes` is the length of their JSON part, 0 where
-    it is not kept as a template."""
+    it is not kept as a template, `codings` is None where neither body is compressed."""
 
-    __slots__ = ("json_bytes", "json_length", "model", "templates", "version")
+    __slots__ = ("codings", "json_bytes", "json_length", "model", "templates", "version")
 
     def __init__(self, head: RequestHead, model: str, version: str) -> None:
         """Raises HttpError."""
-        if head.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise HttpError(415, "a compressed body is not read here; send it without Content-Encoding")
+        self.codings = codings_of(head.headers)
         self.model = model
         self.version = version
         self.json_length = head.headers.get(_JSON_LENGTH)
         digits = self.json_length or b""
         size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
         # The length of a chunked body is negative: such bodies have no fixed places for their tensors.
-        self.json_bytes = size if 0 < size <= min(JSON_KEPT_BYTES, head.body_bytes) else 0
+        is_plain = self.codings is None or not self.codings.body
+        self.json_bytes = size if is_plain and 0 < size <= min(JSON_KEPT_BYTES, head.body_bytes) else 0
         self.templates = BodyTemplates()
 
 

@@ -12,6 +12,7 @@ import msgspec
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.protocol.catalogue import Catalogue
+from batchwright_worker.protocol.http.compressed import CompressedRequests
 from batchwright_worker.protocol.http.infer import EXPECTED_WAIT, Inference, InferHead
 from batchwright_worker.protocol.http.messages import (
     HttpError,
@@ -89,7 +90,9 @@ class HttpApp(TaskApp):
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
-        self._inference = self.inference(engine, catalogue, limits, memory or RequestMemory(), self.with_common_headers)
+        memory = memory or RequestMemory()
+        self._inference = self.inference(engine, catalogue, limits, memory, self.with_common_headers)
+        self._compressed = CompressedRequests(self._inference.begin, limits, memory, self.with_common_headers)
 
     def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         """See `App`: every response carries the wait that a new row would meet."""
@@ -105,7 +108,10 @@ class HttpApp(TaskApp):
             if infer is None:
                 infer = self._infer_head(request)
             if infer is not None:
-                self._inference.begin(request, infer)
+                if infer.codings is None:
+                    self._inference.begin(request, infer)
+                else:
+                    self._compressed.begin(request, infer)
                 return
         except (InferenceError, HttpError) as error:
             request.caller.respond(self.with_common_headers(request, error_response(error)))
@@ -213,7 +219,7 @@ class HttpApp(TaskApp):
         return json_response(self._catalogue.statistics(target.model or None))
 
     async def _index(self, request: HttpRequest, _target: ModelTarget) -> HttpResponse:
-        body = request.body(self._limits.json_bytes)
+        body = self._plain_body(request)
         filters = _decoded(body, dict[str, object], '{} or {"ready": true}')
         return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
 
@@ -227,8 +233,13 @@ class HttpApp(TaskApp):
         await self._engine.unload(target.model)
         return HttpResponse(200, b"{}")
 
+    def _plain_body(self, request: HttpRequest) -> bytes:
+        if request.headers.get(b"content-encoding", b"identity") != b"identity":
+            raise HttpError(415, "a compressed body is read by infer alone; send it without Content-Encoding")
+        return request.body(self._limits.json_bytes)
+
     def _control_parameters(self, request: HttpRequest, target: ModelTarget) -> dict[str, Any]:
-        body = request.body(self._limits.json_bytes)
+        body = self._plain_body(request)
         self._catalogue.check(target.model)
         if not self._repository_control:
             raise HttpError(

@@ -21,6 +21,8 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.sampled_from(NAMES), st.integers(1, 7)),
         st.tuples(st.just("ask"), st.sampled_from(NAMES), st.integers(1, 7)),
+        st.tuples(st.just("ask first"), st.sampled_from(NAMES), st.integers(1, 7)),
+        st.tuples(st.just("ask much"), st.sampled_from(NAMES), st.integers(8, 40)),
         st.tuples(st.just("ask bad"), st.sampled_from(NAMES), st.integers(1, 4)),
         st.tuples(st.just("ask in a hurry"), st.sampled_from(NAMES), st.integers(1, 4)),
         st.tuples(st.just("leave"), st.just(""), st.integers(0, 30)),
@@ -47,7 +49,16 @@ class Story:
         self.errands: list[asyncio.Task[None]] = []
 
     async def play(self, story: list[tuple[str, str, int]]) -> None:
-        models = [model(name, initial_size=4, latency=200 if name == "c" else None) for name in NAMES]
+        # In `b`'s queue there is room for few, so that higher priorities displace lower ones.
+        models = [
+            model(
+                name,
+                initial_size=4,
+                latency=200 if name == "c" else None,
+                max_queue_length=12 if name == "b" else 10_000,
+            )
+            for name in NAMES
+        ]
         self.engine = engine_of(models, *self.devices)
         await self.engine.start()
         for what, name, number in story:
@@ -61,12 +72,12 @@ class Story:
 
     async def step(self, what: str, name: str, number: int) -> None:
         match what:
-            case "ask" | "ask bad" | "ask in a hurry":
+            case "ask" | "ask first" | "ask much" | "ask bad" | "ask in a hurry":
                 values = [float(i + 1) for i in range(number)]
                 if what == "ask bad":
                     values[-1] = BAD
                 deadline = self.engine.clock() + 0.04 if what == "ask in a hurry" else None
-                wanted = request(self.engine, *values, model_name=name, deadline=deadline)
+                wanted = request(self.engine, *values, model_name=name, deadline=deadline, priority=what == "ask first")
                 self.asked.append((wanted, asyncio.ensure_future(self.engine.infer(wanted)), what == "ask bad"))
             case "leave":
                 if number < len(self.asked):

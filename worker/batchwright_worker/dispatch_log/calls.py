@@ -185,6 +185,8 @@ def _step(step: steps.Step) -> Any:
     written: dict[str, Any] = {}
     if step.late:
         written["late"] = list(step.late)
+    if step.displaced:
+        written["displaced"] = list(step.displaced)
     if step.wake_at is not None:
         written["wake_at"] = step.wake_at
     if isinstance(step.action, dispatch.Nothing):

@@ -121,6 +121,9 @@ class _Run:
         for key in step.late:
             if key in self.model_of:
                 self.tally(self.model_of[key]).late += 1
+        for key in step.displaced:
+            if key in self.model_of:
+                self.tally(self.model_of[key]).refused["QueueFull"] += 1
         if isinstance(step.action, Batch):
             batch = step.action
             self.batches[batch.serial] = batch

@@ -16,6 +16,7 @@ from batchwright_worker.engine.batch_outcome import BatchOutcome
 from batchwright_worker.engine.isolation import PartsLost, run_isolated, wrong_outputs
 from batchwright_worker.engine.lifecycle import ModelLifecycle
 from batchwright_worker.engine.parts import EngineParts
+from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.engine.retries import Retries
 from batchwright_worker.inference.runtime import PromptRuntime, RunResult, RuntimeTrouble
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing
@@ -40,6 +41,9 @@ class Dispatcher:
                 if (pending := engine.requests.by_key.get(key)) is not None:
                     late = refusals.late(pending.request, engine.clock())
                     engine.requests.fail(pending, late, "LateAtDispatch")
+            for key in step.displaced:
+                if (pending := engine.requests.by_key.get(key)) is not None:
+                    self._displaced(pending)
             match step.action:
                 case Batch() as batch:
                     engine.counters[batch.run.model].dispatched[batch.run.reason] += 1
@@ -49,6 +53,11 @@ class Dispatcher:
                     engine.decisions.spawn(self.lifecycle.load(load))
                 case Nothing():
                     return step.wake_at
+
+    def _displaced(self, pending: PendingRequest) -> None:
+        model = pending.request.model
+        wait_s = self.engine.scheduler.expected_wait_s(model, self.engine.clock())
+        self.engine.requests.fail(pending, refusals.displaced(self.engine.models[model], wait_s), "QueueFull")
 
     def _begin(self, batch: Batch) -> None:
         run, now = batch.run, self.engine.clock()

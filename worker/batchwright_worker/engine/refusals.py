@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchwright_worker.api.model import Model
 from batchwright_worker.inference.errors import (
     DeadlineExceeded,
     InferenceError,
@@ -41,6 +42,15 @@ def expired(request: InferRequest, now: float) -> DeadlineExceeded:
     """The error of a request whose own deadline has come, wherever it stands."""
     return DeadlineExceeded(
         f"its deadline has passed: there was no answer after {(now - request.arrival) * 1e3:.0f} ms"
+    )
+
+
+def displaced(model: Model, wait_s: float) -> QueueFull:
+    """The error of a request that was queued and has made room for one of higher priority."""
+    return QueueFull(
+        f"requests of higher priority have taken its place in the queue of {model.name}: "
+        f"maxQueueLength is {model.batching.max_queue_length}",
+        retry_after_s=wait_s,
     )
 
 

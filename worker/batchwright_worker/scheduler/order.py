@@ -5,6 +5,9 @@ rows) and `Oldest` (longest since last served) are B4's. `Balanced`, the default
 rules: `OLDEST_SHARE` of it goes to the queue with the oldest row, which bounds every wait (p99); the rest to the queue
 that serves most rows per second of device time, loads included, which keeps the queues short (p50). Whoever is behind
 its share goes next; there is no constant in seconds, so it suits models of any speed.
+Before all of this go priorities: a queue whose first row has a higher one is ranked before the others, in every order,
+and the order holds among queues of the same. Priorities are strict: while rows of higher priority fill the devices,
+lower ones wait (and are refused, where they have a latency target).
 Neither may make a row late that could still be in time: such a row goes first, up to `dispatch.PASS_LIMIT` times in a
 row past the same queue. Where one of two must be late it is that of the model that takes more of the device.
 """
@@ -17,7 +20,7 @@ from typing import ClassVar, Protocol
 from msgspec import Struct
 
 from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.scheduler.queues import Bucket
+from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket
 
 OLDEST_SHARE = 0.68
 """Chosen on the frontier of p50 and p99 with 50 models in memory for 10 (docs/measurements.md)."""
@@ -29,7 +32,8 @@ class Choice(Struct, frozen=True, kw_only=True, gc=False):
     """A queue as the order sees it: what its next batch would be and cost. `rows` of the next batch (its bucket's, at
     most the cap), `waiting_rows` of the whole queue (B4's number of waiting tasks); `run_s`: device time of the batch,
     `load_s`: of the load if the model is nowhere resident; `due`: when the first row is late (None: never); `full`:
-    waiting would not make the batch larger; `use`: the share of the device that the model has had lately."""
+    waiting would not make the batch larger or better; `use`: the share of the device that the model has had lately;
+    `level`: the first row's priority, as a number that ranks."""
 
     model: str
     bucket: Bucket
@@ -42,6 +46,7 @@ class Choice(Struct, frozen=True, kw_only=True, gc=False):
     due: float | None = None
     full: bool = False
     use: float = 0.0
+    level: int = MIDDLE_PRIORITY
 
     @property
     def cost_s(self) -> float:
@@ -148,7 +153,20 @@ def ordered(choices: list[Choice], order: Order, shares: FairShareState, now: fl
     if len(choices) < 2:
         shares.oldest = ""
         return choices
+    level = min(choice.level for choice in choices)
+    if any(choice.level != level for choice in choices):
+        return _by_priority(level, choices, order, shares, now)
     return order.ranked(choices, shares, now)
+
+
+def _by_priority(level: int, choices: list[Choice], order: Order, shares: FairShareState, now: float) -> list[Choice]:
+    """The order ranks the queues of the highest priority, whose turn it is; the others come behind by their age."""
+    highest = [choice for choice in choices if choice.level == level]
+    lower = sorted((choice for choice in choices if choice.level != level), key=lambda each: (each.level, *_age(each)))
+    if len(highest) < 2:
+        shares.oldest = ""
+        return [*highest, *lower]
+    return [*order.ranked(highest, shares, now), *lower]
 
 
 def _age(choice: Choice) -> tuple[float, str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler import admission, dispatch, fair_share, views
-from batchwright_worker.scheduler.backlog import expected_backlog
+from batchwright_worker.scheduler.backlog import Newcomer, expected_backlog
 from batchwright_worker.scheduler.batch_size.controller import TuningDecision
 from batchwright_worker.scheduler.devices import Device, DeviceConfig, Eviction, Flight, ResidentModel, new_device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState, ordered
-from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, QueuedRequest
+from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, IsolatedBucket, QueuedRequest, level_of
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, start_serving
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
 from batchwright_worker.scheduler.window_counts import WindowCounts
@@ -25,6 +27,8 @@ from batchwright_worker.scheduler.window_counts import WindowCounts
 NOTHING = Step(action=Nothing(why={}))
 REBALANCE_S = 0.02
 """What the models leave to each other may lag this much behind: it takes a pass over all of them."""
+MIXED_S = 5.0
+"""Priorities count as mixed for this long after a request of another one."""
 
 
 @dataclass(slots=True)
@@ -48,6 +52,10 @@ class Scheduler:
     """Who is loaded next where loads overlap batches."""
     _rebalance_at: float = 0.0
     _model_of: dict[int, str] = field(default_factory=dict)
+    _levels: dict[int, float] = field(default_factory=dict)
+    """When a request of each level of priority was offered last."""
+    _displaced: list[int] = field(default_factory=list)
+    """Requests that have made room for others and are not reported yet."""
 
     # --- models and devices ---
 
@@ -99,17 +107,19 @@ class Scheduler:
     def offer(self, offer: QueueRequest, now: float) -> int | Refusal:
         """Queue it and return its key, or say why not."""
         served = self.models[offer.model]
-        served.offered.add(offer.rows, now)
+        level = level_of(offer.priority)
+        served.offer(offer.rows, level, now)
+        self._levels[level] = now
         if len(self.models) > 1:
             served.demand.add(offer.rows, now)
         served.window.offered += offer.rows
-        if not served.queue.has_room(offer.rows):
+        if not served.queue.has_room(offer.rows) and not served.queue.can_displace(level, offer.rows):
             return self._full(served, offer, now)
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
         if len(self.models) > 1:
             self._rebalance(now)
-        backlog = self._backlog(served, offer.bucket, now)
+        backlog = self._backlog(served, offer.bucket, level, now)
         decision = admission.judge(backlog, offer.rows, served.target_s, now - offer.arrival)
         if not decision.accepted:
             message = (
@@ -133,12 +143,19 @@ class Scheduler:
         """Seconds that a new row of this model would wait before its batch starts."""
         served = self.models[model]
         bucket = served.queue.next_bucket() or ()
-        return admission.expected_wait_s(self._backlog(served, bucket, now))
+        return admission.expected_wait_s(self._backlog(served, bucket, MIDDLE_PRIORITY, now))
 
     # --- decisions ---
 
     def next(self, now: float) -> Step:
         """The next thing to do; the state has changed already as if it had begun."""
+        step = self._next(now)
+        if not self._displaced:
+            return step
+        displaced, self._displaced = tuple(self._displaced), []
+        return msgspec.structs.replace(step, displaced=displaced)
+
+    def _next(self, now: float) -> Step:
         free = behind = False
         for device in self.devices.values():
             if device.available:
@@ -150,7 +167,7 @@ class Scheduler:
             return self._next_behind(now) if waiting and behind else NOTHING
         # Late rows go before the queues are ordered: they must neither fill a batch nor make their queue the first.
         late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
-        found, wake_at = self._ordered(waiting, now)
+        found, wake_at = self._ordered(waiting, now, now)
         if not found:
             return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
         run = self._fast_path(found)
@@ -190,11 +207,13 @@ class Scheduler:
             self._displace(outcome.action.model)
         return outcome.action
 
-    def _ordered(self, waiting: list[ServedModel], now: float) -> tuple[list[Choice], float | None]:
-        """The queues in the order in which they are to be served. Where loads overlap batches they take no device time:
-        then the resident models take their turns at the device, the others theirs at being loaded."""
+    def _ordered(self, waiting: list[ServedModel], now: float, begins: float) -> tuple[list[Choice], float | None]:
+        """The queues in the order in which they are to be served, by a batch that begins then. Where loads overlap
+        batches they take no device time: then the resident models take their turns at the device, the others theirs at
+        being loaded."""
         order = ORDERS[self.order]
-        found, wake_at = views.choices(waiting, self.devices, now)
+        moment = views.Moment(now=now, begins=begins, mixed=self._is_mixed(now))
+        found, wake_at = views.choices(waiting, self.devices, moment)
         if len(found) < 2 or not any(device.timeline.overlaps_loads for device in self.devices.values()):
             return ordered(found, order, self._fair_share, now), wake_at
         resident = ordered([choice for choice in found if not choice.load_s], order, self._fair_share, now)
@@ -215,7 +234,8 @@ class Scheduler:
             waiting = [served for served in self.models.values() if served.queue.rows]
             if not self._may_follow(waiting, now):
                 break
-            found, _ = self._ordered(waiting, now)
+            begins = min((one.free_at(now) for one in self.devices.values() if one.followable), default=now)
+            found, _ = self._ordered(waiting, now, begins)
             if not found:
                 break
             # Only the first queue may follow: a full batch of another one would take the device from it for as long as
@@ -420,7 +440,16 @@ class Scheduler:
 
     # --- inside ---
 
+    def _is_mixed(self, now: float) -> bool:
+        """Have requests of several priorities come lately?"""
+        levels = self._levels
+        return len(levels) > 1 and sum(now - seen < MIXED_S for seen in levels.values()) > 1
+
     def _push(self, served: ServedModel, offer: QueueRequest, drop_after: float | None) -> int:
+        if not served.queue.has_room(offer.rows):
+            self._displaced += served.queue.displace(level_of(offer.priority), offer.rows)
+            for key in self._displaced:
+                self._model_of.pop(key, None)
         self._keys += 1
         self._model_of[self._keys] = served.name
         served.queue.push(
@@ -431,6 +460,7 @@ class Scheduler:
                 bucket=offer.bucket,
                 priority=offer.priority,
                 drop_after=drop_after,
+                large=offer.rows > 1 and offer.rows > served.facts(offer.bucket, offer.arrival).cap,
             )
         )
         return self._keys
@@ -443,8 +473,9 @@ class Scheduler:
         )
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
-    def _backlog(self, served: ServedModel, bucket: Bucket, now: float) -> admission.Backlog:
-        return expected_backlog(served, bucket, self.models, self.devices, now, ORDERS[self.order])
+    def _backlog(self, served: ServedModel, bucket: Bucket, level: int, now: float) -> admission.Backlog:
+        newcomer = Newcomer(bucket=bucket, level=level, mixed=len(self._levels) > 1)
+        return expected_backlog(served, newcomer, self.models, self.devices, now, ORDERS[self.order])
 
     def _is_hopeless(self, served: ServedModel, offer: QueueRequest, backlog: admission.Backlog, now: float) -> bool:
         assert offer.deadline is not None

@@ -11,7 +11,7 @@ from batchwright_worker.scheduler.batch_size import controller
 from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, TuningDecision
 from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
 from batchwright_worker.scheduler.devices import Footprint
-from batchwright_worker.scheduler.queues import Bucket, ModelQueue, shape_of
+from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, ModelQueue, shape_of
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
 DEMAND_MEMORY_S = 10.0
@@ -104,6 +104,8 @@ class ServedModel:
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
     offered: DecayingRate = field(default_factory=DecayingRate)
     demand: DecayingRate = field(default_factory=lambda: DecayingRate(memory_s=DEMAND_MEMORY_S))
+    offered_by: dict[int, DecayingRate] = field(default_factory=dict)
+    """The offered rate by level of priority; empty while only one was ever seen."""
     used: DecayingRate = field(default_factory=lambda: DecayingRate(memory_s=USED_MEMORY_S))
     """Seconds of device time that it takes per second."""
     overhead_s: float = 0.0
@@ -207,6 +209,17 @@ class ServedModel:
         # Asked of every waiting queue after every event: the known cap spares most of them the derivation.
         known = self._facts.get(bucket)
         return (known is None or 2 * rows >= known.cap) and rows >= self.facts(bucket, now).cap
+
+    def offer(self, rows: int, level: int, now: float) -> None:
+        """Rows arrive (they may be refused yet)."""
+        self.offered.add(rows, now)
+        if level != MIDDLE_PRIORITY or self.offered_by:
+            self.offered_by.setdefault(level, DecayingRate()).add(rows, now)
+
+    def rate_ahead(self, level: int, now: float) -> float:
+        """Rows per second that are offered at this level or a higher priority. What came before the first priority was
+        seen is not known by level, and forgotten within seconds."""
+        return sum(rate.at(now) for other, rate in self.offered_by.items() if other <= level)
 
     def share(self, capacity_share: float, max_batch_s: float) -> None:
         """What other models leave to this one."""

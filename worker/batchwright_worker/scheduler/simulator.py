@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol
 
@@ -65,6 +65,7 @@ class Arrival:
     bucket: Bucket = ()
     caller: int = -1
     """In a closed loop: who sends the next request once answered."""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,13 @@ class SimulationReport:
         return percentile([one.latency_s for one in self.answered(since)], share)
 
 
-def poisson(rate: float, seconds: float, generator: LoadGenerator, model: str = "m") -> Iterator[Arrival]:
+def poisson(
+    rate: float, seconds: float, generator: LoadGenerator, model: str = "m", priority: int = 0
+) -> Iterator[Arrival]:
     """Open-loop arrivals of one row each."""
     now = generator.expovariate(rate)
     while now < seconds:
-        yield Arrival(now, model)
+        yield Arrival(now, model, priority=priority)
         now += generator.expovariate(rate)
 
 
@@ -210,7 +213,9 @@ class Simulation:
     def _arrive(self, arrival: Arrival, feed: Iterator[Arrival] | None, now: float) -> None:
         if feed is not None:
             self._feed(feed)
-        offer = QueueRequest(model=arrival.model, rows=arrival.rows, arrival=now, bucket=arrival.bucket)
+        offer = QueueRequest(
+            model=arrival.model, rows=arrival.rows, arrival=now, bucket=arrival.bucket, priority=arrival.priority
+        )
         key = self.scheduler.offer(offer, now)
         if isinstance(key, Refusal):
             self._finish(arrival, "Refused", now)
@@ -225,7 +230,7 @@ class Simulation:
             self.scheduler.answered(arrival.model, arrival.rows, now - arrival.time - self.arrival_s)
         if arrival.caller >= 0:
             pause = 0.0 if outcome == "Answered" else 0.1
-            again = Arrival(now + pause, arrival.model, arrival.rows, arrival.bucket, arrival.caller)
+            again = replace(arrival, time=now + pause)
             self._at(again.time + self.answer_s + self.arrival_s, lambda later: self._arrive(again, None, later))
 
     def _dispatch(self, now: float) -> None:
@@ -234,6 +239,9 @@ class Simulation:
             for key in step.late:
                 self._missing.pop(key)
                 self._finish(self._open.pop(key), "Late", now)
+            for key in step.displaced:
+                self._missing.pop(key)
+                self._finish(self._open.pop(key), "Refused", now)
             match step.action:
                 case Batch() as batch:
                     self._start_batch(batch, now)

@@ -41,9 +41,10 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """What to do now: `late` requests to answer as late, then `action`. With Nothing, ask again at `wake_at`
-    (a queue delay ends then) unless something happens before."""
+    """What to do now: `late` requests to answer as late, `displaced` ones as those for whom there is no room any more,
+    then `action`. With Nothing, ask again at `wake_at` (a queue delay ends then) unless something happens before."""
 
     action: Batch | LoadModel | Nothing
     late: tuple[int, ...] = ()
     wake_at: float | None = None
+    displaced: tuple[int, ...] = ()

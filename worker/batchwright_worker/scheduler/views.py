@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from batchwright_worker.scheduler.devices import Device, Eviction
 from batchwright_worker.scheduler.dispatch import DeviceView, QueueView, ResidentView
 from batchwright_worker.scheduler.order import Choice
-from batchwright_worker.scheduler.served_model import ServedModel
+from batchwright_worker.scheduler.queues import Group, QueuedRequest, level_of
+from batchwright_worker.scheduler.served_model import BucketFacts, ServedModel
 
 SOON_S = 1.0
 """Rows that wait count as demand of this many seconds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """`now`, when a batch that is decided now `begins`, and whether requests of several priorities have come lately
+    (`mixed`)."""
+
+    now: float
+    begins: float
+    mixed: bool = False
+
+
 def choices(
-    waiting: Iterable[ServedModel], devices: Mapping[str, Device], now: float
+    waiting: Iterable[ServedModel], devices: Mapping[str, Device], moment: Moment
 ) -> tuple[list[Choice], float | None]:
     """What the next batch of every queue would be, and when the first that is not ripe yet (maxQueueDelay) will be."""
+    now = moment.now
     found: list[Choice] = []
     wake_at: float | None = None
     resident = {name for one in devices.values() for name in (*one.memory.residents, one.timeline.expects)}
@@ -28,11 +41,16 @@ def choices(
             continue
         facts = served.facts(bucket, now)
         cap = facts.cap
-        rows = min(queue.groups[bucket].rows, cap)
+        group = queue.groups[bucket]
+        rows = min(group.rows, cap)
         ripe_at = head.arrival + served.config.queue_delay_s
         if rows < cap and now < ripe_at:
             wake_at = ripe_at if wake_at is None else min(wake_at, ripe_at)
             continue
+        # A full batch is no better later, but for rows of higher priority that may still come.
+        full = rows >= cap and not moment.mixed
+        if group.levels is not None:
+            rows = _in_time_for_the_first(head, group, facts, rows, moment.begins)
         found.append(
             Choice(
                 model=served.name,
@@ -44,11 +62,21 @@ def choices(
                 last_served=queue.last_served,
                 head_arrival=head.arrival,
                 due=head.drop_after,
-                full=rows >= cap,
+                full=full,
                 use=served.use,
+                level=level_of(head.priority),
             )
         )
     return found, wake_at
+
+
+def _in_time_for_the_first(head: QueuedRequest, group: Group, facts: BucketFacts, rows: int, begins: float) -> int:
+    """Rows of a batch, fewer where rows of lower priority would make the first ones late. (Not among equals: smaller
+    batches would serve fewer rows, and more would be late.)"""
+    if head.drop_after is None or begins + facts.turnaround.seconds(rows) <= head.drop_after:
+        return rows
+    own = min(rows, group.ahead(level_of(head.priority)))
+    return max(own, facts.turnaround.largest_within(head.drop_after - begins, rows))
 
 
 def any_full(waiting: Iterable[ServedModel], now: float) -> bool:

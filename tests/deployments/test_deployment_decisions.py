@@ -62,7 +62,8 @@ class World:
 
     @property
     def raw(self) -> Raw:
-        [found] = self.api.all(MODEL_DEPLOYMENT)
+        found = self.api.get(MODEL_DEPLOYMENT, NAMESPACE, "ocr")
+        assert found is not None
         return found
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from batchwright_operator.kube.client import path_of
-from batchwright_operator.kube.objects import INFERENCE_JOB, MODEL_DEPLOYMENT, PVC, SERVICE, Raw
-from e2e.cluster import ControlPlane
+from batchwright_operator.kube.objects import DEPLOYMENT, INFERENCE_JOB, MODEL_DEPLOYMENT, PVC, SERVICE, Raw
+from e2e.cluster import ApiError, ControlPlane
 from e2e.cluster.control_plane import audit
 from tests.deployments import foreign
 from tests.deployments.deployment_objects import NAMESPACE, deployment, emulated, model
@@ -262,3 +263,78 @@ def test_whoever_undoes_every_repair_is_answered_now_and_then(cluster: Cluster) 
     writes = audit.writes(cluster.plane.audit_log_path, user=OPERATOR, since=since)
     assert len([each for each in writes if (each.resource, each.name) == ("services", "contended")]) <= 6
     cluster.delete(raw)
+
+
+def test_deployments_whose_children_would_meet_live_side_by_side(cluster: Cluster) -> None:
+    pair = [wanted("pair"), wanted("pair-replicas"), wanted("x-job"), wanted_job("x"), wanted("x")]
+    names = {index: cluster.names(raw) for index, raw in enumerate(pair)}
+    for raw in pair:
+        cluster.make(raw)
+    for index, raw in enumerate(pair):
+        for child in names[index]:
+            if child not in {("Job", "x-run"), ("Job", "x-commit")}:
+                eventually(partial(cluster.is_ours, child, raw), f"{child}")
+    for raw in pair:
+        cluster.delete(raw)
+
+
+def test_of_two_deployments_that_want_one_name_the_second_says_so_and_nothing_is_written_twice(
+    cluster: Cluster,
+) -> None:
+    first = _sent(deployment("a", models=[model("echo", emulated("b-example.com/c"))]))
+    second = _sent(deployment("a-b", models=[model("echo", emulated("example.com/c"))]))
+    child = ("Deployment", "a-b-example-com-c")
+    assert child in cluster.names(first)
+    assert child in cluster.names(second)
+    cluster.make(first)
+    eventually(partial(cluster.is_ours, child, first), "the Deployment of the first")
+    cluster.make(second)
+    eventually(partial(cluster.is_taken, second), "NameTaken in the status of the second")
+    assert "which belongs to ModelDeployment a;" in cluster.stalled(second)["message"]
+    since = datetime.now(UTC)
+    cluster.api.patch(cluster.path(first, "a"), {"metadata": {"labels": {"touched": "yes"}}})
+    time.sleep(8)  # two resyncs, and several looks at the name
+    writes = audit.writes(cluster.plane.audit_log_path, user=OPERATOR, since=since)
+    assert [each for each in writes if each.resource not in {"leases", "events"}] == []
+    cluster.delete(first)
+    eventually(partial(cluster.is_ours, child, second), "the Deployment of the second", within_s=150.0)
+    cluster.delete(second)
+
+
+@pytest.mark.parametrize(("kind", "length"), [("ModelDeployment", 64), ("ModelDeployment", 253), ("InferenceJob", 253)])
+def test_a_name_that_is_too_long_for_children_is_refused(kind: str, length: int, cluster: Cluster) -> None:
+    raw = wanted("n" * length) if kind == "ModelDeployment" else wanted_job("n" * length)
+    with pytest.raises(ApiError, match="write at most 63 lower-case letters"):
+        cluster.make(raw)
+
+
+def test_the_longest_names_work_side_by_side(cluster: Cluster) -> None:
+    long = [wanted("n" * 63), wanted("n" * 62 + "m"), wanted_job("n" * 63)]
+    names = {index: cluster.names(raw) for index, raw in enumerate(long)}
+    for raw in long:
+        cluster.make(raw)
+    for index, raw in enumerate(long):
+        for child in names[index][:7] if raw["kind"] == "ModelDeployment" else names[index][:4]:
+            eventually(partial(cluster.is_ours, child, raw), f"{child}")
+    for raw in long:
+        cluster.delete(raw)
+
+
+def test_a_namespace_that_is_deleted_in_the_middle_of_it_all_is_left_in_peace(
+    cluster: Cluster, running: Path, with_crds: Kubectl
+) -> None:
+    namespace(with_crds, "doomed")
+    bodies = [wanted(f"d{number}", replicas=3) for number in range(4)]
+    for body in bodies:
+        body["metadata"]["namespace"] = "doomed"
+        cluster.api.request("POST", path_of(MODEL_DEPLOYMENT, "doomed"), body)
+    eventually(lambda: cluster.api.get(path_of(DEPLOYMENT, "doomed"))["items"], "the first Deployment")
+    for body in bodies:
+        cluster.api.patch(path_of(MODEL_DEPLOYMENT, "doomed", body["metadata"]["name"]), {"spec": {"replicas": 5}})
+    cluster.api.delete("/api/v1/namespaces/doomed")
+    eventually(lambda: not cluster.api.exists("/api/v1/namespaces/doomed"), "its end", within_s=150.0)
+    since = datetime.now(UTC)
+    time.sleep(5)
+    found = audit.writes(cluster.plane.audit_log_path, user=OPERATOR, since=since)
+    assert [each for each in found if each.namespace == "doomed"] == []
+    assert "Traceback" not in (running / "operator.log").read_text()

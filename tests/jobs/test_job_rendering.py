@@ -96,7 +96,7 @@ def test_what_may_change_while_it_runs_is_not_in_the_configuration() -> None:
     after = config_map(parse(job(suspend=True, parallelism=9, activeDeadlineSeconds=5, ttlSecondsAfterFinished=1)))
     assert before == after
     config = json.loads(before["data"]["job.json"])
-    assert config["endpoints"] == {"ocr": "ocr-replicas.shop.svc:8000"}
+    assert config["endpoints"] == {"ocr": "ocr-replicas-c3406225.shop.svc:8000"}
 
 
 def test_input_is_read_only_where_it_is_another_claim_than_the_output() -> None:

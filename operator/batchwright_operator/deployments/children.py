@@ -25,6 +25,7 @@ from batchwright_operator.rendering.objects import (
     child,
     control_ingress,
     digest,
+    headless_name,
     secret_data,
 )
 from batchwright_worker.api.names import (
@@ -110,15 +111,23 @@ def deployment(
     return child(DEPLOYMENT, owner, deployment_name(name, kind), labels, annotations=notes, spec=spec)
 
 
-def services(owner: Raw) -> tuple[Raw, Raw]:
-    """A ClusterIP Service for users, and a headless one whose addresses are the ready replicas."""
+def service(owner: Raw) -> Raw:
+    """A ClusterIP Service for users, under the name that they gave to the ModelDeployment."""
     name = owner["metadata"]["name"]
-    common: Raw = {"selector": pod_selector(name), "ports": _service_ports()}
-    headless: Raw = {"selector": pod_selector(name), "ports": _service_ports(), "clusterIP": "None"}
-    return (
-        child(SERVICE, owner, name, own_labels(name), spec={"type": "ClusterIP", **common}),
-        child(SERVICE, owner, child_name(name, "replicas"), own_labels(name), spec={"type": "ClusterIP", **headless}),
-    )
+    spec: Raw = {"type": "ClusterIP", "selector": pod_selector(name), "ports": _service_ports()}
+    return child(SERVICE, owner, name, own_labels(name), spec=spec)
+
+
+def headless_service(owner: Raw, service_name: str = "") -> Raw:
+    """A headless Service whose addresses are the ready replicas."""
+    name = owner["metadata"]["name"]
+    spec: Raw = {"type": "ClusterIP", "clusterIP": "None", "selector": pod_selector(name), "ports": _service_ports()}
+    return child(SERVICE, owner, service_name or headless_name(name), own_labels(name), spec=spec)
+
+
+def old_headless_name(name: str) -> str:
+    """Its name in 0.1.0, which another ModelDeployment may have."""
+    return child_name(name, "replicas")
 
 
 def _service_ports() -> list[Raw]:

@@ -20,6 +20,10 @@ class DeploymentFacts:
     deployments: tuple[Raw, ...] = ()
     """The apps/v1 Deployments that it owns."""
     config_maps: tuple[Raw, ...] = ()
+    old_headless: tuple[Raw, ...] = ()
+    """The headless Service under its name in 0.1.0, if it is there."""
+    has_namesake: bool = False
+    """Is there a ModelDeployment of that name?"""
     replicas: tuple[Replica, ...] = ()
     profiles: tuple[Raw, ...] = ()
     missing_claims: tuple[str, ...] = ()

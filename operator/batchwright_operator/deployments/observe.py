@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kinds
 from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.replicas import PendingTimeouts, replica
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.live_state import Rejection
+from batchwright_operator.rendering.objects import headless_name
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import claim_of
@@ -24,6 +26,9 @@ class ObservedDeployment:
     token: str
     deployments: tuple[Raw, ...] = ()
     config_maps: tuple[Raw, ...] = ()
+    services: tuple[Raw, ...] = ()
+    has_namesake: bool = False
+    """Is there a ModelDeployment with the name that our headless Service had in 0.1.0?"""
     pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
     """Each with the newest state of its sidecar (None: not reported yet)."""
     profiles: tuple[Raw, ...] = ()
@@ -34,12 +39,17 @@ class ObservedDeployment:
 def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: float) -> DeploymentFacts:
     """What the raw objects mean."""
     kinds = eligible_kinds(deployment, observed.settings)
+    old_name = old_headless_name(deployment.name)
+    if old_name == headless_name(deployment.name):  # a long one, which was cut and so had a digest
+        old_name = ""
     timeouts = PendingTimeouts(now=now, no_fit_s=observed.settings.unfit_seconds)
     return DeploymentFacts(
         deployment=deployment,
         kinds=kinds,
         deployments=observed.deployments,
         config_maps=observed.config_maps,
+        old_headless=tuple(each for each in observed.services if each["metadata"]["name"] == old_name),
+        has_namesake=observed.has_namesake,
         replicas=tuple(replica(pod, state, timeouts) for pod, state in observed.pods),
         profiles=observed.profiles,
         missing_claims=tuple(sorted(_named_claims(deployment, kinds) - observed.claims)),

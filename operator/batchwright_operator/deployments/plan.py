@@ -16,9 +16,11 @@ from batchwright_operator.deployments.children import (
     control_secret,
     deployment,
     disruption_budget,
+    headless_service,
     network_policy,
+    old_headless_name,
     own_labels,
-    services,
+    service,
 )
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.kind_split import RETRY_S, CurrentReplicas, Supply, split
@@ -169,13 +171,13 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
         return ()
     raw = facts.deployment.raw
     names = {each["metadata"]["name"] for each in desired}
-    clusterip, headless = services(raw)
     applied: list[tuple[Resource, Raw]] = [
         (CONFIG_MAP, config_map(raw)),
         (SECRET, control_secret(raw, own_labels(facts.deployment.name), token)),
         (NETWORK_POLICY, network_policy(raw, settings.operator_namespace)),
-        (SERVICE, clusterip),
-        (SERVICE, headless),
+        (SERVICE, service(raw)),
+        (SERVICE, headless_service(raw)),
+        *_old_headless(facts),
         (PDB, disruption_budget(raw)),
         # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
         *((DEPLOYMENT, each) for each in desired),
@@ -185,7 +187,16 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
         *(Apply(resource=resource, body=body) for resource, body in applied),
         *(Delete.of(DEPLOYMENT, each) for each in gone if not is_leaving(each)),
         *(Delete.of(CONFIG_MAP, each) for each in _unused(facts, desired)),
+        *(Delete.of(SERVICE, each) for each in facts.old_headless if facts.has_namesake and not is_leaving(each)),
     )
+
+
+def _old_headless(facts: DeploymentFacts) -> Iterator[tuple[Resource, Raw]]:
+    """The headless Service of 0.1.0 serves on: runners of jobs that were made then call it. It is given up only for a
+    ModelDeployment that has its name, whose callers need the Service."""
+    raw = facts.deployment.raw
+    if facts.old_headless and not facts.has_namesake:
+        yield SERVICE, headless_service(raw, old_headless_name(facts.deployment.name))
 
 
 def _unused(facts: DeploymentFacts, desired: Sequence[Raw]) -> Iterator[Raw]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.api.model_deployment import ModelDeployment, parse
+from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
@@ -63,6 +64,7 @@ class ModelDeploymentReconciler:
         """Its objects, their children (by label), and what says where pods may go."""
         children = label_keys(self.name, LABEL_DEPLOYMENT)
         yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys(self.name))
+        yield Watch(resource=MODEL_DEPLOYMENT, keys=_namesake_keys)
         for resource in (DEPLOYMENT, CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
             yield Watch(resource=resource, keys=children, label_selector=LABEL_DEPLOYMENT)
         yield Watch(resource=POD, keys=children, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
@@ -82,6 +84,8 @@ class ModelDeploymentReconciler:
             token=self._live.control_token(uid),
             deployments=tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each)),
             config_maps=tuple(store.owned(CONFIG_MAP, uid)),
+            services=tuple(store.owned(SERVICE, uid)),
+            has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(pods)),
             profiles=tuple(store.all(ACCELERATOR_PROFILE)),
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
@@ -97,6 +101,14 @@ class ModelDeploymentReconciler:
     def decide(self, observed: ObservedDeployment, now: float) -> Decision:
         """Pure."""
         return decide(observed, now)
+
+
+def _namesake_keys(raw: Raw) -> Iterator[Key]:
+    """`x-replicas` concerns `x`, which may have a Service of that name since 0.1.0 and is to give it up."""
+    metadata = raw["metadata"]
+    base = metadata["name"].removesuffix("-replicas")
+    if base != metadata["name"] and base:
+        yield Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=metadata["namespace"], name=base)
 
 
 def decide(observed: ObservedDeployment, now: float) -> Decision:

@@ -44,6 +44,7 @@ from batchwright_worker.api.names import (
     TOKEN_FILE,
     child_name,
     claim_of,
+    digest_name,
 )
 
 Step = Literal["plan", "run", "commit"]
@@ -106,10 +107,24 @@ def config_map(job: InferenceJob) -> Raw:
     return child(CONFIG_MAP, job.raw, child_name(job.name, "job"), job_labels(job), data=data)
 
 
-def control_secret(job: InferenceJob, token: str) -> Raw:
+def control_name(job: InferenceJob) -> str:
+    """Name of the Secret; not `-control`, on which those of ModelDeployments end."""
+    return child_name(job.name, "job", "token")
+
+
+def old_control_name(job: InferenceJob) -> str:
+    """Its name in 0.1.0, which that of a ModelDeployment may have."""
+    return child_name(job.name, "job", "control")
+
+
+def control_secret(job: InferenceJob, token: str, name: str = "") -> Raw:
     """The token of the runners' control ports."""
-    name = child_name(job.name, "job", "control")
-    return child(SECRET, job.raw, name, job_labels(job), type="Opaque", data=secret_data(token))
+    return child(SECRET, job.raw, name or control_name(job), job_labels(job), type="Opaque", data=secret_data(token))
+
+
+def policy_name(job: InferenceJob) -> str:
+    """Name of the NetworkPolicy; that of a ModelDeployment has the ModelDeployment's own name."""
+    return digest_name(job.name, "runners")
 
 
 def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
@@ -119,7 +134,7 @@ def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
         "policyTypes": ["Ingress"],
         "ingress": [control_ingress(operator_namespace)],
     }
-    return child(NETWORK_POLICY, job.raw, child_name(job.name, "runners"), job_labels(job), spec=spec)
+    return child(NETWORK_POLICY, job.raw, policy_name(job), job_labels(job), spec=spec)
 
 
 def step_job(job: InferenceJob, step: Step, *, desired: DesiredSettings, shards: int, settings: Settings) -> Raw:
@@ -227,7 +242,7 @@ def _mounts(job: InferenceJob) -> list[Raw]:
 
 
 def _volumes(job: InferenceJob) -> list[Raw]:
-    config, control = child_name(job.name, "job"), child_name(job.name, "job", "control")
+    config, control = child_name(job.name, "job"), control_name(job)
     claims = {volume_name("pvc", claim): claim for claim in data_claims(job)}
     functions = {volume_name("functions", name): name for name in job.spec.runner.config_maps}
     secrets = {volume_name("secret", name): name for name in _secrets(job)}

@@ -104,6 +104,8 @@ class JobFacts:
     commit: ChildJob | None = None
     plan_result: PlanResult | None = None
     commit_result: CommitResult | None = None
+    policies: tuple[Raw, ...] = ()
+    """The NetworkPolicies that it owns."""
     pods: tuple[RunPod, ...] = ()
     finished: Mapping[int, RunnerState] = field(default_factory=dict)
     """Shard -> the final state of its runner, which succeeded."""

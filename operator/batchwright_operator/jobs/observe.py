@@ -35,6 +35,7 @@ class ObservedJob:
     jobs: tuple[Raw, ...] = ()
     left_behind: tuple[Raw, ...] = ()
     """Jobs of a deleted InferenceJob of this name, which the garbage collector has not reached yet."""
+    policies: tuple[Raw, ...] = ()
     pods: tuple[Raw, ...] = ()
     """Of `jobs`."""
     states: Mapping[str, RunnerState] = field(default_factory=dict)
@@ -60,6 +61,7 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
         plan=jobs.get(step_name(job, "plan")),
         run=jobs.get(step_name(job, "run")),
         commit=jobs.get(step_name(job, "commit")),
+        policies=observed.policies,
         plan_result=result_of(steps["plan"], PlanResult),
         commit_result=result_of(steps["commit"], CommitResult),
         pods=tuple(run_pod(pod, observed.states.get(pod["metadata"]["uid"])) for pod in steps["run"]),

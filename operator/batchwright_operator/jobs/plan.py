@@ -19,11 +19,13 @@ from batchwright_operator.jobs.children import (
     config_map,
     control_secret,
     network_policy,
+    old_control_name,
+    policy_name,
     step_job,
 )
 from batchwright_operator.jobs.facts import ChildJob, JobFacts
 from batchwright_operator.jobs.phase import STEP_OF, JobPhase, deadline_of, resumes
-from batchwright_operator.kube.metadata import annotation
+from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Patch
 from batchwright_operator.settings import Settings
@@ -38,6 +40,7 @@ def actions(facts: JobFacts, phase: JobPhase, settings: Settings, *, token: str,
         Apply(resource=CONFIG_MAP, body=config_map(job)),
         Apply(resource=SECRET, body=control_secret(job, token)),
         Apply(resource=NETWORK_POLICY, body=network_policy(job, settings.operator_namespace)),
+        *_of_old_names(facts, token),
     ]
     step = STEP_OF.get(phase.name)
     if step == "plan" and facts.plan is not None and facts.plan.complete:
@@ -51,6 +54,21 @@ def actions(facts: JobFacts, phase: JobPhase, settings: Settings, *, token: str,
         body = step_job(job, step, desired=desired, shards=facts.shards or 1, settings=settings)
         wanted.append(Create(resource=JOB, body=body))
     return tuple(wanted)
+
+
+def _of_old_names(facts: JobFacts, token: str) -> Iterator[Action]:
+    """Jobs that 0.1.0 made mount a Secret under another name; its NetworkPolicy of another name is not needed."""
+    name = old_control_name(facts.job)
+    if any(_mounts(child, name) for child in facts.children().values() if not child.ended):
+        yield Apply(resource=SECRET, body=control_secret(facts.job, token, name))
+    for each in facts.policies:
+        if each["metadata"]["name"] != policy_name(facts.job) and not is_leaving(each):
+            yield Delete.of(NETWORK_POLICY, each)
+
+
+def _mounts(child: ChildJob, secret: str) -> bool:
+    volumes = child.raw["spec"]["template"]["spec"].get("volumes") or ()
+    return any((each.get("secret") or {}).get("secretName") == secret for each in volumes)
 
 
 def _desired(facts: JobFacts, step: Step, child: ChildJob | None, now: float) -> DesiredSettings:

@@ -93,6 +93,7 @@ class InferenceJobReconciler:
                 for child in store.labelled(JOB, LABEL_JOB, key.name, namespace=key.namespace)
                 if not is_leaving(child) and is_left_behind(child, raw)
             ),
+            policies=tuple(store.owned(NETWORK_POLICY, uid)),
             pods=tuple(pods),
             states=states,
             finished=dict(self._live.terminations.get(uid, {})),

@@ -16,7 +16,7 @@ from batchwright_worker.api.names import (
     API_VERSION,
     CONTROL_PORT,
     HTTP_PORT,
-    child_name,
+    digest_name,
 )
 
 MANAGED_BY: Final = "batchwright"
@@ -54,9 +54,14 @@ def secret_data(token: str) -> dict[str, str]:
     return {"token": base64.b64encode(token.encode()).decode()}
 
 
+def headless_name(name: str) -> str:
+    """Name of the Service whose addresses are the ready replicas of a ModelDeployment."""
+    return digest_name(name, "replicas")
+
+
 def headless_host(name: str, namespace: str) -> str:
-    """host:port (HTTP) whose addresses are the ready replicas of a ModelDeployment."""
-    return f"{child_name(name, 'replicas')}.{namespace}.svc:{HTTP_PORT}"
+    """host:port (HTTP) of that Service."""
+    return f"{headless_name(name)}.{namespace}.svc:{HTTP_PORT}"
 
 
 def control_ingress(operator_namespace: str) -> Raw:

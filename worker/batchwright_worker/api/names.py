@@ -115,8 +115,13 @@ def kind_slug(kind: str) -> str:
 def child_name(*parts: str, limit: int = 63) -> str:
     """Parts joined by '-', cut to `limit` with a digest of the whole where that is needed to stay unique."""
     name = "-".join(parts)
-    if len(name) <= limit:
-        return name
+    return name if len(name) <= limit else digest_name(*parts, limit=limit)
+
+
+def digest_name(*parts: str, limit: int = 63) -> str:
+    """As `child_name`, always with a digest: a user may well call an object `x-replicas`, but not by accident
+    `x-replicas-1c2d3e4f`."""
+    name = "-".join(parts)
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: limit - 9].rstrip('-.')}-{digest}"
 

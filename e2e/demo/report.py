@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,12 @@ def save(report: Report, path: Path) -> None:
     """Write report.json."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+
+
+def load(path: Path) -> Report:
+    """The report that `save` wrote."""
+    told = json.loads(path.read_text())
+    return Report(**{field.name: told[_camel(field.name)] for field in fields(Report)})
 
 
 def as_text(report: Report, *, kubectl: str) -> str:

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.cluster import Cluster
-from e2e.demo.story import Story
-from e2e.demo.targets import Embedded
-from tests.e2e.stage import Stage
+from e2e.cluster import Cluster, kubectl_path, teardown
+from e2e.demo import report
+from e2e.demo.kubectl import Kubectl
+from tests.e2e.stage import DEMO, DEMO_DOWN, Stage
 
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = ROOT / "build" / "demo" / "report.json"
 NAME = os.environ.get("BATCHWRIGHT_E2E_CLUSTER", f"e2e-{os.getpid()}")
 """A name, and BATCHWRIGHT_E2E_KEEP=1, run the scenarios again and again on one standing cluster."""
 
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
-    """The embedded cluster with the demo's whole story told on it."""
-    target = Embedded(name=NAME, why="tests")
+    """The embedded cluster with the demo's whole story told on it, by the commands that the README gives."""
     try:
-        ready = target.up(print)
-        story = Story(kubectl=ready.kubectl, overlay=target.overlay(), build=ready.build)
-        yield Stage(story=story, report=story.tell(), cluster=Cluster.attach(NAME))
+        type_command(DEMO)
+        cluster = Cluster.attach(NAME)
+        kubectl = Kubectl(binary=kubectl_path(), kubeconfig=cluster.kubeconfig)
+        yield Stage(kubectl=kubectl, report=report.load(REPORT), cluster=cluster)
     finally:
         if not os.environ.get("BATCHWRIGHT_E2E_KEEP"):
-            target.down()
+            type_command(DEMO_DOWN)
+    assert os.environ.get("BATCHWRIGHT_E2E_KEEP") or NAME not in teardown.known_clusters()
+
+
+def type_command(command: str) -> None:
+    """A command of make, on this session's embedded cluster; the environment of the tests is not made anew."""
+    environment = {**os.environ, "BATCHWRIGHT_CLUSTER": NAME, "CLUSTER": "embedded"}
+    program, *arguments = command.split()
+    subprocess.run([program, "-o", ".venv/.installed", *arguments], cwd=ROOT, env=environment, check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,28 +15,22 @@ from e2e.cluster import Cluster
 from e2e.cluster.control_plane import audit
 from e2e.demo.kubectl import Kubectl, condition, wait_for
 from e2e.demo.report import Report
-from e2e.demo.story import SYSTEM, Story
+from e2e.demo.story import SYSTEM
 
+DEMO = "make demo"
+DEMO_DOWN = "make demo-down"
+"""As the README has them."""
 OPERATOR_USER = f"system:serviceaccount:{SYSTEM}:batchwright-operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """The story, what it reported, and the cluster that it was told on."""
+    """What the demo reported, and the cluster that it was told on; `namespace` is the example's."""
 
-    story: Story
+    kubectl: Kubectl
     report: Report
     cluster: Cluster
-
-    @property
-    def kubectl(self) -> Kubectl:
-        """kubectl of the cluster."""
-        return self.story.kubectl
-
-    @property
-    def namespace(self) -> str:
-        """The example's namespace."""
-        return self.story.namespace
+    namespace: str = "ocr"
 
     def apply(self, *bodies: dict[str, Any]) -> None:
         """Server-side apply."""

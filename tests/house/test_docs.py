@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    path
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("e2e/*/README.md"))
-    if path.name != "CHANGELOG.md"
-)
+from tests.house.commands import PAGES, ROOT, scripts
+
 LASTING = [path for path in PAGES if path.name != "measurements.md"]  # a record of what was then
 WIDTH = 120
 
@@ -41,7 +37,18 @@ def test_files_and_links_that_a_page_names_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_commands_of_make_that_a_page_names_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", page.read_text(), flags=re.M)) <= targets
+    typed = {line.split()[1] for block in scripts(page) for line in block.lines if line.startswith("make ")}
+    assert typed | set(re.findall(r"`make ([a-z-]+)", page.read_text())) <= targets
+
+
+def test_make_help_says_how_long_each_command_takes() -> None:
+    declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    times = dict(re.findall(r"^([a-z-]+) +\[([^]]+)\] +\S", said, flags=re.M))
+    assert declared
+    assert set(times) == set(declared[1].split())
+    time = re.compile(r"(at once|[\d.]+ (s|min|h))(; [\d.]+ min the first time)?")
+    assert [each for each in times.values() if not time.fullmatch(each)] == []
 
 
 @pytest.mark.parametrize("page", LASTING, ids=names(LASTING))
@@ -63,6 +70,5 @@ def test_every_room_is_on_the_map() -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
-    listed = subprocess.run(["git", "ls-files", "docs/*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    pages = [Path(name).relative_to("docs") for name in listed.stdout.split()]
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page.name != "README.md" and f"({page.as_posix()})" not in index] == []

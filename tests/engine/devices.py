@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from batchwright_worker.inference.runtime import (
     RunResult,
     RuntimeLost,
     TensorSpec,
+    ignored,
 )
 
 X = TensorSpec(name="x", datatype="FP32", shape=(2,))
@@ -29,6 +31,8 @@ BAD = 666.0
 """A row with this value makes the whole batch raise."""
 POISON = 999.0
 """A row with this value kills the runtime."""
+HANG = -555.0
+"""A row with this value never returns."""
 
 
 @dataclass
@@ -54,16 +58,24 @@ class FakeDevice:
     unloads: list[str] = field(default_factory=list)
     up: bool = True
     violations: list[str] = field(default_factory=list)
+    load_seconds: dict[str, float] = field(default_factory=dict)
+    """By model, where a load takes something else than `load_s`; infinite: it hangs."""
     _busy: bool = False
     _death: asyncio.Event = field(default_factory=asyncio.Event)
     _on_lost: Callable[[str], None] = print
     _on_back: Callable[[], None] = print
+    _on_overdue: Callable[[str, str], None] = ignored
 
-    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
-        self._on_lost, self._on_back = on_lost, on_back
+    def watch(
+        self,
+        on_lost: Callable[[str], None],
+        on_back: Callable[[], None],
+        on_overdue: Callable[[str, str], None] = ignored,
+    ) -> None:
+        self._on_lost, self._on_back, self._on_overdue = on_lost, on_back, on_overdue
 
-    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
-        await self._work(self.load_s)
+    async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
+        await self._work(self.load_seconds.get(model, self.load_s), model, limit_s)
         if self.load_errors:
             raise self.load_errors.pop(0)
         if self.total_bytes and sum(self.resident.values()) + self.load_bytes > self.total_bytes:
@@ -80,14 +92,16 @@ class FakeDevice:
             outputs=(Y,),
         )
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, limit_s: float = math.inf) -> None:
         self._check_up()
         if self._busy:
             self.violations.append(f"unload of {model} while busy")
         del self.resident[model]
         self.unloads.append(model)
 
-    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+    async def run(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
+    ) -> RunResult:
         self._check_up()
         if model not in self.resident:
             self.violations.append(f"{model} ran while not resident")
@@ -97,7 +111,7 @@ class FakeDevice:
         self.runs.append((model, rows))
         if (x == POISON).any():
             asyncio.get_running_loop().call_later(seconds / 2, self.die)
-        await self._work(seconds)
+        await self._work(math.inf if (x == HANG).any() else seconds, model, limit_s)
         if rows > self.most_rows:
             raise OutOfMemory(f"{rows} rows do not fit")
         if (x == BAD).any():
@@ -128,19 +142,28 @@ class FakeDevice:
         if not self.up:
             raise RuntimeLost("not there")
 
-    async def _work(self, seconds: float) -> None:
+    async def _work(self, seconds: float, model: str, limit_s: float) -> None:
         self._check_up()
         if self._busy:
             self.violations.append("two things at once")
-        self._busy = True
+        self._busy, loop = True, asyncio.get_running_loop()
+        timers = []
+        if limit_s < math.inf:
+            timers.append(loop.call_later(limit_s / 2, self._on_overdue, model, "half of the limit has passed"))
+            timers.append(loop.call_later(limit_s, self.die))
+        began = loop.time()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if seconds == math.inf else seconds):
                 await self._death.wait()
         except TimeoutError:
+            if seconds >= limit_s / 2:
+                self._on_overdue(model, "")
             return
         finally:
             self._busy = False
-        raise RuntimeLost("killed")
+            for timer in timers:
+                timer.cancel()
+        raise RuntimeLost("killed", overdue=loop.time() >= began + limit_s)
 
 
 def model(name: str = "m", **settings: Any) -> manifest_model.Model:

@@ -107,7 +107,7 @@ class Story:
                 assert (task.result().outputs["y"] == wanted.inputs["x"] * 10).all()
             else:
                 assert isinstance(error, InferenceError)
-                assert bad or not isinstance(error, ModelFailed) or "died" in str(error)
+                assert bad or not isinstance(error, ModelFailed) or "lost" in str(error)
         for errand in self.errands:
             trouble = errand.exception()
             assert trouble is None or isinstance(trouble, InferenceError | RuntimeTrouble)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,16 +31,18 @@ class Lane(FakeDevice):
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _free_since: float | None = None
 
-    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
         async with self._lock:
-            return await super().load(model, source)
+            return await super().load(model, source, limit_s)
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, limit_s: float = math.inf) -> None:
         self.left_behind += self._open[model] > 0
         async with self._lock:
             await super().unload(model)
 
-    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+    async def run(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
+    ) -> RunResult:
         self._open[model] += 1
         try:
             async with self._lock:
@@ -114,8 +117,8 @@ def test_the_device_goes_from_load_to_batch_without_waiting_for_the_sidecar() ->
         waiting_at_load_end: list[bool] = []
         plain_load = Lane.load
 
-        async def load(model: str, source: DeclaredSource) -> LoadReport:
-            report = await plain_load(device, model, source)
+        async def load(model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
+            report = await plain_load(device, model, source, limit_s)
             waiting_at_load_end.append(bool(device._lock._waiters) or device._lock.locked())
             return report
 

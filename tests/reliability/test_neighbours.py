@@ -40,7 +40,7 @@ async def test_a_model_whose_load_kills_the_runtime_is_given_up_and_its_neighbou
             assert (await caller.ask([row_of(1)])).is_right([row_of(1)])
             refused = await caller.ask([row_of(2)], "deadly")
         assert refused.status == 503
-        assert "cannot be loaded" in refused.error
+        assert "is not served now" in refused.error
 
 
 async def test_a_model_that_raises_on_every_row_leaves_its_neighbour_alone(here: Pod) -> None:

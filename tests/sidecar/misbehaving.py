@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.protocol.serving import Served, manifest
 
-SURROGATE, EXIT, KILL, SEGFAULT, HANG, INTERRUPT, LONG, UNPRINTABLE, ROW = range(1, 10)
+SURROGATE, EXIT, KILL, SEGFAULT, HANG, INTERRUPT, LONG, UNPRINTABLE, ROW, SPIN = range(1, 11)
 
 SCRIPT = '''
 import ctypes, os, signal, sys, time
@@ -45,6 +45,7 @@ class Model:
             if code == 9:
                 from batchwright_worker.backends.base import BadRowsError
                 raise BadRowsError({at: "\\udce9" + "R" * 100_000})
+            if code == 10: ctypes.PyDLL(None).sleep(3600)  # keeps the interpreter's lock
         return {"y": x}
 
     def close(self):

@@ -112,6 +112,26 @@ class Batching(Value, kw_only=True, frozen=True):
     padding: Annotated[Padding | None, doc("Unset: only rows of equal shape share a batch.")] = None
 
 
+class TimeLimits(Value, kw_only=True, frozen=True):
+    """How long the model may take before its runtime is taken for hung and replaced."""
+
+    run_milliseconds: Annotated[
+        Annotated[int, msgspec.Meta(ge=10, le=86_400_000)] | None,
+        doc(
+            "A batch that takes longer is given up: its runtime process is ended and started anew, the device's other "
+            "models come back, and its rows are run once more apart from others. Unset: 20 times what is predicted of "
+            "the batch, at least 30 s; at least 60 s where no batch of this size has run yet."
+        ),
+    ] = None
+    load_milliseconds: Annotated[
+        Annotated[int, msgspec.Meta(ge=100, le=86_400_000)] | None,
+        doc(
+            "A load that takes longer is given up in the same way, and tried again much later. Unset: 10 minutes for "
+            "the first; then 20 times what loads have taken, at least a minute."
+        ),
+    ] = None
+
+
 class ConfigMapKey(Value, kw_only=True, frozen=True):
     """One entry of a ConfigMap of the same namespace."""
 
@@ -217,4 +237,7 @@ class Model(Value, kw_only=True, frozen=True):
         ),
     ] = ()
     targets: Annotated[Targets, doc("What is asked of this model.")] = Targets()
+    limits: Annotated[TimeLimits, doc("When the model is taken for hung; the defaults suit nearly every model.")] = (
+        TimeLimits()
+    )
     batching: Annotated[Batching, doc("How rows become batches; the defaults suit nearly every model.")] = Batching()

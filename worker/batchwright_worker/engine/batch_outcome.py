@@ -22,12 +22,13 @@ class BatchOutcome:
 
     __slots__ = (
         "_counters", "_device", "_ended_at", "_engine", "_epoch", "_last", "_served", "_shared", "_whole",
-        "batch", "parts", "rows",
+        "batch", "began", "parts", "rows",
     )  # fmt: skip
 
     def __init__(self, engine: EngineParts, batch: Batch) -> None:
         run, by_key = batch.run, engine.requests.by_key
         self.batch = batch
+        self.began = engine.clock()
         self.parts = [Part(by_key[one.key], one.start, one.rows) for one in batch.slices if one.key in by_key]
         self.rows = sum(part.rows for part in self.parts)
         self._engine = engine
@@ -50,6 +51,10 @@ class BatchOutcome:
     def model_gone(self) -> bool:
         """Is the model not there: did the load fail that the batch was put behind, or is it unloaded behind it?"""
         return not self.device_lost() and not self._device.holds(self.batch.run.model)
+
+    def limit_s(self, rows: int) -> float:
+        """See `IsolationReport.limit_s`."""
+        return self._served.run_limit_s(self.batch.run.bucket, rows)
 
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole, with all rows that were decided, teaches the tuner:

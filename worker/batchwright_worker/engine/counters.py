@@ -66,6 +66,10 @@ class ModelCounters:
     cancelled: int = 0
     retried: int = 0
     """Batches run again after their runtime was lost."""
+    overdue: int = 0
+    """Batches, loads and unloads that had taken half of their limit."""
+    hung: int = 0
+    """Those that had taken all of it: their runtime was ended."""
     loads: Tally = field(default_factory=Tally)
     unloads: int = 0
     latency_counts: list[int] = field(default_factory=lambda: [0] * _BUCKETS)

@@ -71,9 +71,10 @@ class Dispatcher:
         rows = [part.pending.rows_of(part.start, part.rows) for part in parts]
         runtime, ended = self.engine.runtimes[run.device], partial(self._first_run_ended, outcome)
         if isinstance(runtime, PromptRuntime):
-            runtime.begin(run.model, rows, outcome.rows, ended)
+            runtime.begin(run.model, rows, outcome.rows, ended, outcome.limit_s(outcome.rows))
         else:
-            running = self.engine.decisions.spawn(runtime.run(run.model, rows, outcome.rows))
+            limit_s = outcome.limit_s(outcome.rows)
+            running = self.engine.decisions.spawn(runtime.run(run.model, rows, outcome.rows, limit_s))
             running.add_done_callback(partial(_call_with_result, ended))
 
     def _first_run_ended(self, outcome: BatchOutcome, ended: RunResult | Exception) -> None:
@@ -100,7 +101,7 @@ class Dispatcher:
             return
         # A batch may be put behind the load of its model, or its model be unloaded behind it, while the device still
         # works on what was before. Where that load fails, or the unload comes first, the rows are not to blame.
-        self.retries.retry(outcome.batch, PartsLost([], outcome.parts, str(trouble)))
+        self._retry(outcome, PartsLost([], outcome.parts, str(trouble)))
         self._ended(outcome)
         self.engine.decisions.wake()
 
@@ -111,16 +112,16 @@ class Dispatcher:
 
     async def _run_with_care(self, outcome: BatchOutcome, trouble: Exception | None) -> None:
         """Run a batch that needs room first, or whose first run has ended in `trouble`."""
-        batch, run = outcome.batch, outcome.batch.run
+        run = outcome.batch.run
         try:
             if trouble is None:
                 await self.lifecycle.loader.unload(run.device, run.unload)
             await run_isolated(self.engine.runtimes[run.device], run.model, outcome.parts, outcome, trouble)
         except PartsLost as lost:
-            self.retries.retry(batch, lost)
+            self._retry(outcome, lost)
         except RuntimeTrouble as lost:
             # The unload before the first run was lost: no row of this batch has run, so none is searched.
-            self.retries.retry(batch, PartsLost([], outcome.parts, str(lost)))
+            self._retry(outcome, PartsLost([], outcome.parts, str(lost)))
         except Exception as bug:
             outcome.broken(bug)
         finally:
@@ -129,6 +130,11 @@ class Dispatcher:
             if not outcome.device_lost():
                 self._ended(outcome)
             self.engine.decisions.wake()
+
+    def _retry(self, outcome: BatchOutcome, lost: PartsLost) -> None:
+        rest_s = self.retries.retry(outcome.batch, lost, outcome.began)
+        if rest_s:
+            self.lifecycle.rest(outcome.batch.run.model, str(lost), rest_s)
 
     def _ended(self, outcome: BatchOutcome) -> None:
         if outcome.ended():

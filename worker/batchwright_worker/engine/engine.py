@@ -313,7 +313,7 @@ class Engine:
         if served.blocked and now < served.blocked_until:
             refused["Unavailable"] += 1
             wait = served.blocked_until - now
-            raise ModelUnavailable(f"model {served.name} cannot be loaded: {served.blocked}", retry_after_s=wait)
+            raise ModelUnavailable(f"model {served.name} is not served now: {served.blocked}", retry_after_s=wait)
 
     def _artifact_format(self, name: str) -> str:
         kinds = [runtime.kind for runtime in self.runtimes.values()]

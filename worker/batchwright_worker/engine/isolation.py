@@ -21,6 +21,9 @@ class IsolationReport(Protocol):
     def device_lost(self) -> bool:
         """Has the runtime that this batch was given to died (there may be a new, empty one by now)?"""
 
+    def limit_s(self, rows: int) -> float:
+        """How long a run of `rows` may take."""
+
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """A run of `rows` went well; `whole`: it was the batch as dispatched."""
 
@@ -35,12 +38,14 @@ class IsolationReport(Protocol):
 
 
 class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
-    """The runtime died while it ran `running`; neither they nor `others` have a result or an error."""
+    """The runtime died, or was ended, while it ran `running`; neither they nor `others` have a result or an error.
+    `overdue`: they took too long."""
 
-    def __init__(self, running: list[Part], others: list[Part], why: str) -> None:
+    def __init__(self, running: list[Part], others: list[Part], why: str, *, overdue: bool = False) -> None:
         super().__init__(why)
         self.running = running
         self.others = others
+        self.overdue = overdue
 
 
 @dataclass(slots=True)
@@ -72,9 +77,11 @@ async def run_isolated(
             raise PartsLost([], [*batch, *others], "the runtime died between two runs")
         try:
             first, ended = ended, None
-            result = await _run(runtime, model, batch, rows, first)
+            result = await _run(runtime, model, batch, rows, first, report.limit_s(rows))
         except RuntimeLost as lost:
-            raise PartsLost(batch, others, str(lost)) from lost
+            if not lost.begun:
+                raise PartsLost([], [*batch, *others], str(lost)) from lost
+            raise PartsLost(batch, others, str(lost), overdue=lost.overdue) from lost
         except OutOfMemory as trouble:
             limit = report.out_of_memory(rows)
             _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
@@ -88,10 +95,12 @@ async def run_isolated(
             report.hand_out(batch, result)
 
 
-async def _run(runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None) -> RunResult:
+async def _run(
+    runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None, limit_s: float
+) -> RunResult:
     if ended is not None:
         raise ended
-    result = await runtime.run(model, [part.pending.rows_of(part.start, part.rows) for part in batch], rows)
+    result = await runtime.run(model, [part.pending.rows_of(part.start, part.rows) for part in batch], rows, limit_s)
     if (wrong := wrong_outputs(result, rows)) is not None:
         raise wrong
     return result

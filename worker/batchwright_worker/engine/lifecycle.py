@@ -7,8 +7,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from batchwright_worker.engine.loader import LoadDone, Loader, LoadGivenUp
+from batchwright_worker.engine.model_view import ModelView
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.inference.errors import ModelUnavailable
 from batchwright_worker.inference.runtime import RuntimeLost, RuntimeTrouble
@@ -25,6 +27,8 @@ class ModelLifecycle:
     engine: EngineParts
     loader: Loader
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+    _overdue: dict[str, set[str]] = field(default_factory=dict)
+    """By device, the models that are unready because they hold it up."""
 
     async def load(self, load: LoadModel) -> None:
         """Carry out a load that the scheduler has begun, and what follows from its result."""
@@ -128,8 +132,9 @@ class ModelLifecycle:
         try:
             await self.loader.unload(device_name, (model,))
             await self.loader.measure(device_name)
-        except RuntimeLost:
+        except RuntimeLost as lost:
             _LOG.info("runtime %s was lost while %s was unloaded", device_name, model)
+            self.engine.counters[model].hung += lost.overdue
         finally:
             if device.epoch == epoch:
                 scheduler.eviction_ended(device_name)
@@ -137,7 +142,47 @@ class ModelLifecycle:
 
     def watch(self, device: str) -> None:
         """Follow the runtime's losses and returns."""
-        self.engine.runtimes[device].watch(lambda why: self._lost(device, why), lambda: self._back(device))
+        self.engine.runtimes[device].watch(
+            partial(self._lost, device), partial(self._back, device), partial(self._takes_long, device)
+        )
+
+    def _takes_long(self, device: str, model: str, why: str) -> None:
+        """Half of a limit has passed on a device, which answers nobody meanwhile; with no `why`: it has ended after
+        all."""
+        if why:
+            self.engine.counters[model].overdue += 1
+        view = self.engine.publisher.views[model]
+        if view.state == "Loading":
+            self.engine.publisher.set_state(model, "Loading", why)
+        elif not why:
+            self._overdue.get(device, set()).discard(model)
+            self._no_longer_overdue(model, view)
+        elif view.state == "Ready" and not any(
+            holder.name != device and not holder.down for holder in self.engine.scheduler.holders(model)
+        ):
+            self._overdue.setdefault(device, set()).add(model)
+            self.engine.publisher.set_state(model, "Failed", why)
+
+    def _no_longer_overdue(self, model: str, view: ModelView) -> None:
+        if view.state == "Failed" and not self.engine.scheduler.models[model].blocked:
+            self.engine.publisher.set_state(model, "Ready")
+
+    def rest(self, model: str, why: str, rest_s: float) -> None:
+        """Take it out of service for a while: it has cost the other models of its device too much (`loss_budget`)."""
+        until = self.engine.clock() + rest_s
+        message = f"quarantined for {rest_s:.0f} s, because it has cost the device's other models its runtime: {why}"
+        _LOG.error("model %s is %s", model, message)
+        error = ModelUnavailable(f"model {model} is {message}", retry_after_s=rest_s)
+        self.engine.requests.reject(self.engine.scheduler.block(model, message, until), error)
+        self.engine.publisher.set_state(model, "Failed", message, resting=True)
+        self._timers[model] = asyncio.get_running_loop().call_later(rest_s, self._rested, model, until)
+
+    def _rested(self, model: str, until: float) -> None:
+        # Unless it was unloaded by request, or loaded, since the timer was set.
+        if self.engine.scheduler.models[model].blocked_until == until:
+            self.engine.scheduler.unblock(model)
+            self.engine.publisher.set_state(model, "Ready")
+            self.engine.decisions.wake()
 
     def _lost(self, device: str, why: str) -> None:
         _LOG.warning("runtime %s is lost: %s", device, why)
@@ -161,6 +206,8 @@ class ModelLifecycle:
         for model in former:
             if not self.engine.scheduler.models[model].blocked:
                 await self.place(model, device, evict=False)
+        for model in self._overdue.pop(device, set()):
+            self._no_longer_overdue(model, self.engine.publisher.views[model])
 
     def close(self) -> None:
         """No more loads are tried again."""

@@ -16,6 +16,7 @@ from batchwright_worker.inference.runtime import (
     DeclaredSource,
     LoadReport,
     OutOfMemory,
+    Runtime,
     RuntimeLost,
     TensorSpec,
 )
@@ -28,6 +29,8 @@ WARM_UP_BUDGET_S: Final = 1.0
 size predicted from the first request on."""
 FIRST_BACKOFF_S: Final = 1.0
 LAST_BACKOFF_S: Final = 60.0
+HUNG_REST: Final = 10.0
+"""Times of its limit that a model rests whose load hung, where there are others."""
 MOST_CUTS: Final = 5
 """After this many runtimes in a row that died while they loaded a model it is given up with back-off: else its
 neighbours on the device are never served."""
@@ -80,14 +83,21 @@ class Loader:
         try:
             source = self._source(load.model, runtime.kind)
             # Requested at once, in this order: the runtime does them without waiting for us in between.
-            requests = [*(runtime.unload(victim) for victim in load.unload), runtime.load(load.model, source)]
-            report = (await asyncio.gather(*requests))[-1]
-            assert report is not None
+            limit_s = engine.scheduler.models[load.model].load_limit_s()
+            unloads = [asyncio.ensure_future(self._unload(runtime, victim)) for victim in load.unload]
+            loading = asyncio.ensure_future(runtime.load(load.model, source, limit_s))
+            # What became of the load says more than what became of the unloads before it.
+            await asyncio.gather(*unloads, loading, return_exceptions=True)
+            report = loading.result()
             self._count_unloads(load.unload)
             # What was begun before a loss concerns a process that is gone: its successor holds nothing.
             return await self._complete(load, report, epoch) if device.epoch == epoch else None
         except RuntimeLost as lost:
-            return self._cut_off(load, str(lost))
+            # A user's own server is given up for one request and may go on with others: then nothing has told the
+            # scheduler that this load has ended.
+            if device.epoch == epoch and not device.down:
+                engine.scheduler.load_failed(load, engine.clock())
+            return self._cut_off(load, lost)
         except OutOfMemory as trouble:
             return self._too_large(load, str(trouble)) if device.epoch == epoch else None
         except Exception as trouble:
@@ -101,8 +111,11 @@ class Loader:
     async def unload(self, device: str, victims: tuple[str, ...]) -> None:
         """Give the memory of models back that the scheduler counts as unloaded already. Raises RuntimeTrouble."""
         for victim in victims:
-            await self.engine.runtimes[device].unload(victim)
+            await self._unload(self.engine.runtimes[device], victim)
         self._count_unloads(victims)
+
+    async def _unload(self, runtime: Runtime, victim: str) -> None:
+        await runtime.unload(victim, self.engine.scheduler.models[victim].unload_limit_s())
 
     def _count_unloads(self, victims: tuple[str, ...]) -> None:
         for victim in victims:
@@ -137,7 +150,7 @@ class Loader:
         if not signature.inputs:
             return
         try:
-            await self.engine.runtimes[device].run(served.name, [signature.warm_up(1)], 1)
+            await self.engine.runtimes[device].run(served.name, [signature.warm_up(1)], 1, served.run_limit_s((), 1))
         except BatchFailed as trouble:
             if signature.fixed:
                 raise BatchFailed(f"its first inference, one row of zeros, failed: {trouble}") from trouble
@@ -149,7 +162,8 @@ class Loader:
         spent, size, most = 0.0, 1, served.config.tuning.max_size
         while size <= most and spent < WARM_UP_BUDGET_S:
             try:
-                result = await self.engine.runtimes[device].run(served.name, [signature.warm_up(size)], size)
+                limit_s = served.run_limit_s((), size)
+                result = await self.engine.runtimes[device].run(served.name, [signature.warm_up(size)], size, limit_s)
             except OutOfMemory:
                 self.engine.scheduler.out_of_memory(device, served.name, size)
                 break
@@ -174,15 +188,30 @@ class Loader:
             return None
         return self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
 
-    def _cut_off(self, load: LoadModel, why: str) -> LoadResult:
+    def _cut_off(self, load: LoadModel, lost: RuntimeLost) -> LoadResult:
         """The runtime died while it loaded: again on the next ones, then with back-off, so that the other models of the
         device are served meanwhile."""
+        why = str(lost)
         _LOG.warning("load of %s on %s was cut off: %s", load.model, load.device, why)
+        if not lost.begun:
+            return None
+        if lost.overdue:
+            return self._hung(load, why)
         count = self._cuts[load.model] = self._cuts.get(load.model, 0) + 1
         if count < MOST_CUTS:
             return None
         self.engine.scheduler.load_killed_runtime(load.device, load.model)
         return self._give_up(load, f"the runtime died {count} times in a row while it was loaded: {why}")
+
+    def _hung(self, load: LoadModel, why: str) -> LoadResult:
+        """Loading it, or its warm-up, has stopped the device for the whole of its limit. Not tried elsewhere (it is no
+        fault of the device), and not soon: the other models are to have the device for most of the time."""
+        self.engine.counters[load.model].hung += 1
+        why = f"{presentable(why)}; it hangs, or limits.loadMilliseconds (limits.runMilliseconds) is too short for it"
+        _LOG.error("model %s cannot be loaded: %s", load.model, why)
+        limit_s = self.engine.scheduler.models[load.model].load_limit_s()
+        rest_s = HUNG_REST * limit_s if len(self.engine.models) > 1 else 0.0
+        return LoadGivenUp(why=why, retry_after_s=max(rest_s, self.next_backoff_s(load.model)))
 
     def next_backoff_s(self, model: str) -> float:
         """Count one more failure in a row; how long to wait before the next try."""

@@ -32,6 +32,9 @@ class ModelView:
     batch_size: int
     state: str = "Loading"
     message: str = ""
+    resting: bool = False
+    """Not served for a while for what it has cost the others; that does not make the replica unready, or a poison
+    request would take it from everybody."""
     decision: TuningDecision | None = None
     throughput: float = 0.0
     latency_counts: list[int] = field(default_factory=list)
@@ -71,10 +74,15 @@ class ModelView:
             )
             self.batch_size = to_size
 
-    def set_state(self, state: str, message: str = "") -> bool:
+    @property
+    def holds_up(self) -> bool:
+        """Does it keep the replica from being ready?"""
+        return self.state not in ("Ready", "Unloaded") and not self.resting
+
+    def set_state(self, state: str, message: str = "", *, resting: bool = False) -> bool:
         """Enter a state; True if that is news."""
         news = (state, message) != (self.state, self.message)
-        self.state, self.message = state, message
+        self.state, self.message, self.resting = state, message, resting
         return news
 
     def as_message(self, counters: ModelCounters, queue_length: int) -> ModelState:

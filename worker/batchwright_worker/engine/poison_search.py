@@ -51,10 +51,10 @@ class PoisonSearch:
         in_a_row = self._in_a_row[model] = self._in_a_row.get(model, 0) + 1
         alone = len(alone_before) == 1
         if alone and alone_before[0] + 1 >= MOST_ALONE:
-            reason = f"quarantined: {MOST_ALONE} runtimes of model {model} died while it ran alone"
+            reason = f"quarantined: {MOST_ALONE} runtimes of model {model} were lost while it ran alone"
             return PoisonDecision(fails=True, alone=True, reason=reason)
         if in_a_row >= MOST_IN_A_ROW:
-            reason = f"the runtimes of model {model} died {in_a_row} times in a row, whatever they ran"
+            reason = f"the runtimes of model {model} were lost {in_a_row} times in a row, whatever they ran"
             return PoisonDecision(fails=True, alone=alone, reason=reason)
         half = (len(alone_before) + 1) // 2
         sizes = tuple(size for size in (half, len(alone_before) - half) if size)

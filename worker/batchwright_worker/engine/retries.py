@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from batchwright_worker.engine.isolation import PartsLost
+from batchwright_worker.engine.loss_budget import LossBudget
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import Part
 from batchwright_worker.engine.poison_search import PoisonSearch
@@ -19,18 +20,25 @@ class Retries:
 
     engine: EngineParts
     search: PoisonSearch = field(default_factory=PoisonSearch)
+    budget: LossBudget = field(default_factory=LossBudget)
 
-    def retry(self, batch: Batch, lost: PartsLost) -> None:
-        """Queue lost rows again. Those that the runtime died under go into halves that share no batch with anyone else,
+    def retry(self, batch: Batch, lost: PartsLost, began: float) -> float:
+        """Queue lost rows again, of a batch that `began` then. Returns how long the model is to rest, for the sake of
+        the other models of its device; nearly always 0.
+
+        Those that the runtime died under go into halves that share no batch with anyone else,
         until the request that kills it is alone; the others keep their bucket."""
         model, bucket = batch.run.model, batch.run.bucket
+        if lost.overdue:
+            self.engine.counters[model].hung += 1
         self.engine.counters[model].retried += 1
         for part in lost.others:
             self._requeue(part, model, bucket)
         # By identity: one request may have several parts in a batch, and counts once in the search.
         searched = {id(part.pending): part.pending for part in lost.running if part.pending.waits}
         if not searched:
-            return
+            return 0.0
+        self._charge(batch, began)
         decision = self.search.lost(model, bucket, [pending.deaths_alone for pending in searched.values()])
         places = [bucket for size, bucket in zip(decision.sizes, decision.buckets, strict=True) for _ in range(size)]
         # No places where the search ends: everyone is answered with an error below, and `_requeue` skips them.
@@ -41,6 +49,15 @@ class Retries:
                 self.engine.requests.fail(pending, ModelFailed(f"{decision.reason} ({lost})"))
         for part in lost.running:
             self._requeue(part, model, isolated.get(id(part.pending), bucket))
+        # Not before the search has ended: then it is known who is to blame, and the others have been answered.
+        return self.budget.rest_s(model) if decision.fails and len(self.engine.models) > 1 else 0.0
+
+    def _charge(self, batch: Batch, began: float) -> None:
+        """The device's time from the batch's begin until its models are loaded again."""
+        scheduler, now = self.engine.scheduler, self.engine.clock()
+        former = scheduler.former.get(batch.run.device, ())
+        reload_s = sum(scheduler.models[model].footprint.load_s for model in former)
+        self.budget.lost(batch.run.model, now - began + reload_s, now)
 
     def _requeue(self, part: Part, model: str, bucket: Bucket) -> None:
         """Queue the rows of a part in their old place, by arrival. They are not admitted once more, and only the

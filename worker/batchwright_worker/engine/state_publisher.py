@@ -42,9 +42,9 @@ class StatePublisher:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def set_state(self, model: str, state: str, message: str = "") -> None:
+    def set_state(self, model: str, state: str, message: str = "", *, resting: bool = False) -> None:
         """A model enters a state; a new revision if it was in another."""
-        if self.views[model].set_state(state, message):
+        if self.views[model].set_state(state, message, resting=resting):
             self.publish()
 
     def window_closed(self, model: str, decision: TuningDecision, counts: WindowCounts, now: float) -> None:
@@ -73,14 +73,14 @@ class StatePublisher:
 
     @property
     def ready(self) -> bool:
-        states = [view.state for view in self.views.values()]
-        return self.any_device_up and bool(states) and all(state in ("Ready", "Unloaded") for state in states)
+        views = self.views.values()
+        return self.any_device_up and bool(views) and not any(view.holds_up for view in views)
 
     def why_not_ready(self) -> str:
         """The message of a state that is not ready; empty when ready."""
         if not self.any_device_up:
             return "no runtime is up" if self.scheduler.devices else "no runtime is configured"
-        waiting = [view for view in self.views.values() if view.state not in ("Ready", "Unloaded")]
+        waiting = [view for view in self.views.values() if view.holds_up]
         return "; ".join(f"{view.name}: {view.message or view.state}" for view in waiting)
 
     def snapshot(self, message: str, *, ready: bool) -> SidecarState:

@@ -13,6 +13,7 @@ Errors (callers never see these):
 # ruff: noqa: N818 - the names say what happened; the engine reads them as answers
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,14 @@ class RuntimeTrouble(Exception):
 
 
 class RuntimeLost(RuntimeTrouble):
-    """The runtime process is gone. `on_lost` fires too; `on_back` says when an empty one has taken its place."""
+    """The runtime process is gone. `on_lost` fires too; `on_back` says when an empty one has taken its place. `begun`:
+    may it have worked on this request? `overdue`: this request took longer than its limit, and the runtime was ended
+    for it."""
+
+    def __init__(self, message: str, *, begun: bool = True, overdue: bool = False) -> None:
+        super().__init__(message)
+        self.begun = begun
+        self.overdue = overdue
 
 
 class OutOfMemory(RuntimeTrouble):
@@ -100,10 +108,17 @@ class RunResult:
     output_s: float = 0.0
 
 
+def ignored(_model: str, _why: str) -> None:
+    """For who does not want to know of overdue requests."""
+
+
 class Runtime(Protocol):
     """One device and the process that drives it, at work; how a pod is given one is the `Runtime` of
     `api/deployment`. One `load` or `depth` times `run` at a time, except that `overlaps_loads` allows a `load` during a
-    `run`. All raise `RuntimeTrouble`; a cancelled `run` may still finish on the device."""
+    `run`. All raise `RuntimeTrouble`; a cancelled `run` may still finish on the device.
+
+    `limit_s` bounds the time on the device: a request beyond it raises RuntimeLost, and the process that it hangs in is
+    ended and replaced, whatever it does."""
 
     @property
     def kind(self) -> str:
@@ -121,16 +136,25 @@ class Runtime(Protocol):
     def depth(self) -> int:
         """How many batches it may be given at a time; it runs them in their order."""
 
-    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
-        """On the event loop: call `on_lost(why)` when the process is gone, `on_back()` when a new, empty one runs."""
+    def watch(
+        self,
+        on_lost: Callable[[str], None],
+        on_back: Callable[[], None],
+        on_overdue: Callable[[str, str], None] = ignored,
+    ) -> None:
+        """On the event loop: call `on_lost(why)` when the process is gone, `on_back()` when a new, empty one runs,
+        `on_overdue(model, why)` when a request has taken half of its limit, with no `why` if it has ended after
+        all."""
 
-    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
         """Load a model; `memory_bytes` is measured (before and after)."""
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, limit_s: float = math.inf) -> None:
         """Give its memory back; when this returns, it is free."""
 
-    def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> Awaitable[RunResult]:
+    def run(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
+    ) -> Awaitable[RunResult]:
         """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum."""
 
     async def memory(self) -> MemoryReport:
@@ -151,6 +175,7 @@ class PromptRuntime(ABC):
         parts: Sequence[Mapping[str, Array]],
         rows: int,
         ended: Callable[[RunResult | Exception], None],
+        limit_s: float = math.inf,
     ) -> None:
         """As `Runtime.run`. The parts have been copied and the request is sent when this returns; `ended` is called
         once, at once where it cannot even begin."""

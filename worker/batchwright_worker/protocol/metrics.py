@@ -45,6 +45,8 @@ _OWN: Final[dict[str, tuple[str, Callable[[ModelCounters], float]]]] = {
     "batchwright_failed_rows": ("Rows answered with an error", lambda m: m.failed_rows),
     "batchwright_cancelled_requests": ("Requests whose client had disconnected", lambda m: m.cancelled),
     "batchwright_retried_batches": ("Batches run again after their runtime was lost", lambda m: m.retried),
+    "batchwright_overdue": ("Batches, loads and unloads that took half of their time limit", lambda m: m.overdue),
+    "batchwright_hung": ("Those that took all of it, so that their runtime was ended", lambda m: m.hung),
     "batchwright_model_loads": ("Loads onto a device", lambda m: m.loads.count),
     "batchwright_model_load_seconds": ("Time of these loads", lambda m: m.loads.ns / 1e9),
     "batchwright_model_unloads": ("Unloads from a device", lambda m: m.unloads),

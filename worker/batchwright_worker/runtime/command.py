@@ -11,6 +11,7 @@ import click
 from batchwright_worker.api.formats import FORMATS
 from batchwright_worker.api.names import DEPLOYMENT_FILE
 from batchwright_worker.host.process import die_with_parent
+from batchwright_worker.ipc.supervision import listen_for_requests, supervision_socket
 from batchwright_worker.runtime.supervisor import Supervisor, listen
 
 
@@ -30,13 +31,13 @@ def command(path: Path, deployment: Path, parent: int) -> None:
         die_with_parent(parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     announce_layerwise(deployment)
-    with listen(path) as listener:
+    serve = "batchwright_worker.runtime.process:serve"
+    with listen(path) as listener, listen_for_requests(path) as requests:
         try:
-            raise SystemExit(
-                Supervisor(listener, "batchwright_worker.runtime.process:serve", libraries(deployment)).run()
-            )
+            raise SystemExit(Supervisor(listener, requests, serve, libraries(deployment)).run())
         finally:
             path.unlink(missing_ok=True)
+            supervision_socket(path).unlink(missing_ok=True)
 
 
 def announce_layerwise(deployment: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from batchwright_worker.api.names import ENV_KIND, KIND_CPU
 from batchwright_worker.backends.base import Host
@@ -16,18 +17,20 @@ from batchwright_worker.ipc.slots import SlotCache
 from batchwright_worker.layerwise.serving.settings import from_environment
 from batchwright_worker.runtime.models import RuntimeModels
 from batchwright_worker.runtime.server import Server
+from batchwright_worker.runtime.supervisor import LOADED, SERVING
 from batchwright_worker.runtime.whole_models import WholeModels
 
 __all__ = ["serve"]
 
 
-def serve(listener: socket.socket, loaded: int) -> None:
-    """Until SIGTERM (SystemExit). Writes a byte to the pipe `loaded` whenever a model is loaded."""
+def serve(listener: socket.socket, said: int) -> None:
+    """Until SIGTERM (SystemExit). Writes SERVING to the pipe `said` when it can accept its sidecar, LOADED whenever a
+    model is loaded."""
 
-    def on_loaded() -> None:
+    def say(what: bytes) -> None:
         # The pipe is full: the supervisor has not read the bytes before, and one of them is enough.
         with contextlib.suppress(BlockingIOError):
-            os.write(loaded, b"+")
+            os.write(said, what)
 
     freeze_objects()
     kind = os.environ.get(ENV_KIND, KIND_CPU)
@@ -35,7 +38,8 @@ def serve(listener: socket.socket, loaded: int) -> None:
     meter = meter_of(kind, emulated_memory)
     host = Host(kind=kind, threads=thread_count(), emulated_memory=emulated_memory)
     slots = SlotCache()
-    models = _models(host, meter, slots, on_loaded)
+    models = _models(host, meter, slots, partial(say, LOADED))
+    say(SERVING)
     Server(models, slots, device=kind, total_bytes=meter.total_bytes).serve(listener)
 
 

@@ -24,6 +24,7 @@ from typing import Final
 
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.host.threads import pin_libraries
+from batchwright_worker.ipc.supervision import received_request
 
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S: Final = 0.01
@@ -31,16 +32,21 @@ _LONGEST_PAUSE_S: Final = 5.0
 _SETTLED_S: Final = 10.0
 """A process that lived this long, or has loaded a model, resets the pause before its successor: what kills it then, the
 sidecar finds out."""
+SERVING: Final = b"s"
+LOADED: Final = b"+"
+"""What a process that serves says of itself."""
 _STOP_S: Final = 25.0
 """How long a batch that runs may take to end after SIGTERM."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Child:
     pid: int
     promote: int
     """Writing to this pipe makes a spare serve."""
     since: float
+    is_serving: bool = False
+    """Has it imported its libraries and begun to accept its sidecar?"""
 
 
 def listen(path: Path) -> socket.socket:
@@ -54,16 +60,13 @@ def listen(path: Path) -> socket.socket:
 
 
 class Supervisor:
-    """`serve` ("module:function" of a listener and the pipe that reports loads) runs in the child, after the
-    imports of `libraries`."""
+    """`serve` ("module:function" of a listener and the pipe that takes SERVING and LOADED) runs in the child, after the
+    imports of `libraries`. `requests` is the socket of `ipc/supervision`: the sidecar asks for the end of a process
+    that hangs."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        serve: str,
-        libraries: Sequence[str],
-    ) -> None:
+    def __init__(self, listener: socket.socket, requests: socket.socket, serve: str, libraries: Sequence[str]) -> None:
         self._listener = listener
+        self._requests = requests
         self._serve = serve
         self._libraries = libraries
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -83,8 +86,11 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._promote()
         while not self._stopping:
-            readable, _, _ = select.select([self._wake_read, self._loaded_read], [], [])
+            asked = self._requests.fileno()
+            readable, _, _ = select.select([self._wake_read, self._loaded_read, asked], [], [])
             self._drain(readable)
+            if asked in readable:
+                self._end_as_requested()
             self._reap()
         self._end()
         return 0
@@ -93,13 +99,26 @@ class Supervisor:
         self._stopping = True
 
     def _drain(self, readable: Sequence[int]) -> None:
-        for pipe in readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(pipe, 4096)
+        if self._wake_read in readable:
+            _read(self._wake_read)
         if self._loaded_read in readable:
-            self._has_loaded = True
-            if self._spare is None and not self._stopping:
-                self._spare = self._fork()
+            said = _read(self._loaded_read)
+            if SERVING in said and self._active is not None:
+                self._active.is_serving = True
+            if LOADED in said:
+                self._has_loaded = True
+                if self._spare is None and not self._stopping:
+                    self._spare = self._fork()
+
+    def _end_as_requested(self) -> None:
+        """Only the process that serves now: the one that was meant may have died by itself meanwhile."""
+        active, request = self._active, received_request(self._requests)
+        if request is None or active is None:
+            return
+        pid, why = request
+        if pid == active.pid or (pid == 0 and active.is_serving):
+            _LOG.warning("runtime %d hangs and is killed: %s", active.pid, why)
+            os.kill(active.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Collect every dead child; a dead server is succeeded at once, a dead spare with the next loaded model."""
@@ -119,6 +138,7 @@ class Supervisor:
     def _succeed(self, dead: _Child, code: int) -> None:
         os.close(dead.promote)
         self._active = None
+        self._drain([self._loaded_read])  # what the dead one said is not said of its successor
         if self._stopping:
             return
         lived = time.monotonic() - dead.since
@@ -155,6 +175,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            self._requests.close()
             die_with_parent(parent)
             module, _, name = self._serve.partition(":")
             for library in (*self._libraries, module):
@@ -185,3 +206,10 @@ class Supervisor:
                 self._drain(readable)
         if self._active is not None:
             os.kill(self._active.pid, signal.SIGKILL)
+
+
+def _read(pipe: int) -> bytes:
+    """What is in the pipe; nothing if that is nothing."""
+    with contextlib.suppress(BlockingIOError):
+        return os.read(pipe, 4096)
+    return b""

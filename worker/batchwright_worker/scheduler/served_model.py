@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field, replace
 
 from batchwright_worker.api import model as manifest_model
+from batchwright_worker.scheduler import time_limits
 from batchwright_worker.scheduler.admission import DecayingRate, in_time_size
 from batchwright_worker.scheduler.batch_size import controller
 from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, TuningDecision
 from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
 from batchwright_worker.scheduler.devices import Footprint
-from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, ModelQueue, shape_of
+from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, IsolatedBucket, ModelQueue, shape_of
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
 DEMAND_MEMORY_S = 10.0
@@ -49,6 +50,9 @@ class ModelConfig:
     queue_limit: int = 10_000
     load_bytes: int = 0
     bytes_per_row: int = 0
+    run_limit_s: float | None = None
+    load_limit_s: float | None = None
+    """The longest that a run and a load may take, as the manifest has them."""
     admits_all: bool = False
     """No admission by latency (only to show what that leads to)."""
 
@@ -64,7 +68,7 @@ def config_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: i
             max_size=max(batching.min_size, batching.max_size),
             step=batching.step,
             trend_length=batching.trend_length,
-            latency_s=None if latency is None else latency / 1e3,
+            latency_s=_seconds(latency),
             throughput=None if targets.throughput is None else float(targets.throughput),
             controller=batching.controller,
         ),
@@ -74,7 +78,13 @@ def config_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: i
         queue_limit=batching.max_queue_length,
         load_bytes=load_bytes,
         bytes_per_row=bytes_per_row,
+        run_limit_s=_seconds(model.limits.run_milliseconds),
+        load_limit_s=_seconds(model.limits.load_milliseconds),
     )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
 
 
 @dataclass(slots=True)
@@ -220,6 +230,23 @@ class ServedModel:
         """Rows per second that are offered at this level or a higher priority. What came before the first priority was
         seen is not known by level, and forgotten within seconds."""
         return sum(rate.at(now) for other, rate in self.offered_by.items() if other <= level)
+
+    def run_limit_s(self, bucket: Bucket, rows: int) -> float:
+        """Seconds that a batch of these rows may take before its runtime is taken for hung."""
+        times = self.by_bucket.get(shape_of(bucket))
+        known = times is not None and rows <= times.curve.largest_seen
+        predicted_s = self.curve(bucket).seconds(rows)
+        isolated = isinstance(bucket, IsolatedBucket)
+        return time_limits.run_limit_s(self.config.run_limit_s, predicted_s, known=known, isolated=isolated)
+
+    def load_limit_s(self) -> float:
+        """Seconds that a load may take before its runtime is taken for hung."""
+        measured_s = self.footprint.load_s if self.footprint.measured else None
+        return time_limits.load_limit_s(self.config.load_limit_s, measured_s)
+
+    def unload_limit_s(self) -> float:
+        """Seconds that giving its memory back may take."""
+        return min(time_limits.UNLOAD_S, self.load_limit_s())
 
     def share(self, capacity_share: float, max_batch_s: float) -> None:
         """What other models leave to this one."""

@@ -288,6 +288,7 @@ def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: in
         slots_limit_bytes=_shares(settings, deployment).slots_bytes,
         paths=Paths(scripts=settings.scripts_dir),
         overlaps_loads=bool(here) and overlaps,
+        interleaves=interleaves(deployment),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from batchwright_worker.inference.runtime import (
     RuntimeLost,
     StreamCounters,
     StreamedModel,
+    ignored,
 )
 from batchwright_worker.ipc.messages import (
     Hello,
@@ -46,12 +48,17 @@ from batchwright_worker.ipc.messages import (
     Welcome,
 )
 from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
+from batchwright_worker.ipc.supervision import end_runtime
 from batchwright_worker.ipc.tensors import parts_size, read, write_columns
 from batchwright_worker.sidecar.runtimes.connection import ConnectionLostError, RuntimeConnection
 from batchwright_worker.sidecar.runtimes.errors import expect
+from batchwright_worker.sidecar.runtimes.open_calls import OpenCall
 from batchwright_worker.sidecar.runtimes.sources import Paths, resolved
 
 _LOG = logging.getLogger(__name__)
+_WELCOME_S: Final = 30.0
+"""A process that does not greet its sidecar for so long, though it serves, hangs. One that still imports its libraries
+is left alone (`ipc/supervision`)."""
 _PAUSES_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 Response = TypeVar("Response")
 
@@ -66,6 +73,8 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
     slots_limit_bytes: int
     paths: Paths
     overlaps_loads: bool = False
+    interleaves: bool = False
+    """Layerwise: it works on several batches at once."""
 
 
 class RuntimeClient(PromptRuntime):
@@ -77,6 +86,7 @@ class RuntimeClient(PromptRuntime):
         self._connection: RuntimeConnection | None = None
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._on_back: Callable[[], None] = lambda: None
+        self._on_overdue: Callable[[str, str], None] = ignored
         self._keeper: asyncio.Task[None] | None = None
         self._total_bytes = 0
         self._used_bytes = 0
@@ -112,9 +122,14 @@ class RuntimeClient(PromptRuntime):
         """Is there a runtime process at the other end?"""
         return self._connection is not None
 
-    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
+    def watch(
+        self,
+        on_lost: Callable[[str], None],
+        on_back: Callable[[], None],
+        on_overdue: Callable[[str, str], None] = ignored,
+    ) -> None:
         """See `Runtime.watch`."""
-        self._on_lost, self._on_back = on_lost, on_back
+        self._on_lost, self._on_back, self._on_overdue = on_lost, on_back, on_overdue
 
     def start(self) -> None:
         """Connect, and connect again whenever the runtime dies, until `close`."""
@@ -130,10 +145,17 @@ class RuntimeClient(PromptRuntime):
             self._connection.close()
         self._pool.close()
 
-    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
         """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
         resolved_source = resolved(model, source, self._settings.paths)
-        loaded = await self._request(lambda call: Load(call=call, source=resolved_source), Loaded)
+        loaded = await self._request(
+            lambda call: Load(call=call, source=resolved_source),
+            Loaded,
+            "load",
+            model,
+            limit_s,
+            in_order=not self.overlaps_loads,
+        )
         self._used_bytes = loaded.memory_used_bytes
         if loaded.streamed is not None:
             self.streamed[model] = loaded.streamed
@@ -145,15 +167,17 @@ class RuntimeClient(PromptRuntime):
             outputs=tuple(loaded.outputs),
         )
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, limit_s: float = math.inf) -> None:
         """See `Runtime.unload`."""
-        unloaded = await self._request(lambda call: Unload(call=call, model=model), Unloaded)
+        unloaded = await self._request(lambda call: Unload(call=call, model=model), Unloaded, "unload", model, limit_s)
         self._used_bytes = unloaded.memory_used_bytes
 
-    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+    async def run(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
+    ) -> RunResult:
         """See `Runtime.run`."""
         ended: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
-        self.begin(model, parts, rows, partial(_settle, ended))
+        self.begin(model, parts, rows, partial(_settle, ended), limit_s)
         return await ended
 
     def begin(
@@ -162,6 +186,7 @@ class RuntimeClient(PromptRuntime):
         parts: Sequence[Mapping[str, Array]],
         rows: int,
         ended: Callable[[RunResult | Exception], None],
+        limit_s: float = math.inf,
     ) -> None:
         """See `PromptRuntime`. Several batches may be in flight, their responses come in order. A batch keeps its slot
         until the runtime has responded."""
@@ -174,7 +199,9 @@ class RuntimeClient(PromptRuntime):
         input_s = time.perf_counter() - began
         connection.send(
             lambda call: Run(call=call, model=model, rows=rows, slot=slot.name, inputs=placed, offset_free=end),
-            partial(self._ran, slot, input_s, ended),
+            OpenCall(
+                partial(self._ran, slot, input_s, ended), "batch", model, rows, limit_s, not self._settings.interleaves
+            ),
         )
 
     def _filled(self, parts: Sequence[Mapping[str, Array]]) -> tuple[Slot, list[Placed], int]:
@@ -205,7 +232,7 @@ class RuntimeClient(PromptRuntime):
         if isinstance(response, ConnectionLostError):
             # Not back to the pool: a dying process may still be writing its outputs there.
             self._pool.discard(slot)
-            ended(RuntimeLost(str(response)))
+            ended(_lost(response))
             return
         result: RunResult | Exception
         try:
@@ -249,20 +276,31 @@ class RuntimeClient(PromptRuntime):
 
     def _connected(self) -> RuntimeConnection:
         if self._connection is None:
-            raise RuntimeLost(f"{self.device} is starting")
+            raise RuntimeLost(f"{self.device} is starting", begun=False)
         return self._connection
 
-    async def _request(self, make: Callable[[int], RuntimeRequest], wanted: type[Response]) -> Response:
+    async def _request(
+        self,
+        make: Callable[[int], RuntimeRequest],
+        wanted: type[Response],
+        kind: str,
+        model: str,
+        limit_s: float,
+        *,
+        in_order: bool = True,
+    ) -> Response:
+        requested = self._connected().request(make, kind, model, limit_s=limit_s, in_order=in_order)
         try:
             # Shielded: a caller that gives up must not cancel the future that the connection will complete.
-            return expect(await asyncio.shield(self._connected().request(make)), wanted)
+            return expect(await asyncio.shield(requested), wanted)
         except ConnectionLostError as error:
-            raise RuntimeLost(str(error)) from error
+            raise _lost(error) from error
 
     async def _keep_connected(self) -> None:
         while True:
             connection = await self._connect()
             self._connection = connection
+            connection.on_overdue, connection.on_limit = self._overdue, self._beyond_limit
             _LOG.info("%s: runtime process %d is connected", self.device, self.pid)
             self._ever_connected.set()
             self._on_back()
@@ -270,6 +308,20 @@ class RuntimeClient(PromptRuntime):
             self._connection = None
             _LOG.warning("%s: runtime process %d is gone: %s", self.device, self.pid, why)
             self._on_lost(why)
+
+    def _overdue(self, call: OpenCall, why: str) -> None:
+        _LOG.warning("%s: %s", self.device, why or f"{call.what} has ended after all")
+        self._on_overdue(call.model, why)
+
+    def _beyond_limit(self, _call: OpenCall, why: str) -> None:
+        _LOG.error("%s: %s; its process %d is ended", self.device, why, self.pid)
+        self._end_process(self.pid, why)
+
+    def _end_process(self, pid: int, why: str) -> None:
+        try:
+            end_runtime(self._settings.socket, pid, why)
+        except OSError as error:
+            _LOG.error("%s: its supervisor cannot be reached: %s", self.device, error)
 
     async def _connect(self) -> RuntimeConnection:
         attempt = 0
@@ -281,8 +333,12 @@ class RuntimeClient(PromptRuntime):
 
     async def _welcomed(self, connection: RuntimeConnection) -> RuntimeConnection:
         session, slots = secrets.token_hex(8), str(self._settings.slots)
+        # A process that still works on what its former sidecar asked for answers when that has ended, if it does.
+        connection.on_limit = lambda _call, why: self._end_process(0, why)
         try:
-            response = await connection.request(lambda call: Hello(call=call, session=session, slots=slots))
+            response = await connection.request(
+                lambda call: Hello(call=call, session=session, slots=slots), "greeting", limit_s=_WELCOME_S
+            )
             welcome = expect(response, Welcome)
         except BaseException:
             connection.close()
@@ -290,6 +346,10 @@ class RuntimeClient(PromptRuntime):
         self.pid = welcome.pid
         self._total_bytes, self._used_bytes = welcome.memory_bytes, welcome.memory_used_bytes
         return connection
+
+
+def _lost(error: ConnectionLostError) -> RuntimeLost:
+    return RuntimeLost(str(error), begun=error.begun, overdue=error.overdue)
 
 
 def _settle(future: asyncio.Future[RunResult], result: RunResult | Exception) -> None:

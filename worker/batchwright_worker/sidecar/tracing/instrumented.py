@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -108,10 +109,12 @@ class TracedRuntime:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
 
-    def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> Awaitable[RunResult]:
+    def run(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
+    ) -> Awaitable[RunResult]:
         """See `Runtime.run`."""
         span = self._tracing.runs(self.plain.device, model, rows)
-        running = asyncio.ensure_future(self.plain.run(model, parts, rows))
+        running = asyncio.ensure_future(self.plain.run(model, parts, rows, limit_s))
         if span is not None:
             running.add_done_callback(partial(_ran, span))
         return running

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -26,10 +27,12 @@ from batchwright_worker.inference.runtime import (
     OutOfMemory,
     RunResult,
     RuntimeLost,
+    ignored,
 )
 from batchwright_worker.sidecar.runtimes.external.grpc import ExternalServerGrpc
 from batchwright_worker.sidecar.runtimes.external.http import ExternalServerHttp, ServerGoneError
 from batchwright_worker.sidecar.runtimes.external.wire import ServerRefusedError, specs_of
+from batchwright_worker.sidecar.runtimes.open_calls import WARNING_SHARE
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class ExternalServer:
         self._grpc = ExternalServerGrpc(settings.grpc) if settings.grpc else None
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._on_back: Callable[[], None] = lambda: None
+        self._on_overdue: Callable[[str, str], None] = ignored
         self._keeper: asyncio.Task[None] | None = None
         self._live = False
         self._down = asyncio.Event()
@@ -85,8 +89,14 @@ class ExternalServer:
         """May a load run while a batch does? Not relied upon."""
         return False
 
-    def watch(self, on_lost: Callable[[str], None], on_back: Callable[[], None]) -> None:
+    def watch(
+        self,
+        on_lost: Callable[[str], None],
+        on_back: Callable[[], None],
+        on_overdue: Callable[[str, str], None] = ignored,
+    ) -> None:
         """See `Runtime.watch`."""
+        self._on_overdue = on_overdue
         self._on_lost, self._on_back = on_lost, on_back
 
     def start(self) -> None:
@@ -107,14 +117,15 @@ class ExternalServer:
         if self._grpc is not None:
             await self._grpc.close()
 
-    async def load(self, model: str, source: DeclaredSource) -> LoadReport:
+    async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
         """Ready already, or made so by the repository API, or waited for while the server starts. Raises RuntimeLost,
         OutOfMemory, BatchFailed."""
         self._check_up()
         begin = time.monotonic()
         try:
-            await self._make_ready(model)
-            inputs, outputs = specs_of(await self._http.metadata(model))
+            async with self._limited(model, f"the load of model {model}", limit_s):
+                await self._make_ready(model)
+                inputs, outputs = specs_of(await self._http.metadata(model))
         except ServerGoneError as gone:
             raise await self._lost_under(gone) from gone
         except ServerRefusedError as refusal:
@@ -128,24 +139,28 @@ class ExternalServer:
             outputs=source.outputs or outputs,
         )
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, limit_s: float = math.inf) -> None:
         """By the repository API; a server without one keeps the model, which is logged."""
         self._check_up()
         self._loaded.discard(model)
         try:
-            await self._http.unload(model)
+            async with self._limited(model, f"the unload of model {model}", limit_s):
+                await self._http.unload(model)
         except ServerRefusedError as refusal:
             _LOG.warning("%s keeps model %s: %s", self._http.url, model, refusal)
         except ServerGoneError as gone:
             raise await self._lost_under(gone) from gone
 
-    async def run(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> RunResult:
+    async def run(
+        self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
+    ) -> RunResult:
         """One request per batch. Its device time is the time on the wire and in the server, from when the batch before
         it had ended."""
         self._check_up()
         begin = time.monotonic()
         try:
-            outputs = await self._unless_down((self._grpc or self._http).infer(model, parts, rows))
+            async with self._limited(model, f"the batch of {rows} rows of model {model}", limit_s):
+                outputs = await self._unless_down((self._grpc or self._http).infer(model, parts, rows))
         except ServerGoneError as gone:
             raise await self._lost_under(gone) from gone
         except ServerRefusedError as refusal:
@@ -159,6 +174,36 @@ class ExternalServer:
         """Nothing is known of it. Raises RuntimeLost while the server is not there."""
         self._check_up()
         return _UNKNOWN
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, model: str, what: str, limit_s: float) -> AsyncIterator[None]:
+        """Raises RuntimeLost when the limit has passed: the call is given up (a server of the user's cannot be ended
+        from here), and its health is looked at."""
+        if limit_s == math.inf:
+            yield
+            return
+        said: list[str] = []
+
+        def say() -> None:
+            said.append(f"{what} has taken {limit_s * WARNING_SHARE:g} s; it will be given up after {limit_s:g} s")
+            _LOG.warning("%s: %s", self.device, said[0])
+            self._on_overdue(model, said[0])
+
+        saying = asyncio.get_running_loop().call_later(limit_s * WARNING_SHARE, say)
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            why = f"{what} has taken longer than its limit of {limit_s:g} s at {self._http.url}"
+            _LOG.error("%s: %s; the call is given up", self.device, why)
+            await self._check_health()
+            raise RuntimeLost(why, overdue=True) from error
+        finally:
+            saying.cancel()
+            if said:
+                self._on_overdue(model, "")
 
     async def _unless_down(self, call: Coroutine[Any, Any, T]) -> T:
         """The call's result, or RuntimeLost as soon as the server is known to be gone."""

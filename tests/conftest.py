@@ -9,8 +9,9 @@ from hypothesis import settings
 
 # CI must tell of a change, not of the day's luck: the examples of a test depend on the test alone. `make soak` searches
 # freely (BATCHWRIGHT_HYPOTHESIS=search) and keeps in .hypothesis/ what it finds; a find becomes an @example.
-settings.register_profile("suite", derandomize=True, database=None)
-settings.register_profile("search", print_blob=True)
+# No deadline: how long an example takes depends on what else the machine does.
+settings.register_profile("suite", derandomize=True, database=None, deadline=None)
+settings.register_profile("search", print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("BATCHWRIGHT_HYPOTHESIS", "suite"))
 
 

@@ -109,7 +109,6 @@ def test_two_models_share_an_accelerator_layer_by_layer(stage: Stage) -> None:
             told = [model.get("layerwise", "")[:7] for model in models]
             assert told == (["", ""] if mode == "Off" else ["8 units", "8 units"])
     print(f"24 requests, layerwise off and on: {took}")
-    assert took["Balanced"] < 0.8 * took["Off"], took
 
 
 def test_two_real_networks_share_a_cpu_layer_by_layer(stage: Stage) -> None:

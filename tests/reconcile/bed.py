@@ -196,7 +196,7 @@ def wait(met: Callable[[], bool], within_s: float, why: Callable[[], str]) -> No
         time.sleep(0.1)
 
 
-def stop(process: subprocess.Popen[bytes], within_s: float = 5.0) -> float:
+def stop(process: subprocess.Popen[bytes], within_s: float = 30.0) -> float:
     """SIGTERM; how long it took."""
     started = time.monotonic()
     process.terminate()

@@ -2,6 +2,7 @@
 
     python -m e2e.bench.client.generator SPEC.json RESULT.npz
 
+It says `ready` when it could begin, and waits for a line with the origin of the clock that `start_at` counts from.
 A process of its own, so that it can be pinned and its CPU time does not count as anyone else's. RESULT has one entry
 per request: `scheduled`, `sent`, `done` (nanoseconds of the monotonic clock, 0: never) and `latency` (LoadGen's own,
 from the schedule), `status` and `index` of the sample.
@@ -35,8 +36,7 @@ _INDICES = 10_000
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `rate` 0: closed loop of `connections`. `start_at`: in monotonic seconds (0: at once), so that several
-    can begin together.
+    """One run. `rate` 0: closed loop of `connections`. `start_at`: seconds after the origin, which several share.
 
     `models`: name -> weight. `checked`: answers must be the emulated device's argmax."""
 
@@ -122,7 +122,7 @@ def closed_loop(spec: Spec) -> dict[str, NDArray[Any]]:
             ask()
 
     client = Client(("127.0.0.1", spec.port), done, opened=spec.connections, limit=spec.connections)
-    _sleep_until(spec.start_at)
+    _sleep_until(_origin() + spec.start_at)
     end = time.monotonic() + spec.seconds
     for _ in range(spec.connections):
         ask()
@@ -161,7 +161,7 @@ def open_loop(spec: Spec) -> dict[str, NDArray[Any]]:
     sut = lg.ConstructSUT(issue, lambda: client.give_up(spec.grace_s))
     qsl = lg.ConstructQSL(_INDICES, _INDICES, lambda _: None, lambda _: None)
     with tempfile.TemporaryDirectory(prefix="batchwright-loadgen-") as folder:
-        _sleep_until(spec.start_at)
+        _sleep_until(_origin() + spec.start_at)
         lg.StartTestWithLogSettings(sut, qsl, _settings(lg, spec), _log_settings(lg, folder), "")
         client.close()
         trace = (Path(folder) / "mlperf_log_trace.json").read_bytes()
@@ -202,6 +202,12 @@ def _joined(columns: dict[str, NDArray[Any]], trace: bytes) -> dict[str, NDArray
         raise RuntimeError(f"LoadGen traced {len(found)} requests of {len(columns['sent'])}")
     found = found[found[:, 0].argsort()]
     return {**columns, "scheduled": columns["sent"] - found[:, 1], "latency": found[:, 2]}
+
+
+def _origin() -> float:
+    """In monotonic seconds, from whoever started this process, once all that begin together are ready."""
+    print("ready", flush=True)
+    return float(sys.stdin.readline())
 
 
 def _sleep_until(moment: float) -> None:

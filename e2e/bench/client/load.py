@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,8 @@ from e2e.bench.client.generator import Spec
 from e2e.bench.run import Run
 from e2e.bench.servers import ROOT, Cores, Server, die_with_the_bench, pinned
 
-_PREPARE_S = 1.5
-"""Time for generators to import, build their requests and connect, where several start together."""
+_LEAD_S = 0.1
+"""From the moment in which all generators are ready to the origin of their clock: until each has read it."""
 
 
 class GeneratorFailed(Exception):  # noqa: N818
@@ -36,16 +37,15 @@ def drive(spec: Spec, cores: Cores) -> Run:
 
 
 def drive_all(specs: Sequence[Spec], cores: Cores, meanwhile: Callable[[float], None] | None = None) -> list[Run]:
-    """Loads whose `start_at` counts from one common origin. `meanwhile` is called with it while they run."""
-    several = len(specs) > 1 or meanwhile is not None
-    origin = time.monotonic() + _PREPARE_S if several else 0.0
+    """Loads whose `start_at` counts from one common origin, which lies where all of them have their requests built and
+    their connections open. `meanwhile` is called with it while they run."""
     with tempfile.TemporaryDirectory(prefix="batchwright-load-") as scratch:
         folder = Path(scratch)
         processes: list[subprocess.Popen[str]] = []
         try:
             for number, spec in enumerate(specs):
-                timed = msgspec.structs.replace(spec, start_at=origin + spec.start_at) if several else spec
-                processes.append(_started(timed, folder, number, cores))
+                processes.append(_started(spec, folder, number, cores))
+            origin = _begin_together(processes)
             if meanwhile is not None:
                 meanwhile(origin)
             for process in processes:
@@ -72,10 +72,26 @@ def _started(spec: Spec, folder: Path, number: int, cores: Cores) -> subprocess.
         return subprocess.Popen(
             command,
             cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=die_with_the_bench,  # noqa: PLW1509 - the bench has one thread
         )
+
+
+def _begin_together(processes: Sequence[subprocess.Popen[str]]) -> float:
+    """Waits for all; the origin that they were told. One that ended early is left to who reads its last words."""
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    origin = time.monotonic() + _LEAD_S
+    for process in processes:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{origin!r}\n")
+            process.stdin.flush()
+    return origin
 
 
 def _read(path: Path, spec: Spec) -> Run:

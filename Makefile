@@ -53,8 +53,8 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m e2e.cluster build
-	$(BIN)/pytest -n 3 --dist loadfile -m "not soak and not cluster and not timed" tests
-	$(BIN)/pytest -m "(cluster or timed) and not soak" tests
+	$(BIN)/pytest -n 3 --dist loadfile --durations 20 -m "not soak and not cluster and not timed" tests
+	$(BIN)/pytest --durations 5 -m "(cluster or timed) and not soak" tests
 
 soak: install ## what takes long: minutes of silence, kill matrices, free searches by hypothesis [1 h]
 	BATCHWRIGHT_HYPOTHESIS=search $(BIN)/pytest -m "hypothesis and not apiserver and not cluster" --timeout 3600 tests

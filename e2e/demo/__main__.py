@@ -38,7 +38,13 @@ def _name_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @_name_option
 @click.option(
-    "--report", "report_path", type=click.Path(path_type=Path), default=REPORT, help="Where report.json goes."
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path),
+    default=REPORT,
+    envvar="BATCHWRIGHT_DEMO_REPORT",
+    show_envvar=True,
+    help="Where report.json goes.",
 )
 def up(name: str, report_path: Path) -> None:
     """Start the cluster and run the main job on it."""

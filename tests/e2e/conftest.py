@@ -15,28 +15,28 @@ from e2e.demo.kubectl import Kubectl
 from tests.e2e.stage import DEMO, DEMO_DOWN, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
-REPORT = ROOT / "build" / "demo" / "report.json"
 NAME = os.environ.get("BATCHWRIGHT_E2E_CLUSTER", f"e2e-{os.getpid()}")
 """A name, and BATCHWRIGHT_E2E_KEEP=1, run the scenarios again and again on one standing cluster."""
 
 
 @pytest.fixture(scope="session")
-def stage() -> Iterator[Stage]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The embedded cluster with the demo's whole story told on it, by the commands that the README gives."""
+    told = tmp_path_factory.mktemp("demo") / "report.json"  # build/demo may be that of a demo at work
     try:
-        type_command(DEMO)
+        type_command(DEMO, BATCHWRIGHT_DEMO_REPORT=str(told))
         cluster = Cluster.attach(NAME)
         kubectl = Kubectl(binary=kubectl_path(), kubeconfig=cluster.kubeconfig)
-        yield Stage(kubectl=kubectl, report=report.load(REPORT), cluster=cluster)
+        yield Stage(kubectl=kubectl, report=report.load(told), cluster=cluster)
     finally:
         if not os.environ.get("BATCHWRIGHT_E2E_KEEP"):
             type_command(DEMO_DOWN)
     assert os.environ.get("BATCHWRIGHT_E2E_KEEP") or NAME not in teardown.known_clusters()
 
 
-def type_command(command: str) -> None:
+def type_command(command: str, **environ: str) -> None:
     """A command of make, on this session's embedded cluster; the environment of the tests is not made anew."""
-    environment = {**os.environ, "BATCHWRIGHT_CLUSTER": NAME, "CLUSTER": "embedded"}
+    environment = {**os.environ, "BATCHWRIGHT_CLUSTER": NAME, "CLUSTER": "embedded", **environ}
     program, *arguments = command.split()
     subprocess.run([program, "-o", ".venv/.installed", *arguments], cwd=ROOT, env=environment, check=True)
 

@@ -57,6 +57,10 @@ FAULTS: Mapping[str, tuple[float, Sequence[Rule]]] = {
 _ALL_WATCHES_S = 1.0  # within which a change has come to every watch that is to be hit
 
 
+class StillWaitingError(RuntimeError):
+    """A state did not come in time; the message says which."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One revision: its checkout, and an API server of its own with its CRDs."""
@@ -152,7 +156,7 @@ def measured(side: Side, scratch: Path) -> dict[str, float]:
     log = scratch / f"{side.name}.log"
     try:
         found = {"gates/s": gates(side, log)} | rates(side, log) | recoveries(side, log, scratch)
-    except TimeoutError as error:
+    except StillWaitingError as error:
         raise SystemExit(f"{side.name}: {error}\n{log.read_text()[-2000:]}") from error
     clean(side)
     return found
@@ -263,21 +267,24 @@ def unsettled(side: Side) -> list[str]:
 
 def clean(side: Side) -> None:
     """Until no ModelDeployment and no pod is left."""
-    side.plane.api.delete(OBJECTS)
 
     def gone() -> bool:
-        side.plane.api.delete(f"{PODS}?gracePeriodSeconds=0")
-        return not side.plane.api.get(PODS)["items"]
+        for path in (OBJECTS, f"{PODS}?gracePeriodSeconds=0"):
+            side.plane.api.delete(path)
+        return not any(side.plane.api.get(path)["items"] for path in (OBJECTS, PODS))
 
     until(gone, "no pod left", every_s=1)
 
 
 def until(met: Callable[[], bool], what: str, *, within_s: float = 120, every_s: float = 0.1) -> None:
-    """Returns once it is so. Raises TimeoutError."""
+    """Returns once it is so; a call that the API server does not answer in time says no. Raises StillWaitingError."""
     deadline = time.monotonic() + within_s
-    while not met():
+    while True:
+        with contextlib.suppress(OSError):
+            if met():
+                return
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {within_s:.0f} s: {what}")
+            raise StillWaitingError(f"not within {within_s:.0f} s: {what}")
         time.sleep(every_s)
 
 

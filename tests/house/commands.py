@@ -1,4 +1,5 @@
-"""The commands of the pages, read out of them: blocks fenced as `sh`, and commands within a sentence."""
+"""The commands of the pages, read out of them: blocks fenced as `sh`, and commands within a sentence. In examples' YAML
+comments that are indented as code stand for blocks."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("e2e/*/README.md"))
     if path.name != "CHANGELOG.md"
 )
+EXAMPLES = sorted(path for path in ROOT.glob("examples/**/*.yaml") if "\n#   " in path.read_text())
 PROGRAMS = (
     "make",
     "kubectl",
@@ -67,6 +69,9 @@ def blocks(page: Path) -> list[Block]:
 
 def scripts(page: Path) -> list[Block]:
     """The blocks to type."""
+    if page.suffix == ".yaml":
+        text = "\n".join(re.findall(r"^#   (.*)$", page.read_text(), flags=re.M))
+        return [Block(page=name_of(page), number=1, language="sh", text=text)]
     return [block for block in blocks(page) if block.language == "sh"]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import ControlPlane, kubectl_path, teardown
-from tests.house.commands import PAGES, ROOT, Block, astray, blocks, inline, name_of, scripts
+from tests.house.commands import EXAMPLES, PAGES, ROOT, Block, astray, blocks, inline, name_of, scripts
 from tests.house.ways import NOT_RUN, needs, offers, runnable, script
 
 BIN = Path(sys.executable).parent
-TYPED = [(page, kind) for page in PAGES for kind in ("", "apiserver", "cluster")
+TYPED = [(page, kind) for page in (*PAGES, *EXAMPLES) for kind in ("", "apiserver", "cluster")
          if any(runnable(block) and needs(block) == kind for block in scripts(page))]  # fmt: skip
 LINES = [line for page in PAGES for block in scripts(page) for line in block.lines]
 INLINE = sorted({command for page in PAGES for command in inline(page)})

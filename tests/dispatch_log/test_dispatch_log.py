@@ -25,7 +25,7 @@ from batchwright_worker.dispatch_log.replay import Replayed, replay
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.runtime import BatchFailed
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.dispatch import RunBatch
 from batchwright_worker.scheduler.queues import QueuedRequest

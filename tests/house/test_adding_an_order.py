@@ -12,7 +12,7 @@ from typing import ClassVar, cast, get_args
 import pytest
 
 from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import SimulatedDevice, Simulation, SimulationReport, poisson
@@ -30,6 +30,7 @@ class LastNameOrder:
 
     name: ClassVar[QueueOrder] = LAST
     goes_by_deadline: ClassVar[bool] = False
+    splits_loads: ClassVar[bool] = False
 
     def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
         return sorted(choices, key=lambda choice: choice.model, reverse=True)

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from batchwright_worker.scheduler.batch_size.controller import Controller, TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import Controller, TuningConfig
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import (
@@ -37,11 +37,9 @@ def slower_from(when: float) -> SimulatedDevice:
 
 
 @cache
-def table(
-    load: float | int, first: int, controller: Controller, *, literal: bool = False, jump: bool = False
-) -> SimulationReport:
+def table(load: float | int, first: int, controller: Controller, *, jump: bool = False) -> SimulationReport:
     """`load`: requests per second if a float, callers in a closed loop if an int."""
-    tuning = TuningConfig(latency_s=0.1, max_size=64, controller=controller, literal=literal)
+    tuning = TuningConfig(latency_s=0.1, max_size=64, controller=controller)
     config = ModelConfig(name="m", tuning=tuning, initial_size=first, admits_all=True)
     arrivals = closed_loop(load) if isinstance(load, int) else poisson(load, SECONDS, random.Random(7))
     device = slower_from(20) if jump else line(0.010, 0.002)
@@ -69,7 +67,7 @@ def test_an_overloaded_large_size_does_not_spiral_to_death(controller: Controlle
 
 @pytest.mark.parametrize("load", [500.0, 64])
 def test_which_the_plain_rule_does(load: float) -> None:
-    spiral = table(load, 64, "MannKendall", literal=True)
+    spiral = table(load, 64, "Literal")
     assert last_size(spiral) <= 8
     assert spiral.sizes["m"] == sorted(spiral.sizes["m"], reverse=True)
     assert spiral.rows_per_second(since=SECONDS - 4) < 300 < spiral.rows_per_second()
@@ -77,7 +75,7 @@ def test_which_the_plain_rule_does(load: float) -> None:
 
 @pytest.mark.parametrize("rate", [100.0, 340.0])
 def test_and_it_never_leaves_one_row(rate: float) -> None:
-    stuck = table(rate, 1, "MannKendall", literal=True)
+    stuck = table(rate, 1, "Literal")
     assert last_size(stuck) == 1
     assert stuck.rows_per_second(SETTLED) < 90
 
@@ -88,7 +86,7 @@ def test_few_callers_are_served_as_fast_as_they_can_ask_and_then_it_stops(contro
     looks at latency alone at 189/s."""
     report = table(16, 1, controller)
     assert report.rows_per_second(SETTLED) > 300
-    assert last_size(report) <= 16
+    assert last_size(report) <= 20, "what takes half of the target; more is never asked for"
     assert len(set(report.sizes["m"][-15:])) == 1
 
 

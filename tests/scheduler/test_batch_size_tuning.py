@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, decide, fitted_size, initial
+from batchwright_worker.scheduler.batch_size.controller import decide
 from batchwright_worker.scheduler.batch_size.device_time import UNKNOWN, Curve, fit
+from batchwright_worker.scheduler.batch_size.fitted_size import first_size, fitted_size
+from batchwright_worker.scheduler.batch_size.tuning import TunerState, TuningConfig
 from batchwright_worker.scheduler.window_counts import WindowFacts
 
 LINE = fit((n, 0.010 + 0.002 * n) for n in (1, 2, 4, 8, 16, 32) for _ in range(3))
@@ -22,8 +24,10 @@ def window(**facts: float) -> WindowFacts:
     base: dict[str, Any] = {
         "seconds": 1.0,
         "requests": 100,
+        "batches": 40,
+        "running": False,
         "latency_s": 0.05,
-        "device_s": 0.02,
+        "batch_s": 0.02,
         "mean_rows": 5.0,
         "full_ratio": 0.0,
         "busy": 0.5,
@@ -33,8 +37,8 @@ def window(**facts: float) -> WindowFacts:
     return WindowFacts(**{**base, **facts})
 
 
-ROWS_WAIT = window(latency_s=0.3, device_s=0.02, mean_rows=5, full_ratio=1, busy=1, offered=300, served=250)
-SLOW = window(latency_s=0.13, device_s=0.09, mean_rows=40, busy=0.9)
+ROWS_WAIT = window(latency_s=0.3, batch_s=0.02, mean_rows=5, full_ratio=1, busy=1, offered=300, served=250)
+SLOW = window(latency_s=0.13, batch_s=0.09, mean_rows=40, busy=0.9)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +50,11 @@ SLOW = window(latency_s=0.13, device_s=0.09, mean_rows=40, busy=0.9)
         (window(mean_rows=5, full_ratio=1, busy=1), 5, 6, "LatencyBelowTarget"),
         (window(mean_rows=5, full_ratio=0, busy=0.9), 5, 6, "LatencyBelowTarget"),
         (window(mean_rows=5, full_ratio=0, busy=0.5), 5, 5, "TargetMet"),
-        (window(latency_s=0.3, mean_rows=64, device_s=0.02), 64, 64, "AtMaximum"),
-        (window(latency_s=0.3, mean_rows=1, device_s=0.2), 1, 1, "AtMinimum"),
-        (window(latency_s=0.2, device_s=0.09, mean_rows=32, offered=900), 32, 32, "Overloaded"),
-        (window(requests=0, latency_s=0), 5, 5, "NoRequests"),
+        (window(latency_s=0.3, mean_rows=64, batch_s=0.02), 64, 64, "AtMaximum"),
+        (window(latency_s=0.3, mean_rows=1, batch_s=0.2), 1, 1, "AtMinimum"),
+        (window(latency_s=0.2, batch_s=0.09, mean_rows=32, offered=900), 32, 32, "Overloaded"),
+        (window(requests=0, batches=0, latency_s=0), 5, 5, "NoRequests"),
+        (window(requests=0, batches=0, latency_s=0.3, running=True), 5, 5, "NothingEnded"),
     ],
 )
 def test_a_proposal_has_a_cause(seen: WindowFacts, size: int, proposed: int, reason: str) -> None:
@@ -151,7 +156,8 @@ def test_poisson_noise_of_a_small_load_is_no_change() -> None:
         (TuningConfig(latency_s=0.1, max_size=8), LINE, 8),
         (TuningConfig(max_size=32), KNEE_AT_6, 6),
         (TuningConfig(latency_s=0.001), LINE, 1),
-        (TuningConfig(latency_s=10, max_size=256), LINE, 64),
+        (TuningConfig(latency_s=10, max_size=256), LINE, 256),
+        (TuningConfig(latency_s=10, max_size=256, controller="MannKendall"), LINE, 64),
     ],
 )
 def test_the_fitted_size_is_the_largest_within_half_the_target_that_is_faster(
@@ -167,17 +173,19 @@ def test_the_fitted_controller_jumps() -> None:
 
 def test_the_first_size_is_the_users_else_the_predicted_else_the_smallest() -> None:
     config = TuningConfig(latency_s=0.1, min_size=2, max_size=64)
-    assert initial(config, 5, LINE).size == 5
-    assert initial(config, None, LINE).size == 20
-    assert initial(config, None, UNKNOWN).size == 2
+    assert first_size(config, 5, LINE).size == 5
+    assert first_size(config, None, LINE).size == 20
+    assert first_size(config, None, UNKNOWN).size == 2
 
 
 windows = st.builds(
     WindowFacts,
     seconds=st.just(1.0),
     requests=st.integers(0, 500),
+    batches=st.integers(0, 500),
+    running=st.booleans(),
     latency_s=st.floats(0, 1),
-    device_s=st.floats(0, 0.5),
+    batch_s=st.floats(0, 0.5),
     mean_rows=st.floats(1, 64),
     full_ratio=st.floats(0, 1),
     busy=st.floats(0, 1),
@@ -187,7 +195,7 @@ windows = st.builds(
 
 
 @given(
-    st.sampled_from(["Auto", "MannKendall", "Fitted"]),
+    st.sampled_from(["Auto", "MannKendall", "Fitted", "Literal"]),
     st.lists(windows, max_size=30),
     st.integers(1, 64),
     st.integers(1, 8),
@@ -197,13 +205,13 @@ def test_the_size_stays_within_its_bounds_and_every_decision_says_why(
     controller: Any, seen: list[WindowFacts], start: int, step: int, curve: Curve
 ) -> None:
     config = TuningConfig(min_size=2, max_size=48, step=step, latency_s=0.1, controller=controller)
-    tuner = initial(config, start, curve)
+    tuner = first_size(config, start, curve)
     for one in seen:
         decision = decide(config, tuner, one, curve)
         assert config.min_size <= decision.size <= config.max_size
         assert decision.message
         assert decision.reason[0].isupper()
-        if one.requests == 0:
+        if one.requests == 0 and one.batches == 0:
             assert decision.tuner == tuner
         if decision.changed and len(decision.tuner.proposals) >= 4:
             assert decision.trend.z * (decision.size - decision.previous) > 0

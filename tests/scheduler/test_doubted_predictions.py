@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
 from batchwright_worker.scheduler.batch_size.device_time import DeviceTime
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import PROBE_S, ModelConfig

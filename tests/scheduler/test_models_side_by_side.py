@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.fair_share import rebalance
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, start_serving
 from batchwright_worker.scheduler.simulator import Fate, SimulatedDevice, Simulation, poisson

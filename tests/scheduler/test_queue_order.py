@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.dispatch import PASS_LIMIT
 from batchwright_worker.scheduler.order import OLDEST_SHARE, ORDERS, Choice, FairShareState, ordered

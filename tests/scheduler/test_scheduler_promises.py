@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, QueuedRequest

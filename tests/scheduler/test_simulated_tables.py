@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchwright_worker.api.deployment import QueueOrder
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
-from batchwright_worker.scheduler.devices import Eviction
+from batchwright_worker.api.deployment import Eviction, QueueOrder
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.served_model import ModelConfig
 from batchwright_worker.scheduler.simulator import (
     Arrival,
@@ -60,7 +59,7 @@ def test_a_light_load_is_served_at_once() -> None:
 
 
 def test_the_plain_rule_without_the_guard_spirals_to_death() -> None:
-    spiral = simulate(500, seconds=70, first=64, max_size=64, literal=True, admits_all=True)
+    spiral = simulate(500, seconds=70, first=64, max_size=64, controller="Literal", admits_all=True)
     assert spiral.sizes["m"][-1] <= 2
     assert spiral.rows_per_second(since=65) < 130
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.devices import MOST_LEAD_S, DeviceConfig, ResidentModel
 from batchwright_worker.scheduler.dispatch import Nothing
 from batchwright_worker.scheduler.scheduler import Scheduler

@@ -31,6 +31,7 @@ __all__ = [
     "Artifact",
     "Batching",
     "Emulated",
+    "Eviction",
     "Layerwise",
     "Model",
     "ModelDeployment",
@@ -53,6 +54,8 @@ Weight = Annotated[str, msgspec.Meta(max_length=13, pattern=DECIMAL_PATTERN)]
 
 QueueOrder = Literal["Balanced", "Longest", "Oldest"]
 """The names of `scheduler/order`'s orders."""
+Eviction = Literal["LeastWorth", "LeastRecentlyUsed"]
+"""Which idle model makes room for another one (`scheduler/views`)."""
 
 
 class Runtime(Value, kw_only=True, frozen=True):
@@ -201,6 +204,13 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
             "time that a batch serves per second of device time."
         ),
     ] = "Balanced"
+    evict: Annotated[
+        Eviction,
+        doc(
+            "Which idle model is unloaded first where one needs room (method B5). LeastWorth: the one whose reload "
+            "would cost least (load time x demand / bytes). LeastRecentlyUsed: the one that was served longest ago."
+        ),
+    ] = "LeastWorth"
     layerwise: Annotated[Layerwise, doc("Layer-by-layer execution of several models.")] = Layerwise()
     placement: Annotated[Placement, doc("Where the pods may go and how they are placed.")] = Placement()
     strategy: Annotated[

@@ -86,7 +86,10 @@ class Batching(Value, kw_only=True, frozen=True):
     max_size: Annotated[int, doc("Largest batch size that the tuner may choose.", ge=1, le=4096)] = 32
     initial_size: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=4096)] | None,
-        doc("Batch size to start with. Unset: predicted from the processor's load table, else minSize."),
+        doc(
+            "Batch size to start with. Unset: predicted, from the batches of the warm-up where one runs, else from the "
+            "load table of the processor (as if the model behaved like the benchmark's), and from the first batches."
+        ),
     ] = None
     step: Annotated[int, doc("Rows by which the tuner moves the batch size at a time.", ge=1, le=1024)] = 1
     window_milliseconds: Annotated[int, doc("Length of one observation window.", ge=50, le=600_000)] = 1000
@@ -103,10 +106,12 @@ class Batching(Value, kw_only=True, frozen=True):
         int, doc("Rows that may wait for this model in one replica; more are refused.", ge=1, le=1_000_000)
     ] = 10_000
     controller: Annotated[
-        Literal["Auto", "MannKendall", "Fitted"],
+        Literal["Auto", "MannKendall", "Fitted", "Literal"],
         doc(
-            "MannKendall: steps with the trend guard, as published. Fitted: also uses the device time measured "
-            "per size. Auto: the one that measures better."
+            "How the batch size moves. Auto: by steps (method A6) that go as far as the measured times of a batch say "
+            "once these are firm, never against the trend of the last windows (A7), until the targets are met (A8). "
+            "MannKendall: by `step` only. Fitted: as Auto, from the first batch on. Literal: the published rule to the "
+            "letter, a smaller batch whenever the latency is above its target, to compare with."
         ),
     ] = "Auto"
     padding: Annotated[Padding | None, doc("Unset: only rows of equal shape share a batch.")] = None

@@ -15,7 +15,7 @@ import msgspec
 
 from batchwright_worker.inference import runtime
 from batchwright_worker.scheduler import devices, dispatch, queues, served_model, steps, window_counts
-from batchwright_worker.scheduler.batch_size import controller
+from batchwright_worker.scheduler.batch_size import tuning
 from batchwright_worker.scheduler.scheduler import Scheduler
 
 FORMAT: Final = 2
@@ -32,6 +32,7 @@ CALLS: Final = (
     "batch_suspect",
     "retention_measured",
     "answered",
+    "answered_in_part",
     "load_ended",
     "load_failed",
     "load_killed_runtime",
@@ -83,7 +84,7 @@ class LoggedCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _classes() -> Mapping[str, type[Any]]:
-    modules = (controller, devices, dispatch, queues, runtime, served_model, steps, window_counts)
+    modules = (tuning, devices, dispatch, queues, runtime, served_model, steps, window_counts)
     found = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
     return {each.__name__: each for each in found if is_dataclass(each) or issubclass(each, msgspec.Struct)}
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from batchwright_worker.api.deployment import QueueOrder
+from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.dispatch_log import calls
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.steps import Batch, Step
@@ -103,11 +103,12 @@ class RecordedScheduler(Scheduler):
         log: DispatchLog | None,
         *,
         order: QueueOrder,
+        eviction: Eviction = "LeastWorth",
         clock: Callable[[], float],
         wall: Callable[[], float],
         observe: Callable[[str, tuple[Any, ...], Any], None] | None = None,
     ) -> None:
-        super().__init__(order=order)
+        super().__init__(order=order, eviction=eviction)
         self._observe = observe
         self._lines = log
         self._clock, self._wall = clock, wall

@@ -112,7 +112,10 @@ class BatchOutcome:
     def _done(self, part: Part, outputs: Mapping[str, Array]) -> None:
         """Outputs of a part's rows; the last ones complete the answer."""
         pending = part.pending
-        if not pending.waits or not pending.add(part.start, part.rows, outputs):
+        if not pending.waits:
+            return
+        if not pending.add(part.start, part.rows, outputs):
+            self._engine.scheduler.answered_in_part(pending.request.model, part.rows)
             return
         request, ended_at = pending.request, self._ended_at
         try:
@@ -122,5 +125,5 @@ class BatchOutcome:
             self._engine.requests.fail(pending, error)
             return
         self._counters.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self._last)
-        self._engine.scheduler.answered(request.model, request.rows, ended_at - request.arrival)
+        self._engine.scheduler.answered(request.model, part.rows, ended_at - request.arrival)
         self._engine.requests.answer(pending, result)

@@ -102,11 +102,11 @@ class Engine:
         cls, deployment: ModelDeployment, runtimes: Sequence[Runtime], scheduler: Scheduler | None = None
     ) -> Self:
         """From names.DEPLOYMENT_FILE as parsed by `deployment.parse_deployment`. A `scheduler` that is given (one that
-        records, say) has its order already."""
+        records, say) has its orders already."""
         return cls(
             deployment.spec.models,
             runtimes,
-            scheduler=scheduler or Scheduler(order=deployment.spec.queue_order),
+            scheduler=scheduler or Scheduler(order=deployment.spec.queue_order, eviction=deployment.spec.evict),
             interleaves=interleaves(deployment),
         )
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from batchwright_worker.api.messages import ChangeState, ModelState
 from batchwright_worker.engine.counters import ModelCounters
-from batchwright_worker.scheduler.batch_size.controller import TuningDecision
+from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
 MOVED: Final = 0.1
@@ -41,9 +41,9 @@ class ModelView:
     changes: deque[ChangeState] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
     _shown: Mapping[str, float] = field(default_factory=dict)
 
-    def window_closed(self, decision: TuningDecision, counts: WindowCounts, now: float, wall: float) -> bool:
+    def window_closed(self, decision: TuningDecision, counts: WindowCounts, wall: float) -> bool:
         """A window has ended; is that worth a new revision?"""
-        window = counts.close(now)
+        window = decision.window
         before = None if self.decision is None else (self.decision.target_met, self.decision.tuner.searching)
         self.decision = decision
         self.throughput = window.served

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.api.messages import DeviceState, SidecarState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.model_view import ModelView
-from batchwright_worker.scheduler.batch_size.controller import TuningDecision
+from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.window_counts import WindowCounts
@@ -47,9 +47,9 @@ class StatePublisher:
         if self.views[model].set_state(state, message, resting=resting):
             self.publish()
 
-    def window_closed(self, model: str, decision: TuningDecision, counts: WindowCounts, now: float) -> None:
+    def window_closed(self, model: str, decision: TuningDecision, counts: WindowCounts) -> None:
         """A model's window has ended."""
-        if self.views[model].window_closed(decision, counts, now, self.wall()):
+        if self.views[model].window_closed(decision, counts, self.wall()):
             self.publish()
 
     def resized(self, model: str, to_size: int, reason: str, message: str) -> None:

@@ -36,8 +36,8 @@ class Windows:
     def _end(self, served: ServedModel) -> None:
         now = self.engine.clock()
         decision, counts = self.engine.scheduler.close_window(served.name, now)
-        self.engine.publisher.window_closed(served.name, decision, counts, now)
-        if counts.quiet and not served.queue.rows:
+        self.engine.publisher.window_closed(served.name, decision, counts)
+        if counts.quiet and not decision.window.running:
             del self.timers[served.name]
         else:
             self._schedule(served)

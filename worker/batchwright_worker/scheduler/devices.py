@@ -6,13 +6,9 @@ Memory is measured by the runtimes; between two measurements the state follows t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 
-Eviction = Literal["LeastWorth", "LeastRecentlyUsed"]
-"""Which idle model makes room: the one that costs least to evict (the default), or what everyone does first (kept to
-compare with)."""
 UNBOUNDED = 1 << 60
 """Bytes or rows where nothing bounds them."""
 SHORT_S = 0.002

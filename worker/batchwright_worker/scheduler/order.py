@@ -93,10 +93,14 @@ class FairShareState:
 
 class Order(Protocol):
     """A way to order the queues. `goes_by_deadline`: rows that would be late go first, so that admission may expect
-    that rows of looser targets wait (see `backlog`)."""
+    that rows of looser targets wait (see `backlog`). `splits_loads`: where loads take no device time the models that
+    are resident take turns at the device, the others at being loaded; else there is one order of all queues, as
+    published.
+    """
 
     name: ClassVar[QueueOrder]
     goes_by_deadline: ClassVar[bool]
+    splits_loads: ClassVar[bool]
 
     def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
         """Two choices or more, first served first."""
@@ -108,6 +112,7 @@ class LongestOrder:
 
     name: ClassVar[QueueOrder] = "Longest"
     goes_by_deadline: ClassVar[bool] = False
+    splits_loads: ClassVar[bool] = False
 
     def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
         """See `Order`."""
@@ -119,6 +124,7 @@ class OldestOrder:
 
     name: ClassVar[QueueOrder] = "Oldest"
     goes_by_deadline: ClassVar[bool] = False
+    splits_loads: ClassVar[bool] = False
 
     def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
         """See `Order`."""
@@ -130,6 +136,7 @@ class BalancedOrder:
 
     name: ClassVar[QueueOrder] = "Balanced"
     goes_by_deadline: ClassVar[bool] = True
+    splits_loads: ClassVar[bool] = True
 
     def ranked(self, choices: list[Choice], shares: FairShareState, now: float) -> list[Choice]:
         """See `Order`."""

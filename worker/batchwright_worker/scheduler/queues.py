@@ -325,6 +325,11 @@ class ModelQueue:
         group = self.groups.get(bucket)
         return group.first() if group else None
 
+    def oldest(self) -> float | None:
+        """When the request arrived that has waited longest of the first ones of all buckets; None if none waits."""
+        heads = (group.first() for group in self.groups.values())
+        return min((head.arrival for head in heads if head is not None), default=None)
+
     def _tidy(self, bucket: Bucket) -> None:
         if self.groups[bucket].rows == 0:
             del self.groups[bucket]

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from batchwright_worker.api.deployment import QueueOrder
+from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler import admission, dispatch, fair_share, views
 from batchwright_worker.scheduler.backlog import Newcomer, expected_backlog
-from batchwright_worker.scheduler.batch_size.controller import TuningDecision
-from batchwright_worker.scheduler.devices import Device, DeviceConfig, Eviction, Flight, ResidentModel, new_device
+from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
+from batchwright_worker.scheduler.devices import Device, DeviceConfig, Flight, ResidentModel, new_device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState, ordered
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, IsolatedBucket, QueuedRequest, level_of
@@ -209,12 +209,13 @@ class Scheduler:
 
     def _ordered(self, waiting: list[ServedModel], now: float, begins: float) -> tuple[list[Choice], float | None]:
         """The queues in the order in which they are to be served, by a batch that begins then. Where loads overlap
-        batches they take no device time: then the resident models take their turns at the device, the others theirs at
-        being loaded."""
+        batches they take no device time: then (but for B4's orders) the resident models take their turns at the device,
+        the others theirs at being loaded."""
         order = ORDERS[self.order]
         moment = views.Moment(now=now, begins=begins, mixed=self._is_mixed(now))
         found, wake_at = views.choices(waiting, self.devices, moment)
-        if len(found) < 2 or not any(device.timeline.overlaps_loads for device in self.devices.values()):
+        overlaps = order.splits_loads and any(device.timeline.overlaps_loads for device in self.devices.values())
+        if len(found) < 2 or not overlaps:
             return ordered(found, order, self._fair_share, now), wake_at
         resident = ordered([choice for choice in found if not choice.load_s], order, self._fair_share, now)
         lacking = ordered([choice for choice in found if choice.load_s], order, self._load_share, now)
@@ -301,7 +302,6 @@ class Scheduler:
         served = self.models[batch.run.model]
         served.ran_at = now
         served.ran(batch.run.bucket, batch.run.rows, device_s)
-        served.window.ran(batch.run.rows, device_s, batch.left_waiting, served.is_sized(batch.run.bucket))
         served.footprint.ran(batch.run.rows, batch_bytes)
         timeline = self.devices[batch.run.device].timeline
         timeline.suspect.discard(batch.run.model)
@@ -309,6 +309,8 @@ class Scheduler:
         took = timeline.end_batch(batch.serial, now, None if batch.run.unload else device_s)
         if not batch.run.unload:
             served.turnaround_measured(device_s, took)
+        turn_s = device_s + served.overhead_s if batch.run.unload else took
+        served.window.ran(batch.run.rows, turn_s, batch.left_waiting, served.is_sized(batch.run.bucket))
 
     def batch_suspect(self, batch: Batch) -> None:
         """It takes more than one run: its model stays in memory until a batch of it has ended well."""
@@ -347,8 +349,12 @@ class Scheduler:
         return self.devices[device].memory.limit(model, rows)
 
     def answered(self, model: str, rows: int, latency_s: float) -> None:
-        """A caller has got its result, so long after its arrival."""
+        """A caller has got its result, so long after its arrival; `rows`: the last ones of its request."""
         self.models[model].window.answered(rows, latency_s)
+
+    def answered_in_part(self, model: str, rows: int) -> None:
+        """These rows of a request have their results, others of it wait or run."""
+        self.models[model].window.answered_in_part(rows)
 
     # --- loads and evictions ---
 
@@ -359,10 +365,10 @@ class Scheduler:
         if memory.total_bytes:
             memory.free_bytes -= memory_bytes
 
-    def warm_up_ran(self, model: str, rows: int, device_s: float, batch_bytes: int) -> None:
-        """A batch of the warm-up has run."""
+    def warm_up_ran(self, model: str, rows: int, device_s: float, batch_bytes: int, bucket: Bucket = ()) -> None:
+        """A batch of the warm-up has run, of rows of this bucket."""
         served = self.models[model]
-        served.ran((), rows, device_s)
+        served.ran(bucket, rows, device_s)
         served.footprint.ran(rows, batch_bytes)
 
     def warmed_up(self, model: str) -> int:
@@ -436,7 +442,8 @@ class Scheduler:
 
     def close_window(self, model: str, now: float) -> tuple[TuningDecision, WindowCounts]:
         """Let the tuner decide on the window that ends now and begin a new one."""
-        return self.models[model].close_window(now)
+        running = any(device.runs(model) for device in self.devices.values())
+        return self.models[model].close_window(now, running=running)
 
     # --- inside ---
 

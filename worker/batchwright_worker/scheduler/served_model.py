@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from batchwright_worker.api import model as manifest_model
 from batchwright_worker.scheduler import time_limits
 from batchwright_worker.scheduler.admission import DecayingRate, in_time_size
 from batchwright_worker.scheduler.batch_size import controller
-from batchwright_worker.scheduler.batch_size.controller import TunerState, TuningConfig, TuningDecision
-from batchwright_worker.scheduler.batch_size.device_time import Curve, DeviceTime
-from batchwright_worker.scheduler.devices import Footprint
+from batchwright_worker.scheduler.batch_size.device_time import UNKNOWN, Curve, DeviceTime
+from batchwright_worker.scheduler.batch_size.fitted_size import REACH, expected, first_size, fitted_size, of_load_table
+from batchwright_worker.scheduler.batch_size.tuning import TunerState, TuningConfig, TuningDecision
+from batchwright_worker.scheduler.devices import UNBOUNDED, Footprint
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, IsolatedBucket, ModelQueue, shape_of
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
@@ -40,11 +43,13 @@ MOST_BUCKETS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What the user set for one model. `load_bytes`: what a load is expected to take before one was measured."""
+    """What the user set for one model. `load_bytes`: what a load is expected to take before one was measured.
+    `load_table`: what the benchmark measured of this processor, (batch size, images per second) per row of it."""
 
     name: str
     tuning: TuningConfig
     initial_size: int | None = None
+    load_table: tuple[tuple[int, float], ...] = ()
     window_s: float = 1.0
     queue_delay_s: float = 0.0
     queue_limit: int = 10_000
@@ -57,8 +62,13 @@ class ModelConfig:
     """No admission by latency (only to show what that leads to)."""
 
 
-def config_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: int = 0) -> ModelConfig:
-    """From the manifest."""
+def config_of(
+    model: manifest_model.Model,
+    load_bytes: int = 0,
+    bytes_per_row: int = 0,
+    load_table: Sequence[tuple[int, float]] = (),
+) -> ModelConfig:
+    """From the manifest, and what is known of the processor."""
     batching, targets = model.batching, model.targets
     latency = targets.latency_milliseconds
     return ModelConfig(
@@ -73,6 +83,7 @@ def config_of(model: manifest_model.Model, load_bytes: int = 0, bytes_per_row: i
             controller=batching.controller,
         ),
         initial_size=batching.initial_size,
+        load_table=tuple(load_table),
         window_s=batching.window_milliseconds / 1e3,
         queue_delay_s=batching.max_queue_delay_milliseconds / 1e3,
         queue_limit=batching.max_queue_length,
@@ -87,14 +98,32 @@ def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1e3
 
 
+class BatchBounds(NamedTuple):
+    """What bounds a batch, each bound with all before it: the tuned `size`; the `knee` from which more is no faster;
+    the `reach` of what was measured; n* of admission (`in_time`); what leaves models with tighter targets in time
+    (`fair_share`, but at least half of the throughput)."""
+
+    size: int
+    knee: int
+    reach: int
+    in_time: int
+    fair_share: int
+
+    @property
+    def cap(self) -> int:
+        """Most rows of a batch."""
+        return max(1, self.fair_share)
+
+
 @dataclass(slots=True)
 class BucketFacts:
     """What decisions need to know of one bucket, derived from everything learned: good for FACTS_S and one `version`.
-    `curve`: device time; `turnaround`: from the start of a batch to its answers; `cap`: most rows of a batch; `rate`:
-    rows offered per second."""
+    `curve`: device time; `turnaround`: from the start of a batch to its answers; `cap`: most rows of a batch, and the
+    `bounds` that it follows from; `rate`: rows offered per second."""
 
     curve: Curve
     turnaround: Curve
+    bounds: BatchBounds
     cap: int
     rate: float
     until: float
@@ -110,6 +139,12 @@ class ServedModel:
     footprint: Footprint
     tuner: TunerState
     window: WindowCounts
+    reference: Curve = UNKNOWN
+    """Device time of the benchmark's reference model on this processor."""
+    largest_ran: int = 0
+    """Most rows of any batch so far."""
+    last_bucket: Bucket = ()
+    """Of the newest batch."""
     overall: DeviceTime = field(default_factory=DeviceTime)
     by_bucket: dict[Bucket, DeviceTime] = field(default_factory=dict)
     offered: DecayingRate = field(default_factory=DecayingRate)
@@ -157,14 +192,13 @@ class ServedModel:
     def turnaround(self, bucket: Bucket) -> Curve:
         """Time from the start of a batch to its answers: the device time and what goes around it."""
         bucket = shape_of(bucket)
-        # Rounded, so that the sum is made again only where the overhead has moved by a tenth of a millisecond.
         curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
         known = self._turnarounds.get(bucket)
         if known is not None and known[0] is curve and known[1] == overhead_s:
             return known[2]
         if len(self._turnarounds) > MOST_BUCKETS:
             self._turnarounds.clear()
-        turnaround = curve.plus(overhead_s) if curve.known else curve
+        turnaround = self.turnaround_of(curve)
         self._turnarounds[bucket] = (curve, overhead_s, turnaround)
         return turnaround
 
@@ -177,7 +211,8 @@ class ServedModel:
     def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
         """Learn from a batch. While there is but one bucket, its fit is the overall one."""
         self._version += 1
-        bucket = shape_of(bucket)
+        self.last_bucket = bucket = shape_of(bucket)
+        self.largest_ran = max(self.largest_ran, rows)
         if not self.by_bucket:
             self.by_bucket[bucket] = self.overall
         elif bucket not in self.by_bucket and len(self.by_bucket) < MOST_BUCKETS:
@@ -189,11 +224,20 @@ class ServedModel:
         times = self.by_bucket.get(bucket)
         if times is not None and times is not self.overall:
             times.observe(rows, device_s)
+        if self.tuner.opening and self._finds_size:
+            # No warm-up has run: the first batches are one, of real rows.
+            size = fitted_size(self.config.tuning, self.tuning_curve())
+            self.tuner = replace(self.tuner, size=self.config.tuning.bounded(size))
+
+    @property
+    def _finds_size(self) -> bool:
+        """Is the size found by fitting, from the first batch on?"""
+        return self.config.initial_size is None and self.config.tuning.jumps
 
     def is_sized(self, bucket: Bucket) -> bool:
         """Is it the tuned size that bounds batches of this bucket? Where shapes are mixed, those whose own knee lies
         below it say nothing about it."""
-        return len(self.by_bucket) < 2 or self._most(bucket) >= self.tuner.size
+        return len(self.by_bucket) < 2 or self._most(bucket, self.turnaround(bucket))[2] >= self.tuner.size
 
     def is_doubtful(self, bucket: Bucket, now: float) -> bool:
         """Has it not run for so long that its predictions may be wrong (see PROBE_S)?"""
@@ -208,9 +252,8 @@ class ServedModel:
         if len(self._facts) > MOST_BUCKETS:
             self._facts.clear()
         rate, turnaround = self.offered.at(now), self.turnaround(bucket)
-        facts = BucketFacts(
-            self.curve(bucket), turnaround, self._cap(bucket, turnaround, rate), rate, now + FACTS_S, self._version
-        )
+        bounds = self._bounds(bucket, turnaround, rate)
+        facts = BucketFacts(self.curve(bucket), turnaround, bounds, bounds.cap, rate, now + FACTS_S, self._version)
         self._facts[bucket] = facts
         return facts
 
@@ -254,58 +297,80 @@ class ServedModel:
             self.capacity_share, self.max_batch_s = capacity_share, max_batch_s
             self._version += 1
 
-    def _cap(self, bucket: Bucket, turnaround: Curve, rate: float) -> int:
-        """Most rows of a batch of this bucket: the tuned size, n* of admission, where more is no faster, and what
-        leaves models with tighter targets in time (but at least half of the throughput)."""
-        curve, most = self.curve(bucket), self._most(bucket)
-        if self.target_s is not None and curve.known:
-            most = min(most, in_time_size(turnaround, self.target_s, rate, most))
-        if self.max_batch_s < math.inf and curve.known:
+    def _bounds(self, bucket: Bucket, turnaround: Curve, rate: float) -> BatchBounds:
+        size, knee, reach = self._most(bucket, turnaround)
+        in_time = reach
+        if self.target_s is not None and turnaround.known:
+            in_time = min(reach, in_time_size(turnaround, self.target_s, rate, reach))
+        fair_share = in_time
+        if self.max_batch_s < math.inf and turnaround.known:
             # On a line, a batch that takes as long as two rows one by one serves at least half of any other's rows per
             # second.
             longest_s = max(self.max_batch_s, 2 * turnaround.seconds(1))
-            most = min(most, turnaround.largest_within(longest_s, most))
-        return max(1, most)
+            fair_share = min(in_time, turnaround.largest_within(longest_s, in_time))
+        return BatchBounds(size, knee, reach, in_time, fair_share)
 
-    def _most(self, bucket: Bucket) -> int:
-        """The tuned size, where more is no faster for this shape, and how far what is known of it reaches: a shape
-        among others is tried at twice the largest size that it was seen at, so that no batch takes long by surprise."""
-        most = min(self.tuner.size, self.curve(bucket).knee(self.tuner.size))
+    def _most(self, bucket: Bucket, turnaround: Curve) -> tuple[int, int, int]:
+        """The tuned size; where more is no faster for this shape; and how far what is known of it reaches."""
+        size = self.tuner.size
+        # Where the model itself takes next to no time, more rows are served for what goes around a batch.
+        knee = min(size, turnaround.knee(size))
+        return size, knee, min(knee, self._reach(bucket))
+
+    def _reach(self, bucket: Bucket) -> int:
+        """A shape among others is tried at twice the largest size that it was seen at, and so is a model whose size is
+        predicted by its fit, so that no batch takes long by surprise."""
         times, known = self.by_bucket.get(shape_of(bucket)), len(self.by_bucket)
-        if times is None:
-            return min(most, controller.REACH) if 0 < known < MOST_BUCKETS else most
-        return min(most, controller.REACH * times.curve.largest_seen) if known > 1 else most
+        if times is None and known > 0:
+            return REACH if known < MOST_BUCKETS else UNBOUNDED
+        if times is not None and known > 1:
+            return REACH * times.curve.largest_seen
+        if not self.config.tuning.jumps or (known and self.reference.known):
+            return UNBOUNDED
+        return max(self.config.initial_size or self.config.tuning.min_size, REACH * max(1, self.largest_ran))
 
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""
         self._version += 1
-        started = controller.initial(self.config.tuning, self.config.initial_size, self.overall.curve)
-        if not self.tuner.proposals:
-            self.tuner = replace(self.tuner, size=started.size)
+        measured = self.overall.curve.batches >= 2
+        if measured and not self.tuner.proposals:
+            started = first_size(self.config.tuning, self.config.initial_size, self.overall.curve)
+            self.tuner = replace(self.tuner, size=started.size, opening=False)
 
-    def close_window(self, now: float) -> tuple[TuningDecision, WindowCounts]:
-        """Let the tuner decide on the window that ends now and begin a new one."""
+    def close_window(self, now: float, *, running: bool) -> tuple[TuningDecision, WindowCounts]:
+        """Let the tuner decide on the window that ends now and begin a new one. `running`: a batch is in flight."""
         self._version += 1
         closed, self.window = self.window, WindowCounts(began=now)
-        decision = controller.decide(self.config.tuning, self.tuner, closed.close(now), self._mixed_curve())
+        facts = closed.close(now, oldest=self.queue.oldest(), running=running or self.queue.rows > 0)
+        decision = controller.decide(self.config.tuning, self.tuner, facts, self.tuning_curve())
         self.tuner = decision.tuner
         return decision, closed
 
-    def _mixed_curve(self) -> Curve:
-        """The fit for tuning: the bucket's own where there is one, else the overall one, which mixes the shapes and
-        so knows no knee of its own (each bucket's knee bounds its batches in `_cap`)."""
-        if len(self.by_bucket) == 1:
-            return next(iter(self.by_bucket.values())).curve
-        curve = self.overall.curve
-        return replace(curve, linear=True, firm=()) if len(self.by_bucket) > 1 else curve
+    def tuning_curve(self) -> Curve:
+        """What a batch takes from its start to its answers, for tuning: by the bucket's own fit where there is one,
+        else by the overall one, which mixes the shapes and so knows no knee of its own (each bucket's bounds its
+        batches)."""
+        mixed = len(self.by_bucket) > 1
+        curve = self.turnaround_of(self.overall.curve if mixed else self._only_curve())
+        return replace(curve, linear=True, firm=()) if mixed else expected(curve, self.reference)
+
+    def _only_curve(self) -> Curve:
+        return next((times.curve for times in self.by_bucket.values()), self.overall.curve)
+
+    def turnaround_of(self, curve: Curve) -> Curve:
+        """A fit of device time with what goes around a batch."""
+        # Rounded, so that sums need not be made again before the overhead has moved by a tenth of a millisecond.
+        return curve.plus(round(self.overhead_s, 4)) if curve.known else curve
 
 
 def start_serving(config: ModelConfig, now: float) -> ServedModel:
     """A model that has served nothing yet."""
+    reference = of_load_table(config.load_table)
     return ServedModel(
         config=config,
         queue=ModelQueue(model=config.name, limit=config.queue_limit),
         footprint=Footprint(load_bytes=config.load_bytes, bytes_per_row=config.bytes_per_row),
-        tuner=TunerState(size=config.initial_size or config.tuning.min_size),
+        tuner=first_size(config.tuning, config.initial_size, reference),
         window=WindowCounts(began=now),
+        reference=reference,
     )

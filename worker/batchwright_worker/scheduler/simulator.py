@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol
 
-from batchwright_worker.api.deployment import QueueOrder
+from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler.devices import DeviceConfig, Eviction
+from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
@@ -224,10 +224,11 @@ class Simulation:
         self._missing[key] = arrival.rows
         self._dispatch(now)
 
-    def _finish(self, arrival: Arrival, outcome: Outcome, now: float) -> None:
+    def _finish(self, arrival: Arrival, outcome: Outcome, now: float, rows: int = 0) -> None:
+        """`rows`: the last ones, that complete it."""
         self._report.done.append(Fate(arrival, outcome, now + self.answer_s))
         if outcome == "Answered":
-            self.scheduler.answered(arrival.model, arrival.rows, now - arrival.time - self.arrival_s)
+            self.scheduler.answered(arrival.model, rows, now - arrival.time - self.arrival_s)
         if arrival.caller >= 0:
             pause = 0.0 if outcome == "Answered" else 0.1
             again = replace(arrival, time=now + pause)
@@ -279,7 +280,9 @@ class Simulation:
             self._missing[part.key] -= part.rows
             if self._missing[part.key] == 0:
                 del self._missing[part.key]
-                self._finish(self._open.pop(part.key), "Answered", now)
+                self._finish(self._open.pop(part.key), "Answered", now, part.rows)
+            else:
+                self.scheduler.answered_in_part(batch.run.model, part.rows)
         self._dispatch(now)
 
     def _end_load(self, load: LoadModel, now: float) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from batchwright_worker.scheduler.devices import Device, Eviction
+from batchwright_worker.api.deployment import Eviction
+from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.dispatch import DeviceView, QueueView, ResidentView
 from batchwright_worker.scheduler.order import Choice
 from batchwright_worker.scheduler.queues import Group, QueuedRequest, level_of

@@ -17,17 +17,21 @@ _BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 class WindowFacts:
     """What one observation window saw.
 
-    `latency_s`: p95 from arrival to answer. `device_s`: mean device time of a batch. `mean_rows`: mean size of those
-    that the tuned size bounds (not the knee of their shape), `full_ratio`: the share of these after which rows of the
-    same bucket were left waiting.
-    `busy`: share of the window that the device worked for this model (above 1 with several devices).
-    `offered`: rows per second that arrived (refused ones too), `served`: rows per second answered.
+    `requests` that ended, `batches` that ended; `running`: rows wait or run at its end. `latency_s`: p95 from arrival
+    to answer, where no request has ended the age of the oldest that waits. `batch_s`: mean time of a batch from its
+    start to its answers. `mean_rows`: mean size of those that the tuned size bounds (not the knee of their shape),
+    `full_ratio`: the share of these after which rows of the same bucket were left waiting.
+    `busy`: share of the window that batches of this model ran (above 1 with several devices).
+    `offered`: rows per second that arrived (refused ones too), `served`: rows per second that have got their results,
+    whether their request has ended or not.
     """
 
     seconds: float
     requests: int
+    batches: int
+    running: bool
     latency_s: float
-    device_s: float
+    batch_s: float
     mean_rows: float
     full_ratio: float
     busy: float
@@ -44,7 +48,8 @@ class WindowCounts:
     rows: int = 0
     offered: int = 0
     batches: int = 0
-    device_s: float = 0.0
+    batches_s: float = 0.0
+    """Time of all of them, each from its start to its answers."""
     sized: int = 0
     """Batches that could have been as large as the tuned size."""
     sized_rows: int = 0
@@ -54,9 +59,12 @@ class WindowCounts:
         self.latencies.append(latency_s)
         self.rows += rows
 
-    def ran(self, rows: int, device_s: float, left_waiting: bool, sized: bool) -> None:
+    def answered_in_part(self, rows: int) -> None:
+        self.rows += rows
+
+    def ran(self, rows: int, batch_s: float, left_waiting: bool, sized: bool) -> None:
         self.batches += 1
-        self.device_s += device_s
+        self.batches_s += batch_s
         if sized:
             self.sized += 1
             self.sized_rows += rows
@@ -74,18 +82,23 @@ class WindowCounts:
             counts[bucket_of(latency)] += 1
         return counts
 
-    def close(self, now: float) -> WindowFacts:
-        """The window as the tuner sees it."""
+    def close(self, now: float, *, oldest: float | None = None, running: bool = False) -> WindowFacts:
+        """The window as the tuner sees it. `oldest`: when the oldest request arrived that still waits, None if none
+        does; `running`: rows wait or run."""
         seconds = max(now - self.began, 1e-6)
-        batches = max(self.batches, 1)
+        latency_s = percentile(self.latencies, 0.95)
+        if not self.latencies and oldest is not None:
+            latency_s = now - oldest
         return WindowFacts(
             seconds=seconds,
             requests=len(self.latencies),
-            latency_s=percentile(self.latencies, 0.95),
-            device_s=self.device_s / batches,
+            batches=self.batches,
+            running=running,
+            latency_s=latency_s,
+            batch_s=self.batches_s / max(self.batches, 1),
             mean_rows=self.sized_rows / max(self.sized, 1),
             full_ratio=self.full / max(self.sized, 1),
-            busy=self.device_s / seconds,
+            busy=self.batches_s / seconds,
             offered=self.offered / seconds,
             served=self.rows / seconds,
         )

@@ -213,6 +213,7 @@ def _engine(
     scheduler = RecordedScheduler(
         log,
         order=deployment.spec.queue_order,
+        eviction=deployment.spec.evict,
         clock=time.monotonic,
         wall=time.time,
         observe=None if tracing is None else tracing.observe,

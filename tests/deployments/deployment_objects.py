@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from batchwright_operator.kube.objects import Raw
-from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ChangeState, ModelState, SidecarState
+from batchwright_worker.api.messages import (
+    LATENCY_BOUNDS_MS,
+    BoundsState,
+    ChangeState,
+    FitState,
+    HoldState,
+    ModelState,
+    SidecarState,
+    TuningState,
+)
 
 NAMESPACE = "shop"
 PVC_ARTIFACT = {"accelerator": "cpu", "format": "onnx", "uri": "pvc://models/rec.onnx"}
@@ -127,6 +136,18 @@ def state(*models: ModelState, revision: int = 1, ready: bool = True) -> Sidecar
 def model_state(name: str = "recognizer", **parts: Any) -> ModelState:
     """One model in one sidecar."""
     return ModelState(**{"name": name, "state": "Ready", "batch_size": 4, **parts})
+
+
+def tuning_state(size: int = 4, held: str = "TargetMet", **parts: Any) -> TuningState:
+    """How one sidecar decides on the batch size of a model."""
+    bounds = BoundsState(
+        size=size, knee=size, reach=size, in_time=size, fair_share=size, memory=size, cap=size, bound_by="Size"
+    )
+    fit = FitState(fixed_milliseconds=10.0, per_row_milliseconds=2.0, linear=True, knee=32, batches=48)
+    usually = HoldState(reason=held, rule="StopRule", bound_by="InTime", cap=size)
+    return TuningState(
+        **{"controller": "Auto", "proposed_size": size, "usually": usually, "fit": fit, "bounds": bounds, **parts}
+    )
 
 
 def profile(node: str, kind: str, capacity: float, devices: int = 0) -> Raw:

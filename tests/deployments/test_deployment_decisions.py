@@ -42,6 +42,7 @@ from tests.deployments.deployment_objects import (
     profile,
     samples,
     state,
+    tuning_state,
 )
 from tests.deployments.kstatus import kstatus
 from tests.deployments.tiny_api import TinyApi
@@ -495,6 +496,41 @@ def test_the_latency_target_over_replicas(met: list[bool | None], status: str, r
     world.settle()
     found = find(world.status["conditions"], "LatencyTargetMet")
     assert (found["status"], found["reason"]) == (status, reason)
+
+
+@pytest.mark.parametrize("met", [None, True, False])
+def test_without_a_latency_target_it_is_unknown_whether_it_is_met(met: bool | None) -> None:
+    world = World(deployment(models=[model(targets={"throughput": 100})]))
+    world.serve(state(model_state(latency_target_met=met)))
+    found = find(world.status["conditions"], "LatencyTargetMet")
+    assert (found["status"], found["reason"]) == ("Unknown", "NoTarget")
+
+
+def test_the_status_tells_why_a_size_is_held_and_what_bounds_a_batch() -> None:
+    world = World(deployment(replicas=3))
+    world.serve()
+    said = [
+        tuning_state(8, "AtMaximum", published_throughput=100.4, possible_throughput=300.2),
+        tuning_state(8, "AtMaximum", published_throughput=100.4, possible_throughput=300.2),
+        tuning_state(5, "TargetMet", published_throughput=50.0, possible_throughput=200.0),
+    ]
+    for pod, each in zip(world.api.pods(), said, strict=True):
+        world.hear(pod, state(model_state(tuning=each, searching=False)))
+    world.api.now += 60
+    world.settle()
+    assert world.status["models"][0]["tuning"] == {
+        "controller": "Auto",
+        "proposedSize": 8,
+        "heldBecause": "AtMaximum",
+        "heldBy": "StopRule",
+        "searching": False,
+        "rowsLimit": 8,
+        "boundBy": "InTime",
+        "fit": {"fixedMilliseconds": "10.00", "perRowMilliseconds": "2.000", "knee": 32},
+        "publishedThroughput": 251,
+        "possibleThroughput": 800,
+    }
+    assert problems("modeldeployments", world.status) == []
 
 
 def test_what_was_measured_last_stands_while_nothing_is_measured_and_the_target_is_the_same() -> None:

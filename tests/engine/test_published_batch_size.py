@@ -7,7 +7,9 @@ import asyncio
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pytest
 
+from batchwright_worker.api.messages import HoldState
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.requests import InferRequest
 from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
@@ -167,3 +169,60 @@ def test_a_batch_longer_than_a_window_is_no_window_without_requests() -> None:
         await engine.close()
 
     run(scenario())
+
+
+def test_the_state_tells_what_is_wanted_why_it_is_held_and_what_bounds_a_batch() -> None:
+    async def scenario() -> None:
+        described = model(latency=100, throughput=150, initial_size=4, max_size=4, window_milliseconds=200)
+        engine = engine_of([described], FakeDevice())
+        await engine.start()
+        told = engine.snapshot().models[0].tuning
+        assert told is not None
+        assert (told.rule, told.reason, told.proposed_size) == ("FirstSize", "Initial", 4)
+        await call_for_ever(engine, 12, 2)
+        shown = engine.snapshot().models[0]
+        told = shown.tuning
+        assert told is not None
+        assert (told.controller, told.rule, told.reason) == ("Auto", "StopRule", "AtMaximum")
+        assert told.usually == HoldState(reason="AtMaximum", rule="StopRule", bound_by="Size", cap=4)
+        assert told.target_milliseconds == 100
+        assert told.target_throughput == 150
+        assert told.p95_milliseconds == pytest.approx(3 * 18)
+        assert told.published_throughput == pytest.approx(4 / 0.054, rel=0.01)
+        assert told.possible_throughput == pytest.approx(4 / 0.018, rel=0.01)
+        assert told.fit is not None
+        assert told.fit.fixed_milliseconds + 4 * told.fit.per_row_milliseconds == pytest.approx(18)
+        assert (told.bounds.cap, told.bounds.bound_by) == (4, "Size")
+        assert shown.latency_target_met is True
+        await engine.close()
+
+    run(scenario())
+
+
+def test_without_a_latency_target_none_is_met() -> None:
+    async def scenario() -> None:
+        engine = engine_of([model(throughput=10)], FakeDevice())
+        await engine.start()
+        await call_for_ever(engine, 4, 2)
+        assert engine.snapshot().models[0].latency_target_met is None
+        await engine.close()
+
+    run(scenario())
+
+
+def test_what_really_bounds_batches_is_named() -> None:
+    """20 rows are the tuned size; 300 free bytes at 50 a row hold 6; in half of 40 ms the device runs 4."""
+
+    async def scenario(total_bytes: int, latency: int | None) -> tuple[int, str]:
+        device = FakeDevice(total_bytes=total_bytes, bytes_per_row=50)
+        engine = engine_of([model(initial_size=20, latency=latency, controller="MannKendall")], device)
+        await engine.start()
+        await call_for_ever(engine, 2, 2)
+        told = engine.snapshot().models[0].tuning
+        assert told is not None
+        await engine.close()
+        return told.bounds.cap, told.bounds.bound_by
+
+    assert run(scenario(400, None)) == (6, "Memory")
+    cap, bound_by = run(scenario(0, 40))
+    assert (cap <= 4, bound_by) == (True, "InTime")

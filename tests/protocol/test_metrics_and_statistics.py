@@ -111,3 +111,16 @@ def test_memory_is_told_per_device(served: Served) -> None:
     [usage] = statistics(served)["memory_usage"]
     assert usage["type"] == "CPU"
     assert usage["byte_size"] >= 0
+
+
+def test_how_the_batch_size_is_decided_is_told(served: Served) -> None:
+    infer_linear(served, np.ones((2, 16), np.float32))
+    assert value(served, "batchwright_batch_size_proposed") >= 1
+    assert value(served, "batchwright_batch_rows_limit") >= 1
+    assert value(served, "batchwright_batch_bound") == 1
+    assert value(served, "batchwright_batch_size_searching") in (0, 1)
+    assert value(served, "batchwright_throughput_possible") > 0
+    assert value(served, "batchwright_fit_fixed_seconds") >= 0
+    assert "batchwright_latency_target_met" not in {
+        sample.name for family in families(served).values() for sample in family.samples
+    }, "without a target there is nothing to meet"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batchwright_worker.api.deployment import QueueOrder
 from batchwright_worker.inference.runtime import MemoryReport
-from batchwright_worker.scheduler.batch_size.controller import TuningConfig
+from batchwright_worker.scheduler.batch_size.tuning import TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.queues import ModelQueue, QueuedRequest, level_of
 from batchwright_worker.scheduler.scheduler import Scheduler

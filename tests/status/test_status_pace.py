@@ -12,6 +12,9 @@ from batchwright_operator.status.write_policy import WritePolicy, write_decision
 NOW = 1_800_000_000.0
 
 
+HELD = {"heldBecause": "TargetMet", "boundBy": "Size", "searching": False, "rowsLimit": 10}
+
+
 def status(**parts: Any) -> dict[str, Any]:
     model = {"name": "m", "batchSize": 4, "throughput": 100, "trendZ": "0.10", "latencyMilliseconds": {"p95": 50}}
     return {"conditions": [{"type": "Ready", "status": "True"}], "models": [model | parts]}
@@ -34,6 +37,22 @@ def written(ago_s: float = 60.0, **parts: Any) -> dict[str, Any]:
         pytest.param(written(), status(latencyMilliseconds={"p95": 70}), True, None, id="a nested metric beyond 10 %"),
         pytest.param(written(), status(latencyMilliseconds={}), True, None, id="a metric that goes"),
         pytest.param({}, status(), True, None, id="the first visit"),
+        pytest.param(written(tuning=HELD), status(tuning=HELD), False, None, id="the same tuning"),
+        pytest.param(written(tuning=HELD), status(tuning=HELD | {"rowsLimit": 11}), False, None, id="a bound near by"),
+        pytest.param(
+            written(4.0, tuning=HELD),
+            status(tuning=HELD | {"heldBecause": "AtMaximum"}),
+            False,
+            6.0,
+            id="why a size is held, too soon",
+        ),
+        pytest.param(
+            written(tuning=HELD),
+            status(tuning=HELD | {"heldBecause": "AtMaximum"}),
+            True,
+            None,
+            id="why a size is held, after a while",
+        ),
     ],
 )
 def test_write_decision(old: dict[str, Any], new: dict[str, Any], writes: bool, due_s: float | None) -> None:

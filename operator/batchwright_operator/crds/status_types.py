@@ -48,6 +48,51 @@ class Percentiles(Value, kw_only=True, frozen=True):
     p99: Annotated[Whole, doc("99 of 100 requests took at most this.")] = None
 
 
+class FitStatus(Value, kw_only=True, frozen=True):
+    """The time of a batch as fitted, the way to the runtime and back included; medians over the replicas."""
+
+    fixed_milliseconds: Annotated[Decimal, doc("Time of a batch whatever its size, a decimal string.")] = None
+    per_row_milliseconds: Annotated[Decimal, doc("Time that each row adds, a decimal string.")] = None
+    knee: Annotated[Whole, doc("Rows of a batch from which on more are served no faster.")] = None
+
+
+class TuningStatus(Value, kw_only=True, frozen=True):
+    """How the batch size is decided (methods A6 to A8), over all replicas. Written with the measured values."""
+
+    controller: Annotated[Text, doc("The controller in force, see batching.controller.")] = None
+    proposed_size: Annotated[Whole, doc("Batch size that the last window of most replicas wanted.")] = None
+    held_because: Annotated[
+        Text,
+        doc(
+            "Why the size is held, as one word: TargetMet, AtMaximum, AtMinimum, NoFasterBeyond (the knee), Overloaded "
+            "(more is offered than any size can serve), TrendDisagrees, TargetMissedOnce. Of the last 8 windows the "
+            "reason of most; none while the size moves."
+        ),
+    ] = None
+    held_by: Annotated[Text, doc("The rule that holds it: StopRule (A8), TrendGuard (A7), Step (a bound of A6).")] = (
+        None
+    )
+    searching: Annotated[bool | None, doc("Whether any replica looks for a better size.")] = None
+    rows_limit: Annotated[Whole, doc("Most rows of a batch: the median of the last 8 windows, in most replicas.")] = (
+        None
+    )
+    bound_by: Annotated[
+        Text,
+        doc(
+            "What bounded batches in most of them: Size (the tuned one), Knee (of the rows' shape), Reach (twice what "
+            "was seen), InTime (admission: the first row of a larger one would be late), FairShare (other models' "
+            "targets), Memory."
+        ),
+    ] = None
+    fit: Annotated[FitStatus | None, doc("The fitted time of a batch.")] = None
+    published_throughput: Annotated[
+        Whole, doc("Batch size / p95 (method A8) in rows per second, over all replicas.")
+    ] = None
+    possible_throughput: Annotated[
+        Whole, doc("Rows per second that full batches of the tuned size would serve, over all replicas.")
+    ] = None
+
+
 class ModelStatus(Value, kw_only=True, frozen=True):
     """One model over all replicas."""
 
@@ -62,8 +107,12 @@ class ModelStatus(Value, kw_only=True, frozen=True):
     latency_milliseconds: Annotated[Percentiles | None, doc("Latency as callers see it.")] = None
     throughput: Annotated[Whole, doc("Rows per second.")] = None
     queue_length: Annotated[Whole, doc("Rows that wait.")] = None
+    tuning: Annotated[TuningStatus | None, doc("How the batch size is decided.")] = None
     last_change_time: Annotated[datetime | None, doc("When a replica last changed its batch size.")] = None
     last_change_reason: Annotated[Text, doc("Why it did.")] = None
+    last_change_rule: Annotated[
+        Text, doc("The rule that changed it: FirstSize, Step (A6), or FittedStep (A6 with a variable step).")
+    ] = None
     layerwise: Annotated[
         Text, doc("Where it is served layer by layer: how it was cut, and what its units take alone.")
     ] = None

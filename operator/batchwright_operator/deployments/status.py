@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
+from batchwright_operator.deployments.tuning_status import most_frequent, tuning_status
 from batchwright_operator.kube.conditions import Condition, find, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339_milli, unix
@@ -111,16 +111,16 @@ def _models(facts: DeploymentFacts, old: Raw) -> list[Raw]:
 
 def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
     """One model over all replicas: percentiles from the pooled histogram, the batch size that most replicas have."""
-    kept: Raw = {key: old[key] for key in ("lastChangeTime", "lastChangeReason") if key in old}
+    kept: Raw = {key: old[key] for key in ("lastChangeTime", "lastChangeReason", "lastChangeRule") if key in old}
     if not states:
         return {"name": name, **kept}
     sizes = [state.batch_size for state in states]
     trends = [(trend_of(state), state.trend_z) for state in states]
-    trend = _most_frequent([each for each, _ in trends])
+    trend = most_frequent([each for each, _ in trends])
     zs = [z for each, z in trends if each == trend]
     body = {
         "name": name,
-        "batchSize": _most_frequent(sizes),
+        "batchSize": most_frequent(sizes),
         "batchSizeMin": min(sizes),
         "batchSizeMax": max(sizes),
         "trend": trend,
@@ -128,6 +128,9 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
         "throughput": round(sum(state.throughput for state in states)),
         "queueLength": sum(state.queue_length for state in states),
     }
+    told = [state.tuning for state in states if state.tuning is not None]
+    if told:
+        body["tuning"] = tuning_status(told, searching=any(state.searching for state in states))
     cut = next((state.layerwise for state in states if state.layerwise), "")
     layers: Raw = {"layerwise": cut} if cut else {}
     return body | layers | _latencies(states, old) | kept | _last_change(states, old)
@@ -157,12 +160,8 @@ def _last_change(states: Sequence[ModelState], old: Raw) -> Raw:
     newest = max(changes, key=lambda change: change.time, default=None)
     if newest is None or rfc3339_milli(newest.time) <= str(old.get("lastChangeTime", "")):
         return {}
-    return {"lastChangeTime": rfc3339_milli(newest.time), "lastChangeReason": newest.reason}
-
-
-def _most_frequent(values: Sequence[Any]) -> Any:
-    """Among equally frequent values the largest."""
-    return max(Counter(values).items(), key=lambda item: (item[1], item[0]))[0]
+    rule: Raw = {"lastChangeRule": newest.rule} if newest.rule else {}
+    return {"lastChangeTime": rfc3339_milli(newest.time), "lastChangeReason": newest.reason} | rule
 
 
 # --- replicas, placements, summary

@@ -22,6 +22,7 @@ MEASURED: Final = frozenset(
         "observedThroughput",
         "queueLength",
         "trendZ",
+        "tuning",
     }
 )
 """Fields (with everything below them) that change with every window."""
@@ -85,7 +86,7 @@ def _moved(old: Raw, new: Raw, threshold: float) -> bool:
     return any(_differ(before[path], after[path], threshold) for path in before)
 
 
-def _measured(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], float]]:
+def _measured(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], float | str]]:
     if isinstance(value, Mapping):
         for name, each in value.items():
             yield from _measured(each, (*path, name))
@@ -93,8 +94,18 @@ def _measured(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[obje
         for index, each in enumerate(value):
             yield from _measured(each, (*path, index))
     elif any(name in MEASURED for name in path):
-        yield path, float(value)
+        yield path, _number(value)
 
 
-def _differ(old: float, new: float, threshold: float) -> bool:
+def _number(value: Any) -> float | str:
+    """A word is itself: another one is a move."""
+    try:
+        return float(value)
+    except ValueError:
+        return str(value)
+
+
+def _differ(old: float | str, new: float | str, threshold: float) -> bool:
+    if isinstance(old, str) or isinstance(new, str):
+        return old != new
     return abs(new - old) > threshold * max(abs(old), abs(new), 1.0)

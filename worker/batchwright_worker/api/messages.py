@@ -30,6 +30,70 @@ class ChangeState(_Message, kw_only=True, frozen=True):
     to_size: int
     reason: str
     message: str
+    rule: str = ""
+    """As in TuningState."""
+
+
+class FitState(_Message, kw_only=True, frozen=True):
+    """The time of a batch of n rows from its start to its answers, as fitted: fixed + n * per row on a line (`linear`),
+    else by its median per size. From `knee` rows on the device serves no more per second. `batches` it is made of."""
+
+    fixed_milliseconds: float
+    per_row_milliseconds: float
+    linear: bool
+    knee: int
+    batches: int
+
+
+class BoundsState(_Message, kw_only=True, frozen=True):
+    """What bounds a batch of the shape that ran last, in rows, each with those before it: the tuned `size`; the `knee`
+    from which more is no faster; the `reach` of what was measured; n* of admission (`in_time`); what leaves other
+    models in time (`fair_share`); device `memory`. `cap`: most rows of a batch, bounded by `bound_by` (Size, Knee,
+    Reach, InTime, FairShare or Memory)."""
+
+    size: int
+    knee: int
+    reach: int
+    in_time: int
+    fair_share: int
+    memory: int
+    cap: int
+    bound_by: str
+
+
+class HoldState(_Message, kw_only=True, frozen=True):
+    """Of the last windows (at most 8) since the size changed: the reason and the rule of most that held it (empty: none
+    did), what bounded batches at the end of most (empty: none has ended), and the median of that bound in rows."""
+
+    reason: str = ""
+    rule: str = ""
+    bound_by: str = ""
+    cap: int = 0
+
+
+class TuningState(_Message, kw_only=True, frozen=True):
+    """How a model's batch size was decided when its last window ended.
+
+    `rule`: the part of the methods that decided (FirstSize, Step and FittedStep of A6, TrendGuard of A7, StopRule of
+    A8, Idle); `reason` and `message`: why, e.g. why the size is held. `usually`: the same over the last windows, which
+    does not turn with every one. `target_milliseconds` and `target_throughput`:
+    what was asked for. `published_throughput`: batch size / p95 (A8), `possible_throughput`: what full batches of this
+    size would serve as fitted, both in rows per second."""
+
+    controller: str
+    rule: str = "FirstSize"
+    reason: str = "Initial"
+    message: str = ""
+    usually: HoldState
+    proposed_size: int
+    p95_milliseconds: float = 0.0
+    target_milliseconds: float | None = None
+    target_throughput: float | None = None
+    published_throughput: float = 0.0
+    possible_throughput: float = 0.0
+    fit: FitState | None = None
+    """None: no batch has run yet."""
+    bounds: BoundsState
 
 
 class ModelState(_Message, kw_only=True, frozen=True):
@@ -43,7 +107,7 @@ class ModelState(_Message, kw_only=True, frozen=True):
     trend: str = "Flat"
     trend_z: float = 0.0
     latency_target_met: bool | None = None
-    """None: no target, or nothing observed in the last window."""
+    """None: no latency target, or nothing observed in the last window."""
     searching: bool = True
     throughput: float = 0.0
     """Rows per second over the last window."""
@@ -53,6 +117,8 @@ class ModelState(_Message, kw_only=True, frozen=True):
     rows_total: int = 0
     refused_total: int = 0
     failed_total: int = 0
+    tuning: TuningState | None = None
+    """None: of a sidecar that does not tell."""
     changes: list[ChangeState] = []
     """The newest changes of batch size, oldest first, at most 8; times identify them."""
     layerwise: str = ""

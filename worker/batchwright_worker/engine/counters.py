@@ -57,6 +57,8 @@ class ModelCounters:
     """Requests refused, by reason: LatencyTarget, QueueFull, LateAtDispatch, Deadline, Stopping, Unavailable."""
     dispatched: Counter[str] = field(default_factory=Counter)
     """Batches and loads by dispatch reason."""
+    decided: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Decisions on the batch size by rule and reason."""
     batches: dict[int, BatchTally] = field(default_factory=dict)
     """Batches and their times by size."""
     predicted_ns: int = 0

@@ -6,22 +6,27 @@ more than a tenth at the end of a window.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
-from batchwright_worker.api.messages import ChangeState, ModelState
+from batchwright_worker.api.messages import BoundsState, ChangeState, HoldState, ModelState, TuningState
 from batchwright_worker.engine.counters import ModelCounters
+from batchwright_worker.engine.tuning_state import latency_target_met
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
+from batchwright_worker.scheduler.served_model import ServedModel
 from batchwright_worker.scheduler.window_counts import WindowCounts, percentile
 
+T = TypeVar("T")
 MOVED: Final = 0.1
 """A measured value has moved by more than this share of the larger. The operator has a rule of its own
 (`operator/batchwright_operator/status/write_policy.py`), because it decides on something else: here, whether to wake
 its long poll, about seconds and ratios below 1; there, whether to write to etcd, about milliseconds and rows of all
 replicas, so that less than one does not count and measured values wait for an interval."""
 MOST_CHANGES: Final = 8
+HELD_WINDOWS: Final = 8
+"""Why a size is held is told from so many windows: the reason of a single one turns with the noise."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,15 +44,26 @@ class ModelView:
     throughput: float = 0.0
     latency_counts: list[int] = field(default_factory=list)
     changes: deque[ChangeState] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
+    _held: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=HELD_WINDOWS))
+    """Reason and rule of the last windows that held the size."""
+    _bounds: deque[BoundsState] = field(default_factory=lambda: deque(maxlen=HELD_WINDOWS))
+    """What bounded batches at the ends of the last windows."""
     _shown: Mapping[str, float] = field(default_factory=dict)
 
-    def window_closed(self, decision: TuningDecision, counts: WindowCounts, wall: float) -> bool:
+    def window_closed(self, decision: TuningDecision, counts: WindowCounts, bounds: BoundsState, wall: float) -> bool:
         """A window has ended; is that worth a new revision?"""
         window = decision.window
-        before = None if self.decision is None else (self.decision.target_met, self.decision.tuner.searching)
+        before = self._told()
         self.decision = decision
+        if decision.changed:
+            self._held.clear()
+        elif decision.rule != "Idle":
+            self._held.append((decision.reason, decision.rule))
+        self._bounds.append(bounds)
         self.throughput = window.served
         self.latency_counts = counts.latency_counts()
+        if decision.previous != self.batch_size:
+            self.resized(decision.previous, "Initial", "the first batches predict that so many rows are best", wall)
         self.batch_size = decision.size
         if decision.changed:
             self.changes.append(_change(decision, wall))
@@ -57,20 +73,31 @@ class ModelView:
             "p95": window.latency_s,
             "busy": window.busy,
         }
-        news = (
-            decision.changed
-            or before != (decision.target_met, decision.tuner.searching)
-            or moved(self._shown, measured)
-        )
+        news = decision.changed or before != self._told() or moved(self._shown, measured)
         if news:
             self._shown = measured
         return news
+
+    def _told(self) -> tuple[object, ...]:
+        """What is news at once when it turns."""
+        decision = self.decision
+        usually = self.usually
+        return (
+            decision is not None and (decision.target_met, decision.tuner.searching), usually.reason, usually.bound_by
+        )  # fmt: skip
 
     def resized(self, to_size: int, reason: str, message: str, wall: float) -> None:
         """The size changed apart from a window (the warm-up has predicted one)."""
         if to_size != self.batch_size:
             self.changes.append(
-                ChangeState(time=wall, from_size=self.batch_size, to_size=to_size, reason=reason, message=message)
+                ChangeState(
+                    time=wall,
+                    from_size=self.batch_size,
+                    to_size=to_size,
+                    reason=reason,
+                    message=message,
+                    rule="FirstSize",
+                )
             )
             self.batch_size = to_size
 
@@ -85,7 +112,7 @@ class ModelView:
         self.state, self.message, self.resting = state, message, resting
         return news
 
-    def as_message(self, counters: ModelCounters, queue_length: int) -> ModelState:
+    def as_message(self, counters: ModelCounters, served: ServedModel, tuning: TuningState) -> ModelState:
         """The wire message."""
         decision = self.decision
         return ModelState(
@@ -95,15 +122,28 @@ class ModelView:
             batch_size=self.batch_size,
             trend=decision.trend.direction if decision else "Flat",
             trend_z=round(decision.trend.z, 4) if decision else 0.0,
-            latency_target_met=decision.target_met if decision else None,
+            latency_target_met=latency_target_met(served, decision),
             searching=decision.tuner.searching if decision else True,
             throughput=round(self.throughput, 3),
-            queue_length=queue_length,
+            queue_length=served.queue.rows,
             latency_counts=self.latency_counts,
             rows_total=counters.rows,
             refused_total=counters.refused_total,
             failed_total=counters.failed_rows,
+            tuning=tuning,
             changes=list(self.changes),
+        )
+
+    @property
+    def usually(self) -> HoldState:
+        """See `HoldState`."""
+        reason, rule = _most_frequent(self._held) or ("", "")
+        caps = sorted(bounds.cap for bounds in self._bounds)
+        return HoldState(
+            reason=reason,
+            rule=rule,
+            bound_by=_most_frequent([bounds.bound_by for bounds in self._bounds]) or "",
+            cap=caps[len(caps) // 2] if caps else 0,
         )
 
 
@@ -121,4 +161,11 @@ def _change(decision: TuningDecision, wall: float) -> ChangeState:
         to_size=decision.size,
         reason=decision.reason,
         message=decision.message,
+        rule=decision.rule,
     )
+
+
+def _most_frequent(values: Sequence[T]) -> T | None:
+    """Of equally frequent ones the newest."""
+    counts = Counter(reversed(values))
+    return max(counts, key=counts.__getitem__, default=None)

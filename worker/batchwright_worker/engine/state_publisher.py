@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from batchwright_worker.api.messages import DeviceState, SidecarState
+from batchwright_worker.api.messages import DeviceState, ModelState, SidecarState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.model_view import ModelView
+from batchwright_worker.engine.tuning_state import bounds_now, tuning_state
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.scheduler import Scheduler
+from batchwright_worker.scheduler.served_model import ServedModel
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
 BUSY_WINDOW_S = 1.0
@@ -49,7 +51,9 @@ class StatePublisher:
 
     def window_closed(self, model: str, decision: TuningDecision, counts: WindowCounts) -> None:
         """A model's window has ended."""
-        if self.views[model].window_closed(decision, counts, self.wall()):
+        self.counters[model].decided[decision.rule, decision.reason] += 1
+        bounds = bounds_now(self.scheduler.models[model], self.scheduler.devices.values(), self.clock())
+        if self.views[model].window_closed(decision, counts, bounds, self.wall()):
             self.publish()
 
     def resized(self, model: str, to_size: int, reason: str, message: str) -> None:
@@ -90,12 +94,14 @@ class StatePublisher:
             time=self.wall(),
             ready=ready,
             message=message or self.why_not_ready(),
-            models=[
-                view.as_message(self.counters[name], self.scheduler.models[name].queue.rows)
-                for name, view in self.views.items()
-            ],
+            models=[self._model(view, self.scheduler.models[name]) for name, view in self.views.items()],
             devices=[self._device(device) for device in self.scheduler.devices.values()],
         )
+
+    def _model(self, view: ModelView, served: ServedModel) -> ModelState:
+        devices = self.scheduler.devices.values()
+        tuning = tuning_state(served, view.decision, view.usually, devices, self.clock())
+        return view.as_message(self.counters[view.name], served, tuning)
 
     def _device(self, device: Device) -> DeviceState:
         return DeviceState(

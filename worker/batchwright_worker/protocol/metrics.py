@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, SidecarState
+from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ModelState, SidecarState, TuningState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.protocol.catalogue import VERSION
 from batchwright_worker.protocol.request_memory import RequestMemory
@@ -92,7 +92,15 @@ class SidecarCollector(Collector):
                 refused.add_metric([model, VERSION, reason], count)
             for size, tally in sorted(measures.batches.items()):
                 batches.add_metric([model, VERSION, str(size)], tally.compute.count)
-        yield from (dispatched, refused, batches)
+        decided = CounterMetricFamily(
+            "batchwright_batch_size_decisions",
+            "Windows by the rule that decided on the batch size, and its reason",
+            labels=[*_LABELS, "rule", "reason"],
+        )
+        for model, measures in self._measures.items():
+            for (rule, reason), count in sorted(measures.decided.items()):
+                decided.add_metric([model, VERSION, rule, reason], count)
+        yield from (dispatched, refused, batches, decided)
 
     def _latencies(self) -> Metric:
         family = HistogramMetricFamily("batchwright_latency_seconds", "Latency of answered requests", labels=_LABELS)
@@ -124,7 +132,55 @@ class SidecarCollector(Collector):
             busy.add_metric([device.kind, device.device], device.busy_ratio)
             used.add_metric([device.kind, device.device], device.memory_used_bytes)
         yield from (size, queue, busy, used)
+        yield from _tuning(state)
         yield from _engines(state)
+
+
+_TUNING: Final[dict[str, tuple[str, Callable[[ModelState, TuningState], float | None]]]] = {
+    "batchwright_batch_size_proposed": ("The size that the last window wanted", lambda _, t: t.proposed_size),
+    "batchwright_batch_size_searching": ("1 while a better size is looked for", lambda m, _: m.searching),
+    "batchwright_batch_size_trend_z": ("Z of the Mann-Kendall test of the last proposals", lambda m, _: m.trend_z),
+    "batchwright_batch_rows_limit": ("Most rows of a batch now", lambda _, t: t.bounds.cap),
+    "batchwright_latency_p95_seconds": ("p95 of the last window", lambda _, t: t.p95_milliseconds / 1e3),
+    "batchwright_latency_target_seconds": (
+        "Latency target",
+        lambda _, t: None if t.target_milliseconds is None else t.target_milliseconds / 1e3,
+    ),
+    "batchwright_latency_target_met": ("1 if the last window met it, else 0", lambda m, _: m.latency_target_met),
+    "batchwright_throughput_target": ("Rows per second that are asked for", lambda _, t: t.target_throughput),
+    "batchwright_throughput_published": ("Batch size / p95 (method A8)", lambda _, t: t.published_throughput),
+    "batchwright_throughput_possible": (
+        "Rows per second that full batches of the tuned size would serve",
+        lambda _, t: t.possible_throughput,
+    ),
+    "batchwright_fit_fixed_seconds": (
+        "Fitted time of a batch whatever its size, the way to the runtime and back included",
+        lambda _, t: None if t.fit is None else t.fit.fixed_milliseconds / 1e3,
+    ),
+    "batchwright_fit_row_seconds": (
+        "Fitted time that each row adds",
+        lambda _, t: None if t.fit is None else t.fit.per_row_milliseconds / 1e3,
+    ),
+    "batchwright_fit_knee": (
+        "Rows of a batch from which on more is no faster",
+        lambda _, t: None if t.fit is None else t.fit.knee,
+    ),
+}
+
+
+def _tuning(state: SidecarState) -> Iterator[Metric]:
+    """How batch sizes are decided; what is not known of a model has no sample."""
+    told = [(model, model.tuning) for model in state.models if model.tuning is not None]
+    for name, (text, value) in _TUNING.items():
+        family = GaugeMetricFamily(name, text, labels=_LABELS)
+        for model, tuning in told:
+            if (number := value(model, tuning)) is not None:
+                family.add_metric([model.name, VERSION], float(number))
+        yield family
+    bound = GaugeMetricFamily("batchwright_batch_bound", "1 for what bounds a batch now", labels=[*_LABELS, "by"])
+    for model, tuning in told:
+        bound.add_metric([model.name, VERSION, tuning.bounds.bound_by], 1)
+    yield bound
 
 
 def _engines(state: SidecarState) -> Iterator[Metric]:

@@ -297,6 +297,10 @@ class ServedModel:
             self.capacity_share, self.max_batch_s = capacity_share, max_batch_s
             self._version += 1
 
+    def bounds(self, now: float) -> BatchBounds:
+        """What bounds a batch of the shape that ran last."""
+        return self._bounds(self.last_bucket, self.turnaround(self.last_bucket), self.offered.at(now))
+
     def _bounds(self, bucket: Bucket, turnaround: Curve, rate: float) -> BatchBounds:
         size, knee, reach = self._most(bucket, turnaround)
         in_time = reach

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import grpc
 from google.protobuf.json_format import ParseDict
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
-from batchwright_worker.inference.requests import InferRequest, InferResult
+from batchwright_worker.inference.requests import InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -24,6 +21,7 @@ from batchwright_worker.oip.inference_pb2_grpc import (
 )
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.grpc import messages
+from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import check_load, check_unload
 
@@ -36,21 +34,13 @@ CLIENT_PING_MS: Final = 500
 """Clients that set a second are late or early by some."""
 _INTERNAL: Final = "internal error; the sidecar's log has the details"
 T = TypeVar("T")
-Outcome = InferResult | InferenceError
-
-
-@dataclass(frozen=True, slots=True)
-class SubmittedCall:
-    """A request that the engine has taken, and its outcome to come."""
-
-    request: InferRequest
-    pending: PendingRequest
-    outcome: asyncio.Future[Outcome]
 
 
 class InferenceService(GRPCInferenceServiceServicer):
     """The service of the protocol: every method returns its response, or aborts with the code that the error carries. A
     cancelled call cancels its rows."""
+
+    bursts: ClassVar[type[Bursts]] = Bursts
 
     def __init__(
         self,
@@ -66,6 +56,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         self._limits = limits
         self._ready = ready
         self._repository_control = repository_control
+        self._bursts = self.bursts(engine)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return pb.ServerLiveResponse(live=True)
@@ -129,7 +120,7 @@ class InferenceService(GRPCInferenceServiceServicer):
             reading.cancel()
             while not asked.empty():
                 if isinstance(call := asked.get_nowait(), SubmittedCall):
-                    self._engine.cancel(call.pending)
+                    self._bursts.cancel(call)
 
     # --- how ---------------------------------------------------------------------------------------
 
@@ -138,15 +129,14 @@ class InferenceService(GRPCInferenceServiceServicer):
         arrival = self._engine.clock()
         self._catalogue.check(message.model_name, message.model_version)
         request = messages.parse(message, arrival, _time_left(context), self._limits)
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        return SubmittedCall(request, self._engine.submit(request, partial(_settle, outcome)), outcome)
+        return self._bursts.add(request)
 
     async def _answered(self, call: SubmittedCall) -> tuple[Any, InferResult]:
         """The response. Raises InferenceError; cancelled, it cancels the call's rows."""
         try:
             outcome = await call.outcome
         except asyncio.CancelledError:
-            self._engine.cancel(call.pending)
+            self._bursts.cancel(call)
             raise
         if isinstance(outcome, InferenceError):
             raise outcome
@@ -225,12 +215,6 @@ class InferenceService(GRPCInferenceServiceServicer):
             (HEADER_BATCH_SIZE, str(result.batch_size)),
             (HEADER_EXPECTED_WAIT, str(self._catalogue.expected_wait_ms(model))),
         )
-
-
-def _settle(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    """The engine's callback."""
-    if not answer.done():
-        answer.set_result(outcome)
 
 
 def _failed(error: Exception, model: str, request_id: str) -> pb.ModelStreamInferResponse:

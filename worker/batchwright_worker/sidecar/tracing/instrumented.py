@@ -15,7 +15,8 @@ from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import RunResult, Runtime
-from batchwright_worker.protocol.grpc.server import InferenceService, SubmittedCall
+from batchwright_worker.protocol.grpc.bursts import Singly, SubmittedCall
+from batchwright_worker.protocol.grpc.server import InferenceService
 from batchwright_worker.protocol.http.infer import Inference, InferHead
 from batchwright_worker.protocol.http.messages import HttpRequest
 from batchwright_worker.protocol.http.routes import HttpApp
@@ -91,7 +92,9 @@ class TracedApp(HttpApp):
 
 
 class TracedService(InferenceService):
-    """gRPC calls to a `TracedEngine`, with their callers' traceparent."""
+    """gRPC calls to a `TracedEngine`, with their callers' traceparent; a span belongs to the call that submits it."""
+
+    bursts = Singly
 
     def _submit(self, message: Any, context: Any) -> SubmittedCall:
         carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

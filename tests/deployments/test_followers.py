@@ -15,9 +15,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from batchwright_operator.deployments.follower import SidecarFollower
+from batchwright_operator.deployments.follower import SidecarFollower, sidecar_targets
 from batchwright_operator.jobs.follower import RunnerFollower
-from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
+from batchwright_operator.kube.objects import DEPLOYMENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.pods.state_follower import FollowedPod, PollPolicy, StateFollower
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.live_state import LiveState, control_token
@@ -117,10 +117,42 @@ def model_pod(name: str, address: str) -> Raw:
     return {"metadata": metadata, "status": {"podIP": address, "initContainerStatuses": [sidecar]}}
 
 
+def owned(api: TinyApi, pod: Raw) -> Raw:
+    """The pod as a replica of `ocr`, which is put into the API with all that stands between the two."""
+    api.put(MODEL_DEPLOYMENT, deployment())
+    owner = {"kind": "ModelDeployment", "name": "ocr", "uid": "uid-of-ocr", "controller": True}
+    head = {"name": "ocr-cpu", "namespace": NAMESPACE, "ownerReferences": [owner]}
+    above = api.replica_set(api.put(DEPLOYMENT, {"metadata": head, "spec": {}}))["metadata"]
+    reference = {"kind": "ReplicaSet", "name": above["name"], "uid": above["uid"], "controller": True}
+    return {**pod, "metadata": {**pod["metadata"], "ownerReferences": [reference]}}
+
+
+OTHERS = {
+    "nobody": {},
+    "another kind": {"kind": "StatefulSet"},
+    "a ReplicaSet of another uid": {"uid": "made-up"},
+    "a ReplicaSet that is not there": {"name": "made-up"},
+    "a reference that does not control": {"controller": False},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_no_token_is_sent_to_a_pod_that_only_says_that_it_is_ours(other: str) -> None:
+    api = TinyApi()
+    pod = owned(api, model_pod("a", "10.0.0.1"))
+    assert len(list(sidecar_targets(api, lambda _: "t0ken"))) == 0
+    api.put(POD, pod)
+    [target] = sidecar_targets(api, lambda _: "t0ken")
+    assert target.key == KEY
+    [reference] = pod["metadata"]["ownerReferences"]
+    references = [{**reference, **OTHERS[other]}] if OTHERS[other] else []
+    api.put(POD, {**pod, "metadata": {**pod["metadata"], "ownerReferences": references}})
+    assert list(sidecar_targets(api, lambda _: "t0ken")) == []
+
+
 async def test_a_sidecar_is_followed_from_its_start_to_its_end() -> None:
     address, api, keys, live = next(_addresses), TinyApi(), Keys(), LiveState(control_key=b"key")
-    api.put(MODEL_DEPLOYMENT, deployment())
-    api.put(POD, model_pod("a", address))
+    api.put(POD, owned(api, model_pod("a", address)))
     peer = Peer(control_token(b"key", "uid-of-ocr"), state(revision=3))
     follower = SidecarFollower(Settings(), live, aiohttp.ClientSession)
     async with served(peer, address), followed(follower, api, keys):

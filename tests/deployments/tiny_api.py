@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from batchwright_operator.kube.objects import DEPLOYMENT, POD, Raw, Resource
+from batchwright_operator.kube.objects import DEPLOYMENT, POD, REPLICA_SET, Raw, Resource
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Patch
 
@@ -117,12 +117,12 @@ class TinyApi:
         self.writes += 1
         if gone is None:
             return
-        for place, obj in list(self.objects.items()):
-            if gone["metadata"]["uid"] in _owners(obj):
-                self.objects.pop(place, None)
-                for other, child in list(self.objects.items()):
-                    if obj["metadata"]["uid"] in _owners(child):
-                        self.objects.pop(other, None)
+        uids = [gone["metadata"]["uid"]]
+        while uids:
+            uid = uids.pop()
+            for place, obj in list(self.objects.items()):
+                if uid in _owners(obj):
+                    uids.append(self.objects.pop(place)["metadata"]["uid"])
 
     # --- other controllers
 
@@ -130,10 +130,11 @@ class TinyApi:
         """What the Deployment controller does, done at once: pods of the newest template, and its status."""
         for deployment in self.all(DEPLOYMENT):
             wanted, template = deployment["spec"]["replicas"], deployment["spec"]["template"]
-            pods = self.owned(POD, deployment["metadata"]["uid"])
+            replica_set = self.replica_set(deployment)["metadata"]["uid"]
+            pods = self.owned(POD, replica_set)
             for pod in [each for each in pods if each["spec"] != _pod_spec(each, template)][:]:
                 self.objects.pop((POD.plural, pod["metadata"]["namespace"], pod["metadata"]["name"]))
-            pods = sorted(self.owned(POD, deployment["metadata"]["uid"]), key=lambda pod: "nodeName" not in pod["spec"])
+            pods = sorted(self.owned(POD, replica_set), key=lambda pod: "nodeName" not in pod["spec"])
             for pod in pods[wanted:]:
                 self.objects.pop((POD.plural, pod["metadata"]["namespace"], pod["metadata"]["name"]))
             for _ in range(wanted - len(pods)):
@@ -142,10 +143,23 @@ class TinyApi:
             status["observedGeneration"] = deployment["metadata"]["generation"]
             self.put(DEPLOYMENT, deployment | {"status": status})
 
+    def replica_set(self, deployment: Raw) -> Raw:
+        """The one ReplicaSet of a Deployment."""
+        metadata = deployment["metadata"]
+        head = {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "labels": metadata.get("labels") or {},
+            "ownerReferences": [_reference(DEPLOYMENT, deployment)],
+        }
+        return self.get(REPLICA_SET, metadata["namespace"], metadata["name"]) or self.put(
+            REPLICA_SET, {"metadata": head}
+        )
+
     def _pod(self, deployment: Raw) -> None:
         template, metadata = deployment["spec"]["template"], deployment["metadata"]
         self._serial += 1
-        owner = {"kind": "Deployment", "name": metadata["name"], "uid": metadata["uid"], "controller": True}
+        owner = _reference(REPLICA_SET, self.replica_set(deployment))
         head = {
             **template["metadata"],
             "name": f"{metadata['name']}-{self._serial}",
@@ -174,6 +188,11 @@ class TinyApi:
             "initContainerStatuses": [sidecar],
         }
         return self.put(POD, pod | {"status": status})
+
+
+def _reference(resource: Resource, owner: Raw) -> Raw:
+    metadata = owner["metadata"]
+    return {"kind": resource.kind, "name": metadata["name"], "uid": metadata["uid"], "controller": True}
 
 
 def _pod_spec(pod: Raw, template: Raw) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from batchwright_operator.kube.objects import NODE, POD, Raw, Resource
+from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, NODE, POD, REPLICA_SET, Raw, Resource
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Patch
 from batchwright_worker.api.names import (
@@ -89,10 +89,22 @@ def pod(
                 "pod-template-hash": "x",
             },
             "annotations": {ANNOTATION_KIND: kind},
+            "ownerReferences": [_reference("ReplicaSet", f"{owner}-rs")],
         },
         "spec": {"containers": [container], "schedulingGates": [{"name": SCHEDULING_GATE}], **changes},
         "status": {},
     }
+
+
+def _reference(kind: str, name: str) -> Raw:
+    return {"kind": kind, "name": name, "uid": f"uid-{name}", "controller": True}
+
+
+def forged(name: str, **how: Any) -> Raw:
+    """A pod with everything that a model pod has but an owner."""
+    raw = pod(name, **how)
+    metadata = {key: value for key, value in raw["metadata"].items() if key != "ownerReferences"}
+    return {**raw, "metadata": metadata}
 
 
 def applied(raw: Raw, patch: Patch, *, ready_at: float | None = None) -> Raw:
@@ -132,7 +144,18 @@ class Facts:
         return [each for each in found if namespace in (None, each["metadata"].get("namespace", ""))]
 
     def get(self, resource: Resource, namespace: str, name: str) -> Raw | None:
+        if resource in {REPLICA_SET, DEPLOYMENT}:
+            return self._between(resource, name)
         return next((each for each in self.all(resource) if each["metadata"]["name"] == name), None)
+
+    def _between(self, resource: Resource, name: str) -> Raw | None:
+        """What stands between the pods of a ModelDeployment and itself: a ReplicaSet NAME-rs, a Deployment NAME-cpu."""
+        base = name.rsplit("-", 1)[0]
+        if self.get(MODEL_DEPLOYMENT, "user", base) is None:
+            return None
+        above = ("Deployment", f"{base}-cpu") if resource == REPLICA_SET else ("ModelDeployment", base)
+        metadata = {"name": name, "namespace": "user", "uid": f"uid-{name}", "ownerReferences": [_reference(*above)]}
+        return {"metadata": metadata}
 
     def owned(self, resource: Resource, owner_uid: str) -> list[Raw]:
         return [
@@ -166,6 +189,7 @@ __all__ = [
     "applied",
     "bound_to",
     "deployment",
+    "forged",
     "node",
     "pod",
     "profile",

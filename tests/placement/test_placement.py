@@ -13,7 +13,7 @@ from batchwright_operator.placement.reconciler import KEY, PlacementReconciler
 from batchwright_operator.reconcile.decisions import Decision, Delete, Patch
 from batchwright_operator.reconcile.live_state import LiveState, Received, Sample
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.messages import DeviceState, ModelState, SidecarState
+from batchwright_worker.api.messages import DeviceState, ModelState, Receipt, SidecarState
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_RECEIPT,
@@ -28,6 +28,7 @@ from tests.placement.placement_objects import (
     applied,
     bound_to,
     deployment,
+    forged,
     node,
     pod,
     profile,
@@ -449,3 +450,34 @@ def test_five_thousand_pods_on_a_thousand_nodes_end_in_passes_of_bounded_size() 
     assert len(decision.actions) == 500
     assert decision.requeue_after_s == 0.0
     assert max(Counter(bound(decision).values()).values()) == 1
+
+
+def test_receipts_of_pods_that_are_not_ours_fill_no_node() -> None:
+    world = two_nodes()
+    for name in ("fast", "slow"):
+        receipt = receipts.render(
+            Receipt(node=name, processor="cpu", load="0.00", terms={}, decided_time="2027-01-15T08:00:00Z")
+        )
+        raw = forged(f"on-{name}", cpu="1000", schedulingGates=[], schedulerName="nobody")
+        raw["metadata"]["annotations"][ANNOTATION_RECEIPT] = receipt
+        world.decide(raw)
+    assert bound(world.decide(pod("a"))) == {"a": "fast"}
+
+
+def test_a_pod_that_only_says_that_it_is_ours_is_left_alone() -> None:
+    world = two_nodes()
+    assert world.decide(forged("a")).actions == ()
+    gated = world.decide(pod("b"))
+    assert bound(gated) == {"b": "fast"}
+    world.facts.put(POD, unschedulable(forged("c", schedulingGates=[], annotations={})))
+    assert not [each for each in world.decide().actions if isinstance(each, Delete)]
+
+
+def test_a_refused_pod_is_deleted_as_it_was_seen_and_without_force() -> None:
+    world = two_nodes()
+    decision = world.decide(pod("a"))
+    world.settle(decision)
+    raw = world.facts.get(POD, "user", "a")
+    assert raw is not None
+    [undone] = [each for each in world.decide(unschedulable(raw)).actions if isinstance(each, Delete)]
+    assert (undone.uid, undone.resource_version) == ("uid-a", raw["metadata"]["resourceVersion"])

@@ -6,7 +6,6 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,9 @@ def bed(plane: ControlPlane, tmp_path: Path) -> Iterator[PlacementBed]:
     """No nodes, no pods; one ModelDeployment `ocr` in namespace `user`."""
     bed = PlacementBed(Bed(plane=plane, folder=tmp_path))
     raw = deployment(replicas=8, placement={"spread": False})
-    plane.api.request("POST", DEPLOYMENTS, {**raw, "apiVersion": "batchwright.dev/v1alpha1", "kind": "ModelDeployment",
-                                            "metadata": {"name": "ocr"}})  # fmt: skip
+    head = {"apiVersion": "batchwright.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "ocr"}}
+    made = plane.api.request("POST", DEPLOYMENTS, {**raw, **head})
+    bed.uid = made["metadata"]["uid"]
     yield bed
     for path in (DEPLOYMENTS, REPLICATED, JOBS, PODS, SYSTEM_PODS, NODES, PROFILES):
         plane.api.delete(f"{path}?gracePeriodSeconds=0&propagationPolicy=Background")
@@ -70,7 +70,7 @@ class PlacementBed:
     """What these tests do to the cluster."""
 
     def __init__(self, inner: Bed) -> None:
-        self.inner, self.api = inner, inner.api
+        self.inner, self.api, self.uid = inner, inner.api, ""
 
     def operator(self, **environ: str) -> Any:
         return self.inner.operator(BATCHWRIGHT_RECONCILERS=RECONCILERS, BATCHWRIGHT_BACKGROUNDS="[]", **environ)
@@ -102,10 +102,23 @@ class PlacementBed:
         labels = {key: value for key, value in raw["metadata"]["labels"].items() if key != "pod-template-hash"}
         return {"spec": raw["spec"], "metadata": {"labels": labels, "annotations": raw["metadata"]["annotations"]}}
 
-    def pod(self, name: str, *, cpu: str = "100m") -> None:
-        """Makes one."""
-        raw = self.body(name, cpu=cpu)
-        self.api.request("POST", PODS, {**raw, "metadata": {**raw["metadata"], "name": name}})
+    def replicas(self, count: int, *, cpu: str = "100m", port: int | None = None) -> None:
+        """The Deployment of `ocr` with this many gated pods, which its ReplicaSet makes."""
+        if self.api.exists(f"{REPLICATED}/ocr-cpu"):
+            self.api.patch(f"{REPLICATED}/ocr-cpu", {"spec": {"replicas": count}})
+            return
+        template = self.body("template", cpu=cpu, port=port)
+        labels = template["metadata"]["labels"]
+        owner = {"apiVersion": "batchwright.dev/v1alpha1", "kind": "ModelDeployment", "name": "ocr", "uid": self.uid}
+        metadata = {"name": "ocr-cpu", "labels": labels, "ownerReferences": [{**owner, "controller": True}]}
+        spec = {"replicas": count, "selector": {"matchLabels": labels}, "template": template}
+        self.api.request("POST", REPLICATED, {"metadata": metadata, "spec": spec})
+        self.until(lambda: len(self.pods()) == count)
+
+    def only(self) -> str:
+        """The name of the only pod."""
+        (name,) = self.pods()
+        return name
 
     def pods(self) -> dict[str, Raw]:
         return {each["metadata"]["name"]: each for each in self.api.get(PODS)["items"]}
@@ -134,8 +147,7 @@ def annotation(raw: Raw, name: str) -> str:
 def test_gated_pods_are_bound_and_explained_by_one_patch_each(bed: PlacementBed) -> None:
     for name, capacity in {"a": "400", "b": "200", "c": "100", "d": "100"}.items():
         bed.node(name, capacity=capacity, services=8)
-    for i in range(8):
-        bed.pod(f"p{i}")
+    bed.replicas(8)
     with bed.operator():
         bed.until(lambda: all(bed.bound().values()))
         pods = bed.pods()
@@ -159,11 +171,8 @@ def test_pod_that_the_scheduler_refuses_is_deleted_and_tried_elsewhere(bed: Plac
     """A host port is what only the scheduler checks: the second replica does not fit next to the first."""
     bed.node("big", capacity="400")
     bed.node("small", capacity="10")
-    raw = bed.body("template", port=7777)
-    labels = raw["metadata"]["labels"]
-    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": {**raw, "metadata": raw["metadata"]}}
     with bed.operator():
-        bed.api.request("POST", REPLICATED, {"metadata": {"name": "ocr-cpu"}, "spec": spec})
+        bed.replicas(2, port=7777)
         bed.until(lambda: sorted(bed.bound().values()) == ["big", "small"])
         bed.until(lambda: bed.reasons()["PlacementTakenBack"] == 1)
         bed.inner.assert_silent(quiet_s=3)
@@ -175,14 +184,15 @@ def test_no_fit_is_annotated_then_released_to_the_scheduler_and_adopted(bed: Pla
     bed.node("small", cpu="1")
     with bed.operator(BATCHWRIGHT_UNFIT_SECONDS="4") as running:
         bed.until(lambda: "leading as" in running.text())
-        bed.pod("large", cpu="3")
-        bed.until(lambda: "insufficient cpu" in annotation(bed.pods()["large"], ANNOTATION_WAITING))
-        bed.until(lambda: not bed.pods()["large"]["spec"].get("schedulingGates"))
-        receipt = json.loads(annotation(bed.pods()["large"], ANNOTATION_RECEIPT))
+        bed.replicas(1, cpu="3")
+        large = bed.only()
+        bed.until(lambda: "insufficient cpu" in annotation(bed.pods()[large], ANNOTATION_WAITING))
+        bed.until(lambda: not bed.pods()[large]["spec"].get("schedulingGates"))
+        receipt = json.loads(annotation(bed.pods()[large], ANNOTATION_RECEIPT))
         assert receipt["node"] == ""
-        assert ANNOTATION_WAITING not in bed.pods()["large"]["metadata"]["annotations"]
+        assert ANNOTATION_WAITING not in bed.pods()[large]["metadata"]["annotations"]
         bed.node("new", cpu="4", capacity="50")  # what a cluster autoscaler would bring
-        bed.until(lambda: bed.bound()["large"] == "new")
+        bed.until(lambda: bed.bound()[large] == "new")
         bed.inner.assert_silent(quiet_s=3)
 
 
@@ -190,15 +200,14 @@ def test_operator_killed_in_a_burst_places_every_pod_once(bed: PlacementBed) -> 
     since = datetime.now(UTC)
     for name in "abcd":
         bed.node(name)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(bed.pod, [f"p{i:03}" for i in range(120)]))
+    bed.replicas(120)
     with bed.operator() as running:
         bed.until(lambda: any(bed.bound().values()))
         running.process.kill()
         running.process.wait()
     with bed.operator(BATCHWRIGHT_LEASE_NAME="batchwright-operator-2"):
-        bed.pod("last")
-        bed.until(lambda: all(bed.bound().values()))
+        bed.replicas(121)
+        bed.until(lambda: len(bed.bound()) == 121 and all(bed.bound().values()))
     counts = Counter(bed.bound().values())
     assert sum(counts.values()) == 121
     assert max(counts.values()) - min(counts.values()) <= 2, counts
@@ -209,21 +218,21 @@ def test_operator_killed_in_a_burst_places_every_pod_once(bed: PlacementBed) -> 
 def test_benchmark_of_a_new_node_ends_in_its_profile(bed: PlacementBed) -> None:
     """The Job is accepted by the API server; its pod (played by the test) answers; a waiting model pod is placed."""
     bed.node("fresh", capacity=None)
-    bed.pod("waiting")
+    bed.replicas(1)
+    waiting = bed.only()
     with bed.operator():
         bed.until(lambda: bed.api.exists(f"{JOBS}/bench-fresh-cpu"))
-        bed.until(lambda: annotation(bed.pods()["waiting"], ANNOTATION_WAITING).startswith("AwaitingBenchmark: "))
+        bed.until(lambda: annotation(bed.pods()[waiting], ANNOTATION_WAITING).startswith("AwaitingBenchmark: "))
         _answer(bed)
-        bed.until(lambda: bed.bound()["waiting"] == "fresh")
+        bed.until(lambda: bed.bound()[waiting] == "fresh")
         profile = bed.api.get(f"{PROFILES}/fresh")
         (processor,) = profile["status"]["processors"]
         assert (processor["capacityImagesPerSecond"], processor["reason"]) == ("12.50", "Benchmarked")
         assert [each["type"] for each in profile["status"]["conditions"]] == ["Benchmarked", "Fresh", "Degraded"]
         bed.inner.assert_silent(quiet_s=3)
         first = _job_uid(bed)
-        bed.api.delete(
-            f"{PODS}/waiting?gracePeriodSeconds=0"
-        )  # without a sample, only a node without models counts as idle
+        bed.replicas(0)  # without a sample, only a node without models counts as idle
+        bed.api.delete(f"{PODS}/{waiting}?gracePeriodSeconds=0")
         bed.api.patch(f"{PROFILES}/fresh", {"metadata": {"annotations": {"batchwright.dev/rebenchmark": "now"}}})
         bed.until(lambda: _job_uid(bed) not in ("", first))
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from batchwright_operator.kube.conditions import find
-from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.processors.benchmark_jobs import ANNOTATION_DIGEST, digest
 from batchwright_operator.processors.processor import processors_of
@@ -24,7 +24,7 @@ from batchwright_worker.api.names import (
     KIND_EMULATED,
     LABEL_BENCHMARK_OPT_OUT,
 )
-from tests.placement.placement_objects import NOW, Facts, node, pod
+from tests.placement.placement_objects import NOW, Facts, deployment, forged, node, pod
 
 GOOD = BenchmarkResult(
     kind="cpu",
@@ -45,7 +45,8 @@ class World:
     def __init__(self, raw: Raw | None = None, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.live = LiveState()
-        self.facts = Facts({NODE: [raw or node("n", cpu="500m")], ACCELERATOR_PROFILE: [], JOB: [], POD: []})
+        objects = {NODE: [raw or node("n", cpu="500m")], MODEL_DEPLOYMENT: [deployment()], POD: []}
+        self.facts = Facts({**objects, ACCELERATOR_PROFILE: [], JOB: []})
         self.reconciler = AcceleratorProfileReconciler(self.settings, self.live)
         self.now = NOW
         self.sample(0.05)
@@ -292,6 +293,14 @@ def test_without_samples_a_node_without_models_counts_as_idle(model_pods: int, j
     world.settle()
     assert len(world.facts.objects[JOB]) == jobs
     assert world.condition("Fresh") == ("False", "NoSamples")
+
+
+def test_a_pod_that_only_says_that_it_is_a_model_pod_keeps_no_benchmark_away() -> None:
+    world = World()
+    world.live.samples.clear()
+    world.facts.put(POD, forged("m", nodeName="n", schedulingGates=[]))
+    world.settle()
+    assert len(world.facts.objects[JOB]) == 1
 
 
 def test_one_benchmark_at_a_time_per_node_and_few_in_the_cluster() -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from batchwright_operator.deployments.pod_template import SIDECAR
-from batchwright_operator.kube.metadata import label
-from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD
+from batchwright_operator.kube.objects import POD
 from batchwright_operator.pods.lifecycle import is_running
+from batchwright_operator.pods.owner_chain import OwnerChains
 from batchwright_operator.pods.state_follower import (
     FollowedPod,
     SessionFactory,
     StateFollower,
     control_address,
 )
-from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Queue, StoreView
-from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER, key_of
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
+from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT
 
 
 class SidecarFollower:
@@ -41,16 +40,17 @@ class SidecarFollower:
 
 def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[FollowedPod]:
     """Every model pod whose sidecar runs; `token` maps the uid of a ModelDeployment to its control token."""
-    tokens: dict[tuple[str, str], str | None] = {}
+    tokens: dict[str, str] = {}
+    chains = OwnerChains(store)
     for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
-        metadata = pod["metadata"]
-        owner = (metadata["namespace"], label(pod, LABEL_DEPLOYMENT))
         address = control_address(pod)
         if address is None or not is_running(pod, SIDECAR):
             continue
-        if owner not in tokens:
-            deployment = store.get(MODEL_DEPLOYMENT, *owner)
-            tokens[owner] = token(deployment["metadata"]["uid"]) if deployment else None
-        if (secret := tokens[owner]) is not None:
-            key = Key(reconciler=MODEL_DEPLOYMENT_RECONCILER, namespace=owner[0], name=owner[1])
-            yield FollowedPod(uid=metadata["uid"], address=address, token=secret, key=key)
+        deployment = chains.model_deployment_of(pod)
+        if deployment is None:
+            continue  # it only says that it is a model pod: it must not be sent a token
+        uid = deployment["metadata"]["uid"]
+        if uid not in tokens:
+            tokens[uid] = token(uid)
+        key = key_of(MODEL_DEPLOYMENT_RECONCILER, deployment)
+        yield FollowedPod(uid=pod["metadata"]["uid"], address=address, token=tokens[uid], key=key)

@@ -16,7 +16,7 @@ from batchwright_operator.deployments.plan import actions, component_is_model, d
 from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.status import status_of
 from batchwright_operator.kube.conditions import Truth
-from batchwright_operator.kube.metadata import is_leaving, label
+from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
@@ -29,6 +29,7 @@ from batchwright_operator.kube.objects import (
     SERVICE,
     Raw,
 )
+from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Decision, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
@@ -38,7 +39,7 @@ from batchwright_operator.settings import Settings
 from batchwright_operator.status.invalid_spec import invalid_spec
 from batchwright_operator.status.write_policy import WritePolicy, write_decision
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
+from batchwright_worker.api.names import LABEL_COMPONENT, LABEL_DEPLOYMENT
 
 CLAIM_RETRY_S: Final = 5.0
 """How often a claim that a URI names is looked for while there is none."""
@@ -65,7 +66,8 @@ class ModelDeploymentReconciler:
         children = label_keys(self.name, LABEL_DEPLOYMENT)
         yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys(self.name))
         yield Watch(resource=MODEL_DEPLOYMENT, keys=_namesake_keys)
-        for resource in (DEPLOYMENT, CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
+        yield from chain_watches(children)
+        for resource in (CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
             yield Watch(resource=resource, keys=children, label_selector=LABEL_DEPLOYMENT)
         yield Watch(resource=POD, keys=children, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
         yield Watch(resource=ACCELERATOR_PROFILE, keys=no_keys)
@@ -86,7 +88,7 @@ class ModelDeploymentReconciler:
             config_maps=tuple(store.owned(CONFIG_MAP, uid)),
             services=tuple(store.owned(SERVICE, uid)),
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
-            pods=tuple(self._with_state(pods)),
+            pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),
             profiles=tuple(store.all(ACCELERATOR_PROFILE)),
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
             rejection=self._live.rejections.get(key),
@@ -94,13 +96,20 @@ class ModelDeploymentReconciler:
 
     def _with_state(self, pods: Iterable[Raw]) -> Iterator[tuple[Raw, SidecarState | None]]:
         for pod in pods:
-            if label(pod, LABEL_COMPONENT) == COMPONENT_MODEL:
-                received = self._live.sidecars.get(pod["metadata"]["uid"])
-                yield pod, received.state if received else None
+            received = self._live.sidecars.get(pod["metadata"]["uid"])
+            yield pod, received.state if received else None
 
     def decide(self, observed: ObservedDeployment, now: float) -> Decision:
         """Pure."""
         return decide(observed, now)
+
+
+def _of(uid: str, pods: Iterable[Raw], chains: OwnerChains) -> Iterator[Raw]:
+    """The pods among these that are replicas of the ModelDeployment with this uid."""
+    for pod in pods:
+        owner = chains.model_deployment_of(pod)
+        if owner is not None and owner["metadata"]["uid"] == uid:
+            yield pod
 
 
 def _namesake_keys(raw: Raw) -> Iterator[Key]:

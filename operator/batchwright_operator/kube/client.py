@@ -30,6 +30,7 @@ _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 NEVER: Final = "1"
 """A resourceVersion that no object has, since the first write of every etcd makes 2. A server-side apply with it
 creates an object, and fails with a conflict where there is one: so nobody's object is ever taken over."""
@@ -95,18 +96,31 @@ class ApiClient:
         return await self._object(call)
 
     async def list(
-        self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        metadata_only: bool = False,
     ) -> Listing:
         """All objects that match, page by page. When a continue token expires (410), the whole list without pages."""
-        path = path_of(resource, namespace)
+        path, accept = path_of(resource, namespace), _METADATA_LIST if metadata_only else _JSON
         params = _selectors(label_selector, field_selector)
         try:
-            return await self._pages(path, params | {"limit": str(self._page_size)})
+            return await self._pages(path, params | {"limit": str(self._page_size)}, accept)
         except Gone:
-            return await self._pages(path, params)
+            return await self._pages(path, params, accept)
 
     async def watch(
-        self, resource: Resource, version: int, *, label_selector: str = "", field_selector: str = "", stale_s: float
+        self,
+        resource: Resource,
+        version: int,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        metadata_only: bool = False,
+        stale_s: float,
     ) -> AsyncIterator[WatchEvent]:
         """Changes after `version` until the server ends the stream, with bookmarks. Raises Gone when the version
         is too old, Unavailable when the stream breaks or says nothing for `stale_s`."""
@@ -118,7 +132,8 @@ class ApiClient:
             "timeoutSeconds": str(lifetime_s),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=stale_s)
-        call = _Call(method="GET", path=path_of(resource), params=params, timeout=timeout)
+        accept = _METADATA if metadata_only else _JSON
+        call = _Call(method="GET", path=path_of(resource), params=params, accept=accept, timeout=timeout)
         self.reads.check()
         try:
             async with self._send(call, "watch") as response:
@@ -214,10 +229,11 @@ class ApiClient:
 
     # --- within
 
-    async def _pages(self, path: str, params: dict[str, str]) -> Listing:
+    async def _pages(self, path: str, params: dict[str, str], accept: str) -> Listing:
         items: list[Raw] = []
         while True:
-            page = await self._object(_Call(method="GET", path=path, params=params, timeout=_LIST_TIMEOUT))
+            call = _Call(method="GET", path=path, params=params, accept=accept, timeout=_LIST_TIMEOUT)
+            page = await self._object(call)
             items.extend(page.get("items") or ())
             token = page["metadata"].get("continue")
             if not token:

@@ -45,6 +45,7 @@ PVC = _core("PersistentVolumeClaim", "persistentvolumeclaims")
 PV = _core("PersistentVolume", "persistentvolumes", namespaced=False)
 
 DEPLOYMENT = Resource(group="apps", version="v1", kind="Deployment", plural="deployments")
+REPLICA_SET = Resource(group="apps", version="v1", kind="ReplicaSet", plural="replicasets")
 JOB = Resource(group="batch", version="v1", kind="Job", plural="jobs")
 PDB = Resource(group="policy", version="v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
 NETWORK_POLICY = Resource(group="networking.k8s.io", version="v1", kind="NetworkPolicy", plural="networkpolicies")

@@ -17,9 +17,7 @@ from batchwright_operator.pods.problems import unschedulable
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
-    COMPONENT_MODEL,
     KIND_CPU,
-    LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
     SCHEDULING_GATE,
 )
@@ -77,11 +75,19 @@ class PlacedPod:
         return self.ready_at is None or sampled_at is None or sampled_at < self.ready_at + SETTLE_S
 
 
-def placed_pod(raw: Raw) -> PlacedPod:
-    """The facts of a Pod object."""
+def model_pod(raw: Raw) -> PlacedPod:
+    """The facts of a replica of a ModelDeployment, by its owner chain."""
+    return _placed_pod(raw, is_model=True)
+
+
+def other_pod(raw: Raw) -> PlacedPod:
+    """The facts of any other pod. Its labels and annotations say nothing, whatever they say: it is where it runs."""
+    return _placed_pod(raw, is_model=False)
+
+
+def _placed_pod(raw: Raw, *, is_model: bool) -> PlacedPod:
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    is_model = labels.get(LABEL_COMPONENT) == COMPONENT_MODEL
     receipt = receipts.parse(raw) if is_model else None
     gates = [each.get("name") for each in spec.get("schedulingGates") or ()]
     ready = find(status.get("conditions"), "Ready")

@@ -12,10 +12,11 @@ from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.placement import cycle
 from batchwright_operator.placement.demand import Claims, DeploymentInfo, deployment_info, ratio_of
-from batchwright_operator.placement.placed_pods import Owner, PlacedPod, placed_pod
+from batchwright_operator.placement.placed_pods import Owner, PlacedPod, model_pod, other_pod
 from batchwright_operator.placement.refusals import Refusals
 from batchwright_operator.placement.snapshot import ObservedCluster
 from batchwright_operator.pods.lifecycle import is_over
+from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.processors.nodes import node_info
 from batchwright_operator.processors.processor import Processor, processors_of
 from batchwright_operator.reconcile.decisions import Decision, Key
@@ -37,7 +38,7 @@ class PlacementReconciler:
 
     def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings, self._live = settings, live
-        self._pods = ParsedObjects(placed_pod)
+        self._models, self._others = ParsedObjects(model_pod), ParsedObjects(other_pod)
         self._nodes = ParsedObjects(node_info)
         self._profiles = ParsedObjects(processors_of)
         self._deployments = ParsedObjects(self._parsed)
@@ -46,16 +47,17 @@ class PlacementReconciler:
     def watches(self) -> Iterable[Watch]:
         """All pods and nodes, and what can make a node fit that did not: profiles, claims, volumes, deployments."""
         yield Watch(resource=POD, keys=_keys_of_pod, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
+        yield from chain_watches(lambda _: iter((KEY,)))
         for resource in (NODE, ACCELERATOR_PROFILE, PVC, PV):
             yield Watch(resource=resource, keys=lambda _: (KEY,))
         yield Watch(resource=MODEL_DEPLOYMENT, keys=lambda _: (KEY,))
 
     def observe(self, store: StoreView, key: Key) -> ObservedCluster | None:
         """The snapshot; None while no pod is gated and none was refused."""
-        models = store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL)
-        if not any(_may_need_placement(pod) for pod in models):
+        models, chains = store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL), OwnerChains(store)
+        if not any(_may_need_placement(pod) and chains.model_deployment_of(pod) is not None for pod in models):
             return None
-        pods = [each for each in self._pods.of(store.all(POD)).values() if not each.over]
+        pods = [each for each in self._all_pods(store, chains) if not each.over]
         nodes = {name: info for (_, name), info in sorted(self._nodes.of(store.all(NODE)).items())}
         processors = {name: found for (_, name), found in self._profiles.of(store.all(ACCELERATOR_PROFILE)).items()}
         placed = tuple(each for each in pods if each.node and not each.refused)
@@ -74,6 +76,13 @@ class PlacementReconciler:
             claims=_claims(store),
             excluded=self._refusals.excluded,
         )
+
+    def _all_pods(self, store: StoreView, chains: OwnerChains) -> list[PlacedPod]:
+        models: list[Raw] = []
+        others: list[Raw] = []
+        for raw in store.all(POD):
+            (others if chains.model_deployment_of(raw) is None else models).append(raw)
+        return [*self._models.of(models).values(), *self._others.of(others).values()]
 
     def decide(self, observed: ObservedCluster, now: float) -> Decision:
         """See `cycle.decide`."""

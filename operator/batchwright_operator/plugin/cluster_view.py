@@ -63,7 +63,10 @@ async def read_view(client: ApiClient, target: ClusterTarget, watches: Iterable[
     list_watches = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
     for list_watch in list_watches:
         listing = await client.list(
-            list_watch.resource, label_selector=list_watch.label_selector, field_selector=list_watch.field_selector
+            list_watch.resource,
+            label_selector=list_watch.label_selector,
+            field_selector=list_watch.field_selector,
+            metadata_only=list_watch.metadata_only,
         )
         store.replace(list_watch, listing.items, listing.version)
     live = LiveState(control_key=b"the plugin applies nothing")

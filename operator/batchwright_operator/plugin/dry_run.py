@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, POD, Raw
+from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, POD, REPLICA_SET, Raw, Resource
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.reconciler import KEY as PLACEMENT_KEY
 from batchwright_operator.placement.reconciler import PlacementReconciler
@@ -48,6 +48,9 @@ def plan(view: ClusterView, settings: Settings, desired: Raw) -> list[PlannedPod
         return []
     actions = deployments.decide(observed, now).actions
     children = [action.body for action in actions if isinstance(action, Apply) and action.resource == DEPLOYMENT]
+    for child in children:
+        for resource, obj in _owners(child, view):
+            store.written(resource, obj)
     for pod in _missing(children, view):
         store.written(POD, pod)
     facts = placement.observe(store, PLACEMENT_KEY)
@@ -81,6 +84,33 @@ def _missing(children: list[Raw], view: ClusterView) -> Iterator[Raw]:
             yield _pod(child, f"planned-{number}", number, labels[LABEL_KIND])
 
 
+def _owners(child: Raw, view: ClusterView) -> Iterator[tuple[Resource, Raw]]:
+    """What the planned pods belong to: the Deployment, as it is or as it will be, and a ReplicaSet of it."""
+    metadata = child["metadata"]
+    live = view.store.get(DEPLOYMENT, metadata["namespace"], metadata["name"])
+    if live is None:
+        live = {**child, "metadata": {**metadata, "uid": f"planned-{metadata['name']}", "resourceVersion": str(2**62)}}
+        yield DEPLOYMENT, live
+    head = {
+        "name": _replica_set(child),
+        "namespace": metadata["namespace"],
+        "uid": _replica_set(child),
+        "resourceVersion": str(2**62),
+        "labels": metadata["labels"],
+        "ownerReferences": [_reference(DEPLOYMENT, live["metadata"]["name"], live["metadata"]["uid"])],
+    }
+    yield REPLICA_SET, {"metadata": head}
+
+
+def _replica_set(child: Raw) -> str:
+    """Name and uid of the planned ReplicaSet."""
+    return f"{child['metadata']['name']}-planned"
+
+
+def _reference(resource: Resource, name: str, uid: str) -> Raw:
+    return {"kind": resource.kind, "name": name, "uid": uid, "controller": True}
+
+
 def _pod(child: Raw, name: str, number: int, kind: str) -> Raw:
     template = child["spec"]["template"]
     metadata = {
@@ -90,6 +120,7 @@ def _pod(child: Raw, name: str, number: int, kind: str) -> Raw:
         "uid": f"planned-{kind}-{number}",
         "resourceVersion": str(2**62 + number),
         "creationTimestamp": "9999-01-01T00:00:00Z",
+        "ownerReferences": [_reference(REPLICA_SET, _replica_set(child), _replica_set(child))],
     }
     return {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}}
 

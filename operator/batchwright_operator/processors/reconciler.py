@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchwright_operator.kube.metadata import is_leaving
-from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, NODE, POD, Raw
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, MODEL_DEPLOYMENT, NODE, POD, Raw
 from batchwright_operator.kube.quantities import requests_of
 from batchwright_operator.pods.lifecycle import is_over
+from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.processors import plan
 from batchwright_operator.processors.benchmark_outcome import is_finished
 from batchwright_operator.processors.plan import ObservedNode
 from batchwright_operator.reconcile.decisions import Decision, Key
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.keys import no_keys
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import (
@@ -42,6 +44,8 @@ class AcceleratorProfileReconciler:
             index_labels=(LABEL_BENCHMARK,),
         )  # fmt: skip
         yield Watch(resource=POD, keys=self._of_benchmark, index_labels=(LABEL_BENCHMARK, LABEL_COMPONENT))
+        yield from chain_watches(no_keys)
+        yield Watch(resource=MODEL_DEPLOYMENT, keys=no_keys)
 
     def _named(self, obj: Raw) -> Iterable[Key]:
         return (Key(reconciler=self.name, name=obj["metadata"]["name"]),)
@@ -95,9 +99,10 @@ def _kind_of(obj: Raw) -> str:
 
 def _used_by_models(store: StoreView, node: str) -> dict[str, float]:
     used: dict[str, float] = {}
+    chains = OwnerChains(store)
     for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
         spec = pod.get("spec") or {}
-        if spec.get("nodeName") == node and not is_over(pod):
+        if spec.get("nodeName") == node and not is_over(pod) and chains.model_deployment_of(pod) is not None:
             kind = _kind_of(pod) or KIND_CPU
             used[kind] = used.get(kind, 0.0) + (1.0 if kind == KIND_CPU else requests_of(spec).get(kind, 1.0))
     return used

@@ -35,6 +35,7 @@ class ListWatch:
     label_selector: str
     field_selector: str
     matches: Matcher
+    metadata_only: bool = False
     keys: list[Callable[[Raw], Iterable[Key]]] = field(default_factory=list)
     progress: int = 0
     """Every change up to this resourceVersion has been seen."""
@@ -132,7 +133,7 @@ class Store:
             (one for one in table.list_watches if (one.label_selector, one.field_selector) == wanted), None
         )
         if list_watch is None:
-            list_watch = ListWatch(watch.resource, *wanted, matches=matcher(*wanted))
+            list_watch = ListWatch(watch.resource, *wanted, matcher(*wanted), watch.metadata_only)
             table.list_watches.append(list_watch)
         list_watch.keys.append(watch.keys)
         table.labels.update(watch.index_labels)

@@ -68,7 +68,10 @@ class Informer:
         """Puts a whole list into the cache; a watch may run meanwhile. Raises ApiError."""
         list_watch = self._list_watch
         listing = await self._client.list(
-            list_watch.resource, label_selector=list_watch.label_selector, field_selector=list_watch.field_selector
+            list_watch.resource,
+            label_selector=list_watch.label_selector,
+            field_selector=list_watch.field_selector,
+            metadata_only=list_watch.metadata_only,
         )
         self._store.replace(list_watch, listing.items, listing.version)
         self.synced.set()
@@ -80,6 +83,7 @@ class Informer:
             list_watch.progress,
             label_selector=list_watch.label_selector,
             field_selector=list_watch.field_selector,
+            metadata_only=list_watch.metadata_only,
             stale_s=self._stale_s,
         )
         async for event in stream:

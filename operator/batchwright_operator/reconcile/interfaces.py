@@ -37,6 +37,8 @@ class Watch:
     label_selector: str = ""
     field_selector: str = ""
     index_labels: tuple[str, ...] = ()
+    metadata_only: bool = False
+    """Neither spec nor status is fetched: what is asked is who owns it."""
 
 
 class Queue(Protocol):

@@ -153,14 +153,14 @@ async def test_python_models_run_and_their_errors_come_through(rig: Rig, tmp_pat
         await rig.client.run("m", [{"x": np.full((1, 6), 99, np.float32)}], 1)
 
 
-async def test_an_output_without_the_batch_dimension_is_refused_at_load(rig: Rig, tmp_path: Path) -> None:
+async def test_an_output_that_is_not_as_declared_is_refused_at_load(rig: Rig, tmp_path: Path) -> None:
     write_script(
         rig.folder,
         "bad.py",
         "class Model:\n    def __init__(self, path): pass\n"
         "    def infer(self, inputs): return {'y': inputs['x'].sum()}\n",
     )
-    with pytest.raises(BatchFailed, match="first dimension must be the batch"):
+    with pytest.raises(BatchFailed, match=r"output 'y' is not as declared: wanted \[-1, 1\], given FP32 \[\]"):
         await rig.client.load("m", file_source(None, "python", [spec("x", (6,))], [spec("y", (1,))], "bad.py"))
 
 

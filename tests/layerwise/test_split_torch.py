@@ -14,6 +14,8 @@ from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch
 from batchwright_worker.layerwise.networks.units import NotDivisible
+from batchwright_worker.runtime.calls import run_batch
+from batchwright_worker.runtime.settling import settled
 from tests.layerwise.splits import ConvNet, Encoder, answer, export
 
 pytestmark = pytest.mark.slow
@@ -70,7 +72,8 @@ def test_a_fixed_batch_dimension_runs_in_pieces(tmp_path: Path) -> None:
     path = export(ConvNet(), EXAMPLES["conv"][1], tmp_path / "net.pt2", dynamic=False)
     network, source = opened(path, tmp_path)
     inputs = inputs_of("conv", 5)
-    expected = load(source, HOST).run(inputs, 5)
+    model = load(source, HOST)
+    expected = run_batch(model, settled(model, source), inputs, 5)
     for name, array in answer(network, inputs, 5).items():
         np.testing.assert_array_equal(array, expected[name])
 

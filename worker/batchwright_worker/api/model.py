@@ -38,18 +38,27 @@ Datatype = Literal[
 
 
 class Tensor(Value, kw_only=True, frozen=True):
-    """One input or output of a model, per row."""
+    """One input or output of a model, per row unless `batched` is false."""
 
     name: Annotated[str, doc("Name of the tensor in the model and in requests.", min_length=1, max_length=128)]
     datatype: Annotated[Datatype, doc("Type of the elements, as the Open Inference Protocol writes it.")]
     shape: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=-1, le=1 << 31)], ...],
         doc(
-            "Shape of one row: the batch dimension is left out, -1 is a dimension that varies; [] is a single number.",
+            "Shape of one row: the batch dimension is left out, -1 is a dimension that varies; [] is a single number. "
+            "With batched: false, or batching.mode: Whole, it is the whole shape.",
             max_length=16,
             extra_json_schema=ATOMIC,
         ),
     ]
+    batched: Annotated[
+        bool,
+        doc(
+            "false: it has no batch dimension and is passed whole, for example a threshold or a sampling rate. "
+            "Requests share a batch only where their values of such an input are equal; each of them gets such an "
+            "output as it is."
+        ),
+    ] = True
 
 
 class Targets(Value, kw_only=True, frozen=True):
@@ -82,6 +91,16 @@ class Padding(Value, kw_only=True, frozen=True):
 class Batching(Value, kw_only=True, frozen=True):
     """How rows become batches and how the batch size is tuned (methods A6-A8)."""
 
+    mode: Annotated[
+        Literal["Rows", "Whole"] | None,
+        doc(
+            "Rows: the first dimension of the tensors is the batch, and each row's answer depends on that row alone; a "
+            "model that shows otherwise when it is loaded is refused. Whole: one request is one run, with shapes as "
+            "the model has them; nothing is batched, split or padded (max_batch_size 0 of Triton). Unset: found out "
+            "by trying the model with rows of different content when it is loaded: what fails is served Whole, and "
+            "the model's message says why."
+        ),
+    ] = None
     min_size: Annotated[int, doc("Smallest batch size that the tuner may choose.", ge=1, le=4096)] = 1
     max_size: Annotated[int, doc("Largest batch size that the tuner may choose.", ge=1, le=4096)] = 32
     initial_size: Annotated[
@@ -135,6 +154,52 @@ class TimeLimits(Value, kw_only=True, frozen=True):
             "the first; then 20 times what loads have taken, at least a minute."
         ),
     ] = None
+
+
+class WarmUpInput(Value, kw_only=True, frozen=True):
+    """One input of the warm-up."""
+
+    name: Annotated[str, doc("Name of the input.", min_length=1, max_length=128)]
+    shape: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=1 << 31)], ...],
+        doc(
+            "Whole shape, as a request has it: with the batch dimension, best of 2 rows or more, whose content should "
+            "differ.",
+            max_length=16,
+            extra_json_schema=ATOMIC,
+        ),
+    ]
+    data: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=4096)], ...],
+        doc(
+            "Its elements in row-major order as text (numbers, true and false, or strings), or one element that fills "
+            "the whole shape.",
+            min_length=1,
+            max_length=4096,
+            extra_json_schema=ATOMIC,
+        ),
+    ]
+
+
+class WarmUp(Value, kw_only=True, frozen=True):
+    """What a model is tried with when it is loaded: to find out which dimension is the batch, to make its first answers
+    as fast as later ones, and to measure it. A failed warm-up is a message in the status, no failed load."""
+
+    mode: Annotated[
+        Literal["Auto", "Skip"],
+        doc(
+            "Auto: made-up inputs (or `inputs`). Skip: the model is not run before its first request; without "
+            "batching.mode it is served Whole then."
+        ),
+    ] = "Auto"
+    inputs: Annotated[
+        tuple[WarmUpInput, ...],
+        doc(
+            "All inputs of a call that the model takes, where made-up numbers do not suit it.",
+            max_length=32,
+            extra_json_schema=keyed("name"),
+        ),
+    ] = ()
 
 
 class ConfigMapKey(Value, kw_only=True, frozen=True):
@@ -230,7 +295,8 @@ class Model(Value, kw_only=True, frozen=True):
     inputs: Annotated[
         tuple[Tensor, ...],
         doc(
-            f"Inputs per row. May be left out where the artifact tells ({', '.join(DECLARING)}).",
+            f"Inputs per row. May be left out where the artifact tells ({', '.join(DECLARING)}); what is written is "
+            "held against the model when it is loaded.",
             max_length=32,
             extra_json_schema=keyed("name"),
         ),
@@ -238,7 +304,9 @@ class Model(Value, kw_only=True, frozen=True):
     outputs: Annotated[
         tuple[Tensor, ...],
         doc(
-            "Outputs per row. May be left out where the artifact tells.", max_length=32, extra_json_schema=keyed("name")
+            "Outputs per row. May be left out where the artifact tells. Answers are held against them.",
+            max_length=32,
+            extra_json_schema=keyed("name"),
         ),
     ] = ()
     targets: Annotated[Targets, doc("What is asked of this model.")] = Targets()
@@ -246,3 +314,4 @@ class Model(Value, kw_only=True, frozen=True):
         TimeLimits()
     )
     batching: Annotated[Batching, doc("How rows become batches; the defaults suit nearly every model.")] = Batching()
+    warmup: Annotated[WarmUp, doc("What the model is tried with when it is loaded.")] = WarmUp()

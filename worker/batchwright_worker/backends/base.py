@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.inference.runtime import BatchPlan, TensorSpec, WrongOutputs
 
 
 class LoadError(Exception):
@@ -39,7 +39,8 @@ class Host:
 
 
 class LoadedModel(Protocol):
-    """A model that is ready to run. Specs are per row."""
+    """A model that is ready to run. Specs are per row where its loader knows which dimension is the batch (the default
+    of TensorSpec), and whole (`batched` false) where that is to be found out."""
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
@@ -49,9 +50,10 @@ class LoadedModel(Protocol):
     def outputs(self) -> Sequence[TensorSpec]:
         """The outputs of `run`."""
 
-    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
-        """One batch: every array has `rows` as leading dimension, so have the outputs. Raises BadRowsError,
-        OutOfDeviceMemoryError, or anything else for a failed batch. The inputs' memory is reused afterwards."""
+    def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Any]:
+        """One call, of `rows` rows (1 where requests are run whole): arrays as the specs say, with the batch dimension
+        in front. What it gives is held against the specs by the caller. Raises BadRowsError, OutOfDeviceMemoryError,
+        or anything else for a failed call. The inputs' memory is reused afterwards."""
 
     def close(self) -> None:
         """Free all memory."""
@@ -60,6 +62,9 @@ class LoadedModel(Protocol):
 @runtime_checkable
 class Overlapping(Protocol):
     """A LoadedModel that need not end one batch before the next begins (`torch_device`)."""
+
+    def use(self, plan: BatchPlan) -> None:
+        """The plan of all calls from now on: it splits batches into pieces by itself."""
 
     def begin(self, inputs: Mapping[str, Array], rows: int) -> Callable[[], Mapping[str, Array]]:
         """Queue a batch; what it returns waits for it and gives its outputs, in the order of the begins, on any thread.
@@ -77,39 +82,36 @@ class ReportsWeights(Protocol):
 
 @runtime_checkable
 class NeedsNoWarmup(Protocol):
-    """A LoadedModel whose first batch takes no longer than later ones: later loads skip the warm-up."""
+    """A LoadedModel of rows by definition, whose first batch takes no longer than later ones: it is not tried, and
+    later loads skip the warm-up."""
 
     @property
     def needs_no_warmup(self) -> bool: ...
 
 
 def check_outputs(outputs: Mapping[str, Array], rows: int) -> None:
-    """Raises LoadError unless every output has `rows` as its leading dimension."""
+    """Raises WrongOutputs unless every output has `rows` as its leading dimension."""
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:
-            raise LoadError(
-                f"output {name!r} has shape {list(array.shape)} for a batch of {rows} rows; "
-                "its first dimension must be the batch: export the model with a dynamic batch dimension"
+            raise WrongOutputs(
+                f"output {name!r} has shape {list(array.shape)} for a batch of {rows} rows, so its first dimension is "
+                "not the batch"
             )
 
 
-def in_pieces(
-    run: Callable[[Mapping[str, Array]], dict[str, Array]], inputs: Mapping[str, Array], rows: int, piece: int
-) -> dict[str, Array]:
-    """For models whose batch dimension is fixed to `piece` rows: run piece by piece, the last one filled up with its
-    last row. piece 0 (a dynamic batch dimension): one run."""
-    if piece in (0, rows):
-        return run(inputs)
-    results = [run(part) for part in pieces(inputs, rows, piece)]
-    return {name: np.concatenate([result[name] for result in results])[:rows] for name in results[0]}
-
-
-def pieces(inputs: Mapping[str, Array], rows: int, piece: int) -> list[Mapping[str, Array]]:
-    """The batch as `in_pieces` runs it."""
+def pieces(
+    inputs: Mapping[str, Array], rows: int, piece: int, unbatched: Collection[str] = ()
+) -> list[Mapping[str, Array]]:
+    """The calls of a batch for models whose batch dimension is fixed to `piece` rows: the last one is filled up with
+    its last row. piece 0 (a dynamic batch dimension): one call. Inputs that are `unbatched` go into each as they
+    are."""
     if piece in (0, rows):
         return [inputs]
     return [
-        {name: _filled_up(array[start : start + piece], piece) for name, array in inputs.items()}
+        {
+            name: array if name in unbatched else _filled_up(array[start : start + piece], piece)
+            for name, array in inputs.items()
+        }
         for start in range(0, rows, piece)
     ]
 

@@ -1,9 +1,10 @@
 """The emulated model: a batch of n rows takes fixed + n * per_row microseconds, alone on its device.
 
-A test instrument. Each output row is the index of the largest element of the row's first input, so that a wrongly
-routed answer shows. A row that holds NaN has no largest element and is a bad row. A model that declares no inputs takes
-any; one that declares no outputs has `argmax`, INT64 [1]. Benches may change the speed in mid-run: `emulated_speed`.
-Where `loadOverlaps` gives the device a copy engine of its own, batches may queue on it (`OverlappingEmulatedModel`).
+A test instrument. Each output row is the index of the largest element of the row's first batched input, so that a
+wrongly routed answer shows. A row that holds NaN has no largest element and is a bad row. A model that declares no
+inputs takes any; one that declares no outputs has `argmax`, INT64 [1]. Benches may change the speed in mid-run:
+`emulated_speed`. Where `loadOverlaps` gives the device a copy engine of its own, batches may queue on it
+(`OverlappingEmulatedModel`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from batchwright_worker.backends.base import BadRowsError, Host, LoadError, OutOfDeviceMemoryError
 from batchwright_worker.backends.emulated_speed import EmulatedSpeed, SpeedSource
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.inference.runtime import BatchPlan, TensorSpec
 from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
 from batchwright_worker.oip.datatypes import numpy_of
 
@@ -53,6 +54,7 @@ class EmulatedModel:
     def __init__(self, source: ModelSource, emulated: EmulatedSource, host: Host) -> None:
         self.inputs: Sequence[TensorSpec] = source.inputs
         self.outputs: Sequence[TensorSpec] = source.outputs or [_DEFAULT_OUTPUT]
+        self._whole = frozenset(spec.name for spec in source.inputs if not spec.batched)
         self._emulated = emulated
         self._speed = SpeedSource(
             EmulatedSpeed(
@@ -84,7 +86,7 @@ class EmulatedModel:
 
     def answer(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """The outputs alone, at once."""
-        winners = _argmax(next(iter(inputs.values()), np.zeros((rows, 1))), rows)
+        winners = _argmax(next((inputs[name] for name in inputs if name not in self._whole), np.zeros((rows, 1))), rows)
         return {spec.name: _filled(spec, winners) for spec in self.outputs}
 
     @property
@@ -104,6 +106,9 @@ class EmulatedModel:
 
 class OverlappingEmulatedModel(EmulatedModel):
     """Its batches queue on the device, so that the sidecar can request loads meanwhile."""
+
+    def use(self, plan: BatchPlan) -> None:
+        """It takes any number of rows."""
 
     def begin(self, inputs: Mapping[str, Array], rows: int) -> Callable[[], Mapping[str, Array]]:
         """As `run`, in two steps."""
@@ -170,6 +175,8 @@ def _argmax(array: Array, rows: int) -> Array:
 
 
 def _filled(spec: TensorSpec, winners: Array) -> Array:
+    if not spec.batched:
+        return np.zeros([1 if size < 0 else size for size in spec.shape], numpy_of(spec.datatype))
     shape = [1 if size < 0 else size for size in spec.shape]
     dtype = numpy_of(spec.datatype)
     if spec.datatype == "BYTES":

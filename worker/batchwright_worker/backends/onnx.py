@@ -10,13 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from batchwright_worker.backends.base import (
-    Host,
-    LoadError,
-    OutOfDeviceMemoryError,
-    check_outputs,
-    in_pieces,
-)
+from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError
 from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
@@ -43,20 +37,16 @@ _BFLOAT16: Final = 16
 
 
 class OnnxModel:
-    """A session of onnxruntime. A model whose batch dimension is fixed runs in pieces of that many rows."""
+    """A session of onnxruntime. Its specs are whole: which dimension is the batch, the file does not say."""
 
     def __init__(self, session: Any, name: str) -> None:
         self._session = session
-        self.inputs: Sequence[TensorSpec] = [spec_of(argument, name) for argument in session.get_inputs()]
-        self.outputs: Sequence[TensorSpec] = [spec_of(argument, name) for argument in session.get_outputs()]
-        batch = session.get_inputs()[0].shape[0]
-        self._piece = batch if isinstance(batch, int) else 0
+        self.inputs: Sequence[TensorSpec] = [whole_spec_of(argument, name) for argument in session.get_inputs()]
+        self.outputs: Sequence[TensorSpec] = [whole_spec_of(argument, name) for argument in session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """As LoadedModel.run."""
-        outputs = in_pieces(self._run, inputs, rows, self._piece)
-        check_outputs(outputs, rows)
-        return outputs
+        return self._run(inputs)
 
     def close(self) -> None:
         """The arena goes with the session."""
@@ -131,17 +121,24 @@ def _providers(host: Host) -> list[str]:
     return [accelerator.onnx_provider, "CPUExecutionProvider"]
 
 
-def spec_of(argument: Any, model: str) -> TensorSpec:
+def whole_spec_of(argument: Any, model: str) -> TensorSpec:
+    """With its whole shape."""
     datatype = _DATATYPES.get(argument.type)
     if datatype is None:
-        raise LoadError(f"model {model!r}: {argument.name!r} is a {argument.type}, which the protocol cannot carry")
-    if not argument.shape:
         raise LoadError(
-            f"model {model!r}: {argument.name!r} has no dimensions; the first must be the batch: "
-            "export the model with a dynamic batch dimension"
+            f"model {model!r}: {argument.name!r} is a {argument.type}, which the Open Inference Protocol cannot carry; "
+            "export the model with plain tensors in its place"
         )
-    shape = tuple(size if isinstance(size, int) else -1 for size in argument.shape[1:])
-    return TensorSpec(name=argument.name, datatype=datatype, shape=shape)
+    shape = tuple(size if isinstance(size, int) else -1 for size in argument.shape)
+    return TensorSpec(name=argument.name, datatype=datatype, shape=shape, batched=False)
+
+
+def spec_of(argument: Any, model: str) -> TensorSpec:
+    """Per row. Raises LoadError for a tensor without dimensions."""
+    spec = whole_spec_of(argument, model)
+    if not spec.shape:
+        raise LoadError(f"model {model!r}: {argument.name!r} has no dimensions; the first must be the batch")
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape[1:])
 
 
 def as_text(inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -12,14 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from msgspec.structs import replace
 
-from batchwright_worker.backends.base import (
-    Host,
-    LoadError,
-    OutOfDeviceMemoryError,
-    check_outputs,
-    in_pieces,
-)
+from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError
 from batchwright_worker.backends.scripts import attribute, script
 from batchwright_worker.backends.torch_device import CudaDevice, DeviceModel
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
@@ -53,23 +48,19 @@ class TorchModel:
         call: Callable[..., Any],
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        piece: int = 0,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self._call: Callable[..., Any] | None = call
-        self._piece = piece
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """As LoadedModel.run."""
         try:
-            outputs = in_pieces(self._run, inputs, rows, self._piece)
+            return self._run(inputs)
         except RuntimeError as error:
             if any(words in str(error) for words in _NO_MEMORY):
                 raise OutOfDeviceMemoryError(str(error)) from error
             raise
-        check_outputs(outputs, rows)
-        return outputs
 
     def close(self) -> None:
         """Frees the weights."""
@@ -112,8 +103,7 @@ def _load_program(source: ModelSource, device: torch.device) -> TorchModel | Dev
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    inputs, outputs, piece = program_signature(program, source)
-    return _on(device, program.module(), inputs, outputs, piece)
+    return _on(device, program.module(), *whole_signature(program, source))
 
 
 def _load_torchscript(source: ModelSource, device: torch.device) -> TorchModel | DeviceModel:
@@ -130,11 +120,10 @@ def _on(
     call: Callable[..., Any],
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    piece: int = 0,
 ) -> TorchModel | DeviceModel:
     if device.type == "cuda":
-        return DeviceModel(call, inputs, outputs, CudaDevice(), piece)
-    return TorchModel(call, inputs, outputs, piece)
+        return DeviceModel(call, inputs, outputs, CudaDevice())
+    return TorchModel(call, inputs, outputs)
 
 
 def module_of(source: ModelSource) -> torch.nn.Module:
@@ -161,18 +150,23 @@ def _need_signature(source: ModelSource) -> None:
         raise LoadError(f"model {source.name!r}: format {source.format} needs `inputs` and `outputs` in the manifest")
 
 
-def program_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec], int]:
-    """Declared names where there are any, else the program's own; and its fixed batch size or 0."""
+def whole_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+    """A program's inputs and outputs with their whole shapes, under the declared names where there are any (a program's
+    own are its nodes'). Raises LoadError."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
     signature = program.graph_signature
-    found_inputs = [_spec(name, values[name]) for name in signature.user_inputs]
-    found_outputs = [_spec(name, values[name]) for name in signature.user_outputs]
-    batch = values[signature.user_inputs[0]].shape[0]
     return (
-        _named(found_inputs, source.inputs, "inputs"),
-        _named(found_outputs, source.outputs, "outputs"),
-        batch if isinstance(batch, int) else 0,
+        _named([_whole_spec(name, values[name]) for name in signature.user_inputs], source.inputs, "inputs"),
+        _named([_whole_spec(name, values[name]) for name in signature.user_outputs], source.outputs, "outputs"),
     )
+
+
+def program_signature(program: Any, source: ModelSource) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec], int]:
+    """The same per row, and its fixed batch size or 0. Raises LoadError for a tensor without dimensions."""
+    inputs, outputs = whole_signature(program, source)
+    if bare := [spec.name for spec in (*inputs, *outputs) if not spec.shape]:
+        raise LoadError(f"{bare[0]!r} has no dimensions; the first must be the batch")
+    return [_per_row(spec) for spec in inputs], [_per_row(spec) for spec in outputs], max(0, inputs[0].shape[0])
 
 
 def _named(found: list[TensorSpec], declared: Sequence[TensorSpec], what: str) -> Sequence[TensorSpec]:
@@ -180,14 +174,18 @@ def _named(found: list[TensorSpec], declared: Sequence[TensorSpec], what: str) -
         return found
     if len(declared) != len(found):
         raise LoadError(f"the manifest declares {len(declared)} {what}, the program has {len(found)}")
-    return declared
+    return [replace(spec, name=one.name) for spec, one in zip(found, declared, strict=True)]
 
 
-def _spec(name: str, value: Any) -> TensorSpec:
-    if value.dim() == 0:
-        raise LoadError(f"{name!r} has no dimensions; the first must be the batch")
-    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape[1:])
-    return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape)
+def _whole_spec(name: str, value: Any) -> TensorSpec:
+    if not isinstance(value, torch.Tensor):
+        raise LoadError(f"{name!r} is no tensor but a {type(value).__name__}; export the program with tensors alone")
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape, batched=False)
+
+
+def _per_row(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape[1:])
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from batchwright_worker.backends.base import OutOfDeviceMemoryError, check_outputs
+from batchwright_worker.backends.base import OutOfDeviceMemoryError
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.inference.runtime import BatchPlan, TensorSpec
 
 _LOG = logging.getLogger(__name__)
 IN_FLIGHT: Final = 2
@@ -133,12 +133,14 @@ class _StagingBuffers:
         """The kept buffer's first rows where its rows have this shape and there are enough, else a new buffer."""
         found = kept.get(name)
         if found is not None and found.dtype == like.dtype and _holds(found.shape, like.shape):
-            return found[: len(like)]
+            return found[: len(like)] if like.dim() else found
         kept[name] = make()
         return kept[name]
 
 
 def _holds(buffer: Sequence[int], wanted: Sequence[int]) -> bool:
+    if len(buffer) != len(wanted) or not wanted:
+        return len(buffer) == len(wanted)
     return tuple(buffer[1:]) == tuple(wanted[1:]) and buffer[0] >= wanted[0]
 
 
@@ -203,10 +205,15 @@ class DeviceModel:
         self.outputs = outputs
         self._device = device
         self._piece = piece
-        fixed = all(size >= 0 for spec in inputs for size in spec.shape)
+        self._whole: frozenset[str] = frozenset()
+        fixed = all(size >= 0 for spec in inputs for size in (spec.shape if spec.batched else spec.shape[1:]))
         self._graphs: Graphs | None = Graphs(lambda *given: flat(call(*given), outputs), device, enabled=fixed)
         self._buffers = [_StagingBuffers(device) for _ in range(IN_FLIGHT)]
         self._next = 0
+
+    def use(self, plan: BatchPlan) -> None:
+        """As Overlapping.use."""
+        self._piece, self._whole = plan.piece, plan.unbatched_inputs | plan.unbatched_outputs
 
     def run(self, inputs: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         """As LoadedModel.run."""
@@ -236,7 +243,6 @@ class DeviceModel:
                 raise OutOfDeviceMemoryError(str(error)) from error
             finally:
                 buffers.free.set()
-            check_outputs(arrays, rows)
             return arrays
 
         return finish
@@ -277,11 +283,22 @@ class DeviceModel:
             return self._in_pieces(tensors, rows)
 
     def _in_pieces(self, tensors: Tensors, rows: int) -> Tensors:
-        """As base.in_pieces, on the device."""
+        """As base.pieces, on the device."""
         assert self._graphs is not None
         if self._piece in (0, rows):
             return self._graphs(tensors)
+        whole = [spec.name in self._whole for spec in self.inputs]
+        count = -(-rows // self._piece)
+        parts = [[each] * count if kept else self._split(each, rows) for each, kept in zip(tensors, whole, strict=True)]
+        runs = [self._graphs(part) for part in zip(*parts, strict=True)]
+        return [
+            results[0] if spec.name in self._whole else torch.cat(results)[:rows]
+            for spec, results in zip(self.outputs, zip(*runs, strict=True), strict=True)
+        ]
+
+    def _split(self, tensor: Any, rows: int) -> Sequence[Any]:
+        """Pieces, the last one filled up with its last row."""
         short = -rows % self._piece
-        filled = [torch.cat([each, each[-1:].expand(short, *each.shape[1:])]) if short else each for each in tensors]
-        runs = [self._graphs(part) for part in zip(*(each.split(self._piece) for each in filled), strict=True)]
-        return [torch.cat(parts)[:rows] for parts in zip(*runs, strict=True)]
+        filled = torch.cat([tensor, tensor[-1:].expand(short, *tensor.shape[1:])]) if short else tensor
+        pieces: Sequence[Any] = filled.split(self._piece)
+        return pieces

@@ -9,9 +9,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from batchwright_worker.backends.base import LoadError
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.inference.runtime import TensorSpec, WrongOutputs
 
 
 def tensor_of(array: Array) -> torch.Tensor:
@@ -32,13 +31,13 @@ def array_of(value: Any) -> Array:
 
 
 def flat(value: Any, outputs: Sequence[TensorSpec]) -> list[Any]:
-    """In the order of the declared outputs. Raises LoadError where there are others."""
+    """In the order of the declared outputs. Raises WrongOutputs where there are others."""
     if isinstance(value, dict):
         missing = [spec.name for spec in outputs if spec.name not in value]
         if missing:
-            raise LoadError(f"the model returned {sorted(value)} and not the declared output {missing[0]!r}")
+            raise WrongOutputs(f"the model returned {sorted(value)} and not the declared output {missing[0]!r}")
         return [value[spec.name] for spec in outputs]
     values = list(value) if isinstance(value, tuple | list) else [value]
     if len(values) != len(outputs):
-        raise LoadError(f"the model returned {len(values)} outputs, {len(outputs)} are declared")
+        raise WrongOutputs(f"the model returned {len(values)} outputs, {len(outputs)} are declared")
     return values

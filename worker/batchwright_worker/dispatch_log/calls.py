@@ -40,6 +40,7 @@ CALLS: Final = (
     "assume_resident",
     "unblock",
     "warm_up_ran",
+    "serve_whole",
     "warmed_up",
     "memory_measured",
     "runtime_lost",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import Part
@@ -14,6 +14,7 @@ from batchwright_worker.inference.runtime import RunResult
 from batchwright_worker.scheduler.steps import Batch
 
 _LOG = logging.getLogger(__name__)
+_NONE: Final[frozenset[str]] = frozenset()
 
 
 class BatchOutcome:
@@ -22,7 +23,7 @@ class BatchOutcome:
 
     __slots__ = (
         "_counters", "_device", "_ended_at", "_engine", "_epoch", "_last", "_served", "_shared", "_whole",
-        "batch", "began", "parts", "rows",
+        "batch", "began", "parts", "rows", "unbatched",
     )  # fmt: skip
 
     def __init__(self, engine: EngineParts, batch: Batch) -> None:
@@ -35,6 +36,8 @@ class BatchOutcome:
         self._device = engine.scheduler.devices[run.device]
         self._served = engine.scheduler.models[run.model]
         self._counters = engine.counters[run.model]
+        signature = engine.signatures.get(run.model)
+        self.unbatched = _NONE if signature is None else signature.unbatched_outputs
         self._epoch = self._device.epoch
         self._whole: RunResult | None = None
         """The result of the batch as dispatched, if it went well."""
@@ -86,8 +89,14 @@ class BatchOutcome:
             if bad is not None:
                 self.failed(Part(part.pending, part.start + bad - at, 1), errors[bad])
             else:
-                self._done(part, {name: array[at:end] for name, array in result.outputs.items()})
+                self._done(part, self._cut(result.outputs, at, end))
             at = end
+
+    def _cut(self, outputs: Mapping[str, Array], start: int, end: int) -> Mapping[str, Array]:
+        """The outputs of some rows of a run; those without a batch dimension are everyone's."""
+        if not self.unbatched:
+            return {name: array[start:end] for name, array in outputs.items()}
+        return {name: array if name in self.unbatched else array[start:end] for name, array in outputs.items()}
 
     def failed(self, part: Part, message: str) -> None:
         """The model raised on these rows: their caller's own error, which names the row where it is known."""

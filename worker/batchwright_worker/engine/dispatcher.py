@@ -80,7 +80,7 @@ class Dispatcher:
     def _first_run_ended(self, outcome: BatchOutcome, ended: RunResult | Exception) -> None:
         if self.engine.decisions.closed:
             return
-        trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows)
+        trouble = ended if isinstance(ended, Exception) else wrong_outputs(ended, outcome.rows, outcome.unbatched)
         if trouble is not None:
             self._first_run_failed(outcome, trouble)
             return

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
 
+from msgspec.structs import replace
+
 from batchwright_worker.api.deployment import ModelDeployment
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.model import Model
@@ -24,13 +26,14 @@ from batchwright_worker.engine.loader import Loader, artifact_for, expected_foot
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import PendingRequest, PendingRequests
 from batchwright_worker.engine.retries import Retries
+from batchwright_worker.engine.signature import Prepared, Signature
 from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.engine.windows import Windows
 from batchwright_worker.inference.errors import InferenceError, ModelUnavailable, UnknownModel
-from batchwright_worker.inference.requests import Array, InferRequest, InferResult
+from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.inference.runtime import Runtime, TensorSpec
 from batchwright_worker.scheduler.devices import DeviceConfig
-from batchwright_worker.scheduler.queues import Bucket
+from batchwright_worker.scheduler.queues import QueuedRequest
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ServedModel, config_of
 from batchwright_worker.scheduler.steps import QueueRequest, Refusal
@@ -40,7 +43,7 @@ UNLOADED: Final = "unloaded by request"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMetadata:
-    """What the protocols report of a model; shapes per row. `max_batch_size` is batching.maxSize."""
+    """What the protocols report of a model. `max_batch_size` is batching.maxSize, 0 for one that is served whole."""
 
     name: str
     versions: tuple[str, ...]
@@ -87,11 +90,12 @@ class Engine:
             publisher=self.publisher,
             requests=self.requests,
             decisions=self._decisions,
+            signatures={},
             clock=clock,
             wall=wall,
         )
         self.windows = Windows(parts)
-        self._loader = Loader(parts)
+        self._loader = Loader(parts, self._accept_again)
         self._lifecycle = ModelLifecycle(parts, self._loader)
         self._dispatcher = Dispatcher(parts, self._lifecycle, Retries(parts))
         self._interleaves = interleaves
@@ -210,7 +214,7 @@ class Engine:
             platform=self._artifact_format(name),
             inputs=signature.inputs,
             outputs=signature.outputs,
-            max_batch_size=self.models[name].batching.max_size,
+            max_batch_size=0 if signature.whole else self.models[name].batching.max_size,
         )
 
     # --- readiness, explicit load and unload, state ---
@@ -233,7 +237,8 @@ class Engine:
         if why := await self._lifecycle.place(name):
             self._lifecycle.cannot_place(name, why)
             raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=1.0)
-        self.publisher.set_state(name, "Ready")
+        if self.publisher.views[name].state != "Ready":
+            self.publisher.set_state(name, "Ready")
 
     async def unload(self, name: str) -> None:
         """Out of service at once (rows that wait are answered with UnknownModel), out of memory when the batches
@@ -269,14 +274,18 @@ class Engine:
         now = self.clock()
         if self._stopping or served.blocked:
             self._check_open(served, now)
-        inputs, bucket = self._prepared(request)
+        signature = self._loader.signature(request.model)
+        prepared = self._prepared(signature, request)
+        rows = prepared.rows
+        if rows != request.rows:
+            request = replace(request, rows=rows)
         self.windows.observe(served)
         key = self.scheduler.offer(
             QueueRequest(
                 model=request.model,
-                rows=request.rows,
+                rows=rows,
                 arrival=request.arrival,
-                bucket=bucket,
+                bucket=prepared.bucket,
                 deadline=request.deadline,
                 priority=request.priority,
             ),
@@ -285,23 +294,53 @@ class Engine:
         if isinstance(key, Refusal):
             self.counters[served.name].refused[key.reason] += 1
             raise refusals.error_of(key)
-        pending = PendingRequest(request=request, inputs=inputs, bucket=bucket, done=done, rows_left=request.rows)
+        pending = PendingRequest(
+            request=request,
+            inputs=prepared.inputs,
+            bucket=prepared.bucket,
+            done=done,
+            rows_left=rows,
+            signature=signature,
+        )
         self.requests.add(key, pending)
         if request.deadline is not None:
             self._deadlines.watch(pending, request.deadline)
         self._decisions.wake()
         return pending
 
-    def _prepared(self, request: InferRequest) -> tuple[Mapping[str, Array], Bucket]:
-        """The arrays as the model takes them, and their bucket; once per template where nothing has to be padded.
-        Raises BadInput."""
-        signature, template = self._loader.signature(request.model), request.template
+    def _prepared(self, signature: Signature, request: InferRequest) -> Prepared:
+        """As the model takes it; checked once per template where nothing has to be padded. Raises BadInput."""
+        template = request.template
         if template is not None and template.checked is signature:
-            return request.inputs, template.bucket
-        inputs, bucket = signature.prepare(request.inputs, request.rows, request.outputs)
-        if template is not None and inputs is request.inputs:
-            template.checked, template.bucket = signature, bucket
-        return inputs, bucket
+            return Prepared(inputs=request.inputs, rows=template.rows, bucket=template.bucket)
+        prepared = signature.prepare(request.inputs, request.outputs)
+        if template is not None and prepared.inputs is request.inputs and not signature.goes_by_values:
+            template.checked, template.bucket, template.rows = signature, prepared.bucket, prepared.rows
+        return prepared
+
+    def _accept_again(self, name: str) -> None:
+        """A model that has never run has told what it takes: what waits for it was accepted without that knowledge."""
+        signature = self._loader.signature(name)
+        waiting = {id(one): one for one in self.requests.by_key.values() if one.request.model == name}
+        for pending in waiting.values():
+            try:
+                prepared = self._prepared(signature, pending.request)
+            except InferenceError as error:
+                self.requests.fail(pending, error)
+                continue
+            self.requests.withdraw(pending)
+            request = pending.request = replace(pending.request, rows=prepared.rows)
+            pending.inputs, pending.bucket, pending.signature = prepared.inputs, prepared.bucket, signature
+            pending.rows_left = prepared.rows
+            entry = QueuedRequest(
+                key=0,
+                rows=prepared.rows,
+                arrival=request.arrival,
+                bucket=prepared.bucket,
+                priority=request.priority,
+                drop_after=request.deadline,
+            )
+            self.requests.requeued(self.scheduler.requeue(entry, name), pending)
 
     def _check_open(self, served: ServedModel, now: float) -> None:
         refused = self.counters[served.name].refused

@@ -1,5 +1,7 @@
 """Run one batch so that a bad row fails alone: bisection, splitting when memory runs out.
 
+An answer that is not what the model declares is a fact about the model: it fails the batch at once.
+
 `run_isolated` reports every part through `IsolationReport` as soon as its fate is known, and raises PartsLost with
 the parts whose fate is not.
 """
@@ -12,11 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from batchwright_worker.engine.pending import Part
-from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, RunResult, Runtime, RuntimeLost
+from batchwright_worker.inference.runtime import (
+    BatchFailed,
+    OutOfMemory,
+    RunResult,
+    Runtime,
+    RuntimeLost,
+    WrongOutputs,
+)
 
 
 class IsolationReport(Protocol):
     """What `run_isolated` reports to: one batch's fate, part by part."""
+
+    unbatched: frozenset[str]
+    """The model's outputs without a batch dimension."""
 
     def device_lost(self) -> bool:
         """Has the runtime that this batch was given to died (there may be a new, empty one by now)?"""
@@ -77,7 +89,7 @@ async def run_isolated(
             raise PartsLost([], [*batch, *others], "the runtime died between two runs")
         try:
             first, ended = ended, None
-            result = await _run(runtime, model, batch, rows, first, report.limit_s(rows))
+            result = await _run(runtime, model, batch, rows, report, first)
         except RuntimeLost as lost:
             if not lost.begun:
                 raise PartsLost([], [*batch, *others], str(lost)) from lost
@@ -85,6 +97,8 @@ async def run_isolated(
         except OutOfMemory as trouble:
             limit = report.out_of_memory(rows)
             _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
+        except WrongOutputs as trouble:
+            _fail_all(batch, str(trouble), report.failed)
         except BatchFailed as trouble:
             if budget.runs <= 0:
                 _fail_all(batch, str(trouble), report.failed)
@@ -96,23 +110,29 @@ async def run_isolated(
 
 
 async def _run(
-    runtime: Runtime, model: str, batch: Sequence[Part], rows: int, ended: Exception | None, limit_s: float
+    runtime: Runtime,
+    model: str,
+    batch: Sequence[Part],
+    rows: int,
+    report: IsolationReport,
+    ended: Exception | None,
 ) -> RunResult:
     if ended is not None:
         raise ended
-    result = await runtime.run(model, [part.pending.rows_of(part.start, part.rows) for part in batch], rows, limit_s)
-    if (wrong := wrong_outputs(result, rows)) is not None:
+    parts = [part.pending.rows_of(part.start, part.rows) for part in batch]
+    result = await runtime.run(model, parts, rows, report.limit_s(rows))
+    if (wrong := wrong_outputs(result, rows, report.unbatched)) is not None:
         raise wrong
     return result
 
 
-def wrong_outputs(result: RunResult, rows: int) -> BatchFailed | None:
-    """An error unless all outputs have as many rows as the batch."""
+def wrong_outputs(result: RunResult, rows: int, unbatched: frozenset[str] = frozenset()) -> WrongOutputs | None:
+    """An error unless all outputs but the `unbatched` ones have as many rows as the batch."""
     for name, array in result.outputs.items():
-        if array.ndim == 0 or array.shape[0] != rows:
-            return BatchFailed(
-                f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows; "
-                f"its first dimension must be the batch"
+        if (array.ndim == 0 or array.shape[0] != rows) and name not in unbatched:
+            return WrongOutputs(
+                f"output {name!r} is not as declared: wanted {rows} rows in its first dimension, given the shape "
+                f"{list(array.shape)}"
             )
     return None
 

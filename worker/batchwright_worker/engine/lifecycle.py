@@ -34,8 +34,8 @@ class ModelLifecycle:
         """Carry out a load that the scheduler has begun, and what follows from its result."""
         try:
             match await self.loader.load(load):
-                case LoadDone(first=first):
-                    self._loaded(load.model, first=first)
+                case LoadDone(first=first, message=message):
+                    self._loaded(load.model, first=first, message=message)
                 case LoadGivenUp(why=why, retry_after_s=retry_after_s):
                     self._give_up(load.model, why, retry_after_s)
                 case None:
@@ -81,12 +81,15 @@ class ModelLifecycle:
             # Not `wake`: that is an event, and those who wait for one would wake each other forever.
             self.engine.decisions.decide_soon()
 
-    def _loaded(self, model: str, *, first: bool) -> None:
-        if first:
+    def _loaded(self, model: str, *, first: bool, message: str) -> None:
+        signature = self.engine.signatures.get(model)
+        if first and signature is not None and signature.whole:
+            self.engine.publisher.resized(model, 1, "Initial", "each request is a batch of its own")
+        elif first:
             size = self.engine.scheduler.warmed_up(model)
-            message = f"the warm-up's batches predict that {size} rows are best"
-            self.engine.publisher.resized(model, size, "Initial", message)
-        self.engine.publisher.set_state(model, "Ready")
+            why = f"the warm-up's batches predict that {size} rows are best"
+            self.engine.publisher.resized(model, size, "Initial", why)
+        self.engine.publisher.set_state(model, "Ready", message)
 
     def _give_up(self, model: str, why: str, retry_after_s: float) -> None:
         """Answer who waits for the model, try again later."""

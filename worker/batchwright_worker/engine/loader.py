@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from batchwright_worker.api.model import Artifact, Model, Tensor
+from batchwright_worker.batching.samples import KINDS, SampleError, warm_up_rows
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.signature import Signature
+from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.runtime import (
     BatchFailed,
+    BatchMode,
+    BatchPlan,
     DeclaredSource,
     LoadReport,
     OutOfMemory,
     Runtime,
     RuntimeLost,
+    Sample,
     TensorSpec,
+    WarmUpTensor,
+    WrongOutputs,
 )
 from batchwright_worker.scheduler.dispatch import LoadModel
 from batchwright_worker.scheduler.served_model import ServedModel
@@ -40,9 +47,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadDone:
-    """A load is done and measured and, the first time, warmed up."""
+    """A load is done and measured and, the first time, warmed up; `message`: what there is to say of the model."""
 
     first: bool
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +70,11 @@ class Loader:
     """One per engine."""
 
     engine: EngineParts
-    _signatures: dict[str, Signature] = field(default_factory=dict)
+    on_signature: Callable[[str], None]
+    """Called when the signature of a model becomes another one."""
+    _plans: dict[tuple[str, str], BatchPlan] = field(default_factory=dict)
+    """By model and kind of accelerator, as its first load has found them."""
+    _declared: dict[str, Signature] = field(default_factory=dict)
     _warm: set[tuple[str, str]] = field(default_factory=set)
     """Model and device of every first load. Later loads of the same are not warmed up: that took 12 ms at every load
     (docs/measurements.md)."""
@@ -72,8 +84,10 @@ class Loader:
 
     def signature(self, model: str) -> Signature:
         """As the runtime reported it, before the first load as the manifest declares it."""
-        known = self._signatures.get(model)
-        return known if known is not None else _declared(self.engine.models[model])
+        known = self.engine.signatures.get(model) or self._declared.get(model)
+        if known is None:
+            known = self._declared[model] = _declared(self.engine.models[model])
+        return known
 
     async def load(self, load: LoadModel) -> LoadResult:
         """Carry out a load that the scheduler has begun. Raises nothing but cancellation."""
@@ -130,8 +144,8 @@ class Loader:
         was lost meanwhile)."""
         scheduler = self.engine.scheduler
         device = scheduler.devices[load.device]
-        first = load.model not in self._signatures
-        self._signatures[load.model] = signature = _signature(self.engine.models[load.model], report)
+        first = load.model not in self.engine.signatures
+        signature = self._learn(load, report)
         if (load.model, load.device) not in self._warm and not device.timeline.running:
             await self._warm_up(scheduler.models[load.model], signature, load.device, sizes=first)
             self._warm.add((load.model, load.device))
@@ -142,36 +156,66 @@ class Loader:
         self.engine.counters[load.model].loads.add(report.seconds)
         self._failures.pop(load.model, None)
         self._cuts.pop(load.model, None)
-        return LoadDone(first=first)
+        return LoadDone(first=first, message=self._message(report))
+
+    def _learn(self, load: LoadModel, report: LoadReport) -> Signature:
+        """What the load has found of the model: its signature, and whether its requests have rows."""
+        kind = self.engine.runtimes[load.device].kind
+        if report.plan is not None:
+            self._plans[load.model, kind] = report.plan
+        signature, before = _signature(self.engine.models[load.model], report), self.signature(load.model)
+        if load.model in self.engine.signatures and signature == before:
+            return before
+        self.engine.signatures[load.model] = signature
+        if signature.whole:
+            self.engine.scheduler.serve_whole(load.model)
+        if signature != before:
+            self.on_signature(load.model)
+        return signature
+
+    @staticmethod
+    def _message(report: LoadReport) -> str:
+        """What there is to say of a model that is ready."""
+        plan = report.plan
+        reason = plan.reason if plan is not None else ""
+        if reason and plan is not None and plan.whole:
+            reason = f"each request runs alone, whole: {reason}"
+        return "; ".join(note for note in (reason, report.message) if note)
 
     async def _warm_up(self, served: ServedModel, signature: Signature, device: str, *, sizes: bool) -> None:
-        """One real inference (what raises on well-known shapes fails the load); the first time also a few sizes, so
-        that the fit and with it the first batch size and admission start from measurements."""
-        if not signature.inputs:
+        """The first time a few sizes, so that the fit and with it the first batch size and admission start from
+        measurements; on further devices one real inference."""
+        plan = self._plan_of(served.name, device)
+        warmup = self.engine.models[served.name].warmup
+        if not signature.inputs or warmup.mode == "Skip" or (plan is not None and plan.sample is None):
             return
-        try:
-            await self.engine.runtimes[device].run(served.name, [signature.warm_up(1)], 1, served.run_limit_s((), 1))
-        except BatchFailed as trouble:
-            if signature.fixed:
-                raise BatchFailed(f"its first inference, one row of zeros, failed: {trouble}") from trouble
-            return
-        if sizes and signature.fixed:
-            await self._try_sizes(served, signature, device)
+        known = signature.fixed or signature.padding is not None
+        await self._try_sizes(served, signature, plan or _plain(signature), device, all_sizes=sizes and known)
 
-    async def _try_sizes(self, served: ServedModel, signature: Signature, device: str) -> None:
-        spent, size, most = 0.0, 1, served.config.tuning.max_size
+    async def _try_sizes(
+        self, served: ServedModel, signature: Signature, plan: BatchPlan, device: str, *, all_sizes: bool
+    ) -> None:
+        declared = warm_up_inputs(self.engine.models[served.name])
+        spent, size, most = 0.0, 1, served.config.tuning.max_size if all_sizes else 1
         while size <= most and spent < WARM_UP_BUDGET_S:
             try:
-                limit_s = served.run_limit_s((), size)
-                result = await self.engine.runtimes[device].run(served.name, [signature.warm_up(size)], size, limit_s)
+                prepared = signature.prepare(warm_up_rows(plan, declared, size), ())
+                limit_s = served.run_limit_s(prepared.bucket, size)
+                result = await self.engine.runtimes[device].run(served.name, [prepared.inputs], size, limit_s)
             except OutOfMemory:
                 self.engine.scheduler.out_of_memory(device, served.name, size)
                 break
-            except BatchFailed:
+            except (BatchFailed, WrongOutputs, SampleError, BadInput):
                 break
-            self.engine.scheduler.warm_up_ran(served.name, size, result.device_seconds, result.batch_bytes)
+            if all_sizes:
+                self.engine.scheduler.warm_up_ran(
+                    served.name, size, result.device_seconds, result.batch_bytes, prepared.bucket
+                )
             spent += result.device_seconds
             size = most if size < most < 2 * size else 2 * size
+
+    def _plan_of(self, model: str, device: str) -> BatchPlan | None:
+        return self._plans.get((model, self.engine.runtimes[device].kind))
 
     def _source(self, model: str, kind: str) -> DeclaredSource:
         spec = self.engine.models[model]
@@ -180,7 +224,27 @@ class Loader:
             raise BatchFailed(
                 f"model {model} has no artifact for accelerator {kind}; add one to spec.models[].artifacts"
             )
-        return DeclaredSource(artifact=artifact, inputs=_specs(spec.inputs), outputs=_specs(spec.outputs))
+        return self._declared_source(spec, artifact, kind)
+
+    def _declared_source(self, spec: Model, artifact: Artifact, kind: str) -> DeclaredSource:
+        known = self.engine.signatures.get(spec.name)
+        # Where another kind of accelerator serves it already, requests are counted as that one does.
+        mode = spec.batching.mode if known is None else ("Whole" if known.whole else "Rows")
+        return DeclaredSource(
+            artifact=artifact,
+            inputs=_specs(spec, spec.inputs),
+            outputs=_specs(spec, spec.outputs),
+            mode=spec.batching.mode if (spec.name, kind) in self._plans else mode,
+            plan=self._plans.get((spec.name, kind)),
+            untried=self._why_untried(spec),
+            warmup=warm_up_inputs(spec),
+            padding=spec.batching.padding.multiple if spec.batching.padding is not None else 0,
+        )
+
+    def _why_untried(self, spec: Model) -> str:
+        if spec.warmup.mode == "Skip":
+            return "warmup.mode is Skip"
+        return "the runtime died when it was loaded and tried" if self._cuts.get(spec.name) else ""
 
     def _too_large(self, load: LoadModel, why: str) -> LoadResult:
         """It did not fit; next time idle models make room, where there are some."""
@@ -238,24 +302,42 @@ def expected_footprint(model: Model, kinds: Collection[str]) -> tuple[int, int]:
     return (0, 0) if emulated is None else (emulated.weights_bytes, emulated.bytes_per_row)
 
 
+def warm_up_inputs(model: Model) -> tuple[WarmUpTensor, ...]:
+    """The warm-up's inputs that the manifest declares."""
+    return tuple(WarmUpTensor(name=one.name, shape=one.shape, data=one.data) for one in model.warmup.inputs)
+
+
 def _signature(model: Model, report: LoadReport) -> Signature:
     """What the runtime reports, else what the manifest declares."""
     return Signature(
         model=model.name,
-        inputs=report.inputs or _specs(model.inputs),
-        outputs=report.outputs or _specs(model.outputs),
+        inputs=report.inputs or _specs(model, model.inputs),
+        outputs=report.outputs or _specs(model, model.outputs),
         padding=model.batching.padding,
+        whole=report.plan.whole if report.plan is not None else model.batching.mode == "Whole",
     )
 
 
 def _declared(model: Model) -> Signature:
     return Signature(
         model=model.name,
-        inputs=_specs(model.inputs),
-        outputs=_specs(model.outputs),
+        inputs=_specs(model, model.inputs),
+        outputs=_specs(model, model.outputs),
         padding=model.batching.padding,
+        whole=model.batching.mode == "Whole",
     )
 
 
-def _specs(tensors: tuple[Tensor, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=one.name, datatype=one.datatype, shape=one.shape) for one in tensors)
+def _plain(signature: Signature) -> BatchPlan:
+    mode: BatchMode = "Whole" if signature.whole else "Rows"
+    sample = Sample(kind=KINDS[0], size=signature.padding.multiple) if signature.padding is not None else None
+    return BatchPlan(mode=mode, inputs=signature.inputs, outputs=signature.outputs, sample=sample)
+
+
+def _specs(model: Model, tensors: tuple[Tensor, ...]) -> tuple[TensorSpec, ...]:
+    """As declared; with mode Whole all shapes are whole ones."""
+    rows = model.batching.mode != "Whole"
+    return tuple(
+        TensorSpec(name=one.name, datatype=one.datatype, shape=one.shape, batched=one.batched and rows)
+        for one in tensors
+    )

@@ -9,6 +9,7 @@ from batchwright_worker.api.model import Model
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.decision_loop import DecisionLoop
 from batchwright_worker.engine.pending import PendingRequests
+from batchwright_worker.engine.signature import Signature
 from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.inference.runtime import Runtime
 from batchwright_worker.scheduler.scheduler import Scheduler
@@ -26,5 +27,7 @@ class EngineParts:
     publisher: StatePublisher
     requests: PendingRequests
     decisions: DecisionLoop
+    signatures: dict[str, Signature]
+    """Of the models that were loaded once, as the runtime reported them."""
     clock: Callable[[], float]
     wall: Callable[[], float]

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from batchwright_worker.engine.counters import ModelCounters
+from batchwright_worker.engine.signature import Signature
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.scheduler.queues import Bucket
@@ -49,6 +50,8 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     began: float | None = None
     batch_size: int = 0
     batches: int = 0
+    signature: Signature
+    """Of the model when it was accepted: which of its tensors are batched."""
     deaths_alone: int = 0
     """How often a runtime has died while it ran nothing but this request."""
     deadline: DueTime | None = None
@@ -57,7 +60,8 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
         """The input rows [start, start + rows); views, no copies."""
         if rows == self.request.rows:
             return self.inputs
-        return {name: array[start : start + rows] for name, array in self.inputs.items()}
+        end, whole = start + rows, self.signature.unbatched_inputs
+        return {name: array if name in whole else array[start:end] for name, array in self.inputs.items()}
 
     def started(self, now: float, batch_rows: int) -> None:
         """Note that a batch with some of its rows begins."""
@@ -74,7 +78,8 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
 
     def result(self, now: float, shared: dict[Any, Any] | None = None) -> InferResult:
         """All rows in order, only the wanted outputs; `shared` is its last batch's. Raises KeyError, ValueError for
-        outputs that are missing or do not fit each other."""
+        outputs that are missing or do not fit each other. Outputs without a batch dimension are the same in all
+        pieces."""
         arrival, pieces = self.request.arrival, self.pieces
         began = arrival if self.began is None else self.began
         whole = pieces[0][1]
@@ -83,7 +88,11 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
         else:
             pieces.sort(key=lambda piece: piece[0])
             names = self.request.outputs or tuple(whole)
-            outputs = {name: np.concatenate([piece[name] for _, piece in pieces]) for name in names}
+            kept = self.signature.unbatched_outputs
+            outputs = {
+                name: whole[name] if name in kept else np.concatenate([piece[name] for _, piece in pieces])
+                for name in names
+            }
         return InferResult(
             outputs=outputs,
             batch_size=self.batch_size,
@@ -125,6 +134,13 @@ class PendingRequests:
         """Some rows of a pending request are in the queue again, under `key`."""
         pending.keys.append(key)
         self.by_key[key] = pending
+
+    def withdraw(self, pending: PendingRequest) -> None:
+        """Take a request that waits out of the queue, to queue it again (`requeued`)."""
+        for key in pending.keys:
+            self.by_key.pop(key, None)
+            self.scheduler.cancel(key)
+        pending.keys.clear()
 
     def answer(self, pending: PendingRequest, answer: InferResult | InferenceError) -> None:
         """Answer a request that waits."""

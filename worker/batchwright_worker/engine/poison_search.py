@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, shape_of
+from batchwright_worker.scheduler.queues import Bucket, IsolatedBucket, together
 
 MOST_ALONE: Final = 2
 """This many runtimes may die under a request that is alone in its batch; then it is what kills them."""
@@ -62,4 +62,4 @@ class PoisonSearch:
 
     def _apart(self, bucket: Bucket) -> IsolatedBucket:
         self._groups += 1
-        return IsolatedBucket(shape_of(bucket), self._groups)
+        return IsolatedBucket(together(bucket), self._groups)

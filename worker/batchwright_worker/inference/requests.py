@@ -15,15 +15,18 @@ class RequestTemplate:
     """A template that many requests share: all with the same one have inputs of the same names, datatypes and shapes,
     and want the same outputs. So the engine checks the first of them only, and keeps here by which signature."""
 
-    __slots__ = ("bucket", "checked")
+    __slots__ = ("bucket", "checked", "rows")
 
     def __init__(self) -> None:
         self.checked: object = None
         self.bucket: Hashable = ()
+        self.rows = 1
 
 
 class InferRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One call: every array of `inputs` has the same leading batch dimension, `rows` (>= 1).
+    """One call: every array of `inputs` has the same leading batch dimension, `rows` (>= 1), except those that the
+    model's signature says are not batched. A front end knows no signature and takes the first one for the rows; the
+    engine sets it right.
 
     `arrival` is when the request was there to be served; `deadline` is the caller's own (both on the engine's clock).
     A lower `priority` is served earlier (Triton's sense); 0 is the default and counts as the middle of all.

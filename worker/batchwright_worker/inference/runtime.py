@@ -7,6 +7,7 @@ Errors (callers never see these):
     RuntimeTrouble
     |- RuntimeLost        the process is gone; the batch may be tried again when it is back
     |- OutOfMemory        this batch (or model) does not fit; a smaller one may
+    |- WrongOutputs       what the model gave is not what it declares: a fact about the model, not about a row
     `- BatchFailed        the model raised; some row of the batch is bad
 """
 
@@ -17,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -47,14 +48,71 @@ class BatchFailed(RuntimeTrouble):
     """The model raised on this batch (or cannot be loaded, from `load`)."""
 
 
+class WrongOutputs(RuntimeTrouble):
+    """The model's answer is not what it declares; the message names the output, what is wanted and what was given."""
+
+
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A model's input or output per row: the batch dimension is left out, -1 is a variable dimension. It goes over the
-    wire as it is (`ipc/messages`)."""
+    """A model's input or output; -1 is a variable dimension. It goes over the wire as it is (`ipc/messages`)."""
 
     name: str
     datatype: str
     """Open Inference Protocol name: FP32, INT64, BYTES, ..."""
     shape: tuple[int, ...]
+    """Of one row, the batch dimension left out; the whole shape where it is not batched."""
+    batched: bool = True
+    """False: it has no batch dimension and is passed whole."""
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """With the batch dimension, -1, where it has one."""
+        return (-1, *self.shape) if self.batched else self.shape
+
+
+BatchMode = Literal["Rows", "Whole"]
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Inputs that a model was seen to take (`batching/samples`): a kind of content, and the size of variable
+    dimensions."""
+
+    kind: str
+    size: int
+
+
+class BatchPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """How a model's requests become calls of it. Rows: rows of several requests may share a call. Whole: each request
+    is a call of its own, whose tensors are passed as they are, and all of whose tensors are not `batched`."""
+
+    mode: BatchMode
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    piece: int = 0
+    """Rows that a call has, where the model fixes them; 0: any number."""
+    reason: str = ""
+    """Why it is Whole, or what was taken on trust; empty: nothing to say."""
+    sample: Sample | None = None
+    """None: the model was not tried, or took nothing that was tried."""
+
+    @property
+    def whole(self) -> bool:
+        return self.mode == "Whole"
+
+    @property
+    def unbatched_inputs(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.inputs if not spec.batched)
+
+    @property
+    def unbatched_outputs(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.outputs if not spec.batched)
+
+
+class WarmUpTensor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One input of the warm-up as the manifest declares it: its whole shape, and its elements, or one for all."""
+
+    name: str
+    shape: tuple[int, ...]
+    data: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +124,15 @@ class DeclaredSource:
     artifact: Any
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    mode: BatchMode | None = None
+    """None: to be found out."""
+    plan: BatchPlan | None = None
+    """What an earlier load of this artifact has found; None: it is to be found out."""
+    untried: str = ""
+    """Why the load must not try the model; empty: it may."""
+    warmup: tuple[WarmUpTensor, ...] = ()
+    padding: int = 0
+    """The multiple that a variable dimension is padded to; 0: none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +144,10 @@ class LoadReport:
     seconds: float
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    plan: BatchPlan | None = None
+    """None: rows, as the specs say."""
+    message: str = ""
+    """What went wrong in its warm-up, which keeps no model from being served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +161,8 @@ class MemoryReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """One batch done. `outputs` have all rows of the batch as leading dimension, in the order of the parts.
+    """One batch done. `outputs` have all rows of the batch as leading dimension, in the order of the parts; those that
+    are not batched are whole.
 
     `batch_bytes`: memory that the batch held beyond the model (0: not known); `retained_bytes`: what of it the model
     keeps for its next batch and nobody else can have meanwhile. `row_errors`: rows (of the batch)
@@ -155,7 +227,8 @@ class Runtime(Protocol):
     def run(
         self, model: str, parts: Sequence[Mapping[str, Array]], rows: int, limit_s: float = math.inf
     ) -> Awaitable[RunResult]:
-        """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum."""
+        """Run one batch: the parts' arrays are concatenated along the leading dimension; `rows` is their sum. Inputs
+        that are not batched are equal in all parts and passed once."""
 
     async def memory(self) -> MemoryReport:
         """Measured now."""

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import msgspec
 
-from batchwright_worker.inference.runtime import StreamCounters, StreamedModel, TensorSpec
+from batchwright_worker.inference.runtime import (
+    BatchMode,
+    BatchPlan,
+    StreamCounters,
+    StreamedModel,
+    TensorSpec,
+    WarmUpTensor,
+)
 
 
 class EmulatedSource(msgspec.Struct, frozen=True, array_like=True):
@@ -33,6 +40,11 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
     outputs: list[TensorSpec]
     script: str = ""
     emulated: EmulatedSource | None = None
+    mode: BatchMode | None = None
+    """As the manifest says; None: to be found out."""
+    warmup: tuple[WarmUpTensor, ...] = ()
+    padding: int = 0
+    """The multiple that a variable dimension is padded to; 0: none is."""
 
 
 class Placed(msgspec.Struct, frozen=True, array_like=True):
@@ -54,10 +66,13 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Load a model and run one warm-up inference; loading what is loaded already does nothing."""
+    """Load a model and run one warm-up inference; loading what is loaded already does nothing. `plan` as an earlier
+    load has found it; without one the model is tried, unless `untried` says why it must not be."""
 
     call: int
     source: ModelSource
+    plan: BatchPlan | None = None
+    untried: str = ""
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -103,6 +118,9 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     memory_used_bytes: int
     streamed: StreamedModel | None = None
     """Layerwise: how the model was cut."""
+    plan: BatchPlan | None = None
+    message: str = ""
+    """What went wrong in its warm-up."""
 
 
 class Unloaded(msgspec.Struct, frozen=True, array_like=True, tag=13):
@@ -134,8 +152,8 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class RequestFailed(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """Response to a request that failed. kind: OutOfMemory, or Failed for everything else; `message` is the model's or
-    the system's own."""
+    """Response to a request that failed. kind: OutOfMemory, WrongOutputs, or Failed for everything else; `message` is
+    the model's or the system's own."""
 
     call: int
     kind: str

@@ -36,9 +36,10 @@ def read(view: memoryview, placed: Placed) -> Array:
 
 
 def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]) -> Placed:
-    """Concatenates parts along their first dimension straight into the slot: one copy per row and no more."""
+    """Concatenates parts along their first dimension straight into the slot: one copy per row and no more. A part alone
+    may have no dimension."""
     first = parts[0]
-    shape = [sum(len(part) for part in parts), *first.shape[1:]]
+    shape = list(first.shape) if len(parts) == 1 else [sum(len(part) for part in parts), *first.shape[1:]]
     if first.dtype == object:
         data = b"".join(encode_bytes(part) for part in parts)
         view[offset : offset + len(data)] = data
@@ -48,7 +49,10 @@ def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]
         _write_bytes(view, offset, parts)
         return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
     target = np.frombuffer(view[offset : offset + size], dtype=first.dtype).reshape(shape)
-    np.concatenate(parts, axis=0, out=target)
+    if len(parts) == 1:
+        np.copyto(target, first)
+    else:
+        np.concatenate(parts, axis=0, out=target)
     return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
 
 

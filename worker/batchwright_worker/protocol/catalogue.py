@@ -74,7 +74,7 @@ class Catalogue:
             "name": name,
             "platform": served_as.platform,
             "backend": served_as.backend,
-            "max_batch_size": batching.max_size,
+            "max_batch_size": known.max_batch_size,
             "input": [_dims(spec) for spec in known.inputs],
             "output": [_dims(spec) for spec in known.outputs],
             "instance_group": [{"name": name, "count": 1, "kind": "KIND_GPU" if is_gpu(self.kind) else "KIND_CPU"}],
@@ -115,7 +115,7 @@ class Catalogue:
 
 
 def _tensor(spec: TensorSpec) -> Body:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.full_shape)}
 
 
 def _dims(spec: TensorSpec) -> Body:

@@ -18,7 +18,6 @@ class Limits:
     body_bytes: int = 64 << 20
     json_bytes: int = 16 << 20
     header_bytes: int = 64 << 10
-    rows: int = 65_536
     rank: int = 16
     elements: int = 1 << 28
     inputs: int = 64

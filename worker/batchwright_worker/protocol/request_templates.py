@@ -41,7 +41,6 @@ class BodyTemplate(RequestTemplate):
         "priority",
         "request_id",
         "responses",
-        "rows",
         "timeout_s",
     )
 

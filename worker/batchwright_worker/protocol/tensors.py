@@ -47,9 +47,8 @@ def declared_input(name: str, datatype: str, shape: Sequence[int], limits: Limit
     dtype = numpy_of(datatype)
     good = (
         dtype is not None
-        and 0 < len(shape) <= limits.rank
-        and min(shape) >= 0
-        and 1 <= shape[0] <= limits.rows
+        and len(shape) <= limits.rank
+        and min(shape, default=0) >= 0
         and math.prod(shape) <= limits.elements
     )
     declared = DeclaredInput(
@@ -70,17 +69,12 @@ def _beyond(declared: DeclaredInput, limits: Limits) -> BadInput:
     if numpy_of(declared.datatype) is None:
         wanted = " | ".join(DATATYPES)
         return bad("has an unknown datatype", wanted, repr(declared.datatype), "use one of these names")
-    if not shape:
-        return bad("has no dimensions", "[rows, ...]", "[]", "put the batch dimension first, [1] for one number")
     if len(shape) > limits.rank:
         return bad(
             "has too many dimensions", f"at most {limits.rank}", str(len(shape)), "reshape it to fewer dimensions"
         )
     if min(shape) < 0:
         return bad("has a negative dimension", "sizes of at least 0", str(list(shape)), "write the real size")
-    if not 1 <= shape[0] <= limits.rows:
-        remedy = "send at least one row, and large sets in pieces"
-        return bad("has a bad number of rows", f"1 to {limits.rows}", str(shape[0]), remedy)
     return bad("is too large", f"at most {limits.elements} elements", str(list(shape)), "send fewer rows at a time")
 
 
@@ -119,19 +113,9 @@ def add_input(inputs: dict[str, Array], name: str, array: Array) -> None:
 
 
 def rows_of(inputs: Mapping[str, Array]) -> int:
-    """The batch dimension that all inputs share."""
-    first, *others = inputs
-    rows: int = inputs[first].shape[0]
-    for name in others:
-        if (count := inputs[name].shape[0]) != rows:
-            raise BadInput(
-                f"input {name!r} has {count} rows: wanted {rows} as in input {first!r}, given {count}; "
-                "the first dimension of all inputs of a request must be the same",
-                input_name=name,
-                wanted=str(rows),
-                given=str(count),
-            )
-    return rows
+    """The first dimension of the first input that has one: the rows of most requests. Which inputs have rows the engine
+    knows, and sets it right."""
+    return next((array.shape[0] for array in inputs.values() if array.ndim), 1)
 
 
 def _length(declared: DeclaredInput, wanted: str, given: int) -> BadInput:

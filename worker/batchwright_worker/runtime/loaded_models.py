@@ -1,4 +1,4 @@
-"""The models that this process has loaded: load with a warm-up, run, unload; time and memory of each are measured."""
+"""The models that this process has loaded: load, try and warm up, run, unload; time and memory of each are measured."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from batchwright_worker.backends.base import (
     BadRowsError,
     Host,
     LoadedModel,
-    LoadError,
     NeedsNoWarmup,
+    OutOfDeviceMemoryError,
     Overlapping,
     ReportsWeights,
 )
+from batchwright_worker.batching.samples import ANY, warm_up_rows
 from batchwright_worker.host.memory import Meter, release_memory
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.inference.runtime import BatchPlan
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.oip.datatypes import numpy_of
+from batchwright_worker.runtime.calls import begin_batch, run_batch
+from batchwright_worker.runtime.settling import settled
 
-WARMUP_SIZES: Final = (64, 224, 16, 1)
-"""Sizes of a variable dimension that the warm-up inference tries, in this order."""
 _MEASURE_EVERY: Final = 64
 _TRAITS: Final[dict[tuple[type, Any], bool]] = {}
 
 
 @dataclass(slots=True, kw_only=True)
 class _MeasuredModel:
-    """`base_bytes`: memory used right after the load; `largest`: the most elements of a batch that was measured."""
+    """`base_bytes`: memory used right after the load; `largest`: the most elements of a batch that was measured;
+    `message`: what went wrong in the warm-up."""
 
     model: LoadedModel
     source: ModelSource
+    plan: BatchPlan
     memory_bytes: int
+    message: str = ""
     warmup_bytes: int = 0
     seconds: float = 0.0
     retained_bytes: int = 0
@@ -84,34 +87,46 @@ class LoadedModels:
         self._known: dict[str, tuple[ModelSource, int]] = {}
         """Bytes that the warm-up took, of models that need one warm-up in a process's life."""
 
-    def load(self, source: ModelSource) -> _MeasuredModel:
-        """Loads, with one warm-up inference. Raises LoadError, OutOfDeviceMemoryError, or what the model raises."""
+    def load(self, source: ModelSource, plan: BatchPlan | None = None, untried: str = "") -> _MeasuredModel:
+        """Loads, tries the model (not where a `plan` is known, or `untried` says why not), and runs one warm-up
+        inference. Raises LoadError, OutOfDeviceMemoryError, or what the loader raises."""
         loaded = self._models.get(source.name)
         if loaded is not None and loaded.source == source:
             return loaded
         self.unload(source.name)
         self._moves, self._loading = self._moves + 1, True
         try:
-            return self._load(source)
+            return self._load(source, plan, untried)
         finally:
             self._moves, self._loading = self._moves + 1, False
 
-    def _load(self, source: ModelSource) -> _MeasuredModel:
+    def _load(self, source: ModelSource, plan: BatchPlan | None, untried: str) -> _MeasuredModel:
         begin, before = time.monotonic(), self._meter.used()
         model = backends.load(source, self._host)
         grown = max(0, self._meter.used() - before)
         taken = cast(ReportsWeights, model).weights_bytes if _is(model, ReportsWeights) else grown
-        loaded = _MeasuredModel(model=model, source=source, memory_bytes=taken, seconds=time.monotonic() - begin)
+        seconds = time.monotonic() - begin
         try:
+            plan = plan or self._plan(model, source, untried)
+            if _is(model, Overlapping):
+                cast(Overlapping, model).use(plan)
+            warming = time.monotonic()
+            loaded = _MeasuredModel(model=model, source=source, plan=plan, memory_bytes=taken, seconds=seconds)
             loaded.warmup_bytes = self._warmed_up(loaded)
         except BaseException:
             model.close()
             release_memory()
             raise
         if not _is(model, NeedsNoWarmup):
-            loaded.seconds = time.monotonic() - begin  # the warm-up is part of every load
+            loaded.seconds += time.monotonic() - warming  # the warm-up is part of every load, the trials are not
         self._models[source.name] = loaded
         return loaded
+
+    def _plan(self, model: LoadedModel, source: ModelSource, untried: str) -> BatchPlan:
+        if _is(model, NeedsNoWarmup):
+            inputs, outputs = tuple(model.inputs), tuple(model.outputs)
+            return BatchPlan(mode="Rows", inputs=inputs, outputs=outputs, sample=ANY)
+        return settled(model, source, untried)
 
     def unload(self, name: str) -> None:
         """Gives the memory back; nothing happens if the model is not here."""
@@ -134,7 +149,7 @@ class LoadedModels:
         loaded = self._model(name)
         measurement = self._begin_measurement(loaded, inputs)
         begin = time.perf_counter()
-        outputs, errors = _run_good_rows(loaded.model, inputs, rows)
+        outputs, errors = _run_good_rows(loaded, inputs, rows)
         return self._outcome(loaded, measurement, outputs, errors, time.perf_counter() - begin)
 
     def overlaps(self, name: str) -> bool:
@@ -148,7 +163,7 @@ class LoadedModels:
         assert _is(loaded.model, Overlapping), f"model {name!r} cannot begin a batch while another one runs"
         measurement = self._begin_measurement(loaded, inputs)
         began = time.perf_counter()
-        finish = cast(Overlapping, loaded.model).begin(inputs, rows)
+        finish = begin_batch(loaded.model, loaded.plan, inputs, rows)
 
         def ended() -> RunOutcome:
             outputs = finish()
@@ -211,23 +226,20 @@ class LoadedModels:
         return taken
 
     def _warm_up(self, loaded: _MeasuredModel) -> int:
-        """Bytes that one row took. With variable dimensions several sizes are tried, and none need work."""
-        varies = any(size < 0 for spec in loaded.model.inputs for size in spec.shape)
-        for size in WARMUP_SIZES if varies else WARMUP_SIZES[:1]:
-            self._meter.start_peak()
-            before = self._meter.used()
-            try:
-                loaded.model.run({spec.name: _example(spec, size) for spec in loaded.model.inputs}, 1)
-            except LoadError:
-                raise
-            except BadRowsError:
-                pass
-            except Exception:
-                if not varies:
-                    raise
-                continue
-            return self._batch_bytes(loaded, before)
-        return 0
+        """Bytes that one row (or one piece) took; 0 where it could not be run, which `message` tells."""
+        plan, rows = loaded.plan, max(1, loaded.plan.piece)
+        if plan.sample is None:
+            return 0
+        self._meter.start_peak()
+        before = self._meter.used()
+        try:
+            run_batch(loaded.model, plan, warm_up_rows(plan, loaded.source.warmup, rows), rows)
+        except (MemoryError, OutOfDeviceMemoryError):
+            raise
+        except Exception as error:
+            loaded.message = f"its warm-up failed: {type(error).__name__}: {error}"
+            return 0
+        return self._batch_bytes(loaded, before)
 
 
 def _is(model: LoadedModel, trait: Any) -> bool:
@@ -239,23 +251,19 @@ def _is(model: LoadedModel, trait: Any) -> bool:
 
 
 def _run_good_rows(
-    model: LoadedModel, inputs: Mapping[str, Array], rows: int
+    loaded: _MeasuredModel, inputs: Mapping[str, Array], rows: int
 ) -> tuple[Mapping[str, Array], Mapping[int, str]]:
     """Runs the batch; if the model names bad rows, once more with those replaced by a good one."""
+    plan = loaded.plan
     try:
-        return model.run(inputs, rows), {}
+        return run_batch(loaded.model, plan, inputs, rows), {}
     except BadRowsError as error:
+        if plan.whole or plan.piece not in (0, rows):
+            raise  # the rows that it counts are not those of the batch
         good = [row for row in range(rows) if row not in error.rows]
         if not good:
             return {}, error.rows
         chosen = np.array([row if row not in error.rows else good[0] for row in range(rows)])
-        return model.run({name: array[chosen] for name, array in inputs.items()}, rows), error.rows
-
-
-def _example(spec: TensorSpec, size: int) -> Array:
-    """One row of zeros, variable dimensions as `size`."""
-    shape = [1, *(size if dimension < 0 else dimension for dimension in spec.shape)]
-    dtype = numpy_of(spec.datatype)
-    if spec.datatype == "BYTES":
-        return np.full(shape, b"", dtype=object)
-    return np.zeros(shape, dtype)
+        whole = plan.unbatched_inputs
+        replaced = {name: array if name in whole else array[chosen] for name, array in inputs.items()}
+        return run_batch(loaded.model, plan, replaced, rows), error.rows

@@ -12,6 +12,7 @@ from typing import Final
 
 from batchwright_worker.backends import scripts
 from batchwright_worker.backends.base import OutOfDeviceMemoryError
+from batchwright_worker.inference.runtime import WrongOutputs
 from batchwright_worker.ipc.frames import encode
 from batchwright_worker.ipc.messages import RequestFailed, RuntimeResponse
 from batchwright_worker.ipc.slots import SlotsFullError
@@ -53,7 +54,8 @@ def failed(call: int, error: BaseException) -> RequestFailed:
     """The response to a request that ended in this error."""
     out_of_memory = isinstance(error, OutOfDeviceMemoryError | MemoryError | SlotsFullError)
     text = text_of(error) if out_of_memory else _message(error)
-    return RequestFailed(call=call, kind="OutOfMemory" if out_of_memory else "Failed", message=_logged_if_cut(text))
+    other = "WrongOutputs" if isinstance(error, WrongOutputs) else "Failed"
+    return RequestFailed(call=call, kind="OutOfMemory" if out_of_memory else other, message=_logged_if_cut(text))
 
 
 def row_errors(errors: Mapping[int, str]) -> dict[int, str]:

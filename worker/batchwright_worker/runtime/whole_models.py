@@ -103,16 +103,18 @@ class WholeModels:
             return failed(request.call, error)
 
     def _load(self, request: Load) -> Loaded:
-        loaded = self._models.load(request.source)
+        loaded = self._models.load(request.source, request.plan, request.untried)
         self._on_loaded()
         return Loaded(
             call=request.call,
-            inputs=list(loaded.model.inputs),
-            outputs=list(loaded.model.outputs),
+            inputs=list(loaded.plan.inputs),
+            outputs=list(loaded.plan.outputs),
             memory_bytes=loaded.memory_bytes,
             warmup_bytes=loaded.warmup_bytes,
             seconds=loaded.seconds,
             memory_used_bytes=self._meter.used(),
+            plan=loaded.plan,
+            message=loaded.message,
         )
 
     def _unload(self, request: Unload) -> Unloaded:

@@ -22,6 +22,13 @@ from msgspec import Struct
 Bucket = Hashable
 
 
+class SettingsBucket(Struct, frozen=True):
+    """A bucket of rows of one shape whose inputs without a batch dimension are equal, of which `values` is a digest."""
+
+    shape: Bucket
+    values: str
+
+
 class IsolatedBucket(Struct, frozen=True):
     """A bucket of rows of one shape that share no batch with others of that shape (see `engine/suspects`)."""
 
@@ -29,9 +36,15 @@ class IsolatedBucket(Struct, frozen=True):
     group: int
 
 
-def shape_of(bucket: Bucket) -> Bucket:
-    """The bucket of shapes that its rows belong to."""
+def together(bucket: Bucket) -> Bucket:
+    """The bucket that its rows belong to where nothing isolates them."""
     return bucket.shape if isinstance(bucket, IsolatedBucket) else bucket
+
+
+def shape_of(bucket: Bucket) -> Bucket:
+    """The bucket of shapes that its rows belong to: what decides how long they take."""
+    bucket = together(bucket)
+    return bucket.shape if isinstance(bucket, SettingsBucket) else bucket
 
 
 MIDDLE_PRIORITY = 1 << 31

@@ -371,6 +371,10 @@ class Scheduler:
         served.ran(bucket, rows, device_s)
         served.footprint.ran(rows, batch_bytes)
 
+    def serve_whole(self, model: str) -> None:
+        """Its requests have no rows: each runs alone, as one row."""
+        self.models[model].serve_whole()
+
     def warmed_up(self, model: str) -> int:
         """The warm-up has ended; the batch size to begin with."""
         served = self.models[model]

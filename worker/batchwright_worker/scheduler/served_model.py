@@ -333,6 +333,13 @@ class ServedModel:
             return UNBOUNDED
         return max(self.config.initial_size or self.config.tuning.min_size, REACH * max(1, self.largest_ran))
 
+    def serve_whole(self) -> None:
+        """Its requests are of one row each, and each is a batch of its own: nothing is left to tune."""
+        self._version += 1
+        tuning = replace(self.config.tuning, min_size=1, max_size=1, step=1)
+        self.config = replace(self.config, tuning=tuning, initial_size=None)
+        self.tuner = TunerState(size=1)
+
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""
         self._version += 1

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from batchwright_worker.api.formats import FILE_OPTIONAL, SCRIPTED, UNDECLARING, WITHOUT_FILE, listed
-from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tensor
+from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tensor, WarmUp
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.api.rules.rule import Rule
 
@@ -192,6 +192,33 @@ _MODEL = (
         holds=_padding_applies,
         wrong="no input varies in it",
         remedy="name a dimension whose length is -1 in an input's shape; dimensions count from 0 without the batch",
+    ),
+    Rule(
+        on=Batching,
+        names="padding",
+        cel="!has(self.padding) || !has(self.mode) || self.mode == 'Rows'",
+        holds=lambda batching: batching.padding is None or batching.mode != "Whole",
+        wrong="nothing is padded with mode Whole",
+        remedy="remove padding, or write mode: Rows",
+    ),
+    Rule(
+        on=WarmUp,
+        names="inputs",
+        cel="self.mode == 'Auto' || !has(self.inputs) || size(self.inputs) == 0",
+        holds=lambda warmup: warmup.mode == "Auto" or not warmup.inputs,
+        wrong="unused with mode Skip",
+        remedy="remove inputs, or write mode: Auto",
+    ),
+    Rule(
+        on=Model,
+        names="batching.mode",
+        cel="!self.artifacts.exists(a, a.format == 'emulated') || !has(self.batching.mode) || "
+        "self.batching.mode == 'Rows'",
+        holds=lambda model: (
+            model.batching.mode != "Whole" or all(artifact.format != "emulated" for artifact in model.artifacts)
+        ),
+        wrong="an emulated model is made of rows",
+        remedy="remove batching.mode",
     ),
     Rule(
         on=Model,

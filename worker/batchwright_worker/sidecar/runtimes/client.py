@@ -14,7 +14,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -91,6 +91,8 @@ class RuntimeClient(PromptRuntime):
         self._total_bytes = 0
         self._used_bytes = 0
         self._ever_connected = asyncio.Event()
+        self._whole: dict[str, frozenset[str]] = {}
+        """Per model the inputs that are not batched."""
         self.pid = 0
         self.streams: StreamCounters | None = None
         """Layerwise: the counters of both engines as of the last batch."""
@@ -149,13 +151,14 @@ class RuntimeClient(PromptRuntime):
         """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
         resolved_source = resolved(model, source, self._settings.paths)
         loaded = await self._request(
-            lambda call: Load(call=call, source=resolved_source),
+            lambda call: Load(call=call, source=resolved_source, plan=source.plan, untried=source.untried),
             Loaded,
             "load",
             model,
             limit_s,
             in_order=not self.overlaps_loads,
         )
+        self._whole[model] = frozenset() if loaded.plan is None else loaded.plan.unbatched_inputs
         self._used_bytes = loaded.memory_used_bytes
         if loaded.streamed is not None:
             self.streamed[model] = loaded.streamed
@@ -165,6 +168,8 @@ class RuntimeClient(PromptRuntime):
             seconds=loaded.seconds,
             inputs=tuple(loaded.inputs),
             outputs=tuple(loaded.outputs),
+            plan=loaded.plan,
+            message=loaded.message,
         )
 
     async def unload(self, model: str, limit_s: float = math.inf) -> None:
@@ -192,7 +197,7 @@ class RuntimeClient(PromptRuntime):
         until the runtime has responded."""
         try:
             connection, began = self._connected(), time.perf_counter()
-            slot, placed, end = self._filled(parts)
+            slot, placed, end = self._filled(parts, self._whole.get(model))
         except Exception as trouble:
             ended(trouble)
             return
@@ -204,8 +209,12 @@ class RuntimeClient(PromptRuntime):
             ),
         )
 
-    def _filled(self, parts: Sequence[Mapping[str, Array]]) -> tuple[Slot, list[Placed], int]:
+    def _filled(
+        self, parts: Sequence[Mapping[str, Array]], whole: Collection[str] | None
+    ) -> tuple[Slot, list[Placed], int]:
         columns = {name: [part[name] for part in parts] for name in parts[0]}
+        for name in whole or ():
+            del columns[name][1:]
         slot = self._acquire(sum(parts_size(column) for column in columns.values()))
         try:
             return slot, *write_columns(slot.view, columns)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory
+from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, WrongOutputs
 from batchwright_worker.ipc.messages import RequestFailed, RuntimeResponse
 
 Response = TypeVar("Response")
+_KINDS: Final = {"OutOfMemory": OutOfMemory, "WrongOutputs": WrongOutputs}
 
 
 def expect(response: RuntimeResponse, wanted: type[Response]) -> Response:
-    """The response. Raises OutOfMemory or BatchFailed for a failed request, BatchFailed for any other message."""
+    """The response. Raises OutOfMemory, WrongOutputs or BatchFailed for a failed request, BatchFailed for any other
+    message."""
     if isinstance(response, wanted):
         return response
     if isinstance(response, RequestFailed):
-        raise OutOfMemory(response.message) if response.kind == "OutOfMemory" else BatchFailed(response.message)
+        raise _KINDS.get(response.kind, BatchFailed)(response.message)
     raise BatchFailed(f"the runtime answered {type(response).__name__} where {wanted.__name__} was due")

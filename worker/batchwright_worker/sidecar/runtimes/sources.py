@@ -29,6 +29,9 @@ def resolved(model: str, source: DeclaredSource, paths: Paths) -> messages.Model
         outputs=list(source.outputs),
         script=_script(artifact, paths),
         emulated=_emulated(artifact),
+        mode=source.mode,
+        warmup=source.warmup,
+        padding=source.padding,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
@@ -16,6 +17,7 @@ from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import DeviceState, ModelState, Receipt, SidecarState
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
+    ANNOTATION_LOAD_TABLE,
     ANNOTATION_RECEIPT,
     ANNOTATION_WAITING,
     KIND_EMULATED,
@@ -100,6 +102,25 @@ def test_one_patch_binds_explains_and_removes_the_gate() -> None:
     (event,) = decision.events
     assert (event.reason, event.type, event.regarding["metadata"]["name"]) == ("Placed", "Normal", "ocr")
     assert "slow lost by 0.17: capacity" in event.message
+
+
+def test_a_placed_pod_is_told_the_load_table_of_its_processor() -> None:
+    """On the pod, not in the template: a processor that is measured anew must replace no pod."""
+    for name, rate, busy in (("fast", 100.0, 0.0), ("slow", 50.0, 0.9)):
+        world = two_nodes()
+        world.sample("fast", busy)
+        (patch,) = world.decide(pod("a")).actions
+        assert isinstance(patch, Patch)
+        assert bound_to(patch) == name
+        table = msgspec.json.decode(patch.patch["metadata"]["annotations"][ANNOTATION_LOAD_TABLE])
+        assert table == [{"batchSize": 8, "imagesPerSecond": rate, "maxServices": 4}]
+
+
+def test_a_pod_on_an_unmeasured_processor_is_told_none() -> None:
+    world = World([node("fast")], [profile("fast", None, reason="OptedOut")])
+    (patch,) = world.decide(pod("a")).actions
+    assert isinstance(patch, Patch)
+    assert ANNOTATION_LOAD_TABLE not in patch.patch["metadata"]["annotations"]
 
 
 def test_loaded_fast_node_loses_and_the_receipt_says_why() -> None:

@@ -34,11 +34,13 @@ from batchwright_worker.api.deployment import Artifact
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_KIND,
+    ANNOTATION_LOAD_TABLE,
     COMPONENT_MODEL,
     CONTROL_PORT,
     DEPLOYMENT_FILE,
     ENV_EMULATED_DEVICE,
     ENV_KIND,
+    ENV_LOAD_TABLE,
     ENV_MEMORY_BUDGET,
     GRPC_PORT,
     HTTP_PORT,
@@ -92,9 +94,14 @@ def _env(plan: RuntimePlan) -> list[Raw]:
         limit = {"containerName": RUNTIME, "resource": "limits.memory", "divisor": "1"}
         env.append({"name": ENV_MEMORY_BUDGET, "valueFrom": {"resourceFieldRef": limit}})
     if plan.kind == KIND_EMULATED:
-        path = f"metadata.annotations['{ANNOTATION_EMULATED_DEVICE}']"
-        env.append({"name": ENV_EMULATED_DEVICE, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+        env.append(_from_annotation(ENV_EMULATED_DEVICE, ANNOTATION_EMULATED_DEVICE))
     return env
+
+
+def _from_annotation(name: str, annotation: str) -> Raw:
+    """What only placement knows: the template names the annotation that it will write."""
+    path = f"metadata.annotations['{annotation}']"
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
@@ -105,7 +112,10 @@ def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Setting
         settings,
         restartPolicy="Always",
         command=[PROGRAM, "sidecar"],
-        env=merged_env([{"name": name, "value": text} for name, text in settings.sidecar_env.items()], _env(plan)),
+        env=merged_env(
+            [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
+            [*_env(plan), _from_annotation(ENV_LOAD_TABLE, ANNOTATION_LOAD_TABLE)],
+        ),
         ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         resources=settings.sidecar_resources.as_dict(),
         startupProbe=_probe("/v2/health/live", period_s=1, failures=120),

@@ -5,25 +5,32 @@ Every patch carries the resourceVersion that was decided on: a pod that has chan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from batchwright_operator.kube.objects import POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.reconcile.decisions import Delete, Patch
-from batchwright_worker.api.messages import Receipt
+from batchwright_worker.api.messages import LoadTableRow, Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
+    ANNOTATION_LOAD_TABLE,
     ANNOTATION_RECEIPT,
     ANNOTATION_WAITING,
     SCHEDULING_GATE,
 )
 
 
-def bind(pod: PlacedPod, receipt: Receipt, node: NodeInfo) -> Patch:
-    """The gate removed, with affinity to the node and the receipt."""
+def bind(pod: PlacedPod, receipt: Receipt, node: NodeInfo, load_table: Sequence[LoadTableRow] = ()) -> Patch:
+    """The gate removed, with affinity to the node, the receipt, and the processor's load table: on the pod itself,
+    since in the template it would replace every pod when a processor is measured anew."""
     annotations: Raw = {ANNOTATION_RECEIPT: receipts.render(receipt)}
+    if load_table:
+        annotations[ANNOTATION_LOAD_TABLE] = msgspec.json.encode(load_table).decode()
     if node.emulated_device:
         annotations[ANNOTATION_EMULATED_DEVICE] = node.emulated_device
     return _ungate(pod, annotations, {"affinity": {"nodeAffinity": _affinity(pod, node.name)}})

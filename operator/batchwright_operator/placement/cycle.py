@@ -94,7 +94,9 @@ class _Cycle:
             self._handle_no_fit(pod, group)
             return
         receipt = receipts.of(pick, left_out=group.left_out, now=self.now)
-        self.actions.append(binding.bind(pod, receipt, self.observed.nodes[receipt.node]))
+        processor = pick.best.candidate.processor
+        table = processor.load_table if processor is not None else ()
+        self.actions.append(binding.bind(pod, receipt, self.observed.nodes[receipt.node], table))
         self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._assume(pod, receipt.node)
 

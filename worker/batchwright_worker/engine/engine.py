@@ -98,6 +98,8 @@ class Engine:
         self._loader = Loader(parts, self._accept_again)
         self._lifecycle = ModelLifecycle(parts, self._loader)
         self._dispatcher = Dispatcher(parts, self._lifecycle, Retries(parts))
+        self.load_table: Sequence[tuple[int, float]] = ()
+        """(batch size, images per second) as the benchmark measured this processor; to be given before `start`."""
         self._interleaves = interleaves
         self._stopping = False
 
@@ -127,7 +129,7 @@ class Engine:
         for model in self.models.values():
             # Layerwise: weights come and go within a budget of their own, so a model occupies nothing as a whole.
             footprint = (0, 0) if self._interleaves else expected_footprint(model, kinds)
-            served = self.scheduler.add_model(config_of(model, *footprint), now)
+            served = self.scheduler.add_model(config_of(model, *footprint, self.load_table), now)
             self.publisher.add(model.name, served.tuner.size)
         for runtime in self.runtimes.values():
             # Down until `restore` has measured it.

@@ -14,6 +14,7 @@ from batchwright_worker.api.names import (
     DEPLOYMENT_FILE,
     ENV_DISPATCH_LOG,
     ENV_KIND,
+    ENV_LOAD_TABLE,
     ENV_REQUEST_MEMORY,
     GRPC_PORT,
     HTTP_PORT,
@@ -60,6 +61,12 @@ from batchwright_worker.api.names import (
 )
 @click.option(
     "--dispatch-log-bytes", type=int, default=64 << 20, show_default=True, help="Then FILE becomes FILE.1, once."
+)
+@click.option(
+    "--load-table",
+    default="",
+    envvar=ENV_LOAD_TABLE,
+    help="The processor's load table as JSON (batchSize, imagesPerSecond, maxServices per row), for first batch sizes.",
 )
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
 @click.option("--ready-file", type=click.Path(path_type=Path), default=None, hidden=True, help="Ports, as JSON.")

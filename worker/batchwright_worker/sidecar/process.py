@@ -17,7 +17,7 @@ import msgspec
 
 from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
 from batchwright_worker.api.deployment import Runtime as DeclaredRuntime
-from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.messages import LoadTableRow, SidecarState
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine, interleaves
@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server_grpc: str = ""
     dispatch_log: Path | None = None
     dispatch_log_bytes: int = DEFAULT_BYTES
+    load_table: str = ""
     memory_bytes: int | None = None
     request_memory_bytes: int | None = None
 
@@ -86,6 +87,7 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = _engine(settings, deployment, clients, stack)
+        engine.load_table = load_table_of(settings.load_table)
         streaming = [client for client in clients if isinstance(client, RuntimeClient)]
         async with Sidecar(settings, deployment, engine, streaming) as sidecar:
             freeze_objects()
@@ -305,6 +307,19 @@ async def _failure_of(task: asyncio.Task[None]) -> None:
     """Raises what the task raises; never returns."""
     await task
     await asyncio.Event().wait()
+
+
+def load_table_of(text: str) -> list[tuple[int, float]]:
+    """(batch size, images per second) of ENV_LOAD_TABLE's rows; what cannot be read is told and left out, since the
+    first batches find a size as well."""
+    if not text:
+        return []
+    try:
+        rows = msgspec.json.decode(text, type=list[LoadTableRow])
+    except msgspec.MsgspecError as error:
+        _LOG.warning("the processor's load table is not used: %s", error)
+        return []
+    return [(row.batch_size, row.images_per_second) for row in rows if row.batch_size > 0]
 
 
 async def _first(*awaitables: Any) -> None:

@@ -77,6 +77,7 @@ def test_an_answer_says_how_it_is_compressed(served: Served) -> None:
         ("br", BODY, 415, "'br' is not read here; send gzip"),
         ("gzip, deflate", BODY, 415, "gzip, deflate"),
     ],
+    ids=["bomb", "cut", "more", "no-gzip", "no-deflate", "no-json", "wrong-shape", "unknown", "two"],
 )
 def test_what_is_no_compressed_request_is_refused(
     served: Served, coding: str, body: bytes, status: int, words: str

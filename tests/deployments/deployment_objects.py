@@ -76,6 +76,14 @@ def samples() -> dict[str, Raw]:
         "secretRef": {"name": "hub"},
         "script": {"configMapKeyRef": {"name": "ranker-code", "key": "ranker.py"}},
     }
+    folder = {
+        "accelerator": "cpu",
+        "format": "python",
+        "uri": "s3://models/ranker/",
+        "maxBytes": 1 << 30,
+        "script": {"file": "model.py"},
+    }
+    claimed = {"accelerator": "cpu", "format": "onnx", "uri": "pvc://models/checked/", "sha256": "1" * 64}
     gpu = {"accelerator": NVIDIA, "format": "onnx", "uri": "pvc://models.v2/rec.onnx"}
     runtime = {
         "accelerator": "cpu",
@@ -98,6 +106,7 @@ def samples() -> dict[str, Raw]:
         "cpu-claim": deployment("cpu-claim"),
         "emulated": deployment("emulated", models=[model("echo", emulated())], replicas=2),
         "fetched": deployment("fetched", models=[model("ranker", fetched)]),
+        "folder": deployment("folder", models=[model("ranker", folder), model("checked", claimed)], readiness="Any"),
         "two-devices": deployment(
             "two-devices",
             models=[model("recognizer", gpu)],

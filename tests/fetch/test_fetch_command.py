@@ -18,11 +18,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
-from batchwright_worker.fetch.command import artifacts_to_fetch
-from batchwright_worker.fetch.download import Wanted, download
+from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
+from batchwright_worker.fetch.command import artifacts_of, is_mounted
 from batchwright_worker.fetch.errors import FetchRefused
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.sources import read_secret, source_of
+from batchwright_worker.fetch.sources import read_secret, store_of
 
 BODY = b"weights" * 100_000
 LOOPBACK = {"BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES": "true"}
@@ -95,12 +95,13 @@ def parsed(raw: dict[str, Any]) -> ModelDeployment:
 
 def test_only_what_is_not_mounted_is_fetched_and_once() -> None:
     uris = ["pvc://c/x.onnx", "https://h/x.onnx", "s3://b/y.onnx", "https://h/x.onnx"]
-    found = artifacts_to_fetch(parsed(deployment(*uris)), "cpu")
-    assert [artifact.uri for artifact in found] == ["https://h/x.onnx", "s3://b/y.onnx"]
+    found = artifacts_of(parsed(deployment(*uris)), "cpu")
+    assert [artifact.uri for artifact in found if not is_mounted(artifact)] == ["https://h/x.onnx", "s3://b/y.onnx"]
+    assert len(found) == 3
 
 
 def test_other_kinds_of_accelerators_are_left_out() -> None:
-    assert artifacts_to_fetch(parsed(deployment("https://h/x.onnx")), "nvidia.com/gpu") == []
+    assert artifacts_of(parsed(deployment("https://h/x.onnx")), "nvidia.com/gpu") == []
 
 
 def test_a_secret_is_its_folder(tmp_path: Path) -> None:
@@ -136,22 +137,23 @@ def secret_of(endpoint: str) -> dict[str, str]:
 
 
 async def fetch_object(endpoint: str, uri: str, target: Path, policy: FetchPolicy) -> int:
-    wanted = Wanted(uri=uri, target=target, max_bytes=10**9)
-    return await download(wanted, source_of(uri, policy, secret_of(endpoint)), lambda _: None, base_wait_s=0.0)
+    wanted = WantedArtifact(uri=uri, format="onnx", target=target, max_bytes=10**9)
+    store = store_of(uri, policy, secret_of(endpoint))
+    return (await fetch_artifact(wanted, store, lambda _: None, base_wait_s=0.0)).total_bytes
 
 
 async def test_objects_come_from_the_secrets_endpoint(store: str, tmp_path: Path) -> None:
     policy = FetchPolicy(allow_private_addresses=True, allow_http=True)
-    assert await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "rec.onnx", policy) == len(BODY)
-    assert (tmp_path / "rec.onnx").read_bytes() == BODY
+    assert await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "d" / "rec.onnx", policy) == len(BODY)
+    assert (tmp_path / "d" / "rec.onnx").read_bytes() == BODY
 
 
 async def test_a_missing_object_is_refused(store: str, tmp_path: Path) -> None:
     policy = FetchPolicy(allow_private_addresses=True, allow_http=True)
     with pytest.raises(FetchRefused, match="no such object"):
-        await fetch_object(store, "s3://bucket/other.onnx", tmp_path / "rec.onnx", policy)
+        await fetch_object(store, "s3://bucket/other.onnx", tmp_path / "d" / "rec.onnx", policy)
 
 
 async def test_an_endpoint_within_the_cluster_must_be_allowed(store: str, tmp_path: Path) -> None:
     with pytest.raises(FetchRefused, match="private address"):
-        await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "rec.onnx", FetchPolicy(allow_http=True))
+        await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "d" / "rec.onnx", FetchPolicy(allow_http=True))

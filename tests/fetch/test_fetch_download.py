@@ -11,10 +11,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from batchwright_worker.fetch.download import ATTEMPTS, Wanted, download
+from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
+from batchwright_worker.fetch.download import ATTEMPTS
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.sources import source_of
+from batchwright_worker.fetch.sources import store_of
 
 LOOPBACK = FetchPolicy(allow_private_addresses=True, allow_http=True)
 BODY = random.Random(1).randbytes(3_000_000)
@@ -98,9 +99,9 @@ async def fetch(
     max_bytes: int = 10**9,
     secret: str = "",
 ) -> int:
-    wanted = Wanted(uri=url, target=target, max_bytes=max_bytes, sha256=sha256)
-    source = source_of(url, policy, {"authorization": secret})
-    return await download(wanted, source, lambda _: None, base_wait_s=0.0)
+    wanted = WantedArtifact(uri=url, format="onnx", target=target, max_bytes=max_bytes, sha256=sha256)
+    store = store_of(url, policy, {"authorization": secret})
+    return (await fetch_artifact(wanted, store, lambda _: None, base_wait_s=0.0)).total_bytes
 
 
 async def test_a_file_arrives_whole(server: tuple[FileServer, str], tmp_path: Path) -> None:
@@ -113,8 +114,8 @@ async def test_a_file_arrives_whole(server: tuple[FileServer, str], tmp_path: Pa
 async def test_a_cut_transfer_goes_on_where_it_stopped(server: tuple[FileServer, str], tmp_path: Path) -> None:
     files, url = server
     files.cuts = 2
-    await fetch(url, tmp_path / "x.onnx")
-    assert (tmp_path / "x.onnx").read_bytes() == BODY
+    await fetch(url, tmp_path / "d" / "x.onnx")
+    assert (tmp_path / "d" / "x.onnx").read_bytes() == BODY
     assert len(files.requests) == 3
     assert files.sent == len(BODY)
 
@@ -133,13 +134,13 @@ async def test_a_file_that_changes_between_attempts_is_taken_anew(
 
     files.answer = change  # type: ignore[method-assign]
     async with TestServer(app_of(files)) as running:
-        await fetch(str(running.make_url("/x.onnx")), tmp_path / "x.onnx", sha256="")
-    assert (tmp_path / "x.onnx").read_bytes() == BODY[::-1]
+        await fetch(str(running.make_url("/x.onnx")), tmp_path / "d" / "x.onnx", sha256="")
+    assert (tmp_path / "d" / "x.onnx").read_bytes() == BODY[::-1]
 
 
 async def test_a_wrong_digest_leaves_nothing(server: tuple[FileServer, str], tmp_path: Path) -> None:
     with pytest.raises(FetchRefused, match=DIGEST):
-        await fetch(server[1], tmp_path / "x.onnx", sha256="0" * 64)
+        await fetch(server[1], tmp_path / "d" / "x.onnx", sha256="0" * 64)
     assert entries(tmp_path) == []
 
 
@@ -147,8 +148,8 @@ async def test_a_wrong_digest_leaves_nothing(server: tuple[FileServer, str], tmp
 async def test_a_file_above_its_limit_is_refused(chunked: bool, server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].chunked = chunked
     with pytest.raises(FetchRefused, match="maxBytes"):
-        await fetch(server[1], tmp_path / "x.onnx", max_bytes=1_500_000)
-    assert not (tmp_path / "x.onnx").exists()
+        await fetch(server[1], tmp_path / "d" / "x.onnx", max_bytes=1_500_000)
+    assert not (tmp_path / "d" / "x.onnx").exists()
     assert len(server[0].requests) == 1
 
 
@@ -158,38 +159,40 @@ async def test_a_final_answer_is_not_asked_again(
 ) -> None:
     server[0].statuses = [status]
     with pytest.raises(FetchRefused, match=words):
-        await fetch(server[1], tmp_path / "x.onnx")
+        await fetch(server[1], tmp_path / "d" / "x.onnx")
     assert len(server[0].requests) == 1
 
 
 async def test_a_busy_server_is_asked_again(server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].statuses = [503, 429, 500]
-    await fetch(server[1], tmp_path / "x.onnx")
+    await fetch(server[1], tmp_path / "d" / "x.onnx")
     assert len(server[0].requests) == 4
 
 
 async def test_the_attempts_end(server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].statuses = [503] * 100
     with pytest.raises(Interrupted, match="status 503"):
-        await fetch(server[1], tmp_path / "x.onnx")
+        await fetch(server[1], tmp_path / "d" / "x.onnx")
     assert len(server[0].requests) == ATTEMPTS
 
 
 async def test_a_file_that_is_there_is_not_fetched(server: tuple[FileServer, str], tmp_path: Path) -> None:
-    (tmp_path / "x.onnx").write_bytes(BODY)
-    await fetch(server[1], tmp_path / "x.onnx")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.onnx").write_bytes(BODY)
+    await fetch(server[1], tmp_path / "d" / "x.onnx")
     assert server[0].requests == []
 
 
 async def test_a_file_of_another_version_is_replaced(server: tuple[FileServer, str], tmp_path: Path) -> None:
-    (tmp_path / "x.onnx").write_bytes(b"old")
-    await fetch(server[1], tmp_path / "x.onnx")
-    assert (tmp_path / "x.onnx").read_bytes() == BODY
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.onnx").write_bytes(b"old")
+    await fetch(server[1], tmp_path / "d" / "x.onnx")
+    assert (tmp_path / "d" / "x.onnx").read_bytes() == BODY
 
 
 async def test_redirects_are_followed(server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].redirect = "/elsewhere.onnx"
-    await fetch(server[1], tmp_path / "x.onnx")
+    await fetch(server[1], tmp_path / "d" / "x.onnx")
     assert [request.path for request in server[0].requests] == ["/x.onnx", "/elsewhere.onnx"]
 
 
@@ -206,14 +209,14 @@ async def test_redirects_are_followed(server: tuple[FileServer, str], tmp_path: 
 async def test_redirects_are_checked(location: str, words: str, server: tuple[FileServer, str], tmp_path: Path) -> None:
     server[0].redirect = location
     with pytest.raises(FetchRefused) as refused:
-        await fetch(server[1], tmp_path / "x.onnx")
+        await fetch(server[1], tmp_path / "d" / "x.onnx")
     assert words in str(refused.value)
 
 
 async def test_credentials_stay_with_their_host(server: tuple[FileServer, str], tmp_path: Path) -> None:
     files, url = server
     files.redirect = url.replace("127.0.0.1", "localhost").replace("/x.onnx", "/y.onnx")
-    await fetch(url, tmp_path / "x.onnx", secret="Bearer secret")
+    await fetch(url, tmp_path / "d" / "x.onnx", secret="Bearer secret")
     assert [request.headers.get("Authorization") for request in files.requests] == ["Bearer secret", None]
 
 
@@ -222,5 +225,5 @@ async def test_private_hosts_are_not_reached(host: str, server: tuple[FileServer
     """Also by name: what a name resolves to is what counts."""
     url = server[1].replace("127.0.0.1", host)
     with pytest.raises(FetchRefused, match="private address"):
-        await fetch(url, tmp_path / "x.onnx", policy=FetchPolicy(allow_http=True))
+        await fetch(url, tmp_path / "d" / "x.onnx", policy=FetchPolicy(allow_http=True))
     assert server[0].requests == []

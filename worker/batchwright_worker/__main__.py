@@ -33,6 +33,10 @@ ROLES: Final = {
         target="batchwright_worker.fetch.command:command",
         help="Download and verify the artifacts of a ModelDeployment.",
     ),
+    "digest": Role(
+        target="batchwright_worker.artifacts.command:command",
+        help="Print the digest of a model file or folder.",
+    ),
     "layerwise": Role(
         target="batchwright_worker.layerwise.tools.command:command",
         help="Schedule several models layer by layer on one accelerator.",

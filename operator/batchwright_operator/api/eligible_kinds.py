@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchwright_operator.api.model_deployment import ModelDeployment, artifact_for
+from batchwright_operator.kube.conditions import few
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import Runtime
 from batchwright_worker.api.names import kind_slug
@@ -46,7 +47,7 @@ def eligible_kinds(deployment: ModelDeployment, settings: Settings) -> EligibleK
     refusals: list[str] = []
     for kind in _named(deployment):
         lacking = [model.name for model in deployment.spec.models if artifact_for(model, kind) is None]
-        found = _plan(deployment, kind, settings) if not lacking else f"no artifact in {', '.join(lacking)}"
+        found = _plan(deployment, kind, settings) if not lacking else f"no artifact in {few(lacking)}"
         if same := [plan.kind for plan in plans if kind_slug(plan.kind) == kind_slug(kind)]:
             found = f"its objects would have the names of those of {same[0]}; use one of the two"
         if isinstance(found, str):

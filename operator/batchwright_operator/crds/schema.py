@@ -100,7 +100,7 @@ def _struct_default(schema: Schema) -> Schema:
 
 
 def _validations(rules: Iterable[Rule], before: Iterable[Schema] = ()) -> Schema:
-    written = [*before, *(_validation(rule) for rule in rules)]
+    written = [*before, *(_validation(rule) for rule in rules if rule.cel)]
     return {"x-kubernetes-validations": written} if written else {}
 
 

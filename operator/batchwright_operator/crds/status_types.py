@@ -97,6 +97,8 @@ class ModelStatus(Value, kw_only=True, frozen=True):
     """One model over all replicas."""
 
     name: Annotated[str, doc("Name of the model.")]
+    ready_replicas: Annotated[Whole, doc("Pods in which it is ready.")] = None
+    message: Annotated[Text, doc("Why it is not ready in one of them.")] = None
     batch_size: Annotated[Whole, doc("Batch size that most replicas use.")] = None
     batch_size_min: Annotated[Whole, doc("Smallest batch size of any replica.")] = None
     batch_size_max: Annotated[Whole, doc("Largest batch size of any replica.")] = None
@@ -135,7 +137,10 @@ class ReplicaStatus(Value, kw_only=True, frozen=True):
     processor: Annotated[Text, doc("Kind of accelerator that it runs on.")] = None
     ready: Annotated[bool | None, doc("Whether it answers requests.")] = None
     message: Annotated[Text, doc("Why it does not.")] = None
-    models: Annotated[tuple[ReplicaModelStatus, ...], doc("Its models.", extra_json_schema=keyed("name"))] = ()
+    models: Annotated[
+        tuple[ReplicaModelStatus, ...],
+        doc("Its models, where all pods' together are at most 1,000.", extra_json_schema=keyed("name")),
+    ] = ()
 
 
 def terms_status(terms: Mapping[str, Term]) -> type[msgspec.Struct]:
@@ -182,7 +187,9 @@ class DeploymentSummary(Value, kw_only=True, frozen=True):
     """Scalars for the printer columns."""
 
     reason: Annotated[Text, doc("Reason of the condition that matters most.")] = None
-    batch: Annotated[Text, doc("Batch size per model, in the order of spec.models.")] = None
+    batch: Annotated[
+        Text, doc("Batch size per model, in the order of spec.models; smallest and largest of more than 8.")
+    ] = None
     p95: Annotated[Whole, doc("Highest p95 of any model in milliseconds.")] = None
     throughput: Annotated[Whole, doc("Rows per second over all models.")] = None
     nodes: Annotated[Text, doc("Nodes that the pods are on.")] = None

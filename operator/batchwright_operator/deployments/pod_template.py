@@ -13,7 +13,7 @@ from batchwright_operator.deployments.children import own_labels
 from batchwright_operator.deployments.volumes import (
     common_mounts,
     fetch_mounts,
-    fetched,
+    needs_fetch,
     script_mounts,
     volumes,
     weight_mounts,
@@ -42,6 +42,7 @@ from batchwright_worker.api.names import (
     ENV_KIND,
     ENV_LOAD_TABLE,
     ENV_MEMORY_BUDGET,
+    ENV_WAS_READY,
     GRPC_PORT,
     HTTP_PORT,
     IPC_DIR,
@@ -58,6 +59,8 @@ SIDECAR: Final = "sidecar"
 RUNTIME: Final = "runtime"
 FETCH: Final = "fetch"
 TERMINATION_GRACE_S: Final = 60
+WAS_READY_FILE: Final = "/tmp/batchwright-was-ready"  # noqa: S108 - the pod's own emptyDir
+"""Outlives the containers, also over a restart of the node; a new pod has none."""
 
 
 def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Settings) -> Raw:
@@ -69,7 +72,7 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
         "annotations": {**spec.pod.annotations, ANNOTATION_KIND: plan.kind},
     }
     artifacts = deployment.artifacts_for(plan.kind)
-    fetch = [_fetch(plan, artifacts, settings)] if fetched(artifacts) else []
+    fetch = [_fetch(plan, artifacts, settings)] if needs_fetch(artifacts) else []
     body: Raw = {
         "schedulingGates": [{"name": SCHEDULING_GATE}],
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
@@ -114,6 +117,7 @@ def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Setting
         command=[PROGRAM, "sidecar"],
         env=merged_env(
             [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
+            [{"name": ENV_WAS_READY, "value": WAS_READY_FILE}],
             [*_env(plan), _from_annotation(ENV_LOAD_TABLE, ANNOTATION_LOAD_TABLE)],
         ),
         ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],

@@ -45,6 +45,16 @@ def fetched(artifacts: Sequence[Artifact]) -> dict[str, int]:
     return {each.uri: each.max_bytes for each in artifacts if each.uri and claim_of(each.uri) is None}
 
 
+def needs_fetch(artifacts: Sequence[Artifact]) -> bool:
+    """Is there anything to download, or a mounted artifact whose digest is to be checked?"""
+    return bool(fetched(artifacts) or _checked(artifacts))
+
+
+def _checked(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """Those on claims with a digest."""
+    return [each for each in artifacts if each.uri and each.sha256 and claim_of(each.uri)]
+
+
 def _claim_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
     claims = (claim_of(each.uri) for each in artifacts if each.uri)
     return {claim: volume_name("pvc", claim) for claim in claims if claim}
@@ -61,10 +71,13 @@ def _script_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
 
 
 def fetch_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
-    """Mounts of the fetch container: where it writes, and the credentials that artifacts name."""
+    """Mounts of the fetch container: where it writes, claims with what it checks, and the credentials that artifacts
+    name."""
+    claims = _claim_volumes(_checked(artifacts))
     return [
         mount("config", CONFIG_DIR),
-        mount("fetched", f"{WEIGHTS_DIR}/fetched", read_only=False),
+        *([mount("fetched", f"{WEIGHTS_DIR}/fetched", read_only=False)] if fetched(artifacts) else []),
+        *(mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in claims.items()),
         mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
         *(mount(volume, f"{SECRETS_DIR}/{name}") for name, volume in _secret_volumes(artifacts).items()),
     ]

@@ -42,6 +42,12 @@ def shorten(message: str, limit: int = MESSAGE_LIMIT) -> str:
     return presentable(message, limit)
 
 
+def few(words: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first of them and how many more there are: lists of models or claims have hundreds."""
+    more = [f"and {len(words) - most} more"] if len(words) > most else []
+    return separator.join([*words[:most], *more])
+
+
 def render(wanted: Iterable[Condition], written: Sequence[Raw], *, generation: int, now: float) -> list[Raw]:
     """All wanted conditions in their order; lastTransitionTime changes only when `status` does."""
     before = {str(each.get("type")): each for each in written}

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 25
 
-ANSWER_LIMIT_BYTES = 1 << 20
+ANSWER_LIMIT_BYTES = 8 << 20
+"""A sidecar's state takes up to 3 kB per model."""
 
 SCAN_S = 0.5
 """How often the cache is read for pods that came or went; nothing is sent then."""

@@ -40,6 +40,7 @@ __all__ = [
     "Placement",
     "PodOptions",
     "QueueOrder",
+    "ReadinessRule",
     "Runtime",
     "Script",
     "Strategy",
@@ -56,6 +57,8 @@ QueueOrder = Literal["Balanced", "Longest", "Oldest"]
 """The names of `scheduler/order`'s orders."""
 Eviction = Literal["LeastWorth", "LeastRecentlyUsed"]
 """Which idle model makes room for another one (`scheduler/views`)."""
+
+ReadinessRule = Literal["All", "Any"]
 
 
 class Runtime(Value, kw_only=True, frozen=True):
@@ -184,7 +187,7 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
         doc(
             "One or more models that share the pods' accelerators.",
             min_length=1,
-            max_length=64,
+            max_length=500,
             extra_json_schema=keyed("name"),
         ),
     ]
@@ -193,7 +196,7 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
         doc(
             "Per kind of accelerator that the pods may land on. Unset: every kind that all models have an artifact "
             "for, with the operator's runtime table.",
-            max_length=16,
+            max_length=10,
             extra_json_schema=keyed("accelerator"),
         ),
     ] = ()
@@ -211,6 +214,14 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
             "would cost least (load time x demand / bytes). LeastRecentlyUsed: the one that was served longest ago."
         ),
     ] = "LeastWorth"
+    readiness: Annotated[
+        ReadinessRule,
+        doc(
+            "When a pod takes traffic. All: as soon as every model is ready, so that a revision with a broken model "
+            "replaces no pod that serves; a pod that has been ready stays so while any model is. Any: as soon as every "
+            "model was tried and one is ready."
+        ),
+    ] = "All"
     layerwise: Annotated[Layerwise, doc("Layer-by-layer execution of several models.")] = Layerwise()
     placement: Annotated[Placement, doc("Where the pods may go and how they are placed.")] = Placement()
     strategy: Annotated[

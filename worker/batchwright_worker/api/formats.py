@@ -30,6 +30,9 @@ class ModelFormat:
     declares_signature: bool = True
     """The artifact declares its inputs and outputs; else the manifest must."""
     file: Literal["needed", "optional", "none"] = "needed"
+    entries: tuple[str, ...] = ()
+    """Names that the model may have in a folder, best first; else it is the only file with the first one's suffix.
+    Empty: the loader takes the folder itself."""
     divisible: bool = False
     """Layerwise serving can cut it into units (`layerwise/networks`)."""
 
@@ -43,6 +46,7 @@ _ROWS: Final = (
         title="ONNX",
         preload=("onnxruntime",),
         divisible=True,
+        entries=("model.onnx",),
     ),
     ModelFormat(
         name="torch-export",
@@ -51,6 +55,7 @@ _ROWS: Final = (
         backend="pytorch",
         preload=("torch",),
         divisible=True,
+        entries=("model.pt2",),
     ),
     ModelFormat(
         name="torchscript",
@@ -59,6 +64,7 @@ _ROWS: Final = (
         backend="pytorch",
         preload=("torch",),
         declares_signature=False,
+        entries=("model.pt",),
     ),
     ModelFormat(
         name="safetensors",
@@ -69,6 +75,7 @@ _ROWS: Final = (
         needs_script=True,
         declares_signature=False,
         divisible=True,
+        entries=("model.safetensors", "model.safetensors.index.json"),
     ),
     ModelFormat(
         name="python",

@@ -210,12 +210,16 @@ class ConfigMapKey(Value, kw_only=True, frozen=True):
 
 
 class Script(Value, kw_only=True, frozen=True):
-    """The model's own inference script (method A2): exactly one of the two."""
+    """The model's own inference script (method A2): exactly one of the three."""
 
     config_map_key_ref: Annotated[ConfigMapKey | None, doc("The script is this entry of a ConfigMap.")] = None
     module: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")] | None,
         doc("The script is this Python module of the runtime image, for example my_models.ranker."),
+    ] = None
+    file: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^(\w[-\w.]*/)*\w[-\w.]*\.py$")] | None,
+        doc("The script is this file of the folder that `uri` names, for example model.py."),
     ] = None
 
 
@@ -232,6 +236,10 @@ class Emulated(Value, kw_only=True, frozen=True):
     ] = False
 
 
+URI_PATTERN = r"^([^p].*|p[^v].*|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/([^/].*)?)?)$"
+"""The name of a claim; what an address must have besides a rule says."""
+
+
 class Artifact(Value, kw_only=True, frozen=True):
     """The weights of a model for one kind of accelerator (method A2)."""
 
@@ -241,24 +249,31 @@ class Artifact(Value, kw_only=True, frozen=True):
     ] = "cpu"
     format: Annotated[
         Format,
-        doc("What the file is. python: `script` builds the model; emulated: no file, see `emulated`."),
+        doc(
+            "What the model is. python: `script` builds it; emulated: no file, see `emulated`. In a folder it is "
+            "model.onnx, model.pt2 (torch-export), model.pt (torchscript), model.safetensors or its index, else the "
+            "only file with that suffix; a python model gets the folder itself."
+        ),
     ]
     uri: Annotated[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None,
+        Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=URI_PATTERN)] | None,
         doc(
-            "Where the file is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs:// (fetched before the pod "
-            "starts) or oci://. file:// works only with `batchwright-worker serve`. Not with format emulated."
+            "Where the model is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs:// (fetched before the pod "
+            "starts) or oci://. file:// works only with `batchwright-worker serve`. What ends in / is a folder and is "
+            "fetched whole (over https:// it has an index, SHA256SUMS); with any other come the files that it names: "
+            "external data of ONNX, the shards of a safetensors index. Not with format emulated."
         ),
     ] = None
     sha256: Annotated[
         Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")] | None,
         doc(
-            "SHA-256 of the file in lower-case hexadecimal digits; a file that differs is refused. Unset: not checked."
+            "SHA-256 in lower-case hexadecimal digits, as `batchwright-worker digest PATH` prints it: of the file, or "
+            "over all files of a folder or of a model that names others. What differs is refused. Unset: not checked."
         ),
     ] = None
     max_bytes: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=1 << 50)],
-        doc("A fetched file may be this large at most; also the size of the volume it is fetched to."),
+        doc("All files that are fetched may be this large together; also the size of the volume for them."),
     ] = 10 << 30
     secret_ref: Annotated[
         LocalObjectReference | None,
@@ -288,7 +303,7 @@ class Model(Value, kw_only=True, frozen=True):
         doc(
             "One per kind of accelerator that may run the model.",
             min_length=1,
-            max_length=16,
+            max_length=10,
             extra_json_schema=keyed("accelerator"),
         ),
     ]

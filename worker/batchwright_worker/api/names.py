@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 GROUP: Final = "batchwright.dev"
 VERSION: Final = "v1alpha1"
@@ -89,6 +89,8 @@ ENV_CPU_MILLIS: Final = "BATCHWRIGHT_CPU_MILLIS"
 ENV_MEMORY_BUDGET: Final = "BATCHWRIGHT_MEMORY_BUDGET_BYTES"
 ENV_REQUEST_MEMORY: Final = "BATCHWRIGHT_REQUEST_MEMORY_BYTES"
 """Of the sidecar: what requests may hold of its memory; unset: a share of its limit."""
+ENV_WAS_READY: Final = "BATCHWRIGHT_WAS_READY_FILE"
+"""Of the sidecar: the file that says that this pod has been ready; unset: only this process knows."""
 ENV_DISPATCH_LOG: Final = "BATCHWRIGHT_DISPATCH_LOG"
 """Of the sidecar: the file of the dispatch log; unset: none is written."""
 ENV_EMULATED_DEVICE: Final = "BATCHWRIGHT_EMULATED_DEVICE"
@@ -137,18 +139,19 @@ def claim_of(uri: str) -> str | None:
 
 
 def weights_path(uri: str) -> str:
-    """Where the artifact of this URI lies in a runtime container.
+    """Where the artifact of this URI, a file or a folder, lies in a runtime container.
 
     `pvc://claim/a/b.onnx` -> WEIGHTS_DIR/pvc/claim/a/b.onnx (the claim is mounted read-only there);
-    `file:///x` -> /x (local mode); anything else is fetched to WEIGHTS_DIR/fetched/DIGEST/BASENAME.
+    `file:///x%20y` -> /x y (local mode); anything else is fetched to WEIGHTS_DIR/fetched/DIGEST/BASENAME.
     """
     parts = urlsplit(uri)
     if parts.scheme == "pvc":
         return f"{WEIGHTS_DIR}/pvc/{parts.netloc}/{parts.path.lstrip('/')}"
     if parts.scheme == "file":
-        return parts.path
+        return unquote(parts.path)
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return f"{WEIGHTS_DIR}/fetched/{digest}/{parts.path.rstrip('/').rsplit('/', 1)[-1] or 'artifact'}"
+    base = parts.path.rstrip("/").rsplit("/", 1)[-1]
+    return f"{WEIGHTS_DIR}/fetched/{digest}/{'artifact' if base in ('', '.', '..') else base}"
 
 
 def data_path(uri: str) -> str:

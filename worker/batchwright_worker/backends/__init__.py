@@ -4,8 +4,13 @@ loaded: a library costs seconds and hundreds of megabytes."""
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+
+import msgspec
 
 from batchwright_worker.api.formats import FORMATS
+from batchwright_worker.artifacts.entry import entry_of
+from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.backends.base import Host, LoadedModel, LoadError
 from batchwright_worker.ipc.messages import ModelSource
 
@@ -16,5 +21,14 @@ def load(source: ModelSource, host: Host) -> LoadedModel:
     if known is None:
         raise LoadError(f"format {source.format!r} is unknown; one of {', '.join(FORMATS)}")
     loader = importlib.import_module(f"{__name__}.{known.loader}")
-    model: LoadedModel = loader.load(source, host)
+    model: LoadedModel = loader.load(with_entry(source), host)
     return model
+
+
+def with_entry(source: ModelSource) -> ModelSource:
+    """With the path of the model's file where the artifact is a folder. Raises LoadError."""
+    try:
+        entry = entry_of(source.format, Path(source.path)) if source.path else None
+    except ArtifactError as error:
+        raise LoadError(f"model {source.name!r}: {error}") from error
+    return source if entry is None else msgspec.structs.replace(source, path=str(entry))

@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from msgspec.structs import replace
 
+from batchwright_worker.artifacts.companions import companions, weight_map
+from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError
 from batchwright_worker.backends.scripts import attribute, script
 from batchwright_worker.backends.torch_device import CudaDevice, DeviceModel
@@ -128,14 +130,33 @@ def _on(
 
 def module_of(source: ModelSource) -> torch.nn.Module:
     """The script's `Model` with the weights of a safetensors file, on the CPU. Raises LoadError."""
-    from safetensors.torch import load_file
-
     _need_signature(source)
     module = attribute(script(source), "Model", source)()
     if not isinstance(module, torch.nn.Module):
         raise LoadError(f"script {source.script!r}: Model must be a torch.nn.Module for format safetensors")
-    module.load_state_dict(load_file(source.path))
+    module.load_state_dict(_weights(Path(source.path)))
     return module.eval()
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    """Of a safetensors file, or of all that an index names. Raises LoadError."""
+    from safetensors.torch import load_file
+
+    found: dict[str, torch.Tensor] = {}
+    if path.suffix != ".json":
+        found |= load_file(path)
+        return found
+    try:
+        wanted, shards = weight_map(path), companions("safetensors", path)
+    except ArtifactError as error:
+        raise LoadError(str(error)) from error
+    for shard in shards:
+        if not (path.parent / shard).is_file():
+            raise LoadError(f"{path} names {shard}, which is not beside it")
+        found |= load_file(path.parent / shard)
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise LoadError(f"{path} names the tensor {missing[0]!r}, which {wanted[missing[0]]} does not have")
+    return found
 
 
 _LOADERS: Final = {

@@ -1,9 +1,8 @@
-"""One file, from its source to its place: whole, of the right digest, within its limits, or not there at all."""
+"""One file, from its source to the staging folder: whole, of the right digest, within its limits, or not there."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,47 +10,66 @@ from pathlib import Path
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from batchwright_worker.artifacts.digest import file_sha256
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
-from batchwright_worker.fetch.source import ArtifactSource
+from batchwright_worker.fetch.source import FileSource, RemoteFile
+from batchwright_worker.fetch.staging import Allowance, Staging
 
 ATTEMPTS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What to fetch and where to; `sha256` empty: any digest."""
+class Transfers:
+    """What all files of one artifact share."""
 
-    uri: str
-    target: Path
-    max_bytes: int
-    sha256: str = ""
+    staging: Staging
+    allowance: Allowance
+    say: Callable[[str], None]
+    base_wait_s: float = 1.0
 
 
-async def download(
-    wanted: Wanted, source: ArtifactSource, say: Callable[[str], None], *, base_wait_s: float = 1.0
-) -> int:
-    """Fetches the file and returns its size; a file that is there already is kept if its digest is right.
+async def download(file: RemoteFile, source: FileSource, transfers: Transfers) -> Path:
+    """Fetches the file and returns where it is; one that an earlier process has fetched is kept if it is the same.
 
-    Interrupted transfers are resumed after a growing wait, `ATTEMPTS` times in all. The file appears under its name by
-    one rename. Raises FetchRefused, or Interrupted after the last attempt.
+    Interrupted transfers are resumed after a growing wait, `ATTEMPTS` times in all, and those of an earlier process if
+    the source tells versions apart. Raises FetchRefused, or Interrupted after the last attempt.
     """
-    if wanted.target.exists() and (not wanted.sha256 or _digest(wanted.target) == wanted.sha256):
-        return wanted.target.stat().st_size
-    part = wanted.target.with_name(f".{wanted.target.name}.part")
-    _prepare(part)
-    retrying = AsyncRetrying(
+    staging, whole = transfers.staging, transfers.staging.whole(file.name)
+    if _is_kept(file, staging, whole):
+        transfers.allowance.check(file.name, whole.stat().st_size)
+        return whole
+    part = staging.part(file.name)
+    if not staging.version(file.name):
+        staging.begin(file.name)
+    async for attempt in attempts(transfers):
+        with attempt:
+            await _transfer(file, source, part, transfers)
+    _check_digest(file, part)
+    part.replace(whole)
+    return whole
+
+
+def attempts(transfers: Transfers) -> AsyncRetrying:
+    """`async for attempt in ..: with attempt: ..` repeats what is Interrupted."""
+    return AsyncRetrying(
         retry=retry_if_exception_type(Interrupted),
         stop=stop_after_attempt(ATTEMPTS),
-        wait=_Wait(base_wait_s),
-        before_sleep=lambda state: say(f"attempt {state.attempt_number} of {ATTEMPTS}: {_failure(state)}"),
+        wait=_Wait(transfers.base_wait_s),
+        before_sleep=lambda state: transfers.say(f"attempt {state.attempt_number} of {ATTEMPTS}: {_failure(state)}"),
         reraise=True,
     )
-    async for attempt in retrying:
-        with attempt:
-            await _transfer(wanted, source, part)
-    _check_digest(wanted, part)
-    part.replace(wanted.target)
-    return wanted.target.stat().st_size
+
+
+def _is_kept(file: RemoteFile, staging: Staging, whole: Path) -> bool:
+    if not whole.is_file():
+        return False
+    if file.sha256:
+        same = file_sha256(whole) == file.sha256
+    else:
+        same = bool(file.version) and staging.version(file.name) == file.version
+    if not same:
+        staging.begin(file.name)
+    return same
 
 
 class _Wait(wait_random_exponential):
@@ -70,68 +88,43 @@ def _failure(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _prepare(part: Path) -> None:
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # of an earlier process, which did not say of which version it is
-    except OSError as error:
-        raise FetchRefused(
-            f"{part.parent}: {error.strerror}: the volume for fetched artifacts is not writable"
-        ) from error
-
-
-async def _transfer(wanted: Wanted, source: ArtifactSource, part: Path) -> None:
-    """Brings `part` to its full length, from where it ends now if the source can do that."""
-    async with source.open(_size_of(part)) as opened:
-        _check_size(wanted, opened.total_bytes or 0)
-        with part.open("r+b" if opened.offset else "wb") as file:
-            file.seek(opened.offset)
+async def _transfer(file: RemoteFile, source: FileSource, part: Path, transfers: Transfers) -> None:
+    """Brings `part` to its full length, from where it ends now if it is of the version that the source has."""
+    staging = transfers.staging
+    async with source.open(_size_of(part), staging.version(file.name)) as opened:
+        transfers.allowance.check(file.name, max(opened.total_bytes or 0, opened.offset))
+        if not opened.offset:
+            staging.begin(file.name, opened.version)
+        with part.open("r+b" if opened.offset else "wb") as written:
+            written.seek(opened.offset)
             async for chunk in opened.chunks:
-                _check_size(wanted, file.tell() + len(chunk))
-                _write(file.write, chunk, wanted)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
+                transfers.allowance.check(file.name, max(opened.total_bytes or 0, written.tell() + len(chunk)))
+                _write(written.write, chunk, file.uri)
+            written.truncate()
+            written.flush()
+            os.fsync(written.fileno())
+            size = written.tell()
     if opened.total_bytes is not None and size != opened.total_bytes:
-        raise Interrupted(f"{wanted.uri}: ended after {size} of {opened.total_bytes} bytes")
+        raise Interrupted(f"{file.uri}: ended after {size} of {opened.total_bytes} bytes")
 
 
 def _size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _write(write: Callable[[bytes], int], chunk: bytes, wanted: Wanted) -> None:
+def _write(write: Callable[[bytes], int], chunk: bytes, uri: str) -> None:
     try:
         write(chunk)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FetchRefused(
-                f"{wanted.uri}: no space left for it; raise artifacts[].maxBytes or free the node's disk"
+                f"{uri}: no space left for it; raise artifacts[].maxBytes or free the node's disk"
             ) from error
         raise
 
 
-def _check_size(wanted: Wanted, size: int) -> None:
-    if size > wanted.max_bytes:
-        raise FetchRefused(
-            f"{wanted.uri}: larger than artifacts[].maxBytes, {wanted.max_bytes} bytes (at least {size}); raise it if "
-            "the file is the right one"
-        )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_digest(wanted: Wanted, part: Path) -> None:
-    if not wanted.sha256:
-        return
-    found = _digest(part)
-    if found != wanted.sha256:
+def _check_digest(file: RemoteFile, part: Path) -> None:
+    """Against what the folder's index says; the artifact's own digest is checked when all files are there."""
+    if file.sha256 and (found := file_sha256(part)) != file.sha256:
         part.unlink()
-        raise FetchRefused(
-            f"{wanted.uri}: its SHA-256 is {found}, artifacts[].sha256 says {wanted.sha256}; the file has changed, or "
-            "the digest is of another one"
-        )
+        raise FetchRefused(f"{file.uri}: its SHA-256 is {found}, the folder's SHA256SUMS says {file.sha256}")

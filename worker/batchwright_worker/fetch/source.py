@@ -12,15 +12,39 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSource:
-    """An open transfer: it starts at `offset` (0 if the source could not resume), `total_bytes` is the file's size."""
+    """An open transfer: it starts at `offset` (0 if the source could not resume), `total_bytes` is the file's size,
+    `version` what the source tells this content from another by; empty where it cannot."""
 
     offset: int
     total_bytes: int | None
+    version: str
     chunks: AsyncIterator[bytes]
 
 
-class ArtifactSource(Protocol):
+class FileSource(Protocol):
     """One remote file."""
 
-    def open(self, offset: int) -> AbstractAsyncContextManager[OpenedSource]:
-        """A transfer from `offset` on. Raises FetchRefused or Interrupted, also while chunks are read."""
+    def open(self, offset: int = 0, version: str = "") -> AbstractAsyncContextManager[OpenedSource]:
+        """A transfer from `offset` on if the file is still of this version, else from its beginning. Raises
+        FetchRefused or Interrupted, also while chunks are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """One file of an artifact; `name` is relative to the artifact's folder. What is not known is None or empty."""
+
+    name: str
+    uri: str
+    total_bytes: int | None = None
+    version: str = ""
+    sha256: str = ""
+
+
+class Store(Protocol):
+    """Where an artifact's files are: opens each, and lists a folder."""
+
+    def source(self, uri: str) -> FileSource:
+        """Of one file."""
+
+    async def files(self, folder_uri: str) -> list[RemoteFile]:
+        """What is below the folder, by checked names. Raises FetchRefused or Interrupted."""

@@ -1,4 +1,4 @@
-"""Where bytes come from: a source gives them from any offset on, so that a download can be resumed."""
+"""Where bytes come from, by the scheme of a URI."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from urllib.parse import urlsplit
 
 from batchwright_worker.api.names import SECRETS_DIR
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.source import ArtifactSource
+from batchwright_worker.fetch.source import Store
 
 
-def source_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> ArtifactSource:
-    """The source of a URI; the policy has been asked about the URI itself."""
-    if urlsplit(uri).scheme in ("http", "https"):
-        from batchwright_worker.fetch.web import WebSource
+def store_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> Store:
+    """The store of a URI's scheme; the policy has been asked about the URI itself."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        from batchwright_worker.fetch.web import WebStore
 
-        return WebSource(uri, policy, authorization=secret.get("authorization", ""))
-    from batchwright_worker.fetch.objectstore import ObjectSource
+        return WebStore(policy, authorization=secret.get("authorization", ""))
+    from batchwright_worker.fetch.objectstore import ObjectStore
 
-    return ObjectSource(uri, policy, secret)
+    return ObjectStore(scheme, policy, secret)
 
 
 def read_secret(name: str | None, folder: Path = Path(SECRETS_DIR)) -> dict[str, str]:

@@ -12,12 +12,16 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from batchwright_worker.artifacts.digest import parsed_lines
+from batchwright_worker.artifacts.names import SUMS, ArtifactError
+from batchwright_worker.fetch.addresses import within
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy
-from batchwright_worker.fetch.source import CHUNK_BYTES, OpenedSource
+from batchwright_worker.fetch.source import CHUNK_BYTES, OpenedSource, RemoteFile
 
 REDIRECTS = 5
 TIMEOUT = aiohttp.ClientTimeout(total=None, connect=20, sock_connect=20, sock_read=60)
+_LARGEST_INDEX = 8 << 20
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -40,6 +44,39 @@ class CheckedResolver(AbstractResolver):
         await self._inner.close()
 
 
+class WebStore:
+    """Files behind URLs; a folder has an index, `SHA256SUMS`, because HTTP has no listing."""
+
+    def __init__(self, policy: FetchPolicy, *, authorization: str = "") -> None:
+        self._policy = policy
+        self._authorization = authorization
+
+    def source(self, uri: str) -> WebSource:
+        """See Store."""
+        return WebSource(uri, self._policy, authorization=self._authorization)
+
+    async def files(self, folder_uri: str) -> list[RemoteFile]:
+        """See Store; each file with the digest that the index gives it."""
+        url = within(folder_uri, SUMS)
+        try:
+            sums = parsed_lines((await self._read(url)).decode())
+        except (FetchRefused, ArtifactError, UnicodeDecodeError) as error:
+            raise FetchRefused(
+                f"{folder_uri}: a folder over https:// needs the index {SUMS} in it, as "
+                f"`batchwright-worker digest --list FOLDER` prints it ({error})"
+            ) from error
+        return [RemoteFile(name=name, uri=within(folder_uri, name), sha256=sha256) for name, sha256 in sums.items()]
+
+    async def _read(self, url: str) -> bytes:
+        text = bytearray()
+        async with self.source(url).open() as opened:
+            async for chunk in opened.chunks:
+                text += chunk
+                if len(text) > _LARGEST_INDEX:
+                    raise FetchRefused(f"{url}: larger than {_LARGEST_INDEX} bytes: no index of an artifact")
+        return bytes(text)
+
+
 class WebSource:
     """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts again."""
 
@@ -47,26 +84,27 @@ class WebSource:
         self._url = url
         self._policy = policy
         self._authorization = authorization
-        self._version = ""
 
     @asynccontextmanager
-    async def open(self, offset: int) -> AsyncIterator[OpenedSource]:
-        """See Source."""
+    async def open(self, offset: int = 0, version: str = "") -> AsyncIterator[OpenedSource]:
+        """See FileSource."""
         connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy))
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
             try:
-                async with self._get(session, offset if self._version else 0) as response:
-                    yield self._opened(response)
+                async with self._get(session, offset if version else 0, version) as response:
+                    yield _opened(response)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _error_of(self._url, error) from error
 
     @asynccontextmanager
-    async def _get(self, session: aiohttp.ClientSession, offset: int) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _get(
+        self, session: aiohttp.ClientSession, offset: int, version: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer at the end of the redirects; credentials stay with the first host."""
         url = self._url
         for _ in range(REDIRECTS + 1):
             self._check(url)
-            async with session.get(url, headers=self._headers(url, offset), allow_redirects=False) as response:
+            async with session.get(url, headers=self._headers(url, offset, version), allow_redirects=False) as response:
                 if response.status not in (301, 302, 303, 307, 308):
                     _check_status(url, response)
                     yield response
@@ -82,21 +120,26 @@ class WebSource:
             return
         self._policy.check_address(host, host)  # an address in the URL is never resolved
 
-    def _headers(self, url: str, offset: int) -> dict[str, str]:
+    def _headers(self, url: str, offset: int, version: str) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}
         first, now = urlsplit(self._url), urlsplit(url)
         if self._authorization and (now.scheme, now.netloc) == (first.scheme, first.netloc):
             headers["Authorization"] = self._authorization
         if offset:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": self._version}
+            headers |= {"Range": f"bytes={offset}-", "If-Range": version}
         return headers
 
-    def _opened(self, response: aiohttp.ClientResponse) -> OpenedSource:
-        tag = response.headers.get("ETag", "")
-        self._version = "" if tag.startswith("W/") else tag or response.headers.get("Last-Modified", "")
-        length, offset = response.content_length, _range_start(response)
-        total = None if length is None else offset + length
-        return OpenedSource(offset=offset, total_bytes=total, chunks=response.content.iter_chunked(CHUNK_BYTES))
+
+def _opened(response: aiohttp.ClientResponse) -> OpenedSource:
+    tag = response.headers.get("ETag", "")
+    version = "" if tag.startswith("W/") else tag or response.headers.get("Last-Modified", "")
+    length, offset = response.content_length, _range_start(response)
+    return OpenedSource(
+        offset=offset,
+        total_bytes=None if length is None else offset + length,
+        version=version,
+        chunks=response.content.iter_chunked(CHUNK_BYTES),
+    )
 
 
 def _range_start(response: aiohttp.ClientResponse) -> int:

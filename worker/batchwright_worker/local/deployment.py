@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, weights_path
@@ -133,7 +133,7 @@ def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path]) -> s
     uri = artifact["uri"]
     parts = urlsplit(uri)
     if parts.scheme == "file":
-        path = Path(parts.path)
+        path = Path(unquote(parts.path))
     elif parts.scheme == "pvc":
         if parts.netloc not in volumes:
             raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.netloc}=FOLDER")
@@ -142,24 +142,46 @@ def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path]) -> s
         return _fetched(artifact, where)
     if not path.exists():
         raise ManifestError(f"{where}: {uri}: there is no file {path}: put it there or correct the address")
+    _check_digest(artifact, path, f"{where}: {uri}")
     return path.resolve().as_uri()
+
+
+def _check_digest(artifact: Document, path: Path, where: str) -> None:
+    """Of what is here already, as a pod's init container checks what is mounted. Raises ManifestError."""
+    if not artifact.get("sha256"):
+        return
+    from batchwright_worker.artifacts.digest import digest_of
+    from batchwright_worker.artifacts.names import ArtifactError
+
+    try:
+        found = digest_of(path, artifact["format"])
+    except (ArtifactError, OSError) as error:
+        raise ManifestError(f"{where}: its digest cannot be told: {error}") from error
+    if found != artifact["sha256"]:
+        raise ManifestError(f"{where}: its digest is {found}, sha256 says {artifact['sha256']}: correct either")
 
 
 def _fetched(artifact: Document, where: str) -> str:
     """Downloads with the same checks as a pod's init container, into the user's cache; kept there for the next time."""
-    from batchwright_worker.fetch.download import Wanted, download
+    from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
     from batchwright_worker.fetch.errors import FetchError
     from batchwright_worker.fetch.policy import policy_of
-    from batchwright_worker.fetch.sources import source_of
+    from batchwright_worker.fetch.sources import store_of
 
     uri = artifact["uri"]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchwright"
     target = cache / Path(weights_path(uri)).relative_to(WEIGHTS_DIR)
-    wanted = Wanted(uri=uri, target=target, max_bytes=artifact["maxBytes"], sha256=artifact.get("sha256", ""))
+    wanted = WantedArtifact(
+        uri=uri,
+        format=artifact["format"],
+        target=target,
+        max_bytes=artifact["maxBytes"],
+        sha256=artifact.get("sha256", ""),
+    )
     policy = policy_of(os.environ)
     try:
         policy.check_uri(uri)
-        asyncio.run(download(wanted, source_of(uri, policy, {}), print))
+        asyncio.run(fetch_artifact(wanted, store_of(uri, policy, {}), print))
     except FetchError as error:
         raise ManifestError(f"{where}: {error}; or download it yourself and map it with file:// or --volume") from error
     return target.as_uri()

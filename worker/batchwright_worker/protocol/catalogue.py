@@ -21,6 +21,7 @@ from batchwright_worker.inference.runtime import TensorSpec
 VERSION: Final = "1"
 """Every model has this one version."""
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+_SHOWN_NAMES: Final = 8
 _NEVER: Final = Tally()
 """There is no response cache here; Triton's clients expect its fields."""
 
@@ -39,7 +40,7 @@ class Catalogue:
         """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
         before the engine has started."""
         if name not in self.models:
-            raise UnknownModel(f"there is no model {name!r} here; there are: {', '.join(sorted(self.models))}")
+            raise UnknownModel(f"there is no model {name!r} here; there are: {_few(sorted(self.models))}")
         if version not in ("", VERSION):
             raise UnknownModel(f"model {name!r} has no version {version!r}; its only version is {VERSION!r}")
         if name not in self.engine.publisher.views:
@@ -112,6 +113,12 @@ class Catalogue:
         artifacts = self.models[name].artifacts
         artifact = next((each for each in artifacts if each.accelerator == self.kind), artifacts[0])
         return FORMATS[artifact.format]
+
+
+def _few(names: list[str]) -> str:
+    """There may be hundreds; POST /v2/repository/index lists them."""
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
 
 
 def _tensor(spec: TensorSpec) -> Body:

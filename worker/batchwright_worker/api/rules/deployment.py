@@ -42,7 +42,7 @@ RULES: Final = (
     Rule(
         on=ModelDeploymentSpec,
         names="models",
-        cel="self.models.all(m, self.models.exists_one(n, n.name == m.name))",
+        cel="",
         holds=lambda spec: distinct([model.name for model in spec.models]),
         wrong="two models have one name",
         remedy="give each a name of its own; requests name it (/v2/models/NAME/infer)",
@@ -50,7 +50,7 @@ RULES: Final = (
     Rule(
         on=ModelDeploymentSpec,
         at="runtimes",
-        cel="self.all(r, self.exists_one(s, s.accelerator == r.accelerator))",
+        cel="",
         holds=lambda runtimes: distinct([runtime.accelerator for runtime in runtimes]),
         wrong="two runtimes for one kind of accelerator",
         remedy="keep one per accelerator",

@@ -20,6 +20,8 @@ class Rule:
 
     on: type[msgspec.Struct]
     cel: str
+    """Empty: the API server refuses it by the schema (the keys of a list of maps are unique), which costs nothing
+    there; an expression that compares every element with every other costs most of what a CRD may."""
     holds: Callable[[Any], bool]
     wrong: str
     remedy: str

@@ -109,7 +109,7 @@ def open_onnx(source: ModelSource, host: Host, folder_of: Callable[[str], Path],
     if index is None:
         try:
             index = prepare(path, folder, source.name, digest, limit_bytes)
-        except NotDivisible:
+        except (NotDivisible, LoadError):
             raise
         except Exception as error:
             raise LoadError(f"{path} cannot be cut into units: {error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from batchwright_worker.api.formats import DIVISIBLE
+from batchwright_worker.backends import with_entry
 from batchwright_worker.backends.base import Host
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.units import Network, NotDivisible
@@ -18,6 +19,7 @@ def open_network(source: ModelSource, host: Host, cache: Path, limit_bytes: int)
 
     Raises NotDivisible (this model cannot run unit by unit), LoadError (it cannot be loaded at all).
     """
+    source = with_entry(source)
     folder_of: Callable[[str], Path] = lambda digest: cache / digest  # noqa: E731
     if source.format == "onnx":
         from batchwright_worker.layerwise.networks.onnx import open_onnx

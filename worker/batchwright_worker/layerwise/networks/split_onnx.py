@@ -20,6 +20,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, external_data_helper, numpy_helper
 
+from batchwright_worker.artifacts.companions import companions
+from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.backends.base import LoadError
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.layerwise.networks.cuts import Operation, Span, cut
@@ -109,14 +111,11 @@ def read_models(folder: Path) -> UnitModels:
 
 
 def external_files(path: Path) -> list[Path]:
-    """The files next to a model that contain its weights. Raises LoadError if the model cannot be read."""
+    """The files next to a model that contain its weights. Raises LoadError if one is not there."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:
-        raise LoadError(f"{path} is no usable ONNX model: {error}") from error
-    tensors = [tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
-    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    found = [path.parent / name for name in sorted(names)]
+        found = [path.parent / name for name in companions("onnx", path)]
+    except ArtifactError as error:
+        raise LoadError(str(error)) from error
     for file in found:
         if not file.is_file():
             raise LoadError(f"{path} keeps weights in {file.name}, which is not next to it")
@@ -133,7 +132,10 @@ def _optimize(path: Path, folder: Path) -> None:
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", str(SMALL_BYTES)
     )
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise LoadError(f"{path} is no usable ONNX model: {error}") from error
 
 
 def _read(folder: Path) -> _Graph:

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from batchwright_worker.artifacts.companions import companions
+from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.backends.base import Host, LoadError, check_outputs, pieces
 from batchwright_worker.backends.torch import held_to_weights, module_of, program_signature
 from batchwright_worker.backends.torch_values import array_of, tensor_of
@@ -111,7 +113,8 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
     if not path.is_file():
         raise LoadError(f"there is no file at {path}; check the artifact's uri")
     script = file_digest(Path(source.script)) if source.script.endswith(".py") else source.script
-    digest = file_digest(path, source.format, script, torch.__version__, str(limit_bytes))
+    shards = [file_digest(path.parent / name) for name in _shards(source)]
+    digest = file_digest(path, source.format, script, *shards, torch.__version__, str(limit_bytes))
     folder = folder_of(digest)
     index = read_index(folder)
     with warnings.catch_warnings(), held_to_weights():
@@ -121,6 +124,13 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
         program = torch.export.load(folder / PROGRAM_FILE)
     device = torch.device(accelerator_of(host.kind).torch_device)
     return TorchUnits(program, source, index, folder, limit_bytes, device)
+
+
+def _shards(source: ModelSource) -> list[str]:
+    try:
+        return companions(source.format, Path(source.path))
+    except ArtifactError as error:
+        raise LoadError(str(error)) from error
 
 
 def _program(source: ModelSource) -> Any:

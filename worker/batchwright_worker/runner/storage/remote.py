@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from batchwright_worker.fetch.errors import FetchRefused
-from batchwright_worker.fetch.objectstore import ObjectSource
+from batchwright_worker.fetch.objectstore import ObjectStore
 from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret
 from batchwright_worker.runner.errors import StepFailed
@@ -25,7 +25,7 @@ def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, st
             headers = {"Authorization": secret["authorization"]} if secret.get("authorization") else {}
             fs = fsspec.filesystem(scheme, skip_instance_cache=True, get_client=_client(policy, headers))
         else:
-            options = ObjectSource(uri, policy, secret).options(scheme)
+            options = ObjectStore(scheme, policy, secret).options()
             fs = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
     except FetchRefused as error:
         raise StepFailed("InvalidUri", str(error)) from error

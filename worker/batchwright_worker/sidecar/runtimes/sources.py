@@ -41,6 +41,8 @@ def _script(artifact: Artifact, paths: Paths) -> str:
         return ""
     if script.config_map_key_ref is not None:
         return str(paths.scripts / script.config_map_key_ref.name / script.config_map_key_ref.key)
+    if script.file is not None:
+        return f"{weights_path(artifact.uri or '').rstrip('/')}/{script.file}"
     return script.module or ""
 
 

@@ -117,6 +117,7 @@ def test_the_first_visit_sets_every_condition_and_the_generation() -> None:
         "Ready",
         "Reconciling",
         "Stalled",
+        "ModelsReady",
         "LatencyTargetMet",
     ]
     assert world.status["observedGeneration"] == 1
@@ -467,6 +468,7 @@ def test_models_are_pooled_over_replicas() -> None:
     latencies = found.pop("latencyMilliseconds")
     assert found == {
         "name": "recognizer",
+        "readyReplicas": 3,
         "batchSize": 8,
         "batchSizeMin": 8,
         "batchSizeMax": 16,
@@ -689,3 +691,61 @@ def test_whatever_the_user_does_the_plan_settles_and_leaves_nothing(history: lis
 
 def names(api: TinyApi) -> list[tuple[str, str]]:
     return sorted((plural, name) for plural, _, name in api.objects if plural not in ("pods",))
+
+
+def two_models(readiness: str) -> tuple[World, Raw]:
+    """A replica that is ready, of two models of which one cannot be loaded."""
+    world = World(deployment(models=[model("good"), model("broken")], readiness=readiness))
+    world.settle()
+    world.api.roll_out()
+    [pod] = world.api.pods()
+    failed = model_state("broken", state="Failed", message="not an ONNX file")
+    world.hear(world.api.start(world.api.place(pod, "n")), state(model_state("good"), failed))
+    world.api.roll_out()
+    world.settle()
+    return world, pod
+
+
+@pytest.mark.parametrize(("readiness", "verdict"), [("Any", "Current"), ("All", "Failed")])
+def test_a_broken_model_beside_a_good_one(readiness: str, verdict: str) -> None:
+    world, _ = two_models(readiness)
+    assert kstatus(world.raw) == verdict
+    found = find(world.status["conditions"], "ModelsReady")
+    assert (found["status"], found["reason"]) == ("False", "ModelLoadFailed")
+    assert found["message"] == "broken: not an ONNX file"
+    good, broken = world.status["models"]
+    assert (good["readyReplicas"], "message" in good) == (1, False)
+    assert (broken["readyReplicas"], broken["message"]) == (0, "not an ONNX file")
+
+
+def test_every_model_is_ready_once_the_artifact_is_mended() -> None:
+    world, pod = two_models("Any")
+    world.hear(pod, state(model_state("good"), model_state("broken")))
+    world.settle()
+    assert conditions(world)["ModelsReady"] == "True"
+    assert [each["readyReplicas"] for each in world.status["models"]] == [1, 1]
+
+
+def test_a_text_about_many_models_names_a_few() -> None:
+    names = [f"m{number}" for number in range(100)]
+    world = World(deployment(models=[model(name) for name in names]))
+    world.settle()
+    world.api.roll_out()
+    [pod] = world.api.pods()
+    failed = [model_state(name, state="Failed", message="x" * 2000) for name in names]
+    world.hear(world.api.start(world.api.place(pod, "n"), ready=False), state(*failed, ready=False))
+    world.settle()
+    found = find(world.status["conditions"], "ModelsReady")
+    assert "and 95 more" in found["message"] or len(found["message"]) <= 1024
+    assert world.status["summary"]["batch"] == "4"
+
+
+def test_single_replicas_models_are_left_out_where_they_are_too_many() -> None:
+    names = [f"m{number}" for number in range(400)]
+    world = World(deployment(models=[model(name) for name in names], replicas=3))
+    world.serve()
+    for pod in world.api.pods():
+        world.hear(pod, state(*(model_state(name) for name in names)))
+    world.settle()
+    assert ["models" in each for each in world.status["replicaStatuses"]] == [False] * 3
+    assert [each["readyReplicas"] for each in world.status["models"]] == [3] * 400

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from batchwright_worker.api.messages import ModelState, SidecarState
 from batchwright_worker.local.deployment import local_deployment
-from batchwright_worker.local.serve import command
+from batchwright_worker.local.serve import News, command
 from tests.protocol.serving import echo_model, emulated_model, linear_onnx, manifest
 
 EMULATED = emulated_model("m", fixed_ms=1)
@@ -81,3 +82,17 @@ def test_claims_become_folders_and_kinds_are_chosen(tmp_path: Path) -> None:
     assert found.kind == "cpu"
     assert found.document["spec"]["models"][0]["artifacts"][0]["uri"] == (tmp_path / "m.onnx").as_uri()
     assert local_deployment(documents(model), "d", "batchwright.dev/emulated", {}).kind == "batchwright.dev/emulated"
+
+
+def test_what_is_missing_is_told_once() -> None:
+    def said(*models: tuple[str, str, str], message: str = "") -> list[str]:
+        states = [ModelState(name=name, state=state, message=text, batch_size=1) for name, state, text in models]
+        return news.of(SidecarState(revision=1, time=0.0, ready=False, message=message, models=states))
+
+    news = News()
+    assert said(message="no runtime is up") == ["no runtime is up"]
+    assert said(("a", "Loading", ""), ("b", "Loading", ""), message="a: Loading") == ["loading the models"]
+    assert said(("a", "Ready", ""), ("b", "Loading", ""), message="b: Loading") == []
+    assert said(("a", "Failed", "no file"), ("b", "Loading", "")) == ["a: no file"]
+    assert said(("a", "Failed", "no file"), ("b", "Failed", "broken")) == ["b: broken"]
+    assert said(("a", "Failed", "no space"), ("b", "Failed", "broken")) == ["a: no space"]

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.rollout import Rollout
-from batchwright_operator.kube.conditions import shorten
+from batchwright_operator.kube.conditions import few, shorten
 from batchwright_operator.pods.problems import Problem, worst
 
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
@@ -27,7 +27,7 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout) -> DeploymentPhase:
     wanted, present = facts.deployment.spec.replicas, facts.present
     ready = sum(each.ready for each in present)
     count = f"{ready} of {wanted} replica{'' if wanted == 1 else 's'} ready"
-    problem = _obstacle(facts) or _failure(rollout) or worst([each.problem for each in present if each.problem])
+    problem = _obstacle(facts) or _failure(rollout) or worst(_problems(facts))
     if problem is not None and problem.stalled:
         return DeploymentPhase(name="Stalled", reason=problem.reason, message=f"{count}; {problem.message}")
     # Counts alone would say Ready during a rollout: the old ReplicaSet's pods are ready, and there are enough of them.
@@ -41,6 +41,13 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout) -> DeploymentPhase:
     return DeploymentPhase(name="Ready", reason="Available", message=count)
 
 
+def _problems(facts: DeploymentFacts) -> list[Problem]:
+    """Of its pods. With readiness Any a pod that serves has none: which models it lacks the condition ModelsReady
+    says."""
+    counts = facts.deployment.spec.readiness == "All"
+    return [each.problem for each in facts.present if each.problem and (counts or not each.ready)]
+
+
 def _obstacle(facts: DeploymentFacts) -> Problem | None:
     """What makes the spec impossible as it stands."""
     if facts.rejection is not None:
@@ -48,12 +55,12 @@ def _obstacle(facts: DeploymentFacts) -> Problem | None:
     if not facts.kinds.plans:
         text = (
             "there is no accelerator that every model has an artifact and a runtime for: "
-            f"{'; '.join(facts.kinds.refusals)}; add artifacts, or split the models into several deployments"
+            f"{few(facts.kinds.refusals, '; ')}; add artifacts, or split the models into several deployments"
         )
         return Problem(reason="NoCommonAccelerator", message=text, stalled=True)
     if facts.missing_claims:
         text = (
-            f"PersistentVolumeClaim {', '.join(facts.missing_claims)} does not exist in namespace "
+            f"PersistentVolumeClaim {few(facts.missing_claims)} does not exist in namespace "
             f"{facts.deployment.namespace}; create it, or correct the pvc:// URI of the artifact"
         )
         return Problem(reason=CLAIM_NOT_FOUND, message=text, stalled=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from batchwright_operator.deployments.pod_template import SIDECAR
-from batchwright_operator.kube.conditions import holds, shorten
+from batchwright_operator.kube.conditions import few, holds, shorten
 from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
@@ -88,7 +88,8 @@ def config_of(pod_spec: Mapping[str, Any]) -> str:
 
 
 def _failed_models(state: SidecarState | None) -> list[str]:
-    return [f"{model.name}: {model.message}" for model in state.models if model.state == "Failed"] if state else []
+    failed = [model for model in state.models if model.state == "Failed"] if state else []
+    return [f"{model.name}: {shorten(model.message, 300)}" for model in failed]
 
 
 def _problem(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> Problem:
@@ -96,12 +97,12 @@ def _problem(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) ->
     if not (pod.get("spec") or {}).get("nodeName"):
         return _without_node(pod, timeouts)
     if failed := _failed_models(state):
-        text = f"pod {name}: {'; '.join(failed)}; correct the artifact, or give the runtime what it needs"
+        text = f"pod {name}: {few(failed, '; ')}; correct the artifact, or give the runtime what it needs"
         return Problem(reason="ModelLoadFailed", message=text, stalled=True, weight=5)
     if problem := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, timeouts.now):
         return problem
     if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
-        return Problem(reason="ModelLoading", message=f"pod {name} loads {', '.join(loading)}", weight=1)
+        return Problem(reason="ModelLoading", message=f"pod {name} loads {few(loading)}", weight=1)
     if state is not None and not state.ready and state.message:
         return Problem(reason="NotReady", message=f"pod {name}: {state.message}", weight=1)
     return Problem(reason="Progressing", message=f"pod {name} starts")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.tuning_status import most_frequent, tuning_status
-from batchwright_operator.kube.conditions import Condition, find, render, shorten, truth
+from batchwright_operator.kube.conditions import Condition, few, find, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339_milli, unix
 from batchwright_operator.status.percentiles import percentile_ms, pool
@@ -19,6 +19,12 @@ from batchwright_worker.api.names import COMPONENT_MODEL, HTTP_PORT, LABEL_COMPO
 REPLICA_LIMIT: Final = 50
 PLACEMENT_LIMIT: Final = 20
 NODE_NAMES_LIMIT: Final = 3
+BATCH_SIZES_LIMIT: Final = 8
+"""Of more models the column would fill the screen."""
+REPLICA_MODELS_LIMIT: Final = 1000
+"""About 90 bytes each, and twice that in managedFields; etcd takes 1.5 MiB of an object, with its spec."""
+MODEL_MESSAGE_LIMIT: Final = 300
+ModelStates = Mapping[str, Sequence[ModelState]]
 
 
 def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw:
@@ -28,8 +34,13 @@ def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw
     # A new leader begins with no state at all. Rendering what it has would first wipe the measured values and write
     # them again seconds later, once per object: so what is written stands until every running sidecar has reported.
     unreported = any(each.serves_state and each.state is None for each in present)
-    models = _kept_models(facts, old) if unreported else _models(facts, old)
-    wanted = [*_three(phase), _latency(facts, old, unreported=unreported)]
+    states = states_by_model(present)
+    models = _kept_models(facts, old) if unreported else _models(facts, states, old)
+    wanted = [
+        *_three(phase),
+        _models_ready(facts, states, old, unreported=unreported),
+        _latency(facts, states, old, unreported=unreported),
+    ]
     name, namespace = facts.deployment.name, facts.deployment.namespace
     return {
         "observedGeneration": facts.deployment.generation,
@@ -39,7 +50,7 @@ def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw
         "selector": f"{LABEL_DEPLOYMENT}={name},{LABEL_COMPONENT}={COMPONENT_MODEL}",
         "address": {"url": f"http://{name}.{namespace}.svc:{HTTP_PORT}"},
         "models": models,
-        "replicaStatuses": _replica_statuses(present, old),
+        "replicaStatuses": _replica_statuses(present, len(models), old),
         "placements": _placements(present, old),
         "summary": _summary(phase.reason, models, present),
     }
@@ -57,7 +68,32 @@ def _three(phase: DeploymentPhase) -> list[Condition]:
     ]
 
 
-def _latency(facts: DeploymentFacts, old: Raw, *, unreported: bool) -> Condition:
+def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unreported: bool) -> Condition:
+    """Can every model be called on every pod that says something of it?"""
+    kind = "ModelsReady"
+    written = find(old.get("conditions"), kind)
+    if unreported and written:
+        return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
+    named = [(model.name, states.get(model.name, ())) for model in facts.deployment.spec.models]
+    failed = [f"{name}: {text}" for name, of_model in named if (text := _failure(of_model))]
+    if failed:
+        return Condition(type=kind, status="False", reason="ModelLoadFailed", message=few(failed, "; "))
+    if loading := [name for name, of_model in named if any(state.state == "Loading" for state in of_model)]:
+        return Condition(type=kind, status="False", reason="ModelLoading", message=f"loading {few(loading)}")
+    if not any(of_model for _, of_model in named):
+        return Condition(type=kind, status="Unknown", reason="NoReplica", message="no pod has reported yet")
+    return Condition(type=kind, status="True", reason="AllModelsReady", message="every model can be called")
+
+
+def _failure(states: Sequence[ModelState]) -> str:
+    failed = [state for state in states if state.state == "Failed"]
+    if not failed:
+        return ""
+    where = f" (in {len(failed)} of {len(states)} pods)" if len(states) > 1 else ""
+    return f"{shorten(failed[0].message, MODEL_MESSAGE_LIMIT)}{where}"
+
+
+def _latency(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unreported: bool) -> Condition:
     """Is the latency target of every model met? Without measured values in the text: they are in `models`."""
     targets = {
         model.name: model.targets.latency_milliseconds
@@ -68,7 +104,7 @@ def _latency(facts: DeploymentFacts, old: Raw, *, unreported: bool) -> Condition
     if not targets:
         return Condition(type=kind, status="Unknown", reason="NoTarget", message="no model has a latency target")
     written = find(old.get("conditions"), kind)
-    answers = {name: [state.latency_target_met for state in _states(facts.present, name)] for name in targets}
+    answers = {name: [state.latency_target_met for state in states.get(name, ())] for name in targets}
     silent = all(answer is None for given in answers.values() for answer in given)
     measured = (
         written.get("status") in ("True", "False") and written.get("observedGeneration") == facts.deployment.generation
@@ -77,7 +113,7 @@ def _latency(facts: DeploymentFacts, old: Raw, *, unreported: bool) -> Condition
         return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
     missed = [f"{name} misses {targets[name]} ms" for name, given in answers.items() if False in given]
     if missed:
-        return Condition(type=kind, status="False", reason="TargetMissed", message="; ".join(missed))
+        return Condition(type=kind, status="False", reason="TargetMissed", message=few(missed, "; "))
     if any(True in given for given in answers.values()):
         return Condition(type=kind, status="True", reason="TargetMet", message="all measured models are in time")
     return Condition(type=kind, status="Unknown", reason="NoTraffic", message="nothing was measured lately")
@@ -86,9 +122,13 @@ def _latency(facts: DeploymentFacts, old: Raw, *, unreported: bool) -> Condition
 # --- models
 
 
-def _states(replicas: Sequence[Replica], model: str) -> list[ModelState]:
-    """What each replica says of this model."""
-    return [state for each in replicas if each.state for state in each.state.models if state.name == model]
+def states_by_model(replicas: Sequence[Replica]) -> ModelStates:
+    """What the replicas say of each model."""
+    found: dict[str, list[ModelState]] = {}
+    for each in replicas:
+        for state in each.state.models if each.state else ():
+            found.setdefault(state.name, []).append(state)
+    return found
 
 
 def by_name(entries: object, key: str = "name") -> dict[str, Raw]:
@@ -101,10 +141,10 @@ def _kept_models(facts: DeploymentFacts, old: Raw) -> list[Raw]:
     return [written.get(model.name, {"name": model.name}) for model in facts.deployment.spec.models]
 
 
-def _models(facts: DeploymentFacts, old: Raw) -> list[Raw]:
+def _models(facts: DeploymentFacts, states: ModelStates, old: Raw) -> list[Raw]:
     written = by_name(old.get("models"))
     return [
-        _model(model.name, _states(facts.present, model.name), written.get(model.name, {}))
+        _model(model.name, states.get(model.name, ()), written.get(model.name, {}))
         for model in facts.deployment.spec.models
     ]
 
@@ -120,6 +160,7 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
     zs = [z for each, z in trends if each == trend]
     body = {
         "name": name,
+        "readyReplicas": sum(state.state == "Ready" for state in states),
         "batchSize": most_frequent(sizes),
         "batchSizeMin": min(sizes),
         "batchSizeMax": max(sizes),
@@ -133,6 +174,8 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
         body["tuning"] = tuning_status(told, searching=any(state.searching for state in states))
     cut = next((state.layerwise for state in states if state.layerwise), "")
     layers: Raw = {"layerwise": cut} if cut else {}
+    if message := _failure(states):
+        body["message"] = message
     return body | layers | _latencies(states, old) | kept | _last_change(states, old)
 
 
@@ -167,15 +210,19 @@ def _last_change(states: Sequence[ModelState], old: Raw) -> Raw:
 # --- replicas, placements, summary
 
 
-def _replica_statuses(present: Sequence[Replica], old: Raw) -> list[Raw]:
+def _replica_statuses(present: Sequence[Replica], models: int, old: Raw) -> list[Raw]:
     written = by_name(old.get("replicaStatuses"), "pod")
-    return [_replica_status(each, written.get(each.name, {})) for each in present[:REPLICA_LIMIT]]
+    shown = present[:REPLICA_LIMIT]
+    each_model = len(shown) * models <= REPLICA_MODELS_LIMIT
+    return [_replica_status(each, written.get(each.name, {}), each_model=each_model) for each in shown]
 
 
-def _replica_status(replica: Replica, old: Raw) -> Raw:
+def _replica_status(replica: Replica, old: Raw, *, each_model: bool) -> Raw:
     body: Raw = {"pod": replica.name, "node": replica.node, "processor": replica.kind, "ready": replica.ready}
     if replica.problem is not None:
         body["message"] = f"{replica.problem.reason}: {shorten(replica.problem.message, 300)}"
+    if not each_model:
+        return body
     if replica.state is None:
         kept = old.get("models") if replica.serves_state else None
         return body | ({"models": kept} if kept else {})
@@ -235,12 +282,17 @@ def _summary(reason: str, models: Sequence[Raw], present: Sequence[Replica]) -> 
     nodes = sorted({each.node for each in present if each.node})
     summary: Raw = {"reason": reason, "nodes": _node_names(nodes)}
     if sizes:
-        summary["batch"] = ",".join(sizes)
+        summary["batch"] = ",".join(sizes) if len(sizes) <= BATCH_SIZES_LIMIT else _span(sizes)
     if slow:
         summary["p95"] = max(slow)
     if rates:
         summary["throughput"] = sum(rates)
     return summary
+
+
+def _span(sizes: Sequence[str]) -> str:
+    smallest, largest = min(map(int, sizes)), max(map(int, sizes))
+    return str(smallest) if smallest == largest else f"{smallest}-{largest}"
 
 
 def _node_names(nodes: Sequence[str]) -> str:

@@ -222,7 +222,7 @@ class Engine:
     # --- readiness, explicit load and unload, state ---
 
     def ready(self) -> bool:
-        """Is every model ready that was not unloaded by request, and are we not stopping?"""
+        """Is the replica ready (`readiness`), and are we not stopping?"""
         return not self._stopping and self.publisher.ready
 
     def model_ready(self, name: str) -> bool:

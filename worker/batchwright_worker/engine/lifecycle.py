@@ -152,9 +152,13 @@ class ModelLifecycle:
     def _takes_long(self, device: str, model: str, why: str) -> None:
         """Half of a limit has passed on a device, which answers nobody meanwhile; with no `why`: it has ended after
         all."""
+        view = self.engine.publisher.views[model]
         if why:
             self.engine.counters[model].overdue += 1
-        view = self.engine.publisher.views[model]
+        if why and not (view.state == "Loading" and self.engine.runtimes[device].overlaps_loads):
+            self.engine.publisher.stuck.add(device)
+        else:
+            self.engine.publisher.stuck.discard(device)
         if view.state == "Loading":
             self.engine.publisher.set_state(model, "Loading", why)
         elif not why:
@@ -204,6 +208,7 @@ class ModelLifecycle:
             _LOG.warning("runtime %s does not answer yet: %s", device, trouble)
             return
         former = self.engine.scheduler.runtime_back(device)
+        self.engine.publisher.stuck.discard(device)
         self.engine.publisher.publish()
         self.engine.decisions.wake()
         for model in former:

@@ -101,11 +101,6 @@ class ModelView:
             )
             self.batch_size = to_size
 
-    @property
-    def holds_up(self) -> bool:
-        """Does it keep the replica from being ready?"""
-        return self.state not in ("Ready", "Unloaded") and not self.resting
-
     def set_state(self, state: str, message: str = "", *, resting: bool = False) -> bool:
         """Enter a state; True if that is news."""
         news = (state, message) != (self.state, self.message)

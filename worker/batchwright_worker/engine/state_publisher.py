@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from batchwright_worker.api.messages import DeviceState, ModelState, SidecarState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.model_view import ModelView
+from batchwright_worker.engine.readiness import Readiness
 from batchwright_worker.engine.tuning_state import bounds_now, tuning_state
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.devices import Device
@@ -16,18 +17,24 @@ from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.served_model import ServedModel
 from batchwright_worker.scheduler.window_counts import WindowCounts
 
+MOST_SHOWN = 3
+"""Models that a message names; their number has no bound."""
+MOST_CHARACTERS = 300
 BUSY_WINDOW_S = 1.0
 """Busy ratios are means over at least this long."""
 
 
 @dataclass(slots=True, kw_only=True)
 class StatePublisher:
-    """One per engine. `ready` holds when every model that was not unloaded by request is Ready on a device."""
+    """One per engine. Whether the replica is ready, `readiness` decides."""
 
     scheduler: Scheduler
     counters: Mapping[str, ModelCounters]
     clock: Callable[[], float]
     wall: Callable[[], float]
+    readiness: Readiness = field(default_factory=Readiness)
+    stuck: set[str] = field(default_factory=set)
+    """Devices that answer nobody, because what they do takes too long."""
     views: dict[str, ModelView] = field(default_factory=dict)
     revision: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -46,6 +53,7 @@ class StatePublisher:
 
     def set_state(self, model: str, state: str, message: str = "", *, resting: bool = False) -> None:
         """A model enters a state; a new revision if it was in another."""
+        self.readiness.see(model, state)
         if self.views[model].set_state(state, message, resting=resting):
             self.publish()
 
@@ -77,15 +85,22 @@ class StatePublisher:
 
     @property
     def ready(self) -> bool:
-        views = self.views.values()
-        return self.any_device_up and bool(views) and not any(view.holds_up for view in views)
+        # One that rests is out of service for a while as if by request.
+        states = {name: "Unloaded" if view.resting else view.state for name, view in self.views.items()}
+        answering = any(not device.down and device.name not in self.stuck for device in self.scheduler.devices.values())
+        return self.readiness.is_ready(states, device_up=answering)
 
-    def why_not_ready(self) -> str:
-        """The message of a state that is not ready; empty when ready."""
+    def what_is_missing(self) -> str:
+        """Why some model, or every one, cannot be served; empty if all can. The models' own messages say it in full."""
         if not self.any_device_up:
             return "no runtime is up" if self.scheduler.devices else "no runtime is configured"
-        waiting = [view for view in self.views.values() if view.holds_up]
-        return "; ".join(f"{view.name}: {view.message or view.state}" for view in waiting)
+        failed = [view for view in self.views.values() if view.state == "Failed"]
+        loading = [view for view in self.views.values() if view.state == "Loading"]
+        waiting = [*failed, *loading]
+        shown = [f"{view.name}: {shortened(view.message) or view.state}" for view in waiting[:MOST_SHOWN]]
+        if len(waiting) > MOST_SHOWN:
+            shown.append(f"of {len(self.views)} models {len(failed)} have failed and {len(loading)} are loading")
+        return "; ".join(shown)
 
     def snapshot(self, message: str, *, ready: bool) -> SidecarState:
         """The wire message, as of now."""
@@ -93,7 +108,7 @@ class StatePublisher:
             revision=self.revision,
             time=self.wall(),
             ready=ready,
-            message=message or self.why_not_ready(),
+            message=message or self.what_is_missing(),
             models=[self._model(view, self.scheduler.models[name]) for name, view in self.views.items()],
             devices=[self._device(device) for device in self.scheduler.devices.values()],
         )
@@ -122,3 +137,8 @@ class StatePublisher:
             since, before = now, total
         self._busy[device.name] = (since, before, ratio)
         return ratio
+
+
+def shortened(message: str) -> str:
+    """At most so much of a message that a text about several models stays readable."""
+    return message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}.."

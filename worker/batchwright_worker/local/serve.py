@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from batchwright_worker.api.documents import ManifestError, load_manifests
+from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.local.deployment import ExternalServerAddress, LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, LocalServing, served
 
@@ -102,14 +104,13 @@ async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[st
 
 
 async def _announce(here: LocalServing) -> None:
-    """Print when it is ready, and why it is not yet: the message of each new revision of its state."""
+    """Print when it is ready, and why it is not yet."""
     import aiohttp
     import msgspec
 
-    from batchwright_worker.api.messages import SidecarState
     from batchwright_worker.api.names import STATE_PATH
 
-    revision, shown = -1, ""
+    revision, news = -1, News()
     url = f"http://{here.host}:{here.control}{STATE_PATH}"
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {here.token}"}) as session:
         while True:
@@ -117,11 +118,33 @@ async def _announce(here: LocalServing) -> None:
                 async with session.get(url, params={"after": revision, "waitSeconds": 30}) as response:
                     state = msgspec.json.decode(await response.read(), type=SidecarState)
                 revision = state.revision
+                for text in news.of(state):
+                    click.echo(f"not ready: {text}")
                 if state.ready:
                     click.echo(f"ready (pid {os.getpid()})")
                     return
-                if state.message and state.message != shown:
-                    shown = state.message
-                    click.echo(f"not ready: {shown}")
                 if revision < 0:
                     await asyncio.sleep(0.1)
+
+
+@dataclass(slots=True)
+class News:
+    """What a state says that was not said before: every failure of a model once, and what else is waited for."""
+
+    _said: dict[str, str] = field(default_factory=dict)
+
+    def of(self, state: SidecarState) -> list[str]:
+        """Sentences, oldest model first."""
+        failed = {model.name: model.message for model in state.models if model.state == "Failed"}
+        loading = sum(model.state == "Loading" for model in state.models)
+        if failed:
+            return [f"{name}: {text}" for name, text in failed.items() if self._is_new(name, text)]
+        if state.models and loading == len(state.models):
+            text = "loading the models" if loading > 1 else "loading the model"
+        else:
+            text = "" if loading else state.message
+        return [text] if text and self._is_new("", text) else []
+
+    def _is_new(self, about: str, text: str) -> bool:
+        known, self._said[about] = self._said.get(about), text
+        return known != text

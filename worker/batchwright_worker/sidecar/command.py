@@ -16,6 +16,7 @@ from batchwright_worker.api.names import (
     ENV_KIND,
     ENV_LOAD_TABLE,
     ENV_REQUEST_MEMORY,
+    ENV_WAS_READY,
     GRPC_PORT,
     HTTP_PORT,
     IPC_DIR,
@@ -69,6 +70,7 @@ from batchwright_worker.api.names import (
     help="The processor's load table as JSON (batchSize, imagesPerSecond, maxServices per row), for first batch sizes.",
 )
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
+@click.option("--was-ready-file", type=click.Path(path_type=Path), envvar=ENV_WAS_READY, default=None, hidden=True)
 @click.option("--ready-file", type=click.Path(path_type=Path), default=None, hidden=True, help="Ports, as JSON.")
 def command(**options: object) -> None:
     """Serve the models of a pod: Open Inference Protocol, queues, batching."""

@@ -21,6 +21,7 @@ from batchwright_worker.api.messages import LoadTableRow, SidecarState
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES, DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine, interleaves
+from batchwright_worker.engine.readiness import Readiness
 from batchwright_worker.host.memory import container_limit_bytes, freeze_objects, machine_bytes
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import Runtime, StreamingRuntime
@@ -70,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     server_url: str = ""
     server_grpc: str = ""
+    was_ready_file: Path | None = None
+    """Is written when this pod is ready for the first time, and outlives the process: a `Readiness.was_ready`."""
     dispatch_log: Path | None = None
     dispatch_log_bytes: int = DEFAULT_BYTES
     load_table: str = ""
@@ -131,10 +134,18 @@ class Sidecar:
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer] = []
         self._grpc: Any = None
+        self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
+        engine.publisher.readiness = Readiness(rule=deployment.spec.readiness, was_ready=self._noted)
 
     def ready(self) -> bool:
-        """Is every model ready, and is no drain requested?"""
-        return not self.drain.started and self._engine.ready()
+        """Are the models ready that have to be, and is no drain requested?"""
+        ready = not self.drain.started and self._engine.ready()
+        if ready and not self._noted:
+            self._noted = True
+            if self._settings.was_ready_file is not None:
+                with contextlib.suppress(OSError):  # then a restart of this container asks for every model again
+                    self._settings.was_ready_file.touch()
+        return ready
 
     def state(self) -> SidecarState:
         """The state now."""

@@ -7,8 +7,11 @@ import socket
 from collections import Counter
 from pathlib import Path
 
+import grpc
 import pytest
 
+from batchwright_worker.oip import inference_pb2 as pb
+from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 from tests.reliability.usage import family
 
@@ -103,3 +106,31 @@ def test_idle_connections_have_no_buffers(tmp_path: Path) -> None:
             connection.close()
     print(f"500 idle connections: {grown / 500 / 1024:.1f} KiB each")
     assert grown < 500 * 32_768
+
+
+def test_grpc_calls_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    model = emulated_model("wide", fixed_ms=200, maxSize=1)
+    model["inputs"] = [{"name": "x", "datatype": "FP32", "shape": [FEATURES]}]
+
+    async def calls(port: int) -> list[str]:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            infer = GRPCInferenceServiceStub(channel).ModelInfer
+            message = pb.ModelInferRequest(model_name="wide", raw_input_contents=[bytes(FEATURES * 4)])
+            message.inputs.add(name="x", datatype="FP32", shape=[1, FEATURES])
+
+            async def call() -> str:
+                try:
+                    await infer(message)
+                except grpc.aio.AioRpcError as error:
+                    return f"{error.code().name}: {error.details()}"
+                return "OK"
+
+            return await asyncio.gather(*(call() for _ in range(20)))
+
+    option = "--sidecar-option=--request-memory-bytes=4000000"
+    with serving(tmp_path, manifest("wide", [model]), option) as served:
+        answers = asyncio.run(calls(served.grpc))
+        assert _held(served) == 0
+    refused = [answer for answer in answers if answer != "OK"]
+    assert 0 < len(refused) < 20
+    assert all(answer.startswith("RESOURCE_EXHAUSTED: ") and "requestMemoryBytes" in answer for answer in refused)

@@ -14,8 +14,8 @@ MIB = 1 << 20
 def test_the_shares_leave_room_for_the_process_and_for_outputs(limit_mib: int, runtimes: int) -> None:
     shares = memory_shares(limit_mib * MIB, 64 << 30, runtimes, None)
     slots = max(shares.slots_bytes, LEAST_BYTES + 1) * runtimes if shares.slots_bytes > LEAST_BYTES else 0
-    assert OWN_BYTES + shares.requests_bytes + slots <= 0.95 * limit_mib * MIB
-    assert shares.requests_bytes >= 60 * MIB
+    assert OWN_BYTES + shares.requests_bytes + slots + shares.decoding_bytes <= 0.95 * limit_mib * MIB
+    assert shares.requests_bytes >= 56 * MIB
 
 
 def test_without_a_limit_the_machine_bounds_it() -> None:

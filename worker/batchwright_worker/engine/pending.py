@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.engine.signature import Signature
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
+from batchwright_worker.oip.encoded_bytes import joined
 from batchwright_worker.scheduler.queues import Bucket
 from batchwright_worker.scheduler.scheduler import Scheduler
 
@@ -90,8 +90,7 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
             names = self.request.outputs or tuple(whole)
             kept = self.signature.unbatched_outputs
             outputs = {
-                name: whole[name] if name in kept else np.concatenate([piece[name] for _, piece in pieces])
-                for name in names
+                name: whole[name] if name in kept else joined([piece[name] for _, piece in pieces]) for name in names
             }
         return InferResult(
             outputs=outputs,

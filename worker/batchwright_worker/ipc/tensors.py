@@ -11,6 +11,7 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import Placed
 from batchwright_worker.ipc.slots import aligned
 from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, encoded_size, name_of, numpy_of
+from batchwright_worker.oip.encoded_bytes import EncodedBytes, as_array
 
 
 def sized(offset: int, arrays: Mapping[str, Array]) -> int:
@@ -33,6 +34,14 @@ def read(view: memoryview, placed: Placed) -> Array:
     if placed.datatype == "BYTES":
         return decode_bytes(part, count).reshape(placed.shape)
     return np.frombuffer(part, dtype=dtype, count=count).reshape(placed.shape)
+
+
+def taken(view: memoryview, placed: Placed) -> Array:
+    """A copy of the tensor, for who only passes it on: BYTES stay as they are written."""
+    if placed.datatype == "BYTES":
+        part = view[placed.offset : placed.offset + placed.size]
+        return as_array(EncodedBytes(bytes(part), tuple(placed.shape)))
+    return read(view, placed).copy()
 
 
 def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]) -> Placed:

@@ -1,7 +1,7 @@
 """Datatypes of the Open Inference Protocol as numpy types, and the encoding of BYTES tensors.
 
 BF16 is `ml_dtypes.bfloat16`, a type of its own, so that it is never taken for UINT16. BYTES is an object array of
-`bytes`.
+`bytes`, or `EncodedBytes`, which passes for one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,20 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from batchwright_worker.oip.encoded_bytes import BadBytesError, is_encoded
+
+__all__ = [
+    "CONTENTS_FIELDS",
+    "DATATYPES",
+    "RAW_ONLY",
+    "BadBytesError",
+    "decode_bytes",
+    "encode_bytes",
+    "encoded_size",
+    "name_of",
+    "numpy_of",
+]
 
 _NUMPY: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
@@ -53,10 +67,6 @@ _MANY: Final = 4096
 """From so many elements of BYTES on pyarrow is several times faster than a loop (docs/design/0004-own-parts.md)."""
 
 
-class BadBytesError(ValueError):
-    """A BYTES buffer whose length prefixes do not add up."""
-
-
 def numpy_of(datatype: str) -> np.dtype[Any] | None:
     """The numpy type of a protocol name; None for an unknown name."""
     return _NUMPY.get(datatype)
@@ -74,6 +84,8 @@ def name_of(dtype: np.dtype[Any]) -> str:
 
 def encode_bytes(array: NDArray[Any]) -> bytes:
     """Every element as 4 bytes little-endian length and its bytes; text is written as UTF-8."""
+    if is_encoded(array):
+        return bytes(array.data)
     elements = array.reshape(-1)
     if elements.dtype == object and elements.size >= _MANY:
         from batchwright_worker.oip import byte_pages
@@ -90,6 +102,8 @@ def encode_bytes(array: NDArray[Any]) -> bytes:
 
 def encoded_size(array: NDArray[Any]) -> int:
     """How many bytes `encode_bytes` makes of it."""
+    if is_encoded(array):
+        return array.nbytes
     elements = array.reshape(-1).tolist()
     plain = elements if set(map(type, elements)) == {bytes} else map(_bytes_of, elements)
     return _LENGTH.size * len(elements) + sum(map(len, plain))

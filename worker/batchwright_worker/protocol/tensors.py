@@ -15,7 +15,8 @@ import numpy as np
 
 from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.oip.datatypes import DATATYPES, BadBytesError, decode_bytes, numpy_of
+from batchwright_worker.oip.datatypes import DATATYPES, BadBytesError, numpy_of
+from batchwright_worker.oip.encoded_bytes import as_array, checked
 from batchwright_worker.protocol.limits import Limits
 
 _ANY = np.dtype(np.uint8)
@@ -84,7 +85,7 @@ def from_bytes(declared: DeclaredInput, data: memoryview) -> Array:
         if declared.elements * 4 > len(data):
             raise _length(declared, f"at least {declared.elements * 4}", len(data))
         try:
-            return decode_bytes(data, declared.elements).reshape(declared.shape)
+            return as_array(checked(data, declared.elements).reshape(declared.shape))
         except BadBytesError as error:
             raise declared.bad(
                 "has broken lengths", "4 bytes little-endian length before each element", str(error), "encode it again"

@@ -29,6 +29,7 @@ from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.protocol.http.server import HttpServer, bound
+from batchwright_worker.protocol.large_bodies import LargeBodies
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.protocol.request_memory import RequestMemory
@@ -115,12 +116,14 @@ class Sidecar:
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._memory = RequestMemory(_shares(settings, deployment).requests_bytes)
+        shares = _shares(settings, deployment)
+        self._memory = RequestMemory(shares.requests_bytes)
+        self._large = LargeBodies(shares.decoding_bytes)
         # A body that never fits is refused for good (413), not for now (503).
         body_bytes = min(settings.max_body_bytes, self._memory.limit_bytes)
         self._limits = Limits(
             body_bytes=body_bytes,
-            json_bytes=min(body_bytes, Limits().json_bytes),
+            json_bytes=min(body_bytes, Limits().json_bytes, shares.json_bytes),
             header_seconds=settings.header_seconds,
             body_seconds=settings.body_seconds,
         )
@@ -168,6 +171,7 @@ class Sidecar:
             ready=self.ready,
             repository_control=self._control,
             memory=self._memory,
+            large=self._large,
         )
         try:
             token = token_from(settings.token_file)
@@ -177,7 +181,13 @@ class Sidecar:
                 "control": self._serve(control, settings.control_port, RequestMemory()),
             }
             service = (TracedService if is_traced else InferenceService)(
-                self._engine, self._catalogue, limits, self.ready, repository_control=self._control
+                self._engine,
+                self._catalogue,
+                limits,
+                self.ready,
+                repository_control=self._control,
+                memory=self._memory,
+                large=self._large,
             )
             self._grpc, ports["grpc"] = grpc_server(service, limits, f"{settings.host}:{settings.grpc_port}")
             await self._grpc.start()
@@ -204,6 +214,7 @@ class Sidecar:
         await self._engine.close()
         if self._grpc is not None:
             await self._grpc.stop(1.0)
+        self._large.close()
         for server in self._servers:
             server.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)

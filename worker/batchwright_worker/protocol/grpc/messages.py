@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from batchwright_worker.inference.errors import BadInput
@@ -44,6 +45,13 @@ def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | No
         request_id=message.id,
         outputs=tuple(output.name for output in message.outputs),
     )
+
+
+def due_within(request: InferRequest, time_left_s: float | None) -> InferRequest:
+    """The request with the earlier one of its deadline and the call's."""
+    if time_left_s is None:
+        return request
+    return msgspec.structs.replace(request, deadline=_earlier(request.arrival + time_left_s, request.deadline))
 
 
 def response(request: InferRequest, version: str, result: InferResult) -> pb.ModelInferResponse:

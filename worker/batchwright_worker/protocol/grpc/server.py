@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
-from batchwright_worker.inference.requests import InferResult
+from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -22,8 +22,10 @@ from batchwright_worker.oip.inference_pb2_grpc import (
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
+from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LargeBodies, WasRead, request_of
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import check_load, check_unload
+from batchwright_worker.protocol.request_memory import RequestMemory
 
 _LOG = logging.getLogger(__name__)
 _FOREVER_S: Final = 365 * 86_400.0
@@ -34,6 +36,7 @@ CLIENT_PING_MS: Final = 500
 """Clients that set a second are late or early by some."""
 _INTERNAL: Final = "internal error; the sidecar's log has the details"
 T = TypeVar("T")
+ReadApart = tuple[WasRead, dict[str, Array]]
 
 
 class InferenceService(GRPCInferenceServiceServicer):
@@ -42,7 +45,7 @@ class InferenceService(GRPCInferenceServiceServicer):
 
     bursts: ClassVar[type[Bursts]] = Bursts
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the process that it answers for
         self,
         engine: Engine,
         catalogue: Catalogue,
@@ -50,7 +53,11 @@ class InferenceService(GRPCInferenceServiceServicer):
         ready: Callable[[], bool],
         *,
         repository_control: bool,
+        memory: RequestMemory | None = None,
+        large: LargeBodies | None = None,
     ) -> None:
+        self._memory = memory or RequestMemory()
+        self._large = large or LargeBodies()
         self._engine = engine
         self._catalogue = catalogue
         self._limits = limits
@@ -99,9 +106,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         return pb.RepositoryModelUnloadResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        response, result = await self._or_abort(
-            context, lambda: self._answered(self._submit(request, context)), request.model_name
-        )
+        response, result = await self._or_abort(context, lambda: self._inferred(request, context), request.model_name)
         # Behind the response: a second batch of operations in front of it costs a fifth of the call.
         context.set_trailing_metadata(self._metadata(request.model_name, result))
         return response
@@ -124,12 +129,29 @@ class InferenceService(GRPCInferenceServiceServicer):
 
     # --- how ---------------------------------------------------------------------------------------
 
-    def _submit(self, message: Any, context: Any) -> SubmittedCall:
+    async def _inferred(self, message: Any, context: Any) -> tuple[Any, InferResult]:
+        return await self._answered(self._submit(message, context, await self._read_apart(message)))
+
+    async def _read_apart(self, message: Any) -> ReadApart | None:
+        """A large message of many elements; None for what is read at once. Raises BadInput."""
+        if not any(tensor.datatype == "BYTES" or tensor.HasField("contents") for tensor in message.inputs):
+            return None
+        serialized = message.SerializeToString()
+        return None if len(serialized) <= LARGE_BYTES else await self._large.read_grpc(serialized, self._limits)
+
+    def _submit(self, message: Any, context: Any, apart: ReadApart | None) -> SubmittedCall:
         """Raises InferenceError for what is not taken."""
-        arrival = self._engine.clock()
+        arrival, left_s = self._engine.clock(), _time_left(context)
         self._catalogue.check(message.model_name, message.model_version)
-        request = messages.parse(message, arrival, _time_left(context), self._limits)
-        return self._bursts.add(request)
+        if apart is None:
+            request = messages.parse(message, arrival, left_s, self._limits)
+        else:
+            request = messages.due_within(request_of(*apart, arrival), left_s)
+        held = sum(array.nbytes for array in request.inputs.values())
+        self._memory.hold(held)
+        call = self._bursts.add(request)
+        call.outcome.add_done_callback(lambda _: self._memory.release(held))
+        return call
 
     async def _answered(self, call: SubmittedCall) -> tuple[Any, InferResult]:
         """The response. Raises InferenceError; cancelled, it cancels the call's rows."""
@@ -153,7 +175,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         try:
             async for message in requests:
                 try:
-                    asked.put_nowait(self._submit(message, context))
+                    asked.put_nowait(self._submit(message, context, await self._read_apart(message)))
                 except Exception as error:
                     asked.put_nowait(_failed(error, message.model_name, message.id))
                 await room.acquire()

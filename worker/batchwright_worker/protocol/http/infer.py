@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
-from batchwright_worker.inference.requests import InferResult
+from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.protocol import json_bodies
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
@@ -25,6 +26,14 @@ from batchwright_worker.protocol.http.messages import (
     internal_error,
 )
 from batchwright_worker.protocol.json_bodies import ParsedRequest
+from batchwright_worker.protocol.large_bodies import (
+    LARGE_BYTES,
+    LARGE_ELEMENTS,
+    LargeBodies,
+    WasRead,
+    WriteHttp,
+    request_of,
+)
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.request_templates import JSON_KEPT_BYTES, BodyTemplate, BodyTemplates
@@ -65,9 +74,11 @@ class Inference:
         catalogue: Catalogue,
         limits: Limits,
         memory: RequestMemory,
+        large: LargeBodies,
         with_common_headers: Callable[[HttpRequest, HttpResponse], HttpResponse],
     ) -> None:
         self._memory = memory
+        self._large = large
         self._engine = engine
         self._catalogue = catalogue
         self._limits = limits
@@ -78,9 +89,36 @@ class Inference:
         """Submit a request, whose response comes later. Raises InferenceError for what is not taken."""
         self._catalogue.check(head.model, head.version)
         self._memory.check()
-        parsed = self._parsed(request.content, head)
+        if len(request.content) > LARGE_BYTES and _takes_long(request.content, head):
+            reading = self._large.read_http(head.model, request.content, head.json_length, self._limits)
+            reading.add_done_callback(partial(self._was_read, request, self._engine.clock()))
+            request.caller.on_disconnect = reading.cancel
+            return
+        self._submit(request, self._parsed(request.content, head))
+
+    def _submit(self, request: HttpRequest, parsed: ParsedRequest) -> None:
         pending = self._engine.submit(parsed.request, partial(self._respond, request, parsed))
         request.caller.on_disconnect = partial(self._engine.cancel, pending)
+
+    def _was_read(
+        self, request: HttpRequest, arrival: float, reading: asyncio.Future[tuple[WasRead, dict[str, Array]]]
+    ) -> None:
+        """A body was read apart."""
+        if reading.cancelled() or request.caller.disconnected:
+            reading.cancelled() or reading.exception()
+            return
+        try:
+            was_read, inputs = reading.result()
+            parsed = ParsedRequest(
+                request=request_of(was_read, inputs, arrival),
+                binary=was_read.binary,
+                binary_default=was_read.binary_default,
+            )
+            self._submit(request, parsed)
+        except InferenceError as error:
+            request.caller.respond(self._with_common_headers(request, error_response(error)))
+        except Exception:
+            request.caller.respond(self._with_common_headers(request, internal_error(request)))
 
     def _parsed(self, body: memoryview, head: InferHead) -> ParsedRequest:
         arrival = self._engine.clock()
@@ -124,7 +162,35 @@ class Inference:
             self._send_own(request, parsed, result)
 
     def _send_own(self, request: HttpRequest, parsed: ParsedRequest, result: InferResult) -> None:
-        body, json_bytes = json_bodies.response(parsed, VERSION, result)
+        texts = sum(array.size for name, array in result.outputs.items() if not parsed.is_binary(name))
+        if texts > LARGE_ELEMENTS:
+            model, request_id = parsed.request.model, parsed.request.request_id
+            job = WriteHttp(model, VERSION, request_id, parsed.binary, parsed.binary_default, [])
+            writing = self._large.write_http(job, result.outputs)
+            writing.add_done_callback(partial(self._was_written, request, parsed, result))
+            return
+        self._send_body(request, parsed, result, *json_bodies.response(parsed, VERSION, result))
+
+    def _was_written(
+        self,
+        request: HttpRequest,
+        parsed: ParsedRequest,
+        result: InferResult,
+        writing: asyncio.Future[tuple[bytes, int | None]],
+    ) -> None:
+        """A body was written apart."""
+        if writing.cancelled():
+            return
+        try:
+            self._send_body(request, parsed, result, *writing.result())
+        except InferenceError as error:
+            request.caller.respond(self._with_common_headers(request, error_response(error)))
+        except Exception:
+            request.caller.respond(self._with_common_headers(request, internal_error(request)))
+
+    def _send_body(
+        self, request: HttpRequest, parsed: ParsedRequest, result: InferResult, body: bytes, json_bytes: int | None
+    ) -> None:
         headers = [JSON] if json_bytes is None else [_BINARY, (_JSON_LENGTH, b"%d" % json_bytes)]
         headers += self._batch_headers(parsed, result)
         request.caller.send(ResponseHead(200, headers, len(body)), body)
@@ -144,6 +210,14 @@ class Inference:
         if known is None or now - known[0] > WAIT_FRESH_S:
             known = self._waits[model] = (now, b"%d" % self._catalogue.expected_wait_ms(model))
         return known[1]
+
+
+def _takes_long(body: memoryview, head: InferHead) -> bool:
+    """Are there many JSON values or strings in this large body? Raw numbers are views of it, however many."""
+    digits = head.json_length
+    if digits is None or not digits.isdigit() or int(digits) > LARGE_BYTES:
+        return True
+    return b"BYTES" in bytes(body[: int(digits)])
 
 
 def _json_part(template: BodyTemplate, parsed: ParsedRequest, result: InferResult) -> bytes | None:

@@ -22,6 +22,7 @@ from batchwright_worker.protocol.http.messages import (
     error_response,
     json_response,
 )
+from batchwright_worker.protocol.large_bodies import LargeBodies
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
 from batchwright_worker.protocol.parameters import check_load, check_unload
@@ -82,6 +83,7 @@ class HttpApp(TaskApp):
         ready: Callable[[], bool],
         repository_control: bool,
         memory: RequestMemory | None = None,
+        large: LargeBodies | None = None,
     ) -> None:
         super().__init__()
         self._engine = engine
@@ -90,8 +92,8 @@ class HttpApp(TaskApp):
         self._limits = limits
         self._is_ready = ready
         self._repository_control = repository_control
-        memory = memory or RequestMemory()
-        self._inference = self.inference(engine, catalogue, limits, memory, self.with_common_headers)
+        memory, large = memory or RequestMemory(), large or LargeBodies()
+        self._inference = self.inference(engine, catalogue, limits, memory, large, self.with_common_headers)
         self._compressed = CompressedRequests(self._inference.begin, limits, memory, self.with_common_headers)
 
     def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:

@@ -49,7 +49,7 @@ from batchwright_worker.ipc.messages import (
 )
 from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
 from batchwright_worker.ipc.supervision import end_runtime
-from batchwright_worker.ipc.tensors import parts_size, read, write_columns
+from batchwright_worker.ipc.tensors import parts_size, taken, write_columns
 from batchwright_worker.sidecar.runtimes.connection import ConnectionLostError, RuntimeConnection
 from batchwright_worker.sidecar.runtimes.errors import expect
 from batchwright_worker.sidecar.runtimes.open_calls import OpenCall
@@ -256,7 +256,7 @@ class RuntimeClient(PromptRuntime):
         began = time.perf_counter()
         if ran.slot_bytes > slot.size:
             self._pool.adopt_growth(slot, ran.slot_bytes)
-        outputs = {placed.name: read(slot.view, placed).copy() for placed in ran.outputs}
+        outputs = {placed.name: taken(slot.view, placed) for placed in ran.outputs}
         if ran.memory_used_bytes >= 0:
             self._used_bytes = ran.memory_used_bytes
         self.streams = ran.streams or self.streams

@@ -16,7 +16,7 @@ from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import RunResult, Runtime
 from batchwright_worker.protocol.grpc.bursts import Singly, SubmittedCall
-from batchwright_worker.protocol.grpc.server import InferenceService
+from batchwright_worker.protocol.grpc.server import InferenceService, ReadApart
 from batchwright_worker.protocol.http.infer import Inference, InferHead
 from batchwright_worker.protocol.http.messages import HttpRequest
 from batchwright_worker.protocol.http.routes import HttpApp
@@ -96,10 +96,10 @@ class TracedService(InferenceService):
 
     bursts = Singly
 
-    def _submit(self, message: Any, context: Any) -> SubmittedCall:
+    def _submit(self, message: Any, context: Any, apart: ReadApart | None) -> SubmittedCall:
         carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         with _tracing(self._engine).request(carrier, "grpc", message.model_name):
-            return super()._submit(message, context)
+            return super()._submit(message, context, apart)
 
 
 class TracedRuntime:

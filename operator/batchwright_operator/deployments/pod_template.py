@@ -53,6 +53,7 @@ from batchwright_worker.api.names import (
     SCHEDULING_GATE,
     TOKEN_FILE,
     kind_slug,
+    runtime_live_path,
 )
 
 SIDECAR: Final = "sidecar"
@@ -123,15 +124,16 @@ def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Setting
         ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         resources=settings.sidecar_resources.as_dict(),
         startupProbe=_probe("/v2/health/live", period_s=1, failures=120),
-        livenessProbe=_probe("/v2/health/live", period_s=10, failures=6),
+        livenessProbe=_probe("/v2/health/live", period_s=10, failures=3),
         readinessProbe=_probe("/v2/health/ready", period_s=2, failures=3),
         lifecycle={"preStop": {"httpGet": {"path": "/v1/drain", "port": CONTROL_PORT}}},
         volumeMounts=[*common_mounts(), mount("control", _directory(TOKEN_FILE)), *script_mounts(artifacts)],
     )
 
 
-def _probe(path: str, *, period_s: int, failures: int) -> Raw:
-    request = {"path": path, "port": "http"}
+def _probe(path: str, *, period_s: int, failures: int, port: str | int = "control") -> Raw:
+    """Of the sidecar by default: its control port has a thread of its own, which no request can keep busy."""
+    request = {"path": path, "port": port}
     return {"httpGet": request, "periodSeconds": period_s, "timeoutSeconds": 5, "failureThreshold": failures}
 
 
@@ -157,6 +159,10 @@ def _runtime(
             *plain(deployment.spec.pod.volume_mounts),
         ],
         "lifecycle": {"preStop": {"httpGet": {"path": "/v1/drained", "port": CONTROL_PORT}}},
+        # Asked of the sidecar, which is what the runtime answers: a server of the user's may listen on 127.0.0.1 alone,
+        # and whether a runtime still does its work shows in its calls, not in an open port. Ten minutes, because a
+        # sidecar that is started anew does not answer meanwhile.
+        "livenessProbe": _probe(runtime_live_path(index), period_s=30, failures=20, port=CONTROL_PORT),
     }
     if plan.is_server:
         given = {"command": list(plan.runtime.command), "args": list(plan.runtime.args)}

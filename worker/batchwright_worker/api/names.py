@@ -78,6 +78,12 @@ DATA_DIR: Final = "/var/lib/batchwright/data"
 TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_MESSAGE_MAX_BYTES: Final = 4096
 
+
+def runtime_live_path(index: int) -> str:
+    """On the control port: is the runtime with this number still to be waited for?"""
+    return f"/v1/runtimes/runtime-{index}/live"
+
+
 # Environment of containers.
 ENV_KIND: Final = "BATCHWRIGHT_ACCELERATOR"
 """Accelerator kind of the pod, e.g. cpu."""
@@ -91,6 +97,8 @@ ENV_REQUEST_MEMORY: Final = "BATCHWRIGHT_REQUEST_MEMORY_BYTES"
 """Of the sidecar: what requests may hold of its memory; unset: a share of its limit."""
 ENV_WAS_READY: Final = "BATCHWRIGHT_WAS_READY_FILE"
 """Of the sidecar: the file that says that this pod has been ready; unset: only this process knows."""
+ENV_STUCK_SECONDS: Final = "BATCHWRIGHT_STUCK_SECONDS"
+"""In sidecars: not live when the event loop has not turned for so long."""
 ENV_DISPATCH_LOG: Final = "BATCHWRIGHT_DISPATCH_LOG"
 """Of the sidecar: the file of the dispatch log; unset: none is written."""
 ENV_EMULATED_DEVICE: Final = "BATCHWRIGHT_EMULATED_DEVICE"

@@ -39,12 +39,16 @@ class Catalogue:
     def check(self, name: str, version: str = "") -> None:
         """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
         before the engine has started."""
-        if name not in self.models:
-            raise UnknownModel(f"there is no model {name!r} here; there are: {_few(sorted(self.models))}")
+        self.check_name(name)
         if version not in ("", VERSION):
             raise UnknownModel(f"model {name!r} has no version {version!r}; its only version is {VERSION!r}")
         if name not in self.engine.publisher.views:
             raise ModelUnavailable("this replica is starting; try again soon", retry_after_s=1.0)
+
+    def check_name(self, name: str) -> None:
+        """Raises UnknownModel unless the manifest has a model of this name."""
+        if name not in self.models:
+            raise UnknownModel(f"there is no model {name!r} here; there are: {_few(sorted(self.models))}")
 
     def expected_wait_ms(self, name: str) -> int:
         """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""

@@ -16,6 +16,7 @@ from batchwright_worker.api.names import (
     ENV_KIND,
     ENV_LOAD_TABLE,
     ENV_REQUEST_MEMORY,
+    ENV_STUCK_SECONDS,
     ENV_WAS_READY,
     GRPC_PORT,
     HTTP_PORT,
@@ -53,6 +54,14 @@ from batchwright_worker.api.names import (
 )
 @click.option("--header-seconds", type=float, default=10.0, show_default=True, help="Deadline for request headers.")
 @click.option("--body-seconds", type=float, default=60.0, show_default=True, help="Deadline for request bodies.")
+@click.option(
+    "--stuck-seconds",
+    type=click.FloatRange(min=1),
+    default=30.0,
+    show_default=True,
+    envvar=ENV_STUCK_SECONDS,
+    help="Not live (a restart) when the event loop has not turned for so long.",
+)
 @click.option(
     "--dispatch-log",
     type=click.Path(path_type=Path),

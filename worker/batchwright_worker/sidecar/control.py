@@ -1,4 +1,7 @@
-"""The control port: state by long-poll, drain before the end, load and unload; for the operator and kubelet.
+"""The control port: health, state by long-poll, drain before the end, load and unload; for the operator and kubelet.
+
+It is served by a thread of its own (`control_thread`), and asks the sidecar's event loop what it does not know: however
+long that is busy, probes get an answer, and it is the right one.
 
 State, load and unload need the deployment's token. Drain and drained cannot: a preStop hook has no way to carry one.
 Kubelet calls from the node's address to the pod's, so the source address proves nothing either; the pod's
@@ -8,6 +11,7 @@ anything.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +21,15 @@ import msgspec
 
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import STATE_PATH
-from batchwright_worker.engine.engine import Engine
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, TaskApp, json_response
 from batchwright_worker.sidecar.drain import Drain
+from batchwright_worker.sidecar.main_loop import LoopStuckError, MainLoop
+from batchwright_worker.sidecar.probes import DOUBTFUL_S, Probes
 
 _WAIT_MOST_S = 60.0
+_TURN_S = 30.0
+"""How long what is asked of the event loop waits for it to turn."""
 _BODY_BYTES = 1 << 16
 
 
@@ -40,30 +47,28 @@ def token_from(path: Path) -> Callable[[], bytes]:
 
 
 class ControlApp(TaskApp):
-    """The application of the control port. `reported` makes the state that the operator sees from the engine's."""
+    """The application of the control port, on an event loop of its own; `main` is that of engine and drain."""
 
     def __init__(
-        self,
-        engine: Engine,
-        catalogue: Catalogue,
-        drain: Drain,
-        token: Callable[[], bytes],
-        reported: Callable[[SidecarState], SidecarState],
+        self, catalogue: Catalogue, drain: Drain, token: Callable[[], bytes], probes: Probes, main: MainLoop
     ) -> None:
         super().__init__()
-        self._engine = engine
+        self._engine = catalogue.engine
         self._catalogue = catalogue
         self._drain = drain
         self._token = token
-        self._reported = reported
+        self._probes = probes
+        self._main = main
 
     async def respond_to(self, request: HttpRequest) -> HttpResponse:
         """See `TaskApp`."""
+        if request.method in ("GET", "HEAD") and (probed := await self._probes.respond(request.path)) is not None:
+            return probed
         match request.method, request.path:
             case "GET", path if path == STATE_PATH:
                 return await self._state(request)
             case "GET", "/v1/drain":
-                await self._drain.run()
+                await self._main.call(self._drain.run, _TURN_S)
                 return json_response({"drained": True})
             case "GET", "/v1/drained":
                 return await self._drained(request)
@@ -71,8 +76,9 @@ class ControlApp(TaskApp):
                 return await self._residency(request, path)
         raise HttpError(
             404,
-            f"there is nothing at {request.method} {request.path!r}; there are GET {STATE_PATH}, "
-            "GET /v1/drain, GET /v1/drained, POST /v1/load, POST /v1/unload",
+            f"there is nothing at {request.method} {request.path!r}; there are GET {STATE_PATH}, GET /v2/health/live, "
+            "GET /v2/health/ready, GET /v2/models/NAME/ready, GET /v1/drain, GET /v1/drained, POST /v1/load, "
+            "POST /v1/unload",
         )
 
     async def _state(self, request: HttpRequest) -> HttpResponse:
@@ -81,13 +87,23 @@ class ControlApp(TaskApp):
         query = _query(request)
         after, wait_s = _number(query, "after", -1), min(_WAIT_MOST_S, _number(query, "waitSeconds", 0))
         request.cancel_on_disconnect()
-        state = await self._engine.wait_for_revision(int(after), wait_s)
-        return json_response(self._reported(state))
+
+        async def next_state() -> SidecarState:
+            await self._engine.wait_for_revision(int(after), wait_s)
+            return self._probes.read_state()
+
+        try:
+            # Beyond the wait by what a loop may take to turn: it may have stopped after it was asked.
+            async with asyncio.timeout(wait_s + DOUBTFUL_S):
+                state = await self._main.call(next_state, DOUBTFUL_S)
+        except (LoopStuckError, TimeoutError):
+            state = await self._probes.state()
+        return json_response(state)
 
     async def _drained(self, request: HttpRequest) -> HttpResponse:
         request.cancel_on_disconnect()
         wait_s = _number(_query(request), "waitSeconds", 3600)
-        drained = await self._drain.wait(wait_s)
+        drained = await self._main.call(lambda: self._drain.wait(wait_s), _TURN_S)
         return json_response({"drained": drained}, 200 if drained else 503)
 
     async def _residency(self, request: HttpRequest, path: str) -> HttpResponse:
@@ -99,7 +115,7 @@ class ControlApp(TaskApp):
             raise HttpError(400, f'the body is wrong: {error}; send {{"model": NAME}}') from error
         self._catalogue.check(model)
         act = self._engine.load if path == "/v1/load" else self._engine.unload
-        await act(model)
+        await self._main.call(lambda: act(model), _TURN_S)
         return json_response({"model": model})
 
     def _authorize(self, request: HttpRequest) -> None:

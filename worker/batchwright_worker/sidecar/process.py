@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,9 +34,12 @@ from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.sidecar.control import ControlApp, token_from
+from batchwright_worker.sidecar.control_thread import ControlThread
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.layerwise_state import with_layerwise
+from batchwright_worker.sidecar.main_loop import MainLoop
 from batchwright_worker.sidecar.memory_shares import MemoryShares, memory_shares
+from batchwright_worker.sidecar.probes import Probes
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient, RuntimeSettings
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from batchwright_worker.sidecar.runtimes.sources import Paths
@@ -70,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     parent: int
     ready_file: Path | None
     kind: str
+    stuck_seconds: float = 30.0
     server_url: str = ""
     server_grpc: str = ""
     was_ready_file: Path | None = None
@@ -92,8 +96,7 @@ async def run(settings: Settings) -> None:
     async with _runtimes(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = _engine(settings, deployment, clients, stack)
         engine.load_table = load_table_of(settings.load_table)
-        streaming = [client for client in clients if isinstance(client, RuntimeClient)]
-        async with Sidecar(settings, deployment, engine, streaming) as sidecar:
+        async with Sidecar(settings, deployment, engine, clients) as sidecar:
             freeze_objects()
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
@@ -112,7 +115,7 @@ class Sidecar:
         settings: Settings,
         deployment: ModelDeployment,
         engine: Engine,
-        streaming: Sequence[StreamingRuntime],
+        runtimes: Sequence[RuntimeClient | ExternalServer],
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -133,9 +136,11 @@ class Sidecar:
         models = {model.name: model for model in deployment.spec.models}
         self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
         self._control = deployment.spec.repository_control
-        self._streaming = streaming
+        self._runtimes = runtimes
+        self._streaming: list[StreamingRuntime] = [each for each in runtimes if isinstance(each, RuntimeClient)]
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer] = []
+        self._control_thread: ControlThread | None = None
         self._grpc: Any = None
         self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
         engine.publisher.readiness = Readiness(rule=deployment.spec.readiness, was_ready=self._noted)
@@ -151,13 +156,12 @@ class Sidecar:
         return ready
 
     def state(self) -> SidecarState:
-        """The state now."""
-        return self.reported(self._engine.snapshot())
-
-    def reported(self, state: SidecarState) -> SidecarState:
-        """The engine's state as the operator sees it: with layerwise runtimes, and not ready while draining."""
-        state = with_layerwise(state, self._streaming)
-        return msgspec.structs.replace(state, ready=False, message="stopping") if self.drain.started else state
+        """The state as the operator sees it: with layerwise runtimes, and not ready while draining."""
+        state = msgspec.structs.replace(
+            with_layerwise(self._engine.snapshot(), self._streaming),
+            ready=self.ready(),
+        )
+        return msgspec.structs.replace(state, message="stopping") if self.drain.started else state
 
     async def __aenter__(self) -> Sidecar:
         settings, limits = self._settings, self._limits
@@ -175,10 +179,9 @@ class Sidecar:
         )
         try:
             token = token_from(settings.token_file)
-            control = ControlApp(self._engine, self._catalogue, self.drain, token, self.reported)
             ports = {
                 "http": self._serve(app, settings.http_port, self._memory),
-                "control": self._serve(control, settings.control_port, RequestMemory()),
+                "control": self._serve_control(token),
             }
             service = (TracedService if is_traced else InferenceService)(
                 self._engine,
@@ -209,9 +212,20 @@ class Sidecar:
         self._servers.append(server)
         return int(listener.getsockname()[1])
 
+    def _serve_control(self, token: Callable[[], bytes]) -> int:
+        listener = bound(self._settings.host, self._settings.control_port)
+        main = MainLoop()
+        probes = Probes(self._catalogue, self.state, self._runtimes, main, self._settings.stuck_seconds)
+        app = ControlApp(self._catalogue, self.drain, token, probes, main)
+        self._control_thread = ControlThread(app, self._limits, listener)
+        self._control_thread.start()
+        return int(listener.getsockname()[1])
+
     async def _stop(self) -> None:
         # The engine first: it answers the requests that are still open, over connections that the servers end.
         await self._engine.close()
+        if self._control_thread is not None:
+            await self._control_thread.stop()
         if self._grpc is not None:
             await self._grpc.stop(1.0)
         self._large.close()

@@ -88,6 +88,8 @@ class RuntimeClient(PromptRuntime):
         self._on_back: Callable[[], None] = lambda: None
         self._on_overdue: Callable[[str, str], None] = ignored
         self._keeper: asyncio.Task[None] | None = None
+        self.silent_since: float | None = None
+        """Since when (monotonic) there is no process any more that answers; None while there is, or was none yet."""
         self._total_bytes = 0
         self._used_bytes = 0
         self._ever_connected = asyncio.Event()
@@ -312,9 +314,11 @@ class RuntimeClient(PromptRuntime):
             connection.on_overdue, connection.on_limit = self._overdue, self._beyond_limit
             _LOG.info("%s: runtime process %d is connected", self.device, self.pid)
             self._ever_connected.set()
+            self.silent_since = None
             self._on_back()
             why = await connection.closed
             self._connection = None
+            self.silent_since = time.monotonic()
             _LOG.warning("%s: runtime process %d is gone: %s", self.device, self.pid, why)
             self._on_lost(why)
 

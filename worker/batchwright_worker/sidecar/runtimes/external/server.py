@@ -63,6 +63,8 @@ class ExternalServer:
         self._on_back: Callable[[], None] = lambda: None
         self._on_overdue: Callable[[str, str], None] = ignored
         self._keeper: asyncio.Task[None] | None = None
+        self.silent_since: float | None = None
+        """Since when (monotonic) it has not answered a call, or is gone; None while it answers, or was never there."""
         self._live = False
         self._down = asyncio.Event()
         self._ever_up = asyncio.Event()
@@ -193,11 +195,13 @@ class ExternalServer:
         try:
             async with asyncio.timeout(limit_s) as limit:
                 yield
+            self.silent_since = None
         except TimeoutError as error:
             if not limit.expired():
                 raise
             why = f"{what} has taken longer than its limit of {limit_s:g} s at {self._http.url}"
             _LOG.error("%s: %s; the call is given up", self.device, why)
+            self.silent_since = self.silent_since or time.monotonic()
             await self._check_health()
             raise RuntimeLost(why, overdue=True) from error
         finally:
@@ -292,6 +296,7 @@ class ExternalServer:
         """Lost, if it does not answer or has forgotten a model (it was restarted)."""
         if self._live and not await self._is_healthy() and self._live:
             self._live = False
+            self.silent_since = self.silent_since or time.monotonic()
             self._loaded.clear()
             why = f"the server at {self._http.url} does not answer, or has lost its models"
             _LOG.warning("%s: %s", self.device, why)

@@ -8,6 +8,7 @@ sides take turns within each round. What is measured is seen from outside: by th
 
 gates/s      gated pods that wait when it starts, on four nodes with profiles: from its first patch of a pod to its last
 writes/s     ModelDeployments that wait when it starts: its applies of children and status, from the first to the last
+CPU          of its process per gate and per write, between the same moments: other load disturbs it least
 503          everything refused for 6 s and watches broken; a change made meanwhile is settled so long after the end
 410          each watch that has something to say says that its version is too old; so long after a change
 silence      watches fall silent instead of telling of a change (the limit for silence is 3 s); so long after the change
@@ -155,25 +156,40 @@ def measured(side: Side, scratch: Path) -> dict[str, float]:
     """All figures of one side, once. The objects are removed afterwards."""
     log = scratch / f"{side.name}.log"
     try:
-        found = {"gates/s": gates(side, log)} | rates(side, log) | recoveries(side, log, scratch)
+        found = gates(side, log) | rates(side, log) | recoveries(side, log, scratch)
     except StillWaitingError as error:
         raise SystemExit(f"{side.name}: {error}\n{log.read_text()[-2000:]}") from error
     clean(side)
     return found
 
 
-def gates(side: Side, log: Path) -> float:
+def gates(side: Side, log: Path) -> dict[str, float]:
     """Pods placed per second, of those that wait when the operator starts."""
     add_deployment(side, "gated", replicas=GATED)
     with side.operator(side.kubeconfig, log):
         until(lambda: side.plane.api.exists("/apis/apps/v1/namespaces/default/deployments/gated-cpu"), "a Deployment")
     forget_places(side)
     since = datetime.now(UTC)
-    with side.operator(side.kubeconfig, log):
+    with side.operator(side.kubeconfig, log) as process:
+        until(lambda: len(gated(side)) < GATED, "a first pod placed", every_s=0.02)
+        cpu_s = -spent(process)
+        placed = placements(side, since)
         until(lambda: not gated(side), f"{GATED} pods placed")
-    placed = [one.at for one in side.writes(since) if one.resource == "pods" and one.verb == "patch"]
+        cpu_s += spent(process)
+    placed_then, placed = placed, placements(side, since)
     clean(side)
-    return per_second(placed)
+    return {"gates/s": per_second(placed), "CPU ms/gate": 1e3 * cpu_s / max(1, len(placed) - len(placed_then))}
+
+
+def placements(side: Side, since: datetime) -> list[datetime]:
+    """When each pod was placed."""
+    return [one.at for one in side.writes(since) if one.resource == "pods" and one.verb == "patch"]
+
+
+def spent(process: subprocess.Popen[bytes]) -> float:
+    """Seconds of CPU that the process has used."""
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def forget_places(side: Side) -> None:
@@ -202,11 +218,19 @@ def rates(side: Side, log: Path) -> dict[str, float]:
     with side.operator(side.kubeconfig, log) as process:
         until(lambda: len(unsettled(side)) < DEPLOYMENTS, "a first status", every_s=0.02)
         start_s = time.monotonic() - began
+        cpu_s, early = -spent(process), len(applies(side, since))
         until(lambda: not unsettled(side), f"{DEPLOYMENTS} settled")
-        written = [one.at for one in side.writes(since) if one.verb == "patch" and one.resource != "pods"]
+        cpu_s += spent(process)
+        written = applies(side, since)
         memory = psutil.Process(process.pid).memory_info().rss / 2**20
     clean(side)
-    return {"writes/s": per_second(written), "start s": start_s, "memory MiB": memory}
+    cpu_ms = 1e3 * cpu_s / max(1, len(written) - early)
+    return {"writes/s": per_second(written), "CPU ms/write": cpu_ms, "start s": start_s, "memory MiB": memory}
+
+
+def applies(side: Side, since: datetime) -> list[datetime]:
+    """When each child and each status was written."""
+    return [one.at for one in side.writes(since) if one.verb == "patch" and one.resource != "pods"]
 
 
 def recoveries(side: Side, log: Path, scratch: Path) -> dict[str, float]:

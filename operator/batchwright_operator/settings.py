@@ -100,6 +100,10 @@ class Settings(_Section, kw_only=True, frozen=True):
     job_status_min_interval_seconds: float = 2.0
     status_metric_threshold: float = 0.10
 
+    # Who may call models.
+    inference_open_to: Literal["SameNamespace", "Everywhere"] = "SameNamespace"
+    """What a ModelDeployment without `networkPolicy` lets in. Everywhere is what 0.1.0 did."""
+
     # Artifacts and data.
     allowed_hosts: list[str] = []
     """Hosts of https, s3 and gs URIs; empty: every public host. `*.example.org` matches below it."""

@@ -43,6 +43,10 @@ kind: ModelDeployment
 metadata: {name: everything}
 spec:
   replicas: 3
+  networkPolicy:
+    from:
+    - {namespaceSelector: {matchLabels: {team: web}}, podSelector: {}}
+    - {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}
   models:
   - name: det_v4.1
     inputs: [{name: x, datatype: FP32, shape: [3, -1, -1]}]

@@ -18,7 +18,7 @@ from batchwright_operator.deployments.observe import ObservedDeployment
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.reconciler import decide
 from batchwright_operator.kube.objects import Raw
-from batchwright_operator.reconcile.decisions import Apply
+from batchwright_operator.reconcile.decisions import Apply, Delete
 from batchwright_operator.settings import RuntimeEntry, Settings
 from tests.deployments.deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, samples
 
@@ -71,6 +71,7 @@ def _spoil(value: Any) -> None:
         ({"replicas": 7}, False),
         ({"placement": {"policy": "Forecast"}}, False),
         ({"strategy": {"type": "Recreate"}}, False),
+        ({"networkPolicy": {"mode": "None"}}, False),
         ({"queueOrder": "Oldest"}, True),
         ({"models": [model("recognizer", targets={"latencyMilliseconds": 50})]}, True),
     ],
@@ -146,3 +147,59 @@ def test_the_administrators_environment_of_sidecars_is_there_but_not_over_ours()
     assert given["OTEL_EXPORTER_OTLP_ENDPOINT"]["value"] == "http://otel:4318"
     assert "valueFrom" in given["BATCHWRIGHT_POD"]
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in {each["name"] for each in spec["containers"][0]["env"]}
+
+
+def ingress(settings: Settings = SETTINGS, **spec: Any) -> list[Raw]:
+    """The ingress rules of the NetworkPolicy; none without one."""
+    decision = decide(
+        ObservedDeployment(
+            raw=deployment(**spec), settings=settings, token="t0ken", claims=frozenset({"models"}),
+        ),
+        1_800_000_000.0,
+    )  # fmt: skip
+    bodies = [action.body for action in decision.actions if isinstance(action, Apply)]
+    return [rule for each in bodies if each["kind"] == "NetworkPolicy" for rule in each["spec"]["ingress"]]
+
+
+def callers(rules: list[Raw], port: int) -> list[Raw] | None:
+    """Who may reach the port; None: everybody."""
+    found = [rule for rule in rules if any(each["port"] == port for each in rule["ports"])]
+    assert found
+    return None if any("from" not in rule for rule in found) else [peer for rule in found for peer in rule["from"]]
+
+
+METRICS = {"namespaceSelector": {"matchLabels": {"batchwright.dev/metrics": "true"}}}
+
+
+def test_by_default_the_namespace_itself_may_call_and_prometheus_may_read_metrics() -> None:
+    rules = ingress()
+    assert callers(rules, 8000) == [{"podSelector": {}}, METRICS]
+    assert callers(rules, 8001) == [{"podSelector": {}}]
+    [control] = callers(rules, 8090) or ()
+    assert control["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "batchwright-system"}
+
+
+def test_the_spec_says_who_may_call_instead() -> None:
+    web = {"namespaceSelector": {"matchLabels": {"team": "web"}}}
+    rules = ingress(networkPolicy={"from": [web]}, replicas=2)
+    assert callers(rules, 8001) == [web]
+    assert callers(rules, 8090) == callers(ingress(), 8090)
+
+
+def test_an_administrator_may_keep_the_ports_open() -> None:
+    open_to_all = Settings(worker_image="w", inference_open_to="Everywhere")
+    assert callers(ingress(open_to_all), 8000) is None
+    assert callers(ingress(open_to_all), 8090) == callers(ingress(), 8090)
+    assert callers(ingress(open_to_all, networkPolicy={"from": [{"podSelector": {}}]}), 8001) == [{"podSelector": {}}]
+
+
+def test_without_a_policy_none_is_made_and_an_older_one_goes() -> None:
+    assert ingress(networkPolicy={"mode": "None"}) == []
+    reference = {"kind": "ModelDeployment", "name": "ocr", "uid": "uid-of-ocr", "controller": True}
+    old = {"metadata": {"name": "ocr", "namespace": "shop", "uid": "u", "ownerReferences": [reference]}}
+    observed = ObservedDeployment(
+        raw=deployment(networkPolicy={"mode": "None"}), settings=SETTINGS, token="t0ken", policies=(old,),
+        claims=frozenset({"models"}),
+    )  # fmt: skip
+    deleted = [each for each in decide(observed, 1_800_000_000.0).actions if isinstance(each, Delete)]
+    assert [(each.resource.kind, each.name, each.uid) for each in deleted] == [("NetworkPolicy", "ocr", "u")]

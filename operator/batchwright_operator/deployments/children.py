@@ -28,6 +28,9 @@ from batchwright_operator.rendering.objects import (
     headless_name,
     secret_data,
 )
+from batchwright_operator.rendering.pod_parts import plain
+from batchwright_operator.settings import Settings
+from batchwright_worker.api.deployment import NetworkAccess
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     COMPONENT_MODEL,
@@ -44,7 +47,9 @@ from batchwright_worker.api.names import (
 COMPONENT_CONFIG: Final = "config"
 ANNOTATION_NO_FIT: Final = f"{GROUP}/no-fit"
 """On Deployments: JSON, accelerator kind -> when it had no place for a pod, and a digest of its processors then."""
-NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "pod"})
+LABEL_METRICS: Final = f"{GROUP}/metrics"
+"""On namespaces whose Prometheus may read the metrics of agents and sidecars: "true"."""
+NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "networkPolicy", "pod"})
 """Parts of the spec that no process in the pod reads; so a change of them alone restarts nothing."""
 
 
@@ -148,13 +153,29 @@ def disruption_budget(owner: Raw) -> Raw:
     return child(PDB, owner, name, own_labels(name), spec=spec)
 
 
-def network_policy(owner: Raw, operator_namespace: str) -> Raw:
-    """Model pods: inference from everywhere, control only from the operator (no policy stops the kubelet)."""
+def network_policy(owner: Raw, access: NetworkAccess | None, settings: Settings) -> Raw | None:
+    """Model pods: inference from those whom the spec names, control only from the operator (no policy stops the
+    kubelet). None: the user wants none."""
+    if access is not None and access.mode == "None":
+        return None
     name = owner["metadata"]["name"]
-    inference = [{"port": HTTP_PORT, "protocol": "TCP"}, {"port": GRPC_PORT, "protocol": "TCP"}]
     spec = {
         "podSelector": {"matchLabels": pod_selector(name)},
         "policyTypes": ["Ingress"],
-        "ingress": [{"ports": inference}, control_ingress(operator_namespace)],
+        "ingress": [*_inference_ingress(access, settings), control_ingress(settings.operator_namespace)],
     }
     return child(NETWORK_POLICY, owner, name, own_labels(name), spec=spec)
+
+
+def _inference_ingress(access: NetworkAccess | None, settings: Settings) -> list[Raw]:
+    http, grpc = ({"port": port, "protocol": "TCP"} for port in (HTTP_PORT, GRPC_PORT))
+    if access is None or access.sources is None:
+        if settings.inference_open_to == "Everywhere":
+            return [{"ports": [http, grpc]}]
+        callers: list[Raw] = [{"podSelector": {}}]
+    else:
+        callers = plain(access.sources)
+    return [
+        {"from": callers, "ports": [http, grpc]},
+        {"from": [{"namespaceSelector": {"matchLabels": {LABEL_METRICS: "true"}}}], "ports": [dict(http)]},
+    ]

@@ -20,6 +20,8 @@ class DeploymentFacts:
     deployments: tuple[Raw, ...] = ()
     """The apps/v1 Deployments that it owns."""
     config_maps: tuple[Raw, ...] = ()
+    policies: tuple[Raw, ...] = ()
+    """The NetworkPolicies that it owns."""
     old_headless: tuple[Raw, ...] = ()
     """The headless Service under its name in 0.1.0, if it is there."""
     has_namesake: bool = False

@@ -26,6 +26,7 @@ class ObservedDeployment:
     token: str
     deployments: tuple[Raw, ...] = ()
     config_maps: tuple[Raw, ...] = ()
+    policies: tuple[Raw, ...] = ()
     services: tuple[Raw, ...] = ()
     has_namesake: bool = False
     """Is there a ModelDeployment with the name that our headless Service had in 0.1.0?"""
@@ -48,6 +49,7 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: flo
         kinds=kinds,
         deployments=observed.deployments,
         config_maps=observed.config_maps,
+        policies=observed.policies,
         old_headless=tuple(each for each in observed.services if each["metadata"]["name"] == old_name),
         has_namesake=observed.has_namesake,
         replicas=tuple(replica(pod, state, timeouts) for pod, state in observed.pods),

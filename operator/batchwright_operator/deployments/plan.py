@@ -171,10 +171,11 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
         return ()
     raw = facts.deployment.raw
     names = {each["metadata"]["name"] for each in desired}
+    policy = network_policy(raw, facts.deployment.spec.network_policy, settings)
     applied: list[tuple[Resource, Raw]] = [
         (CONFIG_MAP, config_map(raw)),
         (SECRET, control_secret(raw, own_labels(facts.deployment.name), token)),
-        (NETWORK_POLICY, network_policy(raw, settings.operator_namespace)),
+        *([(NETWORK_POLICY, policy)] if policy is not None else []),
         (SERVICE, service(raw)),
         (SERVICE, headless_service(raw)),
         *_old_headless(facts),
@@ -187,6 +188,7 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
         *(Apply(resource=resource, body=body) for resource, body in applied),
         *(Delete.of(DEPLOYMENT, each) for each in gone if not is_leaving(each)),
         *(Delete.of(CONFIG_MAP, each) for each in _unused(facts, desired)),
+        *(Delete.of(NETWORK_POLICY, each) for each in facts.policies if policy is None and not is_leaving(each)),
         *(Delete.of(SERVICE, each) for each in facts.old_headless if facts.has_namesake and not is_leaving(each)),
     )
 

@@ -86,6 +86,7 @@ class ModelDeploymentReconciler:
             token=self._live.control_token(uid),
             deployments=tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each)),
             config_maps=tuple(store.owned(CONFIG_MAP, uid)),
+            policies=tuple(store.owned(NETWORK_POLICY, uid)),
             services=tuple(store.owned(SERVICE, uid)),
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),

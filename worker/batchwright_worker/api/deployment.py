@@ -16,6 +16,7 @@ from batchwright_worker.api.fields import (
     Accelerator,
     EnvVar,
     IntOrPercent,
+    KubernetesObject,
     Label,
     PodOptions,
     ResourceRequirements,
@@ -178,6 +179,36 @@ class Strategy(Value, kw_only=True, frozen=True):
     rolling_update: Annotated[RollingUpdate | None, doc("Bounds; with type RollingUpdate only.")] = None
 
 
+class NetworkPeer(Value, kw_only=True, frozen=True):
+    """Who may call, as in `ingress.from` of a NetworkPolicy."""
+
+    pod_selector: Annotated[
+        KubernetesObject | None,
+        doc("Pods with these labels; of the same namespace, unless namespaceSelector is set."),
+    ] = None
+    namespace_selector: Annotated[KubernetesObject | None, doc("Namespaces with these labels; {} is all of them.")] = (
+        None
+    )
+    ip_block: Annotated[KubernetesObject | None, doc("Addresses: cidr, and except for parts of it.")] = None
+
+
+class NetworkAccess(Value, kw_only=True, frozen=True):
+    """The NetworkPolicy of the pods. The control port is open to the operator alone, whoever else may call."""
+
+    mode: Annotated[
+        Literal["Managed", "None"],
+        doc('"None": Batchwright makes no NetworkPolicy, and yours say who may reach the pods.'),
+    ] = "Managed"
+    sources: Annotated[
+        Annotated[tuple[NetworkPeer, ...], msgspec.Meta(max_length=32)] | None,
+        doc(
+            "Who may call the inference ports (8000, 8001). Unset: pods of the same namespace. Namespaces with the "
+            'label batchwright.dev/metrics: "true" may reach port 8000, which has /metrics, in any case.',
+            extra_json_schema=ATOMIC,
+        ),
+    ] = msgspec.field(name="from", default=None)
+
+
 class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
     """What the user wants."""
 
@@ -228,6 +259,10 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
         Strategy | None, doc("How pods are replaced. Unset: rolling, and with no surge where devices are exclusive.")
     ] = None
     repository_control: Annotated[bool, doc("May callers load and unload models over the inference port?")] = False
+    network_policy: Annotated[
+        NetworkAccess | None,
+        doc("Who may call the pods. Unset: pods of the same namespace, unless the administrator says otherwise."),
+    ] = None
     pod: Annotated[PodOptions, doc("Further fields of the pods.")] = PodOptions()
 
 

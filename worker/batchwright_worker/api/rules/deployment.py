@@ -12,6 +12,7 @@ from batchwright_worker.api.deployment import (
     Model,
     ModelDeployment,
     ModelDeploymentSpec,
+    NetworkAccess,
     Runtime,
     Strategy,
     Weights,
@@ -32,6 +33,14 @@ def _served_somewhere(spec: ModelDeploymentSpec) -> bool:
 
 
 RULES: Final = (
+    Rule(
+        on=NetworkAccess,
+        names="from",
+        cel="!has(self.from) || (self.mode == 'Managed' && size(self.from) > 0)",
+        holds=lambda access: access.sources is None or (access.mode == "Managed" and len(access.sources) > 0),
+        wrong="it lists who may call, and so goes with mode Managed and is not empty",
+        remedy='write at least one of podSelector, namespaceSelector and ipBlock; remove from with mode "None"',
+    ),
     Rule(
         on=ModelDeployment,
         cel=f"self.metadata.name.matches('{SERVICE_NAME}')",

@@ -46,6 +46,7 @@ CALLS: Final = (
     "runtime_lost",
     "runtime_back",
     "out_of_memory",
+    "make_room",
     "reserve",
     "release",
     "begin_eviction",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from batchwright_worker.engine.parts import EngineParts
@@ -14,19 +14,35 @@ from batchwright_worker.inference.runtime import RunResult
 from batchwright_worker.scheduler.steps import Batch
 
 _LOG = logging.getLogger(__name__)
+Unload = Callable[[str, tuple[str, ...]], Awaitable[None]]
 _NONE: Final[frozenset[str]] = frozenset()
 
 
 class BatchOutcome:
     """The `isolation.IsolationReport` of one batch. `parts`: its rows whose callers still waited when it began; `rows`
-    counts these, so the batch may have been larger when it was decided."""
+    counts these, so the batch may have been larger when it was decided. `unload` takes models, by device and names, out
+    of memory and measures what is free then."""
 
     __slots__ = (
-        "_counters", "_device", "_ended_at", "_engine", "_epoch", "_last", "_served", "_shared", "_whole",
-        "batch", "began", "parts", "rows", "unbatched",
+        "_counters",
+        "_device",
+        "_ended_at",
+        "_engine",
+        "_epoch",
+        "_last",
+        "_served",
+        "_shared",
+        "_unload",
+        "_whole",
+        "batch",
+        "began",
+        "parts",
+        "rows",
+        "unbatched",
     )  # fmt: skip
 
-    def __init__(self, engine: EngineParts, batch: Batch) -> None:
+    def __init__(self, engine: EngineParts, batch: Batch, unload: Unload) -> None:
+        self._unload = unload
         run, by_key = batch.run, engine.requests.by_key
         self.batch = batch
         self.began = engine.clock()
@@ -117,6 +133,17 @@ class BatchOutcome:
     def out_of_memory(self, rows: int) -> int:
         """Learn the cap, so that no later batch meets the same wall."""
         return self._engine.scheduler.out_of_memory(self._device.name, self._served.name, rows)
+
+    async def make_room(self) -> bool:
+        """See `IsolationReport`."""
+        if self.device_lost():
+            return False
+        victim = self._engine.scheduler.make_room(self._device.name, self._served.name, self._engine.clock())
+        if victim is None:
+            return False
+        _LOG.info("one row of %s does not fit on %s: %s makes room", self._served.name, self._device.name, victim)
+        await self._unload(self._device.name, (victim,))
+        return True
 
     def _done(self, part: Part, outputs: Mapping[str, Array]) -> None:
         """Outputs of a part's rows; the last ones complete the answer."""

@@ -54,7 +54,8 @@ class ModelCounters:
     """Requests on which the model raised (the rest of `fail` was refused or bad)."""
     failed_rows: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """Requests refused, by reason: LatencyTarget, QueueFull, LateAtDispatch, Deadline, Stopping, Unavailable."""
+    """Requests refused, by reason: LatencyTarget, QueueFull, LateAtDispatch, Deadline, Stopping, Unavailable,
+    Unloaded."""
     dispatched: Counter[str] = field(default_factory=Counter)
     """Batches and loads by dispatch reason."""
     decided: Counter[tuple[str, str]] = field(default_factory=Counter)

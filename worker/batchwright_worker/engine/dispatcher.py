@@ -61,7 +61,7 @@ class Dispatcher:
 
     def _begin(self, batch: Batch) -> None:
         run, now = batch.run, self.engine.clock()
-        outcome = BatchOutcome(self.engine, batch)
+        outcome = BatchOutcome(self.engine, batch, self.lifecycle.loader.make_room)
         parts = outcome.parts
         for part in parts:
             part.pending.started(now, run.rows)

@@ -238,7 +238,8 @@ class Engine:
             self.publisher.set_state(name, "Loading")
         if why := await self._lifecycle.place(name):
             self._lifecycle.cannot_place(name, why)
-            raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=1.0)
+            wait_s = max(0.0, self.scheduler.models[name].blocked_until - self.clock())
+            raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=wait_s)
         if self.publisher.views[name].state != "Ready":
             self.publisher.set_state(name, "Ready")
 
@@ -247,7 +248,7 @@ class Engine:
         that run have ended. Raises UnknownModel."""
         self._served(name)
         keys = self.scheduler.block(name, UNLOADED, float("inf"))
-        self.requests.reject(keys, UnknownModel(f"model {name} was {UNLOADED}"))
+        self.requests.reject(keys, UnknownModel(f"model {name} was {UNLOADED}"), "Unloaded")
         self.publisher.set_state(name, "Unloaded", UNLOADED)
         for device in self.scheduler.devices:
             await self._lifecycle.evict(device, name)

@@ -16,6 +16,7 @@ from typing import Protocol
 from batchwright_worker.engine.pending import Part
 from batchwright_worker.inference.runtime import (
     BatchFailed,
+    NoSharedMemory,
     OutOfMemory,
     RunResult,
     Runtime,
@@ -47,6 +48,9 @@ class IsolationReport(Protocol):
 
     def out_of_memory(self, rows: int) -> int:
         """A run of `rows` did not fit; the most to try from now on."""
+
+    async def make_room(self) -> bool:
+        """Not even one row fits: unload an idle model of the device; False if there is none. Raises RuntimeTrouble."""
 
 
 class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
@@ -95,15 +99,17 @@ async def run_isolated(
                 raise PartsLost([], [*batch, *others], str(lost)) from lost
             raise PartsLost(batch, others, str(lost), overdue=lost.overdue) from lost
         except OutOfMemory as trouble:
+            # B5's option 2, where the device itself says that memory is short and the books did not.
+            if rows == 1 and not isinstance(trouble, NoSharedMemory) and await report.make_room():
+                work.append(batch)
+                budget.runs += 1
+                continue
             limit = report.out_of_memory(rows)
             _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
         except WrongOutputs as trouble:
             _fail_all(batch, str(trouble), report.failed)
         except BatchFailed as trouble:
-            if budget.runs <= 0:
-                _fail_all(batch, str(trouble), report.failed)
-            else:
-                _split_or_fail(batch, rows, str(trouble), work, report.failed)
+            _split_or_fail(batch, rows if budget.runs > 0 else 1, str(trouble), work, report.failed)
         else:
             report.ran(rows, result, rows == total)
             report.hand_out(batch, result)
@@ -140,6 +146,7 @@ def wrong_outputs(result: RunResult, rows: int, unbatched: frozenset[str] = froz
 def _split_or_fail(
     batch: list[Part], rows: int, message: str, work: list[list[Part]], failed: Callable[[Part, str], None]
 ) -> None:
+    """Work on halves of the batch's `rows`; one row is not split."""
     if rows == 1:
         _fail_all(batch, message, failed)
         return

@@ -95,7 +95,7 @@ class ModelLifecycle:
         """Answer who waits for the model, try again later."""
         until = self.engine.clock() + retry_after_s
         error = ModelUnavailable(f"model {model} cannot be loaded: {why}", retry_after_s=retry_after_s)
-        self.engine.requests.reject(self.engine.scheduler.block(model, why, until), error)
+        self.engine.requests.reject(self.engine.scheduler.block(model, why, until), error, "Unavailable")
         self.engine.publisher.set_state(model, "Failed", why)
         loop = asyncio.get_running_loop()
         self._timers[model] = loop.call_later(retry_after_s, self._load_again, model, until)
@@ -180,7 +180,7 @@ class ModelLifecycle:
         message = f"quarantined for {rest_s:.0f} s, because it has cost the device's other models its runtime: {why}"
         _LOG.error("model %s is %s", model, message)
         error = ModelUnavailable(f"model {model} is {message}", retry_after_s=rest_s)
-        self.engine.requests.reject(self.engine.scheduler.block(model, message, until), error)
+        self.engine.requests.reject(self.engine.scheduler.block(model, message, until), error, "Unavailable")
         self.engine.publisher.set_state(model, "Failed", message, resting=True)
         self._timers[model] = asyncio.get_running_loop().call_later(rest_s, self._rested, model, until)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from batchwright_worker.inference.runtime import (
     OutOfMemory,
     Runtime,
     RuntimeLost,
+    RuntimeTrouble,
     Sample,
     TensorSpec,
     WarmUpTensor,
@@ -113,7 +115,7 @@ class Loader:
                 engine.scheduler.load_failed(load, engine.clock())
             return self._cut_off(load, lost)
         except OutOfMemory as trouble:
-            return self._too_large(load, str(trouble)) if device.epoch == epoch else None
+            return await self._too_large(load, str(trouble)) if device.epoch == epoch else None
         except Exception as trouble:
             if not isinstance(trouble, BatchFailed):
                 _LOG.exception("load of %s on %s", load.model, load.device)
@@ -130,6 +132,11 @@ class Loader:
 
     async def _unload(self, runtime: Runtime, victim: str) -> None:
         await runtime.unload(victim, self.engine.scheduler.models[victim].unload_limit_s())
+
+    async def make_room(self, device: str, victims: tuple[str, ...]) -> None:
+        """As `unload`, and report what is free then. Raises RuntimeTrouble."""
+        await self.unload(device, victims)
+        await self.measure(device)
 
     def _count_unloads(self, victims: tuple[str, ...]) -> None:
         for victim in victims:
@@ -246,9 +253,16 @@ class Loader:
             return "warmup.mode is Skip"
         return "the runtime died when it was loaded and tried" if self._cuts.get(spec.name) else ""
 
-    def _too_large(self, load: LoadModel, why: str) -> LoadResult:
-        """It did not fit; next time idle models make room, where there are some."""
-        if self.engine.scheduler.load_did_not_fit(load, self.engine.clock()):
+    async def _too_large(self, load: LoadModel, why: str) -> LoadResult:
+        """It did not fit; next time idle models make room, where there are some: by the books, or, where these know of
+        no bound, one after the other."""
+        scheduler, now = self.engine.scheduler, self.engine.clock()
+        if scheduler.load_did_not_fit(load, now):
+            return None
+        victim = scheduler.make_room(load.device, load.model, now)
+        if victim is not None:
+            with contextlib.suppress(RuntimeTrouble):
+                await self.make_room(load.device, (victim,))
             return None
         return self._give_up(load, f"out of memory while loading onto {load.device}: {why}")
 

@@ -169,11 +169,11 @@ class PendingRequests:
             self.counters[pending.request.model].cancelled += 1
             self._remove(pending)
 
-    def reject(self, keys: list[int], error: InferenceError) -> None:
+    def reject(self, keys: list[int], error: InferenceError, reason: str) -> None:
         """Answer the requests of these queue entries, which will not be served."""
         for key in keys:
             if (pending := self.by_key.get(key)) is not None:
-                self.fail(pending, error, "Unavailable")
+                self.fail(pending, error, reason)
 
     def _remove(self, pending: PendingRequest) -> None:
         pending.waits = False

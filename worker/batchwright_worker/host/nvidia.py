@@ -30,6 +30,10 @@ class NvidiaMeter:
         """Used on the device, by any process: what is used cannot be allocated."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._device).used)
 
+    def growth(self) -> int:
+        """Not known without asking the driver."""
+        return 0
+
     def start_peak(self) -> None:
         """NVML has no high-water mark; the libraries' allocators keep what a batch took until they are trimmed."""
 

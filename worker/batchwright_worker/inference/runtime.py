@@ -7,6 +7,7 @@ Errors (callers never see these):
     RuntimeTrouble
     |- RuntimeLost        the process is gone; the batch may be tried again when it is back
     |- OutOfMemory        this batch (or model) does not fit; a smaller one may
+    |  `- NoSharedMemory  the same of the way to the device
     |- WrongOutputs       what the model gave is not what it declares: a fact about the model, not about a row
     `- BatchFailed        the model raised; some row of the batch is bad
 """
@@ -42,6 +43,10 @@ class RuntimeLost(RuntimeTrouble):
 
 class OutOfMemory(RuntimeTrouble):
     """The device has no room for this batch or this model."""
+
+
+class NoSharedMemory(OutOfMemory):
+    """The way to the device has none for this batch: models that go make no room there."""
 
 
 class BatchFailed(RuntimeTrouble):

@@ -29,6 +29,9 @@ from batchwright_worker.runtime.calls import begin_batch, run_batch
 from batchwright_worker.runtime.settling import settled
 
 _MEASURE_EVERY: Final = 64
+_GROWN_BYTES: Final = 16 << 20
+"""A batch that is not measured, but after which the process holds so much more, is reported all the same: else models
+that keep memory pass their budget long before the next measurement."""
 _TRAITS: Final[dict[tuple[type, Any], bool]] = {}
 
 
@@ -58,6 +61,8 @@ class RunOutcome:
     batch_bytes: int
     retained_bytes: int
     row_errors: Mapping[int, str]
+    measured: bool = True
+    """Is it worth asking how much memory is used now?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,12 +205,16 @@ class LoadedModels:
         if measurement.before is not None and measurement.moves == self._moves:
             batch_bytes = self._batch_bytes(loaded, measurement.before)
             loaded.largest = max(loaded.largest, measurement.elements)
+        grown = batch_bytes < 0 and not self._loading and self._meter.growth() > _GROWN_BYTES
+        if grown:
+            loaded.retained_bytes += self._meter.growth()
         return RunOutcome(
             outputs=outputs,
             device_seconds=seconds,
             batch_bytes=batch_bytes,
             retained_bytes=loaded.retained_bytes,
             row_errors=errors,
+            measured=batch_bytes >= 0 or grown,
         )
 
     def _batch_bytes(self, loaded: _MeasuredModel, before: int) -> int:

@@ -152,7 +152,7 @@ class WholeModels:
             batch_bytes=outcome.batch_bytes,
             slot_bytes=slot.size,
             # Asking the meter reads /proc or calls a driver: only with a batch that was measured anyway.
-            memory_used_bytes=self._meter.used() if outcome.batch_bytes >= 0 else -1,
+            memory_used_bytes=self._meter.used() if outcome.measured else -1,
             row_errors=row_errors(outcome.row_errors),
             retained_bytes=outcome.retained_bytes,
             input_seconds=input_seconds,

@@ -70,6 +70,8 @@ class DeviceMemory:
     free_bytes: int = UNBOUNDED
     residents: dict[str, ResidentModel] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
+    loading_bytes: int = 0
+    """What the load in progress is expected to take, counted as used already."""
     load_blocked: set[str] = field(default_factory=set)
     """Models whose load has failed here; not tried again until they are unblocked."""
 
@@ -95,6 +97,16 @@ class DeviceMemory:
             self.free_bytes -= size
             self.used_bytes += size
 
+    def start_load(self, size: int) -> None:
+        """Expect a load of `size` bytes."""
+        self.loading_bytes = size
+        self.allocate(size)
+
+    def end_load(self, size: int) -> None:
+        """The load has ended, and `size` bytes are there."""
+        self.allocate(size - self.loading_bytes)
+        self.loading_bytes = 0
+
     def unload(self, model: str) -> None:
         """The model is resident no more, at once: nothing may be dispatched to it."""
         resident = self.residents.pop(model)
@@ -102,6 +114,7 @@ class DeviceMemory:
 
     def lose(self) -> list[str]:
         """The runtime died; the models that were resident."""
+        self.end_load(0)
         lost = list(self.residents)
         for model in lost:
             self.unload(model)
@@ -322,18 +335,19 @@ class Device:
 
     def start_load(self, model: str, load_bytes: int, now: float, until: float) -> None:
         """A load begins; its memory counts as used from now on."""
-        self.memory.allocate(load_bytes)
+        self.memory.start_load(load_bytes)
         self.timeline.start_load(model, now, until)
 
     def end_load(self, model: str, memory_bytes: int, now: float) -> None:
         """The model is resident; a batch of it may be in flight already, put behind the load."""
         self.timeline.end_load(now)
+        self.memory.end_load(memory_bytes)
         self.memory.residents[model] = ResidentModel(memory_bytes=memory_bytes, has_served=self.runs(model))
 
-    def fail_load(self, load_bytes: int, now: float) -> None:
+    def fail_load(self, now: float) -> None:
         """The load has failed and gives its memory back."""
         self.timeline.end_load(now)
-        self.memory.allocate(-load_bytes)
+        self.memory.end_load(0)
 
     def lose(self) -> list[str]:
         """The runtime died; the models that were resident."""

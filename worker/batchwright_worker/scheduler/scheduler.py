@@ -348,6 +348,20 @@ class Scheduler:
         """A batch of `rows` did not fit; the most rows that are tried from now on."""
         return self.devices[device].memory.limit(model, rows)
 
+    def make_room(self, device: str, model: str, now: float) -> str | None:
+        """The device has found that not even one row of the model fits, or its load: the idle model that is to be
+        unloaded, the cheapest to evict, None if there is none. What was learned of batches that do not fit is
+        forgotten."""
+        view = next((one for one in self._device_views(now) if one.name == device), None)
+        idle = [] if view is None else view.unprotected().unloadable(model)
+        if not idle:
+            return None
+        memory = self.devices[device].memory
+        memory.unload(idle[0].model)
+        memory.caps.pop(model, None)
+        memory.load_blocked.discard(model)
+        return idle[0].model
+
     def answered(self, model: str, rows: int, latency_s: float) -> None:
         """A caller has got its result, so long after its arrival; `rows`: the last ones of its request."""
         self.models[model].window.answered(rows, latency_s)
@@ -362,8 +376,7 @@ class Scheduler:
         """It is there and has served already (simulations begin so)."""
         memory = self.devices[device].memory
         memory.residents[model] = ResidentModel(memory_bytes=memory_bytes, has_served=True)
-        if memory.total_bytes:
-            memory.free_bytes -= memory_bytes
+        memory.allocate(memory_bytes)
 
     def warm_up_ran(self, model: str, rows: int, device_s: float, batch_bytes: int, bucket: Bucket = ()) -> None:
         """A batch of the warm-up has run, of rows of this bucket."""
@@ -392,17 +405,14 @@ class Scheduler:
     def load_ended(self, load: LoadModel, report: LoadReport, now: float) -> None:
         """The model is there; a `MemoryReport` should follow."""
         device, served = self.devices[load.device], self.models[load.model]
-        expected = served.footprint.load_bytes
         served.footprint.loaded(report)
         device.end_load(load.model, served.footprint.load_bytes, now)
-        if device.memory.total_bytes:
-            device.memory.free_bytes -= served.footprint.load_bytes - expected
         served.blocked = ""
 
     def load_failed(self, load: LoadModel, now: float) -> None:
         """The load raised; its device is free again, and not tried for this model before `unblock`."""
         device = self.devices[load.device]
-        device.fail_load(self.models[load.model].footprint.load_bytes, now)
+        device.fail_load(now)
         device.memory.load_blocked.add(load.model)
 
     def load_killed_runtime(self, device: str, model: str) -> None:

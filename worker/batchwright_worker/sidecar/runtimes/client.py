@@ -26,7 +26,7 @@ from batchwright_worker.inference.runtime import (
     DeclaredSource,
     LoadReport,
     MemoryReport,
-    OutOfMemory,
+    NoSharedMemory,
     PromptRuntime,
     RunResult,
     RuntimeLost,
@@ -277,7 +277,7 @@ class RuntimeClient(PromptRuntime):
         try:
             return self._pool.acquire(size)
         except SlotsFullError as error:
-            raise OutOfMemory(str(error)) from error
+            raise NoSharedMemory(str(error)) from error
 
     def _memory(self) -> MemoryReport:
         total = self._total_bytes

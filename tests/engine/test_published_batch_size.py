@@ -131,6 +131,7 @@ def test_a_large_request_to_a_model_of_free_shape_soon_runs_in_full_batches() ->
         await engine.start()
         device.runs.clear()
         await engine.infer(large(engine, 6000))
+        assert engine.snapshot().models[0].batch_size == 32
         sizes = [rows for _, rows in device.runs]
         assert sizes[5] >= 16
         assert sum(sizes) / len(sizes) > 25

@@ -114,7 +114,7 @@ class ModelView:
             name=self.name,
             state=self.state,
             message=self.message,
-            batch_size=self.batch_size,
+            batch_size=served.tuner.size,
             trend=decision.trend.direction if decision else "Flat",
             trend_z=round(decision.trend.z, 4) if decision else 0.0,
             latency_target_met=latency_target_met(served, decision),

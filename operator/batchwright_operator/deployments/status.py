@@ -23,7 +23,10 @@ BATCH_SIZES_LIMIT: Final = 8
 """Of more models the column would fill the screen."""
 REPLICA_MODELS_LIMIT: Final = 1000
 """About 90 bytes each, and twice that in managedFields; etcd takes 1.5 MiB of an object, with its spec."""
+DETAILED_MODELS_LIMIT: Final = 200
+"""Of more, `tuning` is left out, which metrics have for all, and messages are short: 500 with both take 1.47 MB."""
 MODEL_MESSAGE_LIMIT: Final = 300
+SHORT_MESSAGE_LIMIT: Final = 100
 ModelStates = Mapping[str, Sequence[ModelState]]
 
 
@@ -142,14 +145,15 @@ def _kept_models(facts: DeploymentFacts, old: Raw) -> list[Raw]:
 
 
 def _models(facts: DeploymentFacts, states: ModelStates, old: Raw) -> list[Raw]:
-    written = by_name(old.get("models"))
+    written, named = by_name(old.get("models")), facts.deployment.spec.models
+    detailed = len(named) <= DETAILED_MODELS_LIMIT
     return [
-        _model(model.name, states.get(model.name, ()), written.get(model.name, {}))
-        for model in facts.deployment.spec.models
+        _model(model.name, states.get(model.name, ()), written.get(model.name, {}), detailed=detailed)
+        for model in named
     ]
 
 
-def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
+def _model(name: str, states: Sequence[ModelState], old: Raw, *, detailed: bool) -> Raw:
     """One model over all replicas: percentiles from the pooled histogram, the batch size that most replicas have."""
     kept: Raw = {key: old[key] for key in ("lastChangeTime", "lastChangeReason", "lastChangeRule") if key in old}
     if not states:
@@ -170,12 +174,12 @@ def _model(name: str, states: Sequence[ModelState], old: Raw) -> Raw:
         "queueLength": sum(state.queue_length for state in states),
     }
     told = [state.tuning for state in states if state.tuning is not None]
-    if told:
+    if told and detailed:
         body["tuning"] = tuning_status(told, searching=any(state.searching for state in states))
     cut = next((state.layerwise for state in states if state.layerwise), "")
     layers: Raw = {"layerwise": cut} if cut else {}
     if message := _failure(states):
-        body["message"] = message
+        body["message"] = message if detailed else shorten(message, SHORT_MESSAGE_LIMIT)
     return body | layers | _latencies(states, old) | kept | _last_change(states, old)
 
 

@@ -21,7 +21,7 @@ from batchwright_worker.inference.runtime import TensorSpec
 VERSION: Final = "1"
 """Every model has this one version."""
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
-_SHOWN_NAMES: Final = 8
+_SHOWN_NAMES: Final = 20
 _NEVER: Final = Tally()
 """There is no response cache here; Triton's clients expect its fields."""
 

@@ -197,6 +197,6 @@ def wait_ready(served: Served) -> None:
 def _listening(process: subprocess.Popen[str]) -> Served:
     assert process.stdout is not None
     line = process.stdout.readline()
-    found = re.search(r"http://127.0.0.1:(\d+), gRPC 127.0.0.1:(\d+), control 127.0.0.1:(\d+) \(token (\w+)\)", line)
+    found = re.search(r"https?://127.0.0.1:(\d+), gRPC 127.0.0.1:(\d+), control 127.0.0.1:(\d+) \(token (\w+)\)", line)
     assert found is not None, f"serve said {line!r}"
     return Served(process, int(found[1]), int(found[2]), int(found[3]), found[4])

@@ -63,6 +63,9 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     default=None,
     help="Write the scheduler's events and decisions to this file; see batchwright-worker replay.",
 )
+@click.option("--tls-cert", type=click.Path(path_type=Path), default=None, help="PEM: serve HTTP and gRPC by TLS.")
+@click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="PEM: the certificate's key.")
+@click.option("--tls-client-ca", type=click.Path(path_type=Path), default=None, help="PEM: only clients signed by it.")
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
 def command(
     paths: tuple[Path, ...],
@@ -77,22 +80,23 @@ def command(
     try:
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
         deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
-        if dispatch_log is not None:
-            extra = (*extra, f"--dispatch-log={dispatch_log.absolute()}")
-        asyncio.run(_serve(deployment, LocalPorts(**options), extra))
+        tls = {name: options.pop(name.replace("-", "_")) for name in ("tls-cert", "tls-key", "tls-client-ca")}
+        files = {"dispatch-log": dispatch_log, **tls}
+        extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)
+        asyncio.run(_serve(deployment, LocalPorts(**options), extra, "https" if tls["tls-cert"] else "http"))
     except (ManifestError, LocalFailed) as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[str, ...]) -> None:
+async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[str, ...], scheme: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     options = [part for option in extra for part in option.split("=", 1)]
     async with served(deployment, ports, sidecar_options=options) as here:
         click.echo(
-            f"{deployment.name} on {deployment.kind}: {here.url}, gRPC {here.host}:{here.grpc}, "
-            f"control {here.host}:{here.control} (token {here.token})"
+            f"{deployment.name} on {deployment.kind}: {scheme}://{here.host}:{here.http}, "
+            f"gRPC {here.host}:{here.grpc}, control {here.host}:{here.control} (token {here.token})"
         )
         announcing = asyncio.create_task(_announce(here))
         here.ended.add_done_callback(lambda _: stop.set())

@@ -78,6 +78,9 @@ from batchwright_worker.api.names import (
     envvar=ENV_LOAD_TABLE,
     help="The processor's load table as JSON (batchSize, imagesPerSecond, maxServices per row), for first batch sizes.",
 )
+@click.option("--tls-cert", type=click.Path(path_type=Path), default=None, help="PEM: serve HTTP and gRPC by TLS.")
+@click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="PEM: the certificate's key.")
+@click.option("--tls-client-ca", type=click.Path(path_type=Path), default=None, help="PEM: only clients signed by it.")
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
 @click.option("--was-ready-file", type=click.Path(path_type=Path), envvar=ENV_WAS_READY, default=None, hidden=True)
 @click.option("--ready-file", type=click.Path(path_type=Path), default=None, hidden=True, help="Ports, as JSON.")

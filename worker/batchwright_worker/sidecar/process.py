@@ -33,6 +33,7 @@ from batchwright_worker.protocol.large_bodies import LargeBodies
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.protocol.request_memory import RequestMemory
+from batchwright_worker.protocol.tls import Certificates, TlsFiles
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.control_thread import ControlThread
 from batchwright_worker.sidecar.drain import Drain
@@ -79,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     was_ready_file: Path | None = None
     """Is written when this pod is ready for the first time, and outlives the process: a `Readiness.was_ready`."""
     dispatch_log: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     dispatch_log_bytes: int = DEFAULT_BYTES
     load_table: str = ""
     memory_bytes: int | None = None
@@ -144,6 +148,7 @@ class Sidecar:
         self._grpc: Any = None
         self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
         engine.publisher.readiness = Readiness(rule=deployment.spec.readiness, was_ready=self._noted)
+        self._watching: asyncio.Task[None] | None = None
 
     def ready(self) -> bool:
         """Are the models ready that have to be, and is no drain requested?"""
@@ -178,9 +183,12 @@ class Sidecar:
             large=self._large,
         )
         try:
+            certificates = _certificates(settings)
+            if certificates is not None:
+                self._watching = asyncio.create_task(certificates.watch(), name="certificates")
             token = token_from(settings.token_file)
             ports = {
-                "http": self._serve(app, settings.http_port, self._memory),
+                "http": self._serve(app, settings.http_port, self._memory, certificates),
                 "control": self._serve_control(token),
             }
             service = (TracedService if is_traced else InferenceService)(
@@ -192,7 +200,8 @@ class Sidecar:
                 memory=self._memory,
                 large=self._large,
             )
-            self._grpc, ports["grpc"] = grpc_server(service, limits, f"{settings.host}:{settings.grpc_port}")
+            address = f"{settings.host}:{settings.grpc_port}"
+            self._grpc, ports["grpc"] = grpc_server(service, limits, address, certificates)
             await self._grpc.start()
         except (OSError, RuntimeError) as error:
             await self._stop()
@@ -205,10 +214,10 @@ class Sidecar:
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
-    def _serve(self, app: Any, port: int, memory: RequestMemory) -> int:
+    def _serve(self, app: Any, port: int, memory: RequestMemory, certificates: Certificates | None = None) -> int:
         listener = bound(self._settings.host, port)
         server = HttpServer(app, self._limits, memory)
-        self._tasks.append(server.start(listener))
+        self._tasks.append(server.start(listener, certificates))
         self._servers.append(server)
         return int(listener.getsockname()[1])
 
@@ -226,12 +235,27 @@ class Sidecar:
         await self._engine.close()
         if self._control_thread is not None:
             await self._control_thread.stop()
+        if self._watching is not None:
+            self._watching.cancel()
         if self._grpc is not None:
             await self._grpc.stop(1.0)
         self._large.close()
         for server in self._servers:
             server.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    """None without TLS. Raises SidecarFailed."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
+            raise SidecarFailed("TLS needs both a certificate and its key: give --tls-cert FILE and --tls-key FILE")
+        return None
+    files = TlsFiles(cert=settings.tls_cert, key=settings.tls_key, client_ca=settings.tls_client_ca)
+    try:
+        return Certificates(files)
+    except (OSError, ValueError) as error:
+        raise SidecarFailed(f"no TLS with {files.cert} and {files.key}: {error}; both are PEM files") from error
 
 
 def _engine(

@@ -26,6 +26,7 @@ from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LargeBodies, W
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import check_load, check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
+from batchwright_worker.protocol.tls import Certificates
 
 _LOG = logging.getLogger(__name__)
 _FOREVER_S: Final = 365 * 86_400.0
@@ -255,8 +256,11 @@ def _time_left(context: Any) -> float | None:
     return None if left is None or left > _FOREVER_S else max(0.0, left)
 
 
-def grpc_server(service: InferenceService, limits: Limits, address: str) -> tuple[Any, int]:
-    """A server that is not started yet, and the port it is bound to. Raises RuntimeError if the port is taken."""
+def grpc_server(
+    service: InferenceService, limits: Limits, address: str, certificates: Certificates | None = None
+) -> tuple[Any, int]:
+    """A server that is not started yet, and the port it is bound to; by TLS where there are certificates. Raises
+    RuntimeError if the port is taken."""
     server = grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", limits.body_bytes),
@@ -272,4 +276,6 @@ def grpc_server(service: InferenceService, limits: Limits, address: str) -> tupl
         )
     )
     add_GRPCInferenceServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    return server, server.add_insecure_port(address)
+    if certificates is None:
+        return server, server.add_insecure_port(address)
+    return server, server.add_secure_port(address, certificates.grpc_credentials())

@@ -16,6 +16,7 @@ from batchwright_worker.protocol.http.receive_buffers import ReceiveBuffers
 from batchwright_worker.protocol.http.request_reader import END
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.request_memory import RequestMemory
+from batchwright_worker.protocol.tls import Certificates
 
 _GRACE_S: Final = 5.0
 """How long responses that are due may still go out after `stop`."""
@@ -49,20 +50,17 @@ class HttpServer:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def start(self, listener: socket.socket) -> asyncio.Task[None]:
-        """Serve on this socket until `stop`."""
-        return asyncio.create_task(self._serve(listener), name=f"http {listener.getsockname()[1]}")
+    def start(self, listener: socket.socket, certificates: Certificates | None = None) -> asyncio.Task[None]:
+        """Serve on this socket until `stop`; by TLS where there are certificates."""
+        return asyncio.create_task(self._serve(listener, certificates), name=f"http {listener.getsockname()[1]}")
 
     def stop(self) -> None:
         """Close idle connections, let responses go out (some seconds at most), then the task of `start` ends."""
         self.stopping = True
         self._stop.set()
 
-    async def _serve(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: HttpConnection(self), sock=listener, backlog=_BACKLOG)
-        await self._stop.wait()
-        server.close()
+    async def _serve(self, listener: socket.socket, certificates: Certificates | None) -> None:
+        await (self._listen(listener) if certificates is None else self._listen_tls(listener, certificates))
         for connection in tuple(self._connections):
             connection.finish()
         with contextlib.suppress(TimeoutError):
@@ -72,6 +70,36 @@ class HttpServer:
             connection.abort()
         if self._timer is not None:
             self._timer.cancel()
+
+    async def _listen(self, listener: socket.socket) -> None:
+        """Accept connections until `stop`."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: HttpConnection(self), sock=listener, backlog=_BACKLOG)
+        await self._stop.wait()
+        server.close()
+
+    async def _listen_tls(self, listener: socket.socket, certificates: Certificates) -> None:
+        """The same by TLS. A new certificate takes a new server on the same socket: connections that wait to be
+        accepted stay in its backlog, those that are there go on."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        certificates.on_change.append(lambda _: changed.set())
+        stopping = loop.create_task(self._stop.wait())
+        while not stopping.done():
+            changed.clear()
+            server = await loop.create_server(
+                lambda: HttpConnection(self),
+                sock=listener.dup(),
+                backlog=_BACKLOG,
+                ssl=certificates.context,
+                ssl_handshake_timeout=self.limits.header_seconds,
+                ssl_shutdown_timeout=_GRACE_S,
+            )
+            renewing = loop.create_task(changed.wait())
+            await asyncio.wait((stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
+            renewing.cancel()
+            server.close()
+        listener.close()
 
     # --- for its connections (`connection.ConnectionPort`) ---
 

@@ -1,0 +1,226 @@
+"""TLS of the inference ports: clients that verify, client certificates, and a certificate that changes under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+import trustme
+from cryptography import x509
+
+from batchwright_worker.protocol.tls import CHECK_S, Certificates, TlsFiles
+from tests.protocol.raw_http import infer_request, read_response
+from tests.protocol.serving import Served, emulated_model, manifest, serving
+
+BITS = [[1.0] + [0.0] * 7]
+
+
+class Authority:
+    """Certificates for 127.0.0.1, written as a mounted Secret has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._signer = trustme.CA()
+        self.root = folder / "ca.crt"
+        self._signer.cert_pem.write_to_path(self.root)
+        self.renew()
+
+    def renew(self) -> int:
+        """A new certificate in place of the old one; its serial number."""
+        issued = self._signer.issue_cert("127.0.0.1", "localhost")
+        for name, blob in (("tls.key", issued.private_key_pem), ("tls.crt", issued.cert_chain_pems[0])):
+            new = self.folder / f"{name}.new"
+            new.write_bytes(blob.bytes())
+            new.replace(self.folder / name)
+        return x509.load_pem_x509_certificate((self.folder / "tls.crt").read_bytes()).serial_number
+
+    def files(self, **more: Path) -> TlsFiles:
+        return TlsFiles(cert=self.folder / "tls.crt", key=self.folder / "tls.key", **more)
+
+    def client(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.root))
+
+    def options(self) -> tuple[str, str]:
+        return f"--tls-cert={self.folder / 'tls.crt'}", f"--tls-key={self.folder / 'tls.key'}"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def secure(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    documents = manifest("secure", [emulated_model("m", 1)])
+    with serving(tmp_path_factory.mktemp("secure"), documents, *authority.options()) as served:
+        yield served
+
+
+def connected(served: Served, context: ssl.SSLContext) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", served.http), timeout=20)
+    return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def serial(connection: ssl.SSLSocket) -> int:
+    found = connection.getpeercert(binary_form=True)
+    assert found is not None
+    return x509.load_der_x509_certificate(found).serial_number
+
+
+def channel(served: Served, authority: Authority) -> grpc.Channel:
+    credentials = grpc.ssl_channel_credentials(authority.root.read_bytes())
+    return grpc.secure_channel(f"127.0.0.1:{served.grpc}", credentials)
+
+
+def test_tritons_clients_verify_the_certificate(secure: Served, authority: Authority) -> None:
+    rows = np.array(BITS, np.float32)
+    by_http = triton_http.InferInput("x", [1, 8], "FP32")
+    by_http.set_data_from_numpy(rows)
+    context = authority.client
+    with triton_http.InferenceServerClient(f"127.0.0.1:{secure.http}", ssl=True, ssl_context_factory=context) as client:
+        assert client.infer("m", [by_http]).as_numpy("argmax").tolist() == [[0]]
+    by_grpc = triton_grpc.InferInput("x", [1, 8], "FP32")
+    by_grpc.set_data_from_numpy(rows)
+    with triton_grpc.InferenceServerClient(
+        f"127.0.0.1:{secure.grpc}", ssl=True, root_certificates=str(authority.root)
+    ) as client:
+        assert client.infer("m", [by_grpc]).as_numpy("argmax").tolist() == [[0]]
+
+
+def test_who_speaks_no_tls_is_left_alone(secure: Served, authority: Authority) -> None:
+    with socket.create_connection(("127.0.0.1", secure.http), timeout=20) as plain:
+        plain.sendall(infer_request("m", BITS))
+        with contextlib.suppress(ConnectionResetError):
+            assert not plain.recv(4096).startswith(b"HTTP")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connected(secure, ssl.create_default_context())
+    with connected(secure, authority.client()) as good:
+        good.sendall(infer_request("m", BITS))
+        assert read_response(good)[0] == 200
+
+
+def test_old_protocols_are_not_spoken(authority: Authority) -> None:
+    assert authority.files().context().minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_new_certificate_is_served_while_old_connections_go_on(secure: Served, authority: Authority) -> None:
+    with connected(secure, authority.client()) as kept, channel(secure, authority) as long_lived:
+        first, new, stop = serial(kept), authority.renew(), threading.Event()
+        failures: list[BaseException] = []
+        asking = threading.Thread(target=ask_on, args=(kept, stop, failures))
+        asking.start()
+        end = time.monotonic() + 10 * CHECK_S
+        while (seen := fresh_serial(secure, authority)) == first:
+            assert time.monotonic() < end
+        assert seen == new != first
+        stop.set()
+        asking.join()
+        assert failures == []
+        grpc.channel_ready_future(long_lived).result(timeout=10)
+    pem = ssl.get_server_certificate(("127.0.0.1", secure.grpc))
+    assert x509.load_pem_x509_certificate(pem.encode()).serial_number == new
+
+
+def fresh_serial(served: Served, authority: Authority) -> int:
+    with connected(served, authority.client()) as fresh:
+        return serial(fresh)
+
+
+def ask_on(connection: ssl.SSLSocket, stop: threading.Event, failures: list[BaseException]) -> None:
+    """Requests on one connection until `stop`."""
+    try:
+        while not stop.is_set():
+            connection.sendall(infer_request("m", BITS))
+            assert read_response(connection)[0] == 200
+    except BaseException as error:
+        failures.append(error)
+
+
+def test_files_that_do_not_fit_leave_the_old_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificates = Certificates(authority.files())
+    changes: list[ssl.SSLContext] = []
+    certificates.on_change.append(changes.append)
+    old, good = certificates.context, (tmp_path / "tls.key").read_bytes()
+    authority.renew()
+    (tmp_path / "tls.key").write_bytes(good)
+    certificates.check()
+    (tmp_path / "tls.crt").unlink()
+    certificates.check()
+    assert (certificates.context, changes) == (old, [])
+    authority.renew()
+    certificates.check()
+    certificates.check()
+    assert changes == [certificates.context] != [old]
+
+
+async def test_the_files_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchwright_worker.protocol.tls.CHECK_S", 0.001)
+    authority = Authority(tmp_path)
+    certificates = Certificates(authority.files())
+    changed = asyncio.Event()
+    certificates.on_change.append(lambda _: changed.set())
+    watching = asyncio.create_task(certificates.watch())
+    authority.renew()
+    await asyncio.wait_for(changed.wait(), 20)
+    watching.cancel()
+
+
+def test_client_certificates(tmp_path: Path) -> None:
+    """Only clients that the authority has signed are served, over both protocols."""
+    authority = Authority(tmp_path)
+    documents = manifest("mutual", [emulated_model("m", 1)])
+    with serving(tmp_path, documents, *authority.options(), f"--tls-client-ca={authority.root}") as served:
+        stranger, known = authority.client(), authority.client()
+        known.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+        with connected(served, known) as good:
+            good.sendall(infer_request("m", BITS))
+            assert read_response(good)[0] == 200
+        assert answer_to_a_stranger(served, stranger) == b""
+        chain, key = (tmp_path / "tls.crt").read_bytes(), (tmp_path / "tls.key").read_bytes()
+        pair = {"private_key": key, "certificate_chain": chain}
+        for proof, is_served in (({}, False), (pair, True)):
+            credentials = grpc.ssl_channel_credentials(authority.root.read_bytes(), **proof)
+            with grpc.secure_channel(f"127.0.0.1:{served.grpc}", credentials) as made:
+                assert reached(made) == is_served
+
+
+def answer_to_a_stranger(served: Served, context: ssl.SSLContext) -> bytes:
+    """TLS 1.3 says no only after the client's side of the handshake is done."""
+    try:
+        with connected(served, context) as stranger:
+            stranger.sendall(infer_request("m", BITS))
+            return stranger.recv(4096)
+    except (ssl.SSLError, ConnectionError):
+        return b""
+
+
+def reached(made: grpc.Channel) -> bool:
+    try:
+        grpc.channel_ready_future(made).result(timeout=3)
+    except grpc.FutureTimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("options", [("--tls-cert=CERT",), ("--tls-key=KEY",), ("--tls-cert=KEY", "--tls-key=CERT")])
+def test_what_cannot_be_served_with_says_so(tmp_path: Path, options: tuple[str, ...]) -> None:
+    authority = Authority(tmp_path)
+    names = {"CERT": str(authority.folder / "tls.crt"), "KEY": str(authority.folder / "tls.key")}
+    given = [f"{option.partition('=')[0]}={names[option.partition('=')[2]]}" for option in options]
+    with (
+        pytest.raises(AssertionError, match="serve said"),
+        serving(tmp_path, manifest("no", [emulated_model("m", 1)]), *given),
+    ):
+        pass

@@ -72,11 +72,11 @@ def test_the_neighbours_of_a_hanging_model_wait_for_its_limit_and_one_more_try_a
 
 def test_it_is_unready_from_half_of_the_limit_on_and_ready_again_afterwards() -> None:
     async def scenario() -> None:
-        engine = await started(FakeDevice(), limited("m", run_ms=2000), model("good"))
+        engine = await started(FakeDevice(), limited("m", run_ms=900), model("good"))
         hanging = asyncio.ensure_future(engine.infer(request(engine, HANG)))
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(0.4)
         assert engine.ready()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
         assert not engine.ready()
         assert not engine.model_ready("m")
         assert engine.model_ready("good")

@@ -55,13 +55,13 @@ class IsolationReport(Protocol):
 
 class PartsLost(Exception):  # noqa: N818 - said of the parts, as RuntimeLost of the runtime
     """The runtime died, or was ended, while it ran `running`; neither they nor `others` have a result or an error.
-    `overdue`: they took too long."""
+    `cause`: the loss; None where it came between two runs. `running` may be empty: its callers have left."""
 
-    def __init__(self, running: list[Part], others: list[Part], why: str, *, overdue: bool = False) -> None:
+    def __init__(self, running: list[Part], others: list[Part], why: str, cause: RuntimeLost | None = None) -> None:
         super().__init__(why)
         self.running = running
         self.others = others
-        self.overdue = overdue
+        self.cause = cause
 
 
 @dataclass(slots=True)
@@ -79,6 +79,8 @@ async def run_isolated(
     total = sum(part.rows for part in parts)
     budget = _Budget(runs=6 * math.ceil(math.log2(total + 1)) + 4)
     work, limit = [list(parts)], total
+    if isinstance(ended, RuntimeLost):
+        raise _lost([part for part in parts if part.pending.waits], [], ended)
     while work:
         batch = [part for part in work.pop() if part.pending.waits]
         rows = sum(part.rows for part in batch)
@@ -95,9 +97,7 @@ async def run_isolated(
             first, ended = ended, None
             result = await _run(runtime, model, batch, rows, report, first)
         except RuntimeLost as lost:
-            if not lost.begun:
-                raise PartsLost([], [*batch, *others], str(lost)) from lost
-            raise PartsLost(batch, others, str(lost), overdue=lost.overdue) from lost
+            raise _lost(batch, others, lost) from lost
         except OutOfMemory as trouble:
             # B5's option 2, where the device itself says that memory is short and the books did not.
             if rows == 1 and not isinstance(trouble, NoSharedMemory) and await report.make_room():
@@ -113,6 +113,12 @@ async def run_isolated(
         else:
             report.ran(rows, result, rows == total)
             report.hand_out(batch, result)
+
+
+def _lost(batch: list[Part], others: list[Part], lost: RuntimeLost) -> PartsLost:
+    """Nothing that the process had not begun has killed it."""
+    running = batch if lost.begun else []
+    return PartsLost(running, others if lost.begun else [*batch, *others], str(lost), lost)
 
 
 async def _run(

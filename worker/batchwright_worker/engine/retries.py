@@ -26,19 +26,22 @@ class Retries:
         """Queue lost rows again, of a batch that `began` then. Returns how long the model is to rest, for the sake of
         the other models of its device; nearly always 0.
 
-        Those that the runtime died under go into halves that share no batch with anyone else,
-        until the request that kills it is alone; the others keep their bucket."""
+        Those that the runtime died under go into halves that share no batch with anyone else, until the request that
+        kills it is alone; the others keep their bucket."""
         model, bucket = batch.run.model, batch.run.bucket
-        if lost.overdue:
-            self.engine.counters[model].hung += 1
+        is_blamed = lost.cause is not None and lost.cause.begun
+        if lost.cause is not None and is_blamed:
+            self.engine.counters[model].hung += lost.cause.overdue
+            # Of several batches at once (layerwise) nobody knows which one it was, unless one has taken too long.
+            if lost.cause.overdue or not self.engine.scheduler.devices[batch.run.device].timeline.interleaves:
+                self._charge(batch, began)
         self.engine.counters[model].retried += 1
         for part in lost.others:
             self._requeue(part, model, bucket)
         # By identity: one request may have several parts in a batch, and counts once in the search.
         searched = {id(part.pending): part.pending for part in lost.running if part.pending.waits}
         if not searched:
-            return 0.0
-        self._charge(batch, began)
+            return self._rest_s(model) if is_blamed else 0.0
         decision = self.search.lost(model, bucket, [pending.deaths_alone for pending in searched.values()])
         places = [bucket for size, bucket in zip(decision.sizes, decision.buckets, strict=True) for _ in range(size)]
         # No places where the search ends: everyone is answered with an error below, and `_requeue` skips them.
@@ -50,7 +53,10 @@ class Retries:
         for part in lost.running:
             self._requeue(part, model, isolated.get(id(part.pending), bucket))
         # Not before the search has ended: then it is known who is to blame, and the others have been answered.
-        return self.budget.rest_s(model) if decision.fails and len(self.engine.models) > 1 else 0.0
+        return self._rest_s(model) if decision.fails else 0.0
+
+    def _rest_s(self, model: str) -> float:
+        return self.budget.rest_s(model) if len(self.engine.models) > 1 else 0.0
 
     def _charge(self, batch: Batch, began: float) -> None:
         """The device's time from the batch's begin until its models are loaded again."""

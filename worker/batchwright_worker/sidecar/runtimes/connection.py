@@ -112,6 +112,9 @@ class RuntimeConnection(asyncio.Protocol):
                 if call is not None:
                     if call.is_overdue:
                         self.on_overdue(call, "")
+                    # The one behind it has begun, and may have a shorter limit.
+                    if self._open.first_due_at < self._timer_at:
+                        self._set_timer(self._open.first_due_at)
                     call.on_response(response)
         except BrokenFrameError as error:
             self._why = str(error)
@@ -126,9 +129,9 @@ class RuntimeConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         for call in self._open.clear():
-            # Where one call has taken too long, those behind it are known not to have begun. Where the process has
-            # died by itself they are not: a batch may be in it already.
-            begun = overdue is None or call.began < math.inf
+            # A batch behind the first may be on the device already. If it is what killed the process, it will be the
+            # first when it is tried again.
+            begun = call is overdue if overdue is not None else call.began < math.inf
             call.on_response(ConnectionLostError(why, begun=begun, overdue=call is overdue))
         if not self.closed.done():
             self.closed.set_result(why)

@@ -70,6 +70,12 @@ class OpenCalls:
                 self.calls[self._in_order[0]].began = now
         return call
 
+    @property
+    def first_due_at(self) -> float:
+        """When something is to be said or done about the call that the runtime works on in its order; infinite if there
+        is none."""
+        return self.calls[self._in_order[0]].due_at if self._in_order else math.inf
+
     def due_at(self) -> float:
         """The next time at which `due` has something; infinite for never."""
         return min((call.due_at for call in self.calls.values()), default=math.inf)

@@ -226,8 +226,12 @@ class ServedModel:
             times.observe(rows, device_s)
         if self.tuner.opening and self._finds_size:
             # No warm-up has run: the first batches are one, of real rows.
-            size = fitted_size(self.config.tuning, self.tuning_curve())
-            self.tuner = replace(self.tuner, size=self.config.tuning.bounded(size))
+            size = self.config.tuning.bounded(fitted_size(self.config.tuning, self.tuning_curve()))
+            if not self.reference.known:
+                # It only grows: what a few first batches took scatters, and knee and n* bound batches until the window
+                # ends. Not so a size that was predicted from another model's times.
+                size = max(size, self.tuner.size)
+            self.tuner = replace(self.tuner, size=size)
 
     @property
     def _finds_size(self) -> bool:

@@ -1,77 +1,48 @@
-"""The inference port behind an ASGI front end: what an application needs of a server is `RequestHead` and `Caller`."""
+"""The inference port behind an ASGI server, without one: what an application needs of it is `RequestHead`, `Caller`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import MutableMapping
 from typing import Any
 
 import numpy as np
 
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.protocol.catalogue import Catalogue
-from batchwright_worker.protocol.http.messages import App, HttpRequest, HttpResponse, ResponseHead
+from batchwright_worker.protocol.http.asgi import AsgiApp
+from batchwright_worker.protocol.http.messages import App
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
+from batchwright_worker.protocol.request_memory import RequestMemory
 from tests.engine.devices import FakeDevice, engine_of, model
 from tests.engine.virtual import run
 
-Message = dict[str, Any]
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass
-class Head:
-    """A `RequestHead` of an ASGI scope."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: dict[bytes, bytes]
-    body_bytes: int
-    route: Any = None
-    infer: Any = None
-
-
-class AsgiCaller:
-    """A `Caller` that keeps its response for the coroutine of the request."""
-
-    def __init__(self) -> None:
-        self.on_disconnect: Callable[[], object] | None = None
-        self.disconnected = False
-        self.response: asyncio.Future[tuple[int, Headers, bytes]] = asyncio.get_running_loop().create_future()
-
-    def respond(self, response: HttpResponse) -> None:
-        self.response.set_result((response.status, response.headers, response.body))
-
-    def send(self, head: ResponseHead, *body: bytes) -> None:
-        self.response.set_result((head.status, head.headers, b"".join(body)))
-
-
-async def serve(app: App, scope: Message, body: bytes, send: Callable[[Message], Awaitable[None]]) -> None:
-    """One request, as a server of ASGI hands it on once its body is there."""
-    head = Head(scope["method"], scope["path"], scope["query_string"], dict(scope["headers"]), len(body))
-    caller = AsgiCaller()
-    app.handle(HttpRequest(head, memoryview(body), caller))
-    status, headers, content = await caller.response
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+Message = MutableMapping[str, Any]
 
 
 async def answer(app: App, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Message, bytes]:
     """Status, headers and body of one request."""
     lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    lines += [(b"host", b"test"), (b"content-length", b"%d" % len(body))]
+    scope: Message = {"type": "http", "http_version": "1.1", "method": method, "path": path, "query_string": b""}
     sent: list[Message] = []
+    arriving = asyncio.Queue[Message]()
+    for part in (body[:10], body[10:]):
+        arriving.put_nowait({"type": "http.request", "body": part, "more_body": part == body[:10] != b""})
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await serve(app, {"method": method, "path": path, "query_string": b"", "headers": lines}, body, send)
+    memory = RequestMemory()
+    await AsgiApp(app, Limits(), memory)({**scope, "headers": lines}, arriving.get, send)
+    assert memory.held_bytes == 0
     start, content = sent
-    return start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, content["body"]
+    names = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert int(names["content-length"]) == len(content["body"])
+    return start["status"], names, content["body"]
 
 
 def app_of(engine: Engine) -> HttpApp:

@@ -151,7 +151,7 @@ CASES = [
         path="/v2/models/echo-bytes/infer",
         **binary(BYTES_HEADER, struct.pack("<I", 4) + b"abcd" + struct.pack("<I", 9)),
     ),
-    Case("an unknown model", ("no model 'nope'", "linear"), body(tensor()), 404, "/v2/models/nope/infer"),
+    Case("an unknown model", ("no model 'nope'", "echo-bf16"), body(tensor()), 404, "/v2/models/nope/infer"),
     Case("an unknown version", ("no version '2'", "'1'"), body(tensor()), 404, "/v2/models/linear/versions/2/infer"),
     Case("an unknown path", ("nothing at '/v2/model'",), body(tensor()), 404, "/v2/model"),
     Case("the wrong method", ("not allowed", "GET"), body(tensor()), 405, "/v2/health/ready"),

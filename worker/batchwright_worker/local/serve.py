@@ -66,6 +66,7 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
 @click.option("--tls-cert", type=click.Path(path_type=Path), default=None, help="PEM: serve HTTP and gRPC by TLS.")
 @click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="PEM: the certificate's key.")
 @click.option("--tls-client-ca", type=click.Path(path_type=Path), default=None, help="PEM: only clients signed by it.")
+@click.option("--http-front-end", type=click.Choice(["own", "uvicorn"]), default="own", help="What serves HTTP.")
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
 def command(
     paths: tuple[Path, ...],
@@ -82,6 +83,7 @@ def command(
         deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
         tls = {name: options.pop(name.replace("-", "_")) for name in ("tls-cert", "tls-key", "tls-client-ca")}
         files = {"dispatch-log": dispatch_log, **tls}
+        extra += (f"--http-front-end={options.pop('http_front_end')}",)
         extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)
         asyncio.run(_serve(deployment, LocalPorts(**options), extra, "https" if tls["tls-cert"] else "http"))
     except (ManifestError, LocalFailed) as error:

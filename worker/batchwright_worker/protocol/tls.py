@@ -78,6 +78,10 @@ class Certificates:
         for each in self.on_change:
             each(context)
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Put the certificate in force into a context that a server keeps; its client CA stays."""
+        context.load_cert_chain(self._files.cert, self._files.key)
+
     def grpc_credentials(self) -> Any:
         """Credentials of a gRPC server, which asks for the certificate in force at each handshake."""
         import grpc

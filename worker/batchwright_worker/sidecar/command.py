@@ -81,6 +81,13 @@ from batchwright_worker.api.names import (
 @click.option("--tls-cert", type=click.Path(path_type=Path), default=None, help="PEM: serve HTTP and gRPC by TLS.")
 @click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="PEM: the certificate's key.")
 @click.option("--tls-client-ca", type=click.Path(path_type=Path), default=None, help="PEM: only clients signed by it.")
+@click.option(
+    "--http-front-end",
+    type=click.Choice(["own", "uvicorn"]),
+    default="own",
+    show_default=True,
+    help="What serves the HTTP port; uvicorn takes about twice the CPU per request.",
+)
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
 @click.option("--was-ready-file", type=click.Path(path_type=Path), envvar=ENV_WAS_READY, default=None, hidden=True)
 @click.option("--ready-file", type=click.Path(path_type=Path), default=None, hidden=True, help="Ports, as JSON.")

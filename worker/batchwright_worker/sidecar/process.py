@@ -27,6 +27,7 @@ from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import Runtime, StreamingRuntime
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
+from batchwright_worker.protocol.http.asgi import UvicornServer
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.protocol.http.server import HttpServer, bound
 from batchwright_worker.protocol.large_bodies import LargeBodies
@@ -79,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server_grpc: str = ""
     was_ready_file: Path | None = None
     """Is written when this pod is ready for the first time, and outlives the process: a `Readiness.was_ready`."""
+    http_front_end: str = "own"
     dispatch_log: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -143,7 +145,7 @@ class Sidecar:
         self._runtimes = runtimes
         self._streaming: list[StreamingRuntime] = [each for each in runtimes if isinstance(each, RuntimeClient)]
         self._tasks: list[asyncio.Task[None]] = []
-        self._servers: list[HttpServer] = []
+        self._servers: list[HttpServer | UvicornServer] = []
         self._control_thread: ControlThread | None = None
         self._grpc: Any = None
         self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
@@ -216,7 +218,8 @@ class Sidecar:
 
     def _serve(self, app: Any, port: int, memory: RequestMemory, certificates: Certificates | None = None) -> int:
         listener = bound(self._settings.host, port)
-        server = HttpServer(app, self._limits, memory)
+        kind = UvicornServer if self._settings.http_front_end == "uvicorn" else HttpServer
+        server = kind(app, self._limits, memory)
         self._tasks.append(server.start(listener, certificates))
         self._servers.append(server)
         return int(listener.getsockname()[1])

@@ -3,5 +3,5 @@
 Bytes go up through `request_reader` (`heads`, `chunks`; no I/O) and `connection` (transport, `flow_control`,
 `deadlines`) to an application: `routes`, whose infer requests `infer` takes without a task. Between server and
 application stand the types of `messages` alone: `HttpRequest`, `HttpResponse`, `RequestHead`, `Caller`, `App`; another
-server fits there. Never HTTP/2: whatever is in front of the pod does that.
+server fits there, as uvicorn does (`asgi`). Never HTTP/2: whatever is in front of the pod does that.
 """

@@ -16,9 +16,13 @@ import pytest
 import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from msgspec.structs import replace
 
-from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
+from batchwright_worker.api.deployment import Artifact, ModelDeployment, parse_deployment
+from batchwright_worker.artifacts.digest import digest_of
+from batchwright_worker.fetch import command as fetch_command
 from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
+from batchwright_worker.fetch.at_once import AT_ONCE
 from batchwright_worker.fetch.command import artifacts_of, is_mounted
 from batchwright_worker.fetch.errors import FetchRefused
 from batchwright_worker.fetch.policy import FetchPolicy
@@ -157,3 +161,35 @@ async def test_a_missing_object_is_refused(store: str, tmp_path: Path) -> None:
 async def test_an_endpoint_within_the_cluster_must_be_allowed(store: str, tmp_path: Path) -> None:
     with pytest.raises(FetchRefused, match="private address"):
         await fetch_object(store, "s3://bucket/rec.onnx", tmp_path / "d" / "rec.onnx", FetchPolicy(allow_http=True))
+
+
+async def test_many_artifacts_are_fetched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+
+    async def fetch(artifact: Artifact, _policy: FetchPolicy) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        if artifact.uri == "https://h/30":
+            raise FetchRefused("no")
+
+    monkeypatch.setattr(fetch_command, "_fetch", fetch)
+    artifacts = artifacts_of(parsed(deployment(*(f"https://h/{number}" for number in range(60)))), "cpu")
+    with pytest.raises(FetchRefused, match="no"):
+        await fetch_command.fetch_all(artifacts, FetchPolicy(), 10)
+    assert most == AT_ONCE
+
+
+async def test_what_is_mounted_is_held_to_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchwright_worker.api.names.WEIGHTS_DIR", str(tmp_path))
+    folder = tmp_path / "pvc" / "models" / "ranker"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"m")
+    good = Artifact(format="onnx", uri="pvc://models/ranker/", sha256=digest_of(folder, "onnx"))
+    await fetch_command.fetch_all([good], FetchPolicy(), 10)
+    with pytest.raises(FetchRefused, match=f"its digest is {good.sha256}, artifacts.*sha256 says 0000"):
+        await fetch_command.fetch_all([replace(good, sha256="0" * 64)], FetchPolicy(), 10)
+    with pytest.raises(FetchRefused, match="cannot be told"):
+        await fetch_command.fetch_all([replace(good, uri="pvc://models/none")], FetchPolicy(), 10)

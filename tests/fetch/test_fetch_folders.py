@@ -15,7 +15,8 @@ from aiohttp.test_utils import TestServer
 
 from batchwright_worker.artifacts.digest import digest_of, digest_over, file_sha256, lines
 from batchwright_worker.artifacts.names import MOST_FILES
-from batchwright_worker.fetch.artifact import AT_ONCE, FetchedArtifact, WantedArtifact, fetch_artifact
+from batchwright_worker.fetch.artifact import FetchedArtifact, WantedArtifact, fetch_artifact
+from batchwright_worker.fetch.at_once import AT_ONCE
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.sources import store_of
 from tests.artifacts.test_companions import model_with
@@ -183,6 +184,12 @@ async def test_what_changed_between_two_processes_is_fetched_anew(
 async def test_a_few_files_travel_at_once(scheme: str, served: Served) -> None:
     await served.fetch(served.put(scheme, {f"{number}": b"x" * 200_000 for number in range(20)}))
     assert 1 <= served.files.most_at_once <= AT_ONCE
+
+
+async def test_a_folder_without_its_slash_is_told_so(served: Served) -> None:
+    served.put("s3")
+    with pytest.raises(FetchRefused, match="a folder ends in /"):
+        await served.fetch("s3://bucket/m")
 
 
 async def test_an_empty_folder_is_refused(served: Served) -> None:

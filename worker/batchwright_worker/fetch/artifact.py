@@ -6,24 +6,19 @@ it names (external data of ONNX, the shards of a safetensors index) from beside 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from batchwright_worker.artifacts.companions import companions
 from batchwright_worker.artifacts.digest import digest_of, digest_over, file_sha256
 from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.fetch.addresses import beside, is_folder
+from batchwright_worker.fetch.at_once import at_once
 from batchwright_worker.fetch.download import Transfers, attempts, download
-from batchwright_worker.fetch.errors import FetchError, FetchRefused, Interrupted
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.source import RemoteFile, Store
 from batchwright_worker.fetch.staging import Allowance, Staging
-
-AT_ONCE = 4
-"""Files of one artifact that travel at a time: one connection seldom fills the network."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +112,10 @@ async def _fetch_all(files: Sequence[RemoteFile], store: Store, transfers: Trans
     async def fetch(file: RemoteFile) -> None:
         await download(file, store.source(file.uri), transfers)
 
-    known = await _at_once(files, lambda file: _asked(file, store))
+    known = await at_once(files, lambda file: _asked(file, store))
     for file in known:
         transfers.allowance.check(file.name, file.total_bytes or 0)
-    await _at_once(known, fetch)
+    await at_once(known, fetch)
 
 
 async def _asked(file: RemoteFile, store: Store) -> RemoteFile:
@@ -132,23 +127,6 @@ async def _asked(file: RemoteFile, store: Store) -> RemoteFile:
             return replace(file, total_bytes=opened.total_bytes, version=opened.version)
     except Interrupted:  # its download will try again
         return file
-
-
-async def _at_once(files: Iterable[RemoteFile], act: Callable[[RemoteFile], Awaitable[T]]) -> list[T]:
-    """The results in the order of the files, at most AT_ONCE at a time. Raises the first FetchError."""
-    limit = asyncio.Semaphore(AT_ONCE)
-
-    async def limited(file: RemoteFile) -> T:
-        async with limit:
-            return await act(file)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(limited(file)) for file in files]
-    except BaseExceptionGroup as failures:
-        found = failures.subgroup(FetchError)
-        raise (found or failures).exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _check_digest(wanted: WantedArtifact, staging: Staging, files: Sequence[RemoteFile]) -> None:

@@ -23,6 +23,7 @@ from batchwright_worker.api.names import (
 from batchwright_worker.artifacts.digest import digest_of
 from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
+from batchwright_worker.fetch.at_once import at_once
 from batchwright_worker.fetch.errors import FetchError, FetchRefused
 from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret, store_of
@@ -64,11 +65,10 @@ def check_mounted(artifact: Artifact) -> None:
 
 
 async def fetch_all(artifacts: Iterable[Artifact], policy: FetchPolicy, max_seconds: float) -> None:
-    """One after the other, within a time for all. Raises FetchError."""
+    """A few at a time, within a time for all. Raises FetchError."""
     try:
         async with asyncio.timeout(max_seconds):
-            for artifact in artifacts:
-                await _fetch(artifact, policy)
+            await at_once(artifacts, lambda artifact: _fetch(artifact, policy))
     except TimeoutError:
         raise FetchRefused(
             f"not done after {max_seconds:g} s: raise --max-seconds or use a nearer or smaller file"

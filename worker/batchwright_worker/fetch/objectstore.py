@@ -116,7 +116,7 @@ class ObjectSource:
             system = await asyncio.to_thread(self._system)
             file = await asyncio.to_thread(system.open, self._uri, "rb", cache_type="none")
             with file:
-                found = _version(file.details)
+                found = _version(_of_object(file.details))
                 start = offset if found and found == version and offset <= file.size else 0
                 file.seek(start)
                 chunks = self._chunks(system, file, found)
@@ -135,14 +135,21 @@ class ObjectSource:
             raise Interrupted(f"{self._uri}: the object was replaced while it was read")
 
 
+def _of_object(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises IsADirectoryError for what only other objects' names begin with: s3fs opens it as a file without bytes."""
+    if info.get("type") == "directory":
+        raise IsADirectoryError
+    return info
+
+
 def _version(info: Mapping[str, Any]) -> str:
     """What fsspec's file systems tell versions by; empty if none does."""
     return str(next((info[name] for name in ("ETag", "etag", "generation") if info.get(name)), ""))
 
 
 def _error_of(uri: str, error: Exception) -> FetchRefused | Interrupted:
-    if isinstance(error, FileNotFoundError):
-        return FetchRefused(f"{uri}: there is no such object; correct artifacts[].uri")
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return FetchRefused(f"{uri}: there is no such object; correct artifacts[].uri (a folder ends in /)")
     if isinstance(error, PermissionError):
         return FetchRefused(f"{uri}: not permitted; correct the credentials in the Secret of artifacts[].secretRef")
     return Interrupted(f"{uri}: {error or type(error).__name__}")

@@ -15,6 +15,8 @@ from batchwright_worker.scheduler.served_model import BucketFacts, ServedModel
 LEAST_SHARE = 0.1
 """However much is offered of higher priority, a row expects at least this share of the device: 0 would predict an
 endless wait."""
+_LOWEST = 1 << 62
+"""A level that everything else is at or above."""
 NEARLY = 1.1
 """Models whose use of the device differs by less count as equals: it is a smoothed estimate."""
 
@@ -29,43 +31,37 @@ class _OwnSide(NamedTuple):
     by_deadline: bool
 
 
-class Newcomer(NamedTuple):
-    """A row that may come: its bucket, the level of its priority, and whether there are several levels at all."""
-
-    bucket: Bucket
-    level: int
-    mixed: bool
-
-
-def expected_backlog(
+def expected_backlog(  # noqa: PLR0913, PLR0917 - all that a row waits for
     served: ServedModel,
-    newcomer: Newcomer,
+    bucket: Bucket,
     models: Mapping[str, ServedModel],
     devices: Mapping[str, Device],
     now: float,
     order: Order,
+    level: int | None = None,
 ) -> Backlog:
-    """Of the devices that hold the model (else of all), the one that is free first counts."""
-    facts, queue = served.facts(newcomer.bucket, now), served.queue
+    """Of the devices that hold the model (else of all), the one that is free first counts. `level` of the new row's
+    priority, where there are several."""
+    facts, queue = served.facts(bucket, now), served.queue
     free_in_s, usable, own_runs = _device(served, devices, now)
     rows_ahead, others_s = queue.rows, 0.0
-    if newcomer.mixed or len(queue.groups) > 1 or (rows_ahead and newcomer.bucket not in queue.groups):
-        rows_ahead, others_s = _own_buckets(served, newcomer, now)
-    elif rows_ahead:
-        rows_ahead = _by_turns(rows_ahead, queue.groups[newcomer.bucket].large_rows, facts.cap)
+    if level is not None or len(queue.groups) > 1 or (rows_ahead and bucket not in queue.groups):
+        rows_ahead, others_s = _own_buckets(served, bucket, _LOWEST if level is None else level, now)
+    elif rows_ahead and (large_rows := queue.groups[bucket].large_rows):
+        rows_ahead = _by_turns(rows_ahead, large_rows, facts.cap)
     if len(models) > 1:
         by_deadline = order.goes_by_deadline and served.target_s is not None
         end_s = free_in_s + facts.turnaround.seconds(facts.cap)
         own = _OwnSide(1 + queue.rows // facts.cap, free_in_s, end_s, by_deadline)
-        ahead_s = partial(_ahead_s, served) if not newcomer.mixed else partial(_ahead_by_priority_s, newcomer, served)
+        ahead_s = partial(_ahead_s, served) if level is None else partial(_ahead_by_priority_s, level, served)
         others_s += sum(
             ahead_s(other, own, now) for other in models.values() if other is not served and other.queue.rows
         )
     rate, capacity_share = facts.rate, served.capacity_share
-    if newcomer.mixed and served.offered_by:
-        rate = served.rate_ahead(newcomer.level, now)
+    if level is not None and served.offered_by:
+        rate = served.rate_ahead(level, now)
         # What will come of higher priority goes first as well.
-        taken = served.rate_ahead(newcomer.level - 1, now) * facts.turnaround.seconds(facts.cap) / facts.cap
+        taken = served.rate_ahead(level - 1, now) * facts.turnaround.seconds(facts.cap) / facts.cap
         capacity_share *= max(LEAST_SHARE, 1.0 - taken)
     return Backlog(
         turnaround=facts.turnaround,
@@ -93,14 +89,14 @@ def _device(served: ServedModel, devices: Mapping[str, Device], now: float) -> t
     return free_in_s, len(usable), own_runs
 
 
-def _own_buckets(served: ServedModel, newcomer: Newcomer, now: float) -> tuple[int, float]:
+def _own_buckets(served: ServedModel, bucket: Bucket, level: int, now: float) -> tuple[int, float]:
     """Rows of the same bucket, and the device time of the others' batches: rows share none across buckets. Those of
     lower priority are not ahead."""
     rows, others_s = 0, 0.0
     for other, group in served.queue.groups.items():
         facts = served.facts(other, now)
-        ahead = _by_turns(group.ahead(newcomer.level), group.large_rows, facts.cap)
-        if other == newcomer.bucket:
+        ahead = _by_turns(group.ahead(level), group.large_rows, facts.cap)
+        if other == bucket:
             rows = ahead
         else:
             others_s += _batches_s(facts, ahead)
@@ -112,12 +108,10 @@ def _by_turns(rows: int, large_rows: int, cap: int) -> int:
     return rows if not large_rows else rows - max(0, min(rows, large_rows) - cap)
 
 
-def _ahead_by_priority_s(
-    newcomer: Newcomer, served: ServedModel, other: ServedModel, own: _OwnSide, now: float
-) -> float:
+def _ahead_by_priority_s(level: int, served: ServedModel, other: ServedModel, own: _OwnSide, now: float) -> float:
     """As `_ahead_s`, where requests have several priorities: all that waits of a higher one goes first, nothing of a
     lower one."""
-    higher, equal = other.queue.rows_ahead(newcomer.level - 1), other.queue.rows_ahead(newcomer.level)
+    higher, equal = other.queue.rows_ahead(level - 1), other.queue.rows_ahead(level)
     if higher:
         return _batches_s(other.facts(other.queue.next_bucket(), now), equal)
     return _ahead_s(served, other, own, now) if equal else 0.0

@@ -14,7 +14,7 @@ import msgspec
 from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 from batchwright_worker.scheduler import admission, dispatch, fair_share, views
-from batchwright_worker.scheduler.backlog import Newcomer, expected_backlog
+from batchwright_worker.scheduler.backlog import expected_backlog
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.devices import Device, DeviceConfig, Flight, ResidentModel, new_device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
@@ -495,8 +495,8 @@ class Scheduler:
         return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
 
     def _backlog(self, served: ServedModel, bucket: Bucket, level: int, now: float) -> admission.Backlog:
-        newcomer = Newcomer(bucket=bucket, level=level, mixed=len(self._levels) > 1)
-        return expected_backlog(served, newcomer, self.models, self.devices, now, ORDERS[self.order])
+        several = level if len(self._levels) > 1 else None
+        return expected_backlog(served, bucket, self.models, self.devices, now, ORDERS[self.order], several)
 
     def _is_hopeless(self, served: ServedModel, offer: QueueRequest, backlog: admission.Backlog, now: float) -> bool:
         assert offer.deadline is not None

@@ -18,7 +18,7 @@ from batchwright_worker.protocol.limits import Limits
 
 END: Final = b"\r\n\r\n"
 """The end of a head."""
-COPIED_BYTES: Final = 1 << 14
+COPIED_BYTES: Final = 1 << 12
 """A body of at most this size that nothing follows is moved out of the buffer."""
 _NO_BYTES: Final = bytearray()
 _NOTHING: Final = memoryview(_NO_BYTES)
@@ -88,7 +88,7 @@ class RequestReader:
             return self._large[self._filled :]
         if self._end:
             return self._view[self._end :]
-        if not self._view:
+        if self._view is _NOTHING:
             self._view = view = self._buffers.lend()
             self._buffer = view.obj  # type: ignore[assignment]  # a memoryview's object, here a bytearray
         return self._view
@@ -161,7 +161,7 @@ class RequestReader:
     def _empty_buffer(self) -> None:
         """Nothing in the buffer is needed any more: others may have it until bytes arrive here again."""
         self._begin = self._end = self._scanned = 0
-        if self._view:
+        if self._view is not _NOTHING:
             self._buffers.take_back(self._view)
             self._view, self._buffer = _NOTHING, _NO_BYTES
 

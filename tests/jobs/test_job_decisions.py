@@ -10,7 +10,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from batchwright_operator.kube.conditions import find
-from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
+from batchwright_operator.kube.objects import CORE_EVENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Create, Delete, Patch
 from batchwright_operator.reconcile.live_state import Rejection
@@ -555,3 +555,61 @@ def test_whatever_happens_the_plan_settles_and_counts_stay_sound(data: st.DataOb
     world.settle()
     world.api.now += 1000
     assert (world.true(), world.api.perform(world.decide())) == (["Complete"], 0)
+
+
+def refused(world: World, *, age_s: float = 0.0, message: str = "exceeded quota: none") -> None:
+    """The Job controller tells that a pod of the plan Job was refused."""
+    child = world.child("plan")
+    assert child is not None
+    when = rfc3339(world.api.now - age_s)
+    event = {
+        "metadata": {"name": f"refused-{age_s}", "namespace": NAMESPACE},
+        "involvedObject": {"kind": "Job", "uid": child["metadata"]["uid"]},
+        "reason": "FailedCreate",
+        "message": f"Error creating: pods is forbidden: {message}",
+        "firstTimestamp": when,
+        "lastTimestamp": rfc3339(world.api.now),
+    }
+    world.api.put(CORE_EVENT, event)
+
+
+def test_pods_that_are_refused_are_told_with_the_text_and_stall_only_after_a_while() -> None:
+    world = World()
+    world.settle()
+    refused(world)
+    world.settle()
+    assert world.true() == ["Reconciling"]
+    assert world.said("Reconciling") == (
+        "PodsNotCreated: pods cannot be created: Error creating: pods is forbidden: exceeded quota: none"
+    )
+    assert kstatus(world.raw) == "InProgress"
+    due = world.decide().requeue_after_s
+    assert due is not None
+    assert due <= 600.0
+    world.api.now += 601
+    refused(world, age_s=601)
+    assert [each.reason for each in world.settle()] == ["PodsNotCreated"]
+    assert world.true() == ["Stalled"]
+    assert kstatus(world.raw) == "Failed"
+
+
+def test_a_refusal_is_history_once_there_is_a_pod() -> None:
+    world = World()
+    world.settle()
+    refused(world)
+    world.settle()
+    world.api.now += 5
+    world.pod("plan", "plan-1")
+    world.settle()
+    assert world.said("Reconciling").startswith("Planning")
+    assert world.true() == []
+
+
+def test_a_refusal_wakes_the_job_that_it_is_about_and_no_other() -> None:
+    world = World()
+    world.settle()
+    refused(world)
+    [event] = world.api.all(CORE_EVENT)
+    [watch] = [each for each in world.reconciler.watches() if each.resource == CORE_EVENT]
+    assert list(watch.keys(event)) == [KEY]
+    assert list(watch.keys({**event, "involvedObject": {"kind": "Job", "uid": "another"}})) == []

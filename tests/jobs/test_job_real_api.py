@@ -224,3 +224,36 @@ def test_a_name_that_is_taken_is_said_and_a_job_made_anew_does_not_wait_for_the_
     eventually(lambda: kubelet.get("infjob", "again")["status"]["summary"]["reason"] == "Planning", "its status")
     assert kubelet.get("infjob", "again")["status"]["items"] == {"succeeded": 0, "failed": 0}
     with_crds("-n", NAMESPACE, "delete", "infjob", "again", "--wait=true")
+
+
+def test_a_job_whose_pods_a_quota_refuses_says_so_and_goes_on_when_the_quota_is_gone(
+    running: Path, with_crds: Kubectl
+) -> None:
+    namespace(with_crds, "quota")
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    raw = _by_user(job("blocked", tasks=[{"name": "decode", "cpu": {"function": "decode"}}]))
+    raw["metadata"]["namespace"] = "quota"
+    for each in (quota, claim, raw):
+        with_crds("-n", "quota", "apply", "-f", "-", text=each)
+
+    def get() -> dict[str, Any]:
+        return dict(json.loads(with_crds("-n", "quota", "get", "infjob", "blocked", "-o", "json").stdout))
+
+    def reason() -> str:
+        return str(get()["status"].get("summary", {}).get("reason", ""))
+
+    eventually(lambda: reason() == "PodsNotCreated", "the refusal in the status")
+    [said] = [each for each in get()["status"]["conditions"] if each["type"] == "Reconciling"]
+    assert "exceeded quota: none, requested: pods=1, used: pods=0, limited: pods=0" in said["message"]
+    assert kstatus(get()) == "InProgress"
+    with_crds("-n", "quota", "delete", "resourcequota", "none")
+    eventually(lambda: reason() == "Planning", "the plan, once there is room")
+    assert kstatus(get()) == "Current"
+    with_crds("delete", "namespace", "quota", "--wait=false")
+    assert "Traceback" not in (running / "operator.log").read_text()

@@ -14,6 +14,7 @@ from batchwright_worker.backends.base import Host, LoadError
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.networks.onnx import OnnxUnits, open_onnx
+from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import NotDivisible
 from tests.layerwise.splits import answer
 
@@ -153,3 +154,19 @@ def test_a_file_that_is_no_model_says_so(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(LoadError, match="no usable ONNX model"):
         opened(path, tmp_path)
+
+
+def test_a_folder_is_opened_by_the_model_in_it_and_prepared_again_when_its_weights_change(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = conv_net(folder / "net.onnx")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    source = ModelSource(name="net", format="onnx", path=str(folder), inputs=[], outputs=[])
+    x = {"x": np.random.default_rng(3).standard_normal((2, 3, 16, 16)).astype(np.float32)}
+    before = alone(path, x)[0]
+    np.testing.assert_array_equal(answer(open_network(source, HOST, tmp_path / "cache", 1 << 20), x, 2)["y"], before)
+    (folder / "net.data").write_bytes(bytes((folder / "net.data").stat().st_size))
+    after = answer(open_network(source, HOST, tmp_path / "cache", 1 << 20), x, 2)["y"]
+    np.testing.assert_array_equal(after, alone(path, x)[0])
+    assert not np.array_equal(after, before)

@@ -70,6 +70,14 @@ def is_left_behind(child: Raw, job: Raw) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why no pod of a child Job can be made (a quota, a LimitRange, Pod Security, a webhook), and since when."""
+
+    message: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A ModelDeployment that a task names. `note`: reason and message of its Ready condition while it is not ready."""
 
@@ -113,6 +121,8 @@ class JobFacts:
     missing_claims: tuple[str, ...] = ()
     pod_problem: Problem | None = None
     """Why no pod of the step that is on can run."""
+    refusal: Refusal | None = None
+    """Why no pod of the step that is on exists."""
     pods_pending: bool = False
     """Some pod has not started yet: a reason may show with time alone."""
     last_message: str = ""

@@ -8,14 +8,14 @@ from typing import Final
 
 from batchwright_operator.api.inference_job import InferenceJob
 from batchwright_operator.jobs.children import RUNNER, Step, data_claims, step_name
-from batchwright_operator.jobs.facts import JobFacts, child_job, server
+from batchwright_operator.jobs.facts import JobFacts, Refusal, child_job, server
 from batchwright_operator.jobs.progress import RATE_WINDOW_S
 from batchwright_operator.jobs.runner_pods import last_message, result_of, run_pod, shard_of, succeeded_state
 from batchwright_operator.kube.conditions import find, shorten
-from batchwright_operator.kube.metadata import is_leaving, label
+from batchwright_operator.kube.metadata import controller_uid, is_leaving, label
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339, unix
-from batchwright_operator.pods.lifecycle import container_state
+from batchwright_operator.pods.lifecycle import container_state, is_over
 from batchwright_operator.pods.problems import Problem, container_problem, scheduling_problem, volume_problem
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.settings import Settings
@@ -38,6 +38,8 @@ class ObservedJob:
     policies: tuple[Raw, ...] = ()
     pods: tuple[Raw, ...] = ()
     """Of `jobs`."""
+    refusals: tuple[Raw, ...] = ()
+    """Events about pods of `jobs` that the API server refused."""
     states: Mapping[str, RunnerState] = field(default_factory=dict)
     """Pod uid -> newest state."""
     finished: Mapping[int, RunnerState] = field(default_factory=dict)
@@ -69,6 +71,7 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
         servers={name: server(observed.deployments.get(name)) for name in job.deployments()},
         missing_claims=tuple(sorted(data_claims(job).keys() - observed.claims)),
         pod_problem=_problem(active[-1], now, observed.settings.unfit_seconds) if active else None,
+        refusal=_refusal(observed),
         pods_pending=any(_pends(pod) for pod in observed.pods),
         last_message=shorten(last_message(active[-1]), 400) if active else "",
         rejection=observed.rejection,
@@ -83,6 +86,35 @@ def _is_history(pod: Raw, finished: Mapping[int, RunnerState], now: float) -> bo
     ended = container_state(pod, RUNNER).get("terminated")
     old = ended is not None and str(ended.get("finishedAt", "")) < rfc3339(now - RATE_WINDOW_S)
     return old and shard_of(pod) in finished
+
+
+def _refusal(observed: ObservedJob) -> Refusal | None:
+    """Of the Job that is on: its newest Event, while it has no pod that is not over. Once there is one, what was
+    refused before is history, or a bound on how many run at once."""
+    on = [each for each in observed.jobs if not is_leaving(each) and not child_job(each).ended]
+    uids = {each["metadata"]["uid"] for each in on if not each["spec"].get("suspend")}
+    owned = [pod for pod in observed.pods if controller_uid(pod) in uids]
+    if any(not is_over(pod) and not is_leaving(pod) for pod in owned):
+        return None
+    last_pod = max((_created(pod) for pod in owned), default=0.0)
+    found = [each for each in observed.refusals if each["involvedObject"]["uid"] in uids and _last(each) > last_pod]
+    if not found:
+        return None
+    newest = max(found, key=_last)
+    return Refusal(message=str(newest.get("message", "")), since=min(_first(each) for each in found))
+
+
+def _created(obj: Raw) -> float:
+    return unix(obj["metadata"].get("creationTimestamp")) or 0.0
+
+
+def _first(event: Raw) -> float:
+    return unix(event.get("firstTimestamp") or event.get("eventTime")) or _created(event)
+
+
+def _last(event: Raw) -> float:
+    series = event.get("series") or {}
+    return unix(event.get("lastTimestamp") or series.get("lastObservedTime")) or _first(event)
 
 
 def _pends(pod: Raw) -> bool:

@@ -20,14 +20,20 @@ STEP_OF: Final[dict[Name, Step]] = {"Planning": "plan", "Running": "run", "Commi
 """The child Job that a phase is about."""
 
 
+PROGRESS_DEADLINE_S: Final = 600.0
+"""How long pods may be refused before that counts as Stalled, as for a Deployment: a quota may free itself."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPhase:
-    """Where a job stands. `stalled`: nothing moves on unless somebody acts (Failed is final, this is not)."""
+    """Where a job stands. `stalled`: nothing moves on unless somebody acts (Failed is final, this is not). `waits`: it
+    stands still, and may move on by itself."""
 
     name: Name
     reason: str
     message: str
     stalled: bool = False
+    waits: bool = False
 
     @property
     def ended(self) -> bool:
@@ -41,13 +47,13 @@ def phase_of(facts: JobFacts, *, failed_items: int, now: float) -> JobPhase:
         return JobPhase(name="Failed", reason=failure[0], message=shorten(failure[1]))
     if facts.commit is not None and facts.commit.complete:
         return JobPhase(name="Completed", reason="Completed", message="all shards are written and so is the manifest")
-    phase = _unended(facts)
+    phase = _unended(facts, now)
     if facts.rejection is None:
         return phase
     return replace(phase, reason=facts.rejection.reason, message=shorten(facts.rejection.text), stalled=True)
 
 
-def _unended(facts: JobFacts) -> JobPhase:
+def _unended(facts: JobFacts, now: float) -> JobPhase:
     if facts.job.spec.suspend:
         text = "spec.suspend is true; what is complete stays complete"
         return JobPhase(name="Suspended", reason="Suspended", message=text)
@@ -58,6 +64,10 @@ def _unended(facts: JobFacts) -> JobPhase:
     queued = LABEL_QUEUE in facts.job.identity.labels
     if queued and child is not None and child.raw["spec"].get("suspend") and not child.ended:
         return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
+    if facts.refusal is not None:
+        text = f"pods cannot be created: {shorten(facts.refusal.message, 600)}"
+        is_late = now - facts.refusal.since >= PROGRESS_DEADLINE_S
+        return replace(phase, reason="PodsNotCreated", message=text, stalled=is_late, waits=not is_late)
     if (problem := facts.pod_problem) is None:
         return phase
     return replace(phase, reason=problem.reason, message=problem.message, stalled=True)

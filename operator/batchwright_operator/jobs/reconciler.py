@@ -10,7 +10,7 @@ from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.jobs.events import events_of
 from batchwright_operator.jobs.facts import JobFacts, is_left_behind
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
-from batchwright_operator.jobs.phase import STEP_OF, JobPhase, deadline_of, phase_of
+from batchwright_operator.jobs.phase import PROGRESS_DEADLINE_S, STEP_OF, JobPhase, deadline_of, phase_of
 from batchwright_operator.jobs.plan import actions
 from batchwright_operator.jobs.progress import progress
 from batchwright_operator.jobs.status import is_terminal, status_of, write_decision
@@ -18,6 +18,7 @@ from batchwright_operator.kube.conditions import Truth, find
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
+    CORE_EVENT,
     INFERENCE_JOB,
     JOB,
     MODEL_DEPLOYMENT,
@@ -36,6 +37,8 @@ from batchwright_operator.settings import Settings
 from batchwright_operator.status.invalid_spec import invalid_spec
 from batchwright_worker.api.names import LABEL_JOB
 
+PODS_REFUSED: Final = "reason=FailedCreate,involvedObject.kind=Job"
+"""A Job has no condition for pods that the API server refuses; an Event is all that there is."""
 WAIT_S: Final = 3.0
 """How often a job that waits for another object looks for it."""
 INVALID: Final[dict[str, Truth]] = {
@@ -58,6 +61,8 @@ class InferenceJobReconciler:
     def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings = settings
         self._live = live
+        self._keys_of_jobs: dict[str, Key] = {}
+        """Uid of a child Job -> its InferenceJob, of the Jobs that were observed."""
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and the deployments that tasks name."""
@@ -67,16 +72,24 @@ class InferenceJobReconciler:
         for resource in (CONFIG_MAP, NETWORK_POLICY):
             yield Watch(resource=resource, keys=children, label_selector=LABEL_JOB)
         yield Watch(resource=POD, keys=children)
+        yield Watch(resource=CORE_EVENT, keys=self._keys_of_refusal, field_selector=PODS_REFUSED)
         yield Watch(resource=MODEL_DEPLOYMENT, keys=no_keys)
         yield Watch(resource=PVC, keys=no_keys)
+
+    def _keys_of_refusal(self, event: Raw) -> Iterable[Key]:
+        """A refusal of a pod concerns the InferenceJob whose Job it is about; it names that by its uid alone."""
+        key = self._keys_of_jobs.get(str((event.get("involvedObject") or {}).get("uid")))
+        return () if key is None else (key,)
 
     def observe(self, store: StoreView, key: Key) -> ObservedJob | None:
         """None: there is no such object, or it is being deleted (its children go with it)."""
         raw = store.get(INFERENCE_JOB, key.namespace, key.name)
         if raw is None or is_leaving(raw):
+            self._keys_of_jobs = {job: of for job, of in self._keys_of_jobs.items() if of != key}
             return None
         uid = raw["metadata"]["uid"]
         jobs = store.owned(JOB, uid)
+        self._keys_of_jobs |= {child["metadata"]["uid"]: key for child in jobs}
         pods = [pod for child in jobs for pod in store.owned(POD, child["metadata"]["uid"])]
         states = {
             each["metadata"]["uid"]: received.state
@@ -95,6 +108,7 @@ class InferenceJobReconciler:
             ),
             policies=tuple(store.owned(NETWORK_POLICY, uid)),
             pods=tuple(pods),
+            refusals=tuple(_refusals(store, key.namespace, {child["metadata"]["uid"] for child in jobs})),
             states=states,
             finished=dict(self._live.terminations.get(uid, {})),
             deployments={
@@ -107,6 +121,14 @@ class InferenceJobReconciler:
     def decide(self, observed: ObservedJob, now: float) -> Decision:
         """Pure."""
         return decide(observed, now)
+
+
+def _refusals(store: StoreView, namespace: str, jobs: set[str]) -> Iterable[Raw]:
+    """The Events that say that a pod of one of these Jobs was refused."""
+    for event in store.all(CORE_EVENT, namespace=namespace):
+        about = event.get("involvedObject") or {}
+        if about.get("uid") in jobs and event.get("reason") == "FailedCreate":
+            yield event
 
 
 def _by_name(objects: Iterable[Raw]) -> dict[str, Raw]:
@@ -151,6 +173,8 @@ def _requeue_after_s(facts: JobFacts, phase: JobPhase, due_s: float | None, now:
         due.append(WAIT_S)
     if facts.pods_pending and facts.pod_problem is None:
         due.append(VOLUMES_S / 2)
+    if facts.refusal is not None and not phase.stalled:
+        due.append(max(1.0, facts.refusal.since + PROGRESS_DEADLINE_S - now))
     deadline = deadline_of(facts)
     if deadline is not None and phase.name in STEP_OF:
         due.append(max(0.1, deadline - now))

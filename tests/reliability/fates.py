@@ -54,7 +54,9 @@ class Model:
     def infer(self, inputs):
         x = inputs["x"]
         numbers, fates, a, b = x.T
-        self.note("begin", numbers)
+        asked = (a == numbers % 251) & (b == numbers % 89)
+        fates = np.where(asked, fates, 0)  # what the model is tried with when it is loaded has no fate, and number 0
+        self.note("begin", np.where(asked, numbers, 0))
         time.sleep(self.fixed + self.per_row * len(x))
         if (fates == 3).any():
             os._exit(3)
@@ -64,7 +66,7 @@ class Model:
             raise ValueError(f"cannot do {[int(number) for number in numbers[fates == 2]]}")
         if (fates == 1).any():
             raise BadRowsError({int(row): f"row {int(numbers[row])} is bad" for row in np.flatnonzero(fates == 1)})
-        self.note("end", numbers)
+        self.note("end", np.where(asked, numbers, 0))
         return {"y": np.stack([numbers, a + b, a * b, b - a], axis=1).astype(np.float32)}
 """
 
@@ -127,7 +129,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What one model ran; rows of warm-ups have the number 0 and are left out."""
+    """What one model ran; rows of warm-ups and trials have the number 0 and are left out."""
 
     path: Path
 

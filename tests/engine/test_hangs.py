@@ -12,7 +12,7 @@ import pytest
 from batchwright_worker.api.model import TimeLimits
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import DeadlineExceeded, ModelFailed, ModelUnavailable
-from tests.engine.devices import HANG, FakeDevice, engine_of, model, request
+from tests.engine.devices import HANG, POISON, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 
 
@@ -188,6 +188,36 @@ def test_the_only_model_never_rests() -> None:
             with pytest.raises(ModelFailed):
                 await engine.infer(request(engine, HANG))
         assert (await engine.infer(request(engine, 1.0))).outputs["y"][0, 0] == 10
+        await engine.close()
+
+    run(scenario())
+
+
+def test_a_model_that_crashes_again_and_again_rests_too_and_its_neighbour_never_does() -> None:
+    async def scenario() -> None:
+        engine = await started(FakeDevice(depth=2), model("m"), model("good"))
+        refused, end = 0, engine.clock() + 60
+
+        async def crash() -> None:
+            nonlocal refused
+            while engine.clock() < end:
+                try:
+                    await engine.infer(request(engine, POISON))
+                except ModelFailed:
+                    pass
+                except ModelUnavailable:
+                    refused += 1
+                    await asyncio.sleep(0.5)
+
+        crashing = asyncio.ensure_future(crash())
+        answered = 0
+        while engine.clock() < end:
+            await engine.infer(request(engine, 1.0, model_name="good"))
+            answered += 1
+            await asyncio.sleep(0.02)
+        crashing.cancel()
+        assert refused > 30
+        assert answered > 1000
         await engine.close()
 
     run(scenario())

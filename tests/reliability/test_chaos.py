@@ -207,5 +207,7 @@ def test_twenty_seconds_of_chaos(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_ten_minutes_of_chaos(tmp_path: Path) -> None:
     found = run(tmp_path, float(os.environ.get("CHAOS_SECONDS", "600")))
-    check(found, late_s=0.02)
+    check(found, late_s=0.2)
+    # Of a hundred that are past their deadline one may have been held up in this process, which shares the machine.
+    assert share(sorted(found.chaos.lates), 0.99) < 0.02
     assert share(found.chaos.good_seconds(), 0.99) < 2 * share(found.calm.good_seconds(), 0.99)

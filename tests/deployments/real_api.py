@@ -63,7 +63,8 @@ def namespace(kubectl: Kubectl, name: str) -> str:
 def service_account(kubectl: Kubectl, plane: ControlPlane) -> Path:
     """A kubeconfig with the identity, so the permissions, that the manifests give to the operator."""
     base = ROOT / "manifests" / "base"
-    kubectl("apply", "-f", str(base / "namespaces.yaml"), "-f", str(base / "rbac.yaml"))
+    for name in ("namespaces.yaml", "rbac.yaml", "admission.yaml"):
+        kubectl("apply", "-f", str(base / name))
     return plane.kubeconfig_for(OPERATOR, "system:serviceaccounts")
 
 

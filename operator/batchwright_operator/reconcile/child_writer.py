@@ -118,7 +118,8 @@ class ChildWriter:
         owner, resource = controller_of(body) or {}, place[0]
         # The cache may be behind, and the owner that `body` names the one that is gone: only the API server knows.
         current = await self._client.metadata(OWNERS[owner["kind"]], place[1], owner["name"])
-        if current["metadata"]["uid"] == owner["uid"] and not is_leaving(live):
+        is_gone = current["metadata"]["uid"] == owner["uid"]
+        if is_gone and resource != SECRET and not is_leaving(live):  # there is no right to delete Secrets
             await self._client.delete(*place, uid=live["metadata"]["uid"])
             self._count("delete", resource)
             self._store.not_found(*place, live["metadata"]["uid"])

@@ -64,6 +64,24 @@ ROWS: dict[str, tuple[Callable[..., Any], list[TensorSpec], list[TensorSpec], di
         {},
     ),
     "an output whose file says a wrong shape": (lambda x: {"y": x @ np.ones((4, 2), F)}, [X], [tensor("y", 1, 7)], {}),
+    "words": (
+        lambda x: {"y": np.array([len(one) for one in x], np.int64)},
+        [tensor("x", -1, datatype="BYTES")],
+        [tensor("y", -1, datatype="INT64")],
+        {},
+    ),
+    "words to words": (
+        lambda x: {"y": np.array([one + b"!" for one in x], object)},
+        [tensor("x", -1, datatype="BYTES")],
+        [tensor("y", -1, datatype="BYTES")],
+        {},
+    ),
+    "how many of each row": (
+        lambda x, k: {"y": np.sort(x, 1)[:, : checked(k > 0, int(k[0]))]},
+        [X, tensor("k", 1, datatype="INT64")],
+        [tensor("y", -1, -1)],
+        {"unbatched_inputs": frozenset({"k"})},
+    ),
     "one row at a time": (lambda x: {"y": checked(len(x) == 1, -x)}, [X], [Y], {"piece": 1}),
 }
 
@@ -125,6 +143,24 @@ WHOLE: dict[str, tuple[Callable[..., Any], list[TensorSpec], list[TensorSpec], s
         [X, tensor("h", 2, -1, 4)],
         [Y, tensor("h_out", 2, -1, 4)],
         "not the batch",
+    ),
+    "an axis that may be that of the rows": (
+        lambda x, axis: {"y": np.cumsum(x, int(axis))},
+        [X, tensor("axis", datatype="INT64")],
+        [Y],
+        "changes with the row",
+    ),
+    "a shape to give it": (
+        lambda x, shape: {"y": x.reshape([a or b for a, b in zip(shape, x.shape, strict=True)])},
+        [X, tensor("shape", 2, datatype="INT64")],
+        [Y],
+        "not the batch|fixed to different sizes",
+    ),
+    "a mode that may look across rows": (
+        lambda x, training: {"y": x - x.mean(0) if training else x},
+        [X, tensor("training", datatype="BOOL")],
+        [Y],
+        "changes with the row",
     ),
     "chance": (lambda x: {"y": np.random.default_rng().random(x.shape, F)}, [X], [Y], "another one each time"),
     "always the same": (lambda x: {"y": np.zeros_like(x)}, [X], [Y], "answers are the same"),

@@ -453,6 +453,16 @@ def test_how_a_model_was_cut_into_layers_is_told() -> None:
     assert [each["layerwise"] for each in world.status["models"]] == [cut]
 
 
+def test_why_a_model_is_served_whole_is_told() -> None:
+    world = World(deployment(replicas=1))
+    world.serve()
+    [pod] = world.api.pods()
+    why = "each request runs alone, whole: the answer of a row in output 'y' changes with the row behind it"
+    world.hear(pod, state(model_state(mode="Whole", message=why)))
+    world.settle()
+    assert [(each["mode"], each["message"]) for each in world.status["models"]] == [("Whole", why)]
+
+
 def test_models_are_pooled_over_replicas() -> None:
     world = World(deployment(replicas=3))
     world.serve()

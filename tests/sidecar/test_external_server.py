@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource, OutOfMemory, RuntimeLost
+from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource, OutOfMemory, RuntimeLost, WrongOutputs
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from tests.runtime.rig import spec
 
-SOURCE = DeclaredSource(artifact=None)
+SOURCE = DeclaredSource(artifact=None, mode="Rows", untried="these tests count requests")
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 PARTS = [{"x": X[:1]}, {"x": X[1:]}]
 
@@ -33,6 +33,7 @@ class Server:
         self.has_repository_api = True
         self.error: tuple[int, str] | None = None
         self.rows_cut = 0
+        self.model: Any = lambda x: 2 * x
         self.largest_body = 1 << 30
         self.asked = asyncio.Event()
         self.answering = asyncio.Event()
@@ -94,7 +95,7 @@ class Server:
         self.bodies.append(asked)
         [x] = asked["inputs"]
         values = np.frombuffer(body[length:], np.float32) if length < len(body) else np.array(x["data"], np.float32)
-        y = 2 * values.reshape(x["shape"])[self.rows_cut :]
+        y = self.model(values.reshape(x["shape"]))[self.rows_cut :]
         output = {"name": "y", "datatype": "FP32", "shape": list(y.shape)}
         if length == len(body):
             return web.json_response({"outputs": [output | {"data": y.reshape(-1).tolist()}]})
@@ -162,11 +163,11 @@ async def test_a_body_that_the_server_finds_too_large_is_split(server: Server) -
             await seen.client.run("m", PARTS, 4)
 
 
-async def test_what_the_manifest_declares_goes_before_metadata(server: Server) -> None:
+async def test_what_the_manifest_leaves_open_is_as_the_server_says(server: Server) -> None:
     declared = DeclaredSource(artifact=None, inputs=(spec("x", (-1,)),))
     async with watched(server) as seen:
         report = await seen.client.load("m", declared)
-    assert (report.inputs, report.outputs) == ((spec("x", (-1,)),), (spec("y", (3,)),))
+    assert (report.inputs, report.outputs) == ((spec("x", (3,)),), (spec("y", (3,)),))
 
 
 ERRORS = {
@@ -184,10 +185,11 @@ async def test_errors_keep_the_servers_words(server: Server, name: str) -> None:
             await seen.client.run("m", PARTS, 4)
 
 
-async def test_an_answer_without_all_rows_is_a_failed_batch(server: Server) -> None:
+async def test_an_answer_without_all_rows_is_no_answer(server: Server) -> None:
     server.rows_cut = 1
     async with watched(server) as seen:
-        with pytest.raises(BatchFailed, match="max_batch_size"):
+        await seen.client.load("m", SOURCE)
+        with pytest.raises(WrongOutputs, match=r"'y' is not as declared: wanted \[4, 3\], given FP32 \[3, 3\]"):
             await seen.client.run("m", PARTS, 4)
 
 
@@ -247,3 +249,28 @@ async def test_an_idle_servers_restart_without_its_models_is_noticed(server: Ser
         await seen.back.wait()
         await seen.client.load("late", SOURCE)
         assert "late" in server.ready
+
+
+async def test_a_model_of_rows_is_found_by_requests_to_the_server(server: Server) -> None:
+    async with watched(server) as seen:
+        report = await seen.client.load("m", DeclaredSource(artifact=None))
+    assert report.plan is not None
+    assert (report.plan.mode, report.inputs, report.outputs) == ("Rows", (spec("x", (3,)),), (spec("y", (3,)),))
+
+
+async def test_a_model_that_looks_across_rows_is_served_whole(server: Server) -> None:
+    server.model = lambda x: x - x.mean(0)
+    async with watched(server) as seen:
+        report = await seen.client.load("m", DeclaredSource(artifact=None))
+        result = await seen.client.run("m", [{"x": X}], 1)
+    assert report.plan is not None
+    assert report.plan.mode == "Whole"
+    assert report.inputs[0].full_shape == (-1, 3)
+    assert not report.inputs[0].batched
+    np.testing.assert_allclose(result.outputs["y"], X - X.mean(0), atol=1e-6)
+
+
+async def test_a_declaration_that_the_server_contradicts_is_refused(server: Server) -> None:
+    async with watched(server) as seen:
+        with pytest.raises(BatchFailed, match=r"declares input w FP32 \[-1, 3\]|declares no input 'x'"):
+            await seen.client.load("m", DeclaredSource(artifact=None, inputs=(spec("w", (3,)),)))

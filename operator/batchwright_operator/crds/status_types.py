@@ -98,7 +98,17 @@ class ModelStatus(Value, kw_only=True, frozen=True):
 
     name: Annotated[str, doc("Name of the model.")]
     ready_replicas: Annotated[Whole, doc("Pods in which it is ready.")] = None
-    message: Annotated[Text, doc("Why it is not ready in one of them.")] = None
+    mode: Annotated[
+        Literal["Rows", "Whole"] | None,
+        doc("Rows: rows of several requests share a run. Whole: each request is a run of its own. See batching.mode."),
+    ] = None
+    message: Annotated[
+        Text,
+        doc(
+            "Why it is not ready in one of them; else what there is to know of it: why it is Whole, that its warm-up "
+            "failed."
+        ),
+    ] = None
     batch_size: Annotated[Whole, doc("Batch size that most replicas use.")] = None
     batch_size_min: Annotated[Whole, doc("Smallest batch size of any replica.")] = None
     batch_size_max: Annotated[Whole, doc("Largest batch size of any replica.")] = None

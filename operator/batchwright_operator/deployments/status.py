@@ -173,12 +173,15 @@ def _model(name: str, states: Sequence[ModelState], old: Raw, *, detailed: bool)
         "throughput": round(sum(state.throughput for state in states)),
         "queueLength": sum(state.queue_length for state in states),
     }
+    ready = [state for state in states if state.state == "Ready"]
+    if modes := [state.mode for state in ready if state.mode in ("Rows", "Whole")]:
+        body["mode"] = most_frequent(modes)
     told = [state.tuning for state in states if state.tuning is not None]
     if told and detailed:
         body["tuning"] = tuning_status(told, searching=any(state.searching for state in states))
     cut = next((state.layerwise for state in states if state.layerwise), "")
     layers: Raw = {"layerwise": cut} if cut else {}
-    if message := _failure(states):
+    if message := _failure(states) or next((state.message for state in ready if state.message), ""):
         body["message"] = message if detailed else shorten(message, SHORT_MESSAGE_LIMIT)
     return body | layers | _latencies(states, old) | kept | _last_change(states, old)
 

@@ -103,6 +103,9 @@ class ModelState(_Message, kw_only=True, frozen=True):
     state: str
     """Loading, Ready, Unloaded or Failed."""
     message: str = ""
+    """Why it is not Ready; of a Ready one what there is to know: why it is served Whole, a failed warm-up."""
+    mode: str = ""
+    """Rows or Whole, as batching.mode says it; empty before the first load."""
     batch_size: int
     trend: str = "Flat"
     trend_z: float = 0.0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
@@ -97,26 +95,3 @@ def check_outputs(outputs: Mapping[str, Array], rows: int) -> None:
                 f"output {name!r} has shape {list(array.shape)} for a batch of {rows} rows, so its first dimension is "
                 "not the batch"
             )
-
-
-def pieces(
-    inputs: Mapping[str, Array], rows: int, piece: int, unbatched: Collection[str] = ()
-) -> list[Mapping[str, Array]]:
-    """The calls of a batch for models whose batch dimension is fixed to `piece` rows: the last one is filled up with
-    its last row. piece 0 (a dynamic batch dimension): one call. Inputs that are `unbatched` go into each as they
-    are."""
-    if piece in (0, rows):
-        return [inputs]
-    return [
-        {
-            name: array if name in unbatched else _filled_up(array[start : start + piece], piece)
-            for name, array in inputs.items()
-        }
-        for start in range(0, rows, piece)
-    ]
-
-
-def _filled_up(array: Array, rows: int) -> Array:
-    if len(array) == rows:
-        return array
-    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])

@@ -30,7 +30,14 @@ def rows_plans(inputs: Specs, outputs: Specs, found: Specs, *, outputs_open: boo
         # -1 sorts first: what varies is likelier the batch than what is fixed.
         by_size = [{name for name in firsts if firsts[name] == size} for size in sorted(set(firsts.values()))]
         choices = by_size if len(by_size) != 1 else [*by_size, *_one_less(inputs, by_size[0])]
+        choices = [names for names in choices if all(spec.name in names or is_plain_setting(spec) for spec in inputs)]
     return [plan for names in choices if (plan := _plan(inputs, outputs, names, firsts)) is not None]
+
+
+def is_plain_setting(spec: TensorSpec) -> bool:
+    """May it be taken for a setting without a word in the manifest? Whole numbers of more than one may be a shape, axes
+    or places, with which a model does something else each time; one alone is tried with several values."""
+    return not spec.datatype.startswith(("INT", "UINT")) or all(size == 1 for size in spec.shape)
 
 
 def _one_less(inputs: Specs, names: set[str]) -> list[set[str]]:

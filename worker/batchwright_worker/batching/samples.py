@@ -2,7 +2,8 @@
 
 Row n of a sample is always the same, whatever rows are beside it, and differs from the other rows; tensors that are not
 batched are the same in all. Several kinds, because no one suits every model: an image wants numbers in [0, 1], a
-divisor no zero, a table small whole numbers; and an influence of one row on another may show with large numbers only.
+divisor no zero, a table small whole numbers; and an influence of one row on another may show with large numbers only,
+or a detector find nothing in negative ones.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from batchwright_worker.oip.datatypes import numpy_of
 
 DECLARED: Final = "declared"
 """The content of the manifest's `warmup.inputs`."""
-KINDS: Final = ("unit", "positive", "large")
+KINDS: Final = ("unit", "negative", "positive", "large")
 SIZES: Final = (64, 224, 16, 1, 512, 256, 128, 32, 8, 4, 3, 2)
 """Sizes of variable dimensions, in the order in which they are tried."""
+_SETTINGS: Final = {"unit": 1, "negative": 0, "positive": 2, "large": -1}
+"""Whole numbers of settings: an axis, a number of results, a mode. Each is tried, because one axis may keep the rows
+apart and another one add them up."""
 ANY: Final = Sample(kind=KINDS[0], size=SIZES[0])
 """For models that take anything."""
 MOST_ELEMENTS: Final = 1 << 26
@@ -53,19 +57,23 @@ class Samples:
 
     def rows(self, sample: Sample, numbers: Sequence[int]) -> dict[str, Array]:
         """The rows of these numbers, in this order. Raises SampleError."""
+        settings = any(spec.batched for spec in self._inputs)
         return {
             spec.name: np.stack([self._row(spec, sample, number) for number in numbers])
             if spec.batched
-            else self._row(spec, sample, 0)
+            else self._row(spec, sample, 0, setting=settings)
             for spec in self._inputs
         }
 
-    def _row(self, spec: TensorSpec, sample: Sample, number: int) -> Array:
+    def _row(self, spec: TensorSpec, sample: Sample, number: int, *, setting: bool = False) -> Array:
+        """`setting`: the input is one for all rows beside it."""
         if sample.kind == DECLARED:
             return self._declared_row(spec, number)
         shape = tuple(sample.size if size < 0 else size for size in spec.shape)
         if math.prod(shape) > MOST_ELEMENTS:
             raise SampleError(f"a row of input {spec.name!r} has {math.prod(shape)} elements, too many to make up")
+        if setting and spec.datatype.startswith(("BOOL", "INT", "UINT")):
+            return np.full(shape, _SETTINGS[sample.kind], np.int64).astype(numpy_of(spec.datatype))
         seed = zlib.crc32(f"{spec.name} {sample.kind}".encode())
         return _made_up(spec, sample.kind, shape, np.random.default_rng([seed, number]))
 
@@ -95,12 +103,12 @@ def _made_up(spec: TensorSpec, kind: str, shape: tuple[int, ...], random: np.ran
     numbers: Array
     if spec.datatype.startswith(("INT", "UINT")):
         # Never more than 2: a larger index into a small table is a fault that a GPU does not get over.
-        low, high = {"unit": (0, 1), "positive": (1, 2), "large": (1, 1)}[kind]
+        low, high = {"unit": (0, 1), "negative": (0, 0), "positive": (1, 2), "large": (1, 1)}[kind]
         numbers = random.integers(low, high, shape, endpoint=True)
     elif kind == "large":
         numbers = random.uniform(1000, 2000, shape) * random.choice([-1, 1], shape)
     else:
-        numbers = random.uniform(0, 1, shape) + (kind == "positive")
+        numbers = random.uniform(0, 1, shape) + {"unit": 0, "negative": -1, "positive": 1}[kind]
     return np.asarray(numbers).astype(dtype)
 
 

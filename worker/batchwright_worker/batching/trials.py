@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from batchwright_worker.batching.answers import conformed
 from batchwright_worker.batching.sameness import Sameness
-from batchwright_worker.batching.samples import SampleError, Samples
+from batchwright_worker.batching.samples import DECLARED, SampleError, Samples
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import (
     BatchMode,
@@ -161,7 +161,7 @@ class _Trial:
     def shown(self, end: float) -> Trials:
         """The plan with what was found of its outputs. Raises RowsDependError."""
         sample = yield from self._first_taken(end)
-        seen, alone, telling = list[Mapping[str, Array]](), "", False
+        seen, alone, telling, taken = list[Mapping[str, Array]](), "", False, 0
         for kind in self._kinds(sample):
             self.answers.clear()
             try:
@@ -170,15 +170,26 @@ class _Trial:
                 if kind == sample:
                     # It took one row of this content, and does not take more at once: so it is given one at a time.
                     alone = yield from self._one_by_one(kind, refusal)
+            else:
+                taken += 1
             seen += self.answers.values()
             telling = telling or self._is_telling()
-            if alone or self.clock() > end:
+            # What a setting is decides what the model does: more than one value of it is tried in any case.
+            if alone or (self.clock() > end and not self.plan.unbatched_inputs):
                 break
         if not telling and not alone and self.plan.piece != 1:
             raise UntestedError(
                 "its answers are the same whatever its rows are, so that no influence of one row on another could show"
             )
+        if taken < 2 and not alone and self._has_modes():
+            raise UntestedError("with another value of its settings it takes nothing that was tried")
         return self._found(sample, alone, seen)
+
+    def _has_modes(self) -> bool:
+        """Has it a setting that may be a choice between ways to work?"""
+        settings = [spec for spec in self.plan.inputs if not spec.batched]
+        made_up = self.samples.choices()[0].kind != DECLARED
+        return made_up and any(spec.datatype.startswith(("BOOL", "INT", "UINT")) for spec in settings)
 
     def _kinds(self, sample: Sample) -> list[Sample]:
         others = [each for each in self.samples.choices(self.question.padding) if each.size == sample.size]
@@ -318,7 +329,7 @@ class _Trial:
             if not self.batched[spec.name]:
                 continue
             first, second = self.answers[one][spec.name], self.answers[other][spec.name]
-            left, right = [first[a] for a, _ in places], [second[b] for _, b in places]
+            left, right = [first[a : a + 1] for a, _ in places], [second[b : b + 1] for _, b in places]
             if (differs := sameness.of(left, right)) is None:
                 continue
             yield from self._check_repeats(sample, one, spec.name)
@@ -350,7 +361,7 @@ class _Trial:
                 continue
             for spec in self.plan.outputs:
                 array = answer[spec.name]
-                if self.batched[spec.name] and Sameness.EXACT.of([array[0]], [array[-1]]) is not None:
+                if self.batched[spec.name] and Sameness.EXACT.of([array[:1]], [array[-1:]]) is not None:
                     return True
         return False
 

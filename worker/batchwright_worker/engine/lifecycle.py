@@ -83,6 +83,8 @@ class ModelLifecycle:
 
     def _loaded(self, model: str, *, first: bool, message: str) -> None:
         signature = self.engine.signatures.get(model)
+        if signature is not None:
+            self.engine.publisher.views[model].mode = "Whole" if signature.whole else "Rows"
         if first and signature is not None and signature.whole:
             self.engine.publisher.resized(model, 1, "Initial", "each request is a batch of its own")
         elif first:

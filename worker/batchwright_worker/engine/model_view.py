@@ -37,6 +37,7 @@ class ModelView:
     batch_size: int
     state: str = "Loading"
     message: str = ""
+    mode: str = ""
     resting: bool = False
     """Not served for a while for what it has cost the others; that does not make the replica unready, or a poison
     request would take it from everybody."""
@@ -114,6 +115,7 @@ class ModelView:
             name=self.name,
             state=self.state,
             message=self.message,
+            mode=self.mode,
             batch_size=served.tuner.size,
             trend=decision.trend.direction if decision else "Flat",
             trend_z=round(decision.trend.z, 4) if decision else 0.0,

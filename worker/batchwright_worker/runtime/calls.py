@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-import numpy as np
-
-from batchwright_worker.backends.base import LoadedModel, Overlapping, pieces
+from batchwright_worker.backends.base import LoadedModel, Overlapping
 from batchwright_worker.batching.answers import conformed
+from batchwright_worker.batching.calls import joined, pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchPlan
 
@@ -22,10 +21,7 @@ def run_batch(model: LoadedModel, plan: BatchPlan, inputs: Mapping[str, Array], 
         return conformed(model.run(inputs, rows), plan.outputs, rows)
     calls = pieces(inputs, rows, plan.piece, plan.unbatched_inputs)
     parts = [conformed(model.run(call, plan.piece), plan.outputs, plan.piece) for call in calls]
-    return {
-        spec.name: np.concatenate([part[spec.name] for part in parts])[:rows] if spec.batched else parts[0][spec.name]
-        for spec in plan.outputs
-    }
+    return joined(plan, parts, rows)
 
 
 def begin_batch(

@@ -10,8 +10,9 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError, check_outputs, pieces
+from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError, check_outputs
 from batchwright_worker.backends.onnx import array_of, is_out_of_memory, ort_value
+from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource

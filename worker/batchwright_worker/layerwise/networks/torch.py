@@ -12,9 +12,10 @@ import torch
 
 from batchwright_worker.artifacts.companions import companions
 from batchwright_worker.artifacts.names import ArtifactError
-from batchwright_worker.backends.base import Host, LoadError, check_outputs, pieces
+from batchwright_worker.backends.base import Host, LoadError, check_outputs
 from batchwright_worker.backends.torch import held_to_weights, module_of, program_signature
 from batchwright_worker.backends.torch_values import array_of, tensor_of
+from batchwright_worker.batching.calls import pieces
 from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec

@@ -14,7 +14,7 @@ from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, name_of, numpy_of
 from batchwright_worker.oip.http_tensors import from_raw, raw_of
 from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from batchwright_worker.sidecar.runtimes.external.http import ServerGoneError
-from batchwright_worker.sidecar.runtimes.external.wire import Parts, ServerRefusedError, check_rows
+from batchwright_worker.sidecar.runtimes.external.wire import Columns, ServerRefusedError, shape_of
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
@@ -44,29 +44,27 @@ class ExternalServerGrpc:
         if self._channel is not None:
             await self._channel.close()
 
-    async def infer(self, model: str, parts: Parts, rows: int) -> dict[str, Array]:
+    async def infer(self, model: str, columns: Columns) -> dict[str, Array]:
         """One batch. Raises ServerGoneError, ServerRefusedError, BatchFailed."""
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=_OPTIONS)
             self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         try:
-            response = await self._stub.ModelInfer(_request(model, parts, rows), wait_for_ready=True)
+            response = await self._stub.ModelInfer(_request(model, columns), wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             message = error.details() or str(error.code())
             if error.code() in _GONE:
                 raise ServerGoneError(f"{self._address}: {message}") from error
             raise ServerRefusedError(_STATUS.get(error.code(), 500), message) from error
-        outputs = _outputs(response)
-        check_rows(outputs, rows)
-        return outputs
+        return _outputs(response)
 
 
-def _request(model: str, parts: Parts, rows: int) -> pb.ModelInferRequest:
+def _request(model: str, columns: Columns) -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name=model)
-    for name, first in parts[0].items():
-        datatype = name_of(first.dtype)
-        request.inputs.add(name=name, datatype=datatype, shape=[rows, *first.shape[1:]])
-        request.raw_input_contents.append(b"".join(raw_of(datatype, part[name]) for part in parts))
+    for name, parts in columns.items():
+        datatype = name_of(parts[0].dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=shape_of(parts))
+        request.raw_input_contents.append(b"".join(raw_of(datatype, part) for part in parts))
     return request
 
 

@@ -14,7 +14,7 @@ import msgspec
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.sidecar.runtimes.external.wire import (
-    Parts,
+    Columns,
     ServerRefusedError,
     binary_request,
     json_request,
@@ -85,15 +85,15 @@ class ExternalServerHttp:
         """Repository API; servers without it refuse."""
         await self._request("POST", f"/v2/repository/models/{quote(model, safe='')}/unload", b"{}")
 
-    async def infer(self, model: str, parts: Parts, rows: int) -> dict[str, Array]:
+    async def infer(self, model: str, columns: Columns) -> dict[str, Array]:
         """One batch. Raises BatchFailed for what the server or JSON cannot say."""
         path = f"{_model(model)}/infer"
         if await self._takes_binary():
-            header, tensors = binary_request(parts, rows)
+            header, tensors = binary_request(columns)
             body, header_length = await self._request("POST", path, header, tensors)
         else:
-            body, header_length = await self._request("POST", path, json_request(parts, rows))
-        return outputs_of(body, header_length, rows)
+            body, header_length = await self._request("POST", path, json_request(columns))
+        return outputs_of(body, header_length)
 
     async def _takes_binary(self) -> bool:
         """From the extensions in the server's metadata, requested once."""

@@ -17,21 +17,29 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from typing import Any, Final, TypeVar
 
 import msgspec
+import numpy as np
 
+from batchwright_worker.batching.answers import conformed, named
+from batchwright_worker.batching.calls import joined, pieces
+from batchwright_worker.batching.questions import ContradictionError, explained, question_of, without_trials
+from batchwright_worker.batching.trials import Outcome, Question, TrialCall, find_plan
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import (
     BatchFailed,
+    BatchPlan,
     DeclaredSource,
     LoadReport,
     MemoryReport,
     OutOfMemory,
     RunResult,
     RuntimeLost,
+    TensorSpec,
+    WrongOutputs,
     ignored,
 )
 from batchwright_worker.sidecar.runtimes.external.grpc import ExternalServerGrpc
 from batchwright_worker.sidecar.runtimes.external.http import ExternalServerHttp, ServerGoneError
-from batchwright_worker.sidecar.runtimes.external.wire import ServerRefusedError, specs_of
+from batchwright_worker.sidecar.runtimes.external.wire import Columns, ServerRefusedError, specs_of
 from batchwright_worker.sidecar.runtimes.open_calls import WARNING_SHARE
 
 T = TypeVar("T")
@@ -69,6 +77,7 @@ class ExternalServer:
         self._down = asyncio.Event()
         self._ever_up = asyncio.Event()
         self._loaded: set[str] = set()
+        self._plans: dict[str, BatchPlan] = {}
         self._last_end = 0.0
 
     @property
@@ -127,19 +136,57 @@ class ExternalServer:
         try:
             async with self._limited(model, f"the load of model {model}", limit_s):
                 await self._make_ready(model)
-                inputs, outputs = specs_of(await self._http.metadata(model))
+                tensors = specs_of(await self._http.metadata(model))
+                plan = source.plan or await self._settled(model, source, *tensors)
         except ServerGoneError as gone:
             raise await self._lost_under(gone) from gone
         except ServerRefusedError as refusal:
             raise BatchFailed(f"{self._http.url} has no metadata of model {model!r}: {refusal}") from refusal
         self._loaded.add(model)
+        self._plans[model] = plan
         return LoadReport(
             memory_bytes=0,
             bytes_per_row=0,
             seconds=time.monotonic() - begin,
-            inputs=source.inputs or inputs,
-            outputs=source.outputs or outputs,
+            inputs=plan.inputs,
+            outputs=plan.outputs,
+            plan=plan,
         )
+
+    async def _settled(
+        self, model: str, source: DeclaredSource, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> BatchPlan:
+        """Which dimension is the batch, found out by requests to the server. Raises BatchFailed for a manifest that the
+        server contradicts."""
+        why = source.untried
+        if not (inputs or source.inputs) or not (outputs or source.outputs):
+            why = why or "the server does not tell its inputs and outputs: write them into spec.models[]"
+        try:
+            with explained(model):
+                question = question_of(model, inputs or source.inputs, outputs or source.outputs, source)
+                return without_trials(question, why) if why else await self._tried(model, question)
+        except ContradictionError as error:
+            raise BatchFailed(str(error)) from error
+
+    async def _tried(self, model: str, question: Question) -> BatchPlan:
+        trials = find_plan(question, time.monotonic)
+        try:
+            call = next(trials)
+            while True:
+                call = trials.send(await self._outcome(model, call, question))
+        except StopIteration as end:
+            plan: BatchPlan = end.value
+            return plan
+
+    async def _outcome(self, model: str, call: TrialCall, question: Question) -> Outcome:
+        try:
+            columns = {name: [array] for name, array in call.inputs.items()}
+            return named(await self._infer(model, columns), question.whole.outputs)
+        except (ServerRefusedError, BatchFailed, WrongOutputs) as error:
+            return error
+
+    async def _infer(self, model: str, columns: Columns) -> dict[str, Array]:
+        return await self._unless_down((self._grpc or self._http).infer(model, columns))
 
     async def unload(self, model: str, limit_s: float = math.inf) -> None:
         """By the repository API; a server without one keeps the model, which is logged."""
@@ -162,7 +209,7 @@ class ExternalServer:
         begin = time.monotonic()
         try:
             async with self._limited(model, f"the batch of {rows} rows of model {model}", limit_s):
-                outputs = await self._unless_down((self._grpc or self._http).infer(model, parts, rows))
+                outputs = await self._batch(model, parts, rows)
         except ServerGoneError as gone:
             raise await self._lost_under(gone) from gone
         except ServerRefusedError as refusal:
@@ -171,6 +218,23 @@ class ExternalServer:
         seconds = end - max(begin, self._last_end)
         self._last_end = end
         return RunResult(outputs=outputs, device_seconds=seconds, memory=_UNKNOWN)
+
+    async def _batch(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> dict[str, Array]:
+        """Raises WrongOutputs."""
+        plan = self._plans.get(model)
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        if plan is None or not plan.outputs:  # the engine looks at the rows
+            return await self._infer(model, columns)
+        for name in plan.unbatched_inputs:
+            del columns[name][1:]
+        if plan.piece in (0, rows):
+            return conformed(await self._infer(model, columns), plan.outputs, rows)
+        inputs = {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in columns.items()}
+        answers = []
+        for call in pieces(inputs, rows, plan.piece, plan.unbatched_inputs):
+            answer = await self._infer(model, {name: [array] for name, array in call.items()})
+            answers.append(conformed(answer, plan.outputs, plan.piece))
+        return joined(plan, answers, rows)
 
     async def memory(self) -> MemoryReport:
         """Nothing is known of it. Raises RuntimeLost while the server is not there."""

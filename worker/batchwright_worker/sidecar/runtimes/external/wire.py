@@ -13,7 +13,8 @@ from batchwright_worker.oip.datatypes import RAW_ONLY, name_of
 from batchwright_worker.oip.http_tensors import BadTensorError, HttpInferResponse, HttpMetadata, array_of, raw_of
 from batchwright_worker.texts import presentable
 
-Parts = Sequence[Mapping[str, Array]]
+Columns = Mapping[str, Sequence[Array]]
+"""Per input the arrays that are one tensor, one after the other along the first dimension."""
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
 
 
@@ -32,36 +33,36 @@ class ServerRefusedError(Exception):
         return self.status == 413 or any(words in text for words in _OUT_OF_MEMORY)
 
 
-def binary_request(parts: Parts, rows: int) -> tuple[bytes, list[bytes | memoryview]]:
+def binary_request(columns: Columns) -> tuple[bytes, list[bytes | memoryview]]:
     """JSON header, and what follows it: each input's parts one after the other, which is their concatenation."""
     header: dict[str, Any] = {"inputs": [], "parameters": {"binary_data_output": True}}
     tensors: list[bytes | memoryview] = []
-    for name, first in parts[0].items():
-        datatype = name_of(first.dtype)
-        raw = [raw_of(datatype, part[name]) for part in parts]
+    for name, parts in columns.items():
+        datatype = name_of(parts[0].dtype)
+        raw = [raw_of(datatype, part) for part in parts]
         tensors += raw
         parameters = {"binary_data_size": sum(len(each) for each in raw)}
-        header["inputs"].append(_described(name, datatype, rows, first) | {"parameters": parameters})
+        header["inputs"].append(_described(name, datatype, parts) | {"parameters": parameters})
     return msgspec.json.encode(header), tensors
 
 
-def json_request(parts: Parts, rows: int) -> bytes:
+def json_request(columns: Columns) -> bytes:
     """For servers without the binary extension. Raises BatchFailed for datatypes that JSON cannot carry."""
     inputs = []
-    for name, first in parts[0].items():
-        datatype = name_of(first.dtype)
+    for name, parts in columns.items():
+        datatype = name_of(parts[0].dtype)
         if datatype in RAW_ONLY:
             raise BatchFailed(
                 f"input {name!r} is {datatype}, which travels as raw bytes only, and this server does not know the "
                 "binary tensor extension: write its grpcPort in spec.runtimes"
             )
-        data = [value for part in parts for value in _plain(part[name], datatype)]
-        inputs.append(_described(name, datatype, rows, first) | {"data": data})
+        data = [value for part in parts for value in _plain(part, datatype)]
+        inputs.append(_described(name, datatype, parts) | {"data": data})
     return msgspec.json.encode({"inputs": inputs})
 
 
-def outputs_of(body: bytes, header_length: int | None, rows: int) -> dict[str, Array]:
-    """Raises BatchFailed for an answer that is none of this protocol or has another number of rows."""
+def outputs_of(body: bytes, header_length: int | None) -> dict[str, Array]:
+    """Raises BatchFailed for an answer that is none of this protocol."""
     end = len(body) if header_length is None else header_length
     try:
         answer = msgspec.json.decode(memoryview(body)[:end], type=HttpInferResponse)
@@ -70,36 +71,33 @@ def outputs_of(body: bytes, header_length: int | None, rows: int) -> dict[str, A
             outputs[tensor.name], position = array_of(tensor, body, position)
     except (msgspec.MsgspecError, BadTensorError) as error:
         raise BatchFailed(f"the server's answer cannot be read: {error}") from error
-    check_rows(outputs, rows)
     return outputs
 
 
-def check_rows(outputs: Mapping[str, Array], rows: int) -> None:
-    """Raises BatchFailed for an output without the batch's rows in front."""
-    for name, array in outputs.items():
-        if array.ndim == 0 or array.shape[0] != rows:
-            raise BatchFailed(
-                f"the server's output {name!r} has shape {list(array.shape)} for a batch of {rows} rows; "
-                "its first dimension must be the batch: let the server batch (Triton: max_batch_size at least "
-                "batching.maxSize)"
-            )
-
-
 def specs_of(body: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs per row, from model metadata. Raises BatchFailed."""
+    """Inputs and outputs with their whole shapes, from model metadata. Raises BatchFailed."""
     try:
         metadata = msgspec.json.decode(body, type=HttpMetadata)
     except msgspec.MsgspecError as error:
         raise BatchFailed(f"the server's metadata cannot be read: {error}") from error
     inputs, outputs = (
-        tuple(TensorSpec(name=one.name, datatype=one.datatype, shape=tuple(one.shape[1:])) for one in tensors or ())
+        tuple(
+            TensorSpec(name=one.name, datatype=one.datatype, shape=tuple(one.shape), batched=False)
+            for one in tensors or ()
+        )
         for tensors in (metadata.inputs, metadata.outputs)
     )
     return inputs, outputs
 
 
-def _described(name: str, datatype: str, rows: int, first: Array) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": [rows, *first.shape[1:]]}
+def shape_of(parts: Sequence[Array]) -> list[int]:
+    """Of the tensor that the parts are together; one alone may have no dimension."""
+    first = parts[0]
+    return list(first.shape) if len(parts) == 1 else [sum(map(len, parts)), *first.shape[1:]]
+
+
+def _described(name: str, datatype: str, parts: Sequence[Array]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape_of(parts)}
 
 
 def _plain(array: Array, datatype: str) -> list[Any]:

@@ -50,7 +50,7 @@ class Keys:
 
 @dataclass(slots=True)
 class Peer:
-    """A sidecar or runner: answers as soon as its revision is beyond what is asked for."""
+    """A sidecar or runner: answers as soon as its revision is another one than what is asked for."""
 
     token: str
     state: Any
@@ -67,7 +67,7 @@ class Peer:
         self.asked.append(after)
         try:
             async with self.changed:
-                await self.changed.wait_for(lambda: self.state.revision > after)
+                await self.changed.wait_for(lambda: self.state.revision != after)
         except asyncio.CancelledError:
             self.gone.set()
             raise

@@ -71,10 +71,11 @@ class StatePublisher:
             self.publish()
 
     async def wait(self, after: int, timeout_s: float) -> None:
-        """Return when the revision is above `after`, or after `timeout_s`."""
+        """Return when the revision is another one than `after`, or after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self.revision <= after:
+                # A revision above ours was read from this pod before it restarted: what is asked for is here already.
+                while self.revision == after:
                     await self._changed.wait()
         except TimeoutError:
             pass

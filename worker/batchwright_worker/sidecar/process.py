@@ -26,6 +26,7 @@ from batchwright_worker.host.memory import container_limit_bytes, freeze_objects
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import Runtime, StreamingRuntime
 from batchwright_worker.protocol.catalogue import Catalogue
+from batchwright_worker.protocol.grpc.health import add_health_and_reflection
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
 from batchwright_worker.protocol.http.asgi import UvicornServer
 from batchwright_worker.protocol.http.routes import HttpApp
@@ -204,6 +205,7 @@ class Sidecar:
             )
             address = f"{settings.host}:{settings.grpc_port}"
             self._grpc, ports["grpc"] = grpc_server(service, limits, address, certificates)
+            add_health_and_reflection(self._grpc, self._engine, self.ready)
             await self._grpc.start()
         except (OSError, RuntimeError) as error:
             await self._stop()

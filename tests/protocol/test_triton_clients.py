@@ -173,3 +173,13 @@ def test_loading_by_callers_is_off_unless_asked_for(http, grpc) -> None:
     with pytest.raises(Exception, match="repositoryControl: true"):
         grpc.load_model("linear")
     assert http.is_model_ready("linear")
+
+
+def test_no_shared_memory_is_registered(http) -> None:
+    words = "no region can be registered; send tensors in the body"
+    with pytest.raises(InferenceServerException, match=words):
+        http.register_system_shared_memory("r", "/r", 64)
+    with pytest.raises(InferenceServerException, match=words):
+        http.get_system_shared_memory_status()
+    with pytest.raises(InferenceServerException, match=words):
+        http.register_cuda_shared_memory("r", b"handle", 0, 64)

@@ -29,6 +29,10 @@ from batchwright_worker.protocol.parameters import check_load, check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
 
 T = TypeVar("T")
+_NO_REGIONS = (
+    "shared memory of clients is not read or written here, so no region can be registered; send tensors in the body, "
+    "as binary data"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +161,8 @@ class HttpApp(TaskApp):
             case ["v2", "repository", "models", model, "load" | "unload" as action]:
                 handler = self._load if action == "load" else self._unload
                 return HandlerRoute(method="POST", handler=handler, target=ModelTarget(model=model))
+            case ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
+                raise HttpError(400, _NO_REGIONS)
             case ["v2", "models", model, *rest] if parts != ["v2", "models", "stats"]:
                 if rest[:1] == ["versions"] and len(rest) > 1:
                     return self._of_model(ModelTarget(model=model, version=rest[1]), rest[2:])

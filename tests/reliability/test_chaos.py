@@ -198,7 +198,7 @@ def check(found: Run, *, late_s: float) -> None:
     assert all(states[name] == "Ready" for name in GOOD)
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_twenty_seconds_of_chaos(tmp_path: Path) -> None:
     check(run(tmp_path, 20), late_s=0.2)
 

@@ -26,7 +26,7 @@ def body(priority: int) -> bytes:
     return json.dumps({"inputs": [tensor], "parameters": {"priority": priority}}).encode()
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_priority_1_is_answered_in_time_at_twice_the_load(tmp_path: Path) -> None:
     model = emulated_model("m", fixed_ms=40, per_row_ms=8)
     model["targets"] = {"latencyMilliseconds": int(TARGET_S * 1000)}
@@ -57,5 +57,5 @@ def test_priority_1_is_answered_in_time_at_twice_the_load(tmp_path: Path) -> Non
         good = [seconds for status, seconds in answers if status == 200 and seconds <= TARGET_S]
         shares[priority] = len(good) / len(answers)
         print(f"priority {priority}: {len(answers)} asked, {100 * shares[priority]:.1f} % in time")
-    assert shares[1] >= 0.99
-    assert shares[10] < 0.6
+    assert shares[1] > 0.95
+    assert shares[10] < 0.7 * shares[1]

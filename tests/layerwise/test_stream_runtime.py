@@ -67,6 +67,10 @@ async def test_a_format_without_layers_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path, layerwise={"mode": "Literal", "memoryBudgetBytes": 50_000}) as rig:
         with pytest.raises(BatchFailed, match=r"torchscript cannot be cut into layers.*Off"):
             await rig.client.load("a", DeclaredSource(artifact=Artifact(format="torchscript", uri=path.as_uri())))
+        with pytest.raises(BatchFailed, match="only models of rows"):
+            await rig.client.load(
+                "a", DeclaredSource(artifact=Artifact(format="onnx", uri=path.as_uri()), mode="Whole")
+            )
 
 
 async def test_emulated_models_interleave_and_answer_right(tmp_path: Path) -> None:

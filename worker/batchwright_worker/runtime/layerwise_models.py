@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from batchwright_worker.backends.base import Host
+from batchwright_worker.backends.base import Host, LoadError
 from batchwright_worker.host.memory import Meter, release_memory
 from batchwright_worker.inference.runtime import StreamedModel
 from batchwright_worker.ipc.messages import Load, Loaded, Ran, Run, RuntimeResponse, Unload, Unloaded
@@ -86,6 +86,12 @@ class LayerwiseModels:
             return failed(request.call, error)
 
     def _load(self, request: Load) -> Loaded:
+        source = request.source
+        if source.mode == "Whole" or not all(spec.batched for spec in (*source.inputs, *source.outputs)):
+            raise LoadError(
+                f"model {source.name!r}: layer by layer only models of rows are served, without batching.mode: Whole "
+                'and batched: false; write layerwise: {mode: "Off"}'
+            )
         begin, before = time.monotonic(), self._meter.used()
         added = self._service.add(request.source)
         loaded = Loaded(

@@ -10,15 +10,10 @@ import grpc
 import pytest
 import tritonclient.http as triton_http
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.protocol.serving import Served, emulated_model, manifest, serving
-
-# An environment of before these packages were in the locks runs the other tests of this folder.
-pytest.importorskip("grpc_health", reason="make install brings grpcio-health-checking and grpcio-reflection")
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

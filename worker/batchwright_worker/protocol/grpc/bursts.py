@@ -3,7 +3,7 @@
 grpc.aio hands each call to the event loop by itself, several rounds of the loop for each, where one read of an HTTP
 port brings many requests. Submitted one by one they would run one by one where the device is quicker than the front
 end, and a batch costs this process more than a call does: 64 callers of a model that does nothing got 1.4 rows per
-batch and took twice the CPU per call (`python -m e2e.bench.grpc`).
+batch and took 1.4 to 1.6 times the CPU per call (`python -m e2e.bench.grpc`).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_an_array_alone_serves_a_model_with_one_input() -> None:
 def test_rows_of_equal_types_and_shapes_are_one_group() -> None:
     (first, second, other), many = rows_of([np.zeros(n, np.float32) for n in (4, 4, 5)], signature())
     assert many
-    assert group_of(first) == group_of(second) != group_of(other)
+    assert group_of(first, signature()) == group_of(second, signature()) != group_of(other, signature())
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_declarations_are_compared_with_the_model(declared: Any, words: str | No
 
 def test_a_request_and_its_answer_keep_rows_apart() -> None:
     rows, _ = rows_of([np.full(3, n, np.float32) for n in range(4)], signature())
-    header, tensors = request_parts(rows)
+    header, tensors = request_parts(rows, signature())
     assert b'"shape":[4,3]' in header
     assert b"".join(tensors) == np.repeat(np.arange(4, dtype=np.float32), 3).tobytes()
     answer = b'{"outputs":[{"name":"y","datatype":"INT64","shape":[4],"parameters":{"binary_data_size":32}}]}'
-    found = rows_of_answer(answer + np.arange(4).tobytes(), len(answer), 4)
+    found = rows_of_answer(answer + np.arange(4).tobytes(), len(answer), 4, signature())
     assert [int(row["y"]) for row in found] == [0, 1, 2, 3]
 
 
@@ -102,4 +102,4 @@ def test_a_request_and_its_answer_keep_rows_apart() -> None:
 )
 def test_an_answer_that_is_none_is_refused(body: bytes, words: str) -> None:
     with pytest.raises(BadAnswerError, match=words):
-        rows_of_answer(body, None, 4)
+        rows_of_answer(body, None, 4, signature())

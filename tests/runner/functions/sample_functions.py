@@ -82,3 +82,8 @@ def best_one(inputs: Mapping[str, Any]) -> int:
 @produces(x=("INT64", (8,)))
 def declared_wrong(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"x": np.zeros(8, np.int64)}
+
+
+def scaled_row(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    value = int(inputs["item"]["data"]["v"])
+    return {"x": np.arange(8, dtype=np.float32) + value, "k": np.float32([value % 3])}

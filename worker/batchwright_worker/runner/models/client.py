@@ -77,9 +77,10 @@ class ModelClient:
 
     async def _ask_metadata(self, replica: Replica) -> InputSignature:
         try:
-            answer = await self._replicas.metadata(replica, self._model)
+            metadata = await self._replicas.metadata(replica, self._model)
+            config = await self._replicas.config(replica, self._model)
             replica.worked()
-            return signature_of(self._replicas.deployment, self._model, answer.body)
+            return signature_of(self._replicas.deployment, self._model, metadata.body, config.body)
         except (ReplicaRejected, BadAnswerError) as error:
             what = f"deployment {self._replicas.deployment!r}, model {self._model!r}: {error}"
             reason = (
@@ -90,8 +91,14 @@ class ModelClient:
     def submit(self, rows: Sequence[PendingRow]) -> None:
         """Have these rows answered."""
         for row in rows:
-            self._queue.put(group_of(row.row), (row,))
+            self._queue.put(group_of(row.row, self._known), (row,))
         self.dispatch()
+
+    @property
+    def _known(self) -> InputSignature:
+        """Rows are made from what `learn` has found."""
+        assert self.signature is not None
+        return self.signature
 
     @property
     def pending(self) -> int:
@@ -137,7 +144,7 @@ class ModelClient:
 
     def _next_rows(self, replica: Replica) -> list[PendingRow]:
         load = replica.load(self._model)
-        limit = min(load.room, load.request_rows)
+        limit = 1 if self._known.whole else min(load.room, load.request_rows)
         if self._again:
             rows = self._again.popleft()
             return self._first(rows, limit)
@@ -158,12 +165,12 @@ class ModelClient:
 
     async def _exchange(self, replica: Replica, rows: list[PendingRow]) -> None:
         load = replica.load(self._model)
-        header, tensors = request_parts([row.row for row in rows])
+        header, tensors = request_parts([row.row for row in rows], self._known)
         started = time.monotonic()
         self.requests += 1
         try:
             answer = await self._replicas.infer(replica, self._model, header, tensors)
-            results = rows_of_answer(answer.body, answer.header_length, len(rows))
+            results = rows_of_answer(answer.body, answer.header_length, len(rows), self._known)
         except Unreachable:
             load.lost(len(rows))
             self._again.appendleft(rows)

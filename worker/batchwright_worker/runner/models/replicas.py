@@ -159,6 +159,10 @@ class ReplicaSet:
         """The model's metadata. Raises as `infer`."""
         return await self._call(replica, "GET", f"/v2/models/{model}")
 
+    async def config(self, replica: Replica, model: str) -> ReplicaResponse:
+        """The model's configuration. Raises as `infer`."""
+        return await self._call(replica, "GET", f"/v2/models/{model}/config")
+
     async def _call(self, replica: Replica, method: str, path: str, **request: Any) -> ReplicaResponse:
         assert self._session is not None
         url = f"http://{_bracketed(replica.host)}:{replica.port}{path}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.oip.http_tensors import raw_of
 from batchwright_worker.runner.cpu.functions import RowType
 from batchwright_worker.runner.errors import TaskFailed
 
@@ -19,11 +20,12 @@ Row = tuple[tuple[str, NDArray[Any]], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorType:
-    """One input or output per row; -1 is a variable dimension."""
+    """One input or output per row (or whole, where it has no batch dimension); -1 is a variable dimension."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    batched: bool = True
 
     def __str__(self) -> str:
         return f"{self.name}: {self.datatype} {list(self.shape)}"
@@ -31,17 +33,25 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSignature:
-    """One model of one deployment. No inputs: the model does not tell them, any row will do."""
+    """One model of one deployment. No inputs: the model does not tell them, any row will do. `whole`: it has no batch
+    dimension at all, so that each row is a request of its own."""
 
     deployment: str
     model: str
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...] = ()
+    whole: bool = False
 
     @property
     def title(self) -> str:
         """How messages name it."""
         return f"model {self.deployment}/{self.model}"
+
+    def is_batched(self, tensor: str) -> bool:
+        """Has this input or output a batch dimension?"""
+        if self.whole:
+            return False
+        return next((each.batched for each in (*self.inputs, *self.outputs) if each.name == tensor), True)
 
 
 def rows_of(value: Any, signature: InputSignature) -> tuple[list[Row], bool]:
@@ -51,9 +61,18 @@ def rows_of(value: Any, signature: InputSignature) -> tuple[list[Row], bool]:
     return [_row(value, signature, "")], False
 
 
-def group_of(row: Row) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    """Rows with equal groups may share a batch: the same inputs with the same types and shapes."""
-    return tuple((name, array.dtype.str, array.shape) for name, array in row)
+def group_of(row: Row, signature: InputSignature) -> tuple[tuple[str, str, tuple[int, ...], bytes], ...]:
+    """Rows with equal groups may share a request: the same inputs with the same types and shapes, and the same values
+    where a request has one value for all of its rows."""
+    return tuple(
+        (
+            name,
+            array.dtype.str,
+            array.shape,
+            b"" if signature.whole or signature.is_batched(name) else bytes(raw_of(name_of(array.dtype), array)),
+        )
+        for name, array in row
+    )
 
 
 def row_bytes(row: Row) -> int:

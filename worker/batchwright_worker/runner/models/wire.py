@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,37 +27,58 @@ class BadAnswerError(Exception):
     """The server's answer is no answer of this protocol."""
 
 
-def signature_of(deployment: str, model: str, raw: bytes) -> InputSignature:
-    """From the answer of `/v2/models/{model}`, whose shapes have the batch dimension first. Raises BadAnswerError."""
+class _Dims(msgspec.Struct):
+    name: str
+    dims: list[int]
+
+
+class _ModelConfig(msgspec.Struct):
+    """The response of `/v2/models/{model}/config`; `dims` never have a batch dimension."""
+
+    max_batch_size: int
+    input: list[_Dims] = []
+    output: list[_Dims] = []
+
+
+def signature_of(deployment: str, model: str, raw_metadata: bytes, raw_config: bytes) -> InputSignature:
+    """From the answers of `/v2/models/{model}`, whose shapes have the batch dimension in front where there is one, and
+    of its `/config`, which tells where that is. Raises BadAnswerError."""
     try:
-        metadata = msgspec.json.decode(raw, type=HttpMetadata)
+        metadata = msgspec.json.decode(raw_metadata, type=HttpMetadata)
+        config = msgspec.json.decode(raw_config, type=_ModelConfig)
     except msgspec.MsgspecError as error:
         raise BadAnswerError(f"metadata of {deployment}/{model}: {error}") from error
+    dims = {each.name: len(each.dims) for each in (*config.input, *config.output)}
     return InputSignature(
         deployment=deployment,
         model=model,
-        inputs=tuple(_per_row(tensor) for tensor in metadata.inputs or ()),
-        outputs=tuple(_per_row(tensor) for tensor in metadata.outputs or ()),
+        inputs=tuple(_tensor_type(tensor, dims) for tensor in metadata.inputs or ()),
+        outputs=tuple(_tensor_type(tensor, dims) for tensor in metadata.outputs or ()),
+        whole=config.max_batch_size == 0,
     )
 
 
-def _per_row(tensor: HttpTensor) -> TensorType:
-    return TensorType(name=tensor.name, datatype=tensor.datatype, shape=tuple(tensor.shape[1:]))
+def _tensor_type(tensor: HttpTensor, dims: Mapping[str, int]) -> TensorType:
+    batched = dims.get(tensor.name) != len(tensor.shape)
+    shape = tuple(tensor.shape[1:] if batched else tensor.shape)
+    return TensorType(name=tensor.name, datatype=tensor.datatype, shape=shape, batched=batched)
 
 
-def request_parts(rows: Sequence[Row]) -> tuple[bytes, list[bytes | memoryview]]:
-    """JSON header and the tensors behind it; rows of one group. Large rows are not copied."""
+def request_parts(rows: Sequence[Row], signature: InputSignature) -> tuple[bytes, list[bytes | memoryview]]:
+    """JSON header and the tensors behind it; rows of one group, one row for a model that is run whole. Large rows are
+    not copied."""
     tensors: list[bytes | memoryview] = []
     inputs = []
     for index, (name, first) in enumerate(rows[0]):
         datatype = name_of(first.dtype)
-        parts = [raw_of(datatype, row[index][1]) for row in rows]
+        batched = signature.is_batched(name)
+        parts = [raw_of(datatype, row[index][1]) for row in (rows if batched else rows[:1])]
         tensors.extend(parts)
         inputs.append(
             {
                 "name": name,
                 "datatype": datatype,
-                "shape": [len(rows), *first.shape],
+                "shape": [len(rows), *first.shape] if batched else list(first.shape),
                 "parameters": {"binary_data_size": sum(len(part) for part in parts)},
             }
         )
@@ -65,8 +86,11 @@ def request_parts(rows: Sequence[Row]) -> tuple[bytes, list[bytes | memoryview]]
     return msgspec.json.encode(header), tensors
 
 
-def rows_of_answer(body: bytes, header_length: int | None, rows: int) -> list[dict[str, NDArray[Any]]]:
-    """One {output: array} per row of the request. Raises BadAnswerError."""
+def rows_of_answer(
+    body: bytes, header_length: int | None, rows: int, signature: InputSignature
+) -> list[dict[str, NDArray[Any]]]:
+    """One {output: array} per row of the request; an output without a batch dimension is every row's. Raises
+    BadAnswerError."""
     end = len(body) if header_length is None else header_length
     try:
         answer = msgspec.json.decode(memoryview(body)[:end], type=HttpInferResponse)
@@ -79,6 +103,10 @@ def rows_of_answer(body: bytes, header_length: int | None, rows: int) -> list[di
             array, position = array_of(tensor, body, position)
         except BadTensorError as error:
             raise BadAnswerError(str(error)) from error
+        if not signature.is_batched(tensor.name):
+            for result in results:
+                result[tensor.name] = array.copy() if rows > 1 else array
+            continue
         if not array.shape or array.shape[0] != rows:
             raise BadAnswerError(f"output {tensor.name!r} has shape {list(array.shape)}, {rows} rows were asked for")
         for index, result in enumerate(results):

@@ -1,0 +1,102 @@
+"""Jobs through models whose requests have no rows, or an input that all rows of a request share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from batchwright_worker.runner.models.signature import group_of, rows_of
+from batchwright_worker.runner.models.wire import request_parts, rows_of_answer, signature_of
+from tests.runner.bench import Bench, cpu, model
+from tests.runner.serving_rig import replica
+
+METADATA = (
+    b'{"name":"m","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]},{"name":"k","datatype":"FP32","shape":[1]}],'
+    b'"outputs":[{"name":"y","datatype":"FP32","shape":[-1,2]}]}'
+)
+CONFIG = (
+    b'{"max_batch_size":%d,"input":[{"name":"x","dims":%s},{"name":"k","dims":[1]}],"output":[{"name":"y","dims":%s}]}'
+)
+SHARED = signature_of("d", "m", METADATA, CONFIG % (32, b"[2]", b"[2]"))
+WHOLE = signature_of("d", "m", METADATA, CONFIG % (0, b"[-1,2]", b"[-1,2]"))
+
+
+def save(nodes: list[Any], inputs: dict[str, list[Any]], output: list[Any], path: Path) -> str:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)]
+    graph = helper.make_graph(nodes, "m", values, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path.as_uri()
+
+
+def deployment(uri: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "batchwright.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "d"},
+        "spec": {"models": [{"name": "m", "artifacts": [{"format": "onnx", "uri": uri}], **fields}]},
+    }
+
+
+def test_what_has_no_batch_dimension_is_known_from_the_configuration() -> None:
+    assert [(each.shape, each.batched) for each in SHARED.inputs] == [((2,), True), ((1,), False)]
+    assert [(each.shape, each.batched) for each in WHOLE.inputs] == [((-1, 2), False), ((1,), False)]
+    assert (SHARED.whole, WHOLE.whole) == (False, True)
+
+
+def test_rows_share_a_request_only_where_their_shared_values_are_equal() -> None:
+    made = [{"x": np.float32([n, n]), "k": np.float32([n // 2])} for n in range(4)]
+    rows, _ = rows_of(made, SHARED)
+    groups = [group_of(row, SHARED) for row in rows]
+    assert groups[0] == groups[1] != groups[2] == groups[3]
+    header, tensors = request_parts(rows[2:], SHARED)
+    assert b'"shape":[2,2]' in header
+    assert b'"shape":[1]' in header
+    assert b"".join(tensors) == np.float32([2, 2, 3, 3, 1]).tobytes()
+
+
+def test_the_answer_of_a_whole_request_is_taken_as_it_is() -> None:
+    (row,), _ = rows_of({"x": np.ones((3, 2), np.float32), "k": np.float32([1])}, WHOLE)
+    header, _ = request_parts([row], WHOLE)
+    assert b'"shape":[3,2]' in header
+    answer = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[3,2],"data":[1,2,3,4,5,6]}]}'
+    [found] = rows_of_answer(answer, None, 1, WHOLE)
+    assert found["y"].tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.slow
+async def test_items_of_a_model_that_looks_across_rows_are_never_mixed(
+    bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    uri = save([helper.make_node("Softmax", ["x"], ["y"], axis=0)], {"x": ["n"]}, ["n"], tmp_path / "softmax.onnx")
+    async with replica(deployment(uri)) as here:
+        tasks = (cpu("row", "sample_functions:one_row"), model("m", "d", "m", "row"))
+        job = bench(*tasks, endpoints={"d": f"{here.host}:{here.http}"})
+        job.write_records([{"v": value} for value in range(40)])
+        await job.run_all()
+    for value, record in enumerate(job.records()):
+        wanted = np.exp(np.eye(8)[value % 8])
+        np.testing.assert_allclose(record["m"]["y"], wanted / wanted.sum(), rtol=1e-5)
+
+
+@pytest.mark.slow
+async def test_items_get_the_answer_to_their_own_setting(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    node = helper.make_node("Mul", ["x", "k"], ["y"])
+    uri = save([node], {"x": ["n", 8], "k": [1]}, ["n", 8], tmp_path / "scaled.onnx")
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [8]},
+        {"name": "k", "datatype": "FP32", "shape": [1], "batched": False},
+    ]
+    async with replica(deployment(uri, inputs=inputs)) as here:
+        tasks = (cpu("row", "sample_functions:scaled_row"), model("m", "d", "m", "row"))
+        job = bench(*tasks, endpoints={"d": f"{here.host}:{here.http}"})
+        job.write_records([{"v": value} for value in range(40)])
+        await job.run_all()
+    for value, record in enumerate(job.records()):
+        assert record["m"]["y"] == [(each + value) * (value % 3) for each in range(8)]

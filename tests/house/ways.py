@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -164,8 +165,9 @@ def _help(words: list[str]) -> str:
 def _recipe(command: str) -> list[str]:
     """What make would run, without what it would say or do to the environment."""
     argv = command.split()
-    done = subprocess.run(
-        [argv[0], "-n", "-o", ".venv/.installed", *argv[1:]], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    silent = [argv[0], "-n", "-o", ".venv/.installed", *argv[1:]]
+    # `make test` runs this: a make within a make says where it is.
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(silent, cwd=ROOT, env=outside, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [line.strip() for line in done.stdout.splitlines() if "e2e.outlook" not in line]

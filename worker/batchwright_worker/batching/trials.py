@@ -26,7 +26,7 @@ from batchwright_worker.inference.runtime import (
     WrongOutputs,
 )
 
-BUDGET_S: Final = 3.0
+BUDGET_S: Final = 20.0
 """More kinds of content and other readings of the inputs are tried within this time; one kind is always tried whole."""
 REMEDY: Final = "write batching.mode if you know it, or warmup.inputs that the model takes"
 

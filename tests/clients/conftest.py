@@ -6,18 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.protocol.serving import Served, echo_model, linear_onnx, manifest, serving
+from tests.protocol.serving import Served, known_models, manifest, serving
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Models: linear (onnx) and an echo for FP16, FP32 and BYTES; callers may load and unload."""
     folder = tmp_path_factory.mktemp("clients")
-    marker = folder / "marker"
-    marker.touch()
-    models = [
-        {"name": "linear", "artifacts": [{"format": "onnx", "uri": linear_onnx(folder / "linear.onnx").as_uri()}]},
-        *(echo_model(f"echo-{datatype.lower()}", datatype, [-1], marker) for datatype in ("FP16", "FP32", "BYTES")),
-    ]
+    models = known_models(folder, ("FP16", "FP32", "BYTES"))
     with serving(folder, manifest("clients", models, repositoryControl=True)) as served:
         yield served

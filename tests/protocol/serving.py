@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,16 @@ def echo_model(name: str, datatype: str, shape: list[int], path: Path) -> dict[s
             }
         ],
     }
+
+
+def known_models(folder: Path, datatypes: Iterable[str]) -> list[dict[str, Any]]:
+    """`linear` (onnx) and one echo per datatype (x and y, [-1]), with their files in the folder."""
+    marker = folder / "marker"
+    marker.touch()
+    return [
+        {"name": "linear", "artifacts": [{"format": "onnx", "uri": linear_onnx(folder / "linear.onnx").as_uri()}]},
+        *(echo_model(f"echo-{datatype.lower()}", datatype, [-1], marker) for datatype in datatypes),
+    ]
 
 
 def emulated_model(name: str, fixed_ms: float, per_row_ms: float = 0.0, **batching: Any) -> dict[str, Any]:

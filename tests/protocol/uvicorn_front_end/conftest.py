@@ -6,20 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.protocol.serving import DATATYPES, Served, echo_model, emulated_model, linear_onnx, manifest, serving
+from tests.protocol.serving import DATATYPES, Served, emulated_model, known_models, manifest, serving
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The same models as above."""
     folder = tmp_path_factory.mktemp("uvicorn")
-    marker = folder / "marker"
-    marker.touch()
-    models = [
-        {"name": "linear", "artifacts": [{"format": "onnx", "uri": linear_onnx(folder / "linear.onnx").as_uri()}]},
-        *(echo_model(f"echo-{datatype.lower()}", datatype, [-1], marker) for datatype in DATATYPES),
-        emulated_model("slow", fixed_ms=150),
-    ]
+    models = [*known_models(folder, DATATYPES), emulated_model("slow", fixed_ms=150)]
     options = ("--http-front-end=uvicorn", "--sidecar-option=--max-body-bytes=4194304")
     with serving(folder, manifest("protocol", models), *options) as served:
         yield served

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
+from batchwright_worker.inference.errors import BadInput, ModelUnavailable, UnknownModel
+from batchwright_worker.inference.requests import InferRequest
 from batchwright_worker.inference.runtime import BatchFailed
 from tests.engine.devices import FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
@@ -182,6 +184,38 @@ def test_metadata_comes_from_the_loaded_model() -> None:
         metadata = engine.model_metadata("m")
         assert (metadata.inputs[0].name, metadata.inputs[0].shape, metadata.max_batch_size) == ("x", (2,), 48)
         assert (metadata.platform, metadata.versions) == ("python", ("1",))
+        await engine.close()
+
+    run(scenario())
+
+
+def test_what_a_model_takes_is_not_told_or_judged_before_its_first_load() -> None:
+    async def scenario() -> None:
+        device = FakeDevice(load_s=1.0)
+        engine = engine_of([model()], device)
+        start = asyncio.ensure_future(engine.start())
+        await asyncio.sleep(0.5)
+        with pytest.raises(ModelUnavailable, match="is being loaded: what it takes is not known yet"):
+            engine.model_metadata("m")
+        scalar = InferRequest(model="m", inputs={"x": np.float32(3)}, rows=1, arrival=engine.clock())
+        with pytest.raises(ModelUnavailable, match="not known yet"):
+            await engine.infer(scalar)
+        await start
+        assert engine.model_metadata("m").inputs[0].name == "x"
+        with pytest.raises(BadInput):
+            await engine.infer(scalar)
+        await engine.close()
+
+    run(scenario())
+
+
+def test_what_is_said_of_a_model_that_never_loaded_is_why() -> None:
+    async def scenario() -> None:
+        engine = engine_of([model()], FakeDevice(load_errors=[BatchFailed("no such file")] * 9))
+        await engine.start()
+        with pytest.raises(ModelUnavailable, match="no such file") as refused:
+            engine.model_metadata("m")
+        assert refused.value.retry_after_s
         await engine.close()
 
     run(scenario())

@@ -83,6 +83,13 @@ class Bench:
         parts = sorted(self.output.glob("part-*.jsonl"))
         return [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
 
+    def results(self, task: str) -> list[Any]:
+        """What a task gave for each item; an item without it fails the test, with its record."""
+        records = self.records()
+        lacking = [record for record in records if task not in record]
+        assert not lacking, f"{len(lacking)} of {len(records)} items have no {task!r}, first {lacking[0]}"
+        return [record[task] for record in records]
+
     def parts(self) -> dict[str, bytes]:
         return {part.name: part.read_bytes() for part in sorted(self.output.glob("part-*"))}
 

@@ -47,9 +47,9 @@ def deployment(**fields: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def replica(document: dict[str, Any], *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[LocalServing]:
-    """One replica of the deployment."""
-    local = local_deployment([document], None, None, {})
+async def replica(*documents: dict[str, Any], host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[LocalServing]:
+    """One replica of the deployment among these documents."""
+    local = local_deployment(documents, None, None, {})
     async with served(local, LocalPorts(host=host, http=port), sidecar_options=("--drain-seconds", "1")) as here:
         yield here
 

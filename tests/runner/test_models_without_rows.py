@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from batchwright_worker.runner.models.client import ModelClient
+from batchwright_worker.runner.models.replicas import ReplicaSet
 from batchwright_worker.runner.models.signature import group_of, rows_of
 from batchwright_worker.runner.models.wire import request_parts, rows_of_answer, signature_of
 from tests.runner.bench import Bench, cpu, model
@@ -80,9 +83,9 @@ async def test_items_of_a_model_that_looks_across_rows_are_never_mixed(
         job = bench(*tasks, endpoints={"d": f"{here.host}:{here.http}"})
         job.write_records([{"v": value} for value in range(40)])
         await job.run_all()
-    for value, record in enumerate(job.records()):
+    for value, given in enumerate(job.results("m")):
         wanted = np.exp(np.eye(8)[value % 8])
-        np.testing.assert_allclose(record["m"]["y"], wanted / wanted.sum(), rtol=1e-5)
+        np.testing.assert_allclose(given["y"], wanted / wanted.sum(), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -98,5 +101,43 @@ async def test_items_get_the_answer_to_their_own_setting(bench: Callable[..., Be
         job = bench(*tasks, endpoints={"d": f"{here.host}:{here.http}"})
         job.write_records([{"v": value} for value in range(40)])
         await job.run_all()
-    for value, record in enumerate(job.records()):
-        assert record["m"]["y"] == [(each + value) * (value % 3) for each in range(8)]
+    for value, given in enumerate(job.results("m")):
+        assert given["y"] == [(each + value) * (value % 3) for each in range(8)]
+
+
+SLOW_TO_LOAD = """
+import time
+from pathlib import Path
+
+class Model:
+    def __init__(self, path):
+        while not (Path(path).parent / "go-on").exists():
+            time.sleep(0.01)
+
+    def infer(self, inputs):
+        return {"y": inputs["x"] - inputs["x"].mean(axis=0)}
+"""
+
+
+@pytest.mark.slow
+async def test_what_a_model_takes_is_not_guessed_while_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "weights").touch()
+    artifact = {
+        "format": "python",
+        "uri": (tmp_path / "weights").as_uri(),
+        "script": {"configMapKeyRef": {"name": "scripts", "key": "m.py"}},
+    }
+    x, y = ({"name": name, "datatype": "FP32", "shape": [-1]} for name in "xy")
+    document = deployment("", inputs=[x], outputs=[y], artifacts=[artifact])
+    scripts = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "scripts"}, "data": {"m.py": SLOW_TO_LOAD}}
+    async with replica(document, scripts) as here:
+        replicas = ReplicaSet("d", f"{here.host}:{here.http}")
+        await replicas.open()
+        try:
+            learning = asyncio.create_task(ModelClient(replicas, "m").learn())
+            await asyncio.wait([learning], timeout=0.7)
+            assert not learning.done()
+            (tmp_path / "go-on").touch()
+            assert (await learning).whole
+        finally:
+            await replicas.close()

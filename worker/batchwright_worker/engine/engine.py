@@ -29,7 +29,7 @@ from batchwright_worker.engine.retries import Retries
 from batchwright_worker.engine.signature import Prepared, Signature
 from batchwright_worker.engine.state_publisher import StatePublisher
 from batchwright_worker.engine.windows import Windows
-from batchwright_worker.inference.errors import InferenceError, ModelUnavailable, UnknownModel
+from batchwright_worker.inference.errors import BadInput, InferenceError, ModelUnavailable, UnknownModel
 from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.inference.runtime import Runtime, TensorSpec
 from batchwright_worker.scheduler.devices import DeviceConfig
@@ -207,9 +207,12 @@ class Engine:
         return self.scheduler.expected_wait_s(self._served(model).name, self.clock()) * 1e3
 
     def model_metadata(self, name: str) -> ModelMetadata:
-        """Raises UnknownModel. Inputs and outputs are as the manifest declares them until the model was loaded once."""
-        self._served(name)
-        signature = self._loader.signature(name)
+        """Raises UnknownModel; ModelUnavailable before the first load, which finds out what it takes and whether its
+        requests have rows: who had a guess would go by it for good."""
+        served = self._served(name)
+        signature = self._loader.known(name)
+        if signature is None:
+            raise refusals.not_known_yet(name, served.blocked, served.blocked_until - self.clock())
         return ModelMetadata(
             name=name,
             versions=("1",),
@@ -278,7 +281,13 @@ class Engine:
         if self._stopping or served.blocked:
             self._check_open(served, now)
         signature = self._loader.signature(request.model)
-        prepared = self._prepared(signature, request)
+        try:
+            prepared = self._prepared(signature, request)
+        except BadInput as error:
+            if self._loader.known(request.model) is None:
+                # It does not fit what the manifest says, or nothing; the model itself may take it.
+                raise refusals.not_known_yet(request.model) from error
+            raise
         rows = prepared.rows
         if rows != request.rows:
             request = replace(request, rows=rows)

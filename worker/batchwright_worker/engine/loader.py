@@ -84,8 +84,12 @@ class Loader:
     _cuts: dict[str, int] = field(default_factory=dict)
     """Per model how many runtimes in a row have died while they loaded it."""
 
+    def known(self, model: str) -> Signature | None:
+        """As the first load has found it, None before."""
+        return self.engine.signatures.get(model)
+
     def signature(self, model: str) -> Signature:
-        """As the runtime reported it, before the first load as the manifest declares it."""
+        """As the first load has found it, before that as the manifest declares it."""
         known = self.engine.signatures.get(model) or self._declared.get(model)
         if known is None:
             known = self._declared[model] = _declared(self.engine.models[model])

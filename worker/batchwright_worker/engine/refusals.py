@@ -28,6 +28,13 @@ def error_of(refusal: Refusal) -> InferenceError:
             return Refused(refusal.message, retry_after_s=refusal.retry_after_s)
 
 
+def not_known_yet(model: str, blocked: str = "", wait_s: float = 0.0) -> ModelUnavailable:
+    """The error of what cannot be said, or judged, of a model before its first load; `blocked`: why it is not loaded
+    for so long."""
+    why = f"is not served now: {blocked}" if blocked else "is being loaded: what it takes is not known yet; try again"
+    return ModelUnavailable(f"model {model} {why}", retry_after_s=max(1.0, wait_s) if wait_s < float("inf") else None)
+
+
 def late(request: InferRequest, now: float) -> InferenceError:
     """The error of a request that has waited until it could not be answered in time any more."""
     waited_ms = (now - request.arrival) * 1e3

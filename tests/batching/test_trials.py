@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from batchwright_worker.backends.base import LoadError
+from batchwright_worker.backends.base import LoadError, OutOfDeviceMemoryError
 from batchwright_worker.inference.runtime import TensorSpec, WarmUpTensor
 from batchwright_worker.runtime.settling import settled
 from tests.batching.functions import FunctionModel, plan_of, source, tensor
@@ -176,6 +178,28 @@ def test_all_else_is_whole_and_says_why(name: str) -> None:
     assert plan.mode == "Whole"
     assert not any(spec.batched for spec in (*plan.inputs, *plan.outputs))
     assert re.search(reason, plan.reason), plan.reason
+
+
+@pytest.mark.parametrize("name", sorted({*ROWS, *WHOLE} - {"chance"}))
+def test_the_plan_of_a_slow_machine_is_that_of_a_fast_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call, inputs, outputs, _ = {**ROWS, **WHOLE}[name]
+    fast, _ = plan_of(call, inputs, outputs)
+    minutes = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0 * next(minutes))
+    slow, _ = plan_of(call, inputs, outputs)
+    assert slow == fast
+
+
+def test_what_fits_into_memory_beside_others_is_no_fact_about_the_model() -> None:
+    def single(x: Any) -> Any:
+        if len(x) > 1:
+            raise OutOfDeviceMemoryError("two rows do not fit")
+        return {"y": -x}
+
+    model = FunctionModel(single, [X], [Y])
+    with pytest.raises(OutOfDeviceMemoryError):
+        settled(model, source(), alone=False)
+    assert settled(model, source(), alone=True).piece == 1
 
 
 @pytest.mark.parametrize("name", ["softmax over the rows", "a running sum", "one number for all"])

@@ -290,6 +290,8 @@ class Loader:
         fault of the device), and not soon: the other models are to have the device for most of the time."""
         self.engine.counters[load.model].hung += 1
         why = f"{presentable(why)}; it hangs, or limits.loadMilliseconds (limits.runMilliseconds) is too short for it"
+        if load.model not in self.engine.signatures and self.engine.models[load.model].warmup.mode != "Skip":
+            why += ". Its first load finds out by trying which dimension is the batch; warmup.mode: Skip does without"
         _LOG.error("model %s cannot be loaded: %s", load.model, why)
         limit_s = self.engine.scheduler.models[load.model].load_limit_s()
         rest_s = HUNG_REST * limit_s if len(self.engine.models) > 1 else 0.0

@@ -131,7 +131,7 @@ class LoadedModels:
         if _is(model, NeedsNoWarmup):
             inputs, outputs = tuple(model.inputs), tuple(model.outputs)
             return BatchPlan(mode="Rows", inputs=inputs, outputs=outputs, sample=ANY)
-        return settled(model, source, untried)
+        return settled(model, source, untried, alone=not self._models)
 
     def unload(self, name: str) -> None:
         """Gives the memory back; nothing happens if the model is not here."""

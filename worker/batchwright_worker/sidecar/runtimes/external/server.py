@@ -169,7 +169,7 @@ class ExternalServer:
             raise BatchFailed(str(error)) from error
 
     async def _tried(self, model: str, question: Question) -> BatchPlan:
-        trials = find_plan(question, time.monotonic)
+        trials = find_plan(question)
         try:
             call = next(trials)
             while True:
@@ -182,7 +182,12 @@ class ExternalServer:
         try:
             columns = {name: [array] for name, array in call.inputs.items()}
             return named(await self._infer(model, columns), question.whole.outputs)
-        except (ServerRefusedError, BatchFailed, WrongOutputs) as error:
+        except ServerRefusedError as refusal:
+            if refusal.busy:  # no word about the content
+                why = f"the server at {self._http.url} has no room for the trials of model {model!r}: {refusal}"
+                raise BatchFailed(why) from refusal
+            return refusal
+        except (BatchFailed, WrongOutputs) as error:
             return error
 
     async def _infer(self, model: str, columns: Columns) -> dict[str, Array]:

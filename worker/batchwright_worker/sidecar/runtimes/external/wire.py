@@ -16,6 +16,7 @@ from batchwright_worker.texts import presentable
 Columns = Mapping[str, Sequence[Array]]
 """Per input the arrays that are one tensor, one after the other along the first dimension."""
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
+_BUSY = (429, 502, 503, 504)
 
 
 class ServerRefusedError(Exception):
@@ -24,6 +25,11 @@ class ServerRefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(presentable(message))
         self.status = status
+
+    @property
+    def busy(self) -> bool:
+        """Would the same request do at another time?"""
+        return self.status in _BUSY
 
     @property
     def too_large(self) -> bool:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
@@ -23,10 +22,8 @@ from batchwright_operator.kube.objects import (
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.receipts import render as receipt_text
 from batchwright_operator.placement.scoring import TERMS
-from batchwright_operator.reconcile.decisions import Decision, Event, Key
-from batchwright_operator.reconcile.live_state import LiveState, Received, Rejection
-from batchwright_operator.settings import Settings
-from batchwright_worker.api.messages import Receipt, RunnerUp, SidecarState
+from batchwright_operator.reconcile.live_state import Received, Rejection
+from batchwright_worker.api.messages import Receipt, RunnerUp
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 from tests.deployments.crd_schema import problems
 from tests.deployments.deployment_objects import (
@@ -44,70 +41,9 @@ from tests.deployments.deployment_objects import (
     state,
     tuning_state,
 )
+from tests.deployments.deployment_world import KEY, World, conditions
 from tests.deployments.kstatus import kstatus
 from tests.deployments.tiny_api import TinyApi
-
-KEY = Key(reconciler="modeldeployment", namespace=NAMESPACE, name="ocr")
-
-
-class World:
-    """A small API with one ModelDeployment `ocr`, its claim, and the reconciler."""
-
-    def __init__(self, raw: Raw | None = None, *, claim: bool = True) -> None:
-        self.api = TinyApi()
-        self.live = LiveState(control_key=b"key")
-        self.reconciler = ModelDeploymentReconciler(Settings(), self.live)
-        self.api.put(MODEL_DEPLOYMENT, raw or deployment())
-        for name in ("models", "models.v2") if claim else ():
-            self.api.put(PVC, {"metadata": {"name": name, "namespace": NAMESPACE}})
-
-    @property
-    def raw(self) -> Raw:
-        found = self.api.get(MODEL_DEPLOYMENT, NAMESPACE, "ocr")
-        assert found is not None
-        return found
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return dict(self.raw["status"])
-
-    def decide(self) -> Decision:
-        observed = self.reconciler.observe(self.api, KEY)
-        assert observed is not None
-        return self.reconciler.decide(observed, self.api.now)
-
-    def settle(self) -> list[Event]:
-        """Decide and perform until nothing is written any more; the events on the way."""
-        events: list[Event] = []
-        for _ in range(10):
-            decision = self.decide()
-            events += decision.events
-            if not self.api.perform(decision):
-                return events
-        pytest.fail("does not settle")
-
-    def change(self, **spec: Any) -> None:
-        """The user edits the spec."""
-        self.api.put(MODEL_DEPLOYMENT, self.raw | {"spec": self.raw["spec"] | spec})
-
-    def serve(self, said: SidecarState | None = None) -> list[Event]:
-        """Everything is rolled out, placed and ready, and every sidecar says so."""
-        self.settle()
-        self.api.roll_out()
-        for pod in list(self.api.pods()):
-            ready = self.api.start(self.api.place(pod, "node-a"))
-            self.hear(ready, said or state())
-        return self.settle()
-
-    def hear(self, pod: Raw, said: SidecarState) -> None:
-        self.live.sidecars[pod["metadata"]["uid"]] = Received(state=said, received_at=self.api.now)
-
-    def reason(self) -> str:
-        return str(find(self.status["conditions"], "Ready")["reason"])
-
-
-def conditions(world: World) -> dict[str, str]:
-    return {each["type"]: each["status"] for each in world.status["conditions"]}
 
 
 def test_the_first_visit_sets_every_condition_and_the_generation() -> None:
@@ -117,6 +53,8 @@ def test_the_first_visit_sets_every_condition_and_the_generation() -> None:
         "Ready",
         "Reconciling",
         "Stalled",
+        "Available",
+        "Progressing",
         "ModelsReady",
         "LatencyTargetMet",
     ]
@@ -264,7 +202,9 @@ def test_replicas_do_not_wander_when_no_kind_has_a_place() -> None:
     world.api.now += 300
     assert world.api.perform(world.decide()) == 0
     assert world.api.writes == before
-    assert (kstatus(world.raw), world.reason()) == ("Failed", "NoFittingProcessor")
+    assert (kstatus(world.raw), world.reason()) == ("InProgress", "NoFittingProcessor")
+    world.late()
+    assert kstatus(world.raw) == "Failed"
 
 
 def test_a_pod_that_awaits_a_benchmark_keeps_its_kind() -> None:
@@ -287,59 +227,54 @@ def waiting(container: str, reason: str, message: str = "", /, **last: Any) -> R
 
 
 POD_TABLE = [
-    pytest.param({"containerStatuses": [waiting("runtime", "ImagePullBackOff")]}, "ImagePullFailed", "Failed", "img:1"),
-    pytest.param(
-        {"containerStatuses": [waiting("runtime", "ErrImagePull")]}, "ImagePullFailed", "Failed", "imagePullSecrets"
-    ),
+    pytest.param({"containerStatuses": [waiting("runtime", "ImagePullBackOff")]}, "ImagePullFailed", "img:1"),
+    pytest.param({"containerStatuses": [waiting("runtime", "ErrImagePull")]}, "ImagePullFailed", "imagePullSecrets"),
     pytest.param(
         {"containerStatuses": [waiting("runtime", "CrashLoopBackOff", exitCode=3, message="no such model")]},
         "CrashLooping",
-        "Failed",
         "no such model",
     ),
     pytest.param(
         {"containerStatuses": [{"name": "runtime", "restartCount": 4, "ready": False, "state": {"running": {}}}]},
         "CrashLooping",
-        "Failed",
         "again and again",
     ),
     pytest.param(
         {"containerStatuses": [waiting("runtime", "CrashLoopBackOff", reason="OOMKilled", exitCode=137)]},
         "OutOfMemory",
-        "Failed",
         "memory limit",
     ),
     pytest.param(
         {"initContainerStatuses": [waiting("fetch", "CrashLoopBackOff", message="sha256 differs", exitCode=1)]},
         "FetchFailed",
-        "Failed",
         "sha256 differs",
     ),
     pytest.param(
         {"containerStatuses": [waiting("runtime", "CreateContainerConfigError", 'secret "hub" not found')]},
         "ContainerConfigFailed",
-        "Failed",
         "hub",
     ),
-    pytest.param(
-        {"containerStatuses": [waiting("runtime", "ContainerCreating")]}, "Progressing", "InProgress", "starts"
-    ),
+    pytest.param({"containerStatuses": [waiting("runtime", "ContainerCreating")]}, "Progressing", "starts"),
 ]
 
 
-@pytest.mark.parametrize(("status", "reason", "verdict", "said"), POD_TABLE)
-def test_a_pod_that_does_not_run_says_why(status: Raw, reason: str, verdict: str, said: str) -> None:
+@pytest.mark.parametrize(("status", "reason", "said"), POD_TABLE)
+def test_a_pod_that_does_not_run_says_why_and_is_no_failure_before_the_deadline(
+    status: Raw, reason: str, said: str
+) -> None:
     world = World()
     world.settle()
     world.api.roll_out()
     [pod] = world.api.pods()
     world.api.put(POD, world.api.place(pod, "node-a") | {"status": {"phase": "Pending", **status}})
     events = world.settle()
-    assert (world.reason(), kstatus(world.raw)) == (reason, verdict)
+    assert (world.reason(), kstatus(world.raw)) == (reason, "InProgress")
     assert said in find(world.status["conditions"], "Ready")["message"]
-    if verdict == "Failed":
-        assert [each.type for each in events if each.reason == reason] == ["Warning"]
-    assert conditions(world)["Stalled"] == str(verdict == "Failed")
+    kind = "Normal" if reason == "Progressing" else "Warning"
+    assert {each.type for each in events if each.reason == reason} <= {kind}
+    assert [each.type for each in world.late() if each.reason == reason] == ["Warning"]
+    assert (world.reason(), kstatus(world.raw)) == (reason, "Failed")
+    assert find(world.status["conditions"], "Progressing")["reason"] == "ProgressDeadlineExceeded"
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_the_words_of_the_runtime() -> None:
@@ -350,6 +285,8 @@ def test_a_model_that_cannot_be_loaded_is_told_in_the_words_of_the_runtime() -> 
     failed = model_state(state="Failed", message="not an ONNX file")
     world.hear(world.api.start(world.api.place(pod, "n"), ready=False), state(failed, ready=False))
     world.settle()
+    assert (world.reason(), kstatus(world.raw)) == ("ModelLoadFailed", "InProgress")
+    world.late()
     assert (world.reason(), kstatus(world.raw)) == ("ModelLoadFailed", "Failed")
     assert "recognizer: not an ONNX file" in find(world.status["conditions"], "Stalled")["message"]
     world.hear(world.api.start(pod), state())
@@ -357,7 +294,7 @@ def test_a_model_that_cannot_be_loaded_is_told_in_the_words_of_the_runtime() -> 
     assert kstatus(world.raw) == "Current"
 
 
-def test_an_unschedulable_pod_is_stalled_only_after_a_while() -> None:
+def test_an_unschedulable_pod_is_told_after_a_while_and_stalled_after_the_deadline() -> None:
     world = World()
     world.settle()
     world.api.roll_out()
@@ -369,6 +306,8 @@ def test_an_unschedulable_pod_is_stalled_only_after_a_while() -> None:
     assert (world.reason(), kstatus(world.raw)) == ("AwaitingPlacement", "InProgress")
     world.api.now += 31
     world.settle()
+    assert (world.reason(), kstatus(world.raw)) == ("Unschedulable", "InProgress")
+    world.late()
     assert (world.reason(), kstatus(world.raw)) == ("Unschedulable", "Failed")
 
 
@@ -387,16 +326,20 @@ def test_a_pod_whose_volumes_never_come_is_told_after_a_while() -> None:
     assert (world.reason(), world.decide().requeue_after_s) == ("Progressing", 60.0)
     world.api.now += 60
     world.settle()
+    assert (world.reason(), kstatus(world.raw)) == ("VolumesNotReady", "InProgress")
+    world.late()
     assert (world.reason(), kstatus(world.raw)) == ("VolumesNotReady", "Failed")
 
 
-def test_pods_that_cannot_be_created_are_stalled() -> None:
+def test_pods_that_cannot_be_created_are_stalled_after_the_deadline() -> None:
     world = World()
     world.settle()
     [child] = world.api.all(DEPLOYMENT)
     failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods"}
     world.api.put(DEPLOYMENT, child | {"status": {"conditions": [failure]}})
     world.settle()
+    assert (world.reason(), kstatus(world.raw)) == ("PodsNotCreated", "InProgress")
+    world.late()
     assert (world.reason(), kstatus(world.raw)) == ("PodsNotCreated", "Failed")
 
 
@@ -415,8 +358,10 @@ def test_a_refusal_of_the_api_server_is_shown_and_tried_again_all_the_same() -> 
 def test_a_missing_claim_says_so_and_recovers() -> None:
     world = World(claim=False)
     world.settle()
-    assert (world.reason(), kstatus(world.raw)) == ("ClaimNotFound", "Failed")
+    assert (world.reason(), kstatus(world.raw)) == ("ClaimNotFound", "InProgress")
     assert world.decide().requeue_after_s == 5.0
+    world.late()
+    assert (world.reason(), kstatus(world.raw)) == ("ClaimNotFound", "Failed")
     world.api.put(PVC, {"metadata": {"name": "models", "namespace": NAMESPACE}})
     world.serve()
     assert kstatus(world.raw) == "Current"
@@ -716,7 +661,7 @@ def two_models(readiness: str) -> tuple[World, Raw]:
     return world, pod
 
 
-@pytest.mark.parametrize(("readiness", "verdict"), [("Any", "Current"), ("All", "Failed")])
+@pytest.mark.parametrize(("readiness", "verdict"), [("Any", "Current"), ("All", "InProgress")])
 def test_a_broken_model_beside_a_good_one(readiness: str, verdict: str) -> None:
     world, _ = two_models(readiness)
     assert kstatus(world.raw) == verdict

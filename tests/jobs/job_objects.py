@@ -14,6 +14,7 @@ from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Decision, Event, Key
 from batchwright_operator.reconcile.live_state import LiveState, Received
 from batchwright_operator.settings import Settings
+from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState, TaskState
 from tests.deployments.deployment_objects import NAMESPACE, deployment
 from tests.deployments.tiny_api import TinyApi
@@ -106,6 +107,11 @@ class World:
             if not self.api.perform(decision):
                 return events
         pytest.fail("does not settle")
+
+    def late(self) -> list[Event]:
+        """Nothing moves until the progress deadline is over."""
+        self.api.now += PROGRESS_DEADLINE_S
+        return self.settle()
 
     def change(self, **spec: Any) -> None:
         """The user edits the spec."""

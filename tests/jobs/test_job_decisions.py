@@ -196,11 +196,13 @@ def test_no_job_is_started_before_its_deployment_exists() -> None:
     assert (world.true(), kstatus(world.raw)) == ([], "Current")
 
 
-def test_an_unknown_model_is_stalled_until_it_is_there() -> None:
+def test_an_unknown_model_is_told_and_stalled_after_the_deadline_until_it_is_there() -> None:
     world = World()
     world.api.put(MODEL_DEPLOYMENT, deployment(models=[model("detector")]))
     world.settle()
     assert world.api.all(JOB) == []
+    assert (world.true(), kstatus(world.raw)) == (["Reconciling", "WaitingForModels"], "InProgress")
+    world.late()
     assert (world.true(), kstatus(world.raw)) == (["Stalled", "WaitingForModels"], "Failed")
     assert "task read: ModelDeployment ocr has no model recognizer (it has detector)" in world.said("Stalled")
     world.serve()
@@ -219,9 +221,11 @@ def test_a_deployment_deleted_meanwhile_is_told_and_the_runners_wait() -> None:
     assert run["spec"]["suspend"] is False
 
 
-def test_a_missing_claim_is_stalled_and_recovers() -> None:
+def test_a_missing_claim_is_stalled_after_the_deadline_and_recovers() -> None:
     world = World(claim=False)
     world.settle()
+    assert (world.true(), kstatus(world.raw)) == (["Reconciling"], "InProgress")
+    world.late()
     assert (world.true(), kstatus(world.raw)) == (["Stalled"], "Failed")
     assert "PersistentVolumeClaim data does not exist in namespace shop" in world.said("Stalled")
     world.api.put(PVC, {"metadata": {"name": "data", "namespace": NAMESPACE}})
@@ -345,13 +349,16 @@ def test_what_a_deleted_job_of_the_same_name_left_is_removed_and_never_taken_for
     assert plan["metadata"]["ownerReferences"][0]["uid"] == "uid-of-the-next"
 
 
-def test_an_image_that_cannot_be_pulled_is_stalled_but_not_failed() -> None:
+def test_an_image_that_cannot_be_pulled_is_told_and_stalled_after_the_deadline_but_not_failed() -> None:
     world = World()
     world.settle()
     pod = world.pod("plan", "plan-1")
     waiting = {"name": "runner", "image": "nope:1", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
     world.api.put(POD, pod | {"status": {"phase": "Pending", "containerStatuses": [waiting]}})
-    world.settle()
+    events = world.settle()
+    assert [(each.type, each.reason) for each in events] == [("Warning", "ImagePullFailed")]
+    assert (world.true(), kstatus(world.raw)) == (["Reconciling"], "InProgress")
+    world.late()
     assert (world.true(), kstatus(world.raw)) == (["Stalled"], "Failed")
     assert "spec.runner.pod.imagePullSecrets" in world.said("Stalled")
     world.api.put(POD, pod)
@@ -382,6 +389,8 @@ def test_a_pod_that_cannot_start_is_told_after_a_while(condition: Any, reason: s
     assert (world.true(), world.decide().requeue_after_s) == ([], 30.0)
     world.api.now += 60
     world.settle()
+    assert (world.true(), world.status["summary"]["reason"]) == (["Reconciling"], reason)
+    world.late()
     assert (world.true(), world.status["summary"]["reason"]) == (["Stalled"], reason)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from lupa import lua51
 
 from e2e.cluster import kubectl_path
+from tests.manifests.argocd import FOLDER, argo_health
 
-FOLDER = Path(__file__).resolve().parents[2] / "manifests" / "argocd"
 CASES = [
     (script, test)
     for script in sorted(FOLDER.glob("*/health.lua"))
@@ -20,32 +19,16 @@ CASES = [
 ]
 
 
-def as_lua(runtime: Any, value: Any) -> Any:
-    """A table for a mapping or a list (from 1), anything else as it is."""
-    if isinstance(value, dict):
-        return runtime.table_from({key: as_lua(runtime, each) for key, each in value.items()})
-    if isinstance(value, list):
-        return runtime.table_from([as_lua(runtime, each) for each in value])
-    return value
-
-
-def health(script: Path, document: dict[str, Any]) -> dict[str, str]:
-    """What the script says of an object."""
-    runtime = lua51.LuaRuntime(register_eval=False, register_builtins=False)
-    runtime.globals().obj = as_lua(runtime, document)
-    return dict(runtime.execute(script.read_text()))
-
-
 @pytest.mark.parametrize(("script", "test"), CASES, ids=[f"{s.parent.name}-{t['inputPath']}" for s, t in CASES])
 def test_health_is_as_expected(script: Path, test: dict[str, Any]) -> None:
     document = yaml.safe_load((script.parent / test["inputPath"]).read_text())
-    assert health(script, document) == test["healthStatus"]
+    assert argo_health(script.parent.name, document) == test["healthStatus"]
 
 
 @pytest.mark.parametrize("kind", ["ModelDeployment", "InferenceJob"])
 def test_an_object_without_a_status_is_on_its_way(kind: str) -> None:
     document = {"kind": kind, "metadata": {"name": "x", "generation": 1}}
-    assert health(FOLDER / kind / "health.lua", document)["status"] == "Progressing"
+    assert argo_health(kind, document)["status"] == "Progressing"
 
 
 @pytest.mark.apiserver

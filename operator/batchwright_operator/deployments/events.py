@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.status import by_name
 from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.objects import Raw
@@ -14,22 +15,31 @@ from batchwright_operator.reconcile.decisions import Event
 from batchwright_worker.api.messages import ModelState
 
 
-def events_of(facts: DeploymentFacts, new: Raw) -> tuple[Event, ...]:
+def events_of(facts: DeploymentFacts, phase: DeploymentPhase, new: Raw) -> tuple[Event, ...]:
     """What is worth an Event between the status that is written and the new one; none twice, also after a restart,
     since both are facts of the API."""
     # A refusal has its own Event, recorded where it happened.
-    turned = () if facts.rejection is not None else _condition_events(facts.deployment.raw, facts.old, new)
+    turned = () if facts.rejection is not None else _condition_events(facts, phase, new)
     return (*turned, *_change_events(facts, facts.old))
 
 
-def _condition_events(raw: Raw, old: Raw, new: Raw) -> list[Event]:
-    """One when the reason of readiness changed (a new reason is news, a new count is not)."""
-    before, after = find(old.get("conditions"), "Ready"), find(new.get("conditions"), "Ready")
-    if before.get("reason") == after.get("reason") and before.get("status") == after.get("status"):
+def _condition_events(facts: DeploymentFacts, phase: DeploymentPhase, new: Raw) -> list[Event]:
+    """One when the reason of readiness changed (a new reason is news, a new count is not), and when it has lasted for
+    so long that the object is stalled."""
+    old = facts.old.get("conditions")
+    before, after = find(old, "Ready"), find(new.get("conditions"), "Ready")
+    stalls = phase.name == "Stalled" and find(old, "Stalled").get("status") != "True"
+    if before.get("reason") == after.get("reason") and before.get("status") == after.get("status") and not stalls:
         return []
-    warns = find(new.get("conditions"), "Stalled").get("status") == "True"
-    reason, message = str(after["reason"]), shorten(str(after["message"]), 1000)
-    return [Event(regarding=raw, reason=reason, message=message, type="Warning" if warns else "Normal")]
+    warns = phase.name == "Stalled" or phase.is_fault
+    return [
+        Event(
+            regarding=facts.deployment.raw,
+            reason=str(after["reason"]),
+            message=shorten(str(after["message"]), 1000),
+            type="Warning" if warns else "Normal",
+        )
+    ]
 
 
 def _change_events(facts: DeploymentFacts, old: Raw) -> list[Event]:

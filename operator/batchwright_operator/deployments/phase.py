@@ -1,69 +1,164 @@
-"""Where a ModelDeployment stands; pure. `plan` and `status` stand above it, and neither imports the other."""
+"""Where a ModelDeployment stands; pure. `plan` and `status` stand above it, and neither imports the other.
+
+Ready once all replicas of this generation have been rolled out and were ready together; from then on for as long as
+enough of them are (`availability`), since one bad pod of a hundred is no outage. Otherwise on its way, and Stalled
+where nothing but another spec helps, or nothing has moved for the progress deadline.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from batchwright_operator.deployments.availability import needed_replicas
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.rollout import Rollout
-from batchwright_operator.kube.conditions import few, shorten
+from batchwright_operator.kube.conditions import few, find, shorten
 from batchwright_operator.pods.problems import Problem, worst
+from batchwright_operator.processors.processor import AWAITING
+from batchwright_operator.status.progress_deadline import DEADLINE_EXCEEDED, PROGRESS_DEADLINE_S, time_left_s
 
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
+NOT_CREATED: Final = "PodsNotCreated"
+OBSTACLES: Final = frozenset({CLAIM_NOT_FOUND, NOT_CREATED, "Rejected"})
+"""Reasons that concern all pods, and that go when somebody has changed something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentPhase:
-    """The one of the conditions Ready, Reconciling and Stalled that is True, and why."""
+    """The one of the conditions Ready, Reconciling and Stalled that is True, and why.
+
+    `stalled_by`: the reason of Progressing where it is Stalled. `due_in_s`: when time alone makes it Stalled.
+    `is_fault`: somebody may have to act.
+    """
 
     name: Literal["Ready", "Reconciling", "Stalled"]
     reason: str
     message: str
+    ready: int
+    needed: int
+    wanted: int
+    stalled_by: str = ""
+    due_in_s: float | None = None
+    is_fault: bool = False
+
+    @property
+    def available(self) -> bool:
+        """Do enough replicas serve?"""
+        return self.ready >= self.needed
 
 
-def phase_of(facts: DeploymentFacts, rollout: Rollout) -> DeploymentPhase:
-    """The phase by what is observed alone. What makes the spec impossible comes before what its pods say."""
-    wanted, present = facts.deployment.spec.replicas, facts.present
-    ready = sum(each.ready for each in present)
-    count = f"{ready} of {wanted} replica{'' if wanted == 1 else 's'} ready"
-    problem = _obstacle(facts) or _failure(rollout) or worst(_problems(facts))
-    if problem is not None and problem.stalled:
-        return DeploymentPhase(name="Stalled", reason=problem.reason, message=f"{count}; {problem.message}")
+def phase_of(facts: DeploymentFacts, rollout: Rollout, now: float) -> DeploymentPhase:
+    """The phase by what is observed, and by the conditions that are written, which say since when."""
+    wanted, present, needed = facts.deployment.spec.replicas, facts.present, needed_replicas(facts.deployment)
+    ready = _serving(facts)
+    final = _impossible(facts)
     # Counts alone would say Ready during a rollout: the old ReplicaSet's pods are ready, and there are enough of them.
-    if not rollout.complete or ready != wanted or len(present) != wanted:
-        if problem is None:
-            problem = Problem(reason="Progressing", message="the pods are brought to what the spec says")
-        return DeploymentPhase(name="Reconciling", reason=problem.reason, message=f"{count}; {problem.message}")
+    complete = rollout.complete and ready == wanted == len(present)
+    kept = rollout.current and ready >= needed and _was_ready(facts)
+    if facts.rejection is None and final is None and (complete or kept):
+        return _ready(facts, rollout, ready, needed)
+    problem = final or _obstacle(facts) or _failure(rollout) or worst(_problems(facts))
+    if problem is None:
+        problem = Problem(reason="Progressing", message="the pods are brought to what the spec says")
+    left_s = None if final is not None else _left_s(facts, rollout, problem, now, available=ready >= needed)
+    stalled_by = (
+        final.reason if final is not None else (DEADLINE_EXCEEDED if left_s is not None and left_s <= 0 else "")
+    )
+    return DeploymentPhase(
+        name="Stalled" if stalled_by else "Reconciling",
+        reason=problem.reason,
+        message=f"{_count(ready, wanted)}; {problem.message}",
+        ready=ready,
+        needed=needed,
+        wanted=wanted,
+        stalled_by=stalled_by,
+        due_in_s=None if stalled_by else left_s,
+        is_fault=problem.is_fault,
+    )
+
+
+def _ready(facts: DeploymentFacts, rollout: Rollout, ready: int, needed: int) -> DeploymentPhase:
+    wanted = facts.deployment.spec.replicas
     if wanted == 0:
-        text = "spec.replicas is 0: there is nothing to serve with"
-        return DeploymentPhase(name="Ready", reason="ScaledToZero", message=text)
-    return DeploymentPhase(name="Ready", reason="Available", message=count)
+        reason, text = "ScaledToZero", "spec.replicas is 0: there is nothing to serve with"
+    else:
+        reason, text = "Available", _count(ready, wanted)
+    problem = _obstacle(facts) or _failure(rollout) or worst(_problems(facts)) if ready < wanted else None
+    message = text if problem is None else f"{text}; {problem.message}"
+    return DeploymentPhase(name="Ready", reason=reason, message=message, ready=ready, needed=needed, wanted=wanted)
+
+
+def _count(ready: int, wanted: int) -> str:
+    return f"{ready} of {wanted} replica{'' if wanted == 1 else 's'} ready"
+
+
+def _was_ready(facts: DeploymentFacts) -> bool:
+    """Were all replicas of this generation ready once?"""
+    written = find(facts.old.get("conditions"), "Ready")
+    return written.get("status") == "True" and written.get("observedGeneration") == facts.deployment.generation
+
+
+def _left_s(facts: DeploymentFacts, rollout: Rollout, problem: Problem, now: float, *, available: bool) -> float | None:
+    """Seconds until it counts as Stalled; None where time alone does not make it so."""
+    if problem.reason == AWAITING:
+        return None  # it waits for us: the benchmark comes, or placement goes on without it
+    if available and rollout.was_complete:
+        return None  # more replicas than there is room for, as a Deployment that is scaled: what was rolled out serves
+    if _is_still_late(facts, problem):
+        return 0.0
+    generation, deadline_s = facts.deployment.generation, PROGRESS_DEADLINE_S
+    return time_left_s(facts.old, generation=generation, now=now, deadline_s=deadline_s, progressed=rollout.progressed)
+
+
+def _is_still_late(facts: DeploymentFacts, problem: Problem) -> bool:
+    """Once it is late, progress is a replica that gets ready, or an obstacle that is gone: pods that come and go are
+    what stalls it."""
+    written, generation = facts.old.get("conditions"), facts.deployment.generation
+    progressing, reason = find(written, "Progressing"), find(written, "Ready").get("reason")
+    was_late = progressing.get("reason") == DEADLINE_EXCEEDED and progressing.get("observedGeneration") == generation
+    moved = reason in OBSTACLES and reason != problem.reason
+    return was_late and not moved and _serving(facts) <= int(facts.old.get("readyReplicas") or 0)
+
+
+def _serving(facts: DeploymentFacts) -> int:
+    """Replicas that serve what they should."""
+    return sum(each.ready and _problem(facts, each) is None for each in facts.present)
 
 
 def _problems(facts: DeploymentFacts) -> list[Problem]:
-    """Of its pods. With readiness Any a pod that serves has none: which models it lacks the condition ModelsReady
-    says."""
-    counts = facts.deployment.spec.readiness == "All"
-    return [each.problem for each in facts.present if each.problem and (counts or not each.ready)]
+    return [found for each in facts.present if (found := _problem(facts, each)) is not None]
 
 
-def _obstacle(facts: DeploymentFacts) -> Problem | None:
-    """What makes the spec impossible as it stands."""
-    if facts.rejection is not None:
-        return Problem(reason=facts.rejection.reason, message=facts.rejection.text, stalled=True)
+def _problem(facts: DeploymentFacts, replica: Replica) -> Problem | None:
+    """With readiness Any a pod that is ready has none: which models it lacks the condition ModelsReady says."""
+    return replica.problem if facts.deployment.spec.readiness == "All" or not replica.ready else None
+
+
+def _impossible(facts: DeploymentFacts) -> Problem | None:
+    """What nothing but another spec (or another object's name) helps against."""
+    if facts.rejection is not None and facts.rejection.is_final:
+        return Problem(reason=facts.rejection.reason, message=facts.rejection.text, is_fault=True)
     if not facts.kinds.plans:
         text = (
             "there is no accelerator that every model has an artifact and a runtime for: "
             f"{few(facts.kinds.refusals, '; ')}; add artifacts, or split the models into several deployments"
         )
-        return Problem(reason="NoCommonAccelerator", message=text, stalled=True)
+        return Problem(reason="NoCommonAccelerator", message=text, is_fault=True)
+    return None
+
+
+def _obstacle(facts: DeploymentFacts) -> Problem | None:
+    """What keeps the pods as a whole from running, until somebody or something else has changed it."""
+    if facts.rejection is not None:
+        return Problem(reason=facts.rejection.reason, message=facts.rejection.text, is_fault=True)
     if facts.missing_claims:
         text = (
             f"PersistentVolumeClaim {few(facts.missing_claims)} does not exist in namespace "
             f"{facts.deployment.namespace}; create it, or correct the pvc:// URI of the artifact"
         )
-        return Problem(reason=CLAIM_NOT_FOUND, message=text, stalled=True)
+        return Problem(reason=CLAIM_NOT_FOUND, message=text, is_fault=True)
     return None
 
 
@@ -71,4 +166,4 @@ def _failure(rollout: Rollout) -> Problem | None:
     if not rollout.failure:
         return None
     text = f"pods cannot be created: {shorten(rollout.failure, 600)}"
-    return Problem(reason="PodsNotCreated", message=text, stalled=True, weight=6)
+    return Problem(reason=NOT_CREATED, message=text, is_fault=True, weight=6)

@@ -47,6 +47,9 @@ INVALID: Final[dict[str, Truth]] = {
     "Ready": "False",
     "Reconciling": "False",
     "Stalled": "True",
+    "Available": "Unknown",
+    "Progressing": "False",
+    "ModelsReady": "Unknown",
     "LatencyTargetMet": "Unknown",
 }
 """The conditions of a spec that cannot be parsed."""
@@ -130,14 +133,14 @@ def decide(observed: ObservedDeployment, now: float) -> Decision:
     facts = facts_of(observed, deployment, now)
     settings = observed.settings
     desired = desired_deployments(facts, settings, now)
-    phase = phase_of(facts, rollout(desired, facts.deployments))
+    phase = phase_of(facts, rollout(desired, facts.deployments), now)
     new = status_of(facts, phase, now)
     policy = WritePolicy(interval_s=settings.status_min_interval_seconds, threshold=settings.status_metric_threshold)
     write = write_decision(facts.old, new, now, policy)
     return Decision(
         actions=actions(facts, desired, settings, token=observed.token),
         status=None if write.status is None else _write(deployment, write.status),
-        events=events_of(facts, new) if write.status is not None else (),
+        events=events_of(facts, phase, new) if write.status is not None else (),
         requeue_after_s=_requeue_after_s(facts, phase, write.due_in_s, now, settings.unfit_seconds),
         metrics=_metrics(deployment, new),
     )
@@ -159,10 +162,10 @@ def _requeue_after_s(
     facts: DeploymentFacts, phase: DeploymentPhase, due_s: float | None, now: float, no_fit_s: float
 ) -> float | None:
     """When time alone changes something: a pod has waited long enough, or a write is due."""
-    due = [] if due_s is None else [due_s]
+    due = [each for each in (due_s, phase.due_in_s) if each is not None]
     waiting = (no_fit_s - (now - each.created) for each in facts.present if each.waits_for_place)
     due += [max(left, 1.0) for left in waiting if left > -1.0]
-    if any(each.node and each.problem is not None and not each.problem.stalled for each in facts.present):
+    if any(each.node and each.problem is not None and not each.problem.is_fault for each in facts.present):
         due.append(VOLUMES_S)
     if phase.reason == CLAIM_NOT_FOUND:
         due.append(CLAIM_RETRY_S)

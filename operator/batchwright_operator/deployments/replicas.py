@@ -98,7 +98,7 @@ def _problem(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) ->
         return _without_node(pod, timeouts)
     if failed := _failed_models(state):
         text = f"pod {name}: {few(failed, '; ')}; correct the artifact, or give the runtime what it needs"
-        return Problem(reason="ModelLoadFailed", message=text, stalled=True, weight=5)
+        return Problem(reason="ModelLoadFailed", message=text, is_fault=True, weight=5)
     if problem := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, timeouts.now):
         return problem
     if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
@@ -135,10 +135,9 @@ def _gated(pod: Raw, *, late: bool) -> Problem:
     name, pending = pod["metadata"]["name"], pending_reason(pod)
     if pending is None:
         return Problem(reason="AwaitingPlacement", message=f"pod {name} waits for its placement", weight=1)
-    stalled = pending.reason != AWAITING and late
-    return Problem(
-        reason=pending.reason, message=f"pod {name}: {pending.message}", stalled=stalled, weight=3 if stalled else 2
-    )
+    waits_long = pending.reason != AWAITING and late
+    weight = 3 if waits_long else 2
+    return Problem(reason=pending.reason, message=f"pod {name}: {pending.message}", is_fault=waits_long, weight=weight)
 
 
 def _no_fit(pod: Raw) -> Problem:
@@ -150,4 +149,4 @@ def _no_fit(pod: Raw) -> Problem:
     )
     if message := unschedulable(pod):
         text += f" (scheduler: {shorten(message, 400)})"
-    return Problem(reason="NoFittingProcessor", message=text, stalled=True, weight=3)
+    return Problem(reason="NoFittingProcessor", message=text, is_fault=True, weight=3)

@@ -41,6 +41,8 @@ def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw
     models = _kept_models(facts, old) if unreported else _models(facts, states, old)
     wanted = [
         *_three(phase),
+        _available(phase),
+        _progressing(phase),
         _models_ready(facts, states, old, unreported=unreported),
         _latency(facts, states, old, unreported=unreported),
     ]
@@ -69,6 +71,22 @@ def _three(phase: DeploymentPhase) -> list[Condition]:
         Condition(type=kind, status=truth(kind == phase.name), reason=phase.reason, message=phase.message)
         for kind in ("Ready", "Reconciling", "Stalled")
     ]
+
+
+def _available(phase: DeploymentPhase) -> Condition:
+    """In the words of a Deployment."""
+    reason = "MinimumReplicasAvailable" if phase.available else "MinimumReplicasUnavailable"
+    message = f"{phase.ready} of {phase.wanted} ready, {phase.needed} needed"
+    return Condition(type="Available", status=truth(phase.available), reason=reason, message=message)
+
+
+def _progressing(phase: DeploymentPhase) -> Condition:
+    """True while it is on its way and from then on when it is there, as of a Deployment."""
+    kind = "Progressing"
+    if phase.name == "Ready":
+        return Condition(type=kind, status="True", reason="RolledOut", message="what the spec says has been rolled out")
+    reason = phase.stalled_by or phase.reason
+    return Condition(type=kind, status=truth(not phase.stalled_by), reason=reason, message=phase.message)
 
 
 def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unreported: bool) -> Condition:

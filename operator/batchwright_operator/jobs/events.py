@@ -25,7 +25,7 @@ def _events(facts: JobFacts, phase: JobPhase, new: Raw) -> list[Event]:
     was_suspended = holds(old.get("conditions"), "Suspended")
     if was_suspended and phase.name not in ("Suspended", "Failed", "Completed"):
         found.append(("Resumed", "spec.suspend is false again", False))
-    found += _turns(old, new, facts.rejection)
+    found += _turns(old, new, phase, facts.rejection)
     return [
         Event(
             regarding=facts.job.raw,
@@ -37,17 +37,21 @@ def _events(facts: JobFacts, phase: JobPhase, new: Raw) -> list[Event]:
     ]
 
 
-def _turns(old: Raw, new: Raw, rejection: Rejection | None) -> list[tuple[str, str, bool]]:
+def _turns(old: Raw, new: Raw, phase: JobPhase, rejection: Rejection | None) -> list[tuple[str, str, bool]]:
     """(reason, message, warning) of conditions that became True, or True for another reason."""
     found = []
-    for kind in ("Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"):
+    kinds = ["Complete", "Failed", "Suspended", "WaitingForModels", "DeadlineAtRisk", "Stalled"]
+    if phase.waits and find(new["conditions"], "WaitingForModels").get("reason") != phase.reason:
+        kinds.append("Reconciling")  # not of every start, but of what keeps it from starting
+    for kind in kinds:
         before, after = find(old.get("conditions"), kind), find(new["conditions"], kind)
         same = before.get("status") == "True" and before.get("reason") == after["reason"]
         if after["status"] != "True" or same or (kind == "Stalled" and holds(new["conditions"], "Failed")):
             continue
         if rejection is not None and after["reason"] == rejection.reason:  # it has its own Event
             continue
-        warns = kind in ("Failed", "DeadlineAtRisk", "Stalled")
-        reason = {"Complete": "Completed", "Stalled": str(after["reason"])}.get(kind, kind)
+        warns = kind in ("Failed", "DeadlineAtRisk", "Stalled", "Reconciling")
+        own = str(after["reason"])
+        reason = {"Complete": "Completed", "Stalled": own, "Reconciling": own}.get(kind, kind)
         found.append((reason, f"{after['reason']}: {after['message']}", warns))
     return found

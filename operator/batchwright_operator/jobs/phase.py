@@ -12,28 +12,28 @@ from typing import Final, Literal
 
 from batchwright_operator.jobs.children import LABEL_QUEUE, Step
 from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
-from batchwright_operator.kube.conditions import shorten
+from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.times import unix
+from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S, time_left_s
 
 Name = Literal["Waiting", "Suspended", "Planning", "Running", "Committing", "Completed", "Failed"]
+PODS_REFUSED: Final = "PodsNotCreated"
 STEP_OF: Final[dict[Name, Step]] = {"Planning": "plan", "Running": "run", "Committing": "commit"}
 """The child Job that a phase is about."""
 
 
-PROGRESS_DEADLINE_S: Final = 600.0
-"""How long pods may be refused before that counts as Stalled, as for a Deployment: a quota may free itself."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPhase:
-    """Where a job stands. `stalled`: nothing moves on unless somebody acts (Failed is final, this is not). `waits`: it
-    stands still, and may move on by itself."""
+    """Where a job stands. `waits`: it stands still, and may move on by itself. `stalled`: it does so for longer than
+    the progress deadline, or needs another spec (Failed is final, this is not). `due_in_s`: when time alone makes it
+    stalled."""
 
     name: Name
     reason: str
     message: str
     stalled: bool = False
     waits: bool = False
+    due_in_s: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -47,13 +47,31 @@ def phase_of(facts: JobFacts, *, failed_items: int, now: float) -> JobPhase:
         return JobPhase(name="Failed", reason=failure[0], message=shorten(failure[1]))
     if facts.commit is not None and facts.commit.complete:
         return JobPhase(name="Completed", reason="Completed", message="all shards are written and so is the manifest")
-    phase = _unended(facts, now)
-    if facts.rejection is None:
+    phase = _unended(facts)
+    if (refused := facts.rejection) is not None:
+        text = shorten(refused.text)
+        phase = replace(
+            phase, reason=refused.reason, message=text, stalled=refused.is_final, waits=not refused.is_final
+        )
+    return _in_time(facts, phase, now)
+
+
+def _in_time(facts: JobFacts, phase: JobPhase, now: float) -> JobPhase:
+    """The phase with what the time makes of it: what has waited for too long is stalled, until something else is."""
+    if not phase.waits or phase.stalled:
         return phase
-    return replace(phase, reason=facts.rejection.reason, message=shorten(facts.rejection.text), stalled=True)
+    written = find(facts.old.get("conditions"), "Stalled")
+    was = written.get("status") == "True" and written.get("reason") == phase.reason
+    if was and written.get("observedGeneration") == facts.job.generation:
+        return replace(phase, stalled=True, waits=False)
+    left_s = time_left_s(facts.old, generation=facts.job.generation, now=now, deadline_s=PROGRESS_DEADLINE_S)
+    if phase.reason == PODS_REFUSED and facts.refusal is not None:
+        left_s = min(left_s, facts.refusal.since + PROGRESS_DEADLINE_S - now)  # Events tell the time more exactly
+    late = left_s <= 0
+    return replace(phase, stalled=late, waits=not late, due_in_s=None if late else left_s)
 
 
-def _unended(facts: JobFacts, now: float) -> JobPhase:
+def _unended(facts: JobFacts) -> JobPhase:
     if facts.job.spec.suspend:
         text = "spec.suspend is true; what is complete stays complete"
         return JobPhase(name="Suspended", reason="Suspended", message=text)
@@ -66,11 +84,10 @@ def _unended(facts: JobFacts, now: float) -> JobPhase:
         return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
     if facts.refusal is not None:
         text = f"pods cannot be created: {shorten(facts.refusal.message, 600)}"
-        is_late = now - facts.refusal.since >= PROGRESS_DEADLINE_S
-        return replace(phase, reason="PodsNotCreated", message=text, stalled=is_late, waits=not is_late)
+        return replace(phase, reason=PODS_REFUSED, message=text, waits=True)
     if (problem := facts.pod_problem) is None:
         return phase
-    return replace(phase, reason=problem.reason, message=problem.message, stalled=True)
+    return replace(phase, reason=problem.reason, message=problem.message, waits=True)
 
 
 def _step(facts: JobFacts) -> JobPhase:
@@ -89,13 +106,13 @@ def _obstacle(facts: JobFacts) -> JobPhase | None:
             f"PersistentVolumeClaim {', '.join(facts.missing_claims)} does not exist in namespace "
             f"{facts.job.namespace}; create it"
         )
-        return JobPhase(name="Waiting", reason="ClaimNotFound", message=text, stalled=True)
+        return JobPhase(name="Waiting", reason="ClaimNotFound", message=text, waits=True)
     if missing := [name for name in facts.job.deployments() if not facts.servers.get(name, Server()).exists]:
         text = f"there is no ModelDeployment {', '.join(missing)} in namespace {facts.job.namespace}; create it"
-        return JobPhase(name="Waiting", reason="DeploymentMissing", message=text)
+        return JobPhase(name="Waiting", reason="DeploymentMissing", message=text, waits=True)
     if unknown := deployments_unknown(facts):
         text = f"{'; '.join(unknown)}; add it there, or create the job again with a model that exists"
-        return JobPhase(name="Waiting", reason="UnknownModel", message=text, stalled=True)
+        return JobPhase(name="Waiting", reason="UnknownModel", message=text, waits=True)
     return None
 
 

@@ -10,7 +10,7 @@ from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.jobs.events import events_of
 from batchwright_operator.jobs.facts import JobFacts, is_left_behind
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
-from batchwright_operator.jobs.phase import PROGRESS_DEADLINE_S, STEP_OF, JobPhase, deadline_of, phase_of
+from batchwright_operator.jobs.phase import STEP_OF, JobPhase, deadline_of, phase_of
 from batchwright_operator.jobs.plan import actions
 from batchwright_operator.jobs.progress import progress
 from batchwright_operator.jobs.status import is_terminal, status_of, write_decision
@@ -47,8 +47,8 @@ INVALID: Final[dict[str, Truth]] = {
     "Suspended": "False",
     "Reconciling": "False",
     "Stalled": "True",
-    "DeadlineAtRisk": "False",
-    "WaitingForModels": "False",
+    "DeadlineAtRisk": "Unknown",
+    "WaitingForModels": "Unknown",
 }
 """The conditions of a spec that cannot be parsed: Stalled, since a corrected spec goes on; Failed would be final."""
 
@@ -168,13 +168,11 @@ def _write(job: InferenceJob, status: Raw) -> StatusWrite:
 
 
 def _requeue_after_s(facts: JobFacts, phase: JobPhase, due_s: float | None, now: float) -> float | None:
-    due = [] if due_s is None else [due_s]
+    due = [each for each in (due_s, phase.due_in_s) if each is not None]
     if phase.name == "Waiting":
         due.append(WAIT_S)
     if facts.pods_pending and facts.pod_problem is None:
         due.append(VOLUMES_S / 2)
-    if facts.refusal is not None and not phase.stalled:
-        due.append(max(1.0, facts.refusal.since + PROGRESS_DEADLINE_S - now))
     deadline = deadline_of(facts)
     if deadline is not None and phase.name in STEP_OF:
         due.append(max(0.1, deadline - now))

@@ -54,10 +54,10 @@ def _outcome(phase: JobPhase) -> list[Condition]:
 
 
 def _motion(facts: JobFacts, phase: JobPhase) -> list[Condition]:
-    """Reconciling while the first Job is still to come, or its pods are refused for now; Stalled for what only a person
-    can fix: a job that runs is neither (Current to kstatus)."""
+    """Reconciling while the first Job is still to come, or something keeps its pods from running; Stalled where that
+    lasts, or only a person can fix it: a job that runs is neither (Current to kstatus)."""
     stalled = phase.stalled or phase.name == "Failed"
-    begins = phase.waits or phase.name == "Waiting" or (phase.name == "Planning" and not facts.children())
+    begins = phase.waits or (phase.name == "Planning" and not facts.children())
     return [
         Condition(type=kind, status=truth(value), reason=phase.reason, message=phase.message)
         for kind, value in (("Reconciling", begins and not stalled), ("Stalled", stalled))

@@ -22,12 +22,12 @@ CRASHES: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a pod does not serve. `stalled`: nothing will change unless somebody acts; `weight` orders problems;
-    `detail`: the kubelet's own message, where `message` leaves it out."""
+    """Why a pod does not serve. `is_fault`: somebody may have to act, it does not only take its time; `weight` orders
+    problems; `detail`: the kubelet's own message, where `message` leaves it out."""
 
     reason: str
     message: str
-    stalled: bool = False
+    is_fault: bool = False
     weight: int = 0
     detail: str = ""
 
@@ -53,7 +53,7 @@ def volume_problem(pod: Raw, now: float) -> Problem | None:
         f"pod {pod['metadata']['name']} waits for its volumes: a claim, ConfigMap or Secret that the spec names may be "
         "missing; kubectl describe pod says which"
     )
-    return Problem(reason="VolumesNotReady", message=text, stalled=True, weight=4)
+    return Problem(reason="VolumesNotReady", message=text, is_fault=True, weight=4)
 
 
 def unschedulable(pod: Raw) -> str:
@@ -70,7 +70,7 @@ def scheduling_problem(pod: Raw) -> Problem | None:
     if not (message := unschedulable(pod)):
         return None
     text = f"pod {pod['metadata']['name']}: {shorten(message, 600)}"
-    return Problem(reason="Unschedulable", message=text, stalled=True, weight=3)
+    return Problem(reason="Unschedulable", message=text, is_fault=True, weight=3)
 
 
 def _of_container(pod: str, container: Mapping[str, Any], image_fields: str) -> Problem | None:
@@ -82,10 +82,10 @@ def _of_container(pod: str, container: Mapping[str, Any], image_fields: str) -> 
         # status to write at every attempt.
         text = f"{where}: image {container.get('image')} cannot be pulled; correct {image_fields}"
         detail = f"{reason}: {waiting.get('message', '')}"
-        return Problem(reason=IMAGE_PULL_FAILED, message=text, stalled=True, weight=4, detail=detail)
+        return Problem(reason=IMAGE_PULL_FAILED, message=text, is_fault=True, weight=4, detail=detail)
     if reason in CONFIG_REASONS:
         text = f"{where}: {shorten(str(waiting.get('message') or reason), 400)}"
-        return Problem(reason="ContainerConfigFailed", message=text, stalled=True, weight=4)
+        return Problem(reason="ContainerConfigFailed", message=text, is_fault=True, weight=4)
     running_badly = int(container.get("restartCount") or 0) >= CRASHES and not container.get("ready")
     if reason == "CrashLoopBackOff" or running_badly:
         return _crash(where, name, container)
@@ -97,13 +97,13 @@ def _crash(where: str, name: str, container: Mapping[str, Any]) -> Problem:
     said = shorten(str(last.get("message") or "").strip(), 400)
     if last.get("reason") == "OOMKilled":
         text = f"{where} ran out of memory; raise its memory limit in spec.runtimes, or lower batching.maxSize"
-        return Problem(reason="OutOfMemory", message=text, stalled=True, weight=5)
+        return Problem(reason="OutOfMemory", message=text, is_fault=True, weight=5)
     if name == "fetch":
         text = f"{where}: {said or 'a download failed'}; correct the artifact's uri, sha256 or secretRef"
-        return Problem(reason="FetchFailed", message=text, stalled=True, weight=5)
+        return Problem(reason="FetchFailed", message=text, is_fault=True, weight=5)
     code = last.get("exitCode")
     text = f"{where} ends again and again with status {code}{f': {said}' if said else ''}; see kubectl logs"
-    return Problem(reason="CrashLooping", message=text, stalled=True, weight=4)
+    return Problem(reason="CrashLooping", message=text, is_fault=True, weight=4)
 
 
 def worst(problems: list[Problem]) -> Problem | None:

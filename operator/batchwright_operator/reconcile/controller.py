@@ -126,7 +126,13 @@ class Controller:
             logger.info("%s: %s; next try in %.1f s", _text(key), failure, delay)
             return "unavailable"
         before = self._live.rejections.get(key)
-        rejection = Rejection(what=failure.what, message=failure.cause.message, at=self._now(), reason=reason)
+        rejection = Rejection(
+            what=failure.what,
+            message=failure.cause.message,
+            at=self._now(),
+            reason=reason,
+            is_final=not isinstance(failure.cause, Forbidden),
+        )
         is_known = before is not None and before.text == rejection.text
         level = logging.DEBUG if is_known else logging.WARNING
         logger.log(level, "%s: %s; next try in %.1f s", _text(key), failure, delay)

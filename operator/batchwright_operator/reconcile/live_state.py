@@ -57,6 +57,8 @@ class Rejection:
     at: float
     reason: str = "Rejected"
     """As in conditions: Rejected, NameTaken, ChildContended."""
+    is_final: bool = True
+    """False: it may be allowed later, with nothing changed here (a quota, a missing permission)."""
 
     @property
     def text(self) -> str:

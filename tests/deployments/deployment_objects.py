@@ -120,6 +120,7 @@ def samples() -> dict[str, Raw]:
             strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}},
         ),
         "own-server": deployment("own-server", runtimes=[server]),
+        "tls": deployment("tls", tls={"secretRef": {"name": "tls-certificate"}}),
     }
 
 

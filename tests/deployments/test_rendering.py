@@ -83,6 +83,15 @@ def test_only_what_pods_read_restarts_them(change: Raw, restarts: bool) -> None:
     assert (config_name(before) != config_name(after)) is restarts
 
 
+def test_tls_restarts_pods_and_the_name_that_jobs_verify_does_not() -> None:
+    plain, by_tls, named = deployment(), deployment(), deployment()
+    by_tls["spec"]["tls"] = {"secretRef": {"name": "certificate"}}
+    named["spec"]["tls"] = {"secretRef": {"name": "certificate"}, "serverName": "ocr.example.org"}
+    assert template(plain) != template(by_tls) == template(named)
+    containers = template(by_tls)["spec"]["containers"]
+    assert not any(each["name"] == "tls" for container in containers for each in container["volumeMounts"])
+
+
 def test_a_long_name_stays_within_the_limit_and_unique() -> None:
     names = [each["metadata"]["name"] for each in children(deployment("n" * 60))]
     assert all(len(name) <= 63 for name in names)

@@ -66,14 +66,16 @@ class World:
         if claim:
             self.api.put(PVC, {"metadata": {"name": "data", "namespace": NAMESPACE}})
 
-    def serve(self, ready: int = 1) -> None:
+    def serve(self, ready: int = 1, **spec: Any) -> None:
         condition = {
             "type": "Ready",
             "status": "True" if ready else "False",
             "reason": "Progressing",
             "message": "soon",
         }
-        self.api.put(MODEL_DEPLOYMENT, deployment() | {"status": {"readyReplicas": ready, "conditions": [condition]}})
+        self.api.put(
+            MODEL_DEPLOYMENT, deployment(**spec) | {"status": {"readyReplicas": ready, "conditions": [condition]}}
+        )
 
     @property
     def raw(self) -> Raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from batchwright_operator.kube.conditions import find
-from batchwright_operator.kube.objects import CORE_EVENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
+from batchwright_operator.kube.objects import CONFIG_MAP, CORE_EVENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Create, Delete, Patch
 from batchwright_operator.reconcile.live_state import Rejection
@@ -31,6 +32,21 @@ def test_the_first_visit_sets_every_condition_and_plans() -> None:
     assert world.child("run") is None
     assert (world.true(), kstatus(world.raw)) == ([], "Current")
     assert world.status["summary"]["reason"] == "Planning"
+
+
+def test_runners_verify_deployments_that_are_served_by_tls() -> None:
+    world = World(served=False)
+    world.serve(tls={"secretRef": {"name": "ocr-tls"}})
+    world.planned()
+    run = world.child("run")
+    assert run is not None
+    [volume] = [each for each in run["spec"]["template"]["spec"]["volumes"] if each["name"] == "tls-ocr"]
+    assert (volume["secret"]["secretName"], [each["key"] for each in volume["secret"]["items"]]) == (
+        "ocr-tls",
+        ["ca.crt"],
+    )
+    [config] = [each for each in world.api.all(CONFIG_MAP) if "job.json" in each["data"]]
+    assert json.loads(config["data"]["job.json"])["tls"]["ocr"]["serverName"] == "ocr.shop.svc"
 
 
 def test_from_plan_over_shards_to_commit() -> None:

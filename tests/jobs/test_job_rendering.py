@@ -13,6 +13,7 @@ import yaml
 
 from batchwright_operator.api.inference_job import parse
 from batchwright_operator.jobs.children import (
+    Certificate,
     DesiredSettings,
     Step,
     config_map,
@@ -25,6 +26,7 @@ from batchwright_operator.settings import Settings
 from tests.jobs.job_objects import job
 
 GOLDEN = Path(__file__).parent / "golden"
+CERTIFICATES = {"ocr": Certificate(secret="ocr-tls", server_name="ocr.shop.svc")}
 SETTINGS = Settings(worker_image="example.org/worker:1", allowed_hosts=["data.example.org"])
 
 
@@ -61,8 +63,14 @@ def children(raw: Raw) -> list[Raw]:
         suspend=False, parallelism=2, deadline_s=590, stated_deadline_s=parsed.spec.active_deadline_seconds
     )
     steps: tuple[Step, ...] = ("plan", "run", "commit")
-    made = [step_job(parsed, step, desired=desired, shards=3, settings=SETTINGS) for step in steps]
-    return [config_map(parsed), control_secret(parsed, "t0ken"), network_policy(parsed, "batchwright-system"), *made]
+    tls = CERTIFICATES if "runner" in raw["spec"] else {}
+    made = [step_job(parsed, step, desired=desired, shards=3, certificates=tls, settings=SETTINGS) for step in steps]
+    return [
+        config_map(parsed, tls),
+        control_secret(parsed, "t0ken"),
+        network_policy(parsed, "batchwright-system"),
+        *made,
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(jobs()))
@@ -92,8 +100,8 @@ def _spoil(value: Any) -> None:
 
 
 def test_what_may_change_while_it_runs_is_not_in_the_configuration() -> None:
-    before = config_map(parse(job()))
-    after = config_map(parse(job(suspend=True, parallelism=9, activeDeadlineSeconds=5, ttlSecondsAfterFinished=1)))
+    before = config_map(parse(job()), {})
+    after = config_map(parse(job(suspend=True, parallelism=9, activeDeadlineSeconds=5, ttlSecondsAfterFinished=1)), {})
     assert before == after
     config = json.loads(before["data"]["job.json"])
     assert config["endpoints"] == {"ocr": "ocr-replicas-c3406225.shop.svc:8000"}

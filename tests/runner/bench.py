@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchwright_worker.api.messages import JobConfig, RunnerState
+from batchwright_worker.api.messages import JobConfig, RunnerState, TrustedServer
 from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.progress import Published
 from batchwright_worker.runner.steps.commit import Committed, commit
@@ -41,6 +41,7 @@ class Bench:
     shard_size: int = 100
     workers: int = 1
     endpoints: dict[str, str] = field(default_factory=dict)
+    tls: dict[str, TrustedServer] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,7 +59,9 @@ class Bench:
             "tasks": list(self.tasks),
             "runner": {"cpuWorkers": self.workers},
         }
-        return JobConfig(name="job", namespace="n", uid="u", spec=spec | self.more, endpoints=self.endpoints)
+        return JobConfig(
+            name="job", namespace="n", uid="u", spec=spec | self.more, endpoints=self.endpoints, tls=self.tls
+        )
 
     def job(self) -> Job:
         return make_job(self.config(), folders=(str(FUNCTIONS),))

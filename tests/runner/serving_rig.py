@@ -47,10 +47,14 @@ def deployment(**fields: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def replica(*documents: dict[str, Any], host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[LocalServing]:
-    """One replica of the deployment among these documents."""
+async def replica(
+    *documents: dict[str, Any], host: str = "127.0.0.1", port: int = 0, options: Sequence[str] = ()
+) -> AsyncIterator[LocalServing]:
+    """One replica of the deployment among these documents; `options` of its sidecar."""
     local = local_deployment(documents, None, None, {})
-    async with served(local, LocalPorts(host=host, http=port), sidecar_options=("--drain-seconds", "1")) as here:
+    async with served(
+        local, LocalPorts(host=host, http=port), sidecar_options=("--drain-seconds", "1", *options)
+    ) as here:
         yield here
 
 

@@ -49,7 +49,7 @@ ANNOTATION_NO_FIT: Final = f"{GROUP}/no-fit"
 """On Deployments: JSON, accelerator kind -> when it had no place for a pod, and a digest of its processors then."""
 LABEL_METRICS: Final = f"{GROUP}/metrics"
 """On namespaces whose Prometheus may read the metrics of agents and sidecars: "true"."""
-NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "networkPolicy", "pod"})
+NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "networkPolicy", "tls", "pod"})
 """Parts of the spec that no process in the pod reads; so a change of them alone restarts nothing."""
 
 
@@ -119,14 +119,19 @@ def deployment(
 def service(owner: Raw) -> Raw:
     """A ClusterIP Service for users, under the name that they gave to the ModelDeployment."""
     name = owner["metadata"]["name"]
-    spec: Raw = {"type": "ClusterIP", "selector": pod_selector(name), "ports": _service_ports()}
+    spec: Raw = {"type": "ClusterIP", "selector": pod_selector(name), "ports": _service_ports(owner)}
     return child(SERVICE, owner, name, own_labels(name), spec=spec)
 
 
 def headless_service(owner: Raw, service_name: str = "") -> Raw:
     """A headless Service whose addresses are the ready replicas."""
     name = owner["metadata"]["name"]
-    spec: Raw = {"type": "ClusterIP", "clusterIP": "None", "selector": pod_selector(name), "ports": _service_ports()}
+    spec: Raw = {
+        "type": "ClusterIP",
+        "clusterIP": "None",
+        "selector": pod_selector(name),
+        "ports": _service_ports(owner),
+    }
     return child(SERVICE, owner, service_name or headless_name(name), own_labels(name), spec=spec)
 
 
@@ -135,10 +140,12 @@ def old_headless_name(name: str) -> str:
     return child_name(name, "replicas")
 
 
-def _service_ports() -> list[Raw]:
+def _service_ports(owner: Raw) -> list[Raw]:
+    # Meshes, gateways and ingress controllers take a port's name for its protocol, unless this says otherwise.
+    tls = {"appProtocol": "https"} if owner["spec"].get("tls") else {}
     return [
-        {"name": "http", "port": HTTP_PORT, "protocol": "TCP", "targetPort": "http"},
-        {"name": "grpc", "port": GRPC_PORT, "protocol": "TCP", "targetPort": "grpc"},
+        {"name": "http", "port": HTTP_PORT, "protocol": "TCP", "targetPort": "http", **tls},
+        {"name": "grpc", "port": GRPC_PORT, "protocol": "TCP", "targetPort": "grpc", **tls},
     ]
 
 

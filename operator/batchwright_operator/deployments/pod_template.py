@@ -11,6 +11,9 @@ from batchwright_operator.api.eligible_kinds import RuntimePlan
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import own_labels
 from batchwright_operator.deployments.volumes import (
+    TLS_CERT,
+    TLS_KEY,
+    certificate_mounts,
     common_mounts,
     fetch_mounts,
     needs_fetch,
@@ -51,6 +54,7 @@ from batchwright_worker.api.names import (
     LABEL_COMPONENT,
     LABEL_KIND,
     SCHEDULING_GATE,
+    TLS_DIR,
     TOKEN_FILE,
     kind_slug,
     runtime_live_path,
@@ -78,7 +82,7 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
         "schedulingGates": [{"name": SCHEDULING_GATE}],
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         **pod_options(spec.pod),
-        "initContainers": [*fetch, _sidecar(plan, artifacts, settings)],
+        "initContainers": [*fetch, _sidecar(deployment, plan, artifacts, settings)],
         "containers": _runtimes(deployment, plan, artifacts, settings),
         "volumes": [*volumes(deployment, artifacts), *plain(spec.pod.volumes)],
     }
@@ -108,14 +112,15 @@ def _from_annotation(name: str, annotation: str) -> Raw:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
+def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
     ports = {"http": HTTP_PORT, "grpc": GRPC_PORT, "control": CONTROL_PORT}
+    tls = ["--tls-cert", f"{TLS_DIR}/{TLS_CERT}", "--tls-key", f"{TLS_DIR}/{TLS_KEY}"]
     return container(
         SIDECAR,
         settings.worker_image,
         settings,
         restartPolicy="Always",
-        command=[PROGRAM, "sidecar"],
+        command=[PROGRAM, "sidecar", *(tls if deployment.spec.tls is not None else [])],
         env=merged_env(
             [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
             [{"name": ENV_WAS_READY, "value": WAS_READY_FILE}],
@@ -127,7 +132,12 @@ def _sidecar(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Setting
         livenessProbe=_probe("/v2/health/live", period_s=10, failures=3),
         readinessProbe=_probe("/v2/health/ready", period_s=2, failures=3),
         lifecycle={"preStop": {"httpGet": {"path": "/v1/drain", "port": CONTROL_PORT}}},
-        volumeMounts=[*common_mounts(), mount("control", _directory(TOKEN_FILE)), *script_mounts(artifacts)],
+        volumeMounts=[
+            *common_mounts(),
+            mount("control", _directory(TOKEN_FILE)),
+            *certificate_mounts(deployment),
+            *script_mounts(artifacts),
+        ],
     )
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import config_name
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.rendering.mounts import mount, volume_name
-from batchwright_worker.api.deployment import Artifact
+from batchwright_worker.api.deployment import Artifact, Tls
 from batchwright_worker.api.names import (
     CONFIG_DIR,
     IPC_DIR,
     SCRIPTS_DIR,
     SECRETS_DIR,
+    TLS_DIR,
     WEIGHTS_DIR,
     child_name,
     claim_of,
 )
+
+TLS_CERT: Final = "tls.crt"
+TLS_KEY: Final = "tls.key"
+"""Keys of a Secret of type kubernetes.io/tls."""
 
 
 def common_mounts() -> list[Raw]:
@@ -27,6 +33,11 @@ def common_mounts() -> list[Raw]:
         mount("ipc", IPC_DIR, read_only=False),
         mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
     ]
+
+
+def certificate_mounts(deployment: ModelDeployment) -> list[Raw]:
+    """The certificate of the inference ports, where there is one: the sidecar's alone."""
+    return [mount("tls", TLS_DIR)] if deployment.spec.tls is not None else []
 
 
 def weight_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
@@ -85,13 +96,14 @@ def fetch_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
 
 def volumes(deployment: ModelDeployment, artifacts: Sequence[Artifact]) -> list[Raw]:
     """The volumes that the mounts above name."""
-    owner = deployment.raw
+    owner, tls = deployment.raw, deployment.spec.tls
     control = child_name(owner["metadata"]["name"], "control")
     claims, secrets, scripts = _claim_volumes(artifacts), _secret_volumes(artifacts), _script_volumes(artifacts)
     size = str(sum(fetched(artifacts).values()))
     return [
         {"name": "config", "configMap": {"name": config_name(owner)}},
         {"name": "control", "secret": {"secretName": control}},
+        *([_certificate(tls)] if tls is not None else []),
         {"name": "ipc", "emptyDir": {"medium": "Memory"}},
         {"name": "tmp", "emptyDir": {}},
         *(
@@ -102,3 +114,8 @@ def volumes(deployment: ModelDeployment, artifacts: Sequence[Artifact]) -> list[
         *({"name": volume, "secret": {"secretName": name}} for name, volume in secrets.items()),
         *({"name": volume, "configMap": {"name": name}} for name, volume in scripts.items()),
     ]
+
+
+def _certificate(tls: Tls) -> Raw:
+    items = [{"key": key, "path": key} for key in (TLS_CERT, TLS_KEY)]
+    return {"name": "tls", "secret": {"secretName": tls.secret_ref.name, "items": items}}

@@ -30,7 +30,7 @@ from batchwright_operator.rendering.pod_parts import (
     pod_options,
 )
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.messages import JobConfig
+from batchwright_worker.api.messages import JobConfig, TrustedServer
 from batchwright_worker.api.names import (
     CONFIG_DIR,
     CONTROL_PORT,
@@ -41,6 +41,7 @@ from batchwright_worker.api.names import (
     LABEL_JOB,
     LABEL_STEP,
     SECRETS_DIR,
+    TLS_DIR,
     TOKEN_FILE,
     child_name,
     claim_of,
@@ -77,6 +78,19 @@ class DesiredSettings:
         return text if self.stated_deadline_s is None else f"{text},deadline={self.stated_deadline_s}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """How a ModelDeployment is served by TLS: the Secret that may have the CA, and the name in the certificate."""
+
+    secret: str
+    server_name: str
+
+
+Certificates = Mapping[str, Certificate]
+"""By ModelDeployment, of those that are served by TLS."""
+_CA: Final = "ca.crt"
+
+
 def job_labels(job: InferenceJob) -> dict[str, str]:
     """Labels of every child of this InferenceJob."""
     return {LABEL_NAME: job.name, LABEL_MANAGED_BY: MANAGED_BY, LABEL_JOB: job.name}
@@ -87,7 +101,7 @@ def step_name(job: InferenceJob, step: Step) -> str:
     return child_name(job.name, step)
 
 
-def job_config(job: InferenceJob) -> JobConfig:
+def job_config(job: InferenceJob, certificates: Certificates) -> JobConfig:
     """What the runners read. `runner.cpuWorkers` is theirs, the rest of `runner` is in the pod already."""
     spec = {name: value for name, value in job.raw["spec"].items() if name not in NOT_OF_THE_RUNNER}
     if job.spec.runner.cpu_workers is not None:
@@ -98,12 +112,16 @@ def job_config(job: InferenceJob) -> JobConfig:
         uid=job.uid,
         spec=spec,
         endpoints={name: headless_host(name, job.namespace) for name in job.deployments()},
+        tls={
+            name: TrustedServer(server_name=each.server_name, ca_file=f"{TLS_DIR}/{name}/{_CA}")
+            for name, each in certificates.items()
+        },
     )
 
 
-def config_map(job: InferenceJob) -> Raw:
+def config_map(job: InferenceJob, certificates: Certificates) -> Raw:
     """job.json."""
-    data = {"job.json": msgspec.json.encode(job_config(job), order="sorted").decode()}
+    data = {"job.json": msgspec.json.encode(job_config(job, certificates), order="sorted").decode()}
     return child(CONFIG_MAP, job.raw, child_name(job.name, "job"), job_labels(job), data=data)
 
 
@@ -137,12 +155,21 @@ def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
     return child(NETWORK_POLICY, job.raw, policy_name(job), job_labels(job), spec=spec)
 
 
-def step_job(job: InferenceJob, step: Step, *, desired: DesiredSettings, shards: int, settings: Settings) -> Raw:
-    """A child Job: one pod for plan and commit, one per shard for run."""
+def step_job(
+    job: InferenceJob,
+    step: Step,
+    *,
+    desired: DesiredSettings,
+    shards: int,
+    certificates: Certificates,
+    settings: Settings,
+) -> Raw:
+    """A child Job: one pod for plan and commit, one per shard for run, which alone calls models."""
+    certificates = certificates if step == "run" else {}
     labels = job_labels(job) | {LABEL_STEP: step}
     spec: Raw = {
         "suspend": desired.suspend,
-        "template": _template(job, step, labels, settings),
+        "template": _template(job, step, labels, certificates, settings),
         "podFailurePolicy": {"rules": _failure_rules("FailIndex" if step == "run" else "FailJob")},
         **_size(job, step, desired, shards),
     }
@@ -178,7 +205,9 @@ def _failure_rules(action: str) -> list[Raw]:
     ]
 
 
-def _template(job: InferenceJob, step: Step, labels: Mapping[str, str], settings: Settings) -> Raw:
+def _template(
+    job: InferenceJob, step: Step, labels: Mapping[str, str], certificates: Certificates, settings: Settings
+) -> Raw:
     options = job.spec.runner.pod
     metadata: Raw = {"labels": {**options.labels, **labels}}
     if options.annotations:
@@ -187,8 +216,8 @@ def _template(job: InferenceJob, step: Step, labels: Mapping[str, str], settings
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         **pod_options(options),
-        "containers": [_runner(job, step, settings)],
-        "volumes": [*_volumes(job), *plain(options.volumes)],
+        "containers": [_runner(job, step, certificates, settings)],
+        "volumes": [*_volumes(job, certificates), *plain(options.volumes)],
     }
     if options.node_selector:
         body["nodeSelector"] = dict(options.node_selector)
@@ -197,7 +226,7 @@ def _template(job: InferenceJob, step: Step, labels: Mapping[str, str], settings
     return {"metadata": metadata, "spec": body}
 
 
-def _runner(job: InferenceJob, step: Step, settings: Settings) -> Raw:
+def _runner(job: InferenceJob, step: Step, certificates: Certificates, settings: Settings) -> Raw:
     runner = job.spec.runner
     resources = settings.runner_resources.as_dict()
     if runner.resources is not None:
@@ -211,7 +240,7 @@ def _runner(job: InferenceJob, step: Step, settings: Settings) -> Raw:
         env=merged_env(plain(runner.env), identity_env(), fetch_env(settings)),
         ports=[{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}],
         resources=resources,
-        volumeMounts=[*_mounts(job), *plain(runner.pod.volume_mounts)],
+        volumeMounts=[*_mounts(job, certificates), *plain(runner.pod.volume_mounts)],
     )
 
 
@@ -227,7 +256,7 @@ def _secrets(job: InferenceJob) -> list[str]:
     return list(dict.fromkeys(each.name for each in references if each is not None))
 
 
-def _mounts(job: InferenceJob) -> list[Raw]:
+def _mounts(job: InferenceJob, certificates: Certificates) -> list[Raw]:
     return [
         mount("config", CONFIG_DIR),
         mount("control", TOKEN_FILE.rsplit("/", 1)[0]),
@@ -238,10 +267,11 @@ def _mounts(job: InferenceJob) -> list[Raw]:
         ),
         *(mount(volume_name("functions", name), f"{FUNCTIONS_DIR}/{name}") for name in job.spec.runner.config_maps),
         *(mount(volume_name("secret", name), f"{SECRETS_DIR}/{name}") for name in _secrets(job)),
+        *(mount(volume_name("tls", name), f"{TLS_DIR}/{name}") for name in certificates),
     ]
 
 
-def _volumes(job: InferenceJob) -> list[Raw]:
+def _volumes(job: InferenceJob, certificates: Certificates) -> list[Raw]:
     config, control = child_name(job.name, "job"), control_name(job)
     claims = {volume_name("pvc", claim): claim for claim in data_claims(job)}
     functions = {volume_name("functions", name): name for name in job.spec.runner.config_maps}
@@ -253,4 +283,12 @@ def _volumes(job: InferenceJob) -> list[Raw]:
         *({"name": volume, "persistentVolumeClaim": {"claimName": name}} for volume, name in claims.items()),
         *({"name": volume, "configMap": {"name": name}} for volume, name in functions.items()),
         *({"name": volume, "secret": {"secretName": name}} for volume, name in secrets.items()),
+        # The CA alone, not the key; a certificate by a CA that everybody trusts has none.
+        *(
+            {
+                "name": volume_name("tls", name),
+                "secret": {"secretName": each.secret, "items": [{"key": _CA, "path": _CA}], "optional": True},
+            }
+            for name, each in certificates.items()
+        ),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batchwright_operator.api.inference_job import InferenceJob
-from batchwright_operator.jobs.children import Step
+from batchwright_operator.jobs.children import Certificate, Step
 from batchwright_operator.jobs.runner_pods import RunPod
 from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.metadata import controller_of
@@ -85,6 +85,7 @@ class Server:
     ready_replicas: int = 0
     models: frozenset[str] = frozenset()
     note: str = ""
+    tls: Certificate | None = None
 
 
 def server(raw: Raw | None) -> Server:
@@ -94,11 +95,14 @@ def server(raw: Raw | None) -> Server:
     status = raw.get("status") or {}
     ready = find(status.get("conditions"), "Ready")
     note = "" if ready.get("status") == "True" else f"{ready.get('reason', '')}: {ready.get('message', '')}"
+    tls = (raw.get("spec") or {}).get("tls")
+    service = f"{raw['metadata']['name']}.{raw['metadata']['namespace']}.svc"
     return Server(
         exists=True,
         ready_replicas=int(status.get("readyReplicas") or 0),
         models=frozenset(str(model.get("name")) for model in (raw.get("spec") or {}).get("models") or ()),
         note=note.strip(": "),
+        tls=Certificate(secret=tls["secretRef"]["name"], server_name=tls.get("serverName") or service) if tls else None,
     )
 
 
@@ -133,6 +137,11 @@ class JobFacts:
     def old(self) -> Raw:
         """The status that is written."""
         return self.job.raw.get("status") or {}
+
+    @property
+    def certificates(self) -> dict[str, Certificate]:
+        """Of the deployments that are served by TLS."""
+        return {name: server.tls for name, server in self.servers.items() if server.tls is not None}
 
     @property
     def shards(self) -> int | None:

@@ -37,7 +37,7 @@ def actions(facts: JobFacts, phase: JobPhase, settings: Settings, *, token: str,
         return tuple(_stop(facts))
     job = facts.job
     wanted: list[Action] = [
-        Apply(resource=CONFIG_MAP, body=config_map(job)),
+        Apply(resource=CONFIG_MAP, body=config_map(job, facts.certificates)),
         Apply(resource=SECRET, body=control_secret(job, token)),
         Apply(resource=NETWORK_POLICY, body=network_policy(job, settings.operator_namespace)),
         *_of_old_names(facts, token),
@@ -51,7 +51,14 @@ def actions(facts: JobFacts, phase: JobPhase, settings: Settings, *, token: str,
             wanted += _patch_changed(child, _desired(facts, name, child, now))
     if step is not None and step not in facts.children():
         desired = _desired(facts, step, None, now)
-        body = step_job(job, step, desired=desired, shards=facts.shards or 1, settings=settings)
+        body = step_job(
+            job,
+            step,
+            desired=desired,
+            shards=facts.shards or 1,
+            certificates=facts.certificates,
+            settings=settings,
+        )
         wanted.append(Create(resource=JOB, body=body))
     return tuple(wanted)
 

@@ -18,6 +18,7 @@ from batchwright_worker.api.fields import (
     IntOrPercent,
     KubernetesObject,
     Label,
+    LocalObjectReference,
     PodOptions,
     ResourceRequirements,
     Text,
@@ -47,6 +48,7 @@ __all__ = [
     "Strategy",
     "Targets",
     "Tensor",
+    "Tls",
     "Weights",
     "parse_deployment",
     "parse_spec",
@@ -209,6 +211,22 @@ class NetworkAccess(Value, kw_only=True, frozen=True):
     ] = msgspec.field(name="from", default=None)
 
 
+class Tls(Value, kw_only=True, frozen=True):
+    """TLS of the inference ports."""
+
+    secret_ref: Annotated[
+        LocalObjectReference,
+        doc(
+            "A Secret with tls.crt and tls.key (type kubernetes.io/tls, as cert-manager writes it). With ca.crt in it "
+            "jobs trust that CA alone, else those of their image. A renewed certificate is taken over at once."
+        ),
+    ]
+    server_name: Annotated[
+        Annotated[str, msgspec.Meta(min_length=1, max_length=253)] | None,
+        doc("The name in the certificate, as jobs verify it. Unset: NAME.NAMESPACE.svc, the Service's."),
+    ] = None
+
+
 class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
     """What the user wants."""
 
@@ -262,6 +280,10 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
     network_policy: Annotated[
         NetworkAccess | None,
         doc("Who may call the pods. Unset: pods of the same namespace, unless the administrator says otherwise."),
+    ] = None
+    tls: Annotated[
+        Tls | None,
+        doc("Serve HTTP (with /metrics) and gRPC by TLS, and no longer without. Unset: without, or by a mesh's."),
     ] = None
     pod: Annotated[PodOptions, doc("Further fields of the pods.")] = PodOptions()
 

@@ -197,6 +197,14 @@ class BenchmarkResult(_Message, kw_only=True, frozen=True):
     error: str = ""
 
 
+class TrustedServer(_Message, kw_only=True, frozen=True):
+    """How a runner verifies the certificate of a deployment that is served by TLS: `server_name` is to be in it;
+    `ca_file`: PEM, the only CA that is trusted where the file exists."""
+
+    server_name: str
+    ca_file: str
+
+
 class JobConfig(_Message, kw_only=True, frozen=True):
     """The configuration of a runner pod: the job's name, namespace, uid, `spec` (as applied, defaults included), and
     for each deployment named by a task the host name of its headless Service."""
@@ -207,6 +215,8 @@ class JobConfig(_Message, kw_only=True, frozen=True):
     spec: dict[str, object]
     endpoints: dict[str, str] = {}
     """ModelDeployment name -> "host:port" (HTTP) of the headless Service; all its addresses are replicas."""
+    tls: dict[str, TrustedServer] = {}
+    """The deployments that are served by TLS."""
 
 
 class ItemFailure(_Message, kw_only=True, frozen=True):

@@ -68,6 +68,8 @@ FUNCTIONS_DIR: Final = f"{CONFIG_DIR}/functions"
 """In runner pods: one folder per ConfigMap of `spec.runner.configMaps`; each is put on sys.path."""
 SCRIPTS_DIR: Final = f"{CONFIG_DIR}/scripts"
 """In model pods: one folder per ConfigMap named by an artifact's `script.configMapKeyRef`, one file per key."""
+TLS_DIR: Final = "/etc/batchwright-tls"
+"""In model pods: the sidecar's certificate. In runner pods: the CA of each deployment's, in a folder of its name."""
 SECRETS_DIR: Final = "/etc/batchwright-secrets"
 """In the fetch container and in runner pods: one folder per Secret named by a `secretRef`, one file per key."""
 TOKEN_FILE: Final = "/etc/batchwright-control/token"  # noqa: S105 - a path

@@ -82,6 +82,8 @@ def command(
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
         deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
         tls = {name: options.pop(name.replace("-", "_")) for name in ("tls-cert", "tls-key", "tls-client-ca")}
+        if deployment.document["spec"].get("tls") and not tls["tls-cert"]:
+            click.echo("spec.tls: no Secret is read here, so this is plain; --tls-cert and --tls-key serve by TLS")
         files = {"dispatch-log": dispatch_log, **tls}
         extra += (f"--http-front-end={options.pop('http_front_end')}",)
         extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)

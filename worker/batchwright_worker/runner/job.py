@@ -6,14 +6,14 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from batchwright_worker.api import names as contract
 from batchwright_worker.api.job import InferenceJobSpec, Input, Output, parse_job_spec
-from batchwright_worker.api.messages import JobConfig
+from batchwright_worker.api.messages import JobConfig, TrustedServer
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph import dag
@@ -23,13 +23,14 @@ from batchwright_worker.runner.storage.locations import Location, locate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """`folders` are put on sys.path for functions; `endpoints` as in JobConfig."""
+    """`folders` are put on sys.path for functions; `endpoints` and `tls` as in JobConfig."""
 
     name: str
     namespace: str
     spec: InferenceJobSpec
     dag: Dag
     endpoints: Mapping[str, str]
+    tls: Mapping[str, TrustedServer] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
 
     @property
@@ -85,6 +86,7 @@ def make_job(config: JobConfig, *, folders: tuple[str, ...] = ()) -> Job:
         spec=spec,
         dag=graph,
         endpoints=config.endpoints,
+        tls=config.tls,
         folders=folders,
     )
 

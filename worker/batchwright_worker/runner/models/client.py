@@ -6,7 +6,6 @@ Every row is answered exactly once, with a result or an error of its own; a refu
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from batchwright_worker.runner.errors import StepFailed, shortened
 from batchwright_worker.runner.models.replica_load import backoff_s
 from batchwright_worker.runner.models.replicas import (
+    NotTrusted,
     Replica,
     ReplicaRefused,
     ReplicaRejected,
@@ -32,6 +32,7 @@ from batchwright_worker.runner.models.wire import BadAnswerError, request_parts,
 
 MAX_REQUEST_BYTES = 32 << 20
 MODEL_ERROR_TRIES = 3
+NOT_TRUSTED_TRIES = 5
 _NOT_THERE = 404
 
 
@@ -62,18 +63,32 @@ class ModelClient:
         replicas.listeners.append(self.dispatch)
 
     async def learn(self) -> InputSignature:
-        """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel)."""
-        attempt = 0
+        """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel |
+        CertificateNotTrusted)."""
+        attempt, not_trusted = 0, 0
         while self.signature is None:
             for replica in list(self._replicas.replicas):
-                with contextlib.suppress(Unreachable, ReplicaRefused):
+                try:
                     self.signature = await self._ask_metadata(replica)
                     break
+                except NotTrusted as error:
+                    not_trusted += 1
+                    if not_trusted >= NOT_TRUSTED_TRIES:
+                        raise self._not_trusted(error) from error
+                except (Unreachable, ReplicaRefused):
+                    continue
             else:
                 attempt += 1
                 self._replicas.refresh()
                 await asyncio.sleep(backoff_s(attempt, share=random.random(), most=2.0))  # noqa: S311 - jitter
         return self.signature
+
+    def _not_trusted(self, error: NotTrusted) -> StepFailed:
+        return StepFailed(
+            "CertificateNotTrusted",
+            f"deployment {self._replicas.deployment!r}: {error}; put the CA into ca.crt of the Secret that its "
+            "spec.tls.secretRef names, and the certificate's name into spec.tls.serverName",
+        )
 
     async def _ask_metadata(self, replica: Replica) -> InputSignature:
         try:

@@ -5,6 +5,7 @@ What a call may raise, by what happens next:
     Unreachable     no answer: the replica is gone, hangs or stops; ask another
     ReplicaRefused  503, 429, 504: it is there and has no room now; come back after `retry_after_s`
     ReplicaRejected 4xx or 500: the rows (or one of them) are to blame
+    NotTrusted      Unreachable, because its certificate is not the one that is expected
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
+from batchwright_worker.api.messages import TrustedServer
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.runner.errors import RunnerError
 from batchwright_worker.runner.models.replica_load import ReplicaLoad, backoff_s
@@ -33,6 +37,10 @@ _BUSY: Final = (429, 502, 503, 504)
 
 class Unreachable(RunnerError):  # noqa: N818
     """No answer."""
+
+
+class NotTrusted(Unreachable):
+    """The certificate is not signed by whom we trust, is not for the expected name, or has expired."""
 
 
 class ReplicaRefused(RunnerError):  # noqa: N818
@@ -96,15 +104,18 @@ class Replica:
 
 
 class ReplicaSet:
-    """`open` first, `close` at the end. `on_change` is called when replicas came or went."""
+    """`open` first, `close` at the end. `on_change` is called when replicas came or went. With `tls` only replicas that
+    show the certificate are spoken with."""
 
-    def __init__(self, deployment: str, endpoint: str) -> None:
+    def __init__(self, deployment: str, endpoint: str, tls: TrustedServer | None = None) -> None:
         self.deployment = deployment
         self._host, _, port = endpoint.rpartition(":")
         self._port = int(port)
         self.replicas: list[Replica] = []
         self.listeners: list[Callable[[], None]] = []
         self._session: aiohttp.ClientSession | None = None
+        self._tls = tls
+        self._verifying: dict[str, Any] = {}
         self._resolver: asyncio.Task[None] | None = None
         self._stale = asyncio.Event()
 
@@ -115,6 +126,7 @@ class ReplicaSet:
 
     async def open(self) -> None:
         """Resolve once, and again from time to time."""
+        self._read_trusted()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=3.0),
@@ -163,13 +175,23 @@ class ReplicaSet:
         """The model's configuration. Raises as `infer`."""
         return await self._call(replica, "GET", f"/v2/models/{model}/config")
 
+    def _read_trusted(self) -> None:
+        if self._tls is not None:
+            ca_file = self._tls.ca_file if Path(self._tls.ca_file).exists() else None
+            context = ssl.create_default_context(cafile=ca_file)
+            self._verifying = {"ssl": context, "server_hostname": self._tls.server_name}
+
     async def _call(self, replica: Replica, method: str, path: str, **request: Any) -> ReplicaResponse:
         assert self._session is not None
-        url = f"http://{_bracketed(replica.host)}:{replica.port}{path}"
+        url = f"{'https' if self._verifying else 'http'}://{_bracketed(replica.host)}:{replica.port}{path}"
         try:
-            async with self._session.request(method, url, **request) as response:
+            async with self._session.request(method, url, **self._verifying, **request) as response:
                 body = await response.read()
                 return _answer(response, body)
+        except aiohttp.ClientConnectorCertificateError as error:
+            replica.failed(time.monotonic())
+            self._read_trusted()  # a CA that is renewed is another file
+            raise NotTrusted(f"{replica.host}:{replica.port}: {error.certificate_error}") from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             replica.failed(time.monotonic())
             self.refresh()

@@ -38,7 +38,7 @@ async def open_engines(job: Job, *, workers: int) -> AsyncIterator[TaskEngines]:
     """Process pool and model clients of a job. Raises StepFailed(InvalidTask)."""
     numbers = [number for number, task in enumerate(job.spec.tasks) if task.cpu is not None]
     pool = CpuPool(_function_specs(job), workers=workers, folders=job.folders)
-    deployments = {name: ReplicaSet(name, endpoint) for name, endpoint in _endpoints(job)}
+    deployments = {name: ReplicaSet(name, endpoint, job.tls.get(name)) for name, endpoint in _endpoints(job)}
     models = _clients(job, deployments)
     engines = TaskEngines(
         pool=pool,

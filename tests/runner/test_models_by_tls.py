@@ -1,0 +1,72 @@
+"""Jobs through deployments that are served by TLS: replicas are found by address and verified by the Service's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from batchwright_worker.api.messages import TrustedServer
+from batchwright_worker.runner.errors import StepFailed
+from tests.runner.bench import Bench, cpu, model
+from tests.runner.serving_rig import deployment, replica
+
+NAME = "emu.n.svc"
+
+
+class Secret:
+    """A Secret with a certificate for NAME, as it is mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        issued = authority.issue_cert(NAME)
+        self.ca, self.cert, self.key = (str(folder / name) for name in ("ca.crt", "tls.crt", "tls.key"))
+        authority.cert_pem.write_to_path(self.ca)
+        issued.cert_chain_pems[0].write_to_path(self.cert)
+        issued.private_key_pem.write_to_path(self.key)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return "--tls-cert", self.cert, "--tls-key", self.key
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Secret:
+    return Secret(tmp_path)
+
+
+async def test_a_job_goes_by_tls_where_its_deployment_does(bench: Callable[..., Bench], secret: Secret) -> None:
+    async with replica(deployment(), options=secret.options) as here:
+        job = bench(
+            cpu("row", "sample_functions:one_row"),
+            model("m", "emu", "m", "row"),
+            endpoints={"emu": f"{here.host}:{here.http}"},
+            tls={"emu": TrustedServer(server_name=NAME, ca_file=secret.ca)},
+        )
+        job.write_records([{"v": value} for value in range(20)])
+        await job.run_all()
+    assert [int(each["argmax"]) for each in job.results("m")] == [value % 8 for value in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "ca", "why"),
+    [("other.n.svc", True, "Hostname mismatch"), (NAME, False, "self-signed|unable to get local issuer")],
+    ids=["another name", "an authority that is not trusted"],
+)
+async def test_who_cannot_show_the_certificate_gets_no_item(
+    bench: Callable[..., Bench], secret: Secret, name: str, ca: bool, why: str
+) -> None:
+    async with replica(deployment(), options=secret.options) as here:
+        job = bench(
+            cpu("row", "sample_functions:one_row"),
+            model("m", "emu", "m", "row"),
+            endpoints={"emu": f"{here.host}:{here.http}"},
+            tls={"emu": TrustedServer(server_name=name, ca_file=secret.ca if ca else f"{secret.ca}.none")},
+        )
+        job.write_records([{"v": 1}])
+        with pytest.raises(StepFailed, match=why) as failed:
+            await job.run_all()
+    assert failed.value.reason == "CertificateNotTrusted"
+    assert "spec.tls.secretRef" in str(failed.value)

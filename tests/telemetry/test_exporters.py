@@ -59,6 +59,18 @@ def test_dcgm_with_mig_under_one_name() -> None:
     assert set(samples_of(scraped("dcgm-mig.prom"), NODES, kinds, NOW)) == {("mig-node", "nvidia.com/gpu")}
 
 
+@pytest.mark.parametrize("offered", ["nvidia.com/gpu.shared", "nvidia.com/gpu"])
+def test_shared_gpus_count_under_the_name_that_the_node_offers(offered: str) -> None:
+    found = samples_of(scraped("dcgm.prom"), NODES, {"gpu-node-1": ("cpu", offered)}, NOW)
+    assert set(found) == {("gpu-node-1", offered)}
+
+
+def test_shared_partitions_count_under_their_own_name() -> None:
+    offered = "nvidia.com/mig-1g.10gb.shared"
+    found = samples_of(scraped("dcgm-mig.prom"), NODES, {"mig-node": ("cpu", "nvidia.com/gpu", offered)}, NOW)
+    assert len(found["mig-node", offered].devices) == 2
+
+
 def test_amd() -> None:
     assert read("amd.prom") == {("amd-node", "amd.com/gpu"): (0.25, 0.5)}
 

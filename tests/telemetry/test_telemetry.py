@@ -122,7 +122,7 @@ async def test_all_running_agents_are_scraped(session: aiohttp.ClientSession) ->
 
 async def test_mig_instances_count_for_the_kind_that_the_node_offers(session: aiohttp.ClientSession) -> None:
     readings = [reading("nvidia.com/mig-1g.5gb", "m1", 1.0), reading("nvidia.com/mig-1g.5gb", "m2", 0.0)]
-    for offered in ("nvidia.com/gpu", "nvidia.com/mig-1g.5gb"):
+    for offered in ("nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "nvidia.com/mig-1g.5gb.shared"):
         nodes = [node("a", **{offered: "2"})]
         found = await agents(session, answer(*readings), agent_pod("a", "127.0.0.1"), nodes=nodes)
         assert {place: sample.utilization for place, sample in found.items()} == {("a", offered): 0.5}

@@ -10,7 +10,7 @@ import msgspec
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amounts
-from batchwright_worker.api.accelerators import PREFIXES
+from batchwright_worker.api.accelerators import is_processor
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice, LoadTableRow
 from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK_OPT_OUT
 
@@ -61,7 +61,7 @@ class Processor:
 def kinds_on(node: Raw) -> tuple[str, ...]:
     """Accelerator kinds that a node offers, `cpu` first, the others by name."""
     offered = amounts((node.get("status") or {}).get("allocatable"))
-    extended = sorted(name for name, count in offered.items() if count > 0 and name.startswith(PREFIXES))
+    extended = sorted(name for name, count in offered.items() if count > 0 and is_processor(name))
     return (KIND_CPU, *extended)
 
 

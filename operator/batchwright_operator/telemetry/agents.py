@@ -19,7 +19,7 @@ from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.exporters import is_measured, mean_sample
-from batchwright_worker.api.accelerators import VENDORS
+from batchwright_worker.api.accelerators import offered_as
 from batchwright_worker.api.names import AGENT_PORT, COMPONENT_AGENT, LABEL_COMPONENT
 
 log = logging.getLogger(__name__)
@@ -102,16 +102,18 @@ def parse(text: str, date: str, now: float) -> dict[str, Sample]:
 
 
 def _of_node(samples: Mapping[str, Sample], node: Raw | None) -> dict[str, Sample]:
-    """The samples by the kinds that the node offers: with MIG strategy `single`, partitions count as whole devices."""
+    """The samples by the kinds that the node offers: with MIG strategy `single` partitions count as whole devices, and
+    shared devices may have a name of their own."""
     offered = kinds_on(node) if node else ()
-    named = dict(samples)
-    for vendor in VENDORS:
-        partitions = [kind for kind in named if vendor.is_partition(kind) and kind not in offered]
-        if partitions and vendor.kind in offered:
-            merged: Sequence[Sample] = [named.pop(kind) for kind in partitions]
-            devices = [device for each in merged for device in each.devices]
-            named.setdefault(vendor.kind, mean_sample(devices, min(each.taken_at for each in merged)))
-    return named
+    merged: dict[str, list[Sample]] = defaultdict(list)
+    for kind, sample in samples.items():
+        merged[offered_as(kind, offered) or kind].append(sample)
+    return {kind: found[0] if len(found) == 1 else _together(found) for kind, found in merged.items()}
+
+
+def _together(samples: Sequence[Sample]) -> Sample:
+    devices = [device for each in samples for device in each.devices]
+    return mean_sample(devices, min(each.taken_at for each in samples))
 
 
 def _is_reachable(pod: Raw) -> bool:

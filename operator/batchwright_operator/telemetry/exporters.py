@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchwright_operator.reconcile.live_state import DeviceSample, Sample
-from batchwright_worker.api.accelerators import VENDORS, Exporter, MemoryMetrics, Vendor
+from batchwright_worker.api.accelerators import VENDORS, Exporter, MemoryMetrics, Vendor, offered_as
 
 _INT32_BLANK: Final = range(0x7FFFFFF0, 0x7FFFFFF4)
 _FLOAT_BLANK: Final = float(1 << 47)
@@ -107,9 +107,8 @@ def _kind(vendor: Vendor, exporter: Exporter, kinds: Sequence[str], values: Mapp
     offered = [kind for kind in kinds if kind.startswith(vendor.prefix)]
     profiles = (each.labels.get(exporter.partition, "") for each in values.values())
     profile = next((each for each in profiles if each), "")
-    if profile and f"{vendor.partitions}{profile}" in offered:
-        return f"{vendor.partitions}{profile}"
-    return vendor.kind if vendor.kind in offered else next(iter(offered), None)
+    reported = f"{vendor.partitions}{profile}" if profile else vendor.kind
+    return offered_as(reported, offered) or next(iter(offered), None)
 
 
 def _device(exporter: Exporter, device: str, values: Mapping[str, Series]) -> DeviceSample | None:

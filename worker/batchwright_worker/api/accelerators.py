@@ -7,10 +7,15 @@ Its utilization comes from an exporter's series or from a reader in `agent/`, it
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from batchwright_worker.api.names import KIND_EMULATED
+
+SHARED: Final = ".shared"
+"""Ends the name of a kind whose devices several pods share by turns, where a device plugin renames it so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,8 @@ class Vendor:
     """Of its whole devices; empty: only utilization is known of this vendor, for whatever kinds a node offers."""
     partitions: str = ""
     """Prefix of the kinds that are partitions of a device, the profile's name follows; empty: there are none."""
+    kinds: tuple[str, ...] = ()
+    """Patterns (`*`) of its further kinds. What no pattern names is no processor: a network card, a monitor."""
     product_labels: tuple[str, ...] = ()
     """Labels of nodes with product, driver and partitioning: a new value asks for a new benchmark."""
     exporter: Exporter | None = None
@@ -72,6 +79,12 @@ class Vendor:
     def is_partition(self, kind: str) -> bool:
         """A part of a device, not a whole one."""
         return bool(self.partitions) and kind.startswith(self.partitions)
+
+    def offers(self, kind: str) -> bool:
+        """Its devices, parts of them, or shares of either."""
+        whole = kind.removesuffix(SHARED)
+        named = any(fnmatchcase(whole, each) for each in (self.kind, *self.kinds) if each)
+        return named or self.is_partition(whole)
 
 
 NVIDIA: Final = Vendor(
@@ -95,6 +108,7 @@ VENDORS: Final = (
     Vendor(
         name="AMD",
         prefix="amd.com/",
+        kinds=("amd.com/gpu", "amd.com/*_nps*"),
         product_labels=("amd.com/gpu.product-name",),
         exporter=Exporter(
             busy=(BusyMetric(name="gpu_gfx_activity", full=100), BusyMetric(name="amd_gpu_gfx_activity", full=100)),
@@ -108,6 +122,7 @@ VENDORS: Final = (
     Vendor(
         name="Ascend",
         prefix="huawei.com/",
+        kinds=("huawei.com/Ascend*", "huawei.com/npu"),
         exporter=Exporter(
             busy=(BusyMetric(name="npu_chip_info_utilization", full=100),),
             memory=(
@@ -117,20 +132,34 @@ VENDORS: Final = (
             device=("id",),
         ),
     ),
-    Vendor(name="Intel", prefix="gpu.intel.com/"),
-    Vendor(name="Habana", prefix="habana.ai/"),
-    Vendor(name="Google", prefix="google.com/"),
+    Vendor(name="Intel", prefix="gpu.intel.com/", kinds=("gpu.intel.com/i915", "gpu.intel.com/xe")),
+    Vendor(name="Habana", prefix="habana.ai/", kinds=("habana.ai/gaudi*",)),
+    Vendor(name="Google", prefix="google.com/", kinds=("google.com/tpu",)),
+    Vendor(name="AWS", prefix="aws.amazon.com/", kinds=("aws.amazon.com/neuron*",)),
     Vendor(name="emulated", prefix=KIND_EMULATED, kind=KIND_EMULATED, benchmark_engine="emulated"),
 )
-PREFIXES: Final = tuple(each.prefix for each in VENDORS)
-"""Extended resources that are processors begin with one of these; other ones (KVM, network cards, ..) do not."""
+
+
+def is_processor(kind: str) -> bool:
+    """Whether an extended resource is a kind of accelerator; others (KVM, network cards, ..) are not."""
+    return any(each.offers(kind) for each in VENDORS)
 
 
 def vendor_of(kind: str) -> Vendor | None:
-    """The vendor whose whole devices, or partitions of them, this kind is."""
-    return next((each for each in VENDORS if kind == each.kind or each.is_partition(kind)), None)
+    """The vendor whose whole devices, partitions of them, or shares of either, this kind is."""
+    whole = kind.removesuffix(SHARED)
+    return next((each for each in VENDORS if (each.kind and whole == each.kind) or each.is_partition(whole)), None)
+
+
+def offered_as(kind: str, offered: Collection[str]) -> str | None:
+    """Under which of these kinds a node offers devices that report `kind`: that one, or a share of it, or (partitions
+    that count as whole devices, MIG strategy `single`) the vendor's own. None: under none of them."""
+    vendor = vendor_of(kind)
+    names = (kind, vendor.kind) if vendor and vendor.kind else (kind,)
+    return next((name for each in names for name in (each, each + SHARED) if name in offered), None)
 
 
 def is_gpu(kind: str) -> bool:
     """To clients of Triton, which know CPUs and GPUs."""
-    return any(each.gpu and each.kind == kind for each in VENDORS)
+    vendor = vendor_of(kind)
+    return vendor is not None and vendor.gpu

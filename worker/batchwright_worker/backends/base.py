@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from batchwright_worker.host.accelerators import HostAccelerator, accelerator_of
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchPlan, TensorSpec, WrongOutputs
@@ -34,6 +35,18 @@ class Host:
     kind: str
     threads: int
     emulated_memory: EmulatedMemory
+
+
+def accelerator_for(host: Host) -> HostAccelerator:
+    """How libraries reach the host's accelerator. Raises LoadError for a kind that this runtime does not know: its
+    models would run on the CPU, and nobody would see it."""
+    found = accelerator_of(host.kind)
+    if found is None:
+        raise LoadError(
+            f"this runtime cannot run models on {host.kind}; serve it with a server of your own "
+            "(spec.runtimes[].protocol: open-inference), or with a script (format python)"
+        )
+    return found
 
 
 class LoadedModel(Protocol):

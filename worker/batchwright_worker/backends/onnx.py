@@ -10,8 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError
-from batchwright_worker.host.accelerators import accelerator_of
+from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError, accelerator_for
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
@@ -111,7 +110,7 @@ def load(source: ModelSource, host: Host) -> OnnxModel:
 
 def _providers(host: Host) -> list[str]:
     """The accelerator's first, so that nodes run on the CPU only where it has no kernel for them."""
-    accelerator = accelerator_of(host.kind)
+    accelerator = accelerator_for(host)
     if not accelerator.onnx_provider:
         return ["CPUExecutionProvider"]
     if accelerator.onnx_provider not in ort.get_available_providers():

@@ -16,11 +16,10 @@ from msgspec.structs import replace
 
 from batchwright_worker.artifacts.companions import companions, weight_map
 from batchwright_worker.artifacts.names import ArtifactError
-from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError
+from batchwright_worker.backends.base import Host, LoadError, OutOfDeviceMemoryError, accelerator_for
 from batchwright_worker.backends.scripts import attribute, script
 from batchwright_worker.backends.torch_device import CudaDevice, DeviceModel
 from batchwright_worker.backends.torch_values import array_of, flat, tensor_of
-from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
@@ -85,7 +84,7 @@ def load(source: ModelSource, host: Host) -> TorchModel | DeviceModel:
     if not Path(source.path).is_file():
         raise LoadError(f"there is no file at {source.path}; check the artifact's uri")
     torch.set_num_threads(host.threads)
-    device = torch.device(accelerator_of(host.kind).torch_device)
+    device = torch.device(accelerator_for(host).torch_device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError("this image's torch sees no CUDA device; use an image with CUDA and a pod with a GPU")
     try:

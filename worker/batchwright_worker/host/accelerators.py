@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from batchwright_worker.api.accelerators import NVIDIA
+from batchwright_worker.api.accelerators import NVIDIA, vendor_of
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
 from batchwright_worker.host.memory import EmulatedMemory, EmulatedMeter, HostMeter, Meter, memory_budget_bytes
 from batchwright_worker.host.nvidia import NvidiaMeter
@@ -40,11 +40,14 @@ ACCELERATORS: Final = {
 }
 
 
-def accelerator_of(kind: str) -> HostAccelerator:
-    """The entry of this kind; of one that has none, the CPU's."""
-    return ACCELERATORS.get(kind, ACCELERATORS[KIND_CPU])
+def accelerator_of(kind: str) -> HostAccelerator | None:
+    """The entry of this kind, of the whole device for a partition or a share of one. None: nobody here knows it, and
+    to take the CPU for it would be to serve from the wrong device unseen."""
+    vendor = vendor_of(kind)
+    return ACCELERATORS.get(kind) or (ACCELERATORS.get(vendor.kind) if vendor else None)
 
 
 def meter_of(kind: str, emulated_memory: EmulatedMemory) -> Meter:
-    """The meter of this kind's memory."""
-    return accelerator_of(kind).meter(emulated_memory)
+    """The meter of this kind's memory; of one that nobody knows (a script of the user's may), the host's."""
+    found = accelerator_of(kind) or ACCELERATORS[KIND_CPU]
+    return found.meter(emulated_memory)

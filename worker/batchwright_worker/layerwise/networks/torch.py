@@ -12,11 +12,10 @@ import torch
 
 from batchwright_worker.artifacts.companions import companions
 from batchwright_worker.artifacts.names import ArtifactError
-from batchwright_worker.backends.base import Host, LoadError, check_outputs
+from batchwright_worker.backends.base import Host, LoadError, accelerator_for, check_outputs
 from batchwright_worker.backends.torch import held_to_weights, module_of, program_signature
 from batchwright_worker.backends.torch_values import array_of, tensor_of
 from batchwright_worker.batching.calls import pieces
-from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
@@ -123,7 +122,7 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
         if index is None:
             index = prepare(_program(source), folder, source.name, digest, limit_bytes)
         program = torch.export.load(folder / PROGRAM_FILE)
-    device = torch.device(accelerator_of(host.kind).torch_device)
+    device = torch.device(accelerator_for(host).torch_device)
     return TorchUnits(program, source, index, folder, limit_bytes, device)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from batchwright_worker.api.formats import DIVISIBLE, FORMATS, listed
 from batchwright_worker.api.names import KIND_EMULATED
-from batchwright_worker.backends.base import Host, LoadError
-from batchwright_worker.host.accelerators import ACCELERATORS, accelerator_of
+from batchwright_worker.backends.base import Host, LoadError, accelerator_for
+from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.host.machine import processor_name
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
@@ -82,9 +82,10 @@ def adapter_of(kind: str, settings: LayerwiseSettings, host: Host) -> Accelerato
     """For a kind of accelerator. Raises LoadError for one on which nothing runs layer by layer."""
     if kind == KIND_EMULATED:
         return _EmulatedAdapter(settings, host)
-    if kind not in ACCELERATORS:
+    found = accelerator_of(kind)
+    if found is None:
         raise LoadError(f'layerwise does not know accelerator {kind!r}: write layerwise: {{mode: "Off"}}')
-    on_cpu = ACCELERATORS[kind].torch_device == "cpu"
+    on_cpu = found.torch_device == "cpu"
     return _cpu_adapter(settings, host) if on_cpu else _cuda_adapter(settings, host)
 
 
@@ -148,7 +149,7 @@ class _NetworkAdapter:
         self.device.close()
 
     def _opened(self, source: ModelSource, limit: int) -> Network:
-        on_gpu = accelerator_of(self._host.kind).torch_device != "cpu"
+        on_gpu = accelerator_for(self._host).torch_device != "cpu"
         if on_gpu and source.format in DIVISIBLE and source.format not in _ON_GPU:
             raise NotDivisible(f"on a GPU layerwise serves {listed(_ON_GPU)}")
         return open_network(source, self._host, cache_folder(), limit)

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchwright_operator.api.model_deployment import parse
 from batchwright_operator.deployments.kind_split import CurrentReplicas, Supply, split
+from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
+from batchwright_operator.deployments.plan import plan_replicas
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.settings import Settings
+from tests.deployments.deployment_objects import EMULATED, PVC_ARTIFACT, deployment, model, profile
 
 KINDS = ["cpu", "gpu", "npu"]
 GPU = Supply(capacity=400.0, max_replicas=2, processors=2)
@@ -63,6 +69,40 @@ def test_split(
     replicas: int, supplies: dict[str, Supply], current: dict[str, CurrentReplicas], expected: dict[str, int]
 ) -> None:
     assert split(replicas, ["cpu", "gpu"], supplies, current) == expected
+
+
+def profiles(nodes: int, slots: int, **schedulable: str) -> tuple[Raw, ...]:
+    """Nodes with so many emulated devices of 100 images/s each, and a CPU of 50."""
+    found = []
+    for i in range(nodes):
+        raw = profile(f"n{i}", EMULATED, 100.0)
+        raw["status"]["processors"][0]["slots"] = slots
+        raw["status"]["processors"].append({"kind": "cpu", "capacityImagesPerSecond": "50", "reason": "Benchmarked"})
+        if state := schedulable.get(f"n{i}"):
+            raw["status"]["conditions"] = [{"type": "Schedulable", "status": state}]
+        found.append(raw)
+    return tuple(found)
+
+
+def planned(replicas: int, profiles: tuple[Raw, ...], count: int = 1) -> dict[str, int]:
+    """Replicas per kind of a new deployment for both kinds."""
+    both = model("m", PVC_ARTIFACT, {**PVC_ARTIFACT, "accelerator": EMULATED})
+    runtimes = [{"accelerator": "cpu"}, {"accelerator": EMULATED, "count": count}]
+    raw = deployment(models=[both], runtimes=runtimes, replicas=replicas)
+    observed = ObservedDeployment(raw=raw, settings=Settings(), token="t", profiles=profiles)
+    return plan_replicas(facts_of(observed, parse(raw), 0.0), 0.0, 30.0).replicas
+
+
+@pytest.mark.parametrize(
+    ("replicas", "count", "on_cpu", "on_device"),
+    [(8, 1, 0, 8), (32, 1, 0, 32), (40, 1, 8, 32), (16, 2, 0, 16), (4, 8, 0, 4)],
+)
+def test_all_devices_of_a_node_count(replicas: int, count: int, on_cpu: int, on_device: int) -> None:
+    assert planned(replicas, profiles(4, 8), count) == {"cpu": on_cpu, EMULATED: on_device}
+
+
+def test_devices_of_nodes_that_take_no_pods_do_not_count() -> None:
+    assert planned(32, profiles(4, 8, n0="False", n1="True")) == {"cpu": 8, EMULATED: 24}
 
 
 def test_no_kind_is_no_replica() -> None:

@@ -19,6 +19,7 @@ from batchwright_operator.settings import RuntimeEntry, Settings
 from batchwright_worker.api.messages import BenchmarkResult, LoadTableRow
 from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
+    ANNOTATION_KIND,
     ANNOTATION_NODE,
     ANNOTATION_REBENCHMARK,
     KIND_EMULATED,
@@ -101,6 +102,12 @@ class World:
         found = find(self.profile["status"]["conditions"], kind)
         return found["status"], found["reason"]
 
+    def job_of(self, kind: str) -> Raw:
+        (found,) = (
+            each for each in self.facts.objects[JOB] if each["metadata"]["annotations"][ANNOTATION_KIND] == kind
+        )
+        return found
+
     def finish(self, result: BenchmarkResult | None = GOOD, *, failed: str = "", state: Raw | None = None) -> None:
         """The Job's pod ends with this message or state, and the Job with this verdict."""
         message = msgspec.json.encode(result).decode() if result else ""
@@ -137,7 +144,7 @@ def test_first_visit_makes_the_profile_and_sets_all_conditions() -> None:
     assert apply.body["metadata"]["ownerReferences"][0]["kind"] == "Node"
     world.decide()
     conditions = [each["type"] for each in world.profile["status"]["conditions"]]
-    assert conditions == ["Benchmarked", "Fresh", "Degraded"]
+    assert conditions == ["Benchmarked", "Fresh", "Degraded", "Schedulable"]
     assert world.condition("Benchmarked") == ("Unknown", "BenchmarkRunning")
 
 

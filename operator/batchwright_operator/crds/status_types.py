@@ -326,7 +326,19 @@ class Processor(Value, kw_only=True, frozen=True):
         tuple[LoadTableRow, ...], doc("What was measured per batch size.", extra_json_schema=keyed("batchSize"))
     ] = ()
     capacity_images_per_second: Annotated[
-        Decimal, doc("Best images per second of the load table, a decimal string.")
+        Decimal, doc("Best images per second of the load table, of one device; a decimal string.")
+    ] = None
+    slots: Annotated[
+        Whole,
+        doc("How many of the kind the node has for pods (its allocatable): devices, partitions, or shares of either."),
+    ] = None
+    slots_per_device: Annotated[Whole, doc("More than 1 where pods take turns on a device (time-slicing).")] = None
+    scaling: Annotated[
+        Decimal,
+        doc("What each device does while all of them work, as a share of what one does alone; a decimal string."),
+    ] = None
+    node_images_per_second: Annotated[
+        Decimal, doc("Images per second of all the node's devices together, a decimal string.")
     ] = None
     benchmarked_time: Annotated[datetime | None, doc("When it was measured.")] = None
     reason: Annotated[Text, doc("State of the measurement in CamelCase, for example AwaitingBenchmark.")] = None

@@ -39,8 +39,8 @@ def split(
 ) -> dict[str, int]:
     """Replicas per kind, in the order of `kinds`; they add up to `replicas` unless there is no kind at all.
 
-    New replicas go one by one to the kind with the most capacity per replica (d'Hondt), kinds whose devices are all
-    taken by this deployment last, kinds unknown to the cluster after those; replicas are removed the other way round,
+    New replicas go one by one to the kind where one more has the most capacity, kinds whose devices are all taken by
+    this deployment last, kinds unknown to the cluster after those; replicas are removed the other way round,
     those without a place first.
     """
     if not kinds:
@@ -95,8 +95,12 @@ def _best(plan: Mapping[str, int], supplies: Mapping[str, Supply], among: Sequen
 def _rank(kind: str, count: int, supplies: Mapping[str, Supply]) -> tuple[int, float, int]:
     """Of a kind for one replica more than `count`: free devices before full ones before kinds without a node; then
     capacity per replica; then fewest replicas (which also spreads over kinds of unknown capacity)."""
+    # A replica works on one processor or device, so while there are free ones it has the capacity of one of them, not
+    # the kind's whole capacity over the replicas so far: by that, four slow CPUs beat a device that is twice as fast as
+    # each of them.
     supply = supplies.get(kind, Supply())
     if not supply.processors:
         return (0, 0.0, -count)
     has_room = supply.max_replicas is None or count < supply.max_replicas
-    return (2 if has_room else 1, supply.capacity / (count + 1), -count)
+    places = supply.processors if supply.max_replicas is None else supply.max_replicas
+    return (2 if has_room else 1, supply.capacity / max(count + 1, places), -count)

@@ -27,6 +27,7 @@ from batchwright_operator.deployments.kind_split import RETRY_S, CurrentReplicas
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.replicas import Replica, config_of
 from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
+from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.metadata import annotation, is_leaving, label
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
@@ -125,19 +126,24 @@ def _is_excluded(note: Raw | None, processors: Sequence[Any], now: float) -> boo
 
 
 def _processors(profiles: Sequence[Raw], kind: str) -> list[tuple[str, int, float]]:
-    """(node, devices, images/s of all of them) of every processor of this kind, by node."""
+    """(node, slots, images/s of all of them) of every processor of this kind whose node takes pods, by node."""
     return sorted(
-        (profile["metadata"]["name"], len(found.devices), (found.capacity or 0.0) * max(1, len(found.devices)))
+        (profile["metadata"]["name"], found.slots or len(found.devices), found.node_capacity or 0.0)
         for profile in profiles
-        if (found := processors_of(profile).get(kind)) is not None
+        if (found := processors_of(profile).get(kind)) is not None and _takes_pods(profile)
     )
 
 
+def _takes_pods(profile: Raw) -> bool:
+    conditions = (profile.get("status") or {}).get("conditions")
+    return find(conditions, "Schedulable").get("status") != "False"
+
+
 def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int) -> Supply:
-    known = kind != KIND_CPU and any(devices for _, devices, _ in processors)
+    known = kind != KIND_CPU and any(slots for _, slots, _ in processors)
     return Supply(
         capacity=sum(capacity for _, _, capacity in processors),
-        max_replicas=sum(devices // count for _, devices, _ in processors) if known else None,
+        max_replicas=sum(slots // count for _, slots, _ in processors) if known else None,
         processors=len(processors),
     )
 

@@ -22,6 +22,7 @@ from batchwright_worker.api.names import (
     ANNOTATION_NODE,
     ANNOTATION_REBENCHMARK,
     ENV_CPU_MILLIS,
+    ENV_DEVICES,
     ENV_EMULATED_DEVICE,
     ENV_KIND,
     ENV_MEMORY_BUDGET,
@@ -42,6 +43,8 @@ ANNOTATION_DIGEST: Final = f"{GROUP}/benchmarked-as"
 CONTAINER: Final = "benchmark"
 START_S: Final = 480
 """Beyond the budget, which is for measuring alone: time to pull the image and to start."""
+ALL_DEVICES: Final = 16
+"""Most devices of a node that are measured at once: their ids have to fit the termination message."""
 KEEP_S: Final = 3600
 """How long a finished Job is kept, for its log."""
 _PRODUCT_LABELS: Final = (
@@ -82,8 +85,9 @@ def job_name(node: str, kind: str) -> str:
     return child_name("bench", node, kind_slug(kind))
 
 
-def job(node: Raw, kind: str, measured_as: str, settings: Settings) -> Raw:
-    """The Job that measures one processor: pinned, restricted, small in its requests so that it evicts nobody."""
+def job(node: Raw, kind: str, measured_as: str, settings: Settings, *, devices: int = 1) -> Raw:
+    """The Job that measures one processor, with so many of its devices: pinned, restricted, small in its other requests
+    so that it evicts nobody."""
     metadata = node["metadata"]
     labels = {
         LABEL_NAME: "batchwright-benchmark",
@@ -112,13 +116,14 @@ def job(node: Raw, kind: str, measured_as: str, settings: Settings) -> Raw:
             "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": permanent}]},
             "template": {
                 "metadata": {"labels": dict(labels), "annotations": dict(annotations)},
-                "spec": _pod(node, kind, budget_s, settings),
+                "spec": _pod(node, kind, devices, settings),
             },
         },
     }
 
 
-def _pod(node: Raw, kind: str, budget_s: int, settings: Settings) -> Raw:
+def _pod(node: Raw, kind: str, devices: int, settings: Settings) -> Raw:
+    budget_s = settings.benchmark_budget_for(kind)
     name = node["metadata"]["name"]
     pinned = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [pinned]}}
@@ -135,8 +140,8 @@ def _pod(node: Raw, kind: str, budget_s: int, settings: Settings) -> Raw:
                 settings,
                 command=[PROGRAM, "benchmark"],
                 args=[f"--kind={kind}", f"--budget-seconds={budget_s}", f"--termination-log={TERMINATION_LOG}"],
-                env=_env(node, kind),
-                resources=_resources(kind, settings),
+                env=_env(node, kind, devices),
+                resources=_resources(kind, devices, settings),
                 volumeMounts=[mount("tmp", "/tmp", read_only=False)],  # noqa: S108 - the pod's own emptyDir
             )
         ],
@@ -144,7 +149,7 @@ def _pod(node: Raw, kind: str, budget_s: int, settings: Settings) -> Raw:
     }
 
 
-def _env(node: Raw, kind: str) -> list[Raw]:
+def _env(node: Raw, kind: str, devices: int) -> list[Raw]:
     """Size of the whole processor: pods run on all of it, while the Job requests little."""
     allocatable = (node.get("status") or {}).get("allocatable") or {}
     env = {ENV_KIND: kind, ENV_NODE: node["metadata"]["name"]}
@@ -153,11 +158,13 @@ def _env(node: Raw, kind: str) -> list[Raw]:
         env[ENV_MEMORY_BUDGET] = str(round(amount(allocatable.get("memory", 0))))
     if (device := emulated_device(node)) is not None and kind == KIND_EMULATED:
         env[ENV_EMULATED_DEVICE] = msgspec.json.encode(device).decode()
+    if devices > 1:
+        env[ENV_DEVICES] = str(devices)
     return [{"name": name, "value": value} for name, value in env.items()]
 
 
-def _resources(kind: str, settings: Settings) -> Raw:
+def _resources(kind: str, devices: int, settings: Settings) -> Raw:
     resources = settings.benchmark_resources.as_dict()
     if kind == KIND_CPU:
         return dict(resources)
-    return {**resources, "limits": {**resources.get("limits", {}), kind: "1"}}
+    return {**resources, "limits": {**resources.get("limits", {}), kind: str(devices)}}

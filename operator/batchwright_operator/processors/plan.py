@@ -35,10 +35,13 @@ from batchwright_operator.processors.processor import (
     kinds_on,
     measured,
     processors_of,
+    slots_on,
+    slots_per_device,
 )
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Event, StatusWrite
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
+from batchwright_worker.api.accelerators import SHARED
 from batchwright_worker.api.messages import BenchmarkResult
 from batchwright_worker.api.names import API_VERSION, KIND_CPU
 
@@ -86,7 +89,8 @@ class _NodePass:
         if profile is None:  # its creation leads to the next pass, which has an object to write a status to
             return Decision(actions=tuple(self.actions))
         known = processors_of(profile)
-        found = [self._processor(kind, known.get(kind, Processor(kind=kind))) for kind in kinds_on(self.observed.node)]
+        kinds = kinds_on(self.observed.node)
+        found = [self._with_slots(self._processor(kind, known.get(kind, Processor(kind=kind)))) for kind in kinds]
         view = status.View(
             profile=profile,
             processors=found,
@@ -94,6 +98,7 @@ class _NodePass:
             samples=self.observed.samples,
             now=self.now,
             stale_s=self.settings.sample_stale_seconds,
+            obstacle=self._no_pods(),
         )
         if (turns_stale_s := status.next_change_s(view)) is not None:
             self._requeue(turns_stale_s)
@@ -103,6 +108,28 @@ class _NodePass:
             events=tuple(self.events),
             requeue_after_s=self.requeue_after_s,
         )
+
+    def _no_pods(self) -> str:
+        if not self.info.ready:
+            return "NodeNotReady"
+        return "NodeCordoned" if self.info.cordoned else ""
+
+    def _with_slots(self, processor: Processor) -> Processor:
+        """With what the node says of it now: devices come and go (a broken one, another partitioning) at any time."""
+        labelled = slots_per_device(self.observed.node, processor.kind)
+        return replace(
+            processor,
+            slots=slots_on(self.observed.node, processor.kind),
+            slots_per_device=processor.slots_per_device if labelled is None else labelled,
+        )
+
+    def _devices_to_measure(self, kind: str, known: Processor) -> int:
+        """All of them at the first measurement, for which pods wait anyway; later ones leave the others to pods."""
+        shares = slots_per_device(self.observed.node, kind) or 1
+        if known.capacity is not None or shares > 1 or kind.endswith(SHARED):
+            return 1
+        free = slots_on(self.observed.node, kind) if not self.observed.used_by_models.get(kind) else 1
+        return max(1, min(free, benchmark_jobs.ALL_DEVICES))
 
     def _processor(self, kind: str, known: Processor) -> Processor:
         """The profile's entry of this processor; what has to be made or deleted for it becomes an action."""
@@ -135,7 +162,7 @@ class _NodePass:
                 rate = decimal(result.capacity_images_per_second)
                 self._record_event(BENCHMARKED, f"{kind}: {rate} images/s{before}")
                 return replace(
-                    measured(kind, result),
+                    _measured(known, result, _devices_asked_for(job, kind)),
                     runtime_image=benchmark_jobs.image_of(kind, self.settings),
                     benchmarked_time=ended_at(job, pods, self.now),
                     benchmarked_as=digest,
@@ -149,7 +176,9 @@ class _NodePass:
                 self._requeue(REQUEUE_S)
             return self._awaiting(known, obstacle)
         self.benchmark_runs = True  # for the node's other processors: two at once would slow each other down
-        job = benchmark_jobs.job(self.observed.node, kind, digest, self.settings)
+        job = benchmark_jobs.job(
+            self.observed.node, kind, digest, self.settings, devices=self._devices_to_measure(kind, known)
+        )
         self.actions.append(Create(resource=JOB, body=job))
         image = benchmark_jobs.image_of(kind, self.settings)
         self._record_event("BenchmarkStarted", f"{kind}: measuring with {image}")
@@ -205,6 +234,25 @@ class _NodePass:
 
     def _requeue(self, after_s: float) -> None:
         self.requeue_after_s = after_s if self.requeue_after_s is None else min(self.requeue_after_s, after_s)
+
+
+def _measured(known: Processor, result: BenchmarkResult, asked_for: int) -> Processor:
+    """The processor by its newest measurement. What only a measurement of all devices tells is kept from the last one
+    that was: how they scale, and whether several slots are one device."""
+    found = measured(known.kind, result)
+    distinct = len(found.devices)
+    shares = asked_for // distinct if distinct and asked_for % distinct == 0 else 1
+    return replace(
+        found,
+        scaling=known.scaling if found.scaling is None else found.scaling,
+        slots_per_device=shares if asked_for > 1 else known.slots_per_device,
+        devices=found.devices if asked_for > 1 or len(known.devices) < 2 else known.devices,
+    )
+
+
+def _devices_asked_for(job: Raw, kind: str) -> int:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return int((container["resources"].get("limits") or {}).get(kind, 1)) if kind != KIND_CPU else 1
 
 
 def _profile(node: Raw) -> Raw:

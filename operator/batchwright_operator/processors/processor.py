@@ -10,7 +10,7 @@ import msgspec
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amounts
-from batchwright_worker.api.accelerators import is_processor
+from batchwright_worker.api.accelerators import SHARED, is_processor
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice, LoadTableRow
 from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK_OPT_OUT
 
@@ -39,7 +39,14 @@ class Processor:
     devices: tuple[DeviceInfo, ...] = ()
     load_table: tuple[LoadTableRow, ...] = ()
     capacity: float | None = None
-    """images/s; None: unbenchmarked."""
+    """images/s of one device (of a CPU: of all that the node has of it); None: unbenchmarked."""
+    slots: int = 0
+    """How many of the kind the node has for pods: devices, partitions, or shares of either. 0 on a CPU, whose pods
+    share it, and where no node says."""
+    slots_per_device: int = 1
+    """More than one where pods take turns on a device."""
+    scaling: float | None = None
+    """What each device does while all of the node's work, as a share of what one does alone; None: not measured."""
     benchmarked_time: str = ""
     reason: str = AWAITING
     message: str = ""
@@ -50,6 +57,14 @@ class Processor:
     def awaiting(self) -> bool:
         """Its first benchmark is still to come: not placeable yet."""
         return self.capacity is None and self.reason in (AWAITING, RUNNING)
+
+    @property
+    def node_capacity(self) -> float | None:
+        """images/s of all devices of the node together."""
+        if self.capacity is None:
+            return None
+        devices = max(1.0, (self.slots or len(self.devices)) / self.slots_per_device)
+        return self.capacity * devices * (self.scaling if self.scaling is not None and devices > 1 else 1.0)
 
     @property
     def max_services(self) -> int | None:
@@ -63,6 +78,18 @@ def kinds_on(node: Raw) -> tuple[str, ...]:
     offered = amounts((node.get("status") or {}).get("allocatable"))
     extended = sorted(name for name, count in offered.items() if count > 0 and is_processor(name))
     return (KIND_CPU, *extended)
+
+
+def slots_on(node: Raw, kind: str) -> int:
+    """How many pods with one device each the node has room for, were it empty; 0 for a CPU."""
+    found = amounts((node.get("status") or {}).get("allocatable")).get(kind, 0.0)
+    return 0 if kind == KIND_CPU else int(found)
+
+
+def slots_per_device(node: Raw, kind: str) -> int | None:
+    """Of how many shares a device is offered, as the node's labels (GPU feature discovery) say; None: they do not."""
+    text = (node["metadata"].get("labels") or {}).get(f"{kind.removesuffix(SHARED)}.replicas", "")
+    return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def opted_out(node: Raw) -> bool:
@@ -97,6 +124,10 @@ def render_entry(processor: Processor) -> Raw:
         "devices": [_device(each) for each in processor.devices],
         "loadTable": [_row(each) for each in processor.load_table],
         "capacityImagesPerSecond": "" if processor.capacity is None else decimal(processor.capacity),
+        "slots": processor.slots or "",
+        "slotsPerDevice": processor.slots_per_device if processor.slots_per_device > 1 else "",
+        "scaling": "" if processor.scaling is None else f"{processor.scaling:.2f}",
+        "nodeImagesPerSecond": "" if processor.node_capacity is None else decimal(processor.node_capacity),
         "benchmarkedTime": processor.benchmarked_time,
         "reason": processor.reason,
         "message": processor.message,
@@ -114,6 +145,7 @@ def measured(kind: str, result: BenchmarkResult) -> Processor:
         devices=tuple(result.devices),
         load_table=tuple(result.load_table),
         capacity=result.capacity_images_per_second,
+        scaling=result.scaling,
         reason=BENCHMARKED,
     )
 
@@ -153,6 +185,9 @@ def _parsed(entry: Mapping[str, Any]) -> Processor:
         devices=tuple(msgspec.convert(entry.get("devices") or [], list[DeviceInfo])),
         load_table=tuple(msgspec.convert(entry.get("loadTable") or [], list[LoadTableRow], strict=False)),
         capacity=None if capacity in (None, "") else float(capacity),
+        slots=int(entry.get("slots", 0)),
+        slots_per_device=max(1, int(entry.get("slotsPerDevice", 1))),
+        scaling=float(entry["scaling"]) if entry.get("scaling") else None,
         benchmarked_time=entry.get("benchmarkedTime", ""),
         reason=entry.get("reason", BENCHMARKED if capacity else AWAITING),
         message=entry.get("message", ""),

@@ -35,12 +35,19 @@ class View:
     samples: Mapping[str, Sample]
     now: float
     stale_s: float
+    obstacle: str = ""
+    """Why the node takes no pods, CamelCase; empty: it does."""
 
 
 def render(view: View) -> Raw:
     """The whole status."""
     metadata, written = view.profile["metadata"], view.profile.get("status") or {}
-    wanted = (_benchmarked(view.processors), _fresh(view), _degraded(view, written.get("conditions")))
+    wanted = (
+        _benchmarked(view.processors),
+        _fresh(view),
+        _degraded(view, written.get("conditions")),
+        _schedulable(view),
+    )
     generation = metadata.get("generation", 1)
     return {
         "observedGeneration": generation,
@@ -93,6 +100,14 @@ def _fresh(view: View) -> Condition:
         message = f"no sample of {', '.join(missing)} yet; is an agent or exporter running on the node?"
         return Condition(type="Fresh", status="False", reason="NoSamples", message=message)
     return Condition(type="Fresh", status="True", reason="SamplesFresh", message="every processor is sampled")
+
+
+def _schedulable(view: View) -> Condition:
+    """Whether pods may be placed on the node at all: its devices are counted only where they may."""
+    if view.obstacle:
+        message = f"the node takes no pods ({view.obstacle}); its devices are not counted meanwhile"
+        return Condition(type="Schedulable", status="False", reason=view.obstacle, message=message)
+    return Condition(type="Schedulable", status="True", reason="NodeReady", message="the node takes pods")
 
 
 def _degraded(view: View, written: object) -> Condition:

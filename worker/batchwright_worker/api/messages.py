@@ -193,6 +193,9 @@ class BenchmarkResult(_Message, kw_only=True, frozen=True):
     devices: list[DeviceInfo] = []
     load_table: list[LoadTableRow] = []
     capacity_images_per_second: float = 0.0
+    scaling: float | None = None
+    """What each of several devices does while all of them work, as a share of what one does alone; None: not
+    measured."""
     seconds: float = 0.0
     error: str = ""
 

@@ -105,6 +105,8 @@ ENV_DISPATCH_LOG: Final = "BATCHWRIGHT_DISPATCH_LOG"
 """Of the sidecar: the file of the dispatch log; unset: none is written."""
 ENV_EMULATED_DEVICE: Final = "BATCHWRIGHT_EMULATED_DEVICE"
 """JSON of `EmulatedDevice`."""
+ENV_DEVICES: Final = "BATCHWRIGHT_DEVICES"
+"""Of a benchmark: how many of the resource its pod has; unset: one."""
 ENV_LOAD_TABLE: Final = "BATCHWRIGHT_LOAD_TABLE"
 """Of the sidecar: the value of ANNOTATION_LOAD_TABLE, empty where the processor was not measured."""
 EXIT_PERMANENT: Final = 42

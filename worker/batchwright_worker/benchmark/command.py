@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from batchwright_worker.api.messages import BenchmarkResult
+from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, LoadTableRow
 from batchwright_worker.api.names import EXIT_PERMANENT, KIND_CPU, TERMINATION_MESSAGE_MAX_BYTES
 from batchwright_worker.texts import presentable, text_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _ERROR_LIMIT = 1000
 BUDGET_S = 60
 BUDGET_CPU_S = 120
+ALL_DEVICES_S = 5.0
 
 
 @click.command()
@@ -68,16 +70,34 @@ def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
         return BenchmarkResult(kind=kind, error=presentable(words, _ERROR_LIMIT))
     if not table:
         return BenchmarkResult(kind=kind, error="not even one image fits this processor's memory; free some of it")
-    capacity = max(row.images_per_second for row in table)
+    best = max(table, key=lambda row: row.images_per_second)
     result = msgspec.structs.replace(
         about,
         kind=kind,
         load_table=table,
-        capacity_images_per_second=capacity,
+        capacity_images_per_second=best.images_per_second,
+        scaling=_scaling(kind, about.devices, best, report),
         seconds=round(budget.spent_s, 1),
     )
     assert len(msgspec.json.encode(result)) <= TERMINATION_MESSAGE_MAX_BYTES
     return result
+
+
+def _scaling(kind: str, devices: Sequence[DeviceInfo], best: LoadTableRow, report: Report) -> float | None:
+    """See `BenchmarkResult.scaling`; None for a single device, and where it cannot be measured: the load table, which
+    is what matters most, stands without it."""
+    from batchwright_worker.benchmark.all_devices import rate_of_all
+    from batchwright_worker.benchmark.engines.base import BenchmarkError
+
+    if len(devices) < 2:
+        return None
+    try:
+        rate = rate_of_all(kind, [each.id for each in devices], best.batch_size, ALL_DEVICES_S)
+    except (BenchmarkError, OSError) as error:
+        report(f"{len(devices)} devices at once: {text_of(error)}")
+        return None
+    report(f"{len(devices)} devices at once: {rate:.2f} images/s")
+    return round(min(1.0, rate / (len(devices) * best.images_per_second)), 4)
 
 
 def _progress(kind: str) -> Any:

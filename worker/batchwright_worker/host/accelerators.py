@@ -21,6 +21,8 @@ class HostAccelerator:
 
     meter: Callable[[EmulatedMemory], Meter]
     """Opens the meter of its memory; the emulated device's memory is of interest to that device alone."""
+    visible_env: str = ""
+    """Environment variable that names the devices which a process may see; empty: there is none."""
     torch_device: str = "cpu"
     onnx_provider: str = ""
     """Execution provider of onnxruntime; empty: the CPU's alone."""
@@ -33,6 +35,7 @@ ACCELERATORS: Final = {
     KIND_EMULATED: HostAccelerator(meter=EmulatedMeter),
     NVIDIA.kind: HostAccelerator(
         meter=lambda _: NvidiaMeter.visible(),
+        visible_env="CUDA_VISIBLE_DEVICES",
         torch_device="cuda:0",
         onnx_provider="CUDAExecutionProvider",
         onnx_package="onnxruntime-gpu",

@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice
-from batchwright_worker.api.names import ENV_EMULATED_DEVICE, KIND_EMULATED
+from batchwright_worker.api.names import ENV_DEVICES, ENV_EMULATED_DEVICE, KIND_EMULATED
 from batchwright_worker.benchmark.engines.base import BatchTooLarge, BenchmarkError, timed_together
 
 BYTES_PER_IMAGE = 8 << 20
@@ -30,7 +30,10 @@ class EmulatedEngine:
             kind=KIND_EMULATED,
             product=f"emulated {device.fixed_microseconds}+{device.per_row_microseconds}n us",
             runtime_version="emulated",
-            devices=[DeviceInfo(id="0", memory_bytes=device.memory_bytes)],
+            devices=[
+                DeviceInfo(id=str(index), memory_bytes=device.memory_bytes)
+                for index in range(int(os.environ.get(ENV_DEVICES, "") or 1))
+            ],
         )
 
     def fits(self, batch: int, services: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -63,13 +64,13 @@ class TorchEngine:
         if self._device.type != "cuda":
             return BenchmarkResult(kind=str(self._device), runtime_version=f"torch {torch.__version__}")
         properties = torch.cuda.get_device_properties(self._device)
-        device = DeviceInfo(id=str(properties.uuid), memory_bytes=int(properties.total_memory))
+        memory_bytes = int(properties.total_memory)
         return BenchmarkResult(
             kind=NVIDIA.kind,
             product=properties.name,
             driver=_driver(),
             runtime_version=f"torch {torch.__version__}",
-            devices=[device],
+            devices=[DeviceInfo(id=each, memory_bytes=memory_bytes) for each in _visible()],
         )
 
     def fits(self, batch: int, services: int) -> bool:
@@ -151,6 +152,15 @@ def engine() -> TorchEngine:
             f"torch sees no CUDA device; request {NVIDIA.kind}, and use a worker image with the CUDA build of torch"
         )
     return TorchEngine(torch.device("cuda", 0))
+
+
+def _visible() -> list[str]:
+    """The devices of this container, as CUDA_VISIBLE_DEVICES takes them. CUDA itself shows one MIG instance at most; a
+    device that is shared may be listed twice."""
+    listed = os.environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",")
+    if named := [each for each in listed if each.startswith(("GPU-", "MIG-"))]:
+        return list(dict.fromkeys(named))
+    return [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(torch.cuda.device_count())]
 
 
 def _driver() -> str:

@@ -12,10 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from batchwright_worker.runner.graph.block_values import BlockValues
+from batchwright_worker.runner.models.call import ModelCall, PendingRows
 from batchwright_worker.runner.models.client import ModelClient
 from batchwright_worker.runner.models.replicas import ReplicaSet
-from batchwright_worker.runner.models.signature import group_of, rows_of
-from batchwright_worker.runner.models.wire import request_parts, rows_of_answer, signature_of
+from batchwright_worker.runner.models.row_block import asked_rows
+from batchwright_worker.runner.models.signature import InputSignature
+from batchwright_worker.runner.models.wire import outputs_of, request_parts, signature_of
+from batchwright_worker.runner.progress import TaskCounters
 from tests.runner.bench import Bench, cpu, model
 from tests.runner.serving_rig import replica
 
@@ -53,24 +57,27 @@ def test_what_has_no_batch_dimension_is_known_from_the_configuration() -> None:
     assert (SHARED.whole, WHOLE.whole) == (False, True)
 
 
+def asked(values: list[dict[str, Any]], signature: InputSignature) -> list[PendingRows]:
+    rows = asked_rows(BlockValues(range(len(values)), rows=values), range(len(values)), signature)
+    return ModelCall(rows, TaskCounters(name="m", kind="Model"), lambda *_: None).pending()
+
+
 def test_rows_share_a_request_only_where_their_shared_values_are_equal() -> None:
-    made = [{"x": np.float32([n, n]), "k": np.float32([n // 2])} for n in range(4)]
-    rows, _ = rows_of(made, SHARED)
-    groups = [group_of(row, SHARED) for row in rows]
-    assert groups[0] == groups[1] != groups[2] == groups[3]
-    header, tensors = request_parts(rows[2:], SHARED)
+    first, second = asked([{"x": np.float32([n, n]), "k": np.float32([n // 2])} for n in range(4)], SHARED)
+    assert first.block.group != second.block.group
+    header, tensors = request_parts([second], SHARED)
     assert b'"shape":[2,2]' in header
     assert b'"shape":[1]' in header
     assert b"".join(tensors) == np.float32([2, 2, 3, 3, 1]).tobytes()
 
 
 def test_the_answer_of_a_whole_request_is_taken_as_it_is() -> None:
-    (row,), _ = rows_of({"x": np.ones((3, 2), np.float32), "k": np.float32([1])}, WHOLE)
+    (row,) = asked([{"x": np.ones((3, 2), np.float32), "k": np.float32([1])}], WHOLE)
     header, _ = request_parts([row], WHOLE)
     assert b'"shape":[3,2]' in header
     answer = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[3,2],"data":[1,2,3,4,5,6]}]}'
-    [found] = rows_of_answer(answer, None, 1, WHOLE)
-    assert found["y"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    found = outputs_of(answer, None, 1, WHOLE)
+    assert found["y"].tolist() == [[[1, 2], [3, 4], [5, 6]]]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def statistics(name: str, size: int, digest: str) -> PartStatistics:
 def write_part(output: Location) -> PartStatistics | None:
     with PartWriter(output, 7, "jsonl") as writer:
         for position in (2, 0, 1):
-            writer.put(position, b'{"id": %d}' % position)
+            writer.put(position, [b'{"id": %d}' % position])
         return writer.finish(statistics)
 
 
@@ -75,7 +75,7 @@ def test_a_crash_between_any_two_steps_leaves_a_whole_part_or_none(tmp_path: Pat
 def test_the_first_of_two_runners_wins_and_the_second_sees_its_part(tmp_path: Path) -> None:
     output = locate(tmp_path.as_uri())
     with PartWriter(output, 7, "jsonl") as slow:
-        slow.put(0, b'{"id": "slow"}')
+        slow.put(0, [b'{"id": "slow"}'])
         first = write_part(output)
         assert slow.finish(statistics) is None
     assert first is not None
@@ -109,7 +109,7 @@ def store(tmp_path: Path) -> Iterator[Location]:
 
 def test_an_object_store_keeps_the_first_put(store: Location) -> None:
     with PartWriter(store, 7, "jsonl") as slow:
-        slow.put(0, b'{"id": "slow"}')
+        slow.put(0, [b'{"id": "slow"}'])
         first = write_part(store)
         assert slow.finish(statistics) is None
     assert whole_part(store, "part-00007.jsonl") == first

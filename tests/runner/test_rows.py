@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from batchwright_worker.runner.errors import TaskFailed
+from batchwright_worker.runner.graph.block_values import BlockValues
+from batchwright_worker.runner.models.call import ModelCall
+from batchwright_worker.runner.models.row_block import asked_rows
 from batchwright_worker.runner.models.signature import InputSignature, TensorType, group_of, mismatch, rows_of
-from batchwright_worker.runner.models.wire import BadAnswerError, request_parts, rows_of_answer
+from batchwright_worker.runner.models.wire import BadAnswerError, outputs_of, request_parts
+from batchwright_worker.runner.progress import TaskCounters
 
 
 def signature(datatype: str = "FP32", *shape: int) -> InputSignature:
@@ -26,7 +30,7 @@ def signature(datatype: str = "FP32", *shape: int) -> InputSignature:
         ([1, 200], "UINT8", np.array([1, 200], np.uint8)),
         ([True, False], "BOOL", np.array([True, False])),
         ([], "INT64", np.array([], np.int64)),
-        (["a", "ü"], "BYTES", np.array(["a", "ü"])),
+        (["a", "ü\0"], "BYTES", np.array(["a", "ü\0"], object)),
     ],
 )
 def test_json_takes_the_inputs_type(value: Any, datatype: str, wanted: Any) -> None:
@@ -82,13 +86,20 @@ def test_declarations_are_compared_with_the_model(declared: Any, words: str | No
 
 
 def test_a_request_and_its_answer_keep_rows_apart() -> None:
-    rows, _ = rows_of([np.full(3, n, np.float32) for n in range(4)], signature())
-    header, tensors = request_parts(rows, signature())
+    values = BlockValues(range(4), rows=[np.full(3, n, np.float32) for n in range(4)])
+    answers: list[BlockValues] = []
+    call = ModelCall(
+        asked_rows(values, range(4), signature()),
+        TaskCounters(name="t", kind="Model"),
+        lambda answer, _: answers.append(answer),
+    )
+    (pending,) = call.pending()
+    header, tensors = request_parts([pending], signature())
     assert b'"shape":[4,3]' in header
     assert b"".join(tensors) == np.repeat(np.arange(4, dtype=np.float32), 3).tobytes()
     answer = b'{"outputs":[{"name":"y","datatype":"INT64","shape":[4],"parameters":{"binary_data_size":32}}]}'
-    found = rows_of_answer(answer + np.arange(4).tobytes(), len(answer), 4, signature())
-    assert [int(row["y"]) for row in found] == [0, 1, 2, 3]
+    pending.done(outputs_of(answer + np.arange(4).tobytes(), len(answer), 4, signature()), 4, 4)
+    assert [int(answers[0].value(item)["y"]) for item in range(4)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -102,4 +113,4 @@ def test_a_request_and_its_answer_keep_rows_apart() -> None:
 )
 def test_an_answer_that_is_none_is_refused(body: bytes, words: str) -> None:
     with pytest.raises(BadAnswerError, match=words):
-        rows_of_answer(body, None, 4, signature())
+        outputs_of(body, None, 4, signature())

@@ -34,17 +34,17 @@ class TaskCounters:
     batches: float = 0.0
     latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_MS) + 1))
 
-    def latency(self, seconds: float) -> None:
-        """Count one."""
-        self.latency_counts[bisect_left(LATENCY_BOUNDS_MS, seconds * 1000.0)] += 1
+    def latency(self, seconds: float, count: int = 1) -> None:
+        """Count so many that took this long."""
+        self.latency_counts[bisect_left(LATENCY_BOUNDS_MS, seconds * 1000.0)] += count
 
-    def row(self, *, batch_size: int | None, request_rows: int) -> None:
-        """Count one row that came back in a request of `request_rows` and in a batch of `batch_size`."""
-        self.rows += 1
-        self.requests += 1.0 / request_rows
+    def answered_rows(self, count: int, *, batch_size: int | None, request_rows: int) -> None:
+        """Count rows that came back in a request of `request_rows` and in a batch of `batch_size`."""
+        self.rows += count
+        self.requests += count / request_rows
         if batch_size:
-            self.batch_rows += 1.0
-            self.batches += 1.0 / batch_size
+            self.batch_rows += count
+            self.batches += count / batch_size
 
     def state(self) -> TaskState:
         """As the control port reports it."""

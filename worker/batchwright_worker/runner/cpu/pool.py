@@ -1,7 +1,8 @@
 """The process pool for CPU tasks: it serves attached queues in order of attachment, each by its own order (B3).
 
 Every process has one thread here that writes calls to it and reads answers, so that large arrays never pass through
-the event loop. Short tasks travel in chunks. A process that dies fails only the task it ran, after one more try alone.
+the event loop. A call is one task for the items of a block; short ones travel in chunks. A process that dies fails only
+the item whose task it ran, after one more try alone.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import queue
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batchwright_worker.runner.cpu.pool_worker import FunctionSpec, Outcome, serve
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.blobs import Blob, receive, send
+from batchwright_worker.runner.graph.block_values import BlockValues, merged, pack_values, unpack_values
 
 CHUNK_SECONDS = 0.005
 CHUNK_CALLS = 128
@@ -31,13 +33,38 @@ _EWMA = 0.2
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One task of one item: function number, inputs by name. One of `done` and `failed` is called, on the loop."""
+    """One task of some items of a block: function number, inputs by name. `done(values, errors by item)` is called
+    once, on the loop."""
 
     function: int
     inputs: Sequence[tuple[str, Blob]]
-    done: Callable[[Blob, float], None]
-    failed: Callable[[str], None]
+    items: Sequence[int]
+    done: Callable[[Blob, Mapping[int, str]], None]
     crashes: int = 0
+
+
+_NOTHING = pack_values(BlockValues(()))
+_CRASHED = (
+    "the process died twice while it ran this task (killed for memory, or a crash in native code): raise the runner's "
+    "memory limit or look at the function"
+)
+
+
+def apart(call: Call) -> list[Call]:
+    """A call for each item of this one; its `done` is called when all of them have ended."""
+    values: list[BlockValues] = []
+    errors: dict[int, str] = {}
+    left = len(call.items)
+
+    def done(blob: Blob, failed: Mapping[int, str]) -> None:
+        nonlocal left
+        values.append(unpack_values(blob))
+        errors.update(failed)
+        left -= 1
+        if not left:
+            call.done(pack_values(merged(values)), errors)
+
+    return [Call(function=call.function, inputs=call.inputs, items=(item,), done=done) for item in call.items]
 
 
 class CallSource(Protocol):
@@ -122,7 +149,7 @@ class CpuPool:
             calls.append(call)
             seconds = self._seconds[call.function]
             # A function that has not been timed goes alone: it may take minutes.
-            expected += CHUNK_SECONDS if seconds is None else seconds
+            expected += CHUNK_SECONDS if seconds is None else seconds * len(call.items)
         return calls
 
     def _next(self) -> Call | None:
@@ -142,26 +169,27 @@ class CpuPool:
         self.wake()
 
     def _settle(self, calls: list[Call], reply: _Reply) -> None:
-        blobs = iter(reply.blobs)
-        for call, (worked, message, seconds) in zip(calls, reply.outcomes, strict=True):
-            known = self._seconds[call.function]
-            self._seconds[call.function] = seconds if known is None else known + _EWMA * (seconds - known)
+        for call, (errors, seconds), blob in zip(calls, reply.outcomes, reply.blobs, strict=True):
+            known, each = self._seconds[call.function], seconds / max(1, len(call.items))
+            self._seconds[call.function] = each if known is None else known + _EWMA * (each - known)
             self.busy_seconds += seconds
-            if worked:
-                call.done(next(blobs), seconds)
-            else:
-                call.failed(message)
+            call.done(blob, errors)
+
+    def item_seconds(self, function: int) -> float | None:
+        """What the function lately took for an item; None if it has not run."""
+        return self._seconds[function]
 
     def _crashed(self, calls: list[Call]) -> None:
+        """In company nobody knows whose fault it was: every item is tried again, alone."""
         for call in calls:
-            call.crashes += len(calls) == 1  # in company nobody knows whose fault it was
+            if len(call.items) > 1:
+                self._retries.extend(apart(call))
+                continue
+            call.crashes += len(calls) == 1
             if call.crashes < 2:
                 self._retries.append(call)
             else:
-                call.failed(
-                    "the process died twice while it ran this task (killed for memory, or a crash in native code): "
-                    "raise the runner's memory limit or look at the function"
-                )
+                call.done(_NOTHING, {call.items[0]: _CRASHED})
 
     def give_up(self) -> None:
         """Called on a worker's thread: its process cannot be started any more."""
@@ -233,7 +261,7 @@ class _Worker:
 
     def _ask(self, calls: list[Call]) -> _Reply | None:
         assert self._stream is not None
-        heads = [(call.function, tuple(name for name, _ in call.inputs)) for call in calls]
+        heads = [(call.function, tuple(name for name, _ in call.inputs), tuple(call.items)) for call in calls]
         try:
             send(self._stream, heads, [blob for call in calls for _, blob in call.inputs])
             outcomes, blobs = receive(self._stream)

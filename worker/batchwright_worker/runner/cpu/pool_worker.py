@@ -13,12 +13,13 @@ from typing import Any
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.cpu.functions import Function
 from batchwright_worker.runner.errors import StepFailed, describe
-from batchwright_worker.runner.graph.blobs import Blob, pack, receive, send, unpack
+from batchwright_worker.runner.graph.blobs import Blob, receive, send
+from batchwright_worker.runner.graph.block_values import BlockValues, ValuesWriter, unpack_values
 
-CallHead = tuple[int, tuple[str, ...]]
-"""On the wire: number of the function, names of the inputs; their blobs follow in this order."""
-Outcome = tuple[bool, str, float]
-"""On the wire: did it work, the error's text, seconds it took. One blob follows for each that worked."""
+CallHead = tuple[int, tuple[str, ...], tuple[int, ...]]
+"""On the wire: number of the function, names of the inputs, items of the block; the inputs' blobs follow in order."""
+Outcome = tuple[dict[int, str], float]
+"""On the wire: the error of each item that failed, seconds of all. A blob with the values of the others follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,20 +57,24 @@ def _answer(stream: socket.socket, specs: Sequence[FunctionSpec], table: Sequenc
     outcomes: list[Outcome] = []
     results: list[Blob] = []
     position = 0
-    for number, names in calls:
-        inputs = dict(zip(names, blobs[position : position + len(names)], strict=True))
+    for number, names, items in calls:
+        inputs = dict(zip(names, map(unpack_values, blobs[position : position + len(names)]), strict=True))
         position += len(names)
-        outcome, result = _call(table[number], inputs, specs[number].args)
+        outcome, result = _call(table[number], inputs, items, specs[number].args)
         outcomes.append(outcome)
-        if result is not None:
-            results.append(result)
+        results.append(result)
     send(stream, outcomes, results)
 
 
-def _call(function: Function, blobs: dict[str, Blob], args: dict[str, Any]) -> tuple[Outcome, Blob | None]:
+def _call(
+    function: Function, inputs: dict[str, BlockValues], items: Sequence[int], args: dict[str, Any]
+) -> tuple[Outcome, Blob]:
+    """The function for each of these items, in order."""
     started = time.perf_counter()
-    try:
-        result = pack(function({name: unpack(blob) for name, blob in blobs.items()}, **args))
-    except BaseException as error:  # sys.exit too: the process has other calls of its chunk to answer
-        return (False, describe(error), time.perf_counter() - started), None
-    return (True, "", time.perf_counter() - started), result
+    values, failed = ValuesWriter(len(items)), dict[int, str]()
+    for item in items:
+        try:
+            values.put(item, function({name: given.value(item) for name, given in inputs.items()}, **args))
+        except BaseException as error:  # sys.exit too: the process has other calls of its chunk to answer
+            failed[item] = describe(error)
+    return (failed, time.perf_counter() - started), values.blob()

@@ -83,22 +83,19 @@ def _successors(before: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...
 
 
 class Progress:
-    """Which tasks of one item are done. Each task becomes ready exactly once, after all before it are done."""
+    """Which tasks are done. Each task becomes ready exactly once, after all before it are done."""
 
-    __slots__ = ("_dag", "_lost", "_missing", "_unread", "remaining")
+    __slots__ = ("_dag", "_missing", "_unread", "remaining")
 
     def __init__(self, dag: Dag) -> None:
         self._dag = dag
         self._missing = [len(names) for names in dag.before]
         self._unread = [len(names) for names in dag.after]
-        self._lost: set[int] = set()
         self.remaining = len(dag.nodes)
 
     def done(self, task: int) -> list[int]:
-        """Note that a task is done; the tasks that are ready by this, in their order in the manifest.
-
-        `remaining` counts the tasks that are neither done nor lost; at 0 the item is finished.
-        """
+        """Note that a task is done; the tasks that are ready by this, in their order in the manifest. `remaining`
+        counts the tasks that are not."""
         self.remaining -= 1
         missing, ready = self._missing, []
         for successor in self._dag.after[task]:
@@ -106,19 +103,6 @@ class Progress:
             if not missing[successor]:
                 ready.append(successor)
         return ready
-
-    def failed(self, task: int) -> None:
-        """Note that a task failed: it and all that depends on it, directly or not, will never be done.
-
-        The other tasks go on, so that which failure is reported does not depend on which one came first.
-        """
-        pending, lost = [task], self._lost
-        while pending:
-            one = pending.pop()
-            if one not in lost:
-                lost.add(one)
-                self.remaining -= 1
-                pending.extend(self._dag.after[one])
 
     def releasable(self, task: int) -> list[int]:
         """The predecessors whose result nobody needs any more now that `task` has read them and is done."""

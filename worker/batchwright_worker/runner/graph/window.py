@@ -38,6 +38,7 @@ class Window:
             return self.first_items
         return max(1, min(MOST_ITEMS, int(self.budget_bytes / self.need_bytes)))
 
-    def finished(self, peak_bytes: int) -> None:
-        """An item was finished and held this much at most."""
-        self.need_bytes = max(float(peak_bytes), self.need_bytes + _FORGET * (peak_bytes - self.need_bytes), 1024.0)
+    def finished(self, peak_bytes: float, items: int = 1) -> None:
+        """So many items were finished, each of which held this much at most."""
+        forgotten = 1.0 - (1.0 - _FORGET) ** items
+        self.need_bytes = max(float(peak_bytes), self.need_bytes + forgotten * (peak_bytes - self.need_bytes), 1024.0)

@@ -9,13 +9,10 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from batchwright_worker.runner.errors import StepFailed, shortened
+from batchwright_worker.runner.models.call import Outputs, PendingRows
 from batchwright_worker.runner.models.replica_load import backoff_s
 from batchwright_worker.runner.models.replicas import (
     NotTrusted,
@@ -27,25 +24,13 @@ from batchwright_worker.runner.models.replicas import (
     Unreachable,
 )
 from batchwright_worker.runner.models.row_queue import RowQueue
-from batchwright_worker.runner.models.signature import InputSignature, Row, group_of, row_bytes
-from batchwright_worker.runner.models.wire import BadAnswerError, request_parts, rows_of_answer, signature_of
+from batchwright_worker.runner.models.signature import InputSignature
+from batchwright_worker.runner.models.wire import BadAnswerError, outputs_of, request_parts, signature_of
 
 MAX_REQUEST_BYTES = 32 << 20
 MODEL_ERROR_TRIES = 3
 NOT_TRUSTED_TRIES = 5
 _NOT_THERE = 404
-
-
-@dataclass(slots=True, kw_only=True)
-class PendingRow:
-    """A row that wants an answer: `done(outputs, batch size as reported, rows of its request)` or `failed(message)` is
-    called once, on the loop."""
-
-    row: Row
-    done: Callable[[dict[str, NDArray[Any]], int | None, int], None]
-    failed: Callable[[str], None]
-    refusals: int = 0
-    errors: int = 0
 
 
 class ModelClient:
@@ -54,8 +39,8 @@ class ModelClient:
     def __init__(self, replicas: ReplicaSet, model: str) -> None:
         self._replicas = replicas
         self._model = model
-        self._queue: RowQueue[PendingRow] = RowQueue()
-        self._again: deque[list[PendingRow]] = deque()
+        self._queue: RowQueue[PendingRows] = RowQueue()
+        self._again: deque[list[PendingRows]] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.signature: InputSignature | None = None
@@ -103,10 +88,10 @@ class ModelClient:
             )
             raise StepFailed(reason, f"{what}; name a model of that ModelDeployment in the task") from error
 
-    def submit(self, rows: Sequence[PendingRow]) -> None:
+    def submit(self, pending: Sequence[PendingRows]) -> None:
         """Have these rows answered."""
-        for row in rows:
-            self._queue.put(group_of(row.row, self._known), (row,))
+        for rows in pending:
+            self._queue.put(rows.block.group, rows)
         self.dispatch()
 
     @property
@@ -116,9 +101,14 @@ class ModelClient:
         return self.signature
 
     @property
+    def window_rows(self) -> float:
+        """Rows that all replicas together may have."""
+        return sum(replica.load(self._model).window for replica in self._replicas.replicas)
+
+    @property
     def pending(self) -> int:
         """Rows that wait here."""
-        return len(self._queue) + sum(len(rows) for rows in self._again)
+        return len(self._queue) + sum(map(_count, self._again))
 
     def dispatch(self) -> None:
         """Send what there is room for. Called when rows arrive, an answer comes, or replicas change."""
@@ -157,85 +147,107 @@ class ModelClient:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(min(times) - now, self.dispatch)
 
-    def _next_rows(self, replica: Replica) -> list[PendingRow]:
+    def _next_rows(self, replica: Replica) -> list[PendingRows]:
         load = replica.load(self._model)
         limit = 1 if self._known.whole else min(load.room, load.request_rows)
         if self._again:
-            rows = self._again.popleft()
-            return self._first(rows, limit)
+            return self._first(self._again.popleft(), limit)
         rows = self._queue.take(limit)
-        return self._first(rows, max(1, MAX_REQUEST_BYTES // max(1, row_bytes(rows[0].row))))
+        return self._first(rows, max(1, MAX_REQUEST_BYTES // max(1, rows[0].block.row_bytes)))
 
-    def _first(self, rows: list[PendingRow], count: int) -> list[PendingRow]:
+    def _first(self, pending: list[PendingRows], count: int) -> list[PendingRows]:
         """The first rows; what is left goes next."""
-        if len(rows) > count:
-            self._again.appendleft(rows[count:])
-        return rows[:count]
+        taken, left = divided(pending, count)
+        if left:
+            self._again.appendleft(left)
+        return taken
 
-    def _send(self, replica: Replica, rows: list[PendingRow]) -> None:
-        replica.load(self._model).sent(len(rows))
+    def _send(self, replica: Replica, rows: list[PendingRows]) -> None:
+        replica.load(self._model).sent(_count(rows))
         task = asyncio.create_task(self._exchange(replica, rows))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _exchange(self, replica: Replica, rows: list[PendingRow]) -> None:
-        load = replica.load(self._model)
-        header, tensors = request_parts([row.row for row in rows], self._known)
+    async def _exchange(self, replica: Replica, pending: list[PendingRows]) -> None:
+        load, rows = replica.load(self._model), _count(pending)
+        header, tensors = request_parts(pending, self._known)
         started = time.monotonic()
         self.requests += 1
         try:
             answer = await self._replicas.infer(replica, self._model, header, tensors)
-            results = rows_of_answer(answer.body, answer.header_length, len(rows), self._known)
+            outputs = outputs_of(answer.body, answer.header_length, rows, self._known)
         except Unreachable:
-            load.lost(len(rows))
-            self._again.appendleft(rows)
+            load.lost(rows)
+            self._again.appendleft(pending)
         except ReplicaRefused as refusal:
-            self._refused(replica, rows, refusal)
+            self._refused(replica, pending, refusal)
         except (ReplicaRejected, BadAnswerError) as error:
-            load.answered(len(rows), now=time.monotonic(), elapsed_ms=None, wait_ms=None, batch_size=None)
+            load.answered(rows, now=time.monotonic(), elapsed_ms=None, wait_ms=None, batch_size=None)
             replica.worked()
-            self._rejected(rows, error)
+            self._rejected(pending, error)
         else:
             self._answered(replica, rows, answer, started)
-            for row, result in zip(rows, results, strict=True):
-                row.done(result, answer.batch_size, len(rows))
+            _hand_out(pending, outputs, answer.batch_size, rows)
         self.dispatch()
 
-    def _answered(self, replica: Replica, rows: list[PendingRow], answer: ReplicaResponse, started: float) -> None:
+    def _answered(self, replica: Replica, rows: int, answer: ReplicaResponse, started: float) -> None:
         now = time.monotonic()
         replica.worked()
         replica.load(self._model).answered(
-            len(rows),
-            now=now,
-            elapsed_ms=(now - started) * 1000.0,
-            wait_ms=answer.wait_ms,
-            batch_size=answer.batch_size,
+            rows, now=now, elapsed_ms=(now - started) * 1000.0, wait_ms=answer.wait_ms, batch_size=answer.batch_size
         )
 
-    def _refused(self, replica: Replica, rows: list[PendingRow], refusal: ReplicaRefused) -> None:
+    def _refused(self, replica: Replica, pending: list[PendingRows], refusal: ReplicaRefused) -> None:
         """Where other rows of ours are at this replica, one of their answers frees a place and says so; else the time
         that the refusal names is kept, or a growing one."""
         now = time.monotonic()
         load = replica.load(self._model)
-        load.refused(len(rows), now=now, wait_ms=refusal.wait_ms)
+        load.refused(_count(pending), now=now, wait_ms=refusal.wait_ms)
         replica.answers = True
-        for row in rows:
-            row.refusals += 1
+        for rows in pending:
+            rows.refusals += 1
         if not load.in_flight:
-            pause = backoff_s(max(row.refusals for row in rows), share=random.random())  # noqa: S311 - jitter
+            pause = backoff_s(max(rows.refusals for rows in pending), share=random.random())  # noqa: S311 - jitter
             replica.free_at = now + max(pause, refusal.retry_after_s or 0.0)
-        self._again.appendleft(rows)
+        self._again.appendleft(pending)
 
-    def _rejected(self, rows: list[PendingRow], error: ReplicaRejected | BadAnswerError) -> None:
+    def _rejected(self, pending: list[PendingRows], error: ReplicaRejected | BadAnswerError) -> None:
         """A request of many rows is halved until the bad rows are known; a row that breaks the model is tried again."""
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            self._again.extendleft((rows[middle:], rows[:middle]))
+        if (count := _count(pending)) > 1:
+            self._again.extendleft(reversed(divided(pending, count // 2)))
             return
-        row = rows[0]
+        row = pending[0]
         row.errors += 1
         fault_of_row = isinstance(error, ReplicaRejected) and error.status < 500
         if fault_of_row or row.errors >= MODEL_ERROR_TRIES:
             row.failed(shortened(str(error)))
         else:
             self._again.append([row])
+
+
+def divided(pending: Sequence[PendingRows], count: int) -> tuple[list[PendingRows], list[PendingRows]]:
+    """The first `count` rows, and the others."""
+    taken: list[PendingRows] = []
+    for index, rows in enumerate(pending):
+        if len(rows) > count:
+            first, rest = rows.split(count) if count else (None, rows)
+            return [*taken, first] if first is not None else taken, [rest, *pending[index + 1 :]]
+        taken.append(rows)
+        count -= len(rows)
+    return taken, []
+
+
+def _count(pending: Sequence[PendingRows]) -> int:
+    return sum(map(len, pending))
+
+
+def _hand_out(pending: Sequence[PendingRows], outputs: Outputs, batch_size: int | None, request_rows: int) -> None:
+    if len(pending) == 1:
+        pending[0].done(outputs, batch_size, request_rows)
+        return
+    start = 0
+    for rows in pending:
+        end = start + len(rows)
+        # a copy where others share the body: rows that are kept must not keep them all
+        rows.done({name: array[start:end].copy() for name, array in outputs.items()}, batch_size, request_rows)
+        start = end

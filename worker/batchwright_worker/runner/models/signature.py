@@ -16,6 +16,8 @@ from batchwright_worker.runner.errors import TaskFailed
 
 Row = tuple[tuple[str, NDArray[Any]], ...]
 """One row: (input, array) in the metadata's order, arrays without a batch dimension."""
+Group = tuple[tuple[str, str, tuple[int, ...], bytes], ...]
+"""Rows with equal groups may share a request: (input, type, shape, value where a request has one for all its rows)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def rows_of(value: Any, signature: InputSignature) -> tuple[list[Row], bool]:
     return [_row(value, signature, "")], False
 
 
-def group_of(row: Row, signature: InputSignature) -> tuple[tuple[str, str, tuple[int, ...], bytes], ...]:
+def group_of(row: Row, signature: InputSignature) -> Group:
     """Rows with equal groups may share a request: the same inputs with the same types and shapes, and the same values
     where a request has one value for all of its rows."""
     return tuple(
@@ -73,11 +75,6 @@ def group_of(row: Row, signature: InputSignature) -> tuple[tuple[str, str, tuple
         )
         for name, array in row
     )
-
-
-def row_bytes(row: Row) -> int:
-    """Size of the row."""
-    return sum(array.nbytes for _, array in row)
 
 
 def _row(value: Any, signature: InputSignature, place: str) -> Row:
@@ -115,7 +112,7 @@ def _array(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
             f"{title}, input {wanted.name!r}: wanted {wanted.datatype}, given {given}; "
             f"convert with .astype({numpy_of(wanted.datatype)})"
         )
-    if not _fits(array.shape, wanted.shape):
+    if not fits(array.shape, wanted.shape):
         raise TaskFailed(
             f"{title}, input {wanted.name!r}: wanted shape {list(wanted.shape)} (-1: any), given {list(array.shape)}"
         )
@@ -126,7 +123,7 @@ def _from_json(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
     """Numbers, text and lists of JSON have no type of their own: they take the input's where nothing is lost in kind
     (whole numbers to any number type that holds them, others to floats, text to BYTES)."""
     try:
-        plain = np.asarray(value)
+        plain = _texts(value) if wanted.datatype == "BYTES" else np.asarray(value)
     except ValueError as error:  # lists of unequal lengths
         raise TaskFailed(f"{title}, input {wanted.name!r}: {error}") from error
     target = numpy_of(wanted.datatype)
@@ -141,7 +138,14 @@ def _from_json(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
     return cast
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def _texts(value: Any) -> NDArray[Any]:
+    """Text and bytes as they are (numpy's own types for them lose zeros at the end); anything else as numpy has it."""
+    texts = np.array(value, dtype=object)
+    return texts if all(isinstance(each, str | bytes) for each in texts.flat) else np.asarray(value)
+
+
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Is it this shape, in which -1 is any size?"""
     return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from batchwright_worker.oip.datatypes import name_of
@@ -18,9 +19,10 @@ from batchwright_worker.oip.http_tensors import (
     array_of,
     raw_of,
 )
-from batchwright_worker.runner.models.signature import InputSignature, Row, TensorType
+from batchwright_worker.runner.models.call import Outputs, PendingRows
+from batchwright_worker.runner.models.signature import InputSignature, TensorType
 
-__all__ = ["HEADER_LENGTH", "BadAnswerError", "request_parts", "rows_of_answer", "signature_of"]
+__all__ = ["HEADER_LENGTH", "BadAnswerError", "outputs_of", "request_parts", "signature_of"]
 
 
 class BadAnswerError(Exception):
@@ -64,39 +66,43 @@ def _tensor_type(tensor: HttpTensor, dims: Mapping[str, int]) -> TensorType:
     return TensorType(name=tensor.name, datatype=tensor.datatype, shape=shape, batched=batched)
 
 
-def request_parts(rows: Sequence[Row], signature: InputSignature) -> tuple[bytes, list[bytes | memoryview]]:
-    """JSON header and the tensors behind it; rows of one group, one row for a model that is run whole. Large rows are
-    not copied."""
+def request_parts(pending: Sequence[PendingRows], signature: InputSignature) -> tuple[bytes, list[bytes | memoryview]]:
+    """JSON header and the tensors behind it; rows of one group, one row for a model that is run whole. Nothing is
+    copied."""
     tensors: list[bytes | memoryview] = []
     inputs = []
-    for index, (name, first) in enumerate(rows[0]):
-        datatype = name_of(first.dtype)
-        batched = signature.is_batched(name)
-        parts = [raw_of(datatype, row[index][1]) for row in (rows if batched else rows[:1])]
+    rows = sum(map(len, pending))
+    first = pending[0].block
+    for index, (name, array) in enumerate(first.inputs):
+        datatype = name_of(array.dtype)
+        shape = list(array.shape)
+        if first.stacked[index]:
+            parts = [raw_of(datatype, each.block.inputs[index][1][each.start : each.end]) for each in pending]
+            shape = shape[1:] if signature.whole else [rows, *shape[1:]]
+        else:
+            parts = [raw_of(datatype, array)]
         tensors.extend(parts)
         inputs.append(
             {
                 "name": name,
                 "datatype": datatype,
-                "shape": [len(rows), *first.shape] if batched else list(first.shape),
-                "parameters": {"binary_data_size": sum(len(part) for part in parts)},
+                "shape": shape,
+                "parameters": {"binary_data_size": sum(map(len, parts))},
             }
         )
     header = {"inputs": inputs, "parameters": {"binary_data_output": True}}
     return msgspec.json.encode(header), tensors
 
 
-def rows_of_answer(
-    body: bytes, header_length: int | None, rows: int, signature: InputSignature
-) -> list[dict[str, NDArray[Any]]]:
-    """One {output: array} per row of the request; an output without a batch dimension is every row's. Raises
-    BadAnswerError."""
+def outputs_of(body: bytes, header_length: int | None, rows: int, signature: InputSignature) -> Outputs:
+    """The outputs of a request of so many rows, views on the body; one without a batch dimension is every row's.
+    Raises BadAnswerError."""
     end = len(body) if header_length is None else header_length
     try:
         answer = msgspec.json.decode(memoryview(body)[:end], type=HttpInferResponse)
     except msgspec.MsgspecError as error:
         raise BadAnswerError(f"the answer's header: {error}") from error
-    results: list[dict[str, NDArray[Any]]] = [{} for _ in range(rows)]
+    outputs: dict[str, NDArray[Any]] = {}
     position = end
     for tensor in answer.outputs:
         try:
@@ -104,12 +110,8 @@ def rows_of_answer(
         except BadTensorError as error:
             raise BadAnswerError(str(error)) from error
         if not signature.is_batched(tensor.name):
-            for result in results:
-                result[tensor.name] = array.copy() if rows > 1 else array
-            continue
-        if not array.shape or array.shape[0] != rows:
+            array = np.broadcast_to(array, (rows, *array.shape))
+        elif not array.shape or array.shape[0] != rows:
             raise BadAnswerError(f"output {tensor.name!r} has shape {list(array.shape)}, {rows} rows were asked for")
-        for index, result in enumerate(results):
-            # a copy where others share the body: one row that is kept must not keep them all
-            result[tensor.name] = array[index].copy() if rows > 1 else array[index]
-    return results
+        outputs[tensor.name] = array
+    return outputs

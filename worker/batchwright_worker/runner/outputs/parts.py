@@ -80,15 +80,11 @@ class PartWriter:
         self._format = output_format
         self.name = part_name(index, output_format)
         self._path = _temporary(output, self.name)
-        self._waiting: dict[int, bytes] = {}
+        self._waiting: dict[int, list[bytes]] = {}
+        self.waiting = 0
         self._file: BinaryIO | None = None
         self.next_item = 0
         self.waiting_bytes = 0
-
-    @property
-    def waiting(self) -> int:
-        """Records that wait for an earlier one."""
-        return len(self._waiting)
 
     def __enter__(self) -> PartWriter:
         with output_errors(self._output):
@@ -102,17 +98,18 @@ class PartWriter:
                 self._file.close()
         self._path.unlink(missing_ok=True)
 
-    def put(self, position: int, record: bytes) -> None:
-        """Take the record of the item at this position of the shard."""
+    def put(self, first: int, records: list[bytes]) -> None:
+        """Take the records of consecutive items, the first of which is at this position of the shard."""
         assert self._file is not None
-        self._waiting[position] = record
-        self.waiting_bytes += len(record)
+        self._waiting[first] = records
+        self.waiting += len(records)
+        self.waiting_bytes += sum(map(len, records))
         with output_errors(self._output):
             while (ready := self._waiting.pop(self.next_item, None)) is not None:
-                self.waiting_bytes -= len(ready)
-                self._file.write(ready)
-                self._file.write(b"\n")
-                self.next_item += 1
+                self.next_item += len(ready)
+                self.waiting -= len(ready)
+                self.waiting_bytes -= sum(map(len, ready))
+                self._file.write(b"\n".join((*ready, b"")))
 
     def finish(self, make: Any) -> PartStatistics | None:
         """Make the part; `make(name, bytes, digest)` gives its statistics. None: another runner was first."""

@@ -1,29 +1,33 @@
-"""One shard through the DAG: reads within the window, feeds the two-level queue and the models, writes in order."""
+"""One shard through the DAG: reads within the window, feeds the two-level queue and the models, writes in order.
+
+Work moves in blocks of consecutive items. Method B3 serves blocks in the order of their items, and the tasks of a block
+in the order in which they became ready; within a task of a block, items go in their order.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
 
 from batchwright_worker.runner.cpu.pool import Call
 from batchwright_worker.runner.errors import StepFailed, TaskFailed
-from batchwright_worker.runner.graph.blobs import Blob, pack, unpack
+from batchwright_worker.runner.graph.blobs import Blob
+from batchwright_worker.runner.graph.block_run import BlockRun, TaskResult
+from batchwright_worker.runner.graph.block_size import block_items
+from batchwright_worker.runner.graph.block_values import BlockValues, pack_values
 from batchwright_worker.runner.graph.dag import ITEM, Dag
-from batchwright_worker.runner.graph.item_run import ItemRun
 from batchwright_worker.runner.graph.two_level_queue import TwoLevelQueue
 from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.items import Item
 from batchwright_worker.runner.models.call import ModelCall
-from batchwright_worker.runner.models.signature import rows_of
+from batchwright_worker.runner.models.row_block import asked_rows
 from batchwright_worker.runner.outputs.parts import PartWriter, RecordEncoder
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines
 
-_READ_AT_ONCE = 64
 _Ready = tuple[int, float]
 """A ready task: its number, and since when."""
 
@@ -48,8 +52,10 @@ class ShardRun:
         self._window = window
         self._max_failed = max_failed
         self._ready: TwoLevelQueue[int, _Ready] = TwoLevelQueue()
-        self._items: dict[int, ItemRun] = {}
+        self._blocks: dict[int, BlockRun] = {}
+        self._running_items = 0
         self._running_bytes = 0
+        self._block_items = 1
         self._records = RecordEncoder()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -59,7 +65,7 @@ class ShardRun:
         self._engines.pool.attach(self)
         try:
             await self._read(items)
-            while self._items and self._failure is None:
+            while self._blocks and self._failure is None:
                 await self._change()
         finally:
             self._engines.pool.detach(self)
@@ -72,148 +78,171 @@ class ShardRun:
         self._changed.set()
 
     def take(self) -> Call | None:
-        """For the pool: the first ready task of the first item that has one (B3)."""
+        """For the pool: the first ready task of the first block that has one (B3)."""
         taken = self._ready.take()
         if taken is None:
             return None
-        item, (task, since) = self._items[taken[0]], taken[1]
+        block, (task, since) = self._blocks[taken[0]], taken[1]
         return Call(
             function=self._engines.functions[task],
-            inputs=item.inputs(task),
-            done=lambda result, _: self._done(item, task, result, since),
-            failed=partial(self._failed, item, task),
+            inputs=[(name, result.blob) for name, result in block.inputs(task)],
+            items=block.items(task),
+            done=lambda blob, failed: self._called(block, task, blob, failed, since),
         )
 
     async def _read(self, items: Iterator[Item]) -> None:
-        position = 0
+        first = 0
         while self._failure is None:
             if not (room := self._window.room):
                 await self._change()
                 continue
-            batch = await asyncio.to_thread(_next_items, items, min(room, _READ_AT_ONCE))
-            if not batch:
+            self._block_items = block_items(self._cpu_seconds(), self._model_items(), self._block_items)
+            read = await asyncio.to_thread(_next_items, items, min(room, self._block_items))
+            if read is None:
                 return
-            for item, payload in batch:
-                self._start(position, item, payload)
-                position += 1
+            ids, payload, unreadable = read
+            self._start(BlockRun(self._dag, first, ids, payload, unreadable))
             self._engines.pool.wake()
+            first += len(ids)
+
+    def _cpu_seconds(self) -> Iterator[float | None]:
+        """What each CPU task lately took for an item."""
+        return (self._engines.pool.item_seconds(number) for number in self._engines.functions.values())
+
+    def _model_items(self) -> Iterator[float | None]:
+        """Items of which the rows are at each model's replicas together."""
+        for task, client in self._engines.models.items():
+            counters = self._progress.tasks[task]
+            yield client.window_rows * counters.succeeded / counters.rows if counters.rows else None
 
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
-    def _start(self, position: int, item: Item, payload: Blob) -> None:
-        run = ItemRun(self._dag, position, item.id, payload)
-        self._items[position] = run
-        self._running_bytes += run.nbytes
-        self._ready.arrive(position)
-        if item.error:
-            self._end(run, (ITEM, item.error))
-            return
+    def _start(self, block: BlockRun) -> None:
+        self._blocks[block.first] = block
+        self._running_items += len(block)
+        self._running_bytes += block.nbytes
+        self._ready.arrive(block.first)
         self._weigh()
-        self._make_ready(run, self._dag.roots)
+        self._make_ready(block, self._dag.roots)
 
-    def _make_ready(self, run: ItemRun, tasks: Sequence[int]) -> None:
+    def _make_ready(self, block: BlockRun, tasks: Sequence[int]) -> None:
         now = time.monotonic()
         for task in tasks:
-            if self._dag.nodes[task].kind == "CPU":
-                self._ready.ready(run.position, (task, now))
+            if not block.items(task):
+                # a turn of its own: a task never ends inside its start
+                asyncio.get_running_loop().call_soon(partial(self._answered, block, task, now, BlockValues(()), {}))
+            elif self._dag.nodes[task].kind == "CPU":
+                self._ready.ready(block.first, (task, now))
             else:
-                self._ask_model(run, task, now)
+                self._ask_model(block, task, now)
 
-    def _ask_model(self, run: ItemRun, task: int, since: float) -> None:
+    def _ask_model(self, block: BlockRun, task: int, since: float) -> None:
         client = self._engines.models[task]
         assert client.signature is not None
-        ((name, blob),) = run.inputs(task)
-        value = unpack(blob)
-        try:
-            rows, many = rows_of(value["data"] if name == ITEM else value, client.signature)
-        except TaskFailed as error:
-            _soon(partial(self._failed, run, task, str(error)))
-            return
-        call = ModelCall(
-            len(rows),
-            self._progress.tasks[task],
-            many=many,
-            done=partial(self._model_done, run, task, since),
-            failed=partial(self._failed, run, task),
-        )
-        if rows:
-            client.submit(call.pending(rows))
+        ((name, result),) = block.inputs(task)
+        values = result.values
+        if name == ITEM:
+            values = BlockValues(values.items, rows=[row["data"] for row in values.rows])
+        asked = asked_rows(values, block.items(task), client.signature)
+        call = ModelCall(asked, self._progress.tasks[task], partial(self._answered, block, task, since))
+        if asked.rows:
+            client.submit(call.pending())
         else:
-            _soon(call.finish)
+            asyncio.get_running_loop().call_soon(call.finish)
 
-    def _model_done(self, run: ItemRun, task: int, since: float, value: Any) -> None:
-        self._done(run, task, pack(value), since)
+    def _called(self, block: BlockRun, task: int, blob: Blob, failed: Mapping[int, str], since: float) -> None:
+        items = block.items(task)
+        worked = [item for item in items if item not in failed] if failed else items
+        self._done(block, task, TaskResult(worked, blob=blob), failed, since)
+
+    def _answered(
+        self, block: BlockRun, task: int, since: float, values: BlockValues, failed: Mapping[int, str]
+    ) -> None:
+        nbytes = values.nbytes or pack_values(values).nbytes
+        self._done(block, task, TaskResult(values.items, values=values, nbytes=nbytes), failed, since)
         self._engines.pool.wake()
 
-    def _done(self, run: ItemRun, task: int, result: Blob, since: float) -> None:
+    def _done(self, block: BlockRun, task: int, result: TaskResult, failed: Mapping[int, str], since: float) -> None:
         if self._failure is not None:
             return
         counters = self._progress.tasks[task]
-        counters.succeeded += 1
-        counters.latency(time.monotonic() - since)
-        before = run.nbytes
-        ready = run.done(task, result)
-        self._settled(run, before)
-        self._make_ready(run, ready)
-
-    def _failed(self, run: ItemRun, task: int, message: str) -> None:
-        if self._failure is not None:
-            return
-        self._progress.tasks[task].failed += 1
-        before = run.nbytes
-        run.failed(task, message)
-        self._settled(run, before)
-
-    def _settled(self, run: ItemRun, bytes_before: int) -> None:
-        self._running_bytes += run.nbytes - bytes_before
-        if run.finished:
-            self._end(run, run.error)
+        counters.succeeded += len(result.items)
+        counters.failed += len(failed)
+        counters.latency(time.monotonic() - since, len(result.items))
+        before = block.nbytes
+        ready = block.done(task, result, failed)
+        self._running_bytes += block.nbytes - before
+        if block.finished:
+            self._end(block)
         else:
             self._weigh()
+            self._make_ready(block, ready)
 
-    def _end(self, run: ItemRun, error: tuple[str, str] | None) -> None:
-        del self._items[run.position]
-        self._ready.finish(run.position)
-        self._running_bytes -= run.nbytes
-        self._window.finished(run.peak_bytes)
+    def _end(self, block: BlockRun) -> None:
+        del self._blocks[block.first]
+        self._ready.finish(block.first)
+        self._running_items -= len(block)
+        self._running_bytes -= block.nbytes
+        self._window.finished(block.peak_bytes / len(block), len(block))
         try:
-            self._writer.put(run.position, self._record(run, error))
+            self._write(block)
         except StepFailed as failure:
             self.fail(failure)
         self._weigh()
         self._changed.set()
 
     def _weigh(self) -> None:
-        self._window.items = len(self._items) + self._writer.waiting
+        self._window.items = self._running_items + self._writer.waiting
         self._window.bytes = self._running_bytes + self._writer.waiting_bytes
 
-    def _record(self, run: ItemRun, error: tuple[str, str] | None) -> bytes:
+    def _write(self, block: BlockRun) -> None:
+        plain = {name: (result.items, result.values.plain()) for name, result in block.results()}
+        sinks = [
+            (name, values if len(items) == len(block) else iter(_spread(len(block), items, values)))
+            for name, (items, values) in plain.items()
+        ]
+        records = []
+        for item, name in enumerate(block.ids):
+            results = {sink: next(values) for sink, values in sinks}
+            records.append(self._record(name, results, block.error(item)))
+        self._writer.put(block.first, records)
+
+    def _record(self, item: str, results: Mapping[str, object], error: tuple[str, str] | None) -> bytes:
         if error is None:
             try:
-                return self._success(run)
+                record = self._records.success(item, results)
             except TaskFailed as failure:
                 error = (self._dag.nodes[self._dag.sinks[-1]].name, str(failure))
-        self._progress.item_failed(run.id, *error)
+            else:
+                self._progress.succeeded += 1
+                return record
+        self._progress.item_failed(item, *error)
         if self._max_failed is not None and self._progress.failed > self._max_failed:
             message = (
                 f"{self._progress.failed} items failed, maxFailedItems is {self._max_failed}; the last one: item "
-                f"{run.id}, task {error[0]}: {error[1]}"
+                f"{item}, task {error[0]}: {error[1]}"
             )
             raise StepFailed("TooManyFailedItems", message)
-        return self._records.failure(run.id, *error)
-
-    def _success(self, run: ItemRun) -> bytes:
-        record = self._records.success(run.id, {name: unpack(blob) for name, blob in run.results()})
-        self._progress.succeeded += 1
-        return record
+        return self._records.failure(item, *error)
 
 
-def _soon(settle: Callable[[], None]) -> None:
-    """Settle in a turn of its own: a task never ends inside its start."""
-    asyncio.get_running_loop().call_soon(settle)
+def _spread(count: int, items: Sequence[int], values: Iterator[object]) -> list[object]:
+    """The values at their items' places, None where there is none."""
+    spread: list[object] = [None] * count
+    for item, value in zip(items, values, strict=True):
+        spread[item] = value
+    return spread
 
 
-def _next_items(items: Iterator[Item], count: int) -> list[tuple[Item, Blob]]:
-    return [(item, pack({"id": item.id, "data": item.data})) for item in islice(items, count)]
+def _next_items(items: Iterator[Item], count: int) -> tuple[list[str], TaskResult, dict[int, str]] | None:
+    """Ids, payloads and errors of the next items; None at the end. Blocking."""
+    read = list(islice(items, count))
+    if not read:
+        return None
+    readable = [number for number, item in enumerate(read) if not item.error]
+    values = BlockValues(readable, rows=[{"id": read[number].id, "data": read[number].data} for number in readable])
+    blob = pack_values(values)
+    unreadable = {number: item.error for number, item in enumerate(read) if item.error}
+    return [item.id for item in read], TaskResult(readable, blob=blob, values=values), unreadable

@@ -1,0 +1,192 @@
+"""What one task gave for the items of a block: columns where all values are arrays of one shape, else one by one.
+
+A value is taken when it is given: what a function does to its result afterwards, or that it returns the same buffer
+each time, changes nothing. No two items share a mutable part of their values.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchwright_worker.runner.graph.blobs import Blob, pack, unpack
+
+Columns = dict[str, NDArray[Any]]
+
+
+class BlockValues:
+    """The values of the items that have one; `items` are their numbers within the block, ascending. Either `columns`
+    (the value of the k-th is {name: column[k]}, or column[k] alone if `bare`) or `rows`."""
+
+    __slots__ = ("_places", "bare", "columns", "items", "rows")
+
+    def __init__(
+        self,
+        items: Sequence[int],
+        *,
+        columns: Columns | None = None,
+        rows: Sequence[Any] = (),
+        bare: bool = False,
+    ) -> None:
+        self.items = items
+        self.columns = columns
+        self.rows = rows
+        self.bare = bare
+        self._places: dict[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def value(self, item: int) -> Any:
+        """The value of the item with this number, which has one."""
+        if self._places is None:
+            self._places = {number: place for place, number in enumerate(self.items)}
+        return self.at(self._places[item])
+
+    def at(self, place: int) -> Any:
+        """The value of the item at this place of `items`."""
+        if self.columns is None:
+            return self.rows[place]
+        if self.bare:
+            return self.columns[""][place]
+        return {name: column[place] for name, column in self.columns.items()}
+
+    def plain(self) -> Iterator[Any]:
+        """The values in order, columns as lists of plain numbers and text."""
+        if self.columns is None:
+            return iter(self.rows)
+        lists = [column.tolist() for column in self.columns.values()]
+        if self.bare:
+            return iter(lists[0])
+        names = tuple(self.columns)
+        return (dict(zip(names, values, strict=True)) for values in zip(*lists, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns; what rows hold is not known."""
+        return sum(column.nbytes for column in (self.columns or {}).values())
+
+    def only(self, items: Sequence[int]) -> BlockValues:
+        """The values of these items, which all have one."""
+        if len(items) == len(self.items):
+            return self
+        wanted = set(items)
+        places = [place for place, number in enumerate(self.items) if number in wanted]
+        if self.columns is None:
+            return BlockValues(items, rows=[self.rows[place] for place in places])
+        return BlockValues(items, columns={n: c[places] for n, c in self.columns.items()}, bare=self.bare)
+
+
+def pack_values(values: BlockValues) -> Blob:
+    """For another process. Rows must not share mutable parts (as those that were just decoded do not)."""
+    return pack((tuple(values.items), values.columns, values.bare, values.rows, None))
+
+
+def unpack_values(blob: Blob) -> BlockValues:
+    """What `pack_values` or ValuesWriter packed."""
+    items, columns, bare, rows, pickles = unpack(blob)
+    if columns is not None:  # functions may change what they are given
+        columns = {name: column if column.flags.writeable else column.copy() for name, column in columns.items()}
+    if pickles is not None:
+        rows = [pickle.loads(head, buffers=buffers) for head, buffers in pickles]  # noqa: S301 - our own processes'
+    return BlockValues(items, columns=columns, rows=rows, bare=bare)
+
+
+class ValuesWriter:
+    """Takes the values of a block's items one after the other."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._items: list[int] = []
+        self._columns: Columns | None = None
+        self._bare = False
+        self._scalars: tuple[bool, ...] = ()
+        self._pickles: list[tuple[bytes, tuple[Any, ...]]] | None = None
+
+    def put(self, item: int, value: Any) -> None:
+        """Take the value of this item. Raises what pickle raises for what cannot be pickled."""
+        if self._pickles is not None or not self._column(value):
+            pickled = self._pickled(value)
+            self._to_pickles().append(pickled)
+        self._items.append(item)
+
+    def blob(self) -> Blob:
+        """All of them, for another process."""
+        if self._pickles is not None:
+            return pack((tuple(self._items), None, False, (), self._pickles))
+        count = len(self._items)
+        columns = {name: column[:count] for name, column in (self._columns or {}).items()}
+        return pack((tuple(self._items), columns or None, self._bare, (), None))
+
+    def _column(self, value: Any) -> bool:
+        """Put it into the columns, if it fits them."""
+        bare = not isinstance(value, dict)
+        named = {"": value} if bare else value
+        if self._columns is None:
+            if not _stackable(named):
+                return False
+            self._bare = bare
+            self._scalars = tuple(isinstance(each, np.generic) for each in named.values())
+            if self._most == 1:
+                self._columns = {name: np.asarray(array)[np.newaxis] for name, array in named.items()}
+                return True
+            self._columns = {n: np.empty((self._most, *a.shape), a.dtype) for n, a in named.items()}
+        elif bare != self._bare or not self._fits(named):
+            return False
+        place = len(self._items)
+        for name, array in named.items():
+            self._columns[name][place] = array
+        return True
+
+    def _fits(self, named: Mapping[str, Any]) -> bool:
+        assert self._columns is not None
+        if len(named) != len(self._columns):
+            return False
+        for (wanted, column), scalar, (name, array) in zip(
+            self._columns.items(), self._scalars, named.items(), strict=True
+        ):
+            if name != wanted or (type(array) is not np.ndarray and not isinstance(array, np.generic)):
+                return False
+            if (
+                isinstance(array, np.generic) != scalar
+                or array.dtype != column.dtype
+                or array.shape != column.shape[1:]
+            ):
+                return False
+        return True
+
+    def _to_pickles(self) -> list[tuple[bytes, tuple[Any, ...]]]:
+        if self._pickles is None:
+            values = BlockValues(self._items, columns=self._columns, bare=self._bare)
+            self._pickles = [self._pickled(values.at(place)) for place in range(len(self._items))]
+            self._columns = None
+        return self._pickles
+
+    def _pickled(self, value: Any) -> tuple[bytes, tuple[Any, ...]]:
+        blob = pack(value)
+        if self._most == 1:
+            return blob.head, tuple(np.frombuffer(buffer, np.uint8) for buffer in blob.buffers)
+        # The buffers are the value's own memory, and the function may use it again for its next result.
+        return blob.head, tuple(np.array(np.frombuffer(buffer, np.uint8)) for buffer in blob.buffers)
+
+
+def merged(parts: Sequence[BlockValues]) -> BlockValues:
+    """Values of different items of one block as one."""
+    values = {number: part.at(place) for part in parts for place, number in enumerate(part.items)}
+    items = sorted(values)
+    return BlockValues(items, rows=[values[number] for number in items])
+
+
+def _stackable(named: Mapping[str, Any]) -> bool:
+    """Arrays (0-d ones apart: as part of a column they would become scalars) and numpy scalars."""
+    if not named or not all(isinstance(name, str) for name in named):
+        return False
+    return all(
+        (type(each) is np.ndarray and each.ndim and not each.dtype.hasobject)
+        or (isinstance(each, np.generic) and not each.dtype.hasobject)
+        for each in named.values()
+    )

@@ -91,6 +91,8 @@ class Settings(_Section, kw_only=True, frozen=True):
     # Telemetry (A3) and placement (A5).
     scrape_interval_seconds: float = 5.0
     sample_stale_seconds: float = 30.0
+    placement_window_seconds: float = 60.0
+    """Pods are placed by the mean of samples over so long, without what ends by itself; 0: by the newest sample."""
     unfit_seconds: float = 30.0
     """A replica without a fit for this long changes its kind; a pod without a fit anywhere is released unpinned."""
 

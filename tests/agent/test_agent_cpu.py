@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchwright_worker.agent.cgroups import CgroupError, accounts, node_root, pods_of
+from batchwright_worker.agent.cgroups import CgroupError, accounts, each_pod, node_root, pods_of
 from batchwright_worker.agent.command import application, command
 from batchwright_worker.agent.cpu import CpuSource, find_node
 from batchwright_worker.agent.exposition import exposition
@@ -189,3 +190,45 @@ async def test_real_cgroups_over_http() -> None:
     assert abs(taken.value - time.time()) < 30
     (info,) = families["batchwright_device_info"].samples
     assert int(info.labels["memory_bytes"]) == node.memory_bytes
+
+
+def test_each_pod_and_those_that_ended_are_told_apart(tmp_path: Path) -> None:
+    """Half a core for 4 s: 2 CPU seconds. One pod used 0.5, one that has ended 0.8, nobody's pod 0.3."""
+    version_1(tmp_path / "cg", quota=50_000)
+    cpu = tmp_path / "cg/cpu,cpuacct/fast"
+    stays = "kubepods/burstable/pod0d5b5c5e-1111-2222-3333-444455556666"
+    ends = "kubepods/pod0d5b5c5e-1111-2222-3333-444455557777"
+    for pod in (stays, ends):
+        write(cpu, {f"{pod}/cpuacct.usage": "100000000\n"})
+        write(tmp_path / "cg/memory/fast", {
+            f"{pod}/memory.usage_in_bytes": f"{GIB}\n", f"{pod}/memory.stat": "total_inactive_file 0\n"
+        })  # fmt: skip
+    node = find_node(tmp_path / "cg", proc(tmp_path / "proc"), root="/fast", allocatable_cores=None)
+    source, clock = _source(node)
+    shutil.rmtree(cpu / ends)
+    write(cpu, {
+        "cpuacct.usage": "6600000000\n", "kubepods/cpuacct.usage": "3300000000\n",
+        f"{stays}/cpuacct.usage": "600000000\n",
+    })  # fmt: skip
+    clock.now += 4.0
+    (reading,) = source.read()
+    assert reading.utilization == pytest.approx(0.8)
+    assert reading.pods is not None
+    assert {uid[-4:]: each.utilization for uid, each in reading.pods.items()} == pytest.approx({"": 0.4, "6666": 0.25})
+    assert reading.pods["0d5b5c5e-1111-2222-3333-444455556666"].memory_utilization == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "kubepods/besteffort/pod0d5b5c5e-1111-2222-3333-444455556666",
+        "kubepods/pod0d5b5c5e-1111-2222-3333-444455556666",
+        "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0d5b5c5e_1111_2222_3333_444455556666.slice",
+        "kubepods.slice/kubepods-pod0d5b5c5e_1111_2222_3333_444455556666.slice",
+    ],
+)
+def test_pods_are_found_by_their_uid_under_both_drivers(folder: str, tmp_path: Path) -> None:
+    write(tmp_path / "cg", {"cgroup.controllers": "cpu\n", f"{folder}/cpu.stat": "usage_usec 5\n"})
+    pods = pods_of(accounts(tmp_path / "cg", "/"))
+    assert pods is not None
+    assert [uid for uid, _ in each_pod(pods)] == ["0d5b5c5e-1111-2222-3333-444455556666"]

@@ -11,6 +11,7 @@ import pytest
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.reconciler import KEY, PlacementReconciler
+from batchwright_operator.placement.usage import Usage
 from batchwright_operator.reconcile.decisions import Decision, Delete, Patch
 from batchwright_operator.reconcile.live_state import LiveState, Received, Sample
 from batchwright_operator.settings import Settings
@@ -78,6 +79,12 @@ def bound(decision: Decision) -> dict[str, str]:
     return {each.name: bound_to(each) for each in decision.actions if isinstance(each, Patch) and "spec" in each.patch}
 
 
+def only_patch(decision: Decision) -> Patch:
+    (patch,) = decision.actions
+    assert isinstance(patch, Patch)
+    return patch
+
+
 def waiting(decision: Decision) -> list[str]:
     return [
         each.patch["metadata"]["annotations"][ANNOTATION_WAITING]
@@ -97,8 +104,10 @@ def test_one_patch_binds_explains_and_removes_the_gate() -> None:
     assert (receipt.node, receipt.processor, receipt.load) == ("fast", "cpu", "0.00")
     assert [(each.node, each.load) for each in receipt.runners_up] == [("slow", "0.17")]
     assert receipts.describe(receipt) == (
-        "fast: load 0.00 = utilization 0.00 + memory 0.00 + capacity 0.00; slow lost by 0.17: capacity"
+        "fast: load 0.00 = utilization 0.00 + memory 0.00 + capacity 0.00; slow lost by 0.17: capacity; "
+        "state: one sample, 1 s old"
     )
+    assert (receipt.state_seconds, receipt.state_age_seconds) == (0.0, 1.0)
     (event,) = decision.events
     assert (event.reason, event.type, event.regarding["metadata"]["name"]) == ("Placed", "Normal", "ocr")
     assert "slow lost by 0.17: capacity" in event.message
@@ -201,6 +210,54 @@ def test_unknown_samples_come_last(samples: dict[str, tuple[float, float]], expe
     for name, (utilization, age_s) in samples.items():
         world.sample(name, utilization, age_s=age_s)
     assert bound(world.decide(pod("a"))) == {"a": expected}
+
+
+@pytest.mark.parametrize(
+    ("samples", "capacity", "words", "terms"),
+    [
+        ({}, "100.0", "n: load as far as it is known 0.00 = capacity 0.00 (no sample that lasts)", {"capacity"}),
+        ({}, None, "n: nothing is known of its load (no sample that lasts, not benchmarked)", set()),
+        ({"n": 0.5}, None, "n: load as far as it is known 0.17 = utilization 0.17 + memory 0.00 (not benchmarked)",
+         {"utilization", "memory"}),
+    ],
+)  # fmt: skip
+def test_what_is_unknown_is_not_told_as_zero(
+    samples: dict[str, float], capacity: str | None, words: str, terms: set[str]
+) -> None:
+    world = World([node("n")], [profile("n", capacity, reason="" if capacity else "BenchmarkTimedOut")])
+    for name, utilization in samples.items():
+        world.sample(name, utilization)
+    receipt = receipts.parse({"metadata": only_patch(world.decide(pod("a"))).patch["metadata"]})
+    assert receipt is not None
+    assert receipt.reason.split(";")[0] == words
+    assert receipt.terms.keys() == terms | {"pending"}
+    assert (receipt.state_seconds is None) == (not samples)
+
+
+def test_the_receipt_says_of_which_seconds_the_state_is() -> None:
+    world = two_nodes()
+    world.live.samples["fast", "cpu"] = Sample(
+        utilization=0.01, memory_utilization=0.0, taken_at=NOW - 2, until=NOW - 30, seconds=60.0, left_out=0.83
+    )
+    receipt = receipts.parse({"metadata": only_patch(world.decide(pod("a"))).patch["metadata"]})
+    assert receipt is not None
+    assert receipt.reason.endswith("; state: mean of 60 s, 30 s old, without 0.83 by pods that end")
+    assert (receipt.node, receipt.state_seconds, receipt.state_age_seconds) == ("fast", 60.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("ready_s_ago", "pending"), [(None, 0.25), (3.0, 0.25), (20.0, 0.25 * 0.75), (35.0, 0.25 * 0.5), (70.0, 0.0)]
+)
+def test_a_window_shows_a_young_pod_as_far_as_it_covers_its_work(ready_s_ago: float | None, pending: float) -> None:
+    """A pod is expected to take a quarter; five seconds after it is Ready its work begins to show."""
+    world = two_nodes(deployments=[deployment(placement={"spread": False})])
+    first = world.decide(pod("a"))
+    world.settle(first, ready_at=None if ready_s_ago is None else NOW - ready_s_ago)
+    for name in ("fast", "slow"):
+        world.live.samples[name, "cpu"] = Sample(utilization=0.0, memory_utilization=0.0, taken_at=NOW, seconds=60.0)
+    observed = world.reconciler.observe(world.facts, KEY) if world.decide(pod("b")) else None
+    assert observed is not None
+    assert Usage(observed).pending["fast", "cpu"] == pytest.approx(pending)
 
 
 def test_unbenchmarked_comes_after_every_benchmarked_one() -> None:

@@ -64,7 +64,8 @@ def test_term_decides_and_the_receipt_names_it(receipt: Receipt) -> None:
         "utilization": "0.10", "memory": "0.00", "capacity": "0.00", "pending": "0.00", "price": "0.05",
     }  # fmt: skip
     assert receipts.describe(receipt) == (
-        "fair: load 0.15 = utilization 0.10 + memory 0.00 + capacity 0.00 + price 0.05; dear lost by 0.20: price"
+        "fair: load 0.15 = utilization 0.10 + memory 0.00 + capacity 0.00 + price 0.05; dear lost by 0.20: price; "
+        "state: one sample, 0 s old"
     )
 
 

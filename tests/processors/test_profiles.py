@@ -53,9 +53,7 @@ class World:
         self.sample(0.05)
 
     def sample(self, utilization: float, kind: str = "cpu", age_s: float = 1.0) -> None:
-        self.live.samples["n", kind] = Sample(
-            utilization=utilization, memory_utilization=0.1, taken_at=self.now - age_s
-        )
+        self.live.newest["n", kind] = Sample(utilization=utilization, memory_utilization=0.1, taken_at=self.now - age_s)
 
     def decide(self) -> Decision:
         """One pass, and what the API server makes of it."""
@@ -294,7 +292,7 @@ def test_only_an_idle_processor_is_measured_and_none_waits_forever() -> None:
 @pytest.mark.parametrize(("model_pods", "jobs"), [(0, 1), (1, 0)])
 def test_without_samples_a_node_without_models_counts_as_idle(model_pods: int, jobs: int) -> None:
     world = World()
-    world.live.samples.clear()
+    world.live.newest.clear()
     for i in range(model_pods):
         world.facts.put(POD, pod(f"m{i}", nodeName="n", schedulingGates=[]))
     world.settle()
@@ -304,7 +302,7 @@ def test_without_samples_a_node_without_models_counts_as_idle(model_pods: int, j
 
 def test_a_pod_that_only_says_that_it_is_a_model_pod_keeps_no_benchmark_away() -> None:
     world = World()
-    world.live.samples.clear()
+    world.live.newest.clear()
     world.facts.put(POD, forged("m", nodeName="n", schedulingGates=[]))
     world.settle()
     assert len(world.facts.objects[JOB]) == 1

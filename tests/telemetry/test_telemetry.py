@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -13,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from batchwright_operator.kube.objects import NODE, POD, Raw
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.live_state import LiveState, Received, Sample
 from batchwright_operator.settings import Settings
@@ -20,7 +22,7 @@ from batchwright_operator.telemetry import agents as agent_source
 from batchwright_operator.telemetry.agents import AgentSource, parse
 from batchwright_operator.telemetry.collector import TelemetryBackground, emulated_samples
 from batchwright_worker.agent.exposition import exposition, text
-from batchwright_worker.agent.readings import DeviceReading
+from batchwright_worker.agent.readings import DeviceReading, PodShare
 from batchwright_worker.api.messages import DeviceState, SidecarState
 from batchwright_worker.api.names import COMPONENT_AGENT, KIND_EMULATED, LABEL_COMPONENT
 from tests.placement.placement_objects import NOW, Facts, node, pod
@@ -56,6 +58,16 @@ def test_agent_and_operator_agree_on_the_metrics() -> None:
     assert (found["cpu"].utilization, found["cpu"].memory_utilization) == (0.5, 0.25)
     assert found["nvidia.com/gpu"].utilization == 0.5
     assert [each.id for each in found["nvidia.com/gpu"].devices] == ["0", "1"]
+
+
+def test_agent_and_operator_agree_on_what_pods_use() -> None:
+    used = {
+        "": PodShare(utilization=0.25, memory_utilization=0.0),
+        "u": PodShare(utilization=0.5, memory_utilization=0.1),
+    }
+    found = parse(scrape(replace(reading(), pods=used), reading("nvidia.com/gpu", "0", 1.0)), "", NOW)
+    assert found["cpu"].pods == {"": (0.25, 0.0), "u": (0.5, 0.1)}
+    assert found["nvidia.com/gpu"].pods is None
 
 
 @pytest.mark.parametrize("skew_s", [-3600.0, 0.0, 3600.0])
@@ -228,7 +240,7 @@ def background() -> tuple[TelemetryBackground, LiveState]:
 async def test_placement_is_told_only_when_it_matters(gated: bool, second: float, expected: bool) -> None:
     telemetry, _ = background()
     pods = [pod("p")] if gated else [pod("p", schedulingGates=[])]
-    facts, source = Facts({NODE: [node("n")], POD: pods}), Steps(cpu(0.5), cpu(second))
+    facts, source = Facts({NODE: [node("n")], POD: pods}), Steps(cpu(0.5, age_s=5), cpu(second))
     await telemetry.refresh(source, facts, Told())
     told = Told()
     await telemetry.refresh(source, facts, told)
@@ -251,7 +263,25 @@ async def test_failing_source_leaves_old_samples_and_gone_nodes_take_theirs_alon
     facts, source = Facts({NODE: [node("n")]}), Steps(cpu(0.5), OSError("down"), OSError("down"))
     await telemetry.refresh(source, facts, Told())
     await telemetry.refresh(source, facts, Told())
-    assert live.samples == cpu(0.5)
+    assert live.newest == cpu(0.5)
+    assert live.samples["n", "cpu"].utilization == 0.5
     facts.objects[NODE] = []
     await telemetry.refresh(source, facts, Told())
-    assert live.samples == {}
+    assert live.samples == live.newest == {}
+
+
+async def test_pods_are_placed_by_what_lasts_and_benchmarked_by_what_is() -> None:
+    """A node that is at 100 % by a Job which has just begun, and by one that is gone."""
+    telemetry, live = background()
+    job = pod("job", restartPolicy="Never", nodeName="n", schedulingGates=[])
+    job["status"] = {"phase": "Running", "startTime": rfc3339(NOW - 20)}
+    facts = Facts({NODE: [node("n")], POD: [job, pod("gone", nodeName="n", schedulingGates=[])]})
+    ((at, sample),) = cpu(1.0, age_s=5).items()
+    parts = {"uid-job": (0.6, 0.0), "uid-gone": (0.25, 0.0), "static": (0.1, 0.0), "": (0.05, 0.0)}
+    source = Steps({at: replace(sample, pods=parts)}, {})
+    await telemetry.refresh(source, facts, Told())
+    assert live.samples[at].utilization == pytest.approx(0.35)
+    facts.objects[POD] = [job]
+    await telemetry.refresh(source, facts, Told())
+    assert (live.samples[at].utilization, live.samples[at].left_out) == pytest.approx((0.1, 0.9))
+    assert live.newest[at].utilization == 1.0

@@ -14,6 +14,7 @@ from batchwright_operator.placement import receipts
 from batchwright_operator.placement.receipts import PendingReason
 from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.pods.problems import unschedulable
+from batchwright_operator.reconcile.live_state import Sample
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
@@ -69,10 +70,15 @@ class PlacedPod:
         has_node = bool(self.receipt and self.receipt.node)
         return bool(self.unschedulable) and has_node and not self.scheduled and not self.terminating
 
-    def unseen(self, sampled_at: float | None) -> bool:
-        """Does the newest sample of its processor, taken then, not show this pod's work yet?"""
+    def unseen(self, sample: Sample | None) -> float:
+        """How much of this pod's work the sample of its processor does not show: 1 none of it, 0 all."""
         # A pod that is not Ready is unseen however young the sample is: it still loads, and its work is yet to come.
-        return self.ready_at is None or sampled_at is None or sampled_at < self.ready_at + SETTLE_S
+        if self.ready_at is None or sample is None:
+            return 1.0
+        seen_s = sample.last_at - (self.ready_at + SETTLE_S)
+        if seen_s < 0:
+            return 1.0
+        return 0.0 if seen_s >= sample.seconds else 1.0 - seen_s / sample.seconds
 
 
 def model_pod(raw: Raw) -> PlacedPod:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.candidate_heap import Pick
 from batchwright_operator.placement.scoring import DECIMALS, ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Score
+from batchwright_operator.reconcile.live_state import Sample
 from batchwright_worker.api.messages import Receipt, RunnerUp
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 
@@ -71,17 +73,19 @@ def pending_reason(pod: Raw) -> PendingReason | None:
 
 def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
     """The receipt of a decision; `left_out` counts the nodes that were no candidates (empty: none)."""
-    best = pick.best
+    best, sample = pick.best, pick.best.candidate.sample
     losers = [f"{each.candidate.node.name} lost {_against(best, each)}" for each in pick.runners_up]
     return Receipt(
         node=best.candidate.node.name,
         processor=best.candidate.kind,
         load=_decimal(best.load),
-        terms={name: _decimal(value) for name, value in best.terms.items()},
+        terms={name: _decimal(value) for name, value in best.terms.items() if _is_known(best, name)},
+        state_seconds=None if sample is None else round(sample.seconds, 1),
+        state_age_seconds=None if sample is None else _age_s(sample, now),
         runners_up=[_runner_up(each) for each in pick.runners_up],
         predicted_throughput=best.candidate.forecast,
         decided_time=rfc3339(now),
-        reason="; ".join([_as_sum(best), *losers, *([f"not considered: {left_out}"] if left_out else [])]),
+        reason="; ".join([_as_sum(best), *losers, *_remarks(left_out, sample, now)]),
     )
 
 
@@ -91,7 +95,7 @@ def released(kind: str, why: str, *, now: float) -> Receipt:
         node="",
         processor=kind,
         load="",
-        terms=dict.fromkeys(TERMS, _decimal(0.0)),
+        terms={},
         decided_time=rfc3339(now),
         reason=f"released to the scheduler without a node: {why}",
     )
@@ -109,19 +113,45 @@ def _runner_up(scored: Score) -> RunnerUp:
 def _as_sum(best: Score) -> str:
     """The load as a sum of named terms, then what is unknown of the candidate."""
     context, candidate = best.context, best.candidate
-    shown = [name for name, term in context.terms.items() if term.is_said(best.terms[name], context.policy)]
-    summands = " + ".join(f"{name} {_decimal(best.terms[name])}" for name in shown)
-    unknown = ["no fresh sample"] * (candidate.sample is None) + ["not benchmarked"] * (candidate.capacity is None)
+    said = [name for name, term in context.terms.items() if term.is_said(best.terms[name], context.policy)]
+    summands = " + ".join(f"{name} {_decimal(best.terms[name])}" for name in said if _is_known(best, name))
+    unknown = ["no sample that lasts"] * (candidate.sample is None) + ["not benchmarked"] * (candidate.capacity is None)
+    if not summands:
+        return f"{candidate.node.name}: nothing is known of its load ({', '.join(unknown)})"
     forecast = " after the placement" if context.policy == "Forecast" else ""
-    sentence = f"{candidate.node.name}: load{forecast} {_decimal(best.load)} = {summands}"
+    known = " as far as it is known" if unknown else ""
+    sentence = f"{candidate.node.name}: load{forecast}{known} {_decimal(best.load)} = {summands}"
     return f"{sentence} ({', '.join(unknown)})" if unknown else sentence
+
+
+def _is_known(score: Score, name: str) -> bool:
+    return score.context.terms[name].is_known(score.candidate)
+
+
+def _remarks(left_out: str, sample: Sample | None, now: float) -> Iterator[str]:
+    if left_out:
+        yield f"not considered: {left_out}"
+    if sample is not None:
+        yield _state(sample, now)
+
+
+def _state(sample: Sample, now: float) -> str:
+    """Of which seconds the state is."""
+    seconds = f"mean of {sample.seconds:.0f} s" if sample.seconds else "one sample"
+    left_out = sample.left_out >= ROUNDS_TO_ZERO
+    without = f", without {_decimal(sample.left_out)} by pods that end" if left_out else ""
+    return f"state: {seconds}, {_age_s(sample, now):.0f} s old{without}"
+
+
+def _age_s(sample: Sample, now: float) -> float:
+    return round(max(0.0, now - sample.last_at), 1)
 
 
 def _against(best: Score, other: Score) -> str:
     """Why `other` came after `best`, in the order in which candidates are compared (`Score.rank`)."""
     mine, its = best.candidate, other.candidate
     if its.sample is None and mine.sample is not None:
-        return "for want of a fresh sample"
+        return "for want of a sample that lasts"
     if its.capacity is None and mine.capacity is not None:
         return "as it is not benchmarked"
     gap = other.load - best.load

@@ -84,6 +84,13 @@ class Term:
     """Its value by policy Forecast; None: this policy does not use it."""
     silent_at_zero: bool = False
     """A sentence about Additive leaves it out where it rounds to zero."""
+    of: Literal["sample", "capacity", ""] = ""
+    """What it is computed from: where the candidate has none, its value is no fact, and nothing names it."""
+
+    def is_known(self, candidate: Candidate) -> bool:
+        """Is its value a fact?"""
+        has = {"sample": candidate.sample is not None, "capacity": candidate.capacity is not None, "": True}
+        return has[self.of]
 
     def value(self, candidate: Candidate, context: ScoreContext) -> float:
         """What it adds to the candidate's load."""
@@ -131,10 +138,13 @@ def _spread(candidate: Candidate) -> float:
 
 TERMS: Final[Mapping[str, Term]] = {
     "utilization": Term(
-        description="Share from the processor's utilization.", additive=_utilization, forecast=_sampled_utilization
+        description="Share from the processor's utilization.", additive=_utilization, forecast=_sampled_utilization,
+        of="sample",
     ),
-    "memory": Term(description="Share from its memory utilization.", additive=_memory),
-    "capacity": Term(description="Share from its capacity against the best candidate's.", additive=_capacity),
+    "memory": Term(description="Share from its memory utilization.", additive=_memory, of="sample"),
+    "capacity": Term(
+        description="Share from its capacity against the best candidate's.", additive=_capacity, of="capacity"
+    ),
     "pending": Term(
         description="Share from placements that no sample shows yet.", additive=_pending,
         forecast=_pending_with_this_pod, silent_at_zero=True,

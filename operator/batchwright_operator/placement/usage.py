@@ -38,8 +38,8 @@ class Usage:
         sample = self._observed.samples.get((node, pod.kind))
         # Without this every pod of a burst between two samples lands on the same node (method A4): at 4:2:1:1, 16 pods
         # on the fastest one, and half of the load served.
-        if pod.unseen(sample.taken_at if sample else None):
-            self.pending[node, pod.kind] += self.share(pod, node)
+        if unseen := pod.unseen(sample):
+            self.pending[node, pod.kind] += unseen * self.share(pod, node)
         self.replicas[pod.owner][node] += 1
 
     def share(self, pod: PlacedPod, node: str) -> float:

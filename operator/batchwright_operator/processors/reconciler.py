@@ -74,7 +74,7 @@ class AcceleratorProfileReconciler:
             profile=store.get(ACCELERATOR_PROFILE, "", key.name),
             jobs=jobs,
             pods=pods,
-            samples={kind: sample for (name, kind), sample in self._live.samples.items() if name == key.name},
+            samples={kind: sample for (name, kind), sample in self._live.newest.items() if name == key.name},
             used_by_models=_used_by_models(store, key.name),
             benchmarks_elsewhere=sum(not is_finished(each) for each in all_jobs if _node_of(each) != key.name),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -35,6 +36,19 @@ class Sample:
     memory_utilization: float
     taken_at: float
     devices: tuple[DeviceSample, ...] = ()
+    pods: Mapping[str, tuple[float, float]] | None = None
+    """Pod uid -> its part of both utilizations, "": that of pods that have ended; None: not told by the source."""
+    seconds: float = 0.0
+    """Seconds that it is the mean of; 0: not known, or a moment."""
+    until: float | None = None
+    """When those seconds end, if before `taken_at`: what came later was left out."""
+    left_out: float = 0.0
+    """The mean utilization by pods that end by themselves, which is not in `utilization`."""
+
+    @property
+    def last_at(self) -> float:
+        """When the seconds end that it is the mean of."""
+        return self.taken_at if self.until is None else self.until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +86,11 @@ class LiveState:
 
     control_key: bytes = b""
     """The operator's own key; set before any reconciler runs."""
+    newest: dict[tuple[str, str], Sample] = field(default_factory=dict)
+    """(node, accelerator kind) -> newest sample, everything included; written by telemetry."""
     samples: dict[tuple[str, str], Sample] = field(default_factory=dict)
-    """(node, accelerator kind) -> newest sample; written by telemetry."""
+    """(node, accelerator kind) -> what lasts of the samples of `Settings.placement_window_seconds`, by which pods are
+    placed; missing while nothing but what ends was seen. Written by telemetry."""
     sidecars: dict[str, Received[SidecarState]] = field(default_factory=dict)
     """Pod uid -> newest state; written (and removed when the pod is deleted) by the sidecar follower."""
     runners: dict[str, Received[RunnerState]] = field(default_factory=dict)

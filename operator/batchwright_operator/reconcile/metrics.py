@@ -77,7 +77,7 @@ class _Decided(Collector):
 
 
 class _Samples(Collector):
-    """Method A3: the newest samples."""
+    """Method A3: the samples that pods are placed by."""
 
     def __init__(self, live: LiveState) -> None:
         self._live = live
@@ -87,7 +87,7 @@ class _Samples(Collector):
 
     def collect(self) -> Iterator[Metric]:
         labels = ["node", "kind"]
-        busy = GaugeMetricFamily("batchwright_processor_utilization_ratio", "Busy share", labels=labels)
+        busy = GaugeMetricFamily("batchwright_processor_utilization_ratio", "Busy share that lasts", labels=labels)
         memory = GaugeMetricFamily("batchwright_processor_memory_utilization_ratio", "Memory in use", labels=labels)
         taken = GaugeMetricFamily("batchwright_processor_sample_timestamp_seconds", "When it was read", labels=labels)
         for (node, kind), sample in list(self._live.samples.items()):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -28,8 +30,9 @@ TIMEOUT_S: Final = 3.0
 AT_ONCE: Final = 64
 RESPONSE_LIMIT_BYTES: Final = 4 << 20
 _PREFIX: Final = "batchwright_processor_"
-_BUSY, _MEMORY, _TAKEN = (f"{_PREFIX}{name}" for name in (
-    "utilization_ratio", "memory_utilization_ratio", "sample_timestamp_seconds"))  # fmt: skip
+_BUSY, _MEMORY, _TAKEN, _POD_BUSY, _POD_MEMORY = (f"{_PREFIX}{name}" for name in (
+    "utilization_ratio", "memory_utilization_ratio", "sample_timestamp_seconds", "pod_utilization_ratio",
+    "pod_memory_utilization_ratio"))  # fmt: skip
 
 
 class AgentSource:
@@ -85,8 +88,13 @@ def parse(text: str, date: str, now: float) -> dict[str, Sample]:
     """Kind -> sample of one scrape. A sample's age is by the agent's own clock: `date` is its Date header, so that an
     agent whose clock is wrong is not taken for stale (or for fresh). ValueError for text that is no exposition."""
     values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    pods: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for family in text_string_to_metric_families(text):
-        if family.name.startswith(_PREFIX):
+        if family.name in {_POD_BUSY, _POD_MEMORY}:
+            for each in family.samples:
+                # Interned: the same uid comes again with every sample, and a window holds them all.
+                pods[each.labels.get("kind", "")][sys.intern(each.labels.get("pod", ""))][family.name] = each.value
+        elif family.name.startswith(_PREFIX):
             for each in family.samples:
                 values[each.labels.get("kind", ""), each.labels.get("device", "")][family.name] = each.value
     there = _unix(date)
@@ -98,7 +106,13 @@ def parse(text: str, date: str, now: float) -> dict[str, Sample]:
         age_s = max(0.0, (there if there is not None else now) - (taken if taken is not None else now))
         sample = DeviceSample(id=device, utilization=min(1.0, busy), memory_utilization=min(1.0, memory))
         kinds[kind].append((sample, now - age_s))
-    return {kind: mean_sample([each for each, _ in got], min(at for _, at in got)) for kind, got in kinds.items()}
+    means = {kind: mean_sample([each for each, _ in got], min(at for _, at in got)) for kind, got in kinds.items()}
+    return {kind: replace(each, pods=_pods(pods[kind])) if kind in pods else each for kind, each in means.items()}
+
+
+def _pods(found: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    shares = {uid: (values.get(_POD_BUSY, 0.0), values.get(_POD_MEMORY, 0.0)) for uid, values in found.items()}
+    return {uid: each for uid, each in shares.items() if all(is_measured(value) for value in each)}
 
 
 def _of_node(samples: Mapping[str, Sample], node: Raw | None) -> dict[str, Sample]:

@@ -1,4 +1,4 @@
-"""The collector (method A3): keeps `LiveState.samples` current, from agents or Prometheus, and from sidecars.
+"""The collector (method A3): keeps the samples of `LiveState` current, from agents or Prometheus, and from sidecars.
 
 Samples change all the time and are not worth a reconciliation each: placement is queued only when pods wait for it and
 a sample has really moved, a profile only when its node's samples become fresh.
@@ -10,6 +10,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Final, Protocol
 
 import aiohttp
@@ -24,10 +26,18 @@ from batchwright_operator.reconcile.interfaces import Queue, StoreView
 from batchwright_operator.reconcile.live_state import DeviceSample, LiveState, Received, Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.agents import AgentSource
+from batchwright_operator.telemetry.ending_pods import benchmarked_until, ends, known
 from batchwright_operator.telemetry.exporters import mean_sample
+from batchwright_operator.telemetry.lasting import Windows
 from batchwright_operator.telemetry.prometheus import PrometheusSource
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_EMULATED, LABEL_COMPONENT
+from batchwright_worker.api.names import (
+    ANNOTATION_KIND,
+    COMPONENT_MODEL,
+    KIND_EMULATED,
+    LABEL_BENCHMARK,
+    LABEL_COMPONENT,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +68,7 @@ class TelemetryBackground:
     ) -> None:
         self._settings, self._live, self._session_factory, self._clock = settings, live, session_factory, clock
         self._problem = ""
+        self._windows = Windows(window_s=settings.placement_window_seconds, interval_s=settings.scrape_interval_seconds)
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Reads every scrape interval until cancelled."""
@@ -86,14 +97,37 @@ class TelemetryBackground:
     def _store_samples(
         self, samples: Mapping[tuple[str, str], Sample], nodes: set[str], store: StoreView, queue: Queue, now: float
     ) -> None:
-        before = dict(self._live.samples)
-        for place in [place for place in before if place[0] not in nodes]:
-            del self._live.samples[place]
-        self._live.samples.update({place: sample for place, sample in samples.items() if place[0] in nodes})
-        for node in {place[0] for place in samples if self._stale(before.get(place), now)} & nodes:
+        live = self._live
+        newest, lasting = dict(live.newest), dict(live.samples)
+        for place in [place for place in newest if place[0] not in nodes]:
+            live.newest.pop(place)
+            self._windows.forget(place[0])
+        live.newest.update({place: sample for place, sample in samples.items() if place[0] in nodes})
+        self._add_to_windows(samples, store, now)
+        self._store_lasting(store, now)
+        for node in {place[0] for place in samples if self._stale(newest.get(place), now)} & nodes:
             queue.add(Key(reconciler=PROFILES, name=node))
-        if any(_moved(before.get(place), sample) for place, sample in samples.items()) and _waiting(store):
+        if any(_moved(lasting.get(place), sample) for place, sample in live.samples.items()) and _waiting(store):
             queue.add(PLACEMENT)
+
+    def _add_to_windows(self, samples: Mapping[tuple[str, str], Sample], store: StoreView, now: float) -> None:
+        benchmarked = benchmarked_until(store.labelled(POD, LABEL_BENCHMARK, "true"), now)
+        pods = _by_uid(store) if any(each.pods for each in samples.values()) else {}
+        for place in samples.keys() & self._live.newest.keys():
+            sample = samples[place]
+            # An emulated device is told by the sidecars that use it, which no benchmark has.
+            is_told = sample.pods is not None or place[1] == KIND_EMULATED
+            if sample.pods is not None:
+                sample = replace(sample, pods=known(sample.pods, pods))
+            self._windows.add(place, sample, disturbed_until=None if is_told else benchmarked.get(place))
+
+    def _store_lasting(self, store: StoreView, now: float) -> None:
+        """What lasts is worked out anew also where no sample came: a pod may have ended since."""
+        pods = _by_uid(store) if any(each.pods for each in self._live.newest.values()) else {}
+        window_s = self._settings.placement_window_seconds
+        ending = cache(lambda uid: ends(uid, pods, now, lasting_s=window_s))
+        found = {place: self._windows.lasting(place, ending) for place in self._live.newest}
+        self._live.samples = {place: each for place, each in found.items() if each is not None}
 
     def _stale(self, sample: Sample | None, now: float) -> bool:
         return sample is None or now - sample.taken_at > self._settings.sample_stale_seconds
@@ -135,8 +169,19 @@ def emulated_samples(
             count = int(amount(node["status"]["allocatable"][KIND_EMULATED]))
             free = [DeviceSample(id=f"free-{i}", utilization=0.0, memory_utilization=0.0)
                     for i in range(count - len(devices))]  # fmt: skip
-            samples[name, KIND_EMULATED] = mean_sample([*devices, *free], now)
+            found = mean_sample([*devices, *free], now)
+            samples[name, KIND_EMULATED] = replace(found, pods=_by_holder(devices, len(found.devices)))
     return samples
+
+
+def _by_holder(devices: Iterable[DeviceSample], count: int) -> dict[str, tuple[float, float]]:
+    """Pod uid -> its part of the mean over `count` devices."""
+    parts: dict[str, tuple[float, float]] = {}
+    for each in devices:
+        uid = each.id.rpartition("/")[0]
+        busy, memory = parts.get(uid, (0.0, 0.0))
+        parts[uid] = (busy + each.utilization / count, memory + each.memory_utilization / count)
+    return parts
 
 
 def _devices_in_use(
@@ -167,6 +212,10 @@ def _moved(before: Sample | None, after: Sample) -> bool:
         or abs(before.utilization - after.utilization) >= MOVED
         or abs(before.memory_utilization - after.memory_utilization) >= MOVED
     )
+
+
+def _by_uid(store: StoreView) -> dict[str, Raw]:
+    return {pod["metadata"]["uid"]: pod for pod in store.all(POD)}
 
 
 def _waiting(store: StoreView) -> bool:

@@ -30,7 +30,8 @@ WINDOW: Final = "2m"
 """How far back a series' newest value may be: older ones are stale anyway (`Settings.sample_stale_seconds`)."""
 _RAW: Final = f'{{__name__=~"{"|".join(sorted(METRICS))}"}}[{WINDOW}]'
 _IDLE: Final = 'node_cpu_seconds_total{mode="idle"}'
-_CPU: Final = f"1 - avg without (cpu, mode) (rate({_IDLE}[1m]))"
+CPU_RATE_S: Final = 60.0
+_CPU: Final = f"1 - avg without (cpu, mode) (rate({_IDLE}[{CPU_RATE_S:.0f}s]))"
 _CPU_AGE: Final = f"time() - max without (cpu, mode) (timestamp({_IDLE}))"
 _MEMORY: Final = "1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes"
 
@@ -118,7 +119,9 @@ def _cpus(
         shares = [exporters.share(max(0.0, value), 1.0) for value in (busy[node], memory[node])]
         if shares[0] is not None and shares[1] is not None and age[node] > -1.0:
             taken_at = now - max(0.0, age[node])
-            samples[node, KIND_CPU] = Sample(utilization=shares[0], memory_utilization=shares[1], taken_at=taken_at)
+            samples[node, KIND_CPU] = Sample(
+                utilization=shares[0], memory_utilization=shares[1], taken_at=taken_at, seconds=CPU_RATE_S
+            )
     return samples
 
 

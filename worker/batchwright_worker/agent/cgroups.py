@@ -6,12 +6,17 @@ machine), everything in it counts, over that quota. Else the pods' cgroup counts
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _UNLIMITED: Final = 1 << 60
 """Version 1 writes a page-aligned maximum for `no limit`."""
+
+_POD: Final = re.compile(r"(?:^|-)pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
+"""A pod's cgroup by its uid, whose dashes systemd's names replace. A static pod has a digest for a uid."""
 
 
 class CgroupError(Exception):
@@ -110,6 +115,14 @@ def pods_of(root: Accounts) -> Accounts | None:
             if _holds_pods(folder.name) and folder.is_dir():
                 return root.below(str(folder.relative_to(root.usage)))
     return None
+
+
+def each_pod(pods: Accounts) -> Iterator[tuple[str, Accounts]]:
+    """(uid, its cgroup) of every pod below the cgroup of all pods: guaranteed ones in it, others by class."""
+    for level in ("*", "*/*"):
+        for folder in pods.usage.glob(level):
+            if (found := _POD.search(folder.name)) is not None:
+                yield found.group(1).replace("_", "-"), pods.below(str(folder.relative_to(pods.usage)))
 
 
 def _holds_pods(name: str) -> bool:

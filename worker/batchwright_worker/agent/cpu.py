@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from batchwright_worker.agent.cgroups import Accounts, accounts, node_root, pods_of
+from batchwright_worker.agent.pods import pod_shares, pod_use
 from batchwright_worker.agent.readings import DeviceReading, share
 from batchwright_worker.api.names import KIND_CPU
 
@@ -21,6 +22,8 @@ class NodeCpu:
     """What is measured and what it is measured against."""
 
     counted: Accounts
+    pods: Accounts | None = None
+    """The cgroup of all pods; None: it is not there (yet)."""
     cores: float
     memory_bytes: int
     product: str = ""
@@ -37,6 +40,7 @@ def find_node(sysfs: Path, proc: Path, *, root: str | None, allocatable_cores: f
     limits = [each.memory_limit_bytes() for each in (whole, pods) if each is not None]
     return NodeCpu(
         counted=counted,
+        pods=pods,
         cores=quota or allocatable_cores or (pods.guaranteed_cores() if pods else None) or _host_cores(proc),
         memory_bytes=min([limit for limit in limits if limit is not None] + [total]),
         product=_product(proc),
@@ -49,6 +53,7 @@ class CpuSource:
     def __init__(self, node: NodeCpu, clock: Callable[[], float] = time.time) -> None:
         self._node, self._clock = node, clock
         self._used_s, self._at = node.counted.used_cpu_s(), clock()
+        self._pods = pod_use(node.pods)
         self._last: DeviceReading | None = None
 
     def read(self) -> Sequence[DeviceReading]:
@@ -60,16 +65,18 @@ class CpuSource:
             used_s, memory = self._node.counted.used_cpu_s(), self._node.counted.used_memory_bytes()
         except (OSError, ValueError, KeyError):
             return []
+        pods, could_use_s = pod_use(self._node.pods), (now - self._at) * self._node.cores
         self._last = DeviceReading(
             kind=KIND_CPU,
             device="cpu",
-            utilization=share(used_s - self._used_s, (now - self._at) * self._node.cores),
+            utilization=share(used_s - self._used_s, could_use_s),
             memory_utilization=share(memory, self._node.memory_bytes),
             taken_at=now,
+            pods=pod_shares(self._pods, pods, cpu_s=could_use_s, memory_bytes=self._node.memory_bytes),
             memory_bytes=self._node.memory_bytes,
             product=self._node.product,
         )
-        self._used_s, self._at = used_s, now
+        self._used_s, self._at, self._pods = used_s, now, pods
         return [self._last]
 
 

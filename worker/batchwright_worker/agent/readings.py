@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+ENDED: Final = ""
+"""In `DeviceReading.pods`: the pods that have ended since the reading before, together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodShare:
+    """What one pod used of a device, as shares in [0, 1] of the whole of it."""
+
+    utilization: float
+    memory_utilization: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +28,8 @@ class DeviceReading:
     memory_utilization: float | None
     taken_at: float
     """Unix seconds."""
+    pods: Mapping[str, PodShare] | None = None
+    """uid -> share of each pod that uses enough to matter; None: the device does not tell which pod uses it."""
     memory_bytes: int = 0
     product: str = ""
     driver: str = ""

@@ -305,7 +305,11 @@ class Receipt(_Message, kw_only=True, frozen=True):
     processor: str
     load: str
     terms: dict[str, str]
-    """The weighted, normalised terms that add up to the load, by name; decimal strings."""
+    """The weighted, normalised terms that add up to the load, by name; decimal strings. What is unknown is missing."""
+    state_seconds: float | None = None
+    """The utilization is the mean of this many seconds; None: it is unknown."""
+    state_age_seconds: float | None = None
+    """How long before the decision those seconds ended."""
     runners_up: list[RunnerUp] = []
     predicted_throughput: float | None = None
     decided_time: str = ""

@@ -73,7 +73,8 @@ def test_term_is_in_the_status(receipt: Receipt) -> None:
     placed = Replica(name="a", uid="a", kind="cpu", receipt=receipt)
     wanted = model_deployment.parse(deployment())
     facts = DeploymentFacts(deployment=wanted, kinds=eligible_kinds(wanted, Settings()), replicas=(placed,))
-    status = status_of(facts, DeploymentPhase(name="Ready", reason="Available", message=""), NOW)
+    phase = DeploymentPhase(name="Ready", reason="Available", message="", ready=1, needed=1, wanted=1)
+    status = status_of(facts, phase, NOW)
     assert status["placements"][0]["terms"] == receipt.terms
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from batchwright_worker.engine.counters import Answers
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import Part
 from batchwright_worker.inference.errors import ModelFailed
@@ -29,7 +30,6 @@ class BatchOutcome:
         "_ended_at",
         "_engine",
         "_epoch",
-        "_last",
         "_served",
         "_shared",
         "_unload",
@@ -57,10 +57,8 @@ class BatchOutcome:
         self._epoch = self._device.epoch
         self._whole: RunResult | None = None
         """The result of the batch as dispatched, if it went well."""
-        self._last: RunResult | None = None
-        """The result of the newest run, whose parts are being answered."""
         self._ended_at = 0.0
-        """When that run ended."""
+        """When the newest run ended, whose parts are being answered."""
         self._shared: dict[Any, Any] = {}
 
     def device_lost(self) -> bool:
@@ -78,7 +76,7 @@ class BatchOutcome:
     def ran(self, rows: int, result: RunResult, whole: bool) -> None:
         """Count the run; only a batch that went well as a whole, with all rows that were decided, teaches the tuner:
         halves and leftovers would look like a model that is slow per row."""
-        self._last, self._ended_at = result, self._engine.clock()
+        self._ended_at = self._engine.clock()
         self._counters.ran(rows, result, self._served.curve(self.batch.run.bucket).seconds(rows))
         self._counters.last_inference = self._engine.wall()
         if result.memory is not None:
@@ -98,15 +96,19 @@ class BatchOutcome:
 
     def hand_out(self, parts: Sequence[Part], result: RunResult) -> None:
         """Answer the parts of a run: with their rows of the outputs, or the error of their first bad row."""
-        errors, at = result.row_errors, 0
-        for part in parts:
-            end = at + part.rows
-            bad = next((row for row in range(at, end) if row in errors), None) if errors else None
-            if bad is not None:
-                self.failed(Part(part.pending, part.start + bad - at, 1), errors[bad])
-            else:
-                self._done(part, self._cut(result.outputs, at, end))
-            at = end
+        errors, at, outputs = result.row_errors, 0, result.outputs
+        answers = Answers(result.input_s + result.output_s, self._counters.latency_counts)
+        try:
+            for part in parts:
+                end = at + part.rows
+                bad = next((row for row in range(at, end) if row in errors), None) if errors else None
+                if bad is not None:
+                    self.failed(Part(part.pending, part.start + bad - at, 1), errors[bad])
+                elif part.pending.waits:
+                    self._done(part, self._cut(outputs, at, end), answers)
+                at = end
+        finally:
+            self._counters.answered(answers, result)
 
     def _cut(self, outputs: Mapping[str, Array], start: int, end: int) -> Mapping[str, Array]:
         """The outputs of some rows of a run; those without a batch dimension are everyone's."""
@@ -145,21 +147,25 @@ class BatchOutcome:
         await self._unload(self._device.name, (victim,))
         return True
 
-    def _done(self, part: Part, outputs: Mapping[str, Array]) -> None:
+    def _done(self, part: Part, outputs: Mapping[str, Array], answers: Answers) -> None:
         """Outputs of a part's rows; the last ones complete the answer."""
-        pending = part.pending
-        if not pending.waits:
-            return
-        if not pending.add(part.start, part.rows, outputs):
-            self._engine.scheduler.answered_in_part(pending.request.model, part.rows)
-            return
-        request, ended_at = pending.request, self._ended_at
+        pending, ended_at = part.pending, self._ended_at
+        request, rows = pending.request, part.rows
         try:
-            result = pending.result(ended_at, self._shared)
+            if rows == request.rows:
+                pending.rows_left = 0
+                result = pending.whole_result(ended_at, outputs, self._shared)
+            elif pending.add(part.start, rows, outputs):
+                result = pending.result(ended_at, self._shared)
+            else:
+                self._engine.scheduler.answered_in_part(request.model, rows)
+                return
         except (KeyError, ValueError) as trouble:
             error = ModelFailed(f"model {self._served.name} gave outputs that do not fit: {trouble}")
             self._engine.requests.fail(pending, error)
             return
-        self._counters.answered(request.rows, result.queue_ms / 1e3, result.run_ms / 1e3, self._last)
-        self._engine.scheduler.answered(request.model, part.rows, ended_at - request.arrival)
+        latency_s = ended_at - request.arrival
+        run_s = result.run_ms / 1e3
+        answers.add(request.rows, latency_s - run_s, run_s)
+        self._engine.scheduler.answered(request.model, rows, latency_s)
         self._engine.requests.answer(pending, result)

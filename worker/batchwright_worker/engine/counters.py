@@ -30,6 +30,29 @@ class BatchTally:
     compute_output: Tally = field(default_factory=Tally)
 
 
+class Answers:
+    """Requests that one batch has completed, summed up: their rows, seconds of waiting, from the start of their first
+    batch on, and of that without their inputs' and outputs' way (`around_s`)."""
+
+    __slots__ = ("_around_s", "_latency_counts", "compute_s", "count", "queue_s", "rows", "run_s")
+
+    def __init__(self, around_s: float, latency_counts: list[int]) -> None:
+        self._around_s = around_s
+        self._latency_counts = latency_counts
+        self.count = self.rows = 0
+        self.queue_s = self.run_s = self.compute_s = 0.0
+
+    def add(self, rows: int, queue_s: float, run_s: float) -> None:
+        """One more; its latency counts at once."""
+        self.count += 1
+        self.rows += rows
+        self.queue_s += queue_s
+        self.run_s += run_s
+        if run_s > self._around_s:
+            self.compute_s += run_s - self._around_s
+        self._latency_counts[bucket_of(queue_s + run_s)] += 1
+
+
 @dataclass(slots=True)
 class ModelCounters:
     """Counters of one model since the start; requests unless another unit is named."""
@@ -84,16 +107,15 @@ class ModelCounters:
     def refused_total(self) -> int:
         return sum(self.refused.values())
 
-    def answered(self, rows: int, queue_s: float, run_s: float, ran: RunResult | None = None) -> None:
-        """A request was answered with a result, which its last batch, `ran`, completed."""
-        input_s, output_s = (0.0, 0.0) if ran is None else (ran.input_s, ran.output_s)
-        self.success.add(queue_s + run_s)
-        self.queue.add(queue_s)
-        self.compute_input.add(input_s)
-        self.compute.add(max(0.0, run_s - input_s - output_s))
-        self.compute_output.add(output_s)
-        self.rows += rows
-        self.latency_counts[bucket_of(queue_s + run_s)] += 1
+    def answered(self, answers: Answers, ran: RunResult) -> None:
+        """Requests were answered with results, which the batch `ran` has completed."""
+        count = answers.count
+        self.success.add(answers.queue_s + answers.run_s, count)
+        self.queue.add(answers.queue_s, count)
+        self.compute_input.add(count * ran.input_s, count)
+        self.compute.add(answers.compute_s, count)
+        self.compute_output.add(count * ran.output_s, count)
+        self.rows += answers.rows
 
     def ran(self, rows: int, result: RunResult, predicted_s: float) -> None:
         """A batch has run."""

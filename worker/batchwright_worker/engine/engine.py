@@ -280,39 +280,34 @@ class Engine:
         now = self.clock()
         if self._stopping or served.blocked:
             self._check_open(served, now)
-        signature = self._loader.signature(request.model)
-        try:
-            prepared = self._prepared(signature, request)
-        except BadInput as error:
-            if self._loader.known(request.model) is None:
-                # It does not fit what the manifest says, or nothing; the model itself may take it.
-                raise refusals.not_known_yet(request.model) from error
-            raise
-        rows = prepared.rows
+        model = request.model
+        signature = self._loader.signature(model)
+        template = request.template
+        if template is not None and template.checked is signature:
+            inputs, rows, bucket = request.inputs, template.rows, template.bucket
+        else:
+            prepared = self._newly_prepared(signature, request)
+            inputs, rows, bucket = prepared.inputs, prepared.rows, prepared.bucket
         if rows != request.rows:
             request = replace(request, rows=rows)
-        self.windows.observe(served)
+        if model not in self.windows.timers:
+            self.windows.observe(served)
         key = self.scheduler.offer(
             QueueRequest(
-                model=request.model,
+                model=model,
                 rows=rows,
                 arrival=request.arrival,
-                bucket=prepared.bucket,
+                bucket=bucket,
                 deadline=request.deadline,
                 priority=request.priority,
             ),
             now,
         )
         if isinstance(key, Refusal):
-            self.counters[served.name].refused[key.reason] += 1
+            self.counters[model].refused[key.reason] += 1
             raise refusals.error_of(key)
         pending = PendingRequest(
-            request=request,
-            inputs=prepared.inputs,
-            bucket=prepared.bucket,
-            done=done,
-            rows_left=rows,
-            signature=signature,
+            request=request, inputs=inputs, bucket=bucket, done=done, rows_left=rows, signature=signature, keys=[key]
         )
         self.requests.add(key, pending)
         if request.deadline is not None:
@@ -320,11 +315,19 @@ class Engine:
         self._decisions.wake()
         return pending
 
+    def _newly_prepared(self, signature: Signature, request: InferRequest) -> Prepared:
+        """As `_prepared`. Raises InferenceError."""
+        try:
+            return self._prepared(signature, request)
+        except BadInput as error:
+            if self._loader.known(request.model) is None:
+                # It does not fit what the manifest says, or nothing; the model itself may take it.
+                raise refusals.not_known_yet(request.model) from error
+            raise
+
     def _prepared(self, signature: Signature, request: InferRequest) -> Prepared:
         """As the model takes it; checked once per template where nothing has to be padded. Raises BadInput."""
         template = request.template
-        if template is not None and template.checked is signature:
-            return Prepared(inputs=request.inputs, rows=template.rows, bucket=template.bucket)
         prepared = signature.prepare(request.inputs, request.outputs)
         if template is not None and prepared.inputs is request.inputs and not signature.goes_by_values:
             template.checked, template.bucket, template.rows = signature, prepared.bucket, prepared.rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from batchwright_worker.engine.pending import Part
@@ -174,7 +174,7 @@ def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:
         taken = min(rows, part.rows)
         rows -= taken
         if taken:
-            first.append(replace(part, rows=taken))
+            first.append(Part(part.pending, part.start, taken))
         if taken < part.rows:
             second.append(Part(part.pending, part.start + taken, part.rows - taken))
     return first, second

@@ -44,7 +44,7 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     bucket: Bucket
     done: Callable[[InferResult | InferenceError], None]
     waits: bool = True
-    keys: list[int] = []
+    keys: list[int]
     pieces: list[tuple[int, Mapping[str, Array]]] = []
     rows_left: int = 0
     began: float | None = None
@@ -55,6 +55,18 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
     deaths_alone: int = 0
     """How often a runtime has died while it ran nothing but this request."""
     deadline: DueTime | None = None
+
+    def whole_result(self, now: float, outputs: Mapping[str, Array], shared: dict[Any, Any]) -> InferResult:
+        """The result where the newest batch has run all of its rows at once, as nearly always; raises as `result`."""
+        wanted, arrival = self.request.outputs, self.request.arrival
+        began = arrival if self.began is None else self.began
+        return InferResult(
+            outputs={name: outputs[name] for name in wanted} if wanted else outputs,
+            batch_size=self.batch_size,
+            queue_ms=(began - arrival) * 1e3,
+            run_ms=(now - began) * 1e3,
+            shared=shared if self.batches == 1 else None,
+        )
 
     def rows_of(self, start: int, rows: int) -> Mapping[str, Array]:
         """The input rows [start, start + rows); views, no copies."""
@@ -101,9 +113,8 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
         )
 
 
-@dataclass(slots=True)
-class Part:
-    """Rows [start, start + rows) of one pending request; never changed."""
+class Part(msgspec.Struct, frozen=True, eq=False):
+    """Rows [start, start + rows) of one pending request."""
 
     pending: PendingRequest
     start: int
@@ -122,8 +133,7 @@ class PendingRequests:
     """Set while no request is pending."""
 
     def add(self, key: int, pending: PendingRequest) -> None:
-        """A new request is in the queue under `key`."""
-        pending.keys.append(key)
+        """A new request is in the queue under `key`, the one of its keys."""
         if not self.by_key:
             self.idle.clear()
         self.by_key[key] = pending
@@ -182,6 +192,7 @@ class PendingRequests:
         self.counters[pending.request.model].pending -= 1
         for key in pending.keys:
             self.by_key.pop(key, None)
-            self.scheduler.cancel(key)
+            if pending.rows_left:
+                self.scheduler.cancel(key)
         if not self.by_key:
             self.idle.set()

@@ -54,8 +54,7 @@ def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]
         view[offset : offset + len(data)] = data
         return Placed(name=name, datatype="BYTES", shape=shape, offset=offset, size=len(data))
     size = math.prod(shape) * first.dtype.itemsize
-    if size and first.dtype.isbuiltin == 1 and all(part.flags.c_contiguous for part in parts):
-        _write_bytes(view, offset, parts)
+    if size and first.dtype.isbuiltin == 1 and _write_bytes(view, offset, parts):
         return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
     target = np.frombuffer(view[offset : offset + size], dtype=first.dtype).reshape(shape)
     if len(parts) == 1:
@@ -65,27 +64,39 @@ def write_parts(view: memoryview, offset: int, name: str, parts: Sequence[Array]
     return Placed(name=name, datatype=name_of(first.dtype), shape=shape, offset=offset, size=size)
 
 
-def _write_bytes(view: memoryview, offset: int, parts: Sequence[Array]) -> None:
-    """Plain memory copies, whatever the parts' alignment."""
+def _write_bytes(view: memoryview, offset: int, parts: Sequence[Array]) -> bool:
+    """Plain memory copies, whatever the parts' alignment; False where one of them does not lie in one piece."""
     for part in parts:
-        size = part.nbytes
-        if size:
-            view[offset : offset + size] = part.data.cast("B")
-        offset += size
+        if part.size:
+            try:
+                data = part.data.cast("B")
+            except TypeError:
+                return False
+            end = offset + data.nbytes
+            view[offset:end] = data
+            offset = end
+    return True
 
 
-def write_columns(view: memoryview, columns: Mapping[str, Sequence[Array]]) -> tuple[list[Placed], int]:
-    """Every input's parts (`write_parts`), each input behind the one before; and the first free offset."""
+def write_columns(view: memoryview, columns: Mapping[str, Sequence[Array]]) -> list[Placed]:
+    """Every input's parts (`write_parts`), each input behind the one before; the view has `columns_size` bytes."""
     placed, end = [], 0
     for name, parts in columns.items():
-        placed.append(write_parts(view, end, name, parts))
-        end += parts_size(parts)
-    return placed, end
+        written = write_parts(view, end, name, parts)
+        placed.append(written)
+        end += aligned(written.size)
+    return placed
 
 
-def parts_size(parts: Sequence[Array]) -> int:
-    """Aligned bytes that write_parts takes."""
-    return aligned(sum(_size(part) for part in parts))
+def columns_size(columns: Mapping[str, Sequence[Array]]) -> int:
+    """Aligned bytes that write_columns takes."""
+    total = 0
+    for parts in columns.values():
+        size = 0
+        for part in parts:
+            size += encoded_size(part) if part.dtype.hasobject else part.nbytes
+        total += aligned(size)
+    return total
 
 
 def _laid_out(offset: int, arrays: Mapping[str, Array]) -> list[tuple[str, Array, int]]:

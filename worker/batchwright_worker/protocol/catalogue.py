@@ -52,7 +52,9 @@ class Catalogue:
 
     def expected_wait_ms(self, name: str) -> int:
         """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""
-        names = [name] if name in self.models else self.models
+        if name in self.engine.publisher.views:
+            return round(self.engine.expected_wait_ms(name))
+        names = () if name in self.models else self.models
         waits = (self.engine.expected_wait_ms(each) for each in names if each in self.engine.publisher.views)
         return round(max(waits, default=0.0))
 

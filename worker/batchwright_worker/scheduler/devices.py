@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
 
 UNBOUNDED = 1 << 60
@@ -122,8 +124,7 @@ class DeviceMemory:
         return lost
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
+class Flight(Struct, frozen=True, kw_only=True, gc=False):
     """A batch of `rows` that the device has been given: `serial` is its number, `device_s` its predicted device time.
     `isolated`: it may be what kills the runtime, so nothing else is in flight with it. `began`: when it was given."""
 
@@ -180,7 +181,10 @@ class DeviceTimeline:
         if self.loading and not self.overlaps_loads:
             has_time = self.until - self.began > 2 * MOST_LEAD_S
             return self.depth > 1 and self.expects != "" and has_time and not self.in_flight
-        return bool(self.in_flight) and not any(flight.isolated for flight in self.in_flight)
+        for flight in self.in_flight:
+            if flight.isolated:
+                return False
+        return bool(self.in_flight)
 
     @property
     def takes_load(self) -> bool:
@@ -190,10 +194,18 @@ class DeviceTimeline:
     @property
     def follow_at(self) -> float:
         """From when on any batch may be put behind what runs, so that the device never waits for it."""
-        device_s = sum(flight.device_s for flight in self.in_flight) if self.in_flight else self.until - self.began
+        device_s = self._in_flight_s if self.in_flight else self.until - self.began
         if device_s < SHORT_S:
             return self.began
         return self.until - min(self.round_trip_s + DECIDING_S, LEAD_SHARE * device_s, MOST_LEAD_S)
+
+    @property
+    def _in_flight_s(self) -> float:
+        """Predicted device time of all that was given to it."""
+        seconds = 0.0
+        for flight in self.in_flight:
+            seconds += flight.device_s
+        return seconds
 
     @property
     def least_behind(self) -> int:
@@ -221,15 +233,16 @@ class DeviceTimeline:
         known."""
         took = max(0.0, now - self.began)
         self.busy_s += took
-        was_idle = any(flight.serial == serial and flight.began == self.began for flight in self.in_flight)
-        if device_s is not None and was_idle:
-            self.round_trip_s += ROUND_TRIP_WEIGHT * (max(0.0, took - device_s) - self.round_trip_s)
+        ended = next((flight for flight in self.in_flight if flight.serial == serial), None)
+        if ended is not None:
+            self.in_flight.remove(ended)
+            if device_s is not None and ended.began == self.began:
+                self.round_trip_s += ROUND_TRIP_WEIGHT * (max(0.0, took - device_s) - self.round_trip_s)
+            if self.interleaves:
+                took = now - ended.began
         self.began = now
-        if self.interleaves:
-            took = max((now - flight.began for flight in self.in_flight if flight.serial == serial), default=took)
-        self.in_flight = [flight for flight in self.in_flight if flight.serial != serial]
         if self.in_flight:
-            self.until = now + sum(flight.device_s for flight in self.in_flight)
+            self.until = now + self._in_flight_s
         elif self.expects and not self.overlaps_loads:
             self.until = now + self.load_s
         return took

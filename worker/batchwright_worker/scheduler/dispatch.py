@@ -160,6 +160,27 @@ def follow(queue: QueueView, devices: Sequence[DeviceView]) -> RunBatch | None:
     return None
 
 
+def follow_fast(queue: QueueView, devices: Iterable[Device], now: float) -> RunBatch | None:
+    """What `follow` would answer, from the device state itself, where one device alone may be given a batch behind the
+    one that it runs, holds the model and has memory for all of its rows; None where that takes a closer look."""
+    able = [device for device in devices if device.followable]
+    if len(able) != 1 or isinstance(queue.bucket, IsolatedBucket):
+        return None
+    memory, timeline = able[0].memory, able[0].timeline
+    resident = memory.residents.get(queue.model)
+    if resident is None or not timeline.in_flight:
+        return None
+    wanted = min(queue.try_batch, memory.caps.get(queue.model, UNBOUNDED))
+    takes_it = wanted >= timeline.least_behind and now >= timeline.follow_at
+    if not (queue.full or takes_it or wanted < queue.try_batch):
+        return None
+    if rows_that_fit(memory.free_bytes + resident.retained_bytes, queue.bytes_per_row) < wanted:
+        return None
+    return RunBatch(
+        device=able[0].name, model=queue.model, bucket=queue.bucket, rows=wanted, unload=(), reason="LoadedAndIdle"
+    )
+
+
 def load_behind(queue: QueueView, devices: Sequence[DeviceView], loading: frozenset[str]) -> LoadModel | None:
     """The load to put behind a batch that is about to end: for this queue, the next one in order, whose model is not
     resident anywhere. The model of that batch may make room for it."""

@@ -271,9 +271,12 @@ class ModelQueue:
 
     def push(self, entry: QueuedRequest) -> None:
         """Add a request; the caller has asked `has_room`."""
-        self.groups.setdefault(entry.bucket, Group()).push(entry)
+        group = self.groups.get(entry.bucket)
+        if group is None:
+            group = self.groups[entry.bucket] = Group()
+        group.push(entry)
         self.entries[entry.key] = entry
-        self.rows += entry.left
+        self.rows += entry.rows - entry.start
 
     def remove(self, key: int) -> int:
         """Take what is left of a request out (its caller has disconnected, or it is late); the number of rows freed."""
@@ -287,12 +290,15 @@ class ModelQueue:
 
     def take(self, bucket: Bucket, rows: int, now: float) -> list[Slice]:
         """The next rows of a bucket, at most `rows`, as a batch that starts now."""
-        taken = self.groups[bucket].take(rows, now)
-        self.rows -= sum(part.rows for part in taken)
+        group, entries = self.groups[bucket], self.entries
+        before = group.rows
+        taken = group.take(rows, now)
+        self.rows += group.rows - before
         for part in taken:
-            if self.entries[part.key].removed:
-                del self.entries[part.key]
-        self._tidy(bucket)
+            if entries[part.key].removed:
+                del entries[part.key]
+        if not group.rows:
+            del self.groups[bucket]
         self.last_served = now
         self.passed_over = 0
         return taken

@@ -106,14 +106,14 @@ class Scheduler:
 
     def offer(self, offer: QueueRequest, now: float) -> int | Refusal:
         """Queue it and return its key, or say why not."""
-        served = self.models[offer.model]
+        served, rows = self.models[offer.model], offer.rows
         level = level_of(offer.priority)
-        served.offer(offer.rows, level, now)
+        served.offer(rows, level, now)
         self._levels[level] = now
         if len(self.models) > 1:
-            served.demand.add(offer.rows, now)
-        served.window.offered += offer.rows
-        if not served.queue.has_room(offer.rows) and not served.queue.can_displace(level, offer.rows):
+            served.demand.add(rows, now)
+        served.window.offered += rows
+        if not served.queue.has_room(rows) and not served.queue.can_displace(level, rows):
             return self._full(served, offer, now)
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
@@ -243,13 +243,17 @@ class Scheduler:
             # both batches run.
             first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
             queue = views.queue_view(first, self.models[first.model])
-            seen = seen or self._device_views(now, with_costs=first.load_s > 0)
+            run = None if first.load_s else dispatch.follow_fast(queue, self.devices.values(), now)
+            if run is None:
+                seen = seen or self._device_views(now, with_costs=first.load_s > 0)
             if first.load_s:
+                assert seen is not None
                 load = dispatch.load_behind(queue, seen, self._loading())
                 if load is None:
                     break
                 return Step(action=self._begin_load_in_turn(load, now), late=late)
-            run = dispatch.follow(queue, seen)
+            if run is None and seen is not None:
+                run = dispatch.follow(queue, seen)
             if run is None:
                 break
             # The batch begins when what runs has ended. Rows that are late by then are dropped now, and the batch is
@@ -471,20 +475,21 @@ class Scheduler:
             self._displaced += served.queue.displace(level_of(offer.priority), offer.rows)
             for key in self._displaced:
                 self._model_of.pop(key, None)
-        self._keys += 1
-        self._model_of[self._keys] = served.name
+        self._keys = key = self._keys + 1
+        self._model_of[key] = offer.model
+        rows = offer.rows
         served.queue.push(
             QueuedRequest(
-                key=self._keys,
-                rows=offer.rows,
+                key=key,
+                rows=rows,
                 arrival=offer.arrival,
                 bucket=offer.bucket,
                 priority=offer.priority,
                 drop_after=drop_after,
-                large=offer.rows > 1 and offer.rows > served.facts(offer.bucket, offer.arrival).cap,
+                large=rows > 1 and rows > served.facts(offer.bucket, offer.arrival).cap,
             )
         )
-        return self._keys
+        return key
 
     def _full(self, served: ServedModel, offer: QueueRequest, now: float) -> Refusal:
         wait = self.expected_wait_s(served.name, now)
@@ -536,9 +541,10 @@ class Scheduler:
         for victim in run.unload:
             device.memory.unload(victim)
         slices = served.queue.take(run.bucket, run.rows, now)
+        waiting, model_of = served.queue.entries, self._model_of
         for part in slices:
-            if part.key not in served.queue.entries:
-                self._model_of.pop(part.key, None)
+            if part.key not in waiting:
+                model_of.pop(part.key, None)
         predicted = served.curve(run.bucket).seconds(run.rows)
         served.used.add(predicted + served.overhead_s, now)
         if len(self.models) > 1:

@@ -155,6 +155,8 @@ class ServedModel:
     """Seconds of device time that it takes per second."""
     overhead_s: float = 0.0
     """Smoothed time of a batch beyond its device time: copies, the way to the runtime and back."""
+    around_s: float = 0.0
+    """`overhead_s` in tenths of a millisecond: until it has moved by one, sums with it need not be made again."""
     batch_s: float = 0.0
     """Smoothed time of a batch."""
     ran_at: float = -math.inf
@@ -192,26 +194,31 @@ class ServedModel:
     def turnaround(self, bucket: Bucket) -> Curve:
         """Time from the start of a batch to its answers: the device time and what goes around it."""
         bucket = shape_of(bucket)
-        curve, overhead_s = self.curve(bucket), round(self.overhead_s, 4)
+        curve = self.curve(bucket)
         known = self._turnarounds.get(bucket)
-        if known is not None and known[0] is curve and known[1] == overhead_s:
+        if known is not None and known[0] is curve and known[1] == self.around_s:
             return known[2]
         if len(self._turnarounds) > MOST_BUCKETS:
             self._turnarounds.clear()
         turnaround = self.turnaround_of(curve)
-        self._turnarounds[bucket] = (curve, overhead_s, turnaround)
+        self._turnarounds[bucket] = (curve, self.around_s, turnaround)
         return turnaround
 
     def turnaround_measured(self, device_s: float, turnaround_s: float) -> None:
         """Learn what goes around a batch."""
-        self._version += 1
         self.overhead_s += OVERHEAD_WEIGHT * (max(0.0, turnaround_s - device_s) - self.overhead_s)
+        if (rounded_s := round(self.overhead_s, 4)) != self.around_s:
+            self.around_s = rounded_s
+            self._version += 1
         self.batch_s += OVERHEAD_WEIGHT * (turnaround_s - self.batch_s)
 
     def ran(self, bucket: Bucket, rows: int, device_s: float) -> None:
         """Learn from a batch. While there is but one bucket, its fit is the overall one."""
-        self._version += 1
         self.last_bucket = bucket = shape_of(bucket)
+        times = self.by_bucket.get(bucket)
+        if times is None or rows > self.largest_ran or self.tuner.opening:
+            # What bounds batches may change by more than the fit.
+            self._version += 1
         self.largest_ran = max(self.largest_ran, rows)
         if not self.by_bucket:
             self.by_bucket[bucket] = self.overall
@@ -220,10 +227,12 @@ class ServedModel:
             if len(self.by_bucket) == 1:
                 self.overall = self.overall.copy()
             self.by_bucket[bucket] = DeviceTime()
-        self.overall.observe(rows, device_s)
+        is_new = self.overall.observe(rows, device_s)
         times = self.by_bucket.get(bucket)
         if times is not None and times is not self.overall:
-            times.observe(rows, device_s)
+            is_new = times.observe(rows, device_s) or is_new
+        if is_new:
+            self._version += 1
         if self.tuner.opening and self._finds_size:
             # No warm-up has run: the first batches are one, of real rows.
             size = self.config.tuning.bounded(fitted_size(self.config.tuning, self.tuning_curve()))
@@ -374,8 +383,7 @@ class ServedModel:
 
     def turnaround_of(self, curve: Curve) -> Curve:
         """A fit of device time with what goes around a batch."""
-        # Rounded, so that sums need not be made again before the overhead has moved by a tenth of a millisecond.
-        return curve.plus(round(self.overhead_s, 4)) if curve.known else curve
+        return curve.plus(self.around_s) if curve.known else curve
 
 
 def start_serving(config: ModelConfig, now: float) -> ServedModel:

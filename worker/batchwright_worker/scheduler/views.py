@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from batchwright_worker.api.deployment import Eviction
 from batchwright_worker.scheduler.devices import Device
@@ -16,8 +17,7 @@ SOON_S = 1.0
 """Rows that wait count as demand of this many seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class Moment(Struct, frozen=True, kw_only=True, gc=False):
     """`now`, when a batch that is decided now `begins`, and whether requests of several priorities have come lately
     (`mixed`)."""
 
@@ -33,7 +33,6 @@ def choices(
     now = moment.now
     found: list[Choice] = []
     wake_at: float | None = None
-    resident = {name for one in devices.values() for name in (*one.memory.residents, one.timeline.expects)}
     for served in waiting:
         queue = served.queue
         bucket = queue.next_bucket()
@@ -59,7 +58,7 @@ def choices(
                 rows=rows,
                 waiting_rows=queue.rows,
                 run_s=facts.curve.seconds(rows),
-                load_s=0.0 if served.name in resident else max(served.footprint.load_s, 1e-6),
+                load_s=0.0 if _is_there(served.name, devices) else max(served.footprint.load_s, 1e-6),
                 last_served=queue.last_served,
                 head_arrival=head.arrival,
                 due=head.drop_after,
@@ -69,6 +68,14 @@ def choices(
             )
         )
     return found, wake_at
+
+
+def _is_there(model: str, devices: Mapping[str, Device]) -> bool:
+    """Is it resident somewhere, or on its way in?"""
+    for device in devices.values():
+        if model in device.memory.residents or model == device.timeline.expects:
+            return True
+    return False
 
 
 def _in_time_for_the_first(head: QueuedRequest, group: Group, facts: BucketFacts, rows: int, begins: float) -> int:

@@ -47,15 +47,17 @@ _JSON_LENGTH: Final = HEADER_LENGTH.lower().encode()
 
 class InferHead:
     """What a head says of the infer requests that begin with it. `json_bytes` is the length of their JSON part, 0 where
-    it is not kept as a template, `codings` is None where neither body is compressed."""
+    it is not kept as a template, `codings` is None where neither body is compressed; `is_served`: the model and its
+    version were found once, and stay."""
 
-    __slots__ = ("codings", "json_bytes", "json_length", "model", "templates", "version")
+    __slots__ = ("codings", "is_served", "json_bytes", "json_length", "model", "templates", "version")
 
     def __init__(self, head: RequestHead, model: str, version: str) -> None:
         """Raises HttpError."""
         self.codings = codings_of(head.headers)
         self.model = model
         self.version = version
+        self.is_served = False
         self.json_length = head.headers.get(_JSON_LENGTH)
         digits = self.json_length or b""
         size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
@@ -87,7 +89,9 @@ class Inference:
 
     def begin(self, request: HttpRequest, head: InferHead) -> None:
         """Submit a request, whose response comes later. Raises InferenceError for what is not taken."""
-        self._catalogue.check(head.model, head.version)
+        if not head.is_served:
+            self._catalogue.check(head.model, head.version)
+            head.is_served = True
         self._memory.check()
         if len(request.content) > LARGE_BYTES and _takes_long(request.content, head):
             reading = self._large.read_http(head.model, request.content, head.json_length, self._limits)

@@ -123,8 +123,9 @@ class DeviceTime:
     _unread: int = 0
     _unread_s: float = 0.0
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """One batch of `rows` took `seconds` on the device."""
+    def observe(self, rows: int, seconds: float) -> bool:
+        """One batch of `rows` took `seconds` on the device; is the `curve` another one since?"""
+        before = self._curve
         self._count_side(rows, seconds)
         self.count += 1
         self.samples.append((rows, seconds))
@@ -138,6 +139,7 @@ class DeviceTime:
         is_new = all(rows != size for size, _ in self._curve.points)
         self._unread += KEPT if is_new else 1
         self._unread_s += seconds
+        return self.curve is not before
 
     def copy(self) -> DeviceTime:
         """A copy that goes its own way."""

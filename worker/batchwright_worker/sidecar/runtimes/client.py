@@ -49,7 +49,7 @@ from batchwright_worker.ipc.messages import (
 )
 from batchwright_worker.ipc.slots import Slot, SlotPool, SlotsFullError
 from batchwright_worker.ipc.supervision import end_runtime
-from batchwright_worker.ipc.tensors import parts_size, taken, write_columns
+from batchwright_worker.ipc.tensors import columns_size, taken, write_columns
 from batchwright_worker.sidecar.runtimes.connection import ConnectionLostError, RuntimeConnection
 from batchwright_worker.sidecar.runtimes.errors import expect
 from batchwright_worker.sidecar.runtimes.open_calls import OpenCall
@@ -217,9 +217,10 @@ class RuntimeClient(PromptRuntime):
         columns = {name: [part[name] for part in parts] for name in parts[0]}
         for name in whole or ():
             del columns[name][1:]
-        slot = self._acquire(sum(parts_size(column) for column in columns.values()))
+        size = columns_size(columns)
+        slot = self._acquire(size)
         try:
-            return slot, *write_columns(slot.view, columns)
+            return slot, write_columns(slot.view, columns), size
         except BaseException:
             self._pool.release(slot)
             raise

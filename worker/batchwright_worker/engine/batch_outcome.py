@@ -112,9 +112,10 @@ class BatchOutcome:
 
     def _cut(self, outputs: Mapping[str, Array], start: int, end: int) -> Mapping[str, Array]:
         """The outputs of some rows of a run; those without a batch dimension are everyone's."""
-        if not self.unbatched:
-            return {name: array[start:end] for name, array in outputs.items()}
-        return {name: array if name in self.unbatched else array[start:end] for name, array in outputs.items()}
+        cut, unbatched = {}, self.unbatched
+        for name, array in outputs.items():
+            cut[name] = array if name in unbatched else array[start:end]
+        return cut
 
     def failed(self, part: Part, message: str) -> None:
         """The model raised on these rows: their caller's own error, which names the row where it is known."""

@@ -63,12 +63,10 @@ class Dispatcher:
         run, now = batch.run, self.engine.clock()
         outcome = BatchOutcome(self.engine, batch, self.lifecycle.loader.make_room)
         parts = outcome.parts
-        for part in parts:
-            part.pending.started(now, run.rows)
+        rows = [part.pending.started(part.start, part.rows, now, run.rows) for part in parts]
         if run.unload or not parts:
             self._take_care(outcome, None)
             return
-        rows = [part.pending.rows_of(part.start, part.rows) for part in parts]
         runtime, ended = self.engine.runtimes[run.device], partial(self._first_run_ended, outcome)
         if isinstance(runtime, PromptRuntime):
             runtime.begin(run.model, rows, outcome.rows, ended, outcome.limit_s(outcome.rows))

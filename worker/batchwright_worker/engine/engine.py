@@ -191,7 +191,7 @@ class Engine:
     def submit(self, request: InferRequest, done: Callable[[InferResult | InferenceError], None]) -> PendingRequest:
         """The same for callers without a task: `done` is called with the answer, later and exactly once, unless the
         request is cancelled before. Raises InferenceError for what is not even taken."""
-        served = self._served(request.model)
+        served = self.scheduler.models.get(request.model) or self._served(request.model)
         try:
             return self._accept(request, served, done)
         except InferenceError:

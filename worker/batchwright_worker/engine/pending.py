@@ -75,12 +75,13 @@ class PendingRequest(msgspec.Struct, kw_only=True, eq=False):
         end, whole = start + rows, self.signature.unbatched_inputs
         return {name: array if name in whole else array[start:end] for name, array in self.inputs.items()}
 
-    def started(self, now: float, batch_rows: int) -> None:
-        """Note that a batch with some of its rows begins."""
+    def started(self, start: int, rows: int, now: float, batch_rows: int) -> Mapping[str, Array]:
+        """Note that a batch with some of its rows begins; these rows (see `rows_of`)."""
         if self.began is None:
             self.began = now
         self.batches += 1
         self.batch_size = max(self.batch_size, batch_rows)
+        return self.inputs if rows == self.request.rows else self.rows_of(start, rows)
 
     def add(self, start: int, rows: int, outputs: Mapping[str, Array]) -> bool:
         """Keep the outputs of some of its rows; True when that completes it."""

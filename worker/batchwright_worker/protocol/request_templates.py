@@ -7,9 +7,8 @@ and checked once, and later requests of this `BodyTemplate` are views at known p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from batchwright_worker.inference.requests import Array, InferRequest, RequestTemplate
@@ -20,7 +19,7 @@ JSON_KEPT_BYTES: Final = 4096
 """Bounds of what is kept for one head: clients decide what their JSON parts are."""
 
 
-class InputView(msgspec.Struct, frozen=True):
+class InputView(NamedTuple):
     """Where an input lies in the body."""
 
     name: str
@@ -59,9 +58,9 @@ class BodyTemplate(RequestTemplate):
 
     def parsed(self, model: str, body: memoryview, arrival: float) -> ParsedRequest:
         """A later request: its tensors are views of `body`."""
-        inputs: dict[str, Array] = {
-            each.name: np.ndarray(each.shape, each.dtype, body, each.offset) for each in self.inputs
-        }
+        inputs: dict[str, Array] = {}
+        for name, dtype, shape, offset in self.inputs:
+            inputs[name] = np.ndarray(shape, dtype, body, offset)
         request = InferRequest(
             model=model,
             inputs=inputs,

@@ -368,7 +368,9 @@ class Scheduler:
 
     def answered(self, model: str, rows: int, latency_s: float) -> None:
         """A caller has got its result, so long after its arrival; `rows`: the last ones of its request."""
-        self.models[model].window.answered(rows, latency_s)
+        window = self.models[model].window
+        window.latencies.append(latency_s)
+        window.rows += rows
 
     def answered_in_part(self, model: str, rows: int) -> None:
         """These rows of a request have their results, others of it wait or run."""

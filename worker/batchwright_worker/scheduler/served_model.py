@@ -260,15 +260,24 @@ class ServedModel:
     def facts(self, bucket: Bucket, now: float) -> BucketFacts:
         """See `BucketFacts`."""
         known = self._facts.get(bucket)
-        if known is not None and known.version == self._version and now < known.until:
+        if known is not None and known.version == self._version:
+            if now >= known.until:
+                self._follow_rate(known, now)
             return known
         if len(self._facts) > MOST_BUCKETS:
             self._facts.clear()
         rate, turnaround = self.offered.at(now), self.turnaround(bucket)
-        bounds = self._bounds(bucket, turnaround, rate)
+        bounds = self._bounds(self._most(bucket, turnaround), turnaround, rate)
         facts = BucketFacts(self.curve(bucket), turnaround, bounds, bounds.cap, rate, now + FACTS_S, self._version)
         self._facts[bucket] = facts
         return facts
+
+    def _follow_rate(self, facts: BucketFacts, now: float) -> None:
+        """Only the offered rate has changed since they were derived."""
+        facts.rate, facts.until = self.offered.at(now), now + FACTS_S
+        if self.target_s is not None:
+            facts.bounds = self._bounds(facts.bounds[:3], facts.turnaround, facts.rate)
+            facts.cap = facts.bounds.cap
 
     def fills(self, bucket: Bucket, rows: int, now: float) -> bool:
         """Are these rows a full batch? Less than half of what was one at the last decision are none."""
@@ -312,10 +321,11 @@ class ServedModel:
 
     def bounds(self, now: float) -> BatchBounds:
         """What bounds a batch of the shape that ran last."""
-        return self._bounds(self.last_bucket, self.turnaround(self.last_bucket), self.offered.at(now))
+        turnaround = self.turnaround(self.last_bucket)
+        return self._bounds(self._most(self.last_bucket, turnaround), turnaround, self.offered.at(now))
 
-    def _bounds(self, bucket: Bucket, turnaround: Curve, rate: float) -> BatchBounds:
-        size, knee, reach = self._most(bucket, turnaround)
+    def _bounds(self, most: tuple[int, int, int], turnaround: Curve, rate: float) -> BatchBounds:
+        size, knee, reach = most
         in_time = reach
         if self.target_s is not None and turnaround.known:
             in_time = min(reach, in_time_size(turnaround, self.target_s, rate, reach))

@@ -72,10 +72,7 @@ def choices(
 
 def _is_there(model: str, devices: Mapping[str, Device]) -> bool:
     """Is it resident somewhere, or on its way in?"""
-    for device in devices.values():
-        if model in device.memory.residents or model == device.timeline.expects:
-            return True
-    return False
+    return any(model in device.memory.residents or model == device.timeline.expects for device in devices.values())
 
 
 def _in_time_for_the_first(head: QueuedRequest, group: Group, facts: BucketFacts, rows: int, begins: float) -> int:

@@ -55,10 +55,6 @@ class WindowCounts:
     sized_rows: int = 0
     full: int = 0
 
-    def answered(self, rows: int, latency_s: float) -> None:
-        self.latencies.append(latency_s)
-        self.rows += rows
-
     def answered_in_part(self, rows: int) -> None:
         self.rows += rows
 

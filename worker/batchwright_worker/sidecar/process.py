@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -50,6 +51,9 @@ from batchwright_worker.sidecar.tracing.instrumented import TracedApp, TracedEng
 from batchwright_worker.sidecar.tracing.spans import tracing_of
 
 _LOG = logging.getLogger(__name__)
+YOUNG_OBJECTS: Final = 20_000
+"""A request is some ten objects for as long as it waits, and no cycle: with Python's 700 a collection every few batches
+would look at them all and find nothing."""
 
 
 class SidecarFailed(Exception):  # noqa: N818
@@ -105,6 +109,7 @@ async def run(settings: Settings) -> None:
         engine.load_table = load_table_of(settings.load_table)
         async with Sidecar(settings, deployment, engine, clients) as sidecar:
             freeze_objects()
+            gc.set_threshold(YOUNG_OBJECTS, 20, 20)
             starting = asyncio.create_task(_start(engine, clients), name="start")
             await _first(stop.wait(), _failure_of(starting))
             # The preStop hook has drained already, or there is none (local mode): after SIGTERM the port does not stay

@@ -98,9 +98,13 @@ class Settings(_Section, kw_only=True, frozen=True):
 
     # Status.
     status_min_interval_seconds: float = 10.0
-    """Metric-only changes are at least this far apart; a job's progress has `job_status_min_interval_seconds`."""
-    job_status_min_interval_seconds: float = 2.0
+    """What pods report of their models (batch sizes, targets met) is written at most this often; of many
+    ModelDeployments less often (`status/write_policy`). A job's progress has `job_status_min_interval_seconds`."""
+    status_metric_interval_seconds: float = 60.0
+    """So far apart are writes for measured numbers alone; /metrics always has the newest."""
     status_metric_threshold: float = 0.10
+    """They are written where one moved by more than this share."""
+    job_status_min_interval_seconds: float = 2.0
 
     # Who may call models.
     inference_open_to: Literal["SameNamespace", "Everywhere"] = "SameNamespace"

@@ -72,6 +72,11 @@ class World:
     def hear(self, pod: Raw, said: SidecarState) -> None:
         self.live.sidecars[pod["metadata"]["uid"]] = Received(state=said, received_at=self.api.now)
 
+    def later(self) -> list[Event]:
+        """What pods report is written a while after the last write."""
+        self.api.now += 60
+        return self.settle()
+
     def late(self) -> list[Event]:
         """Nothing moves until the progress deadline is over."""
         self.api.now += PROGRESS_DEADLINE_S

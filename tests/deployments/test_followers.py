@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from batchwright_operator.deployments.follower import SidecarFollower, sidecar_targets
+from batchwright_operator.deployments.follower import NOTIFY_S, SidecarFollower, sidecar_targets
 from batchwright_operator.jobs.follower import RunnerFollower
 from batchwright_operator.kube.objects import DEPLOYMENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.pods.state_follower import FollowedPod, PollPolicy, StateFollower
@@ -164,7 +164,9 @@ async def test_a_sidecar_is_followed_from_its_start_to_its_end() -> None:
         await keys.next()
         assert loop.time() - began < 1.0
         assert live.sidecars["uid-of-a"].state.models[0].batch_size == 9
-        assert keys.added == [(KEY, 0.0), (KEY, 0.0)]
+        assert [key for key, _ in keys.added] == [KEY, KEY]
+        assert keys.added[0][1] == 0.0
+        assert 0.0 < keys.added[1][1] <= NOTIFY_S
         assert peer.asked[:2] == [-1, 3]
         api.remove(POD, NAMESPACE, "a")
         await until(lambda: "uid-of-a" not in live.sidecars)
@@ -257,6 +259,14 @@ def job_api() -> TinyApi:
     metadata = {"name": "pages-run", "namespace": NAMESPACE, "uid": "uid-of-run", "labels": LABELS}
     api.put(JOB, {"metadata": metadata | {"ownerReferences": [owner]}, "spec": {}})
     return api
+
+
+def test_all_pods_together_are_polled_and_all_keys_reconciled_at_a_bounded_rate() -> None:
+    policy = PollPolicy(poll_s=0.1, notify_s=0.5)
+    for count in (1, 10, 100, 1000, 10_000):
+        assert count / policy.pause_s(count) <= max(policy.polls_per_s, 1 / 0.1)
+        assert count / policy.notify_pause_s(count) <= max(policy.notified_per_s, 1 / 0.5)
+    assert (policy.pause_s(1), policy.notify_pause_s(1)) == (0.1, 0.5)
 
 
 async def test_news_of_runners_ask_for_one_pass_per_interval(job_api: TinyApi) -> None:

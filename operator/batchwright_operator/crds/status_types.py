@@ -226,7 +226,7 @@ class ModelDeploymentStatus(Value, kw_only=True, frozen=True):
         tuple[PlacementStatus, ...], doc("The newest placements, at most 20.", extra_json_schema=keyed("pod"))
     ] = ()
     summary: Annotated[DeploymentSummary | None, doc("Scalars for the printer columns.")] = None
-    last_updated_time: Annotated[datetime | None, doc("When measured values were last written.")] = None
+    last_updated_time: Annotated[datetime | None, doc("When this status was last written.")] = None
 
 
 class Shards(Value, kw_only=True, frozen=True):

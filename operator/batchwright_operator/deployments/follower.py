@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from batchwright_operator.deployments.pod_template import SIDECAR
 from batchwright_operator.kube.objects import POD
@@ -10,6 +11,7 @@ from batchwright_operator.pods.lifecycle import is_running
 from batchwright_operator.pods.owner_chain import OwnerChains
 from batchwright_operator.pods.state_follower import (
     FollowedPod,
+    PollPolicy,
     SessionFactory,
     StateFollower,
     control_address,
@@ -21,6 +23,9 @@ from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT
 
+NOTIFY_S: Final = 0.5
+"""A sidecar may have news in every window, and replicas have them one after the other: one pass takes all of them."""
+
 
 class SidecarFollower:
     """The `Background` that keeps `live.sidecars` true and reconciles a ModelDeployment when one changed."""
@@ -31,6 +36,7 @@ class SidecarFollower:
             message=SidecarState,
             states=live.sidecars,
             session_factory=session_factory,
+            policy=PollPolicy(notify_s=NOTIFY_S),
         )
 
     async def run(self, store: StoreView, queue: Queue) -> None:

@@ -24,6 +24,8 @@ class ObservedDeployment:
     raw: Raw
     settings: Settings
     token: str
+    objects: int = 1
+    """How many ModelDeployments there are."""
     deployments: tuple[Raw, ...] = ()
     config_maps: tuple[Raw, ...] = ()
     policies: tuple[Raw, ...] = ()

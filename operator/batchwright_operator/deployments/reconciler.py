@@ -87,6 +87,7 @@ class ModelDeploymentReconciler:
             raw=raw,
             settings=self._settings,
             token=self._live.control_token(uid),
+            objects=len(store.all(MODEL_DEPLOYMENT)),
             deployments=tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each)),
             config_maps=tuple(store.owned(CONFIG_MAP, uid)),
             policies=tuple(store.owned(NETWORK_POLICY, uid)),
@@ -135,7 +136,12 @@ def decide(observed: ObservedDeployment, now: float) -> Decision:
     desired = desired_deployments(facts, settings, now)
     phase = phase_of(facts, rollout(desired, facts.deployments), now)
     new = status_of(facts, phase, now)
-    policy = WritePolicy(interval_s=settings.status_min_interval_seconds, threshold=settings.status_metric_threshold)
+    policy = WritePolicy(
+        words_s=settings.status_min_interval_seconds,
+        numbers_s=settings.status_metric_interval_seconds,
+        threshold=settings.status_metric_threshold,
+        objects=observed.objects,
+    )
     write = write_decision(facts.old, new, now, policy)
     return Decision(
         actions=actions(facts, desired, settings, token=observed.token),

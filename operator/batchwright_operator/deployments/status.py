@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.latency import target_met
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.tuning_status import most_frequent, tuning_status
@@ -90,7 +91,7 @@ def _progressing(phase: DeploymentPhase) -> Condition:
 
 
 def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unreported: bool) -> Condition:
-    """Can every model be called on every pod that says something of it?"""
+    """Can every model be called on every pod that says something of it? Unknown of a model that no pod names."""
     kind = "ModelsReady"
     written = find(old.get("conditions"), kind)
     if unreported and written:
@@ -103,6 +104,10 @@ def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unre
         return Condition(type=kind, status="False", reason="ModelLoading", message=f"loading {few(loading)}")
     if not any(of_model for _, of_model in named):
         return Condition(type=kind, status="Unknown", reason="NoReplica", message="no pod has reported yet")
+    if unnamed := [name for name, of_model in named if not of_model]:
+        return Condition(
+            type=kind, status="Unknown", reason="NotReported", message=f"no pod has reported of {few(unnamed)}"
+        )
     return Condition(type=kind, status="True", reason="AllModelsReady", message="every model can be called")
 
 
@@ -121,23 +126,26 @@ def _latency(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unreporte
         for model in facts.deployment.spec.models
         if model.targets.latency_milliseconds is not None
     }
-    kind = "LatencyTargetMet"
+    kind, generation = "LatencyTargetMet", facts.deployment.generation
     if not targets:
         return Condition(type=kind, status="Unknown", reason="NoTarget", message="no model has a latency target")
     written = find(old.get("conditions"), kind)
-    answers = {name: [state.latency_target_met for state in states.get(name, ())] for name in targets}
-    silent = all(answer is None for given in answers.values() for answer in given)
-    measured = (
-        written.get("status") in ("True", "False") and written.get("observedGeneration") == facts.deployment.generation
-    )
-    if (unreported and written) or (silent and measured):  # the last answer stands until there is another
-        return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
-    missed = [f"{name} misses {targets[name]} ms" for name, given in answers.items() if False in given]
-    if missed:
+    said: Condition | None = None
+    if written:
+        said = Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
+    if unreported and said is not None:
+        return said
+    known = written.get("status") in ("True", "False") and written.get("observedGeneration") == generation
+    before = written.get("status") == "True" if known else None
+    answers = {name: target_met(states.get(name, ()), target, before=before) for name, target in targets.items()}
+    if all(answer is None for answer in answers.values()):
+        if known and said is not None:
+            return said  # the last answer stands until there is another
+        return Condition(type=kind, status="Unknown", reason="NoTraffic", message="nothing was measured lately")
+    if missed := [f"{name} misses {targets[name]} ms" for name, answer in answers.items() if answer is False]:
         return Condition(type=kind, status="False", reason="TargetMissed", message=few(missed, "; "))
-    if any(True in given for given in answers.values()):
-        return Condition(type=kind, status="True", reason="TargetMet", message="all measured models are in time")
-    return Condition(type=kind, status="Unknown", reason="NoTraffic", message="nothing was measured lately")
+    text = "95 of 100 requests were in time, of every model that had any when it was last measured"
+    return Condition(type=kind, status="True", reason="TargetMet", message=text)
 
 
 # --- models

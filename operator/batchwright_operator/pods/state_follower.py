@@ -60,10 +60,24 @@ class FollowedPod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollPolicy:
-    """Least time between two polls of a pod, and between two reconciliations that polls ask for."""
+    """Least time between two polls of a pod, and between two reconciliations that polls ask for; of many pods and keys
+    both are longer, so that all together are bounded."""
 
     poll_s: float = 0.1
     notify_s: float = 0.0
+    polls_per_s: float = 200.0
+    """A poll takes the operator 0.4 ms; what a pod serves is about the newest window, so that nothing is lost."""
+    notified_per_s: float = 50.0
+    """A pass of a ModelDeployment takes some ms."""
+
+    def pause_s(self, pods: int) -> float:
+        """Least time between two polls of one of so many pods."""
+        return max(self.poll_s, pods / self.polls_per_s)
+
+    def notify_pause_s(self, keys: int) -> float:
+        """Least time between two reconciliations of one of so many keys."""
+        return max(self.notify_s, keys / self.notified_per_s)
+
     first_backoff_s: float = 0.2
     last_backoff_s: float = 10.0
 
@@ -83,6 +97,8 @@ class StateFollower(Generic[S]):
     policy: PollPolicy = field(default_factory=PollPolicy)
     _tasks: dict[FollowedPod, asyncio.Task[None]] = field(default_factory=dict)
     _notified: dict[Key, float] = field(default_factory=dict)
+    _keys: int = 0
+    """How many are followed for."""
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Runs until cancelled; survives its own errors; leaves no task behind."""
@@ -106,6 +122,7 @@ class StateFollower(Generic[S]):
         for target in wanted - self._tasks.keys():
             self._tasks[target] = asyncio.create_task(self._follow(session, target, queue), name=f"follow {target.uid}")
         keys = {target.key for target in wanted}
+        self._keys = len(keys)
         self._notified = {key: when for key, when in self._notified.items() if key in keys}
 
     async def _end(self, targets: list[FollowedPod]) -> None:
@@ -135,7 +152,7 @@ class StateFollower(Generic[S]):
                 if self.on_state is not None:
                     self.on_state(target, state)
                 self._notify(queue, target.key)
-            pause_s = self.policy.poll_s - (time.monotonic() - began)
+            pause_s = self.policy.pause_s(len(self._tasks)) - (time.monotonic() - began)
             await asyncio.sleep(max(0.0, pause_s, size / POLLED_BYTES_PER_S - self.policy.poll_s))
 
     async def _ask(self, session: aiohttp.ClientSession, target: FollowedPod, after: int) -> tuple[S, int]:
@@ -154,9 +171,9 @@ class StateFollower(Generic[S]):
 
     def _notify(self, queue: Queue, key: Key) -> None:
         """Ask for a reconciliation, but not more often than the policy allows."""
-        now = time.monotonic()
-        due = max(now, self._notified.get(key, float("-inf")) + self.policy.notify_s)
-        if self._notified.get(key, float("-inf")) <= now:
+        now, last = time.monotonic(), self._notified.get(key, float("-inf"))
+        if last <= now:
+            due = max(now, last + self.policy.notify_pause_s(self._keys))
             self._notified[key] = due
             queue.add(key, after_s=due - now)
 

@@ -1,7 +1,11 @@
-"""When a status is worth a write: what changed at once, what is only measured at most once per interval; pure.
+"""When a ModelDeployment's status is worth a write; pure.
 
-Every write goes to etcd and to everybody who watches, and measured values differ in every window of every object:
-written as they come, a cluster in which nothing happens would never be quiet.
+Every write goes to etcd and to everybody who watches, and what pods report differs in every window of every pod:
+written as it comes, a cluster in which nothing happens would never be quiet. So there are three classes: what the
+cluster says (conditions, pods, placements) at once; words that pods report of their models (batch sizes, what is
+loaded, whether a target is met) after some seconds; numbers that are measured after a minute, and only where a pooled
+one has moved. What is reported of a single pod is carried along and never a reason. All objects together share a
+bound: of many, each waits for longer.
 """
 
 from __future__ import annotations
@@ -16,25 +20,35 @@ from batchwright_operator.kube.times import rfc3339, unix
 MEASURED: Final = frozenset(
     {
         "latencyMilliseconds",
-        "p95Milliseconds",
         "p95",
         "throughput",
-        "observedThroughput",
         "queueLength",
         "trendZ",
         "tuning",
     }
 )
-"""Fields (with everything below them) that change with every window."""
+"""Fields of `models` and `summary` (with everything below them) that change with every window."""
+REPORTED_CONDITIONS: Final = frozenset({"ModelsReady", "LatencyTargetMet"})
+OF_THE_CLUSTER: Final = frozenset({"reason", "nodes"})
+"""Fields of `summary` that no pod reports."""
 STAMP: Final = "lastUpdatedTime"
+WRITES_PER_S: Final = 4.0
+"""Of all objects together, for what pods report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritePolicy:
-    """Measured values are written when one moved by more than `threshold` and `interval_s` passed."""
+    """Least time between a write and the next one for words that pods report, and for measured numbers of which a
+    pooled one moved by more than `threshold`. `objects`: how many share `WRITES_PER_S`."""
 
-    interval_s: float = 10.0
+    words_s: float = 10.0
+    numbers_s: float = 60.0
     threshold: float = 0.10
+    objects: int = 1
+
+    def interval_s(self, *, only_numbers: bool) -> float:
+        """Seconds since the last write after which the next one may come."""
+        return max(self.numbers_s if only_numbers else self.words_s, self.objects / WRITES_PER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +61,47 @@ class WriteDecision:
 
 
 def write_decision(old: Raw, new: Raw, now: float, policy: WritePolicy) -> WriteDecision:
-    """Both without or with `lastUpdatedTime`; the decision's status carries it: when measured values were written."""
+    """Both without or with `lastUpdatedTime`; the decision's status carries it: when it was written."""
     before, stamp = {name: value for name, value in old.items() if name != STAMP}, old.get(STAMP)
     after = {name: value for name, value in new.items() if name != STAMP}
     if before == after:
         return WriteDecision(status=None, why="nothing changed")
-    only_measured = _without_measured(before) == _without_measured(after)
-    moved = _moved(before, after, policy.threshold)
-    if only_measured and not moved:
+    written = after | {STAMP: rfc3339(now)}
+    if _of_the_cluster(before) != _of_the_cluster(after):
+        return WriteDecision(status=written, why="something changed")
+    only_numbers = _words(before) == _words(after)
+    if only_numbers and not _moved(before, after, policy.threshold):
         return WriteDecision(status=None, why="measured values moved too little")
-    age_s = now - (unix(stamp) or float("-inf"))
-    if only_measured and age_s < policy.interval_s:
+    interval_s = policy.interval_s(only_numbers=only_numbers)
+    # In the future it was written by another clock: it is waited for once more at most.
+    left_s = min(interval_s, (unix(stamp) or float("-inf")) + interval_s - now)
+    if left_s > 0:
         # Held back, not dropped: without `due_in_s` nothing would wake this object again if it stayed as it is.
-        due_in_s = policy.interval_s - age_s
-        return WriteDecision(status=None, why="measured values were written just now", due_in_s=due_in_s)
-    # A write for another reason carries measured values along, but those that moved too little keep their stamp: a
-    # batch size that turns often must not put off the next measured write.
-    fresh = moved or not isinstance(stamp, str)
-    return WriteDecision(
-        status=after | {STAMP: rfc3339(now) if fresh else stamp},
-        why="measured values moved" if only_measured else "something changed",
-    )
+        return WriteDecision(status=None, why="what pods report was written just now", due_in_s=left_s)
+    return WriteDecision(status=written, why="measured values moved" if only_numbers else "pods report something else")
+
+
+def _of_the_cluster(status: Raw) -> Raw:
+    """Without what pods report."""
+    reported = {"models", "conditions", "summary", "replicaStatuses", "placements"}
+    rest = {name: value for name, value in status.items() if name not in reported}
+    conditions = [each for each in status.get("conditions") or () if each.get("type") not in REPORTED_CONDITIONS]
+    return rest | {
+        "conditions": conditions,
+        "summary": {name: value for name, value in (status.get("summary") or {}).items() if name in OF_THE_CLUSTER},
+        "replicaStatuses": [_without(each, "models") for each in status.get("replicaStatuses") or ()],
+        "placements": [_without(each, "observedThroughput") for each in status.get("placements") or ()],
+    }
+
+
+def _words(status: Raw) -> Any:
+    """What pods report, but for numbers that are measured and for what only one pod says."""
+    conditions = [each for each in status.get("conditions") or () if each.get("type") in REPORTED_CONDITIONS]
+    return _without_measured([status.get("models"), status.get("summary"), conditions])
+
+
+def _without(entry: Raw, name: str) -> Raw:
+    return {key: value for key, value in entry.items() if key != name}
 
 
 def _without_measured(value: Any) -> Any:
@@ -79,11 +113,15 @@ def _without_measured(value: Any) -> Any:
 
 
 def _moved(old: Raw, new: Raw, threshold: float) -> bool:
-    """Did a measured value come, go, or move by more than the threshold (relative to the larger)?"""
-    before, after = dict(_measured(old, ())), dict(_measured(new, ()))
+    """Did a pooled value come, go, or move by more than the threshold (relative to the larger)?"""
+    before, after = dict(_numbers(old)), dict(_numbers(new))
     if before.keys() != after.keys():
         return True
     return any(_differ(before[path], after[path], threshold) for path in before)
+
+
+def _numbers(status: Raw) -> Iterator[tuple[tuple[object, ...], float | str]]:
+    yield from _measured(status.get("models") or [], ())
 
 
 def _measured(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], float | str]]:

@@ -40,6 +40,7 @@ def burst(pods: int, *, policy: Policy, counted: bool, capacities: dict[str, flo
         ("Additive", False, {8: (8, 0, 0, 0), 12: (12, 0, 0, 0), 16: (16, 0, 0, 0)}),
         ("Additive", True, {8: (5, 1, 1, 1), 12: (7, 3, 1, 1), 16: (9, 3, 2, 2)}),
         ("Forecast", True, {8: (4, 2, 1, 1), 12: (7, 3, 1, 1), 16: (8, 4, 2, 2)}),
+        ("ThroughputLeft", True, {8: (6, 2, 0, 0), 12: (7, 3, 1, 1), 16: (8, 4, 2, 2)}),
     ],
 )
 def test_simulated_table(policy: Policy, counted: bool, expected: dict[int, tuple[int, ...]]) -> None:
@@ -47,7 +48,7 @@ def test_simulated_table(policy: Policy, counted: bool, expected: dict[int, tupl
     assert got == expected
 
 
-@pytest.mark.parametrize(("policy", "at_least"), [("Additive", 0.93), ("Forecast", 0.99)])
+@pytest.mark.parametrize(("policy", "at_least"), [("Additive", 0.93), ("ThroughputLeft", 0.99), ("Forecast", 0.99)])
 def test_served_share_of_sixteen_eighths(policy: Policy, at_least: float) -> None:
     placed = burst(16, policy=policy, counted=True)
     served = sum(min(CAPACITIES[node], RATE * pods) for node, pods in placed.items())

@@ -102,15 +102,16 @@ def test_one_patch_binds_explains_and_removes_the_gate() -> None:
     receipt = receipts.parse({"metadata": patch.patch["metadata"]})
     assert receipt is not None
     assert (receipt.node, receipt.processor, receipt.load) == ("fast", "cpu", "0.00")
-    assert [(each.node, each.load) for each in receipt.runners_up] == [("slow", "0.17")]
+    assert [(each.node, each.load) for each in receipt.runners_up] == [("slow", "0.50")]
+    assert receipt.policy == "ThroughputLeft"
     assert receipts.describe(receipt) == (
-        "fast: load 0.00 = utilization 0.00 + memory 0.00 + capacity 0.00; slow lost by 0.17: capacity; "
+        "fast: load by throughput left 0.00 = utilization 0.00 + capacity 0.00; slow lost by 0.50: capacity; "
         "state: one sample, 1 s old"
     )
     assert (receipt.state_seconds, receipt.state_age_seconds) == (0.0, 1.0)
     (event,) = decision.events
     assert (event.reason, event.type, event.regarding["metadata"]["name"]) == ("Placed", "Normal", "ocr")
-    assert "slow lost by 0.17: capacity" in event.message
+    assert "slow lost by 0.50: capacity" in event.message
 
 
 def test_a_placed_pod_is_told_the_load_table_of_its_processor() -> None:
@@ -132,15 +133,19 @@ def test_a_pod_on_an_unmeasured_processor_is_told_none() -> None:
     assert ANNOTATION_LOAD_TABLE not in patch.patch["metadata"]["annotations"]
 
 
-def test_loaded_fast_node_loses_and_the_receipt_says_why() -> None:
-    world = two_nodes()
+@pytest.mark.parametrize(
+    ("policy", "words"), [("Additive", "fast lost by 0.23: utilization"), (None, "fast lost by 0.40: utilization")]
+)
+def test_loaded_fast_node_loses_and_the_receipt_says_why(policy: str | None, words: str) -> None:
+    world = two_nodes(deployments=[deployment(placement={"policy": policy} if policy else None)])
     world.sample("fast", 0.9, 0.3)
     (patch,) = world.decide(pod("a")).actions
     assert isinstance(patch, Patch)
     assert bound_to(patch) == "slow"
     receipt = receipts.parse({"metadata": patch.patch["metadata"]})
     assert receipt is not None
-    assert "fast lost by 0.23: utilization" in receipts.describe(receipt)
+    assert words in receipts.describe(receipt)
+    assert receipt.terms.keys() == {"utilization", "capacity", "pending"} | ({"memory"} if policy else set())
 
 
 def test_nothing_to_do_without_gated_pods() -> None:
@@ -215,7 +220,8 @@ def test_unknown_samples_come_last(samples: dict[str, tuple[float, float]], expe
 @pytest.mark.parametrize(
     ("samples", "capacity", "words", "terms"),
     [
-        ({}, "100.0", "n: load as far as it is known 0.00 = capacity 0.00 (no sample that lasts)", {"capacity"}),
+        ({}, "100.0", "n: load by throughput left as far as it is known 0.00 = capacity 0.00 (no sample that lasts)",
+         {"capacity"}),
         ({}, None, "n: nothing is known of its load (no sample that lasts, not benchmarked)", set()),
         ({"n": 0.5}, None, "n: load as far as it is known 0.17 = utilization 0.17 + memory 0.00 (not benchmarked)",
          {"utilization", "memory"}),
@@ -388,10 +394,52 @@ def test_predicted_throughput_is_on_the_receipt() -> None:
 )
 def test_own_placement_counts_until_samples_show_it(ready_at: float | None, expected: str) -> None:
     world = two_nodes(deployments=[deployment(placement={"spread": False})])
-    world.facts.put(ACCELERATOR_PROFILE, profile("fast", "100.0", services=2))
+    world.facts.put(ACCELERATOR_PROFILE, profile("fast", "100.0", services=1))
     first = world.decide(pod("a"))
     world.settle(first, ready_at=ready_at)
     assert bound(world.decide(pod("b"))) == {"b": expected}
+
+
+@pytest.mark.parametrize(
+    ("policy", "busy", "expected"),
+    [("Forecast", 0.6, "fast"), ("Forecast", 0.8, "slow"), ("Additive", 0.6, "fast"), ("Additive", 0.8, "slow")],
+)
+def test_a_pod_goes_where_it_gets_most(policy: str, busy: float, expected: str) -> None:
+    """Of 100 images/s 40 are left, or 20; of 30 all. Additive: 0.2 or 0.27 by utilization against 0.23 by capacity."""
+    world = two_nodes(deployments=[deployment(placement={"policy": policy})])
+    world.facts.put(ACCELERATOR_PROFILE, profile("slow", "30.0"))
+    world.sample("fast", busy)
+    assert bound(world.decide(pod("a"))) == {"a": expected}
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("Forecast", "fast"), ("Additive", "slow")])
+def test_memory_in_use_makes_no_processor_slower(policy: str, expected: str) -> None:
+    """40 % of a fast processor are left, which are a third more than all of the slow one."""
+    world = two_nodes(deployments=[deployment(placement={"policy": policy})])
+    world.facts.put(ACCELERATOR_PROFILE, profile("slow", "30.0"))
+    world.sample("fast", 0.6, 0.8)
+    assert bound(world.decide(pod("a"))) == {"a": expected}
+
+
+def test_a_free_device_is_worth_what_it_does_however_busy_the_others_are() -> None:
+    kind, emulated = KIND_EMULATED, {"weightsBytes": 1, "fixedMicroseconds": 1, "perRowMicroseconds": 1}
+    world = World(
+        [node("fast", **{kind: "8"}), node("slow", **{kind: "8"})],
+        [profile("fast", "100.0", kind=kind), profile("slow", "50.0", kind=kind)],
+        deployments=[deployment(kind=kind, emulated=emulated)],
+    )
+    world.sample("fast", 7 / 8, kind=kind)
+    world.sample("slow", 0.0, kind=kind)
+    assert bound(world.decide(pod("a", kind=kind))) == {"a": "fast"}
+
+
+def test_without_a_benchmark_the_load_is_additive_and_the_receipt_says_so() -> None:
+    world = World([node("a"), node("b")], [profile(name, None, reason="BenchmarkTimedOut") for name in "ab"])
+    world.sample("a", 0.5)
+    world.sample("b", 0.1)
+    receipt = receipts.parse({"metadata": only_patch(world.decide(pod("p"))).patch["metadata"]})
+    assert receipt is not None
+    assert (receipt.node, receipt.policy) == ("b", "Additive")
 
 
 def test_spread_keeps_one_node_from_taking_all() -> None:
@@ -400,7 +448,7 @@ def test_spread_keeps_one_node_from_taking_all() -> None:
     for spread in (True, False):
         world = World(
             [node("fast"), node("slow")],
-            [profile("fast", "100.0"), profile("slow", "85.0")],
+            [profile("fast", "100.0"), profile("slow", "95.0")],
             deployments=[deployment(replicas=2, placement={"spread": spread})],
         )
         world.sample("fast", 0.0)

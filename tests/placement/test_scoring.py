@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from batchwright_operator.placement.scoring import (
     Candidate,
+    Policy,
     Score,
     ScoreContext,
     Weights,
@@ -21,9 +22,9 @@ from batchwright_operator.placement.scoring import (
 from tests.placement.candidates import CANDIDATES, EQUAL, UNIT, WEIGHTS, candidate, processor, sample
 
 
-def ranked(candidates: list[Candidate], weights: Weights) -> list[Score]:
+def ranked(candidates: list[Candidate], weights: Weights, policy: Policy = "Additive") -> list[Score]:
     """All of them, best first."""
-    context = ScoreContext.over(candidates, weights)
+    context = ScoreContext.over(candidates, weights, policy)
     return sorted((score(each, context) for each in candidates), key=lambda each: each.rank)
 
 
@@ -75,11 +76,28 @@ def test_expected_share(target: float | None, forecast: float | None, services: 
 # --- properties ------------------------------------------------------------------------------------
 
 
-@given(CANDIDATES, WEIGHTS, st.randoms())
-def test_order_of_candidates_does_not_matter(found: list[Candidate], weights: Weights, rng: random.Random) -> None:
+POLICIES = st.sampled_from(["Additive", "ThroughputLeft", "Forecast"])
+
+
+@given(CANDIDATES, WEIGHTS, POLICIES, st.randoms())
+def test_order_of_candidates_does_not_matter(
+    found: list[Candidate], weights: Weights, policy: Policy, rng: random.Random
+) -> None:
     shuffled = found.copy()
     rng.shuffle(shuffled)
-    assert ranked(found, weights) == ranked(shuffled, weights)
+    assert ranked(found, weights, policy) == ranked(shuffled, weights, policy)
+
+
+@given(CANDIDATES, UNIT, UNIT)
+def test_throughput_left_is_what_the_load_says(found: list[Candidate], busy: float, promised: float) -> None:
+    """1 - left / max while something is left; the part beyond what there is where nothing is."""
+    context = ScoreContext.over(found, EQUAL, "ThroughputLeft")
+    for each in found:
+        one = replace(each, sample=sample(busy, 0.5), pending=promised, all_replicas_here=False)
+        if context.policy == "ThroughputLeft" and one.capacity is not None:
+            left = one.capacity * max(0.0, 1.0 - busy - promised)
+            beyond = max(0.0, busy + promised - 1.0)
+            assert score(one, context).load == pytest.approx(1.0 - left / context.max_capacity + beyond)
 
 
 @given(CANDIDATES, WEIGHTS)
@@ -92,10 +110,12 @@ def test_load_is_the_sum_of_terms_in_unit_range(found: list[Candidate], weights:
         assert 0 <= scored.load <= 1 + 1e-9
 
 
-@given(CANDIDATES, WEIGHTS, st.sampled_from(["utilization", "memory", "pending", "slower"]), UNIT)
-def test_monotone_in_each_term(found: list[Candidate], weights: Weights, term: str, more: float) -> None:
+@given(CANDIDATES, WEIGHTS, POLICIES, st.sampled_from(["utilization", "memory", "pending", "slower"]), UNIT)
+def test_monotone_in_each_term(
+    found: list[Candidate], weights: Weights, policy: Policy, term: str, more: float
+) -> None:
     """Making one candidate worse in one term never improves its load or its place."""
-    context, before = ScoreContext.over(found, weights), found[0]
+    context, before = ScoreContext.over(found, weights, policy), found[0]
     seen, capacity = before.sample or sample(0, 0), before.capacity or 1.0
     before = replace(before, sample=seen, processor=processor(capacity))
     context = replace(context, max_capacity=max(context.max_capacity, capacity))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -72,11 +72,15 @@ def preferences_of(info: DeploymentInfo) -> PlacementPreferences:
     """The placement part of a spec. Raises ValueError that names a field when the weights make no sense."""
     placement = info.deployment.spec.placement
     return PlacementPreferences(
-        # Forecast scores the utilization after the placement, so it has to know what each pod brings: a target.
-        policy="Forecast" if placement.policy == "Forecast" and info.target else "Additive",
+        policy=_policy(placement.policy, has_target=info.target is not None),
         weights=normalised({name: float(weight) for name, weight in msgspec.structs.asdict(placement.weights).items()}),
         spread=placement.spread and info.deployment.spec.replicas >= 2,
     )
+
+
+def _policy(asked: Literal["Additive", "Forecast"], *, has_target: bool) -> Policy:
+    # The utilization after the placement is known only where it is known what the pod brings.
+    return "Additive" if asked == "Additive" else "Forecast" if has_target else "ThroughputLeft"
 
 
 def demand_of(pod: PlacedPod, info: DeploymentInfo, claims: Claims) -> Demand:

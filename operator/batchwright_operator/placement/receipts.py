@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +14,17 @@ import msgspec
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.placement.candidate_heap import Pick
-from batchwright_operator.placement.scoring import DECIMALS, ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Score
+from batchwright_operator.placement.scoring import DECIMALS, ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Policy, Score
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_worker.api.messages import Receipt, RunnerUp
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING
 
 _decode = msgspec.json.Decoder(Receipt).decode
+_BY: Final[Mapping[Policy, str]] = {
+    "Additive": "",
+    "ThroughputLeft": " by throughput left",
+    "Forecast": " after the placement",
+}
 _TIE: Final = 0.5 * 10**-DECIMALS
 """Loads that are closer than this are a tie to `Score.rank`."""
 
@@ -83,7 +88,8 @@ def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
         state_seconds=None if sample is None else round(sample.seconds, 1),
         state_age_seconds=None if sample is None else _age_s(sample, now),
         runners_up=[_runner_up(each) for each in pick.runners_up],
-        predicted_throughput=best.candidate.forecast,
+        policy=best.context.policy,
+        predicted_throughput=best.candidate.predicted,
         decided_time=rfc3339(now),
         reason="; ".join([_as_sum(best), *losers, *_remarks(left_out, sample, now)]),
     )
@@ -113,14 +119,13 @@ def _runner_up(scored: Score) -> RunnerUp:
 def _as_sum(best: Score) -> str:
     """The load as a sum of named terms, then what is unknown of the candidate."""
     context, candidate = best.context, best.candidate
-    said = [name for name, term in context.terms.items() if term.is_said(best.terms[name], context.policy)]
+    said = [name for name, value in best.terms.items() if context.terms[name].is_said(value, context.policy)]
     summands = " + ".join(f"{name} {_decimal(best.terms[name])}" for name in said if _is_known(best, name))
     unknown = ["no sample that lasts"] * (candidate.sample is None) + ["not benchmarked"] * (candidate.capacity is None)
     if not summands:
         return f"{candidate.node.name}: nothing is known of its load ({', '.join(unknown)})"
-    forecast = " after the placement" if context.policy == "Forecast" else ""
     known = " as far as it is known" if unknown else ""
-    sentence = f"{candidate.node.name}: load{forecast}{known} {_decimal(best.load)} = {summands}"
+    sentence = f"{candidate.node.name}: load{_BY[context.policy]}{known} {_decimal(best.load)} = {summands}"
     return f"{sentence} ({', '.join(unknown)})" if unknown else sentence
 
 

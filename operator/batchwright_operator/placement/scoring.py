@@ -1,12 +1,23 @@
 """Score of a candidate (methods A4 and A5): one number per processor, the smallest one gets the pod. Pure.
 
+Policy Additive is method A4 as published:
+
     load = (w_u*u + w_m*m + w_p*(1 - capacity/max_capacity) + (w_u + w_m)*p) / (w_u + w_m + w_p)
 
 `u` and `m` are the sampled utilizations in [0, 1] (A3), `capacity` comes from the benchmark (A1), `p` sums the expected
 shares of own placements that the samples do not show yet. They are added to the state, so they weigh as much as it.
 `p` alone is not cut at 1: a load above 1 says that more was promised than the processor can do, and keeps a burst from
-piling up on one full processor. Policy Forecast scores the utilization after the placement instead: u + p + the pod's
-own share.
+piling up on one full processor.
+
+Additive lets a fast processor lose against an idle slow one of which far less is left. So where a spec does not ask for
+it, a pod goes where it gets most, which the load table and the state tell (ThroughputLeft):
+
+    left = capacity * (1 - u - p)        load = 1 - left / max_capacity, and u + p where that is above 1
+
+On devices that pods do not share, a pod gets a device of its own whatever the others do: there u and p weigh a tenth,
+and decide among devices of nearly the same capacity. Where in addition the deployment has a target and its throughput
+is known from a processor where it ran, the smallest utilization after the placement wins (Forecast): u + p + the
+pod's own share, target / forecast. So processors are filled alike, and what is offered is served wherever it fits.
 
 Order of the candidates: fresh samples before unknown ones, benchmarked before unbenchmarked ones, then the load,
 then larger capacity, then name (A5). Where both are missing on different processors the sample counts more: a slow
@@ -22,12 +33,15 @@ from typing import Final, Literal, TypeAlias
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
 from batchwright_operator.reconcile.live_state import Sample
+from batchwright_worker.api.names import KIND_CPU
 
-Policy: TypeAlias = Literal["Additive", "Forecast"]
+Policy: TypeAlias = Literal["Additive", "ThroughputLeft", "Forecast"]
 Rank: TypeAlias = tuple[bool, bool, float, float, str]
 Weights: TypeAlias = Mapping[str, float]
 """Term -> weight."""
 
+OTHERS_ON_DEVICES: Final = 0.1
+"""What the work of other devices of a node counts, where the pod gets a device of its own."""
 SPREAD_TERM: Final = 0.1
 """What a processor's load grows by when it would take every replica of a deployment."""
 ROUNDS_TO_ZERO: Final = 0.005
@@ -68,6 +82,18 @@ class Candidate:
         """Benchmarked images/s; None: unbenchmarked."""
         return self.processor.capacity if self.processor else None
 
+    @property
+    def shared(self) -> bool:
+        """Do pods share a device?"""
+        return self.kind == KIND_CPU or (self.processor is not None and self.processor.slots_per_device > 1)
+
+    @property
+    def predicted(self) -> float | None:
+        """Rows/s that this deployment gets of what is left here, if known."""
+        if self.forecast is None or self.sample is None or not self.shared:
+            return self.forecast
+        return self.forecast * max(0.0, 1.0 - self.sample.utilization - self.pending)
+
 
 Formula: TypeAlias = Callable[[Candidate, "ScoreContext"], float]
 
@@ -80,10 +106,12 @@ class Term:
     """Of its field in the CRD."""
     additive: Formula
     """Its weighted value by policy Additive."""
+    left: Formula | None = None
+    """Its value by policy ThroughputLeft; None: this policy does not use it."""
     forecast: Formula | None = None
     """Its value by policy Forecast; None: this policy does not use it."""
     silent_at_zero: bool = False
-    """A sentence about Additive leaves it out where it rounds to zero."""
+    """A sentence leaves it out where it rounds to zero, except by Forecast."""
     of: Literal["sample", "capacity", ""] = ""
     """What it is computed from: where the candidate has none, its value is no fact, and nothing names it."""
 
@@ -92,17 +120,19 @@ class Term:
         has = {"sample": candidate.sample is not None, "capacity": candidate.capacity is not None, "": True}
         return has[self.of]
 
-    def value(self, candidate: Candidate, context: ScoreContext) -> float:
-        """What it adds to the candidate's load."""
-        if context.policy == "Additive":
-            return self.additive(candidate, context)
-        return self.forecast(candidate, context) if self.forecast else 0.0
+    def formula(self, policy: Policy) -> Formula | None:
+        """How its value is computed by this policy; None: the policy does not use it."""
+        match policy:
+            case "Additive":
+                return self.additive
+            case "ThroughputLeft":
+                return self.left
+            case "Forecast":
+                return self.forecast
 
     def is_said(self, value: float, policy: Policy) -> bool:
         """Does a sentence about a load name it?"""
-        if policy == "Forecast":
-            return self.forecast is not None
-        return value >= ROUNDS_TO_ZERO or not self.silent_at_zero
+        return policy == "Forecast" or value >= ROUNDS_TO_ZERO or not self.silent_at_zero
 
 
 def _utilization(candidate: Candidate, context: ScoreContext) -> float:
@@ -132,22 +162,49 @@ def _pending_with_this_pod(candidate: Candidate, _: ScoreContext) -> float:
     return candidate.pending + candidate.share + _spread(candidate)
 
 
+def _speed(candidate: Candidate, context: ScoreContext) -> float:
+    """Capacity / max in [0, 1]; 1 where there is nothing to compare (such candidates rank last anyway)."""
+    if candidate.capacity is None or context.max_capacity <= 0:
+        return 1.0
+    return min(1.0, max(0.0, candidate.capacity / context.max_capacity))
+
+
+def _busy_part(candidate: Candidate, context: ScoreContext) -> float:
+    return _speed(candidate, context) * _of_others(candidate) * _sampled_utilization(candidate, context)
+
+
+def _slow_part(candidate: Candidate, context: ScoreContext) -> float:
+    return 1.0 - _speed(candidate, context)
+
+
+def _pending_part(candidate: Candidate, context: ScoreContext) -> float:
+    speed, weight = _speed(candidate, context), _of_others(candidate)
+    # More is promised than there is: then all are slowed down alike, however fast the processor is.
+    beyond = max(0.0, _sampled_utilization(candidate, context) + candidate.pending - 1.0) * (1.0 - speed)
+    return weight * (speed * candidate.pending + beyond) + _spread(candidate)
+
+
+def _of_others(candidate: Candidate) -> float:
+    return 1.0 if candidate.shared else OTHERS_ON_DEVICES
+
+
 def _spread(candidate: Candidate) -> float:
     return SPREAD_TERM if candidate.all_replicas_here else 0.0
 
 
 TERMS: Final[Mapping[str, Term]] = {
     "utilization": Term(
-        description="Share from the processor's utilization.", additive=_utilization, forecast=_sampled_utilization,
-        of="sample",
+        description="Share from the processor's utilization.", additive=_utilization, left=_busy_part,
+        forecast=_sampled_utilization, of="sample",
     ),
     "memory": Term(description="Share from its memory utilization.", additive=_memory, of="sample"),
     "capacity": Term(
-        description="Share from its capacity against the best candidate's.", additive=_capacity, of="capacity"
+        description="Share from its capacity against the best candidate's.", additive=_capacity,
+        left=_slow_part, of="capacity",
     ),
     "pending": Term(
         description="Share from placements that no sample shows yet.", additive=_pending,
-        forecast=_pending_with_this_pod, silent_at_zero=True,
+        left=_pending_part, forecast=_pending_with_this_pod, silent_at_zero=True,
     ),
 }  # fmt: skip
 """The terms of the load, in the order in which they are added and shown. A name is one lower-case word: it is the key
@@ -172,13 +229,18 @@ class ScoreContext:
         policy: Policy = "Additive",
         terms: Mapping[str, Term] = TERMS,
     ) -> ScoreContext:
-        """The context of these candidates; Forecast turns into Additive unless every candidate has a forecast."""
+        """The context of these candidates. Forecast is ThroughputLeft unless every benchmarked one has a forecast, and
+        that is Additive where none is benchmarked."""
         known = list(candidates)
-        complete = bool(known) and all(each.forecast for each in known)
+        benchmarked = [each for each in known if each.capacity]
+        if policy == "Forecast" and not all(each.forecast for each in benchmarked):
+            policy = "ThroughputLeft"
+        if not benchmarked:
+            policy = "Additive"
         return cls(
             weights=normalised(weights),
             max_capacity=max((each.capacity or 0.0 for each in known), default=0.0),
-            policy=policy if complete else "Additive",
+            policy=policy,
             terms=terms,
         )
 
@@ -206,8 +268,10 @@ class Score:
 
 
 def score(candidate: Candidate, context: ScoreContext) -> Score:
-    """The load of one candidate (method A4), or with Forecast its utilization after the placement."""
-    terms = {name: term.value(candidate, context) for name, term in context.terms.items()}
+    """The load of one candidate by the context's policy."""
+    policy = context.policy
+    used = {name: formula for name, term in context.terms.items() if (formula := term.formula(policy)) is not None}
+    terms = {name: formula(candidate, context) for name, formula in used.items()}
     return Score(candidate=candidate, context=context, terms=terms)
 
 

@@ -143,17 +143,18 @@ class Placement(Value, kw_only=True, frozen=True):
     policy: Annotated[
         Literal["Additive", "Forecast"],
         doc(
-            "Additive: smallest load as measured. Forecast: smallest predicted utilization, once a forecast exists "
-            "for every candidate."
+            "Forecast: where the pod gets most of what the benchmark says is left; with a target throughput, once the "
+            "models have run somewhere, where utilization stays smallest. Additive: smallest load by method A4, with "
+            "`weights`; also used where no candidate is benchmarked."
         ),
-    ] = "Additive"
+    ] = "Forecast"
     node_selector: Annotated[dict[str, Label], doc("Labels that a node must have.", max_length=32)] = msgspec.field(
         default_factory=dict
     )
     tolerations: Annotated[
         tuple[Toleration, ...], doc("Taints that the pods put up with.", max_length=32, extra_json_schema=ATOMIC)
     ] = ()
-    weights: Annotated[Weights, doc("Weights of the terms of the load.")] = Weights()
+    weights: Annotated[Weights, doc("Weights of the terms of the load, for policy Additive.")] = Weights()
     spread: Annotated[bool, doc("Keep one node from taking all replicas where others are nearly as good.")] = True
     rebalance: Annotated[
         Literal["Never", "OnSustainedImbalance"],

@@ -310,6 +310,8 @@ class Receipt(_Message, kw_only=True, frozen=True):
     """The utilization is the mean of this many seconds; None: it is unknown."""
     state_age_seconds: float | None = None
     """How long before the decision those seconds ended."""
+    policy: str = ""
+    """How the load was computed: Additive, ThroughputLeft or Forecast."""
     runners_up: list[RunnerUp] = []
     predicted_throughput: float | None = None
     decided_time: str = ""

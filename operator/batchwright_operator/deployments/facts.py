@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds
 from batchwright_operator.api.model_deployment import ModelDeployment
@@ -28,6 +29,8 @@ class DeploymentFacts:
     """Is there a ModelDeployment of that name?"""
     replicas: tuple[Replica, ...] = ()
     profiles: tuple[Raw, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Kind -> devices that model pods of other deployments hold or wait for; asked only where replicas may move."""
     missing_claims: tuple[str, ...] = ()
     rejection: Rejection | None = None
 

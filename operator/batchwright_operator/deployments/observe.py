@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kinds
 from batchwright_operator.api.model_deployment import ModelDeployment
@@ -35,6 +36,8 @@ class ObservedDeployment:
     pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
     """Each with the newest state of its sidecar (None: not reported yet)."""
     profiles: tuple[Raw, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """As in DeploymentFacts."""
     claims: frozenset[str] = frozenset()
     rejection: Rejection | None = None
 
@@ -56,6 +59,7 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: flo
         has_namesake=observed.has_namesake,
         replicas=tuple(replica(pod, state, timeouts) for pod, state in observed.pods),
         profiles=observed.profiles,
+        taken=observed.taken,
         missing_claims=tuple(sorted(_named_claims(deployment, kinds) - observed.claims)),
         rejection=observed.rejection,
     )

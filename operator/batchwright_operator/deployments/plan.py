@@ -4,7 +4,8 @@ which knows nothing of it: `phase` and `rollout` stand below both."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from batchwright_operator.deployments.children import (
     service,
 )
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.kind_change import ANNOTATION_LEAVING, KindInUse, leaving
 from batchwright_operator.deployments.kind_split import RETRY_S, CurrentReplicas, Supply, split
 from batchwright_operator.deployments.pod_template import pod_template, strategy_of
 from batchwright_operator.deployments.replicas import Replica, config_of
@@ -41,7 +43,7 @@ from batchwright_operator.kube.objects import (
 )
 from batchwright_operator.kube.times import rfc3339, unix
 from batchwright_operator.processors.processor import processors_of
-from batchwright_operator.reconcile.decisions import Action, Apply, Delete
+from batchwright_operator.reconcile.decisions import Action, Apply, Delete, Patch
 from batchwright_operator.rendering.objects import digest
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_CPU, LABEL_COMPONENT
@@ -62,18 +64,24 @@ def plan_replicas(facts: DeploymentFacts, now: float, no_fit_s: float) -> Replic
     """`kind_split.split` on what is observed."""
     kinds = facts.kinds.kinds
     processors = {kind: _processors(facts.profiles, kind) for kind in kinds}
-    counts = current_replicas(facts.deployments)
+    shares, counts = own_shares(facts.deployments), current_replicas(facts.deployments)
     notes = _notes(facts.deployments)
     current = {
         kind: CurrentReplicas(
-            count=counts.get(kind, 0),
+            count=shares.get(kind, 0),
             stuck=_stuck(kind, counts.get(kind, 0), facts.replicas, now, no_fit_s),
             excluded=_is_excluded(notes.get(kind), processors[kind], now),
         )
         for kind in kinds
     }
-    supplies = {plan.kind: _supply(processors[plan.kind], plan.kind, plan.runtime.count) for plan in facts.kinds.plans}
-    replicas = split(facts.deployment.spec.replicas, kinds, supplies, current)
+    supplies = {
+        plan.kind: _supply(processors[plan.kind], plan.kind, plan.runtime.count, facts.taken.get(plan.kind, 0))
+        for plan in facts.kinds.plans
+    }
+    replicas = split(
+        facts.deployment.spec.replicas, kinds, supplies, current,
+        preference=facts.deployment.spec.placement.preference, may_move=not _is_changing(facts.deployments),
+    )  # fmt: skip
     # Which kinds had no place is noted on the Deployments themselves: without the note a replica would go back to the
     # kind that just refused it as soon as its pod there is gone, and wander forever. A note ends after RETRY_S, or when
     # the processors of its kind change.
@@ -86,6 +94,23 @@ def plan_replicas(facts: DeploymentFacts, now: float, no_fit_s: float) -> Replic
 def current_replicas(deployments: Sequence[Raw]) -> dict[str, int]:
     """Replicas asked for now, by kind."""
     return {_kind_of(each): int(each["spec"].get("replicas", 0)) for each in deployments}
+
+
+def own_shares(deployments: Sequence[Raw]) -> dict[str, int]:
+    """As `current_replicas`, without those that only serve until others are ready."""
+    return {
+        kind: max(0, count - _leaving(each)) for each in deployments for kind, count in current_replicas([each]).items()
+    }
+
+
+def _leaving(obj: Raw) -> int:
+    text = annotation(obj, ANNOTATION_LEAVING)
+    return int(text) if text.isdigit() else 0
+
+
+def _is_changing(deployments: Sequence[Raw]) -> bool:
+    """Are replicas on their way to another kind? One wave at a time, so that a change is no doubling of the pods."""
+    return any(_leaving(each) for each in deployments)
 
 
 def _kind_of(obj: Raw) -> str:
@@ -139,12 +164,13 @@ def _takes_pods(profile: Raw) -> bool:
     return find(conditions, "Schedulable").get("status") != "False"
 
 
-def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int) -> Supply:
+def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int, taken: int) -> Supply:
     known = kind != KIND_CPU and any(slots for _, slots, _ in processors)
     return Supply(
         capacity=sum(capacity for _, _, capacity in processors),
         max_replicas=sum(slots // count for _, slots, _ in processors) if known else None,
         processors=len(processors),
+        taken_by_others=-(-taken // count) if known else 0,
     )
 
 
@@ -152,22 +178,48 @@ def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int)
 
 
 def desired_deployments(facts: DeploymentFacts, settings: Settings, now: float) -> list[Raw]:
-    """One Deployment per kind that has replicas; the present ones while no kind is eligible."""
+    """One Deployment per kind that has replicas, those that are leaving included; the present ones while no kind is
+    eligible."""
     if not facts.kinds.plans:
         return list(facts.deployments)
     plan = plan_replicas(facts, now, settings.unfit_seconds)
+    kept = _kept(facts, plan)
     found = []
     for runtime in facts.kinds.plans:
-        if count := plan.replicas.get(runtime.kind, 0):
+        if count := plan.replicas.get(runtime.kind, 0) + kept.get(runtime.kind, 0):
             template = pod_template(facts.deployment, runtime, settings)
             strategy = strategy_of(facts.deployment, runtime.kind)
             notes = {ANNOTATION_NO_FIT: json.dumps(plan.no_fit, sort_keys=True)} if plan.no_fit else {}
+            if more := kept.get(runtime.kind):
+                notes[ANNOTATION_LEAVING] = str(more)
             notes[ANNOTATION_REVISION] = digest([count, template, strategy])
             owner = facts.deployment.raw
             found.append(
                 deployment(owner, runtime.kind, count, template=template, strategy=strategy, annotations=notes)
             )
-    return found
+    return found + _of_lost_kinds(facts, kept)
+
+
+def _kept(facts: DeploymentFacts, plan: ReplicaPlan) -> dict[str, int]:
+    """Replicas that stay until others are ready; none where the user's strategy is to stop them first."""
+    strategy = facts.deployment.spec.strategy
+    if strategy is not None and strategy.type == "Recreate":
+        return {}
+    ready = Counter(each.kind for each in facts.present if each.ready)
+    counts = current_replicas([each for each in facts.deployments if not is_leaving(each)])
+    in_use = {kind: KindInUse(count=count, ready=ready[kind]) for kind, count in counts.items()}
+    return leaving(facts.deployment.spec.replicas, plan.replicas, in_use)
+
+
+def _of_lost_kinds(facts: DeploymentFacts, kept: Mapping[str, int]) -> list[Raw]:
+    """Deployments of kinds that the spec names no more, as they are but for the number of replicas: there is nothing
+    that their pods could be rendered from."""
+    eligible = facts.kinds.kinds
+    return [
+        {**each, "spec": {**each["spec"], "replicas": kept[kind]}}
+        for each in facts.deployments
+        if (kind := _kind_of(each)) not in eligible and kept.get(kind)
+    ]
 
 
 def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, *, token: str) -> tuple[Action, ...]:
@@ -187,16 +239,31 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
         *_old_headless(facts),
         (PDB, disruption_budget(raw)),
         # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
-        *((DEPLOYMENT, each) for each in desired),
+        *((DEPLOYMENT, each) for each in desired if _kind_of(each) in facts.kinds.kinds),
     ]
     gone = [each for each in facts.deployments if each["metadata"]["name"] not in names]
     return (
         *(Apply(resource=resource, body=body) for resource, body in applied),
+        *_shrunk(facts, desired),
         *(Delete.of(DEPLOYMENT, each) for each in gone if not is_leaving(each)),
         *(Delete.of(CONFIG_MAP, each) for each in _unused(facts, desired)),
         *(Delete.of(NETWORK_POLICY, each) for each in facts.policies if policy is None and not is_leaving(each)),
         *(Delete.of(SERVICE, each) for each in facts.old_headless if facts.has_namesake and not is_leaving(each)),
     )
+
+
+def _shrunk(facts: DeploymentFacts, desired: Sequence[Raw]) -> Iterator[Action]:
+    """Fewer replicas for the Deployments of kinds that the spec names no more."""
+    before = {each["metadata"]["name"]: each for each in facts.deployments}
+    for each in desired:
+        there = before.get(each["metadata"]["name"])
+        if there is None or _kind_of(each) in facts.kinds.kinds or there["spec"] == each["spec"]:
+            continue
+        metadata = there["metadata"]
+        yield Patch(
+            resource=DEPLOYMENT, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"],
+            patch={"spec": {"replicas": each["spec"]["replicas"]}}, style="merge",
+        )  # fmt: skip
 
 
 def _old_headless(facts: DeploymentFacts) -> Iterator[tuple[Resource, Raw]]:

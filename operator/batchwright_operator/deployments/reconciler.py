@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -16,7 +17,7 @@ from batchwright_operator.deployments.plan import actions, component_is_model, d
 from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.status import status_of
 from batchwright_operator.kube.conditions import Truth
-from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.metadata import annotation, is_leaving, label
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
@@ -29,6 +30,8 @@ from batchwright_operator.kube.objects import (
     SERVICE,
     Raw,
 )
+from batchwright_operator.kube.quantities import amount
+from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Decision, Key, StatusWrite
@@ -39,10 +42,18 @@ from batchwright_operator.settings import Settings
 from batchwright_operator.status.invalid_spec import invalid_spec
 from batchwright_operator.status.write_policy import WritePolicy, write_decision
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import LABEL_COMPONENT, LABEL_DEPLOYMENT
+from batchwright_worker.api.names import (
+    ANNOTATION_KIND,
+    COMPONENT_MODEL,
+    KIND_CPU,
+    LABEL_COMPONENT,
+    LABEL_DEPLOYMENT,
+)
 
 CLAIM_RETRY_S: Final = 5.0
 """How often a claim that a URI names is looked for while there is none."""
+MOVE_S: Final = 60.0
+"""How often it is looked whether a kind that the user prefers has room by now."""
 INVALID: Final[dict[str, Truth]] = {
     "Ready": "False",
     "Reconciling": "False",
@@ -95,6 +106,7 @@ class ModelDeploymentReconciler:
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),
             profiles=tuple(store.all(ACCELERATOR_PROFILE)),
+            taken=_taken(raw, store),
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
             rejection=self._live.rejections.get(key),
         )
@@ -115,6 +127,22 @@ def _of(uid: str, pods: Iterable[Raw], chains: OwnerChains) -> Iterator[Raw]:
         owner = chains.model_deployment_of(pod)
         if owner is not None and owner["metadata"]["uid"] == uid:
             yield pod
+
+
+def _taken(raw: Raw, store: StoreView) -> dict[str, int]:
+    """See `DeploymentFacts.taken`."""
+    if not ((raw.get("spec") or {}).get("placement") or {}).get("preference"):
+        return {}
+    name, namespace = raw["metadata"]["name"], raw["metadata"]["namespace"]
+    found: Counter[str] = Counter()
+    for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
+        is_own = label(pod, LABEL_DEPLOYMENT) == name and pod["metadata"]["namespace"] == namespace
+        kind = annotation(pod, ANNOTATION_KIND)
+        if is_own or not kind or kind == KIND_CPU or is_over(pod):
+            continue
+        for container in pod["spec"]["containers"]:
+            found[kind] += int(amount(((container.get("resources") or {}).get("limits") or {}).get(kind, 0)))
+    return dict(found)
 
 
 def _namesake_keys(raw: Raw) -> Iterator[Key]:
@@ -173,6 +201,8 @@ def _requeue_after_s(
     due += [max(left, 1.0) for left in waiting if left > -1.0]
     if any(each.node and each.problem is not None and not each.problem.is_fault for each in facts.present):
         due.append(VOLUMES_S)
+    if facts.deployment.spec.placement.preference and len(facts.kinds.plans) > 1:
+        due.append(MOVE_S)
     if phase.reason == CLAIM_NOT_FOUND:
         due.append(CLAIM_RETRY_S)
     return min(due, default=None)

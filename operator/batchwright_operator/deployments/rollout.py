@@ -72,7 +72,7 @@ def _count(obj: Raw, name: str) -> int:
 def _is_current(wanted: Raw, observed: Raw) -> bool:
     mine, its = wanted["metadata"]["annotations"], observed["metadata"].get("annotations") or {}
     return (
-        its.get(ANNOTATION_REVISION) == mine[ANNOTATION_REVISION]
+        its.get(ANNOTATION_REVISION) == mine.get(ANNOTATION_REVISION)
         and _count(observed, "observedGeneration") >= int(observed["metadata"].get("generation", 0))
         and _count(observed, "updatedReplicas") == _count(observed, "replicas")
     )

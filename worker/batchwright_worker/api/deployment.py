@@ -13,6 +13,7 @@ import msgspec
 from batchwright_worker.api.fields import (
     ATOMIC,
     DECIMAL_PATTERN,
+    UNIQUE,
     Accelerator,
     EnvVar,
     IntOrPercent,
@@ -148,6 +149,16 @@ class Placement(Value, kw_only=True, frozen=True):
             "`weights`; also used where no candidate is benchmarked."
         ),
     ] = "Forecast"
+    preference: Annotated[
+        tuple[Accelerator, ...],
+        doc(
+            "Kinds of accelerators, the best one first, those not named last. Replicas move to a better kind that has "
+            "room: they are ready there before those here stop. Unset: a new replica goes where it has the most "
+            "capacity, and stays on its kind.",
+            max_length=10,
+            extra_json_schema=UNIQUE,
+        ),
+    ] = ()
     node_selector: Annotated[dict[str, Label], doc("Labels that a node must have.", max_length=32)] = msgspec.field(
         default_factory=dict
     )

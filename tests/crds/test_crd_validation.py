@@ -87,8 +87,15 @@ def test_an_applied_object_survives_its_own_defaults(control_plane: ControlPlane
         ({"input": {"uri": "pvc://data/other", "format": "images"}}, "spec.input"),
         ({"output": {"uri": "pvc://data/elsewhere"}}, "spec.output"),
         ({"tasks": [{"name": "decode", "cpu": {"function": "decode"}}]}, "spec.tasks"),
+        ({"backoffLimitPerShard": 4}, "spec.backoffLimitPerShard"),
+        ({"runner": None}, "spec.runner"),
+        ({"runner": {"image": "another:1"}}, "spec.runner"),
+        ({"runner": {"env": [{"name": "A", "value": "c"}]}}, "spec.runner"),
+        ({"runner": {"resources": {"requests": {"cpu": "2"}}}}, "spec.runner"),
+        ({"runner": {"cpuWorkers": 2}}, "spec.runner"),
+        ({"runner": {"pod": {"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "2Gi"}}]}}}, "spec.runner"),
     ],
-    ids=["input", "output", "tasks"],
+    ids=["input", "output", "tasks", "back-off", "no runner", "image", "env", "resources", "workers", "volumes"],
 )
 def test_what_a_job_is_about_cannot_change(
     change: Document, field: str, stored_job: Document, control_plane: ControlPlane
@@ -97,6 +104,20 @@ def test_what_a_job_is_about_cannot_change(
     with pytest.raises(ApiError, match=re.escape(field)) as refused:
         control_plane.api.patch(path, {"spec": change})
     assert "delete the job and apply it again" in str(refused.value)
+
+
+@apiserver
+@pytest.mark.usefixtures("crds")
+def test_a_job_without_a_runner_gets_none_later_but_takes_everything_else(control_plane: ControlPlane) -> None:
+    job = copy.deepcopy(MINIMAL_JOB)
+    job["metadata"]["name"] = "plain"
+    control_plane.api.request("POST", path_of(job, dry_run=False), job)
+    path = path_of(job).replace("?", "/plain?")
+    with pytest.raises(ApiError, match=re.escape("spec.runner")):
+        control_plane.api.patch(path, {"spec": {"runner": {"cpuWorkers": 2}}})
+    for change in ({"suspend": True}, {"parallelism": 9}, {"activeDeadlineSeconds": 60}, {"maxFailedItems": 0}):
+        assert control_plane.api.patch(path, {"spec": change})["metadata"]["generation"] == 2
+    assert control_plane.api.patch(path, {"metadata": {"labels": {"a": "b"}}})["metadata"]["generation"] == 1
 
 
 @apiserver
@@ -112,5 +133,11 @@ def stored_job(control_plane: ControlPlane, crds: None) -> Document:
     """An InferenceJob that is there."""
     job = copy.deepcopy(MINIMAL_JOB)
     job["metadata"]["name"] = "stored"
+    job["spec"]["runner"] = {
+        "image": "runner:1",
+        "env": [{"name": "A", "value": "b"}],
+        "resources": {"requests": {"cpu": "1"}},
+        "pod": {"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}]},
+    }
     stored: dict[str, Any] = control_plane.api.request("POST", path_of(job, dry_run=False), job)
     return stored

@@ -146,7 +146,7 @@ class Runner(Value, kw_only=True, frozen=True):
 
 
 class InferenceJobSpec(Value, kw_only=True, frozen=True):
-    """What the user wants. `input`, `output` and `tasks` cannot be changed later."""
+    """What the user wants. `input`, `output`, `tasks`, `runner` and `backoffLimitPerShard` cannot be changed later."""
 
     suspend: Annotated[bool, doc("true: no runner pods; shards that are complete stay complete.")] = False
     input: Annotated[Input, doc("The data set. Immutable.")]
@@ -160,12 +160,12 @@ class InferenceJobSpec(Value, kw_only=True, frozen=True):
             extra_json_schema=keyed("name"),
         ),
     ]
-    runner: Annotated[Runner, doc("The pods that run the tasks.")] = Runner()
+    runner: Annotated[Runner, doc("The pods that run the tasks. Immutable.")] = Runner()
     parallelism: Annotated[
         int, doc("Shards that run at the same time; may be changed while the job runs.", ge=1, le=10_000)
     ] = 1
     backoff_limit_per_shard: Annotated[
-        int, doc("How often a shard is repeated after a failure before the job fails.", ge=0, le=100)
+        int, doc("How often a shard is repeated after a failure before the job fails. Immutable.", ge=0, le=100)
     ] = 3
     max_failed_items: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None,

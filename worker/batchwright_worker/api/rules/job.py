@@ -22,6 +22,8 @@ SOURCES: Final = (
     "config_map", "secret", "empty_dir", "persistent_volume_claim", "projected",
     "csi", "ephemeral", "downward_api", "image", "nfs",
 )  # fmt: skip
+_JOBS_ARE_MADE: Final = "cannot be changed, because the Jobs of its runners are made with it once"
+_NEW_JOB: Final = "delete the job and apply it again, or apply the new version under another name"
 
 
 def _immutable(field: str) -> Rule:
@@ -31,7 +33,7 @@ def _immutable(field: str) -> Rule:
         cel="self == oldSelf",
         holds=lambda _value: True,
         wrong="cannot be changed, because the results so far belong to it",
-        remedy="delete the job and apply it again, or apply the new version under another name",
+        remedy=_NEW_JOB,
     )
 
 
@@ -56,6 +58,23 @@ _JOB = (
     _immutable("input"),
     _immutable("output"),
     _immutable("tasks"),
+    Rule(
+        on=InferenceJobSpec,
+        names="runner",
+        # Over the spec, since a rule of the field itself is not asked where it comes or goes.
+        cel="has(self.runner) == has(oldSelf.runner) && (!has(self.runner) || self.runner == oldSelf.runner)",
+        holds=lambda _spec: True,
+        wrong=_JOBS_ARE_MADE,
+        remedy=_NEW_JOB,
+    ),
+    Rule(
+        on=InferenceJobSpec,
+        at="backoff_limit_per_shard",
+        cel="self == oldSelf",
+        holds=lambda _value: True,
+        wrong=_JOBS_ARE_MADE,
+        remedy=_NEW_JOB,
+    ),
     Rule(
         on=InferenceJobSpec,
         at="tasks",

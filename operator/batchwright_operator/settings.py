@@ -116,6 +116,15 @@ class Settings(_Section, kw_only=True, frozen=True):
     allow_private_addresses: bool = False
     allow_http: bool = False
 
+    # Upgrades.
+    upgrade_policy: Literal["Required", "All"] = "Required"
+    """Which pods are replaced because of an upgrade of the operator, its worker image or its settings. Required: those
+    that do not work with this operator. All: every pod that would be made otherwise now. What users change is rolled
+    out at once in any case."""
+    upgrades_at_once: int = 1
+    """ModelDeployments that may be rolled out because of an upgrade at a time, in the whole cluster; the next one
+    follows when all pods of one are available. 0: none, upgrades pause."""
+
     # The operator itself.
     resync_seconds: float = 300.0
     workers: int = 16

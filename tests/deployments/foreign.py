@@ -9,6 +9,7 @@ from typing import Any
 from batchwright_operator.kube.client import path_of
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     JOB,
     NETWORK_POLICY,
@@ -30,6 +31,7 @@ _BODIES: dict[Resource, Raw] = {
     NETWORK_POLICY: {"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}},
     PDB: {"spec": {"minAvailable": 1, "selector": {"matchLabels": _LABELS}}},
     DEPLOYMENT: {"spec": {"replicas": 0, "selector": {"matchLabels": _LABELS}, "template": _TEMPLATE}},
+    CONTROLLER_REVISION: {"data": {}, "revision": 1},  # its bytes may not change, and a patch removes spaces
     JOB: {"spec": {"suspend": True, "template": {"spec": {**_POD, "restartPolicy": "Never"}}}},
 }
 RESOURCES = {resource.kind: resource for resource in _BODIES}

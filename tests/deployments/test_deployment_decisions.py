@@ -57,6 +57,7 @@ def test_the_first_visit_sets_every_condition_and_the_generation() -> None:
         "Progressing",
         "ModelsReady",
         "LatencyTargetMet",
+        "UpToDate",
     ]
     assert world.status["observedGeneration"] == 1
     assert kstatus(world.raw) == "InProgress"
@@ -68,6 +69,7 @@ def test_all_children_appear_and_the_second_pass_writes_nothing() -> None:
     kinds = sorted(plural for plural, _, _ in world.api.objects)
     assert kinds == [
         "configmaps",
+        "controllerrevisions",
         "deployments",
         "modeldeployments",
         "networkpolicies",
@@ -644,7 +646,8 @@ def test_whatever_the_user_does_the_plan_settles_and_leaves_nothing(history: lis
 
 
 def names(api: TinyApi) -> list[tuple[str, str]]:
-    return sorted((plural, name) for plural, _, name in api.objects if plural not in ("pods",))
+    """All but pods and the history."""
+    return sorted((plural, name) for plural, _, name in api.objects if plural not in ("pods", "controllerrevisions"))
 
 
 def two_models(readiness: str) -> tuple[World, Raw]:

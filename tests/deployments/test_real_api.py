@@ -73,8 +73,9 @@ def test_children_appear_stay_untouched_and_go_with_their_owner(
         done = with_crds("-n", shop, "get", kinds, "-l", "batchwright.dev/deployment=cpu-claim", "-o", "json")
         return list(json.loads(done.stdout)["items"])
 
-    kinds = "deployments,configmaps,secrets,services,poddisruptionbudgets,networkpolicies,pods"
-    wanted = ["ConfigMap", "Deployment", "NetworkPolicy", "Pod", "PodDisruptionBudget", "Secret", "Service", "Service"]
+    kinds = "deployments,controllerrevisions,configmaps,secrets,services,poddisruptionbudgets,networkpolicies,pods"
+    wanted = ["ConfigMap", "ControllerRevision", "Deployment", "NetworkPolicy", "Pod", "PodDisruptionBudget", "Secret"]
+    wanted += ["Service", "Service"]
     eventually(lambda: sorted(each["kind"] for each in found(kinds)) == wanted, "all children and the gated pod")
 
     def get() -> dict[str, Any]:

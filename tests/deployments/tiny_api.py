@@ -139,7 +139,7 @@ class TinyApi:
                 self.objects.pop((POD.plural, pod["metadata"]["namespace"], pod["metadata"]["name"]))
             for _ in range(wanted - len(pods)):
                 self._pod(deployment)
-            status = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), wanted)
+            status = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), wanted)
             status["observedGeneration"] = deployment["metadata"]["generation"]
             self.put(DEPLOYMENT, deployment | {"status": status})
 

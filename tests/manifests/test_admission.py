@@ -64,10 +64,12 @@ def test_an_object_of_somebody_else_can_neither_be_changed_nor_taken_nor_deleted
     kind: str, plane_with_policy: ControlPlane
 ) -> None:
     plane = plane_with_policy
-    before = foreign.text(foreign.make(plane, kind, NAMESPACE, "theirs"))
+    made = foreign.make(plane, kind, NAMESPACE, "theirs")
+    before = foreign.text(made)
     api, path = operator(plane), path_of(foreign.RESOURCES[kind], NAMESPACE, "theirs")
     resource = foreign.RESOURCES[kind]
     taken = {"apiVersion": resource.api_version, "kind": kind, "metadata": {"name": "theirs", **owned(plane)}}
+    taken |= {"data": made["data"]} if kind == "ControllerRevision" else {}  # which nobody may change
     calls: list[Callable[[], object]] = [
         lambda: api.patch(path, {"metadata": {"labels": {"mine": "now"}}}),
         lambda: api.patch(path, {"metadata": owned(plane)}),

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
+from batchwright_operator.deployments.shape import configuration
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -40,17 +41,19 @@ from batchwright_worker.api.names import (
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT,
     LABEL_KIND,
+    LIVE_FIELDS,
     child_name,
     kind_slug,
 )
 
 COMPONENT_CONFIG: Final = "config"
+COMPONENT_REVISION: Final = "revision"
+ANNOTATION_UPGRADE: Final = f"{GROUP}/upgrade"
+"""On Deployments that roll, or did so last, because of an upgrade: the revision that they were brought to."""
 ANNOTATION_NO_FIT: Final = f"{GROUP}/no-fit"
 """On Deployments: JSON, accelerator kind -> when it had no place for a pod, and a digest of its processors then."""
 LABEL_METRICS: Final = f"{GROUP}/metrics"
 """On namespaces whose Prometheus may read the metrics of agents and sidecars: "true"."""
-NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "networkPolicy", "tls", "pod"})
-"""Parts of the spec that no process in the pod reads; so a change of them alone restarts nothing."""
 
 
 def own_labels(name: str) -> dict[str, str]:
@@ -63,10 +66,10 @@ def pod_selector(name: str) -> dict[str, str]:
     return {LABEL_DEPLOYMENT: name, LABEL_COMPONENT: COMPONENT_MODEL}
 
 
-def deployment_json(owner: Raw) -> str:
-    """What the processes in the pod read: the object without identity and without what is not theirs."""
+def deployment_json(owner: Raw, spec: Raw) -> str:
+    """What the processes in the pod read: the object without identity, with this part of its spec
+    (`shape.configuration`)."""
     metadata = owner["metadata"]
-    spec = {name: value for name, value in owner["spec"].items() if name not in NOT_OF_THE_POD}
     body = {
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
@@ -76,16 +79,18 @@ def deployment_json(owner: Raw) -> str:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def config_name(owner: Raw) -> str:
-    """Name of the ConfigMap; a changed content is another name, so another pod template."""
-    return child_name(owner["metadata"]["name"], "config", digest(deployment_json(owner)))
+def config_name(owner: Raw, kind: str) -> str:
+    """Name of the ConfigMap for pods of this kind that are made now; what they cannot take over as they run makes
+    another name, so another pod template."""
+    fixed = configuration(owner["spec"], {}, kind, LIVE_FIELDS)
+    return child_name(owner["metadata"]["name"], "config", digest(deployment_json(owner, fixed)))
 
 
-def config_map(owner: Raw) -> Raw:
-    """deployment.json; immutable, since a change is another ConfigMap."""
+def config_map(owner: Raw, name: str, text: str, *, immutable: bool) -> Raw:
+    """The ConfigMap with deployment.json."""
     labels = own_labels(owner["metadata"]["name"]) | {LABEL_COMPONENT: COMPONENT_CONFIG}
-    data = {"deployment.json": deployment_json(owner)}
-    return child(CONFIG_MAP, owner, config_name(owner), labels, immutable=True, data=data)
+    parts = {"immutable": True} if immutable else {}
+    return child(CONFIG_MAP, owner, name, labels, data={"deployment.json": text}, **parts)
 
 
 def control_secret(owner: Raw, labels: Mapping[str, str], token: str) -> Raw:

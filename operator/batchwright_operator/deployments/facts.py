@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from batchwright_operator.api.eligible_kinds import EligibleKinds
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.replicas import Replica
+from batchwright_operator.deployments.revision import Revision
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.live_state import Rejection
 
@@ -21,6 +22,10 @@ class DeploymentFacts:
     deployments: tuple[Raw, ...] = ()
     """The apps/v1 Deployments that it owns."""
     config_maps: tuple[Raw, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    revision_objects: tuple[Raw, ...] = ()
+    may_upgrade: bool = False
+    """Is it its turn to be brought to the templates of this operator, if they are others?"""
     policies: tuple[Raw, ...] = ()
     """The NetworkPolicies that it owns."""
     old_headless: tuple[Raw, ...] = ()

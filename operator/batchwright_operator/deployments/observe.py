@@ -10,6 +10,7 @@ from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.replicas import PendingTimeouts, replica
+from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.rendering.objects import headless_name
@@ -29,6 +30,8 @@ class ObservedDeployment:
     """How many ModelDeployments there are."""
     deployments: tuple[Raw, ...] = ()
     config_maps: tuple[Raw, ...] = ()
+    revisions: tuple[Raw, ...] = ()
+    may_upgrade: bool = False
     policies: tuple[Raw, ...] = ()
     services: tuple[Raw, ...] = ()
     has_namesake: bool = False
@@ -54,6 +57,9 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: flo
         kinds=kinds,
         deployments=observed.deployments,
         config_maps=observed.config_maps,
+        revisions=tuple(found for each in observed.revisions if (found := parse_revision(each)) is not None),
+        revision_objects=observed.revisions,
+        may_upgrade=observed.may_upgrade,
         policies=observed.policies,
         old_headless=tuple(each for each in observed.services if each["metadata"]["name"] == old_name),
         has_namesake=observed.has_namesake,

@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from batchwright_operator.deployments.children import (
     ANNOTATION_NO_FIT,
-    COMPONENT_CONFIG,
-    config_map,
-    config_name,
+    ANNOTATION_UPGRADE,
     control_secret,
     deployment,
     disruption_budget,
@@ -26,13 +25,17 @@ from batchwright_operator.deployments.children import (
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.kind_change import ANNOTATION_LEAVING, KindInUse, leaving
 from batchwright_operator.deployments.kind_split import RETRY_S, CurrentReplicas, Supply, split
-from batchwright_operator.deployments.pod_template import pod_template, strategy_of
-from batchwright_operator.deployments.replicas import Replica, config_of
+from batchwright_operator.deployments.pod_template import strategy_of
+from batchwright_operator.deployments.replicas import Replica
+from batchwright_operator.deployments.retention import configurations, forgotten, unused
+from batchwright_operator.deployments.revision import Revision, revision_object
 from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
+from batchwright_operator.deployments.template_choice import current_revisions
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.metadata import annotation, is_leaving, label
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     NETWORK_POLICY,
     PDB,
@@ -177,27 +180,38 @@ def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int,
 # --- the children
 
 
-def desired_deployments(facts: DeploymentFacts, settings: Settings, now: float) -> list[Raw]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What there should be: the Deployments, and the revision of each kind that has one."""
+
+    deployments: tuple[Raw, ...]
+    revisions: tuple[Revision, ...] = ()
+
+
+def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
     """One Deployment per kind that has replicas, those that are leaving included; the present ones while no kind is
     eligible."""
     if not facts.kinds.plans:
-        return list(facts.deployments)
+        return Desired(deployments=facts.deployments)
     plan = plan_replicas(facts, now, settings.unfit_seconds)
     kept = _kept(facts, plan)
+    counts = {kind: plan.replicas.get(kind, 0) + kept.get(kind, 0) for kind in facts.kinds.kinds}
+    runtimes = [runtime for runtime in facts.kinds.plans if counts[runtime.kind]]
+    revisions = current_revisions(facts, runtimes, settings)
     found = []
-    for runtime in facts.kinds.plans:
-        if count := plan.replicas.get(runtime.kind, 0) + kept.get(runtime.kind, 0):
-            template = pod_template(facts.deployment, runtime, settings)
-            strategy = strategy_of(facts.deployment, runtime.kind)
-            notes = {ANNOTATION_NO_FIT: json.dumps(plan.no_fit, sort_keys=True)} if plan.no_fit else {}
-            if more := kept.get(runtime.kind):
-                notes[ANNOTATION_LEAVING] = str(more)
-            notes[ANNOTATION_REVISION] = digest([count, template, strategy])
-            owner = facts.deployment.raw
-            found.append(
-                deployment(owner, runtime.kind, count, template=template, strategy=strategy, annotations=notes)
-            )
-    return found + _of_lost_kinds(facts, kept)
+    owner = facts.deployment.raw
+    for runtime in runtimes:
+        count, revision = counts[runtime.kind], revisions[runtime.kind]
+        template = deepcopy(revision.template)
+        strategy = strategy_of(facts.deployment, runtime.kind)
+        notes = {ANNOTATION_NO_FIT: json.dumps(plan.no_fit, sort_keys=True)} if plan.no_fit else {}
+        if more := kept.get(runtime.kind):
+            notes[ANNOTATION_LEAVING] = str(more)
+        notes[ANNOTATION_REVISION] = digest([count, template, strategy])
+        if revision.by_upgrade:
+            notes[ANNOTATION_UPGRADE] = revision.name
+        found.append(deployment(owner, runtime.kind, count, template=template, strategy=strategy, annotations=notes))
+    return Desired(deployments=(*found, *_of_lost_kinds(facts, kept)), revisions=tuple(revisions.values()))
 
 
 def _kept(facts: DeploymentFacts, plan: ReplicaPlan) -> dict[str, int]:
@@ -222,16 +236,16 @@ def _of_lost_kinds(facts: DeploymentFacts, kept: Mapping[str, int]) -> list[Raw]
     ]
 
 
-def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, *, token: str) -> tuple[Action, ...]:
+def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, token: str) -> tuple[Action, ...]:
     """Apply everything that should be, then delete what should not; nothing while no kind is eligible: the pods that
     run serve on until the spec is corrected."""
     if not facts.kinds.plans:
         return ()
     raw = facts.deployment.raw
-    names = {each["metadata"]["name"] for each in desired}
+    names = {each["metadata"]["name"] for each in wanted.deployments}
     policy = network_policy(raw, facts.deployment.spec.network_policy, settings)
     applied: list[tuple[Resource, Raw]] = [
-        (CONFIG_MAP, config_map(raw)),
+        *((CONFIG_MAP, each) for each in configurations(facts, wanted.revisions)),
         (SECRET, control_secret(raw, own_labels(facts.deployment.name), token)),
         *([(NETWORK_POLICY, policy)] if policy is not None else []),
         (SERVICE, service(raw)),
@@ -239,23 +253,26 @@ def actions(facts: DeploymentFacts, desired: Sequence[Raw], settings: Settings, 
         *_old_headless(facts),
         (PDB, disruption_budget(raw)),
         # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
-        *((DEPLOYMENT, each) for each in desired if _kind_of(each) in facts.kinds.kinds),
+        *((CONTROLLER_REVISION, revision_object(raw, each)) for each in wanted.revisions),
+        *((DEPLOYMENT, each) for each in wanted.deployments if _kind_of(each) in facts.kinds.kinds),
     ]
+    rolled = rollout(wanted.deployments, facts.deployments)
     gone = [each for each in facts.deployments if each["metadata"]["name"] not in names]
     return (
         *(Apply(resource=resource, body=body) for resource, body in applied),
-        *_shrunk(facts, desired),
+        *_shrunk(facts, wanted.deployments),
         *(Delete.of(DEPLOYMENT, each) for each in gone if not is_leaving(each)),
-        *(Delete.of(CONFIG_MAP, each) for each in _unused(facts, desired)),
+        *(Delete.of(CONFIG_MAP, each) for each in unused(facts, wanted.revisions, rolled)),
+        *(Delete.of(CONTROLLER_REVISION, each) for each in forgotten(facts, wanted.revisions)),
         *(Delete.of(NETWORK_POLICY, each) for each in facts.policies if policy is None and not is_leaving(each)),
         *(Delete.of(SERVICE, each) for each in facts.old_headless if facts.has_namesake and not is_leaving(each)),
     )
 
 
-def _shrunk(facts: DeploymentFacts, desired: Sequence[Raw]) -> Iterator[Action]:
+def _shrunk(facts: DeploymentFacts, deployments: Sequence[Raw]) -> Iterator[Action]:
     """Fewer replicas for the Deployments of kinds that the spec names no more."""
     before = {each["metadata"]["name"]: each for each in facts.deployments}
-    for each in desired:
+    for each in deployments:
         there = before.get(each["metadata"]["name"])
         if there is None or _kind_of(each) in facts.kinds.kinds or there["spec"] == each["spec"]:
             continue
@@ -272,19 +289,6 @@ def _old_headless(facts: DeploymentFacts) -> Iterator[tuple[Resource, Raw]]:
     raw = facts.deployment.raw
     if facts.old_headless and not facts.has_namesake:
         yield SERVICE, headless_service(raw, old_headless_name(facts.deployment.name))
-
-
-def _unused(facts: DeploymentFacts, desired: Sequence[Raw]) -> Iterator[Raw]:
-    """Old configurations that no pod and no Deployment needs; none is removed during a roll-out, since an old
-    ReplicaSet may still make pods then."""
-    if not rollout(desired, facts.deployments).complete:
-        return
-    used = {config_name(facts.deployment.raw), *(each.config for each in facts.replicas)}
-    used |= {config_of(each["spec"]["template"]["spec"]) for each in facts.deployments}
-    for each in facts.config_maps:
-        is_config = label(each, LABEL_COMPONENT) == COMPONENT_CONFIG
-        if is_config and each["metadata"]["name"] not in used and not is_leaving(each):
-            yield each
 
 
 def component_is_model(obj: Raw) -> bool:

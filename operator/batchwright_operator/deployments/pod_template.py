@@ -84,7 +84,7 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
         **pod_options(spec.pod),
         "initContainers": [*fetch, _sidecar(deployment, plan, artifacts, settings)],
         "containers": _runtimes(deployment, plan, artifacts, settings),
-        "volumes": [*volumes(deployment, artifacts), *plain(spec.pod.volumes)],
+        "volumes": [*volumes(deployment, plan.kind, artifacts), *plain(spec.pod.volumes)],
     }
     if spec.placement.node_selector:
         body["nodeSelector"] = dict(spec.placement.node_selector)

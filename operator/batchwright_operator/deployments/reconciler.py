@@ -13,14 +13,17 @@ from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
 from batchwright_operator.deployments.phase import CLAIM_NOT_FOUND, DeploymentPhase, phase_of
-from batchwright_operator.deployments.plan import actions, component_is_model, desired_deployments
+from batchwright_operator.deployments.plan import actions, component_is_model, desired
+from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.status import status_of
-from batchwright_operator.kube.conditions import Truth
+from batchwright_operator.deployments.upgrades import LOOK_AGAIN_S, UpgradeTurns, is_held, up_to_date, wants_upgrade
+from batchwright_operator.kube.conditions import Condition, Truth
 from batchwright_operator.kube.metadata import annotation, is_leaving, label
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     MODEL_DEPLOYMENT,
     NETWORK_POLICY,
@@ -74,6 +77,7 @@ class ModelDeploymentReconciler:
     def __init__(self, settings: Settings, live: LiveState) -> None:
         self._settings = settings
         self._live = live
+        self._turns = UpgradeTurns(settings.upgrades_at_once)
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and what says where pods may go."""
@@ -81,7 +85,8 @@ class ModelDeploymentReconciler:
         yield Watch(resource=MODEL_DEPLOYMENT, keys=own_keys(self.name))
         yield Watch(resource=MODEL_DEPLOYMENT, keys=_namesake_keys)
         yield from chain_watches(children)
-        for resource in (CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
+        yield Watch(resource=DEPLOYMENT, keys=self._turns.next_keys, label_selector=LABEL_DEPLOYMENT)
+        for resource in (CONFIG_MAP, CONTROLLER_REVISION, SERVICE, PDB, NETWORK_POLICY):
             yield Watch(resource=resource, keys=children, label_selector=LABEL_DEPLOYMENT)
         yield Watch(resource=POD, keys=children, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
         yield Watch(resource=ACCELERATOR_PROFILE, keys=no_keys)
@@ -91,15 +96,20 @@ class ModelDeploymentReconciler:
         """None: there is no such object, or it is being deleted (its children go with it)."""
         raw = store.get(MODEL_DEPLOYMENT, key.namespace, key.name)
         if raw is None or is_leaving(raw):
+            self._turns.done(key)
             return None
         uid = raw["metadata"]["uid"]
+        deployments = tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each))
+        revisions = tuple(store.owned(CONTROLLER_REVISION, uid))
         pods = store.labelled(POD, LABEL_DEPLOYMENT, key.name, namespace=key.namespace)
         return ObservedDeployment(
             raw=raw,
             settings=self._settings,
             token=self._live.control_token(uid),
             objects=len(store.all(MODEL_DEPLOYMENT)),
-            deployments=tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each)),
+            deployments=deployments,
+            revisions=revisions,
+            may_upgrade=self._may_upgrade(store, key, raw, deployments, revisions),
             config_maps=tuple(store.owned(CONFIG_MAP, uid)),
             policies=tuple(store.owned(NETWORK_POLICY, uid)),
             services=tuple(store.owned(SERVICE, uid)),
@@ -110,6 +120,15 @@ class ModelDeploymentReconciler:
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
             rejection=self._live.rejections.get(key),
         )
+
+    def _may_upgrade(
+        self, store: StoreView, key: Key, raw: Raw, deployments: tuple[Raw, ...], revisions: tuple[Raw, ...]
+    ) -> bool:
+        found = [each for raw in revisions if (each := parse_revision(raw)) is not None]
+        if is_held(raw) or not wants_upgrade(found, deployments, self._settings):
+            self._turns.done(key)
+            return False
+        return self._turns.ask(key, store.all(DEPLOYMENT))
 
     def _with_state(self, pods: Iterable[Raw]) -> Iterator[tuple[Raw, SidecarState | None]]:
         for pod in pods:
@@ -161,9 +180,10 @@ def decide(observed: ObservedDeployment, now: float) -> Decision:
         return invalid_spec(MODEL_DEPLOYMENT, observed.raw, error, conditions=INVALID, now=now)
     facts = facts_of(observed, deployment, now)
     settings = observed.settings
-    desired = desired_deployments(facts, settings, now)
-    phase = phase_of(facts, rollout(desired, facts.deployments), now)
-    new = status_of(facts, phase, now)
+    wanted = desired(facts, settings, now)
+    rolled = rollout(wanted.deployments, facts.deployments)
+    phase, upgrade = phase_of(facts, rolled, now), up_to_date(facts, wanted.revisions, rolled, settings)
+    new = status_of(facts, phase, upgrade, now)
     policy = WritePolicy(
         words_s=settings.status_min_interval_seconds,
         numbers_s=settings.status_metric_interval_seconds,
@@ -172,11 +192,11 @@ def decide(observed: ObservedDeployment, now: float) -> Decision:
     )
     write = write_decision(facts.old, new, now, policy)
     return Decision(
-        actions=actions(facts, desired, settings, token=observed.token),
+        actions=actions(facts, wanted, settings, token=observed.token),
         status=None if write.status is None else _write(deployment, write.status),
         events=events_of(facts, phase, new) if write.status is not None else (),
-        requeue_after_s=_requeue_after_s(facts, phase, write.due_in_s, now, settings.unfit_seconds),
-        metrics=_metrics(deployment, new),
+        requeue_after_s=_requeue_after_s(facts, phase, upgrade, write.due_in_s, now, settings.unfit_seconds),
+        metrics=_metrics(deployment, new, upgrade),
     )
 
 
@@ -184,16 +204,18 @@ def _write(deployment: ModelDeployment, status: Raw) -> StatusWrite:
     return StatusWrite(resource=MODEL_DEPLOYMENT, regarding=deployment.raw, status=status)
 
 
-def _metrics(deployment: ModelDeployment, new: Raw) -> dict[str, float]:
+def _metrics(deployment: ModelDeployment, new: Raw, upgrade: Condition) -> dict[str, float]:
     labels = f'{{namespace="{deployment.namespace}",name="{deployment.name}"}}'
     return {
         f"batchwright_modeldeployment_replicas_wanted{labels}": float(deployment.spec.replicas),
         f"batchwright_modeldeployment_replicas_ready{labels}": float(new["readyReplicas"]),
+        f"batchwright_modeldeployment_outdated{labels}": float(upgrade.status == "False"),
+        f"batchwright_modeldeployment_upgrading{labels}": float(upgrade.reason == "Upgrading"),
     }
 
 
 def _requeue_after_s(
-    facts: DeploymentFacts, phase: DeploymentPhase, due_s: float | None, now: float, no_fit_s: float
+    facts: DeploymentFacts, phase: DeploymentPhase, upgrade: Condition, due_s: float | None, now: float, no_fit_s: float
 ) -> float | None:
     """When time alone changes something: a pod has waited long enough, or a write is due."""
     due = [each for each in (due_s, phase.due_in_s) if each is not None]
@@ -205,4 +227,6 @@ def _requeue_after_s(
         due.append(MOVE_S)
     if phase.reason == CLAIM_NOT_FOUND:
         due.append(CLAIM_RETRY_S)
+    if upgrade.reason == "WaitsForItsTurn":
+        due.append(LOOK_AGAIN_S)
     return min(due, default=None)

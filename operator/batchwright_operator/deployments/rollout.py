@@ -69,6 +69,15 @@ def _count(obj: Raw, name: str) -> int:
     return int((obj.get("status") or {}).get(name, 0))
 
 
+def is_available(deployment: Raw) -> bool:
+    """Has its controller seen it, and are all its pods of the newest template, and available?"""
+    status, count = deployment.get("status") or {}, int(deployment["spec"].get("replicas", 0))
+    seen = int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))
+    return seen and all(
+        int(status.get(name, 0)) == count for name in ("replicas", "updatedReplicas", "availableReplicas")
+    )
+
+
 def _is_current(wanted: Raw, observed: Raw) -> bool:
     mine, its = wanted["metadata"]["annotations"], observed["metadata"].get("annotations") or {}
     return (

@@ -31,7 +31,7 @@ SHORT_MESSAGE_LIMIT: Final = 100
 ModelStates = Mapping[str, Sequence[ModelState]]
 
 
-def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw:
+def status_of(facts: DeploymentFacts, phase: DeploymentPhase, upgrade: Condition, now: float) -> Raw:
     """The status without `lastUpdatedTime`. What no sidecar has reported yet (the operator has just started) is kept
     from the status that is written."""
     old, present = facts.old, facts.present
@@ -46,6 +46,7 @@ def status_of(facts: DeploymentFacts, phase: DeploymentPhase, now: float) -> Raw
         _progressing(phase),
         _models_ready(facts, states, old, unreported=unreported),
         _latency(facts, states, old, unreported=unreported),
+        upgrade,
     ]
     name, namespace = facts.deployment.name, facts.deployment.namespace
     return {

@@ -94,14 +94,14 @@ def fetch_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
     ]
 
 
-def volumes(deployment: ModelDeployment, artifacts: Sequence[Artifact]) -> list[Raw]:
+def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact]) -> list[Raw]:
     """The volumes that the mounts above name."""
     owner, tls = deployment.raw, deployment.spec.tls
     control = child_name(owner["metadata"]["name"], "control")
     claims, secrets, scripts = _claim_volumes(artifacts), _secret_volumes(artifacts), _script_volumes(artifacts)
     size = str(sum(fetched(artifacts).values()))
     return [
-        {"name": "config", "configMap": {"name": config_name(owner)}},
+        {"name": "config", "configMap": {"name": config_name(owner, kind)}},
         {"name": "control", "secret": {"secretName": control}},
         *([_certificate(tls)] if tls is not None else []),
         {"name": "ipc", "emptyDir": {"medium": "Memory"}},

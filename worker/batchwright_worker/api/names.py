@@ -45,6 +45,10 @@ ANNOTATION_NODE: Final = f"{GROUP}/node"
 """On benchmark Jobs: the node that is measured."""
 ANNOTATION_REBENCHMARK: Final = f"{GROUP}/rebenchmark"
 """On an AcceleratorProfile; any new value asks for a new benchmark."""
+ANNOTATION_HOLD_UPGRADES: Final = f"{GROUP}/hold-upgrades"
+"""On a ModelDeployment, "true": its pods are not replaced because of an upgrade, even if they should be."""
+ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+"""On a ModelDeployment; any new value replaces its pods, by those that this version of the operator makes."""
 ANNOTATION_EMULATED_DEVICE: Final = f"{GROUP}/emulated-device"
 """On a Node: JSON of `EmulatedDevice`."""
 
@@ -85,6 +89,9 @@ def runtime_live_path(index: int) -> str:
     """On the control port: is the runtime with this number still to be waited for?"""
     return f"/v1/runtimes/runtime-{index}/live"
 
+
+LIVE_FIELDS: Final[tuple[str, ...]] = ()
+"""Fields of a model in the configuration that a sidecar takes over as it runs."""
 
 # Environment of containers.
 ENV_KIND: Final = "BATCHWRIGHT_ACCELERATOR"

@@ -1,0 +1,102 @@
+"""What of a user's spec shapes the pods of one kind of accelerator; pure.
+
+Two specs with the same shape make the same pods, whatever an upgrade has added to either: a default that a newer CRD
+fills in is left out of both, so that it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from batchwright_operator.kube.objects import Raw
+from batchwright_worker.api.deployment import ModelDeploymentSpec, Runtime, parse_spec
+from batchwright_worker.api.names import KIND_CPU
+
+NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "networkPolicy", "tls", "pod"})
+"""Parts of the spec that no process in the pod reads; so a change of them alone is no other configuration."""
+NOT_OF_THE_TEMPLATE: Final = NOT_OF_THE_POD - {"placement", "pod", "tls"}
+"""Parts of the spec that nothing of a pod is made from."""
+PLACED: Final = ("nodeSelector", "tolerations")
+"""Parts of `placement` that are in the pod itself."""
+
+
+def shape(spec: ModelDeploymentSpec, kind: str, live: Collection[str] = ()) -> Raw:
+    """The parts of the spec that pods of this kind are made from, without what is the default anyway. `live`: paths
+    within a model (`targets.latencyMilliseconds`) that pods take over as they run."""
+    whole = {name: value for name, value in without_defaults(spec).items() if name not in NOT_OF_THE_TEMPLATE}
+    placement = {name: value for name, value in whole.pop("placement", {}).items() if name in PLACED}
+    runtime = next((each for each in spec.runtimes if each.accelerator == kind), Runtime(accelerator=kind))
+    models = [
+        _without(without_defaults(model), live)
+        | {"artifacts": [without_defaults(each) for each in model.artifacts if each.accelerator == kind]}
+        for model in spec.models
+    ]
+    return whole | {"models": models, "runtimes": without_defaults(runtime), "placement": placement}
+
+
+def without_defaults(value: Any) -> Any:
+    """The value as JSON; fields that have their default are left out."""
+    if isinstance(value, msgspec.Struct):
+        fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+        return {field.encode_name: without_defaults(found) for field, found in fields if found != _default(field)}
+    if isinstance(value, tuple | list):
+        return [without_defaults(each) for each in value]
+    return {name: without_defaults(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def _without(model: Raw, paths: Collection[str]) -> Raw:
+    """The model without what is at these paths; parts that become empty go too."""
+    parts = {name: dict(value) if isinstance(value, dict) else value for name, value in model.items()}
+    for part, _, name in (path.partition(".") for path in paths):
+        if isinstance(parts.get(part), dict):
+            parts[part].pop(name, None)
+            if not parts[part]:
+                del parts[part]
+    return parts
+
+
+def same_shape(recorded: Raw, current: ModelDeploymentSpec, current_raw: Raw, kind: str, live: Collection[str]) -> bool:
+    """Whether the recorded spec, as the API server served it then, has the shape of the current one."""
+    if recorded == {name: value for name, value in current_raw.items() if name != "replicas"}:
+        return True
+    try:
+        return shape(parse_spec(recorded), kind, live) == shape(current, kind, live)
+    except msgspec.ValidationError:
+        return False
+
+
+def configuration(recorded: Raw, current: Raw, kind: str, live: Collection[str]) -> Raw:
+    """The spec that pods of this kind read: as it was recorded, so that they find what they know, with the current
+    values at the live paths (none, where there is no current one)."""
+    spec = {name: value for name, value in recorded.items() if name not in NOT_OF_THE_POD}
+    now = {model["name"]: model for model in current.get("models") or ()}
+    spec["models"] = [
+        _artifacts_of(_overlaid(model, now.get(model["name"], {}), live), kind) for model in recorded["models"]
+    ]
+    if "runtimes" in spec:
+        spec["runtimes"] = [each for each in spec["runtimes"] if each["accelerator"] == kind]
+    return spec
+
+
+def _artifacts_of(model: Raw, kind: str) -> Raw:
+    artifacts = [each for each in model["artifacts"] if each.get("accelerator", KIND_CPU) == kind]
+    return {**model, "artifacts": artifacts}
+
+
+def _overlaid(model: Raw, now: Raw, live: Collection[str]) -> Raw:
+    found = dict(model)
+    for part, _, name in (path.partition(".") for path in live):
+        values = dict(found.get(part) or {})
+        values.pop(name, None)
+        if name in (now.get(part) or {}):
+            values[name] = now[part][name]
+        if values or part in found:
+            found[part] = values
+    return found

@@ -11,11 +11,13 @@ from batchwright_operator.api.model_deployment import ModelDeployment, parse
 from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.metrics import metrics_of
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
 from batchwright_operator.deployments.phase import CLAIM_NOT_FOUND, DeploymentPhase, phase_of
 from batchwright_operator.deployments.plan import actions, component_is_model, desired
 from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.deployments.rollout import rollout
+from batchwright_operator.deployments.scale_down import deletion_costs
 from batchwright_operator.deployments.status import status_of
 from batchwright_operator.deployments.upgrades import LOOK_AGAIN_S, UpgradeTurns, is_held, up_to_date, wants_upgrade
 from batchwright_operator.kube.conditions import Condition, Truth
@@ -192,26 +194,19 @@ def decide(observed: ObservedDeployment, now: float) -> Decision:
     )
     write = write_decision(facts.old, new, now, policy)
     return Decision(
-        actions=actions(facts, wanted, settings, token=observed.token),
+        actions=(
+            *deletion_costs(facts, wanted.deployments),
+            *actions(facts, wanted, settings, token=observed.token),
+        ),
         status=None if write.status is None else _write(deployment, write.status),
         events=events_of(facts, phase, new) if write.status is not None else (),
         requeue_after_s=_requeue_after_s(facts, phase, upgrade, write.due_in_s, now, settings.unfit_seconds),
-        metrics=_metrics(deployment, new, upgrade),
+        metrics=metrics_of(facts, phase, upgrade),
     )
 
 
 def _write(deployment: ModelDeployment, status: Raw) -> StatusWrite:
     return StatusWrite(resource=MODEL_DEPLOYMENT, regarding=deployment.raw, status=status)
-
-
-def _metrics(deployment: ModelDeployment, new: Raw, upgrade: Condition) -> dict[str, float]:
-    labels = f'{{namespace="{deployment.namespace}",name="{deployment.name}"}}'
-    return {
-        f"batchwright_modeldeployment_replicas_wanted{labels}": float(deployment.spec.replicas),
-        f"batchwright_modeldeployment_replicas_ready{labels}": float(new["readyReplicas"]),
-        f"batchwright_modeldeployment_outdated{labels}": float(upgrade.status == "False"),
-        f"batchwright_modeldeployment_upgrading{labels}": float(upgrade.reason == "Upgrading"),
-    }
 
 
 def _requeue_after_s(

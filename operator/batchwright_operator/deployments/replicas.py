@@ -24,6 +24,7 @@ from batchwright_operator.processors.processor import AWAITING
 from batchwright_worker.api.messages import Receipt, SidecarState
 from batchwright_worker.api.names import ANNOTATION_KIND, SCHEDULING_GATE
 
+ANNOTATION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 IMAGE_FIELDS: Final = "the image or spec.pod.imagePullSecrets"
 
 
@@ -43,6 +44,8 @@ class Replica:
     """It has no node, and not because the processors are still to be measured."""
     serves_state: bool = False
     """Its sidecar runs: a missing state is then one that is still to come."""
+    deletion_cost: int = 0
+    """What its ReplicaSet is told: pods of the lowest cost go first."""
     receipt: Receipt | None = None
     problem: Problem | None = None
     state: SidecarState | None = None
@@ -73,10 +76,18 @@ def replica(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> 
         ready=ready,
         waits_for_place=not node and not _awaits_benchmark(pod),
         serves_state=is_running(pod, SIDECAR),
+        deletion_cost=_deletion_cost(pod),
         receipt=parse(pod),
         problem=_problem(pod, state, timeouts) if not ready or _failed_models(state) else None,
         state=state,
     )
+
+
+def _deletion_cost(pod: Raw) -> int:
+    try:
+        return int(annotation(pod, ANNOTATION_COST) or 0)
+    except ValueError:
+        return 0
 
 
 def config_of(pod_spec: Mapping[str, Any]) -> str:

@@ -40,8 +40,9 @@ def prepare_networks(
     """From a command's options. Raises ClickException."""
     from batchwright_worker.backends.base import Host
     from batchwright_worker.host.memory import EmulatedMemory
-    from batchwright_worker.host.threads import thread_count
+    from batchwright_worker.host.threads import pin_libraries, thread_count
 
+    pin_libraries()
     folder = more["cache"] or cache_folder()
     files = {name: Path(path) for name, path in models} or _samples(folder / "samples")
     rows = _rows(files, more["rows"], sampled=not models)

@@ -12,7 +12,7 @@ import torch
 from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.execution.cuda import ANCHOR_S, EventClock
+from batchwright_worker.layerwise.execution.cuda import ANCHOR_S, DRIFT, EventClock
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.split_torch import onto
 from batchwright_worker.layerwise.networks.torch import open_torch
@@ -37,6 +37,25 @@ def test_event_times_stay_exact_over_hours() -> None:
     for second in range(1, 7200):
         assert clock.at(Happened(100.0 + second * 1.7)) == pytest.approx(5000.0 + second * 1.7, abs=2e-4)
     assert ANCHOR_S > 1
+
+
+@pytest.mark.parametrize("drift", [5e-5, -5e-5])
+def test_a_device_whose_clock_drifts_stays_on_the_hosts_clock_for_a_day(drift: float) -> None:
+    clock = EventClock(Happened(0.0), 0.0)
+    late = 0.0
+    for step in range(1, 86_400):
+        host = float(step)
+        late = (late + 0.37) % 1.0  # what the host sees of an event is late by 20 to 520 microseconds
+        found = clock.ended(Happened(host * (1.0 + drift)), host + 2e-5 + 5e-4 * late)
+        assert abs(found - host) < 2e-3
+    assert abs(drift) < DRIFT
+
+
+def test_a_host_that_is_late_for_a_while_moves_the_clock_a_little_only() -> None:
+    clock = EventClock(Happened(0.0), 0.0)
+    for step in range(1, 60):
+        clock.ended(Happened(float(step)), step + 0.5)
+    assert abs(clock.at(Happened(60.0)) - 60.0) < 60 * 1.1 * DRIFT
 
 
 def test_an_arena_that_is_not_mirrored_skips_its_end_and_still_takes_the_largest_unit() -> None:

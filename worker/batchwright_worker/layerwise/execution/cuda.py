@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
 import torch
@@ -28,31 +29,46 @@ from batchwright_worker.layerwise.networks.units import PAGE, Network, State, Un
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
 
-__all__ = ["AHEAD", "ANCHOR_S", "CudaAccelerator", "EventClock"]
+__all__ = ["AHEAD", "ANCHOR_S", "DRIFT", "CudaAccelerator", "EventClock"]
 
 AHEAD: Final = 1
 """Jobs queued per engine behind the one that runs (layerwise.md: 1 or 2)."""
 ANCHOR_S: Final = 10.0
 """How far an event may lie from the clock's anchor before the anchor moves."""
+DRIFT: Final = 2e-4
+"""Seconds per second by which the device's clock and the host's may differ (crystals: some 1e-5)."""
 
 
 class EventClock:
     """Device events on the host's clock: one event whose host time is known, and the time since it.
 
     The time between two events is a 32-bit float of milliseconds: 2 microseconds are lost after 16 seconds. So the
-    anchor moves on to an event of its own every so often.
+    anchor moves on to an event of its own every so often. The device's clock runs a little faster or slower than the
+    host's: what the host saw last of each event bounds how far off it can be, and the anchor follows that.
     """
 
     def __init__(self, event: Any, host_s: float) -> None:
         self._anchor = (event, host_s)
+        self._ahead_s = inf
+        """The least time by which the host was later than the device's clock says, since the anchor moved."""
 
     def at(self, event: Any) -> float:
         """Host time of an event that has happened."""
         anchor, host_s = self._anchor
+        return float(host_s + float(anchor.elapsed_time(event)) / 1e3)
+
+    def ended(self, event: Any, now_s: float) -> float:
+        """Host time of an event whose end the host has just seen, at `now_s`."""
+        anchor, host_s = self._anchor
         since_s = float(anchor.elapsed_time(event)) / 1e3
+        found = host_s + since_s
+        self._ahead_s = min(self._ahead_s, now_s - found)
         if since_s > ANCHOR_S:
-            self._anchor = (event, host_s + since_s)
-        return host_s + since_s
+            # A host that sees every end late looks like a slow device: no clock is off by more than DRIFT.
+            most = DRIFT * since_s
+            self._anchor = (event, found + min(max(self._ahead_s, -most), most))
+            self._ahead_s = inf
+        return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,7 +234,8 @@ class _CopyEngine:
         events = _events(job)
         events.copy_end.synchronize()
         clock = self._device.clock
-        return Interval(clock.at(events.copy_start), clock.at(events.copy_end))
+        now = time.monotonic()
+        return Interval(clock.at(events.copy_start), clock.ended(events.copy_end, now))
 
 
 class _KernelEngine:
@@ -239,8 +256,8 @@ class _KernelEngine:
             job.error = job.error or error
             now = time.monotonic()
             return Interval(now, now)
-        clock = self._device.clock
-        return Interval(clock.at(events.compute_start), clock.at(events.compute_end))
+        now, clock = time.monotonic(), self._device.clock
+        return Interval(clock.at(events.compute_start), clock.ended(events.compute_end, now))
 
 
 class _CudaProfiler:
@@ -270,8 +287,8 @@ class _CudaProfiler:
         )
 
     def _copy_s(self, host: Any) -> float:
-        """Median of five copies into the arena's start."""
-        stream, slot = self._device.copy_stream, self._device.arena[: host.numel()]
+        """Median of five copies, into memory of its own: weights of other models may be in flight in the arena."""
+        stream, slot = self._device.copy_stream, torch.empty_like(host, device=self._device.arena.device)
         return statistics.median(_timed(stream, lambda: slot.copy_(host, non_blocking=True)) for _ in range(5))
 
     def _compute_s(self, runs: int) -> list[float]:

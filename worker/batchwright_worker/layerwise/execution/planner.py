@@ -1,7 +1,8 @@
 """Planned times of units: from profiles at a few batch sizes to layers at any size, corrected by what is measured.
 
 Compute is interpolated between the measured sizes and follows the last two beyond; both engines are planned as slowed
-down by each other (they are meant to work at once), and by a ratio that follows the measurements.
+down by each other (they are meant to work at once), and by ratios that follow the measurements: of the whole model, and
+of each unit beside it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from batchwright_worker.layerwise.profiling.profiles import Profile
 __all__ = ["UnitPlans"]
 
 _FOLLOW_SHARE: Final = 0.05
-"""Share of a new measurement in the ratio."""
-_LARGEST_RATIO: Final = 8.0
-"""Planned times are corrected by this factor at most, either way."""
+"""Share of a new measurement in the model's ratio; a unit's own follows as fast, from what the model's leaves."""
+_LARGEST_RATIO: Final = 1000.0
+"""Planned times are corrected by this factor at most, either way: a profile of a busy machine can be that wrong."""
+_WRONG: Final = 2.0
+"""A profile that is off by more than this factor is measured anew."""
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class _ModelPlan:
     resident: frozenset[int] = frozenset()
     compute_ratio: float = 1.0
     fetch_ratio: float = 1.0
+    unit_ratios: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -39,7 +43,8 @@ class UnitPlans:
 
     def add(self, model: str, profiles: Sequence[Profile]) -> None:
         """Plan a model from the profiles of its network at one or more batch sizes."""
-        self._plans[model] = _ModelPlan(sorted(profiles, key=lambda profile: profile.rows))
+        ordered = sorted(profiles, key=lambda profile: profile.rows)
+        self._plans[model] = _ModelPlan(ordered, unit_ratios=[1.0] * len(ordered[0].bytes))
 
     def keep(self, model: str, resident: frozenset[int]) -> None:
         """These of its units need no fetch."""
@@ -56,7 +61,7 @@ class UnitPlans:
         fetch = profile.fetch_slowdown * plan.fetch_ratio
         return tuple(
             Layer(
-                compute=steps_of_seconds(slow * _at(plan.profiles, position, rows)),
+                compute=steps_of_seconds(slow * plan.unit_ratios[position] * _at(plan.profiles, position, rows)),
                 fetch=0 if position in plan.resident else steps_of_seconds(fetch * profile.fetch_s(size)),
                 bytes=0 if position in plan.resident else size,
             )
@@ -69,9 +74,16 @@ class UnitPlans:
         if plan is None:
             return
         compute, fetch = record.compute_end - record.compute_start, record.fetch_end - record.fetch_start
-        plan.compute_ratio = _followed(plan.compute_ratio, compute, seconds_of_steps(record.planned.compute))
+        planned, unit = seconds_of_steps(record.planned.compute), plan.unit_ratios
+        plan.compute_ratio = _followed(plan.compute_ratio, compute, planned)
+        unit[record.position] = _followed(unit[record.position], compute, planned)
         if record.bytes:
             plan.fetch_ratio = _followed(plan.fetch_ratio, fetch, seconds_of_steps(record.planned.fetch))
+
+    def is_wrong(self, model: str) -> bool:
+        """Do the measurements differ so much from the model's profiles that these should be measured anew?"""
+        plan = self._plans[model]
+        return any(not 1 / _WRONG <= ratio <= _WRONG for ratio in (plan.compute_ratio, plan.fetch_ratio))
 
 
 def _followed(ratio: float, measured: float, planned: float) -> float:

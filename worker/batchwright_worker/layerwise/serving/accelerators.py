@@ -22,7 +22,7 @@ from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBa
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
-from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
+from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, forget_profiles
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 __all__ = ["AcceleratorAdapter", "AddedModel", "adapter_of"]
@@ -51,6 +51,9 @@ class NetworkAccelerator(Accelerator, Protocol):
     def add(self, name: str, network: Network) -> None:
         """Let a network run here under this name."""
 
+    def network(self, name: str) -> Network:
+        """A network that runs here."""
+
     def keep(self, name: str, positions: frozenset[int]) -> None:
         """Keep these of its units in memory (and no others); none of its batches may be in flight."""
 
@@ -67,6 +70,13 @@ class AcceleratorAdapter(Protocol):
     @property
     def device(self) -> Accelerator:
         """What the executor drives."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory for weights in flight that no measurement of what the process uses shows."""
+
+    def forget_profiles(self, name: str) -> None:
+        """Measure this model anew when it is loaded again."""
 
     def add(self, source: ModelSource) -> AddedModel:
         """Load a model onto the device. Raises LoadError with what to change."""
@@ -96,7 +106,8 @@ def _cpu_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
     def profile(name: str, rows: int) -> Profile:
         return measured(device.network(name), device.reader(name), rows, processor, _EFFORT)
 
-    return _NetworkAdapter(device, profile, settings, host)
+    # The pool is shared memory to the kernel: no part of what the process is seen to hold.
+    return _NetworkAdapter(device, profile, settings, host, device.ring.capacity)
 
 
 def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
@@ -104,7 +115,8 @@ def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
     from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
 
     device = CudaAccelerator(settings.flight_bytes)
-    return _NetworkAdapter(device, lambda name, rows: device.measured(name, rows, _EFFORT), settings, host)
+    # The driver counts the arena as used, like everything else on the device.
+    return _NetworkAdapter(device, lambda name, rows: device.measured(name, rows, _EFFORT), settings, host, 0)
 
 
 class _NetworkAdapter:
@@ -116,8 +128,10 @@ class _NetworkAdapter:
         profile: Callable[[str, int], Profile],
         settings: LayerwiseSettings,
         host: Host,
+        reserved_bytes: int,
     ) -> None:
         self.device, self._profile, self._host = device, profile, host
+        self.reserved_bytes = reserved_bytes
         self._share = settings.resident_bytes // settings.models
 
     def add(self, source: ModelSource) -> AddedModel:
@@ -142,6 +156,9 @@ class _NetworkAdapter:
         profiles = [self._profile(source.name, rows) for rows in _PROFILED_ROWS]
         return AddedModel(inputs=network.inputs, outputs=network.outputs, profiles=profiles, resident=resident)
 
+    def forget_profiles(self, name: str) -> None:
+        forget_profiles(self.device.network(name).folder)
+
     def remove(self, name: str) -> None:
         self.device.remove(name)
 
@@ -160,6 +177,7 @@ class _EmulatedAdapter:
 
     def __init__(self, settings: LayerwiseSettings, host: Host) -> None:
         self.device = EmulatedAccelerator(settings.flight_bytes, self._answer)
+        self.reserved_bytes = self.device.ring.capacity
         self._host = host
         self._models: dict[str, Any] = {}
 
@@ -178,6 +196,9 @@ class _EmulatedAdapter:
         self._models[source.name] = model = answering(source, emulated, self._host)
         profiles = [_emulated_profile(source.name, emulated, size, rows) for rows in (1, 64)]
         return AddedModel(inputs=model.inputs, outputs=model.outputs, profiles=profiles, resident=frozenset())
+
+    def forget_profiles(self, name: str) -> None:
+        """They are what the manifest says."""
 
     def remove(self, name: str) -> None:
         del self._models[name]

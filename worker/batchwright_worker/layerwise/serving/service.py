@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -20,8 +19,11 @@ from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 __all__ = ["Service"]
 
-_PLANNED_ROWS: Final = 1
-"""The batch size whose times the skip limit is worked out from."""
+_OTHER_SIZE: Final = 1.5
+"""Batches that are larger or smaller by this factor change the skip limit at once."""
+
+_REVISED_AFTER: Final = 64
+"""Batches after which the skip limit is worked out anew from what was measured meanwhile."""
 
 
 class Service:
@@ -34,13 +36,15 @@ class Service:
         self._adapter = adapter_of(kind, settings, host)
         self._plans = UnitPlans()
         self._added: dict[str, AddedModel] = {}
-        self._lock = threading.Lock()
+        self._rows: dict[str, int] = {}
+        """Rows of each model's batches, as the policy knows them."""
+        self._since_policy = 0
         self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
 
     @property
     def reserved_bytes(self) -> int:
         """Memory for weights in flight, which no measurement of the process shows."""
-        return self._adapter.device.ring.capacity
+        return self._adapter.reserved_bytes
 
     def add(self, source: ModelSource) -> AddedModel:
         """Load a model, in the place of one of the same name. Raises LoadError."""
@@ -49,16 +53,20 @@ class Service:
         self._plans.add(source.name, added.profiles)
         self._plans.keep(source.name, added.resident)
         self._added[source.name] = added
-        self._executor.use(self._policy())
+        self._rows[source.name] = 1
+        self._use_policy()
         return added
 
     def remove(self, name: str) -> None:
         """Wait for the model's batches, then unload it; nothing happens if it is not here."""
         if self._added.pop(name, None) is not None:
             self._executor.wait_idle(name)
+            if self._plans.is_wrong(name):
+                self._adapter.forget_profiles(name)
             self._plans.remove(name)
             self._adapter.remove(name)
-            self._executor.use(self._policy())
+            del self._rows[name]
+            self._use_policy()
 
     def remove_all(self) -> None:
         """Wait for all batches, then unload all models."""
@@ -73,6 +81,7 @@ class Service:
         """Queue a batch; `settled` is called from another thread. Raises what is wrong with it."""
         if model not in self._added:
             raise LoadError(f"model {model!r} is not loaded here")
+        self._follow(model, rows)
         layers = self._plans.layers(model, rows)
         self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
 
@@ -96,9 +105,22 @@ class Service:
         self._executor.close()
         self._adapter.close()
 
-    def _policy(self) -> Policy:
+    def _follow(self, model: str, rows: int) -> None:
+        """The skip limit is that of the batches that come: it falls as they grow, since compute grows with them and
+        weights do not."""
+        self._since_policy += 1
+        known = self._rows[model]
+        if not known / _OTHER_SIZE < rows < known * _OTHER_SIZE or self._since_policy >= _REVISED_AFTER:
+            self._rows[model] = rows
+            self._use_policy()
+
+    def _use_policy(self) -> None:
+        self._since_policy = 0
+        self._executor.use(self.policy())
+
+    def policy(self) -> Policy:
         """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
-        layers = [self._plans.layers(model, _PLANNED_ROWS) for model in self._added]
+        layers = [self._plans.layers(model, self._rows[model]) for model in self._added]
         if not layers:
             return Fifo()
         budget = self._adapter.device.ring.capacity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -140,3 +141,31 @@ def test_execution_keeps_to_the_model() -> None:
         assert told.plan_error <= 0.10, (policy.name, told)
         assert rig.device.ring.peak <= 8
         assert rig.executor.totals.decision_s < 0.03 * told.measured_s
+
+
+class SlowToStage(EmulatedAccelerator):
+    """Bringing inputs there takes its time."""
+
+    def begin(self, batch: LayerwiseBatch) -> None:
+        time.sleep(0.3)
+        batch.state = "staged"
+
+
+def test_staged_batches_wait_for_nothing_and_deciding_goes_on_while_others_are_staged() -> None:
+    plan = layers(1, 0.001, 0.001, 1)
+    device, settled = SlowToStage(6), threading.Event()
+    executor = Executor(device, Fifo())
+    first = LayerwiseBatch(model="a", inputs={}, rows=1, layers=plan, settled=lambda _batch: settled.set())
+    executor.stage(first)
+    executor.submit(first)
+    staged: list[bool] = []
+    second = LayerwiseBatch(model="b", inputs={}, rows=1, layers=plan, settled=lambda _batch: None)
+    staging = threading.Thread(target=lambda: (executor.stage(second), staged.append(settled.is_set())))
+    staging.start()
+    staging.join()
+    assert staged == [True]  # the first batch ran to its end meanwhile
+    before = device.begin
+    device.begin = lambda _batch: pytest.fail("staged twice")  # type: ignore[method-assign]
+    executor.submit(second)
+    device.begin = before  # type: ignore[method-assign]
+    executor.close()

@@ -13,8 +13,16 @@ from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader
+from batchwright_worker.layerwise.profiling import profiler
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
-from batchwright_worker.layerwise.profiling.profiles import Profile, Summary, fit_fetch, read_profile
+from batchwright_worker.layerwise.profiling.profiles import (
+    Profile,
+    Summary,
+    fit_fetch,
+    forget_profiles,
+    read_profile,
+    write_profile,
+)
 from batchwright_worker.layerwise.tools.recurrence_check import check_recurrence
 from batchwright_worker.layerwise.tools.trace_export import trace
 from tests.layerwise.test_split_onnx import conv_net, opened
@@ -67,9 +75,50 @@ def test_plans_follow_what_is_measured() -> None:
     assert seconds_of_steps(layer.fetch) == pytest.approx(0.25, rel=0.05)
 
 
-def test_a_profile_is_measured_once_per_processor_and_batch_size(tmp_path: Path) -> None:
+def test_a_profile_that_is_wrong_by_far_is_corrected_and_forgotten() -> None:
+    plans = UnitPlans()
+    plans.add("m", [profile(1, [0.955], [500])])
+    assert not plans.is_wrong("m")
+    for _ in range(200):
+        plans.learn(record(plans.layers("m", 1)[0], compute=0.032, fetch=0.501))
+    assert seconds_of_steps(plans.layers("m", 1)[0].compute) == pytest.approx(0.032, rel=0.1)
+    assert plans.is_wrong("m")
+
+
+def test_units_of_another_shape_than_measured_are_corrected_each() -> None:
+    plans = UnitPlans()
+    plans.add("m", [profile(1, [0.010, 0.010], [500, 500])])
+    for _ in range(300):
+        for position, seconds in enumerate((0.005, 0.015)):
+            planned = plans.layers("m", 1)[position]
+            plans.learn(record(planned, seconds, 0.501)._replace(position=position))
+    found = [seconds_of_steps(layer.compute) for layer in plans.layers("m", 1)]
+    assert found == pytest.approx([0.005, 0.015], rel=0.1)
+
+
+def test_a_profile_that_something_disturbed_is_used_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = opened(conv_net(tmp_path / "net.onnx"), tmp_path)
     reader = UnitReader(network.folder)
+    monkeypatch.setattr(profiler, "MOST_SPREAD", -1.0)
+    found = measured(network, reader, 2, "this one", Effort(runs=3, least=3))
+    assert found.spread >= 0
+    assert read_profile(network.folder, "this one", 2) is None
+    monkeypatch.undo()
+    write_profile(network.folder, found)
+    assert read_profile(network.folder, "this one", 2) == found
+    forget_profiles(network.folder)
+    assert read_profile(network.folder, "this one", 2) is None
+    reader.close()
+
+
+def test_a_profile_is_measured_once_per_processor_and_batch_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = opened(conv_net(tmp_path / "net.onnx"), tmp_path)
+    reader = UnitReader(network.folder)
+    monkeypatch.setattr(profiler, "MOST_SPREAD", float("inf"))  # whatever else this machine does
     first = measured(network, reader, 2, "this one", Effort(runs=20, least=20))
     assert len(first.compute_s) == len(first.bytes) == len(network.index.units)
     assert first.runs >= 20

@@ -78,9 +78,15 @@ class Executor:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, batch: LayerwiseBatch) -> None:
-        """Take a batch. Raises BudgetTooSmall, or what is wrong with its inputs; then `settled` is not called."""
+    def stage(self, batch: LayerwiseBatch) -> None:
+        """Bring a batch's inputs to the device, before it is submitted. Raises what is wrong with them."""
         self._device.begin(batch)
+
+    def submit(self, batch: LayerwiseBatch) -> None:
+        """Take a batch, staged or not. Raises BudgetTooSmall, or what is wrong with its inputs; then `settled` is not
+        called."""
+        if batch.state is None:
+            self.stage(batch)
         with self._changed:
             if self._closing or self._broken is not None:
                 raise ExecutorBrokenError("the executor is closed") from self._broken

@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,8 @@ __all__ = ["RUNS", "Effort", "example_inputs", "measure", "measured"]
 
 RUNS: Final = 20
 """Each compute time is the median of this many runs, at least."""
+MOST_SPREAD: Final = 0.5
+"""A profile whose times vary by more than this was disturbed: it is used, and measured anew the next time."""
 _VARIABLE: Final = 64
 """What a variable dimension is measured as."""
 
@@ -38,20 +41,28 @@ class Effort:
 
 
 def measured(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:
-    """The profile on disk, else a new one, which is kept there."""
+    """The profile on disk, else a new one, which is kept there unless something disturbed it."""
     known = read_profile(network.folder, processor, rows)
     if known is not None and known.runs >= effort.least and known.digest == network.index.digest:
         return known
     profile = measure(network, reader, rows, processor, effort)
-    write_profile(network.folder, profile)
+    if profile.spread <= MOST_SPREAD:
+        write_profile(network.folder, profile)
     return profile
 
 
 def measure(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:
     """Runs the network on random inputs, unit by unit, first alone and then while the other engine works."""
+    with ThreadPoolExecutor(1, thread_name_prefix="layerwise profiler") as thread:
+        # Libraries keep threads per calling thread: measured on one beside the main one, as the executor's is.
+        return thread.submit(_measure, network, reader, rows, processor, effort).result()
+
+
+def _measure(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:
     units, bench = network.index.units, _UnitTimer(network, reader, rows)
     deadline = time.monotonic() + effort.seconds
     compute_s, runs = bench.compute_times(effort, deadline)
+    spread = bench.spread
     sizes = [unit.size for unit in units if unit.size]
     alone = bench.fetch_times()
     latency_s, bytes_per_second = fit_fetch(sizes, alone) if sizes else (0.0, 1e12)
@@ -74,6 +85,7 @@ def measure(network: Network, reader: UnitReader, rows: int, processor: str, eff
         compute_slowdown=compute_slowdown,
         fetch_slowdown=fetch_slowdown,
         runs=runs,
+        spread=spread,
     )
 
 
@@ -86,15 +98,21 @@ class _UnitTimer:
         self._weights = page_aligned(network.index.largest_bytes)
         self._spare = page_aligned(network.index.largest_bytes)
         self._inputs = example_inputs(network.inputs, rows)
+        self.spread = 0.0
+        """Of the last `compute_times`: the quartiles' distance over the medians, summed over the units."""
 
     def compute_times(self, effort: Effort, deadline: float) -> tuple[list[float], int]:
         """Median seconds per unit, and of how many runs at least."""
         state, medians, fewest = self._network.begin(self._inputs, self._rows), [], effort.runs
+        distances = 0.0
         for position, unit in enumerate(self._units):
             self._reader.read(unit, self._weights)
             times, state = self._unit_times(position, state, effort, deadline)
             medians.append(statistics.median(times))
+            low, high = np.percentile(times, (25, 75))
+            distances += high - low
             fewest = min(fewest, len(times))
+        self.spread = float(distances / max(sum(medians), 1e-9))
         return medians, fewest
 
     def fetch_times(self) -> list[float]:

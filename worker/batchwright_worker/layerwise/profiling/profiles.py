@@ -17,7 +17,16 @@ import msgspec
 
 from batchwright_worker.host.machine import processor_name
 
-__all__ = ["Profile", "Summary", "cache_folder", "fit_fetch", "processor_name", "read_profile", "write_profile"]
+__all__ = [
+    "Profile",
+    "Summary",
+    "cache_folder",
+    "fit_fetch",
+    "forget_profiles",
+    "processor_name",
+    "read_profile",
+    "write_profile",
+]
 
 ENV_CACHE: Final = "BATCHWRIGHT_CACHE_DIR"
 
@@ -36,6 +45,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     compute_slowdown: float = 1.0
     fetch_slowdown: float = 1.0
     runs: int = 0
+    spread: float = 0.0
+    """How much the compute times varied: the quartiles' distance over the medians, over all units."""
 
     def fetch_s(self, size: int) -> float:
         """Planned time of a fetch, alone; nothing is fetched for a unit without weights."""
@@ -103,6 +114,12 @@ def read_profile(folder: Path, processor: str, rows: int) -> Profile | None:
         return msgspec.json.decode(_path(folder, processor, rows).read_bytes(), type=Profile)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def forget_profiles(folder: Path) -> None:
+    """Remove all profiles of a prepared network: they are measured anew at the next load."""
+    for path in folder.glob("profile-*.json"):
+        path.unlink(missing_ok=True)
 
 
 def write_profile(folder: Path, profile: Profile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,11 +57,14 @@ def policy_named(
 
 
 def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[TrialRequest], policy: Policy) -> Trial:
-    """All requests arrive at once and end in the order that the policy gives. Raises what a batch raised."""
+    """All requests arrive at once, their inputs on the device, and end in the order that the policy gives. Raises what
+    a batch raised."""
     trial = Trial(name=policy.name)
     device.ring.peak = 0
     batches = [_batch(request, plans) for request in requests]
     executor = Executor(device, policy, trial.records.append)
+    for batch in batches:
+        executor.stage(batch)
     begin = time.monotonic()
     with executor.deciding_paused():
         for batch in batches:
@@ -80,16 +84,22 @@ def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[Trial
 
 def run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:
     """In order of the requests; a model that is not there is read whole, in the place of the one that is."""
+    with ThreadPoolExecutor(1, thread_name_prefix="layerwise compute") as thread:
+        # Libraries keep threads per calling thread: this way calls them from one beside the main one, as the others do.
+        return thread.submit(_run_whole, networks, requests).result()
+
+
+def _run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:
     trial = Trial(name=WHOLE)
     memory = page_aligned(max(network.index.weight_bytes for network, _ in networks.values()))
+    states = [networks[request.model][0].begin(request.inputs, request.rows) for request in requests]
     begin, here = time.monotonic(), ""
-    for request in requests:
+    for request, state in zip(requests, states, strict=True):
         network, reader = networks[request.model]
         if request.model != here:
             for unit in network.index.units:
                 reader.read(unit, memory[unit.offset : unit.offset + unit.size])
             here = request.model
-        state = network.begin(request.inputs, request.rows)
         for position, unit in enumerate(network.index.units):
             network.compute(position, memory[unit.offset : unit.offset + unit.size], state)
         trial.outputs.append(network.end(state, request.rows))

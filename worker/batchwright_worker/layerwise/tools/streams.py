@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from batchwright_worker.layerwise.core.policy import POLICIES
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
@@ -147,6 +148,9 @@ class _Ways:
 
 
 def _run(ways: _Ways, **options: Any) -> None:
+    for name in ways.policies.split(","):
+        if name not in POLICIES:
+            raise click.ClickException(f"--policies: there is no policy {name!r}; there are {', '.join(POLICIES)}")
     with ExitStack() as stack:
         prepared = prepare_networks(stack, **options)
         requests = _requests(prepared, ways.requests)
@@ -206,10 +210,7 @@ def _trials(
                 if ways.whole or not turn:
                     runs.append(run_whole(networks, requests))
                 continue
-            try:
-                policy = policy_named(name, plans, requests, device.ring.capacity, ways.skip_limit)
-            except ValueError as error:
-                raise click.ClickException(str(error)) from error
+            policy = policy_named(name, plans, requests, device.ring.capacity, ways.skip_limit)
             runs.append(run_streamed(device, plans, requests, policy))
     return trials
 

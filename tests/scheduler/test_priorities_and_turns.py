@@ -63,6 +63,13 @@ def test_it_costs_the_others_little_more_than_the_device_time_that_it_takes() ->
     assert mixed.in_time_per_second(0.1) > 0.95 * plain.in_time_per_second(0.1)
 
 
+def test_an_urgent_model_of_few_rows_does_not_cost_the_others_the_device() -> None:
+    plain, mixed = overloaded(share=1e-9), overloaded("n")
+    assert in_time(mixed, 1) >= 0.99
+    # Strictly first, its rows would be served one by one, and 71 % of these answers would be left.
+    assert mixed.in_time_per_second(0.1) > 0.84 * plain.in_time_per_second(0.1)
+
+
 def scheduler(*models: ModelConfig, order: QueueOrder = "Balanced") -> Scheduler:
     made = Scheduler(order=order)
     made.add_device(DeviceConfig(name="d", kind="test"), up=True)

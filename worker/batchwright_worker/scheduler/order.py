@@ -6,8 +6,8 @@ rules: `OLDEST_SHARE` of it goes to the queue with the oldest row, which bounds 
 that serves most rows per second of device time, loads included, which keeps the queues short (p50). Whoever is behind
 its share goes next; there is no constant in seconds, so it suits models of any speed.
 Before all of this go priorities: a queue whose first row has a higher one is ranked before the others, in every order,
-and the order holds among queues of the same. Priorities are strict: while rows of higher priority fill the devices,
-lower ones wait (and are refused, where they have a latency target).
+and the order holds among queues of the same. While rows of higher priority fill the devices, lower ones wait (and are
+refused, where they have a latency target); what of lower priority may go first all the same is decided in `slack`.
 Neither may make a row late that could still be in time: such a row goes first, up to `dispatch.PASS_LIMIT` times in a
 row past the same queue. Where one of two must be late it is that of the model that takes more of the device.
 """

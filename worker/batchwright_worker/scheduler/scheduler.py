@@ -13,12 +13,12 @@ import msgspec
 
 from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler import admission, dispatch, fair_share, views
+from batchwright_worker.scheduler import admission, dispatch, fair_share, offers, turns, views
 from batchwright_worker.scheduler.backlog import expected_backlog
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.devices import Device, DeviceConfig, Flight, ResidentModel, new_device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
-from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState, ordered
+from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, IsolatedBucket, QueuedRequest, level_of
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, start_serving
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
@@ -114,24 +114,14 @@ class Scheduler:
             served.demand.add(rows, now)
         served.window.offered += rows
         if not served.queue.has_room(rows) and not served.queue.can_displace(level, rows):
-            return self._full(served, offer, now)
+            return offers.queue_full(offer, served, self.expected_wait_s(served.name, now))
         if served.target_s is None and offer.deadline is None:
             return self._push(served, offer, None)
         if len(self.models) > 1:
             self._rebalance(now)
         backlog = self._backlog(served, offer.bucket, level, now)
-        decision = admission.judge(backlog, offer.rows, served.target_s, now - offer.arrival)
-        if not decision.accepted:
-            message = (
-                f"the answer would take {(now - offer.arrival + decision.finish_s) * 1e3:.0f} ms; "
-                f"the latency target of {served.name} is {(served.config.tuning.latency_s or 0) * 1e3:.0f} ms"
-            )
-            return Refusal(reason="LatencyTarget", message=message, retry_after_s=decision.retry_after_s)
-        if offer.deadline is not None and self._is_hopeless(served, offer, backlog, now):
-            message = f"its deadline, in {(offer.deadline - now) * 1e3:.0f} ms, cannot be met"
-            return Refusal(reason="Deadline", message=message, retry_after_s=backlog.free_in_s)
-        allowed = None if decision.allowed_s is None else offer.arrival + decision.allowed_s
-        return self._push(served, offer, admission.earlier(allowed, offer.deadline))
+        verdict = offers.judged(offer, served, backlog, self.devices, now)
+        return verdict if isinstance(verdict, Refusal) else self._push(served, offer, verdict)
 
     def cancel(self, key: int) -> None:
         """Its caller has disconnected: skip what has not started."""
@@ -167,7 +157,7 @@ class Scheduler:
             return self._next_behind(now) if waiting and behind else NOTHING
         # Late rows go before the queues are ordered: they must neither fill a batch nor make their queue the first.
         late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
-        found, wake_at = self._ordered(waiting, now, now)
+        found, wake_at = self._in_turn(waiting, now, now)
         if not found:
             return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
         run = self._fast_path(found)
@@ -207,19 +197,10 @@ class Scheduler:
             self._displace(outcome.action.model)
         return outcome.action
 
-    def _ordered(self, waiting: list[ServedModel], now: float, begins: float) -> tuple[list[Choice], float | None]:
-        """The queues in the order in which they are to be served, by a batch that begins then. Where loads overlap
-        batches they take no device time: then (but for B4's orders) the resident models take their turns at the device,
-        the others theirs at being loaded."""
-        order = ORDERS[self.order]
+    def _in_turn(self, waiting: list[ServedModel], now: float, begins: float) -> tuple[list[Choice], float | None]:
+        """The queues in the order in which they are to be served, by a batch that begins then (see `turns`)."""
         moment = views.Moment(now=now, begins=begins, mixed=self._is_mixed(now))
-        found, wake_at = views.choices(waiting, self.devices, moment)
-        overlaps = order.splits_loads and any(device.timeline.overlaps_loads for device in self.devices.values())
-        if len(found) < 2 or not overlaps:
-            return ordered(found, order, self._fair_share, now), wake_at
-        resident = ordered([choice for choice in found if not choice.load_s], order, self._fair_share, now)
-        lacking = ordered([choice for choice in found if choice.load_s], order, self._load_share, now)
-        return [*resident, *lacking], wake_at
+        return turns.in_turn(waiting, self.devices, moment, ORDERS[self.order], (self._fair_share, self._load_share))
 
     def _displace(self, model: str) -> None:
         """Count that a queue was to be first but for the deadlines of others."""
@@ -236,7 +217,7 @@ class Scheduler:
             if not self._may_follow(waiting, now):
                 break
             begins = min((one.free_at(now) for one in self.devices.values() if one.followable), default=now)
-            found, _ = self._ordered(waiting, now, begins)
+            found, _ = self._in_turn(waiting, now, begins)
             if not found:
                 break
             # Only the first queue may follow: a full batch of another one would take the device from it for as long as
@@ -493,39 +474,12 @@ class Scheduler:
         )
         return key
 
-    def _full(self, served: ServedModel, offer: QueueRequest, now: float) -> Refusal:
-        wait = self.expected_wait_s(served.name, now)
-        message = (
-            f"{served.queue.rows} rows wait for {served.name} and {offer.rows} more do not fit: "
-            f"maxQueueLength is {served.config.queue_limit}"
-        )
-        return Refusal(reason="QueueFull", message=message, retry_after_s=wait)
-
     def _backlog(self, served: ServedModel, bucket: Bucket, level: int, now: float) -> admission.Backlog:
         several = level if len(self._levels) > 1 else None
         return expected_backlog(served, bucket, self.models, self.devices, now, ORDERS[self.order], several)
 
-    def _is_hopeless(self, served: ServedModel, offer: QueueRequest, backlog: admission.Backlog, now: float) -> bool:
-        assert offer.deadline is not None
-        left_s = offer.deadline - now
-        return admission.is_hopeless(backlog, offer.rows, left_s) and not (
-            left_s > 0 and self._is_probe(served, offer.bucket, now)
-        )
-
-    def _is_probe(self, served: ServedModel, bucket: Bucket, now: float) -> bool:
-        """Is a row of this model worth trying whatever is predicted of it?"""
-        if not served.is_doubtful(bucket, now):
-            return False
-        return not any(device.runs(served.name) for device in self.devices.values())
-
     def _drop_late(self, served: ServedModel, now: float, begins: float) -> list[int]:
-        bucket = served.queue.next_bucket()
-        if bucket is None or not served.queue.groups[bucket].bounded:
-            return []
-        facts = served.facts(bucket, now)
-        late = served.queue.late(bucket, lambda rows: begins + facts.turnaround.seconds(rows), facts.cap)
-        if late and self._is_probe(served, bucket, now):
-            late = served.queue.late(bucket, lambda _: now, facts.cap)
+        late = offers.late(served, self.devices, now, begins)
         for key in late:
             self.cancel(key)
         return late

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batchwright_worker.sidecar.process import load_table_of
+from batchwright_worker.sidecar.settings import load_table_of
 
 
 def row(size: object, rate: float) -> dict[str, object]:

@@ -96,7 +96,8 @@ def command(**options: object) -> None:
     import msgspec
     import uvloop
 
-    from batchwright_worker.sidecar.process import Settings, SidecarFailed, run
+    from batchwright_worker.sidecar.process import run
+    from batchwright_worker.sidecar.settings import Settings, SidecarFailed
 
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s sidecar %(message)s")
     settings = msgspec.convert(

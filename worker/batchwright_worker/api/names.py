@@ -121,6 +121,8 @@ EXIT_PERMANENT: Final = 42
 ENV_SHARD: Final = "JOB_COMPLETION_INDEX"
 
 # HTTP.
+CONFIG_DIGEST: Final = "digest:"
+"""Parameter of a model's configuration, before a kind of accelerator: digest of what the model was loaded from."""
 HEADER_EXPECTED_WAIT: Final = "batchwright-expected-wait-ms"
 """On every answer of a sidecar: the wait that a new row of this model would meet now, in milliseconds."""
 HEADER_BATCH_SIZE: Final = "batchwright-batch-size"

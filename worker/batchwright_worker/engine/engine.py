@@ -43,7 +43,8 @@ UNLOADED: Final = "unloaded by request"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMetadata:
-    """What the protocols report of a model. `max_batch_size` is batching.maxSize, 0 for one that is served whole."""
+    """What the protocols report of a model. `max_batch_size` is batching.maxSize, 0 for one that is served whole;
+    `digests` by kind of accelerator, of what it was made of when it was loaded last."""
 
     name: str
     versions: tuple[str, ...]
@@ -51,6 +52,7 @@ class ModelMetadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
+    digests: Mapping[str, str]
 
 
 class Engine:
@@ -220,6 +222,7 @@ class Engine:
             inputs=signature.inputs,
             outputs=signature.outputs,
             max_batch_size=0 if signature.whole else self.models[name].batching.max_size,
+            digests=self._loader.digests(name),
         )
 
     # --- readiness, explicit load and unload, state ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -77,6 +77,8 @@ class Loader:
     _plans: dict[tuple[str, str], BatchPlan] = field(default_factory=dict)
     """By model and kind of accelerator, as its first load has found them."""
     _declared: dict[str, Signature] = field(default_factory=dict)
+    _digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Model -> kind of accelerator -> digest of what it was loaded from."""
     _warm: set[tuple[str, str]] = field(default_factory=set)
     """Model and device of every first load. Later loads of the same are not warmed up: that took 12 ms at every load
     (docs/measurements.md)."""
@@ -94,6 +96,10 @@ class Loader:
         if known is None:
             known = self._declared[model] = _declared(self.engine.models[model])
         return known
+
+    def digests(self, model: str) -> Mapping[str, str]:
+        """By kind of accelerator, of what it was loaded from last; without those that cannot be told."""
+        return self._digests.get(model, {})
 
     async def load(self, load: LoadModel) -> LoadResult:
         """Carry out a load that the scheduler has begun. Raises nothing but cancellation."""
@@ -174,6 +180,8 @@ class Loader:
         kind = self.engine.runtimes[load.device].kind
         if report.plan is not None:
             self._plans[load.model, kind] = report.plan
+        if report.digest:
+            self._digests.setdefault(load.model, {})[kind] = report.digest
         signature, before = _signature(self.engine.models[load.model], report), self.signature(load.model)
         if load.model in self.engine.signatures and signature == before:
             return before

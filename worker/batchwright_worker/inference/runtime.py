@@ -153,6 +153,8 @@ class LoadReport:
     """None: rows, as the specs say."""
     message: str = ""
     """What went wrong in its warm-up, which keeps no model from being served."""
+    digest: str = ""
+    """Of what the model was made of; empty where it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
     warmup: tuple[WarmUpTensor, ...] = ()
     padding: int = 0
     """The multiple that a variable dimension is padded to; 0: none is."""
+    sha256: str = ""
+    """As the manifest wants it, which is checked before a pod's runtime starts; empty: it does not say."""
 
 
 class Placed(msgspec.Struct, frozen=True, array_like=True):
@@ -121,6 +123,8 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=12):
     plan: BatchPlan | None = None
     message: str = ""
     """What went wrong in its warm-up."""
+    digest: str = ""
+    """Of what the model was made of (`runtime/model_digests.py`); empty where it cannot be told."""
 
 
 class Unloaded(msgspec.Struct, frozen=True, array_like=True, tag=13):

@@ -13,6 +13,7 @@ from typing import Any, Final
 from batchwright_worker.api.accelerators import is_gpu
 from batchwright_worker.api.formats import FORMATS, ModelFormat
 from batchwright_worker.api.model import Model
+from batchwright_worker.api.names import CONFIG_DIGEST
 from batchwright_worker.engine.counters import ModelCounters, Tally
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
@@ -86,6 +87,9 @@ class Catalogue:
             "output": [_dims(spec) for spec in known.outputs],
             "instance_group": [{"name": name, "count": 1, "kind": "KIND_GPU" if is_gpu(self.kind) else "KIND_CPU"}],
             "dynamic_batching": {"max_queue_delay_microseconds": batching.max_queue_delay_milliseconds * 1000},
+            "parameters": {
+                f"{CONFIG_DIGEST}{kind}": {"string_value": digest} for kind, digest in sorted(known.digests.items())
+            },
         }
 
     def statistics(self, name: str | None) -> Body:

@@ -19,6 +19,7 @@ from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch
 from batchwright_worker.layerwise.serving.accelerators import AddedModel
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
+from batchwright_worker.runtime.model_digests import ModelDigests
 from batchwright_worker.runtime.responses import ResponseSender, failed
 
 __all__ = ["LayerwiseModels"]
@@ -34,6 +35,7 @@ class LayerwiseModels:
         self._meter = meter
         self._slots = slots
         self._on_loaded = on_loaded
+        self._digests = ModelDigests()
 
     @classmethod
     def of(
@@ -92,6 +94,7 @@ class LayerwiseModels:
                 f"model {source.name!r}: layer by layer only models of rows are served, without batching.mode: Whole "
                 'and batched: false; write layerwise: {mode: "Off"}'
             )
+        digest = self._digests.begin(source)
         begin, before = time.monotonic(), self._meter.used()
         added = self._service.add(request.source)
         loaded = Loaded(
@@ -103,6 +106,7 @@ class LayerwiseModels:
             seconds=time.monotonic() - begin,
             memory_used_bytes=self.used_bytes(),
             streamed=_summary(added),
+            digest=digest(),
         )
         self._on_loaded()
         return loaded

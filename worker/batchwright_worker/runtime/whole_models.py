@@ -17,6 +17,7 @@ from batchwright_worker.ipc.slots import Slot, SlotCache
 from batchwright_worker.ipc.tensors import read, sized, write
 from batchwright_worker.runtime.in_flight import BatchesInFlight
 from batchwright_worker.runtime.loaded_models import LoadedModels, RunOutcome
+from batchwright_worker.runtime.model_digests import ModelDigests
 from batchwright_worker.runtime.responses import ResponseSender, failed, row_errors
 
 __all__ = ["WholeModels"]
@@ -27,6 +28,7 @@ class WholeModels:
 
     def __init__(self, host: Host, meter: Meter, slots: SlotCache, on_loaded: Callable[[], None]) -> None:
         self._models = LoadedModels(host, meter)
+        self._digests = ModelDigests()
         self._meter = meter
         self._slots = slots
         self._on_loaded = on_loaded
@@ -103,6 +105,7 @@ class WholeModels:
             return failed(request.call, error)
 
     def _load(self, request: Load) -> Loaded:
+        digest = self._digests.begin(request.source)
         loaded = self._models.load(request.source, request.plan, request.untried)
         self._on_loaded()
         return Loaded(
@@ -115,6 +118,7 @@ class WholeModels:
             memory_used_bytes=self._meter.used(),
             plan=loaded.plan,
             message=loaded.message,
+            digest=digest(),
         )
 
     def _unload(self, request: Unload) -> Unloaded:

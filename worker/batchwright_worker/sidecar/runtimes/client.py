@@ -172,6 +172,7 @@ class RuntimeClient(PromptRuntime):
             outputs=tuple(loaded.outputs),
             plan=loaded.plan,
             message=loaded.message,
+            digest=loaded.digest,
         )
 
     async def unload(self, model: str, limit_s: float = math.inf) -> None:

@@ -32,6 +32,7 @@ def resolved(model: str, source: DeclaredSource, paths: Paths) -> messages.Model
         mode=source.mode,
         warmup=source.warmup,
         padding=source.padding,
+        sha256=artifact.sha256 or "",
     )
 
 

@@ -43,6 +43,10 @@ class Bench:
     endpoints: dict[str, str] = field(default_factory=dict)
     tls: dict[str, TrustedServer] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
+    output_more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of `output`; those of `input` are `input_more`."""
+    input_more: dict[str, Any] = field(default_factory=dict)
+    folders: Sequence[Path] = ()
 
     @property
     def input(self) -> Path:
@@ -54,8 +58,9 @@ class Bench:
 
     def config(self) -> JobConfig:
         spec: dict[str, Any] = {
-            "input": {"uri": self.input.as_uri(), "format": self.input_format, "shardSize": self.shard_size},
-            "output": {"uri": self.output.as_uri(), "format": self.output_format},
+            "input": {"uri": self.input.as_uri(), "format": self.input_format, "shardSize": self.shard_size}
+            | self.input_more,
+            "output": {"uri": self.output.as_uri(), "format": self.output_format} | self.output_more,
             "tasks": list(self.tasks),
             "runner": {"cpuWorkers": self.workers},
         }
@@ -64,7 +69,7 @@ class Bench:
         )
 
     def job(self) -> Job:
-        return make_job(self.config(), folders=(str(FUNCTIONS),))
+        return make_job(self.config(), folders=(str(FUNCTIONS), *map(str, self.folders)))
 
     def write_records(self, records: Sequence[dict[str, Any]], name: str = "data.jsonl") -> None:
         self.input.mkdir(parents=True, exist_ok=True)

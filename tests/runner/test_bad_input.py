@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import zlib
@@ -68,12 +69,12 @@ def output_is_a_file(job: Bench) -> None:
 
 def other_jobs_output(job: Bench) -> None:
     records(job)
-    make_plan(Bench(job.folder, [cpu("b", "sample_functions:double")]).job())
+    asyncio.run(Bench(job.folder, [cpu("b", "sample_functions:double")]).run_all())
 
 
 def changed_input(job: Bench) -> None:
     records(job)
-    make_plan(job.job())
+    asyncio.run(job.run_all())
     job.write_records([{"v": 1}, {"v": 2}])
 
 
@@ -117,7 +118,12 @@ CASES = [
     Case(name="output is a file", prepare=output_is_a_file, reason="OutputNotWritable", words="output"),
     Case(name="output of another job", prepare=other_jobs_output, reason="OutputInUse", words="choose another"),
     Case(name="input changed", prepare=changed_input, reason="InputChanged", words="the input changed"),
-    Case(name="another's manifest", prepare=foreign_manifest, reason="OutputInUse", words="another data set"),
+    Case(
+        name="another's manifest",
+        prepare=foreign_manifest,
+        reason="OutputInUse",
+        words="manifest.json, which this job",
+    ),
     Case(
         name="no such module",
         prepare=records,

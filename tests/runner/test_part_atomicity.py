@@ -19,11 +19,12 @@ from batchwright_worker.runner.storage.locations import Location, locate
 from tests.runner.bench import Bench, cpu
 
 MakeBench = Callable[..., Bench]
+PLAN = "key-of-the-plan"
 FILE_STEPS = ("open", "os.link", "os.rename", "os.remove", "os.mkdir")
 
 
 def statistics(name: str, size: int, digest: str) -> PartStatistics:
-    return PartStatistics(name=name, items=3, succeeded=3, failed=0, bytes=size, digest=digest)
+    return PartStatistics(name=name, plan=PLAN, items=3, succeeded=3, failed=0, bytes=size, digest=digest)
 
 
 def write_part(output: Location) -> PartStatistics | None:
@@ -62,7 +63,7 @@ def test_a_crash_between_any_two_steps_leaves_a_whole_part_or_none(tmp_path: Pat
         died = dies_at(step, output)
         part = Path(output.at("part-00007.jsonl"))
         parts_seen.add(part.exists())
-        assert part.exists() == (whole_part(output, "part-00007.jsonl") is not None)
+        assert part.exists() == (whole_part(output, "part-00007.jsonl", PLAN) is not None)
         assert not part.exists() or part.read_bytes() == wanted
         write_part(output)
         assert part.read_bytes() == wanted
@@ -79,7 +80,7 @@ def test_the_first_of_two_runners_wins_and_the_second_sees_its_part(tmp_path: Pa
         first = write_part(output)
         assert slow.finish(statistics) is None
     assert first is not None
-    assert whole_part(output, "part-00007.jsonl") == first
+    assert whole_part(output, "part-00007.jsonl", PLAN) == first
     assert not list((tmp_path / "_batchwright" / "tmp").iterdir())
 
 
@@ -87,7 +88,7 @@ def test_a_part_without_its_statistics_is_not_whole(tmp_path: Path) -> None:
     output = locate(tmp_path.as_uri())
     write_part(output)
     (tmp_path / "part-00007.jsonl").write_text("other\n")
-    assert whole_part(output, "part-00007.jsonl") is None
+    assert whole_part(output, "part-00007.jsonl", PLAN) is None
 
 
 def test_what_killed_runners_left_is_removed(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_an_object_store_keeps_the_first_put(store: Location) -> None:
         slow.put(0, [b'{"id": "slow"}'])
         first = write_part(store)
         assert slow.finish(statistics) is None
-    assert whole_part(store, "part-00007.jsonl") == first
+    assert whole_part(store, "part-00007.jsonl", PLAN) == first
     assert store.read("part-00007.jsonl") == b'{"id": 0}\n{"id": 1}\n{"id": 2}\n'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -43,7 +44,8 @@ class Runner:
     async def start(self, step: str, *options: str) -> asyncio.subprocess.Process:
         files = ("--job", str(self.folder / "job.json"), "--termination-log", str(self.log))
         command = (sys.executable, "-m", "batchwright_worker", "runner", step, *files, *options)
-        environment = {"PYTHONPATH": str(FUNCTIONS), "PATH": "/usr/bin:/bin", ENV_SHARD: "0"}
+        path = os.pathsep.join((str(FUNCTIONS), os.environ.get("PYTHONPATH", "")))
+        environment = {"PYTHONPATH": path, "PATH": "/usr/bin:/bin", ENV_SHARD: "0"}
         return await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
 
     async def run(self) -> asyncio.subprocess.Process:

@@ -67,6 +67,13 @@ class Output(Value, kw_only=True, frozen=True):
         LocalObjectReference | None, doc("Secret with credentials, as in an artifact's secretRef of a ModelDeployment.")
     ] = None
     format: Annotated[Literal["jsonl", "parquet"], doc("Format of the shards' files.")] = "jsonl"
+    mode: Annotated[
+        Literal["New", "Overwrite"],
+        doc(
+            "New: results of another job, input, code or model that lie there are an error. Overwrite: they are "
+            "removed. What no job has made is never touched, and is an error."
+        ),
+    ] = "New"
 
 
 class CpuTask(Value, kw_only=True, frozen=True):
@@ -169,7 +176,10 @@ class InferenceJobSpec(Value, kw_only=True, frozen=True):
     ] = 3
     max_failed_items: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None,
-        doc("The job fails when more items than this failed. Unset: any number may; they are listed in the output."),
+        doc(
+            "The job fails when more items than this failed; the others are listed in the output. Unset: it fails when "
+            "of at least 100 items more than half failed."
+        ),
     ] = None
     active_deadline_seconds: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None,

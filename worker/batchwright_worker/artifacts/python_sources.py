@@ -65,7 +65,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
-    """Package by package: `importlib.util.find_spec` would import those above, and believes what is imported already."""
+    """Package by package: `importlib.util.find_spec` imports those above, and believes what is imported already."""
     top, *below = module.split(".")
     # an editable installation is found by a finder of its own
     spec = PathFinder.find_spec(top) or importlib.util.find_spec(top)

@@ -18,15 +18,17 @@ from batchwright_worker.api.documents import Document, ManifestError, validate, 
 from batchwright_worker.api.messages import ItemFailure, JobConfig, PlanResult, TaskState
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
+from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.job import Job, make_job
-from batchwright_worker.runner.outputs.parts import PartStatistics
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.commit import Manifest, commit, committed
 from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
+from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.plan import make_plan
 from batchwright_worker.runner.steps.shard import ShardStep, do_shard, shard_step
 
 _REFRESH_SECONDS = 0.25
+_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class LocalJob:
     volumes: Mapping[str, Path]
     folders: tuple[str, ...] = ()
     accelerator: str | None = None
+    overwrite: bool = False
+    """As `output.mode: Overwrite`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +66,30 @@ class LocalResult:
             "runSeconds": round(self.run_s, 3),
             "itemsPerSecond": round(self.manifest.items / self.run_s, 3) if self.run_s else None,
             "meanBatchSizes": {task.name: task.mean_batch_size for task in self.tasks if task.rows},
+            "tasks": [
+                {"name": task.name, "succeeded": task.succeeded, "failed": task.failed, "rows": task.rows}
+                for task in self.tasks
+            ],
+            "failures": [
+                {"item": failure.item, "task": failure.task, "message": failure.message} for failure in self.failures
+            ],
             "output": self.job.spec.output.uri,
         }
 
     def as_text(self) -> str:
         """For people."""
         manifest, uri = self.manifest, self.job.spec.output.uri
+        counts = f"{manifest.succeeded} of {manifest.items} items succeeded, {manifest.failed} failed"
         if not self.run_s:
-            return f"{self.job.name} is complete already: {manifest.items} items in {uri}; nothing to do"
-        lines = [
-            f"{self.job.name}: {manifest.succeeded} of {manifest.items} items succeeded, {manifest.failed} failed; "
-            f"{self.run_s:.1f} s, {manifest.items / self.run_s:.2f} items/s, after {self.start_s:.1f} s to start",
-            f"output: {uri} ({len(manifest.parts)} parts, manifest.json)",
-        ]
+            lines = [f"{self.job.name} is complete already: {counts}, in {uri}; nothing to do"]
+        else:
+            speed = (
+                f"{self.run_s:.1f} s, {manifest.items / self.run_s:.2f} items/s, after {self.start_s:.1f} s to start"
+            )
+            lines = [
+                f"{self.job.name}: {counts}; {speed}",
+                f"output: {uri} ({len(manifest.parts)} parts, manifest.json)",
+            ]
         lines += [
             f"task {task.name}: {task.rows} rows, mean batch {task.mean_batch_size:g}"
             for task in self.tasks
@@ -90,7 +105,7 @@ async def run_job(local: LocalJob, *, show_progress: bool) -> LocalResult:
         job = _job(local, Path(scratch))
         done = committed(job)
         if done is not None:
-            return LocalResult(job=job, manifest=done)
+            return LocalResult(job=job, manifest=done.manifest, tasks=done.tasks, failures=done.failures)
         plan = await asyncio.to_thread(make_plan, job)
         deployments = [
             local_deployment(local.documents, name, local.accelerator, local.volumes) for name in _deployment_names(job)
@@ -117,6 +132,8 @@ def _job(local: LocalJob, scratch: Path) -> Job:
     spec: dict[str, Any] = dict(document["spec"])
     for field in ("input", "output"):
         spec[field] = {**spec[field], "uri": _local_uri(spec[field]["uri"], f"spec.{field}.uri", local.volumes)}
+    if local.overwrite:
+        spec["output"] = {**spec["output"], "mode": "Overwrite"}
     metadata = document["metadata"]
     config = JobConfig(name=metadata["name"], namespace=metadata.get("namespace", "default"), uid="local", spec=spec)
     job = make_job(config, folders=(*_config_maps(local.documents, spec, scratch), *local.folders))
@@ -212,21 +229,42 @@ async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
 
 
 async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[ShardProgress]) -> None:
-    """All shards in order, `parallelism` at a time; they share the process pool and the models' clients."""
+    """All shards in order, `parallelism` at a time; they share the process pool and the models' clients. Raises the
+    StepFailed of the first shard that cannot be done."""
     running = asyncio.Semaphore(job.spec.parallelism)
+    limit = FailureLimit(most=job.spec.max_failed_items)
 
-    async def one(index: int) -> PartStatistics:
+    async def one(index: int) -> None:
         async with running:
-            step: ShardStep = await asyncio.to_thread(shard_step, job, index, share=job.spec.parallelism)
-            progress = ShardProgress(index, job.dag, step.shard.items)
-            progresses.append(progress)
-            part = await do_shard(step, engines, progress)
-            progress.succeeded, progress.failed = part.succeeded, part.failed
-            return part
+            await _shard(job, engines, index, progresses, limit)
 
-    async with asyncio.TaskGroup() as group:
-        for index in range(shards):
-            group.create_task(one(index))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for index in range(shards):
+                group.create_task(one(index))
+    except* StepFailed as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _shard(
+    job: Job, engines: TaskEngines, index: int, progresses: list[ShardProgress], limit: FailureLimit
+) -> None:
+    """One shard; what is not permanent is tried again, as often as the manifest says."""
+    step: ShardStep = await asyncio.to_thread(shard_step, job, index, share=job.spec.parallelism)
+    progress = ShardProgress(index, job.dag, step.shard.items)
+    progresses.append(progress)
+    for left in reversed(range(job.spec.backoff_limit_per_shard + 1)):
+        try:
+            part = await do_shard(step, engines, progress, limit)
+        except StepFailed as error:
+            if error.permanent or not left:
+                raise
+            limit.succeeded, limit.failed = limit.succeeded - progress.succeeded, limit.failed - progress.failed
+            progress.restart()
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            progress.succeeded, progress.failed = part.succeeded, part.failed
+            return
 
 
 @contextlib.asynccontextmanager

@@ -14,11 +14,13 @@ import msgspec
 from batchwright_worker.api import names as contract
 from batchwright_worker.api.job import InferenceJobSpec, Input, Output, parse_job_spec
 from batchwright_worker.api.messages import JobConfig, TrustedServer
+from batchwright_worker.artifacts.digest import file_sha256
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph import dag
 from batchwright_worker.runner.graph.dag import Dag
 from batchwright_worker.runner.storage.locations import Location, locate
+from batchwright_worker.runner.storage.plan_file import CodeDigests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +37,18 @@ class Job:
 
     @property
     def identity(self) -> str:
-        """Digest of all that makes results comparable: input, tasks with their code, output format."""
-        references = [task.cpu.function for task in self.spec.tasks if task.cpu is not None]
-        parts = (self.spec.input, self.spec.tasks, self.spec.output.format, functions.source_digest(references))
+        """Digest of what is asked for: input, tasks with their arguments, form of the output."""
+        parts = (self.spec.input, self.spec.tasks, self.spec.output.format)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+    def code(self) -> CodeDigests:
+        """What the functions are made of at present, and the files that their arguments name."""
+        tasks = [(task.name, task.cpu) for task in self.spec.tasks if task.cpu is not None]
+        files = sorted({path for _, cpu in tasks for path in functions.files_in(cpu.args)})
+        return CodeDigests(
+            functions={name: functions.code_digest(cpu.function) for name, cpu in tasks},
+            files={path: file_sha256(Path(path)) for path in files},
+        )
 
     def input(self) -> Location:
         """Where the data set lies. Raises StepFailed(InvalidUri)."""

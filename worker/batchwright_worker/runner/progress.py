@@ -66,9 +66,14 @@ class ShardProgress:
     def __init__(self, shard: int, dag: Dag, items: int) -> None:
         self.shard = shard
         self.items_total = items
+        self._dag = dag
+        self.restart()
+
+    def restart(self) -> None:
+        """The shard is begun again: nothing is done."""
         self.succeeded = 0
         self.failed = 0
-        self.tasks = [TaskCounters(name=node.name, kind=node.kind) for node in dag.nodes]
+        self.tasks = [TaskCounters(name=node.name, kind=node.kind) for node in self._dag.nodes]
         self.failures: list[ItemFailure] = []
 
     def item_failed(self, item: str, task: str, message: str) -> None:

@@ -20,15 +20,16 @@ compared with the model's metadata before the first item runs; every row is comp
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import importlib
-import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from batchwright_worker.api.names import FUNCTIONS_DIR
+from batchwright_worker.artifacts.python_sources import digest_of_modules
 from batchwright_worker.runner.errors import StepFailed
 
 Function = Callable[..., Any]
@@ -103,18 +104,53 @@ def _import_advice(task: str, reference: str, module: str, error: Exception) -> 
     return f"{what}; correct the module or add what it needs to the runner image"
 
 
-def source_digest(references: Iterable[str]) -> str:
-    """Digest of the files that hold these functions, without importing them: results of other code do not mix."""
-    digest = hashlib.sha256()
-    for module in sorted({reference.partition(":")[0] for reference in references if ":" in reference}):
-        digest.update(module.encode() + b"\0" + _source(module) + b"\0")
-    return digest.hexdigest()
+def check_arguments(task: str, reference: str, function: Function, args: Mapping[str, Any]) -> None:
+    """Would the function take these arguments, and are the files there that built-ins read? Raises
+    StepFailed(InvalidTask)."""
+    problem = _unbound(function, args)
+    if problem is not None:
+        raise StepFailed("InvalidTask", f"task {task!r}: {reference} {problem}")
+    if ":" in reference:
+        return
+    from batchwright_worker.runner.cpu.builtin import FILE_ARGUMENTS
+
+    for name in FILE_ARGUMENTS & args.keys():
+        if args[name] is not None and not Path(str(args[name])).is_file():
+            message = f"task {task!r}: args.{name} is {str(args[name])!r}, which is no file here ({Path.cwd()})"
+            raise StepFailed("InvalidTask", f"{message}: write an absolute path, or mount it into the runner")
 
 
-def _source(module: str) -> bytes:
+def _unbound(function: Function, args: Mapping[str, Any]) -> str | None:
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return b""
-    origin = Path(spec.origin) if spec is not None and spec.origin else None
-    return origin.read_bytes() if origin is not None and origin.is_file() else b""
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some functions in C it cannot be told
+        return None
+    try:
+        signature.bind({}, **args)
+    except TypeError as error:
+        takes = list(signature.parameters)[1:]
+        return f"does not take these arguments: {error}; args may have {', '.join(takes) or 'nothing'}"
+    return None
+
+
+def code_digest(reference: str) -> str:
+    """Digest of the function's module and of all that it imports from the user's folders; nothing is imported."""
+    if ":" not in reference:
+        from batchwright_worker.runner.cpu.builtin import BUILTINS
+
+        reference = BUILTINS.get(reference, reference)
+    return digest_of_modules([reference.partition(":")[0]])
+
+
+def files_in(args: Any) -> Iterator[str]:
+    """The arguments, however deep, that name files."""
+    if isinstance(args, str):
+        with contextlib.suppress(OSError, ValueError):  # too long for a path, or a zero byte in it
+            if args and Path(args).is_file():
+                yield args
+    elif isinstance(args, Mapping):
+        for value in args.values():
+            yield from files_in(value)
+    elif isinstance(args, list | tuple):
+        for value in args:
+            yield from files_in(value)

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Final
 
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.inputs.contents import check_unchanged, fingerprint
 from batchwright_worker.runner.inputs.images import Images
 from batchwright_worker.runner.inputs.items import Format, Item, SourceFile
 from batchwright_worker.runner.inputs.lines import JsonLines, TextLines
@@ -68,28 +69,6 @@ def _belongs(file: SourceFile, form: Format) -> bool:
     parts = file.name.split("/")
     hidden = any(part.startswith(".") or part == WORK_DIR for part in parts)
     return not hidden and file.name.lower().endswith(form.suffixes)
-
-
-def fingerprint(info: dict[str, Any]) -> str:
-    """What changes when a file's contents do: its size with its etag, or with its time of modification."""
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created"):
-        if info.get(key):
-            return f"{info.get('size')}:{str(info[key]).strip(chr(34))}"
-    return f"{info.get('size')}:"
-
-
-def check_unchanged(location: Location, segment: PlannedSegment) -> None:
-    """Raise StepFailed(InputChanged) if the file is not the one that was planned."""
-    try:
-        now = fingerprint(location.fs.info(segment.path))
-    except FileNotFoundError:
-        now = "gone"
-    if now != segment.fingerprint:
-        message = (
-            f"{segment.path} changed since the plan (size and version were {segment.fingerprint}, now {now}): restore "
-            "it, or run a new job with another output.uri"
-        )
-        raise StepFailed("InputChanged", message)
 
 
 def shard_items(location: Location, format_name: str, shard: PlannedShard) -> Iterator[Item]:

@@ -32,12 +32,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One file of the input; `name` is its path below the input's directory, the stem of item ids."""
+    """One file of the input; `name` is its path below the input's directory, the stem of item ids. `digest` is of its
+    contents, empty where the fingerprint is already (an etag)."""
 
     path: str
     name: str
     size: int
     fingerprint: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,8 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from batchwright_worker.runner.errors import StepFailed, shortened
 from batchwright_worker.runner.models.call import Outputs, PendingRows
@@ -25,20 +26,41 @@ from batchwright_worker.runner.models.replicas import (
 )
 from batchwright_worker.runner.models.row_queue import RowQueue
 from batchwright_worker.runner.models.signature import InputSignature
-from batchwright_worker.runner.models.wire import BadAnswerError, outputs_of, request_parts, signature_of
+from batchwright_worker.runner.models.wire import (
+    BadAnswerError,
+    digests_of,
+    outputs_of,
+    request_parts,
+    signature_of,
+)
 
 MAX_REQUEST_BYTES = 32 << 20
 MODEL_ERROR_TRIES = 3
 NOT_TRUSTED_TRIES = 5
 _NOT_THERE = 404
+_ASK_AGAIN_S = 1.0
+
+
+class ModelCheck(Protocol):
+    """Whether a model may take part in this data set."""
+
+    def check(self, deployment: str, model: str, digests: Mapping[str, str]) -> None:
+        """`digests` by kind of accelerator, as a replica tells them. Blocking. Raises StepFailed(ModelChanged)."""
 
 
 class ModelClient:
-    """One model of one deployment."""
+    """One model of one deployment. No replica gets rows before it has told what its model is made of and `check` has
+    agreed; what it refuses goes to `on_broken`."""
 
-    def __init__(self, replicas: ReplicaSet, model: str) -> None:
+    def __init__(
+        self, replicas: ReplicaSet, model: str, check: ModelCheck, on_broken: Sequence[Callable[[StepFailed], None]]
+    ) -> None:
         self._replicas = replicas
         self._model = model
+        self._check = check
+        self._on_broken = on_broken
+        self._asked: set[int] = set()
+        """Replicas (by identity) that are just asked."""
         self._queue: RowQueue[PendingRows] = RowQueue()
         self._again: deque[list[PendingRows]] = deque()
         self._sending: set[asyncio.Task[None]] = set()
@@ -80,13 +102,58 @@ class ModelClient:
             metadata = await self._replicas.metadata(replica, self._model)
             config = await self._replicas.config(replica, self._model)
             replica.worked()
-            return signature_of(self._replicas.deployment, self._model, metadata.body, config.body)
+            signature = signature_of(self._replicas.deployment, self._model, metadata.body, config.body)
+            await self._compare(replica, config.body)
         except (ReplicaRejected, BadAnswerError) as error:
             what = f"deployment {self._replicas.deployment!r}, model {self._model!r}: {error}"
             reason = (
                 "UnknownModel" if isinstance(error, ReplicaRejected) and error.status == _NOT_THERE else "InvalidModel"
             )
             raise StepFailed(reason, f"{what}; name a model of that ModelDeployment in the task") from error
+        return signature
+
+    async def confirm(self) -> None:
+        """Ask all replicas again what the model is made of: nothing else may have answered meanwhile. Raises
+        StepFailed(ModelChanged)."""
+        await asyncio.gather(*(self._ask_digests(replica) for replica in list(self._replicas.replicas)))
+
+    async def _compare(self, replica: Replica, config: bytes) -> None:
+        digests = digests_of(config)
+        await asyncio.to_thread(self._check.check, self._replicas.deployment, self._model, digests)
+        replica.known_models.add(self._model)
+
+    async def _ask_digests(self, replica: Replica) -> None:
+        """Nothing where it does not answer: it is asked again before it gets rows."""
+        try:
+            config = await self._replicas.config(replica, self._model)
+            replica.worked()
+            await self._compare(replica, config.body)
+        except Unreachable:
+            pass
+        except (ReplicaRefused, ReplicaRejected, BadAnswerError):
+            replica.free_at = time.monotonic() + _ASK_AGAIN_S
+
+    def _introduce(self, now: float) -> None:
+        """Ask the replicas that have not told yet."""
+        for replica in self._replicas.replicas:
+            if self._model not in replica.known_models and replica.free_at <= now and id(replica) not in self._asked:
+                self._asked.add(id(replica))
+                self._keep(self._introduced(replica))
+
+    async def _introduced(self, replica: Replica) -> None:
+        try:
+            await self._ask_digests(replica)
+        except StepFailed as error:
+            for tell in self._on_broken:
+                tell(error)
+        finally:
+            self._asked.discard(id(replica))
+        self.dispatch()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     def submit(self, pending: Sequence[PendingRows]) -> None:
         """Have these rows answered."""
@@ -114,6 +181,7 @@ class ModelClient:
         """Send what there is room for. Called when rows arrive, an answer comes, or replicas change."""
         while self.pending:
             now = time.monotonic()
+            self._introduce(now)
             replica = self._best(now)
             if replica is None:
                 self._wake_later(now)
@@ -133,12 +201,9 @@ class ModelClient:
         free = [
             replica
             for replica in self._replicas.replicas
-            if replica.free_at <= now and replica.load(self._model).room and self._may_probe(replica)
+            if self._model in replica.known_models and replica.free_at <= now and replica.load(self._model).room
         ]
         return min(free, key=lambda replica: replica.load(self._model).expected_wait_ms(now), default=None)
-
-    def _may_probe(self, replica: Replica) -> bool:
-        return replica.answers or not replica.in_flight  # one request finds out whether it is back
 
     def _wake_later(self, now: float) -> None:
         times = [replica.free_at for replica in self._replicas.replicas if replica.free_at > now]
@@ -164,9 +229,7 @@ class ModelClient:
 
     def _send(self, replica: Replica, rows: list[PendingRows]) -> None:
         replica.load(self._model).sent(_count(rows))
-        task = asyncio.create_task(self._exchange(replica, rows))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._keep(self._exchange(replica, rows))
 
     async def _exchange(self, replica: Replica, pending: list[PendingRows]) -> None:
         load, rows = replica.load(self._model), _count(pending)

@@ -80,6 +80,8 @@ class Replica:
     free_at: float = 0.0
     failures: int = 0
     answers: bool = True
+    known_models: set[str] = field(default_factory=set)
+    """Models of which it has told what they are made of, since it last failed to answer."""
 
     def load(self, model: str) -> ReplicaLoad:
         """Its load for one model."""
@@ -94,6 +96,7 @@ class Replica:
         """It did not answer: leave it alone for a while, longer each time."""
         self.failures += 1
         self.answers = False
+        self.known_models.clear()  # what answers next at this address may be another process, with another model
         self.free_at = now + backoff_s(self.failures, share=random.random())  # noqa: S311 - jitter
 
     def worked(self) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from batchwright_worker.api.names import CONFIG_DIGEST
 from batchwright_worker.oip.datatypes import name_of
 from batchwright_worker.oip.http_tensors import (
     HEADER_LENGTH,
@@ -22,7 +23,7 @@ from batchwright_worker.oip.http_tensors import (
 from batchwright_worker.runner.models.call import Outputs, PendingRows
 from batchwright_worker.runner.models.signature import InputSignature, TensorType
 
-__all__ = ["HEADER_LENGTH", "BadAnswerError", "outputs_of", "request_parts", "signature_of"]
+__all__ = ["HEADER_LENGTH", "BadAnswerError", "digests_of", "outputs_of", "request_parts", "signature_of"]
 
 
 class BadAnswerError(Exception):
@@ -42,6 +43,12 @@ class _ModelConfig(msgspec.Struct):
     output: list[_Dims] = []
 
 
+class _Parameters(msgspec.Struct):
+    """Of the same response."""
+
+    parameters: dict[str, Any] = {}
+
+
 def signature_of(deployment: str, model: str, raw_metadata: bytes, raw_config: bytes) -> InputSignature:
     """From the answers of `/v2/models/{model}`, whose shapes have the batch dimension in front where there is one, and
     of its `/config`, which tells where that is. Raises BadAnswerError."""
@@ -58,6 +65,20 @@ def signature_of(deployment: str, model: str, raw_metadata: bytes, raw_config: b
         outputs=tuple(_tensor_type(tensor, dims) for tensor in metadata.outputs or ()),
         whole=config.max_batch_size == 0,
     )
+
+
+def digests_of(raw_config: bytes) -> dict[str, str]:
+    """Kind of accelerator -> digest of what the model was loaded from, out of the answer of `/config`; nothing where
+    the server does not tell. Raises BadAnswerError."""
+    try:
+        parameters = msgspec.json.decode(raw_config, type=_Parameters).parameters
+    except msgspec.MsgspecError as error:
+        raise BadAnswerError(f"the model's configuration: {error}") from error
+    return {
+        key.removeprefix(CONFIG_DIGEST): str(value["string_value"])
+        for key, value in parameters.items()
+        if key.startswith(CONFIG_DIGEST) and isinstance(value, dict) and value.get("string_value")
+    }
 
 
 def _tensor_type(tensor: HttpTensor, dims: Mapping[str, int]) -> TensorType:

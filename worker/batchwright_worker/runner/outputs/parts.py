@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from batchwright_worker.api.messages import ItemFailure, TaskState
-from batchwright_worker.runner.errors import TaskFailed
+from batchwright_worker.runner.errors import StepFailed, TaskFailed
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, commit_file, output_errors, write_atomically
 from batchwright_worker.runner.storage.plan_file import part_name
 
@@ -30,9 +30,10 @@ _BUFFER = 1 << 20
 
 
 class PartStatistics(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """What is known of a whole part; `digest` is the SHA-256 of its file."""
+    """What is known of a whole part; `digest` is the SHA-256 of its file, `plan` the key of the plan it belongs to."""
 
     name: str
+    plan: str
     items: int
     succeeded: int
     failed: int
@@ -140,8 +141,8 @@ def statistics_name(name: str, digest: str) -> str:
     return f"{WORK_DIR}/{name}.{digest[:_DIGEST_CHARACTERS]}.json"
 
 
-def whole_part(output: Location, name: str) -> PartStatistics | None:
-    """Statistics of the part of this name if it is there and whole."""
+def whole_part(output: Location, name: str, plan: str) -> PartStatistics | None:
+    """Statistics of the part of this name if it is there, whole, and of this plan (by its key)."""
     digest = _digest_of_part(output, name)
     if digest is None:
         return None
@@ -152,14 +153,29 @@ def whole_part(output: Location, name: str) -> PartStatistics | None:
         statistics = msgspec.json.decode(raw, type=PartStatistics)
     except msgspec.MsgspecError:
         return None
-    return statistics if statistics.digest == digest else None
+    return statistics if statistics.digest == digest and statistics.plan == plan else None
+
+
+def parts_made(output: Location) -> set[str]:
+    """Names of the parts that were ever made here: they have statistics."""
+    try:
+        paths = output.fs.ls(output.at(WORK_DIR), detail=False)
+    except FileNotFoundError:
+        return set()
+    names = (str(path).rpartition("/")[2] for path in paths)
+    return {name.rsplit(".", 2)[0] for name in names if name.startswith("part-")}
 
 
 def drop_damaged(output: Location, name: str) -> None:
-    """Remove a part that is not whole (cut off or changed by others), so that it can be made again."""
+    """Remove a part that is not whole (cut off or changed by others), so that it can be made again. Raises
+    StepFailed(OutputInUse) for a file of this name that no runner of ours has made."""
     with output_errors(output):
-        if output.exists(name):
-            output.fs.rm_file(output.at(name))
+        if not output.exists(name):
+            return
+        if name not in parts_made(output):
+            message = f"{output.uri}/{name} is in the way and was not made by this job: move it somewhere else"
+            raise StepFailed("OutputInUse", message)
+        output.fs.rm_file(output.at(name))
 
 
 def remove_temporaries(output: Location) -> None:

@@ -11,12 +11,16 @@ import msgspec
 
 from batchwright_worker.api.messages import CommitResult, ItemFailure, TaskState
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.inputs.contents import differences
+from batchwright_worker.runner.inputs.inputs import source_files
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.parts import PartStatistics, remove_temporaries, whole_part
 from batchwright_worker.runner.progress import FIRST_FAILURES, merged_tasks
-from batchwright_worker.runner.steps.shard import load_plan
+from batchwright_worker.runner.steps.failure_limit import FailureLimit
+from batchwright_worker.runner.steps.model_pins import PinnedModel, pinned_models
+from batchwright_worker.runner.steps.shard import REPLACE, load_plan
 from batchwright_worker.runner.storage.locations import Location, write_atomically
-from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlanFile, part_name
+from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, CodeDigests, PlanFile, part_name
 
 _THREADS = 4
 
@@ -45,6 +49,10 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     failed: int
     digest: str
     parts: list[ManifestPart]
+    models: list[PinnedModel] = []
+    """What answered the model tasks, as far as the servers tell it."""
+    code: CodeDigests = CodeDigests()
+    """What the CPU tasks were made of, and the files that their arguments name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +82,43 @@ def commit(job: Job) -> Committed:
     parts = _verified(output, plan)
     _check_failed(job, parts)
     remove_temporaries(output)
-    manifest = _manifest(job, plan, parts)
+    manifest = _manifest(job, plan, parts, pinned_models(output))
     raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     if output.read(MANIFEST_NAME) != raw:
         write_atomically(output, MANIFEST_NAME, raw)
+    return _committed(manifest, parts)
+
+
+def committed(job: Job) -> Committed | None:
+    """What stands in the output if it is whole, of this very job, and of the input as it is now; None if it is not
+    whole. Raises StepFailed(OutputInUse | CodeChanged | InputChanged) if it is of another meaning."""
+    output = job.output()
+    raw = output.read(MANIFEST_NAME)
+    if raw is None:
+        return None
+    plan = load_plan(job, output)
+    _check_input(job, plan, output)
+    return _committed(msgspec.json.decode(raw, type=Manifest), _verified(output, plan))
+
+
+def _check_input(job: Job, plan: PlanFile, output: Location) -> None:
+    location = job.input()
+    try:
+        files = source_files(location, job.spec.input.format)
+    except StepFailed as error:
+        if error.reason not in ("InputNotFound", "InputEmpty"):
+            raise
+        files = []
+    changed = differences(location, plan.files(), files)
+    if changed:
+        message = (
+            f"the results in {output.uri} are complete, but of another input: {len(changed)} files differ now, "
+            f"{', '.join(changed[:3])}. Choose another output.uri for the new input, or {REPLACE}"
+        )
+        raise StepFailed("InputChanged", message)
+
+
+def _committed(manifest: Manifest, parts: list[PartStatistics]) -> Committed:
     return Committed(
         manifest=manifest,
         tasks=merged_tasks([part.tasks for part in parts]),
@@ -85,20 +126,10 @@ def commit(job: Job) -> Committed:
     )
 
 
-def committed(job: Job) -> Manifest | None:
-    """The manifest of this very job if its output is whole. Raises StepFailed(OutputInUse) if it is another's."""
-    output = job.output()
-    raw = output.read(MANIFEST_NAME)
-    if raw is None:
-        return None
-    load_plan(job, output)
-    return msgspec.json.decode(raw, type=Manifest)
-
-
 def _verified(output: Location, plan: PlanFile) -> list[PartStatistics]:
     def verify(index: int) -> PartStatistics:
         name = part_name(index, plan.output_format)
-        part = whole_part(output, name)
+        part = whole_part(output, name, plan.key)
         if part is None:
             message = f"{output.uri}/{name} is missing or damaged: run shard {index} again"
             raise StepFailed("PartMissing", message)
@@ -112,17 +143,19 @@ def _verified(output: Location, plan: PlanFile) -> list[PartStatistics]:
 
 
 def _check_failed(job: Job, parts: list[PartStatistics]) -> None:
-    failed, allowed = sum(part.failed for part in parts), job.spec.max_failed_items
-    if allowed is not None and failed > allowed:
+    limit = FailureLimit(
+        most=job.spec.max_failed_items,
+        succeeded=sum(part.succeeded for part in parts),
+        failed=sum(part.failed for part in parts),
+    )
+    problem = limit.problem()
+    if problem is not None:
         first = next(failure for part in parts for failure in part.failures)
-        message = (
-            f"{failed} items failed, maxFailedItems is {allowed}; the first one: item {first.item}, task {first.task}: "
-            f"{first.message}"
-        )
+        message = f"{problem}; the first one: item {first.item}, task {first.task}: {first.message}"
         raise StepFailed("TooManyFailedItems", message)
 
 
-def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics]) -> Manifest:
+def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: list[PinnedModel]) -> Manifest:
     return Manifest(
         job=job.name,
         plan=plan.digest,
@@ -142,6 +175,8 @@ def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics]) -> Manifest
             )
             for part in parts
         ],
+        models=models,
+        code=plan.code,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from batchwright_worker.api.job import ModelTask
@@ -16,6 +16,9 @@ from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.models.client import ModelClient
 from batchwright_worker.runner.models.replicas import ReplicaSet
 from batchwright_worker.runner.models.signature import InputSignature, mismatch
+from batchwright_worker.runner.steps.model_pins import ModelPins
+
+Broken = list[Callable[[StepFailed], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,10 @@ class TaskEngines:
     models: Mapping[int, ModelClient]
     deployments: Mapping[str, ReplicaSet]
 
+    async def confirm_models(self) -> None:
+        """Raises StepFailed(ModelChanged) if a model is no longer the one that the results were begun with."""
+        await asyncio.gather(*(client.confirm() for client in set(self.models.values())))
+
     def waiting_for(self) -> list[str]:
         """Deployments that no replica of answers at present."""
         return [name for name, replicas in self.deployments.items() if not replicas.answers]
@@ -39,7 +46,7 @@ async def open_engines(job: Job, *, workers: int) -> AsyncIterator[TaskEngines]:
     numbers = [number for number, task in enumerate(job.spec.tasks) if task.cpu is not None]
     pool = CpuPool(_function_specs(job), workers=workers, folders=job.folders)
     deployments = {name: ReplicaSet(name, endpoint, job.tls.get(name)) for name, endpoint in _endpoints(job)}
-    models = _clients(job, deployments)
+    models = _clients(job, deployments, pool.on_broken)
     engines = TaskEngines(
         pool=pool,
         functions={task: index for index, task in enumerate(numbers)},
@@ -101,9 +108,10 @@ def _endpoints(job: Job) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _clients(job: Job, deployments: dict[str, ReplicaSet]) -> dict[tuple[str, str], ModelClient]:
+def _clients(job: Job, deployments: dict[str, ReplicaSet], on_broken: Broken) -> dict[tuple[str, str], ModelClient]:
     keys = dict.fromkeys(_key(task.model) for task in job.spec.tasks if task.model is not None)
-    return {key: ModelClient(deployments[key[0]], key[1]) for key in keys}
+    pins = ModelPins(job.output())
+    return {key: ModelClient(deployments[key[0]], key[1], pins, on_broken) for key in keys}
 
 
 def _key(task: ModelTask) -> tuple[str, str]:

@@ -8,13 +8,15 @@ from typing import Any
 from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.inputs.contents import with_digests
 from batchwright_worker.runner.inputs.inputs import FORMATS, source_files
 from batchwright_worker.runner.inputs.items import Cuts, Measured, SourceFile, id_hash
 from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.outputs.occupation import clear, foreign, own_parts
 from batchwright_worker.runner.steps import shards
+from batchwright_worker.runner.steps.shard import REPLACE, check_meaning
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
 from batchwright_worker.runner.storage.plan_file import (
-    MANIFEST_NAME,
     PLAN_NAME,
     PlanFile,
     PlannedSegment,
@@ -31,29 +33,44 @@ MAX_SHARDS = 100_000
 def make_plan(job: Job) -> PlanResult:
     """Plan the job: the same input gives the same plan; a second call changes nothing.
 
-    Raises StepFailed: InputNotFound, InputNotReadable, InputEmpty, InputInvalid, InputChanged, DuplicateItemIds,
-    TooManyShards, InvalidTask, OutputNotWritable, OutputFull, OutputInUse, PlanDamaged.
+    An earlier job's results are replaced if `output.mode` says so, or if not one part of them stands; what is not ours
+    stays, and is in the way. Raises StepFailed: InputNotFound, InputNotReadable, InputEmpty, InputInvalid,
+    InputChanged, DuplicateItemIds, TooManyShards, InvalidTask, OutputNotWritable, OutputFull, OutputInUse,
+    CodeChanged, PlanDamaged.
     """
     output = job.output()
     check_tasks(job)
-    prepare_output(output)
     earlier = read_plan(output)
-    if earlier is None and output.exists(MANIFEST_NAME):
-        message = f"{output.uri} holds a {MANIFEST_NAME} of another data set: choose another output.uri"
-        raise StepFailed("OutputInUse", message)
-    plan = _plan(job)
-    if earlier is None:
+    check_free(output, earlier)
+    prepare_output(output)
+    plan = _plan(job, earlier)
+    if earlier is not None and not _replaces(job, earlier, output):
+        check_same(earlier, plan, job, output)
+    elif earlier is not None and earlier.key != plan.key:
+        clear(output, earlier)
+    if plan != earlier:
         write_plan(output, plan)
-    else:
-        check_same(earlier, plan, output)
     return PlanResult(shards=len(plan.shards), items=plan.items, digest=plan.digest)
 
 
 def check_tasks(job: Job) -> None:
-    """Import every function of the job."""
+    """Import every function of the job and bind its arguments. Raises StepFailed(InvalidTask)."""
     for task in job.spec.tasks:
         if task.cpu is not None:
-            functions.resolve(task.name, task.cpu.function)
+            function = functions.resolve(task.name, task.cpu.function)
+            functions.check_arguments(task.name, task.cpu.function, function, task.cpu.args)
+
+
+def check_free(output: Location, earlier: PlanFile | None) -> None:
+    """Raise StepFailed(OutputInUse) if there is anything that no plan of ours vouches for."""
+    found = foreign(output, earlier)
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        message = (
+            f"{output.uri} holds {', '.join(found[:3])}{more}, which this job did not make and does not touch: choose "
+            "another output.uri, or move them away"
+        )
+        raise StepFailed("OutputInUse", message)
 
 
 def prepare_output(output: Location) -> None:
@@ -66,26 +83,26 @@ def prepare_output(output: Location) -> None:
         output.fs.rm_file(probe)
 
 
-def check_same(earlier: PlanFile, plan: PlanFile, output: Location) -> None:
+def _replaces(job: Job, earlier: PlanFile, output: Location) -> bool:
+    return job.spec.output.mode == "Overwrite" or not own_parts(output, earlier)
+
+
+def check_same(earlier: PlanFile, plan: PlanFile, job: Job, output: Location) -> None:
     """Raise StepFailed unless both plans are of one job over one input."""
-    if earlier.identity != plan.identity:
-        message = (
-            f"{output.uri} holds results of {earlier.job!r} with other input, tasks or functions: "
-            "choose another output.uri, or remove what is there"
-        )
-        raise StepFailed("OutputInUse", message)
+    check_meaning(earlier, job, output)
     if earlier.digest != plan.digest:
         message = (
-            f"the input changed since {output.uri}/{PLAN_NAME} was written: restore it, or choose another output.uri "
-            "for the new input"
+            f"the input changed since {output.uri}/{PLAN_NAME} was written: restore it, choose another output.uri "
+            f"for the new input, or {REPLACE}"
         )
         raise StepFailed("InputChanged", message)
 
 
-def _plan(job: Job) -> PlanFile:
+def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
     location = job.input()
     form, size = FORMATS[job.spec.input.format], job.spec.input.shard_size
-    files = source_files(location, job.spec.input.format)
+    known = earlier.files() if earlier is not None else {}
+    files = with_digests(location, source_files(location, job.spec.input.format), known)
     measured: list[Measured] = []
     total = 0
     for file in files:
@@ -108,26 +125,33 @@ def _plan(job: Job) -> PlanFile:
         output_format=job.spec.output.format,
         items=total,
         shards=planned,
+        empty=[_segment(file, shards.Segment(source=0, start=0, count=0), (0, 0)) for file in _empty(files, measured)],
+        code=job.code(),
     )
 
 
+def _empty(files: list[SourceFile], measured: list[Measured]) -> list[SourceFile]:
+    return [file for file, found in zip(files, measured, strict=True) if not found.count]
+
+
 def _planned(segments: tuple[shards.Segment, ...], files: list[SourceFile], measured: list[Measured]) -> PlannedShard:
-    planned = []
-    for segment in segments:
-        file = files[segment.source]
-        offset, line = measured[segment.source].marks.get(segment.start, (0, 0))
-        planned.append(
-            PlannedSegment(
-                path=file.path,
-                name=file.name,
-                fingerprint=file.fingerprint,
-                start=segment.start,
-                count=segment.count,
-                offset=offset,
-                line=line,
-            )
-        )
+    planned = [
+        _segment(files[each.source], each, measured[each.source].marks.get(each.start, (0, 0))) for each in segments
+    ]
     return PlannedShard(items=sum(segment.count for segment in segments), segments=planned)
+
+
+def _segment(file: SourceFile, segment: shards.Segment, mark: tuple[int, int]) -> PlannedSegment:
+    return PlannedSegment(
+        path=file.path,
+        name=file.name,
+        fingerprint=file.fingerprint,
+        start=segment.start,
+        count=segment.count,
+        offset=mark[0],
+        line=mark[1],
+        digest=file.digest,
+    )
 
 
 def _check_ids(location: Location, job: Job, files: list[SourceFile], measured: list[Measured]) -> None:

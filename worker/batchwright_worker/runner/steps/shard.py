@@ -20,11 +20,13 @@ from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.parts import PartStatistics, PartWriter, drop_damaged, whole_part
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
+from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.shard_run import ShardRun
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PLAN_NAME, PlanFile, PlannedShard, part_name, read_plan
 
 DEFAULT_BUDGET_BYTES = 256 << 20
+REPLACE = "have it replaced (output.mode: Overwrite; --overwrite)"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -34,6 +36,8 @@ class ShardStep:
 
     job: Job
     index: int
+    plan: str
+    """Key of the plan."""
     shard: PlannedShard
     input: Location
     output: Location
@@ -46,18 +50,30 @@ class ShardStep:
 
 
 def load_plan(job: Job, output: Location) -> PlanFile:
-    """The plan of this very job. Raises StepFailed(PlanMissing | OutputInUse)."""
+    """The plan of this very job. Raises StepFailed(PlanMissing | OutputInUse | CodeChanged)."""
     plan = read_plan(output)
     if plan is None:
         message = f"{output.uri}/{PLAN_NAME} is not there: run the plan step first, and leave its files alone"
         raise StepFailed("PlanMissing", message)
+    check_meaning(plan, job, output)
+    return plan
+
+
+def check_meaning(plan: PlanFile, job: Job, output: Location) -> None:
+    """Raise StepFailed(OutputInUse | CodeChanged) unless results of this job may stand beside those of the plan."""
     if plan.identity != job.identity:
         message = (
-            f"{output.uri} was planned by {plan.job!r} with other input, tasks or functions: choose another "
-            "output.uri, or restore the functions that the plan was made with"
+            f"{output.uri} holds results of {plan.job!r} with another input, other tasks or arguments: choose another "
+            f"output.uri, or {REPLACE}"
         )
         raise StepFailed("OutputInUse", message)
-    return plan
+    changed = plan.code.changed(job.code())
+    if changed:
+        message = (
+            f"{', '.join(changed[:3])} changed since the results in {output.uri} were begun: they are not mixed. "
+            f"Restore what changed, choose another output.uri, or {REPLACE}"
+        )
+        raise StepFailed("CodeChanged", message)
 
 
 def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
@@ -69,6 +85,7 @@ def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
     return ShardStep(
         job=job,
         index=index,
+        plan=plan.key,
         shard=plan.shards[index],
         input=job.input(),
         output=output,
@@ -92,7 +109,7 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
     progress = ShardProgress(step.index, step.job.dag, step.shard.items)
     published = Published(progress.state(0))
     async with publish_to(published):
-        known = whole_part(step.output, step.part)
+        known = whole_part(step.output, step.part, step.plan)
         if known is not None:
             return state_of(known, step)
         async with (
@@ -106,19 +123,27 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
         return published.state
 
 
-async def do_shard(step: ShardStep, engines: TaskEngines, progress: ShardProgress) -> PartStatistics:
-    """Run the items of a shard and make its part; statistics of the part that stands. Raises StepFailed."""
-    known = await asyncio.to_thread(whole_part, step.output, step.part)
+async def do_shard(
+    step: ShardStep, engines: TaskEngines, progress: ShardProgress, limit: FailureLimit | None = None
+) -> PartStatistics:
+    """Run the items of a shard and make its part; statistics of the part that stands. Shards that share a `limit` are
+    ended together. Raises StepFailed."""
+    limit = limit or FailureLimit(most=step.job.spec.max_failed_items)
+    known = await asyncio.to_thread(whole_part, step.output, step.part, step.plan)
     if known is not None:
         return known
     drop_damaged(step.output, step.part)
     pool = engines.pool
     window = Window(budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2)
     with PartWriter(step.output, step.index, step.job.spec.output.format) as writer:
-        run = ShardRun(step.job.dag, engines, writer, progress, window, max_failed=step.job.spec.max_failed_items)
+        run = ShardRun(step.job.dag, engines, writer, progress, window, limit=limit)
         pool.on_broken.append(run.fail)
-        await run.run(_items(step))
-        made = await asyncio.to_thread(writer.finish, _statistics(progress))
+        try:
+            await run.run(_items(step))
+        finally:
+            pool.on_broken.remove(run.fail)
+        await engines.confirm_models()
+        made = await asyncio.to_thread(writer.finish, _statistics(progress, step.plan))
     return made or _winner(step)
 
 
@@ -126,10 +151,11 @@ def _items(step: ShardStep) -> Iterator[Item]:
     return shard_items(step.input, step.job.spec.input.format, step.shard)
 
 
-def _statistics(progress: ShardProgress) -> Callable[[str, int, str], PartStatistics]:
+def _statistics(progress: ShardProgress, plan: str) -> Callable[[str, int, str], PartStatistics]:
     def make(name: str, size: int, digest: str) -> PartStatistics:
         return PartStatistics(
             name=name,
+            plan=plan,
             items=progress.items_total,
             succeeded=progress.succeeded,
             failed=progress.failed,
@@ -144,7 +170,7 @@ def _statistics(progress: ShardProgress) -> Callable[[str, int, str], PartStatis
 
 def _winner(step: ShardStep) -> PartStatistics:
     """Another runner of this index was first: its part stands."""
-    known = whole_part(step.output, step.part)
+    known = whole_part(step.output, step.part, step.plan)
     if known is None:
         message = f"{step.output.uri}/{step.part} was replaced by something else: remove it, the shard is repeated"
         raise StepFailed("PartDamaged", message, permanent=False)

@@ -27,13 +27,14 @@ from batchwright_worker.runner.models.row_block import asked_rows
 from batchwright_worker.runner.outputs.parts import PartWriter, RecordEncoder
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines
+from batchwright_worker.runner.steps.failure_limit import FailureLimit
 
 _Ready = tuple[int, float]
 """A ready task: its number, and since when."""
 
 
 class ShardRun:
-    """One run: records go to `writer`, counts to `progress`; at most `max_failed` items may fail (None: any number)."""
+    """One run: records go to `writer`, counts to `progress`; too many failed items for `limit` end it."""
 
     def __init__(
         self,
@@ -43,14 +44,14 @@ class ShardRun:
         progress: ShardProgress,
         window: Window,
         *,
-        max_failed: int | None = None,
+        limit: FailureLimit,
     ) -> None:
         self._dag = dag
         self._engines = engines
         self._writer = writer
         self._progress = progress
         self._window = window
-        self._max_failed = max_failed
+        self._limit = limit
         self._ready: TwoLevelQueue[int, _Ready] = TwoLevelQueue()
         self._blocks: dict[int, BlockRun] = {}
         self._running_items = 0
@@ -217,14 +218,14 @@ class ShardRun:
                 error = (self._dag.nodes[self._dag.sinks[-1]].name, str(failure))
             else:
                 self._progress.succeeded += 1
+                self._limit.succeeded += 1
                 return record
         self._progress.item_failed(item, *error)
-        if self._max_failed is not None and self._progress.failed > self._max_failed:
-            message = (
-                f"{self._progress.failed} items failed, maxFailedItems is {self._max_failed}; the last one: item "
-                f"{item}, task {error[0]}: {error[1]}"
-            )
-            raise StepFailed("TooManyFailedItems", message)
+        self._limit.failed += 1
+        problem = self._limit.problem()
+        if problem is not None:
+            last = f"item {item}, task {error[0]}: {error[1]}"
+            raise StepFailed("TooManyFailedItems", f"{problem}; the last one: {last}")
         return self._records.failure(item, *error)
 
 

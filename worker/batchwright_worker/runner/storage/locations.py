@@ -39,12 +39,13 @@ class Location:
         return f"{self.path.rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """Contents of an entry, None if there is none."""
-        try:
-            with self.fs.open(self.at(name), "rb") as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
+        """Contents of an entry of an output, None if there is none. Raises StepFailed as `output_errors`."""
+        with output_errors(self):
+            try:
+                with self.fs.open(self.at(name), "rb") as file:
+                    return bytes(file.read())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def exists(self, name: str) -> bool:
         """Is there an entry of this name?"""
@@ -113,6 +114,25 @@ def write_atomically(location: Location, name: str, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
+
+
+def create(location: Location, name: str, data: bytes) -> bool:
+    """Put an entry there, whole, unless there is one; False: there was."""
+    with output_errors(location):
+        if not location.local:
+            try:
+                location.fs.pipe_file(location.at(name), data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        target = Path(location.at(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            temporary.write_bytes(data)
+            return _link(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def commit_file(location: Location, name: str, temporary: Path) -> bool:

@@ -17,7 +17,8 @@ MANIFEST_NAME: Final = "manifest.json"
 class PlannedSegment(msgspec.Struct, kw_only=True, frozen=True, array_like=True):
     """Items `start` .. `start + count - 1` of one file; `fingerprint` is of the whole file.
 
-    Line formats: item `start` begins at byte `offset` in line `line` (counted from 1).
+    Line formats: item `start` begins at byte `offset` in line `line` (counted from 1). `digest`: of the file's
+    contents, where its fingerprint says when it was written and not what is in it.
     """
 
     path: str
@@ -27,6 +28,12 @@ class PlannedSegment(msgspec.Struct, kw_only=True, frozen=True, array_like=True)
     count: int
     offset: int = 0
     line: int = 0
+    digest: str = ""
+
+    @property
+    def contents(self) -> str:
+        """The same for the same contents."""
+        return self.digest or self.fingerprint
 
 
 class PlannedShard(msgspec.Struct, kw_only=True, frozen=True):
@@ -36,8 +43,24 @@ class PlannedShard(msgspec.Struct, kw_only=True, frozen=True):
     segments: list[PlannedSegment]
 
 
+class CodeDigests(msgspec.Struct, kw_only=True, frozen=True):
+    """SHA-256 of each CPU task's function with the modules that it imports, and of the files that arguments name."""
+
+    functions: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+    def changed(self, now: CodeDigests) -> list[str]:
+        """What of this differs now, in words. A file that has come since is none of it: a function may have made it."""
+        tasks = [
+            f"the code of task {name}" for name, digest in self.functions.items() if now.functions.get(name) != digest
+        ]
+        return tasks + [path for path, digest in self.files.items() if now.files.get(path) != digest]
+
+
 class PlanFile(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """The whole plan. `identity` digests what makes results comparable: input, tasks, functions, output format."""
+    """The whole plan. `identity` digests what is asked for: input, tasks with arguments, output format; `code` is what
+    the functions were made of, `digest` is over the shards with the contents of the input. `empty`: files of the input
+    without any item."""
 
     version: int = 1
     job: str
@@ -47,11 +70,28 @@ class PlanFile(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     output_format: str
     items: int
     shards: list[PlannedShard]
+    empty: list[PlannedSegment] = []
+    code: CodeDigests = CodeDigests()
+
+    @property
+    def key(self) -> str:
+        """Parts of equal keys belong together."""
+        return hashlib.sha256(msgspec.json.encode((self.identity, self.code, self.digest), order="sorted")).hexdigest()
+
+    def files(self) -> dict[str, PlannedSegment]:
+        """A segment of every file of the input, by path."""
+        return {segment.path: segment for shard in self.shards for segment in shard.segments} | {
+            segment.path: segment for segment in self.empty
+        }
 
 
 def digest_of(shards: list[PlannedShard]) -> str:
-    """SHA-256 over the shards as planned, fingerprints of the input included."""
-    return hashlib.sha256(msgspec.json.encode(shards)).hexdigest()
+    """SHA-256 over the shards as planned, contents of the input included: a file that was only touched is the same."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        plain = [msgspec.structs.replace(segment, fingerprint=segment.contents) for segment in shard.segments]
+        digest.update(msgspec.json.encode(plain))
+    return digest.hexdigest()
 
 
 def part_name(index: int, output_format: str) -> str:

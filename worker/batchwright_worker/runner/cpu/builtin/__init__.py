@@ -21,3 +21,6 @@ BUILTINS: Final = {
     "ctc-decode": f"{_HERE}.scores:ctc_decode",
     "json-fields": f"{_HERE}.records:json_fields",
 }
+
+FILE_ARGUMENTS: Final = frozenset({"vocabulary", "characters_file"})
+"""Arguments of built-ins that are paths of files."""

@@ -1,0 +1,53 @@
+"""What lies in an output: what a plan of ours vouches for, and what somebody else put there, which is never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from batchwright_worker.runner.outputs.parts import parts_made
+from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
+from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlanFile, part_name
+
+_NO_DATA: Final = (".", "_")
+"""Names that begin so are skipped by whatever reads a folder as a data set."""
+_OF_THE_VOLUME: Final = frozenset({"lost+found"})
+
+
+def own_parts(output: Location, plan: PlanFile) -> list[str]:
+    """The parts that stand and that this plan's runners have made."""
+    present = set(_entries(output)) & parts_made(output)
+    names = (part_name(index, plan.output_format) for index in range(len(plan.shards)))
+    return [name for name in names if name in present]
+
+
+def foreign(output: Location, plan: PlanFile | None) -> list[str]:
+    """Names of what is neither ours nor hidden, sorted."""
+    own = {MANIFEST_NAME, *own_parts(output, plan)} if plan is not None else set()
+    return sorted(
+        name
+        for name in _entries(output)
+        if name not in own and not name.startswith(_NO_DATA) and name not in _OF_THE_VOLUME
+    )
+
+
+def clear(output: Location, plan: PlanFile) -> None:
+    """Remove what an earlier plan vouches for: the manifest first, so that what is left is no whole data set."""
+    with output_errors(output):
+        parts = own_parts(output, plan)
+        if output.exists(MANIFEST_NAME):
+            output.fs.rm_file(output.at(MANIFEST_NAME))
+        for name in parts:
+            output.fs.rm_file(output.at(name))
+        if output.exists(WORK_DIR):
+            output.fs.rm(output.at(WORK_DIR), recursive=True)
+
+
+def _entries(output: Location) -> Iterator[str]:
+    with output_errors(output):
+        try:
+            found = output.fs.ls(output.path, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return iter(())
+    paths = (str(path).rstrip("/") for path in found)
+    return (path.rpartition("/")[2] for path in paths if path != output.path.rstrip("/"))  # a file lists itself

@@ -59,6 +59,7 @@ def _passed_on(name: str, module: str, about: str) -> None:
 
 _passed_on("noop", "e2e.bench.noop", "A model that does nothing, beside Mosec: what the front end and the IPC cost.")
 _passed_on("operator", "e2e.bench.api_client", "The operator's rates and recoveries beside another revision's.")
+_passed_on("scale", "e2e.bench.scale", "The operator on a thousand simulated nodes, beside the cluster's own ceiling.")
 _passed_on("ocr", "e2e.bench.ocr_local", "OCR in local mode beside RapidOCR page by page.")
 
 

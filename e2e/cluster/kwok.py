@@ -25,8 +25,8 @@ ANNOTATION = "kwok.x-k8s.io/node"
 CONTROLLER_MANAGER_ARGS = ("--node-monitor-grace-period=24h",)  # simulated nodes send no heartbeat: it costs too much
 
 
-def start(plane: ControlPlane, folder: Path | None = None) -> Process:
-    """Start kwok's controller beside a control plane; it ends with the plane."""
+def start(plane: ControlPlane, folder: Path | None = None, *, cidr: str = "10.254.0.0/16") -> Process:
+    """Start kwok's controller beside a control plane; it ends with the plane. Pods get addresses of `cidr`."""
     home = folder or plane.folder
     program = components.program("kwok")
     stages = subprocess.run([program, "stages"], check=True, capture_output=True, text=True).stdout
@@ -37,7 +37,7 @@ def start(plane: ControlPlane, folder: Path | None = None) -> Process:
         f"--config={config}",
         f"--manage-nodes-with-annotation-selector={ANNOTATION}=fake",
         "--node-lease-duration-seconds=0",
-        "--cidr=10.254.0.0/16",
+        f"--cidr={cidr}",
     ]
     return processes.spawn("kwok", command, folder=home, cgroups=[Path(path) for path in plane.spec.cgroups])
 

@@ -36,12 +36,12 @@ class Api:
 
     def request(self, method: str, path: str, body: Object | None = None, *, kind: str = "application/json") -> Object:
         """The parsed answer; ApiError for any status from 400 on, OSError if nobody answers."""
-        with contextlib.closing(self._connect()) as connection:
+        with contextlib.closing(self.connect()) as connection:
             return _exchange(connection, method, path, body, kind)
 
     def create_all(self, path: str, objects: Iterable[Object]) -> None:
         """Create objects in the collection at `path`, over one connection; those that exist are left alone."""
-        with contextlib.closing(self._connect()) as connection:
+        with contextlib.closing(self.connect()) as connection:
             for each in objects:
                 try:
                     _exchange(connection, "POST", path, each, "application/json")
@@ -49,7 +49,8 @@ class Api:
                     if error.status != http.client.CONFLICT:
                         raise
 
-    def _connect(self) -> http.client.HTTPSConnection:
+    def connect(self) -> http.client.HTTPSConnection:
+        """A new connection, for what takes more than one call (a watch); the caller closes it."""
         host, port = self._address.hostname or "", self._address.port
         return http.client.HTTPSConnection(host, port, timeout=10, context=self._tls)
 

@@ -53,7 +53,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         settings = load_settings(settings_file, os.environ)
         if namespace:
             settings = msgspec.structs.replace(settings, operator_namespace=namespace)
-        options = Options(namespace=settings.operator_namespace, metrics_port=metrics_port, elect=not dev)
+        pod = os.environ.get("POD_NAME", "")
+        options = Options(namespace=settings.operator_namespace, metrics_port=metrics_port, pod=pod, elect=not dev)
         credentials = find_credentials(kubeconfig, context)
         asyncio.run(run_operator(settings, options, credentials, stop_signal))
     except* OperatorError as errors:

@@ -133,8 +133,18 @@ def bound_to(patch: Patch) -> str:
     return found
 
 
+class Anything:
+    """`Changes` of a reader that is told no more than that something may have changed."""
+
+    def take(self) -> None:
+        return None
+
+
 class Facts:
     """A StoreView over plain lists of raw objects."""
+
+    def changes(self, resource: Resource) -> Anything:
+        return Anything()
 
     def __init__(self, objects: dict[Resource, list[Raw]]) -> None:
         self.objects = objects

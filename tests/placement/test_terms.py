@@ -13,9 +13,10 @@ from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.status import status_of
+from batchwright_operator.kube.conditions import Condition
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement import receipts
-from batchwright_operator.placement.candidate_heap import CandidateHeap
+from batchwright_operator.placement.ranking import Ranking
 from batchwright_operator.placement.scoring import TERMS, Candidate, ScoreContext, Term
 from batchwright_operator.plugin.cli import receipt_table
 from batchwright_operator.processors.nodes import node_info
@@ -51,7 +52,7 @@ def receipt() -> Receipt:
     found = {"dear": candidate("dear", "1"), "fair": candidate("fair", "0.2")}
     weights = {**dict.fromkeys(Weights.__struct_fields__, 1.0), "price": 1.0}
     context = ScoreContext.over(found.values(), weights, terms=SCRATCH)
-    pick = CandidateHeap(found, found.get, context).pick()
+    pick = Ranking.over(found.get, found, context).pick()
     assert pick is not None
     assert pick.best.terms == pytest.approx(
         {"utilization": 0.1, "memory": 0.0, "capacity": 0.0, "pending": 0.0, "price": 0.05}
@@ -74,7 +75,8 @@ def test_term_is_in_the_status(receipt: Receipt) -> None:
     wanted = model_deployment.parse(deployment())
     facts = DeploymentFacts(deployment=wanted, kinds=eligible_kinds(wanted, Settings()), replicas=(placed,))
     phase = DeploymentPhase(name="Ready", reason="Available", message="", ready=1, needed=1, wanted=1)
-    status = status_of(facts, phase, NOW)
+    upgrade = Condition(type="UpToDate", status="True", reason="UpToDate")
+    status = status_of(facts, phase, upgrade, NOW)
     assert status["placements"][0]["terms"] == receipt.terms
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, NotFound, Unavailable
 from batchwright_operator.kube.objects import Raw, Resource
-from batchwright_operator.process.lease import DURATION_S, RENEW_S, Elector, ObservedLease, lease_body
+from batchwright_operator.process.lease import DURATION_S, RENEW_S, Elector, ObservedLease, identity_of, lease_body
 
 
 class Clock:
@@ -109,13 +109,13 @@ async def test_a_leader_is_sure_only_from_the_moment_it_asked() -> None:
     slow = api.create
 
     async def answer_late(resource: Resource, body: Raw, *, urgent: bool = False) -> Raw:
-        clock.now += 3.0
+        clock.now += 3.0  # the API server was slow
         return await slow(resource, body)
 
     api.create = answer_late  # type: ignore[method-assign]
     first = elector(api, "a", clock)
     assert await first.try_once()
-    clock.now += 1.0
+    clock.now += RENEW_S - 3.0
     assert not first.leads
 
 
@@ -182,9 +182,38 @@ async def test_an_error_of_the_leader_is_raised_and_the_lease_released() -> None
     assert api.holder == ""
 
 
+async def test_a_container_that_starts_again_does_not_wait_for_the_lease_of_the_one_before() -> None:
+    api, clock = OneLease(), Clock()
+    before, after, other = (elector(api, identity_of("host", pod, boot), clock)
+                            for pod, boot in (("pod-a", "1"), ("pod-a", "2"), ("pod-b", "3")))  # fmt: skip
+    assert await before.try_once()
+    assert not await other.try_once()
+    assert await after.try_once()
+
+
+async def test_two_processes_of_one_host_are_not_taken_for_one_pod() -> None:
+    api, clock = OneLease(), Clock()
+    one, another = (elector(api, identity_of("host", "", boot), clock) for boot in "12")
+    assert await one.try_once()
+    assert not await another.try_once()
+
+
+async def test_a_replica_that_is_not_well_neither_takes_nor_renews_the_lease() -> None:
+    api, clock = OneLease(), Clock()
+    well = [False]
+    sick = Elector(api, "n", "lease", "a", clock=clock, now=clock, is_well=lambda: well[0])
+    assert not await sick.try_once()
+    well[0] = True
+    assert await sick.try_once()
+    well[0] = False
+    clock.now += RENEW_S
+    assert not await sick.try_once()
+    assert not sick.leads
+
+
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from("ab"), st.floats(0.1, 3.0), st.sampled_from(["ok", "ok", "ok", "down", "lost"])),
+        st.tuples(st.sampled_from("ab"), st.floats(0.1, 8.0), st.sampled_from(["ok", "ok", "ok", "down", "lost"])),
         max_size=60,
     )
 )

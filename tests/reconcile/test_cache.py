@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchwright_operator.kube.objects import CONFIG_MAP, POD, Raw
-from batchwright_operator.reconcile.cache import ListWatch, Store, version_of
+from batchwright_operator.reconcile.cache import LOST_AFTER, ListWatch, Store, version_of
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
 
@@ -229,3 +229,26 @@ def test_a_failing_key_function_does_not_stop_the_others() -> None:
     list_watch = store.register(Watch(resource=POD, keys=keys_of))
     store.changed(list_watch, pod("a", 1))
     assert notified == ["a"]
+
+
+def test_a_reader_is_told_what_came_changed_and_went_since_it_last_asked() -> None:
+    store, (list_watch,) = new_store()
+    reader = store.changes(POD)
+    assert reader.take() is None, "at first anything may have changed"
+    store.replace(list_watch, [pod("a", 1), pod("b", 2)], 2)
+    assert reader.take() == {("n", "a"): None, ("n", "b"): None}
+    store.changed(list_watch, pod("a", 3))
+    store.deleted(list_watch, pod("b", 4))
+    assert reader.take() == {("n", "a"): None, ("n", "b"): None}
+    assert reader.take() == {}
+
+
+def test_a_reader_that_does_not_read_is_told_that_anything_may_have_changed() -> None:
+    store, (list_watch,) = new_store()
+    reader = store.changes(POD)
+    reader.take()
+    for number in range(LOST_AFTER + 10):
+        store.changed(list_watch, pod(f"p{number}", 2 * number + 1))
+        store.deleted(list_watch, pod(f"p{number}", 2 * number + 2))
+    assert reader.take() is None
+    assert reader.take() == {}

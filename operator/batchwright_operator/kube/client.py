@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import aiohttp
@@ -21,7 +21,7 @@ from batchwright_operator.errors import AlreadyExists, Conflict, Gone, Invalid, 
 from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.kube.objects import SECRET, Raw, Resource
-from batchwright_operator.kube.responses import WatchEvent, error_from, event_from, lines
+from batchwright_operator.kube.responses import Decode, WatchEvent, error_from, event_from, lines, page_from
 
 FIELD_MANAGER: Final = "batchwright-operator"
 CONNECTIONS: Final = 32
@@ -58,6 +58,8 @@ class _Call:
     accept: str = _JSON
     timeout: aiohttp.ClientTimeout = _TIMEOUT
     urgent: bool = False
+    verb: str = ""
+    """As the metrics name it; empty: by the method."""
 
 
 class ApiClient:
@@ -65,6 +67,10 @@ class ApiClient:
 
     def __init__(self, credentials: Credentials, *, page_size: int = 500) -> None:
         self._page_size = page_size
+        self.on_call: Callable[[str, int], None] = lambda verb, code: None
+        """Told the verb and the status code (0: no answer) of every call."""
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before each write: one that a replica had decided on before it lost its Lease is not sent after."""
         clock = asyncio.get_running_loop().time
         self._credentials = credentials
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -104,15 +110,60 @@ class ApiClient:
         field_selector: str = "",
         metadata_only: bool = False,
     ) -> Listing:
-        """All objects that match, page by page. When a continue token expires (410), the whole list without pages."""
-        path, accept = path_of(resource, namespace), _METADATA_LIST if metadata_only else _JSON
-        params = _selectors(label_selector, field_selector)
-        try:
-            return await self._pages(path, params | {"limit": str(self._page_size)}, accept)
-        except Gone:
-            return await self._pages(path, params, accept)
+        """All objects that match."""
+        items: list[Raw] = []
+        version = 0
+        whole = False
+        while True:
+            pages = self.pages(
+                resource,
+                namespace=namespace,
+                label_selector=label_selector,
+                field_selector=field_selector,
+                metadata_only=metadata_only,
+                whole=whole,
+            )
+            try:
+                async for page in pages:
+                    items += page.items
+                    version = page.version
+            except Gone:
+                if whole:
+                    raise
+                items, whole = [], True
+                continue
+            return Listing(items=items, version=version)
 
-    async def watch(
+    async def pages(  # noqa: PLR0913 - the selectors are two
+        self,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        metadata_only: bool = False,
+        whole: bool = False,
+        decode: Decode | None = None,
+    ) -> AsyncIterator[Listing]:
+        """The pages of a list, all as of one version. Raises Gone when a continue token has expired: then ask for it
+        `whole`. `decode` makes an object of its JSON, so that what nobody needs never is one."""
+        accept = _METADATA_LIST if metadata_only else _JSON
+        params = _selectors(label_selector, field_selector) | ({} if whole else {"limit": str(self._page_size)})
+        call = _Call(method="GET", path=path_of(resource, namespace), accept=accept, timeout=_LIST_TIMEOUT, verb="list")
+        while True:
+            page = page_from(await self._bytes(replace(call, params=params)), decode)
+            yield Listing(items=page.items, version=page.version)
+            if not page.token:
+                return
+            params = params | {"continue": page.token}
+
+    async def count(self, resource: Resource) -> int:
+        """How many objects there are, for the price of one."""
+        call = _Call(method="GET", path=path_of(resource), params={"limit": "1"}, accept=_METADATA_LIST, verb="list")
+        page = await self._object(call)
+        return len(page.get("items") or ()) + int(page["metadata"].get("remainingItemCount") or 0)
+
+    async def watch(  # noqa: PLR0913 - the selectors are two
         self,
         resource: Resource,
         version: int,
@@ -121,6 +172,7 @@ class ApiClient:
         field_selector: str = "",
         metadata_only: bool = False,
         stale_s: float,
+        decode: Decode | None = None,
     ) -> AsyncIterator[WatchEvent]:
         """Changes after `version` until the server ends the stream, with bookmarks. Raises Gone when the version
         is too old, Unavailable when the stream breaks or says nothing for `stale_s`."""
@@ -133,13 +185,14 @@ class ApiClient:
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=stale_s)
         accept = _METADATA if metadata_only else _JSON
-        call = _Call(method="GET", path=path_of(resource), params=params, accept=accept, timeout=timeout)
+        call = _Call(method="GET", path=path_of(resource), params=params, accept=accept, timeout=timeout, verb="watch")
         self.reads.check()
         try:
             async with self._send(call, "watch") as response:
+                self.on_call(call.verb, response.status)
                 await self._raise_for_status(response, self.reads)
                 async for line in lines(response.content):
-                    yield event_from(line)
+                    yield event_from(line, decode)
         except (aiohttp.ClientError, TimeoutError, OSError, SettingsError) as error:
             raise Unavailable(f"watch of {resource.plural}: {error or type(error).__name__}") from error
 
@@ -229,17 +282,6 @@ class ApiClient:
 
     # --- within
 
-    async def _pages(self, path: str, params: dict[str, str], accept: str) -> Listing:
-        items: list[Raw] = []
-        while True:
-            call = _Call(method="GET", path=path, params=params, accept=accept, timeout=_LIST_TIMEOUT)
-            page = await self._object(call)
-            items.extend(page.get("items") or ())
-            token = page["metadata"].get("continue")
-            if not token:
-                return Listing(items=items, version=int(page["metadata"].get("resourceVersion") or 0))
-            params = params | {"continue": token}
-
     async def _apply(self, resource: Resource, body: Raw, subresource: str) -> Raw:
         metadata = body["metadata"]
         path = path_of(resource, metadata.get("namespace", ""), metadata["name"], subresource)
@@ -256,6 +298,8 @@ class ApiClient:
         circuit = None if call.urgent else self.reads if call.method == "GET" else self.writes
         if circuit:
             circuit.check()
+        if call.method != "GET" and not self.may_write():
+            raise Unavailable("this replica no longer leads")
         try:
             try:
                 return await self._once(call, circuit)
@@ -268,9 +312,14 @@ class ApiClient:
             raise Unavailable(f"{call.method} {call.path}: {error or type(error).__name__}") from error
 
     async def _once(self, call: _Call, circuit: CircuitBreaker | None) -> bytes:
-        async with self._send(call, "call") as response:
-            await self._raise_for_status(response, circuit)
-            return await response.read()
+        code = 0
+        try:
+            async with self._send(call, "call") as response:
+                code = response.status
+                await self._raise_for_status(response, circuit)
+                return await response.read()
+        finally:
+            self.on_call(call.verb or call.method.lower(), code)
 
     def _send(self, call: _Call, purpose: Literal["call", "watch"]) -> aiohttp.client._RequestContextManager:
         session = self._sessions.get(purpose)

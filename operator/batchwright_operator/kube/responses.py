@@ -1,16 +1,19 @@
-"""Responses of the API server as values: errors, and the lines of a watch."""
+"""Responses of the API server as values: errors, pages of lists, and the lines of a watch."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import msgspec
 
 from batchwright_operator.errors import ApiError, Gone, Unavailable, error_of
 from batchwright_operator.kube.objects import Raw
+
+Decode = Callable[[bytes | msgspec.Raw], Raw]
+"""Makes an object of its JSON, which may leave out what nobody needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +52,55 @@ async def lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         rest.append(last)
 
 
-def event_from(line: bytes) -> WatchEvent:
+def event_from(line: bytes, decode: Decode | None = None) -> WatchEvent:
     """One line of a watch. Raises Gone or Unavailable for an ERROR."""
     try:
-        raw = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+        raw = _EVENT.decode(line)
+        obj = msgspec.json.decode(raw.object) if decode is None or raw.type in _OF_THE_WATCH else decode(raw.object)
+    except msgspec.MsgspecError as error:
         raise Unavailable(f"a line of a watch is broken: {error}") from error
-    if raw["type"] == "ERROR":
-        status = raw["object"]
-        failure = error_of(int(status.get("code") or 500), str(status.get("reason") or ""), str(status.get("message")))
+    if raw.type == "ERROR":
+        failure = error_of(int(obj.get("code") or 500), str(obj.get("reason") or ""), str(obj.get("message")))
         # Whatever else it is, trying again later is all that a watch can do.
         raise failure if isinstance(failure, Gone) else Unavailable(failure.message, code=failure.code)
-    return WatchEvent(type=raw["type"], object=raw["object"])
+    return WatchEvent(type=raw.type, object=obj)
+
+
+class _RawEvent(msgspec.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class _ListMeta(msgspec.Struct, frozen=True):
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    token: str = msgspec.field(default="", name="continue")
+
+
+class _RawPage(msgspec.Struct, frozen=True):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] | None = None
+
+
+_EVENT: Final = msgspec.json.Decoder(_RawEvent)
+_PAGE: Final = msgspec.json.Decoder(_RawPage)
+_OF_THE_WATCH: Final = ("ERROR", "BOOKMARK")
+"""Events whose object is none of the resource."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A part of a list; `token` asks for the next one, empty: it is the last."""
+
+    items: list[Raw]
+    version: int
+    token: str
+
+
+def page_from(body: bytes, decode: Decode | None = None) -> Page:
+    """One page of a list. Raises Unavailable for anything else."""
+    try:
+        page = _PAGE.decode(body)
+        items = [(decode or msgspec.json.decode)(each) for each in page.items or ()]
+    except msgspec.MsgspecError as error:
+        raise Unavailable(f"a list is broken: {error}") from error
+    return Page(items=items, version=int(page.metadata.resource_version or 0), token=page.metadata.token)

@@ -1,234 +1,283 @@
-"""One cycle of placement: all gated pods, oldest first, each seeing the placements decided before it. Pure."""
+"""One cycle of placement: gated pods one by one, each seeing the placements decided before it. Pure.
+
+A cycle is lazy: every step is a few actions, and whoever takes them decides how long to go on. Namespaces take turns,
+and within one the oldest pod goes first, so that 5,000 waiting pods of one tenant hold up nobody else's one.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
 
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.placement import binding, receipts
-from batchwright_operator.placement.candidate_heap import CandidateHeap
+from batchwright_operator.placement.candidate_pool import LASTS_S, CandidatePool
+from batchwright_operator.placement.cluster_state import ClusterState
 from batchwright_operator.placement.demand import Demand, PlacementPreferences, demand_of, preferences_of
-from batchwright_operator.placement.filter import (
-    NodeRejection,
-    counted_reasons,
-    describe_rejections,
-    insufficient,
-    rejection_of,
-    some_await_benchmark,
-)
+from batchwright_operator.placement.filter import AWAITING_BENCHMARK, describe_counts
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.receipts import PendingReason
-from batchwright_operator.placement.scoring import Candidate, ScoreContext
-from batchwright_operator.placement.snapshot import ObservedCluster
-from batchwright_operator.placement.usage import Usage
-from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.reconcile.decisions import Action, Decision, Event
-from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 
-ACTIONS_PER_CYCLE = 500
-"""Then the cycle ends and the next one follows at once, from newer facts."""
-REQUEUE_S = 5.0
+REQUEUE_S: Final = 5.0
 """While pods wait: pods of others come and go without this reconciler being notified."""
+TOLD_AGAIN_S: Final = 60.0
+"""How often at most a pod is told anew why it waits, as long as the reason has the same name. Its text counts nodes, so
+it is another one whenever a pod comes or goes anywhere: written each time, 5,000 waiting pods would be a storm."""
+SETBACK_MAX_S: Final = 120.0
+POOLS: Final = 64
 PLACED, NO_FIT, NO_BENCHMARK = "Placed", "NoFittingProcessor", "AwaitingBenchmark"
-TAKEN_BACK, INVALID = "PlacementTakenBack", "InvalidSpec"
+TAKEN_BACK, INVALID, NOT_WRITTEN = "PlacementTakenBack", "InvalidSpec", "PlacementRefused"
 
 
 @dataclass(slots=True, kw_only=True)
+class Setback:
+    """The API server refused what was decided for a pod (a webhook, a policy), which is nobody else's fault: it is left
+    alone until then. `is_told`: in an Event."""
+
+    message: str
+    times: int
+    until: float
+    is_told: bool
+
+
+@dataclass(slots=True)
+class Memory:
+    """What outlives a cycle: pools of candidates, since when pods are known, what they were told, who failed."""
+
+    pools: OrderedDict[bytes, CandidatePool] = field(default_factory=OrderedDict)
+    first_seen: dict[str, float] = field(default_factory=dict)
+    """Pod uid -> when it was first seen to be without a place."""
+    told: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Pod uid -> what it was told, without numbers, and when."""
+    setbacks: dict[str, Setback] = field(default_factory=dict)
+    """Pod uid -> why it is left alone."""
+
+    def refused(self, uid: str, message: str, now: float) -> None:
+        """The API server refused what was decided for this pod."""
+        before = self.setbacks.get(uid)
+        times = 1 if before is None else before.times + 1
+        is_told = before is not None and before.message == message
+        until = now + min(SETBACK_MAX_S, 2.0**times)
+        self.setbacks[uid] = Setback(message=message, times=times, until=until, is_told=is_told)
+
+    def forget_others(self, uids: set[str]) -> None:
+        """Keeps these pods only."""
+        for table in (self.first_seen, self.told, self.setbacks):
+            if len(table) > len(uids):
+                for uid in table.keys() - uids:
+                    del table[uid]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _RevisionGroup:
     """What pods of one revision and kind share during a cycle."""
 
     demand: Demand
-    rejections: dict[str, NodeRejection]
-    """Nodes that were filtered out when the cycle came to the first pod of the group."""
-    heap: CandidateHeap
-    left_out: str
-    """The rejections, counted."""
+    pool: CandidatePool
 
 
-def decide(observed: ObservedCluster, settings: Settings, now: float) -> Decision:
-    """Where every gated pod goes, why the others wait, and which refused pods are deleted."""
-    return _Cycle(observed, settings, now).run()
+class Cycle:
+    """Iterate to decide; `outcome` tells the rest. What has been iterated over is expected to be carried out."""
 
-
-class _Cycle:
-    """State of one cycle; every decision changes it for the next pod."""
-
-    def __init__(self, observed: ObservedCluster, settings: Settings, now: float) -> None:
-        self.observed, self.settings, self.now = observed, settings, now
-        self.usage = Usage(observed)
-        self.groups: dict[tuple[str, ...], _RevisionGroup | PendingReason] = {}
-        self.actions: list[Action] = []
-        self.messages: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    def __init__(self, state: ClusterState, memory: Memory, settings: Settings, now: float) -> None:
+        self._state, self._memory, self._settings, self._now = state, memory, settings, now
+        self._groups: dict[tuple[str, ...], _RevisionGroup | PendingReason] = {}
+        self._messages: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         """(namespace, deployment, event reason) -> one sentence per pod."""
-        self.requeue_after_s: float | None = None
+        self._left = state.waiting
+        self._requeue_after_s: float | None = None
+        self._ages_s: list[float] = []
+        self._latencies_s: list[float] = []
+        for pod in state.new:
+            memory.first_seen.setdefault(pod.uid, now)
 
-    def run(self) -> Decision:
-        for pod in self.observed.refused:
-            self.actions.append(binding.undo(pod))
+    def __iter__(self) -> Iterator[tuple[Action, ...]]:
+        for pod in list(self._state.refused.values()):
+            if self._is_left_alone(pod):
+                continue
             self._record_event(pod, TAKEN_BACK, f"{pod.name} does not fit on {pod.node}: {pod.unschedulable}")
-        for pod in self.observed.gated:
-            if len(self.actions) >= ACTIONS_PER_CYCLE:
-                self.requeue_after_s = 0.0
-                break
-            self._place(pod)
+            self._state.assume(pod, "")
+            yield (binding.undo(pod),)
+        for pod in self._in_turns():
+            yield from self._place(pod)
+            self._left -= 1
+            yield ()
+
+    def outcome(self) -> Decision:
+        """Events, metrics and the next cycle; without the actions."""
+        if self._left <= 0:
+            self._memory.forget_others(self._state.uids_to_decide_on())
         return Decision(
-            actions=tuple(self.actions), events=tuple(self._events()), requeue_after_s=self.requeue_after_s,
-            metrics={"placement_waiting_pods": float(len(self.observed.gated))},
-        )  # fmt: skip
+            events=tuple(self._events()),
+            requeue_after_s=0.0 if self._left > 0 else self._requeue_after_s,
+            metrics={"placement_waiting_pods": float(self._state.waiting)},
+            observations={
+                "batchwright_placement_gate_age_seconds": tuple(self._ages_s),
+                "batchwright_placement_latency_seconds": tuple(self._latencies_s),
+            },
+        )
 
     # --- one pod
 
-    def _place(self, pod: PlacedPod) -> None:
-        if pod.owner not in self.observed.deployments:
-            return  # its owner has been deleted, and garbage collection will delete the pod
-        group = self._group(pod)
+    def _in_turns(self) -> Iterator[PlacedPod]:
+        """One pod of each namespace, then the next of each."""
+        queues = deque(
+            deque(sorted(pods.values(), key=lambda each: (each.created_at, each.name)))
+            for _, pods in sorted(self._state.gated.items())
+        )
+        while queues:
+            queue = queues.popleft()
+            yield queue.popleft()
+            if queue:
+                queues.append(queue)
+
+    def _place(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
+        if self._is_left_alone(pod):
+            return
+        group = self._groups.get(pod.group)
+        if group is None:
+            group = yield from self._made(pod)
+            if group is None:
+                return  # its owner has been deleted, and garbage collection will delete the pod
+            self._groups[pod.group] = group
         if isinstance(group, PendingReason):
-            self._keep_pending(pod, group)
+            yield from self._keep_pending(pod, group)
             return
-        pick = group.heap.pick()
+        group.pool.catch_up(self._now)
+        pick = group.pool.pick(pod)
         if pick is None:
-            self._handle_no_fit(pod, group)
+            yield from self._handle_no_fit(pod, group)
             return
-        receipt = receipts.of(pick, left_out=group.left_out, now=self.now)
+        receipt = receipts.of(pick, left_out=group.pool.left_out(pod), now=self._now)
         processor = pick.best.candidate.processor
         table = processor.load_table if processor is not None else ()
-        self.actions.append(binding.bind(pod, receipt, self.observed.nodes[receipt.node], table))
         self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
-        self._assume(pod, receipt.node)
+        self._observe_ages(pod)
+        self._state.assume(pod, receipt.node)
+        yield (binding.bind(pod, receipt, pick.best.candidate.node, table),)
 
-    def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> None:
-        """Waits for a node or its benchmark, but for a node not longer than the settings say."""
-        message = self._describe_no_fit(group)
-        left_s = self.settings.unfit_seconds - (self.now - pod.created_at)
-        if some_await_benchmark(group.rejections.values()):
-            self._keep_pending(pod, PendingReason(reason=NO_BENCHMARK, message=message))
-        elif left_s > 0:
-            self._keep_pending(pod, PendingReason(reason=NO_FIT, message=message))
+    def _is_left_alone(self, pod: PlacedPod) -> bool:
+        setback = self._memory.setbacks.get(pod.uid)
+        if setback is None:
+            return False
+        if not setback.is_told:
+            setback.is_told = True
+            self._record_event(pod, NOT_WRITTEN, f"{pod.name}: {setback.message}")
+        if (left_s := setback.until - self._now) > 0:
             self._requeue(left_s)
-        else:
-            # A cluster autoscaler does not see a gated pod: only without its gate can a node be added for it.
-            receipt = receipts.released(pod.kind, message, now=self.now)
-            self.actions.append(binding.release(pod, receipt))
-            self._record_event(pod, NO_FIT, f"{pod.name}: {receipt.reason}")
+        return left_s > 0
 
-    def _describe_no_fit(self, group: _RevisionGroup) -> str:
-        # Nodes that fitted when the group was made may have filled up during this cycle.
-        filled = {
-            name: rejection
-            for name, node in self.observed.nodes.items()
-            if name not in group.rejections
-            and (rejection := insufficient(group.demand, node, self.usage.requested[name])) is not None
-        }
-        return describe_rejections(group.rejections | filled, len(self.observed.nodes))
+    def _observe_ages(self, pod: PlacedPod) -> None:
+        self._ages_s.append(max(0.0, self._now - pod.created_at))
+        self._latencies_s.append(max(0.0, self._now - self._memory.first_seen.get(pod.uid, self._now)))
 
-    def _keep_pending(self, pod: PlacedPod, why: PendingReason) -> None:
+    def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> Iterator[tuple[Action, ...]]:
+        """Waits for a node or its benchmark, but for a node not longer than the settings say."""
+        reasons = group.pool.reasons(pod)
+        left_s = self._settings.unfit_seconds - (self._now - pod.created_at)
+        is_awaiting = AWAITING_BENCHMARK in reasons
+        if is_awaiting or left_s > 0:
+            message = describe_counts(reasons, len(self._state.nodes))
+            reason = NO_BENCHMARK if is_awaiting else NO_FIT
+            yield from self._keep_pending(pod, PendingReason(reason=reason, message=message))
+            if not is_awaiting:
+                self._requeue(left_s)
+            return
+        # A cluster autoscaler does not see a gated pod: only without its gate can a node be added for it.
+        message = describe_counts(reasons, len(self._state.nodes))
+        receipt = receipts.released(pod.kind, message, now=self._now)
+        self._record_event(pod, NO_FIT, f"{pod.name}: {receipt.reason}")
+        self._state.assume(pod, "")
+        yield (binding.release(pod, receipt),)
+
+    def _keep_pending(self, pod: PlacedPod, why: PendingReason) -> Iterator[tuple[Action, ...]]:
         self._requeue(REQUEUE_S)
-        if pod.waiting != why:  # written and recorded once, not in every cycle
-            self.actions.append(binding.annotate_pending(pod, why))
-            self._record_event(pod, why.reason, why.message)
+        if pod.waiting == why:  # written and recorded once, not in every cycle
+            return
+        if pod.waiting is not None and pod.waiting.reason == why.reason:
+            kind = _without_numbers(why.message)
+            told, at = self._memory.told.setdefault(pod.uid, (_without_numbers(pod.waiting.message), self._now))
+            if told == kind or self._now - at < TOLD_AGAIN_S:
+                return
+        self._memory.told[pod.uid] = (_without_numbers(why.message), self._now)
+        self._record_event(pod, why.reason, why.message)
+        self._state.assume(pod, "")
+        yield (binding.annotate_pending(pod, why),)
 
     def _requeue(self, after_s: float) -> None:
-        self.requeue_after_s = after_s if self.requeue_after_s is None else min(self.requeue_after_s, after_s)
-
-    def _assume(self, pod: PlacedPod, node: str) -> None:
-        """Counts the pod where it was placed, and brings the heaps of its deployment up to date."""
-        before = tuple(self.usage.replicas[pod.owner])
-        self.usage.add(pod, node)
-        # A second node takes the spread term off the first one. No other load becomes smaller during a cycle: requests
-        # and shares are only ever added, for which a heap needs no touch.
-        changed = {node, *before} if len(before) <= 1 else {node}
-        for key, group in self.groups.items():
-            if key[:2] == pod.owner and isinstance(group, _RevisionGroup):
-                # A touched node may enter the heap, which checks its room only: one that was filtered out must not.
-                for each in changed - group.rejections.keys():
-                    group.heap.touch(each)
+        before = self._requeue_after_s
+        self._requeue_after_s = after_s if before is None else min(before, after_s)
 
     # --- what pods of one revision share
 
-    def _group(self, pod: PlacedPod) -> _RevisionGroup | PendingReason:
-        key = (pod.namespace, pod.deployment, pod.kind, pod.revision)
-        if key not in self.groups:
-            self.groups[key] = self._new_group(pod)
-        return self.groups[key]
-
-    def _new_group(self, pod: PlacedPod) -> _RevisionGroup | PendingReason:
-        info = self.observed.deployments[pod.owner]
+    def _made(self, pod: PlacedPod) -> Generator[tuple[Action, ...], None, _RevisionGroup | PendingReason | None]:
+        """None: the deployment has been deleted."""
+        info = self._state.deployment(pod.owner)
+        if info is None:
+            return None
         if isinstance(info, InvalidSpec):
             return PendingReason(reason=INVALID, message=str(info))
         try:
             preferences = preferences_of(info)
         except ValueError as error:
             return PendingReason(reason=INVALID, message=str(error))
-        demand = demand_of(pod, info, self.observed.claims)
+        demand = demand_of(pod, info, self._state.claims)
         if demand.impossible:
             return PendingReason(reason=NO_FIT, message=demand.impossible)
-        return self._filter_and_score(pod, demand, preferences)
+        pool = self._pool(pod, demand, preferences)
+        # Of a cycle that ends meanwhile the pool is kept, and the next one goes on where this one was.
+        for _ in pool.building:
+            yield ()
+        return _RevisionGroup(demand=demand, pool=pool)
 
-    def _filter_and_score(self, pod: PlacedPod, demand: Demand, preferences: PlacementPreferences) -> _RevisionGroup:
-        found = {name: self._rejection(pod, demand, node) for name, node in self.observed.nodes.items()}
-        rejections = {name: rejection for name, rejection in found.items() if rejection is not None}
-        fitting = [name for name, rejection in found.items() if rejection is None]
+    def _pool(self, pod: PlacedPod, demand: Demand, preferences: PlacementPreferences) -> CandidatePool:
+        """That of an equal demand if there is one."""
+        pools = self._memory.pools
+        at = self._signature(pod, demand, preferences)
+        pool = pools.get(at)
+        if pool is None or self._now - pool.made_at > LASTS_S:
+            pool = pools[at] = CandidatePool(self._state, demand, preferences, pod, self._now)
+        pools.move_to_end(at)
+        while len(pools) > POOLS:
+            pools.popitem(last=False)
+        return pool
 
-        # Closes over the first pod of the group for all of them: `revision` is the hash of the pod template, so they
-        # have the same kind, requests, selectors, tolerations and volumes, and nothing else of a pod is read here.
-        # Should a webhook have changed one of them, the cluster's scheduler still checks that it fits.
-        def candidate_of(node: str) -> Candidate | None:
-            return self._candidate(pod, demand, preferences, node)
-
-        known = [each for each in map(candidate_of, fitting) if each is not None]
-        context = ScoreContext.over(known, preferences.weights, preferences.policy)
-        return _RevisionGroup(
-            demand=demand,
-            rejections=rejections,
-            heap=CandidateHeap(fitting, candidate_of, context),
-            left_out=counted_reasons(rejections),
-        )
-
-    def _rejection(self, pod: PlacedPod, demand: Demand, node: NodeInfo) -> NodeRejection | None:
-        if (pod.namespace, pod.deployment, pod.kind, node.name) in self.observed.excluded:
-            return NodeRejection(reason="refused by the scheduler before")
-        processor = self.observed.processor(node.name, pod.kind)
-        return rejection_of(demand, node, self.usage.requested[node.name], processor)
-
-    def _candidate(
-        self, pod: PlacedPod, demand: Demand, preferences: PlacementPreferences, name: str
-    ) -> Candidate | None:
-        node, nodes_of_replicas = self.observed.nodes[name], self.usage.replicas[pod.owner]
-        if insufficient(demand, node, self.usage.requested[name]):
-            return None
-        return Candidate(
-            node=node,
-            kind=demand.kind,
-            processor=self.observed.processor(name, demand.kind),
-            sample=self._fresh_sample(name, demand.kind),
-            pending=self.usage.pending.get((name, demand.kind), 0.0),
-            share=self.usage.share(pod, name),
-            forecast=self.usage.forecast(pod, name),
-            all_replicas_here=preferences.spread and len(nodes_of_replicas) == 1 and name in nodes_of_replicas,
-        )
-
-    def _fresh_sample(self, node: str, kind: str) -> Sample | None:
-        sample = self.observed.samples.get((node, kind))
-        if sample is None or self.now - sample.taken_at > self.settings.sample_stale_seconds:
-            return None
-        return sample
+    def _signature(self, pod: PlacedPod, demand: Demand, preferences: PlacementPreferences) -> bytes:
+        """Equal for pods of different deployments whose candidates are the same. A forecast is a deployment's own."""
+        own: tuple[object, ...] = ()
+        if preferences.policy == "Forecast":
+            own = (pod.owner, _two_digits(self._state.ratio(pod.owner)))
+        return msgspec.json.encode([demand, preferences, own], order="deterministic")
 
     # --- events
 
     def _record_event(self, pod: PlacedPod, reason: str, message: str) -> None:
-        self.messages[pod.namespace, pod.deployment, reason].append(message)
+        self._messages[pod.namespace, pod.deployment, reason].append(message)
 
     def _events(self) -> Iterator[Event]:
         """One Event per deployment and reason: a burst of a thousand pods must not write a thousand Events."""
-        for (namespace, name, reason), messages in self.messages.items():
-            info = self.observed.deployments.get((namespace, name))
+        for (namespace, name, reason), messages in self._messages.items():
+            info = self._state.deployment((namespace, name))
             if info is None or isinstance(info, InvalidSpec):
                 continue
             more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
             is_normal = reason in (PLACED, NO_BENCHMARK)
             yield Event(regarding=info.deployment.raw, reason=reason, message=shorten(messages[0] + more),
                         type="Normal" if is_normal else "Warning", action="Place")  # fmt: skip
+
+
+def _two_digits(value: float | None) -> str:
+    """Of a measured value, which moves all the time."""
+    return "" if value is None else f"{value:.1e}"
+
+
+def _without_numbers(message: str) -> str:
+    return re.sub(r"\d+", "#", message)

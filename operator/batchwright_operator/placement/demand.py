@@ -5,21 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import msgspec
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kinds
 from batchwright_operator.api.model_deployment import ModelDeployment
-from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.objects import PV, PVC, Raw
 from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.scoring import Policy, Weights, normalised
+from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
 
-Claims: TypeAlias = Mapping[tuple[str, str], tuple[Raw, ...] | None]
-"""(namespace, claim) -> node selector terms of its volume (empty: everywhere); None: there is no such claim."""
+
+class Claims:
+    """The PersistentVolumeClaims of the cluster, as far as they say where a pod can run."""
+
+    def __init__(self, store: StoreView) -> None:
+        self._store = store
+
+    def terms(self, namespace: str, name: str) -> tuple[Raw, ...] | None:
+        """Node selector terms of the claim's volume. Empty: everywhere, as that of a claim without a volume yet; None:
+        there is no such claim."""
+        claim = self._store.get(PVC, namespace, name)
+        if claim is None:
+            return None
+        volume = self._store.get(PV, "", (claim.get("spec") or {}).get("volumeName", "")) or {}
+        required = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}
+        return tuple(required.get("nodeSelectorTerms") or ())
+
 
 _BUSY_ENOUGH: Final = 0.1
 """Below this busy share of its device, a replica's rows per second divided by it say little."""
@@ -91,7 +107,7 @@ def demand_of(pod: PlacedPod, info: DeploymentInfo, claims: Claims) -> Demand:
     ) or {}
     own = required.get("nodeSelectorTerms")
     names = [each["persistentVolumeClaim"]["claimName"] for each in spec.get("volumes") or () if _is_claim(each)]
-    volumes = {name: claims.get((pod.namespace, name)) for name in names}
+    volumes = {name: claims.terms(pod.namespace, name) for name in names}
     missing = [name for name, terms in volumes.items() if terms is None]
     return Demand(
         kind=pod.kind,

@@ -6,8 +6,7 @@ to be deleted, as affinity is final; what is checked here keeps that rare.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,22 +51,18 @@ def insufficient(demand: Demand, node: NodeInfo, used: Mapping[str, float]) -> N
     return None
 
 
-def describe_rejections(rejections: Mapping[str, NodeRejection], seen: int) -> str:
+def describe_counts(reasons: Mapping[str, int], seen: int) -> str:
     """Counted reasons, most frequent first: `none of 3 nodes fits: 2 insufficient cpu, 1 cordoned`."""
     if not seen:
         return "the cluster has no node"
-    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted_reasons(rejections)}"
+    return f"none of {seen} node{'s' if seen > 1 else ''} fits: {counted(reasons)}"
 
 
-def counted_reasons(rejections: Mapping[str, NodeRejection]) -> str:
+def counted(reasons: Mapping[str, int]) -> str:
     """`2 insufficient cpu, 1 cordoned`; empty for none."""
-    found = Counter(each.reason for each in rejections.values())
-    return ", ".join(f"{n} {reason}" for reason, n in sorted(found.items(), key=lambda each: (-each[1], each[0])))
-
-
-def some_await_benchmark(rejections: Iterable[NodeRejection]) -> bool:
-    """Would some node do once its first benchmark is done?"""
-    return any(each.reason == AWAITING_BENCHMARK for each in rejections)
+    if not reasons:
+        return ""
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items(), key=lambda each: (-each[1], each[0])))
 
 
 def _usable(demand: Demand, node: NodeInfo) -> NodeRejection | None:

@@ -33,7 +33,7 @@ REVISION_LABEL = "pod-template-hash"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedPod:
-    """A pod as placement sees it, gated or placed; `deployment` is empty where it is of no ModelDeployment."""
+    """A replica of a ModelDeployment as placement sees it, gated or placed."""
 
     uid: str
     namespace: str
@@ -65,6 +65,11 @@ class PlacedPod:
         return self.namespace, self.deployment
 
     @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Pods of one group are of one revision and kind, and ask for the same."""
+        return self.namespace, self.deployment, self.kind, self.revision
+
+    @property
     def refused(self) -> bool:
         """Bound by a receipt to a node where the scheduler says that it does not fit."""
         has_node = bool(self.receipt and self.receipt.node)
@@ -83,18 +88,9 @@ class PlacedPod:
 
 def model_pod(raw: Raw) -> PlacedPod:
     """The facts of a replica of a ModelDeployment, by its owner chain."""
-    return _placed_pod(raw, is_model=True)
-
-
-def other_pod(raw: Raw) -> PlacedPod:
-    """The facts of any other pod. Its labels and annotations say nothing, whatever they say: it is where it runs."""
-    return _placed_pod(raw, is_model=False)
-
-
-def _placed_pod(raw: Raw, *, is_model: bool) -> PlacedPod:
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    receipt = receipts.parse(raw) if is_model else None
+    receipt = receipts.parse(raw)
     gates = [each.get("name") for each in spec.get("schedulingGates") or ()]
     ready = find(status.get("conditions"), "Ready")
     return PlacedPod(
@@ -105,13 +101,13 @@ def _placed_pod(raw: Raw, *, is_model: bool) -> PlacedPod:
         raw=raw,
         requests=requests_of(spec),
         created_at=unix(metadata.get("creationTimestamp")) or 0.0,
-        deployment=labels.get(LABEL_DEPLOYMENT, "") if is_model else "",
+        deployment=labels.get(LABEL_DEPLOYMENT, ""),
         kind=annotations.get(ANNOTATION_KIND, KIND_CPU),
         revision=labels.get(REVISION_LABEL, metadata["name"]),
         node=spec.get("nodeName") or (receipt.node if receipt and not gates else ""),
         over=is_over(raw),
         scheduled=bool(spec.get("nodeName")),
-        gated=is_model and gates == [SCHEDULING_GATE],
+        gated=gates == [SCHEDULING_GATE],
         terminating=is_leaving(raw),
         ready_at=unix(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         receipt=receipt,

@@ -13,7 +13,7 @@ import msgspec
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.placement.candidate_heap import Pick
+from batchwright_operator.placement.ranking import Pick
 from batchwright_operator.placement.scoring import DECIMALS, ROUNDS_TO_ZERO, SPREAD_TERM, TERMS, Policy, Score
 from batchwright_operator.reconcile.live_state import Sample
 from batchwright_worker.api.messages import Receipt, RunnerUp

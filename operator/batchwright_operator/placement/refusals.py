@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from typing import Final
 
-from batchwright_operator.kube.quantities import Amounts, total
+from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.processors.nodes import NodeInfo
+
+_NONE: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,28 +32,30 @@ class Refusals:
     def __init__(self) -> None:
         self._nodes: dict[tuple[str, str, str, str], _RefusedNode] = {}
 
-    @property
-    def excluded(self) -> frozenset[tuple[str, str, str, str]]:
-        """What is refused now."""
-        return frozenset(self._nodes)
+    def excluded(self, pod: PlacedPod) -> Set[str]:
+        """Nodes that are refused now for pods like this one."""
+        if not self._nodes:
+            return _NONE
+        of = (pod.namespace, pod.deployment, pod.kind)
+        return {key[3] for key in self._nodes if key[:3] == of}
 
-    def update(self, refused: Iterable[PlacedPod], placed: Iterable[PlacedPod], nodes: Mapping[str, NodeInfo]) -> None:
-        """Adds new refusals; drops those whose node has changed, or has more room than it had then."""
-        concerned = {node for *_, node in self._nodes} | {pod.node for pod in refused}
-        requests: dict[str, list[Amounts]] = defaultdict(list)
-        for pod in placed:
-            if pod.node in concerned:
-                requests[pod.node].append(pod.requests)
-        requested = {name: total(requests[name]) for name in concerned}
+    def update(
+        self,
+        refused: Iterable[PlacedPod],
+        requested: Callable[[str], Mapping[str, float]],
+        nodes: Mapping[str, NodeInfo],
+    ) -> None:
+        """Adds new refusals; drops those whose node has changed, or has more room than it had then. `requested`: what
+        the other pods of a node ask for."""
         for pod in refused:
             if pod.node in nodes:
                 self._nodes[pod.namespace, pod.deployment, pod.kind, pod.node] = _RefusedNode(
-                    fingerprint=nodes[pod.node].fingerprint(), requested=requested[pod.node]
+                    fingerprint=nodes[pod.node].fingerprint(), requested=dict(requested(pod.node))
                 )
         self._nodes = {
             key: then
             for key, then in self._nodes.items()
             if (node := nodes.get(key[3])) is not None
             and node.fingerprint() == then.fingerprint
-            and all(requested[key[3]].get(name, 0.0) >= value for name, value in then.requested.items())
+            and all(requested(key[3]).get(name, 0.0) >= value for name, value in then.requested.items())
         }

@@ -23,10 +23,13 @@ from batchwright_operator.kube.times import micro_time
 
 logger = logging.getLogger(__name__)
 
-# RENEW_S is shorter than DURATION_S, and that difference is the time in which a leader that cannot renew has to stop.
-DURATION_S: Final = 6.0
-RENEW_S: Final = 4.0
-RETRY_S: Final = 1.0
+# What Kubernetes' own components use. RENEW_S is shorter than DURATION_S, and that difference is the time in which a
+# leader that cannot renew has to stop.
+DURATION_S: Final = 15.0
+RENEW_S: Final = 10.0
+RETRY_S: Final = 2.0
+RELEASE_S: Final = 1.0
+_IN_POD: Final = ".pod"
 
 
 class LeaseApi(Protocol):
@@ -53,13 +56,26 @@ class ObservedLease:
         self.lease = lease
 
     def may_take(self, identity: str, now: float) -> bool:
-        """Whether nobody else holds it: free, ours, or not renewed for its duration since we first saw it so."""
+        """Whether nobody else holds it: free, ours, of a process that this one replaces, or not renewed for its
+        duration since we first saw it so."""
         if self.lease is None:
             return True
         spec = self.lease.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
         duration_s = float(spec.get("leaseDurationSeconds") or DURATION_S)
-        return holder in ("", identity) or now - self.since > duration_s
+        return holder in ("", identity) or _replaces(identity, holder) or now - self.since > duration_s
+
+
+def identity_of(host: str, pod: str, suffix: str) -> str:
+    """A replica's identity: `pod` is the pod's name, empty outside of one. The plugin reads the pod's name from it."""
+    return f"{pod}_{suffix}{_IN_POD}" if pod else f"{host}_{suffix}"
+
+
+def _replaces(identity: str, holder: str) -> bool:
+    """Whether the holder was an earlier process of the same pod: the kubelet starts a container again only when the one
+    before has ended, so that nobody need wait for its Lease to run out."""
+    mine, theirs = identity.rpartition("_")[0], holder.rpartition("_")[0]
+    return mine == theirs and identity.endswith(_IN_POD) and holder.endswith(_IN_POD)
 
 
 def _renewal(lease: Raw) -> tuple[object, ...]:
@@ -84,9 +100,9 @@ def lease_body(old: Raw | None, *, namespace: str, name: str, identity: str, at:
 
 class Elector:
     """The election of one replica: takes the Lease and runs `lead` while it is ours. `clock` is monotonic, `now` Unix
-    seconds."""
+    seconds. A replica that is not well neither takes nor renews it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the three clocks
         self,
         api: LeaseApi,
         namespace: str,
@@ -95,6 +111,7 @@ class Elector:
         *,
         clock: Callable[[], float],
         now: Callable[[], float] = lambda: datetime.datetime.now(datetime.UTC).timestamp(),
+        is_well: Callable[[], bool] = lambda: True,
     ) -> None:
         self._api = api
         self._namespace = namespace
@@ -102,6 +119,7 @@ class Elector:
         self._identity = identity
         self._clock = clock
         self._now = now
+        self._is_well = is_well
         self._rng = Random()  # noqa: S311 - jitter
         self._observed = ObservedLease()
         self._renewed_at = -math.inf
@@ -126,6 +144,8 @@ class Elector:
     async def try_once(self) -> bool:
         """One attempt to take or renew the Lease; whether it is ours now. Never raises ApiError."""
         started = self._clock()
+        if not self._is_well():
+            return False
         try:
             async with asyncio.timeout(RENEW_S):
                 taken = await self._take()
@@ -197,7 +217,7 @@ class Elector:
             return  # what is not certainly ours is not released
         self._renewed_at = -math.inf
         with contextlib.suppress(ApiError, TimeoutError):
-            async with asyncio.timeout(RETRY_S):
+            async with asyncio.timeout(RELEASE_S):
                 await self._read()  # a renewal may have been in flight: our record may be old
                 old = self._observed.lease
                 if old and (old.get("spec") or {}).get("holderIdentity") == self._identity:

@@ -18,8 +18,10 @@ from batchwright_operator.errors import ApiError
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.process.control_key import load_control_key
+from batchwright_operator.process.election import Election
 from batchwright_operator.process.kopf_watch import KopfWatch
-from batchwright_operator.process.lease import Elector
+from batchwright_operator.process.lease import identity_of
+from batchwright_operator.process.loop_watch import LoopWatch
 from batchwright_operator.process.metrics_server import serve_metrics
 from batchwright_operator.process.registry import build_backgrounds, build_reconcilers
 from batchwright_operator.reconcile.applier import LOOK_AGAIN_S, Applier
@@ -36,8 +38,10 @@ from batchwright_worker.api.names import GROUP
 
 logger = logging.getLogger(__name__)
 
-OWN_RELIST_S: Final = 60.0
-"""kopf reports no deletions that happened while its watch was lost: a list finds them."""
+OWN_COUNT_S: Final = 60.0
+"""kopf reports no deletions that happened while its watch was lost: that we have too many objects tells."""
+QUEUED_AT_ONCE: Final = 200
+"""Keys that a resync queues before anybody else has a turn."""
 STOP_S: Final = 1.5
 
 
@@ -48,6 +52,8 @@ class Options:
     namespace: str
     """Of the Lease and of the control key."""
     metrics_port: int
+    pod: str = ""
+    """The pod's name; empty outside of one."""
     elect: bool = True
     """False: lead at once, without a Lease (one process, for development)."""
 
@@ -60,12 +66,16 @@ class Operator:
         self._settings = settings
         self._options = options
         self._client = client
-        self._identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._credentials = credentials
+        self._identity = identity_of(socket.gethostname(), options.pod, uuid.uuid4().hex[:8])
         self._live = LiveState()
         self._metrics = Metrics(self._live)
+        self._loop_watch = LoopWatch(self._metrics)
+        client.on_call = self._metrics.called
         self._queue = WorkQueue(loop.time)
         self._metrics.queue_depth.set_function(lambda: self._queue.schedule.depth)
         self._store = Store(self._queue.add)
+        self._metrics.show_store(self._store.sizes)
         look_again_s = min(LOOK_AGAIN_S, settings.resync_seconds)
         self._applier = Applier(client, self._store, self._metrics, look_again_s=look_again_s)
         self._recorder = EventRecorder(client, self._metrics, self._identity, time.time)
@@ -93,6 +103,7 @@ class Operator:
             logger.info("metrics and probes on port %d", port)
             try:
                 async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._loop_watch.run())
                     for informer in self._informers:
                         tasks.create_task(informer.run())
                     # A leader decides from the cache, where an object that is not listed yet does not exist: so nobody
@@ -101,7 +112,7 @@ class Operator:
                         await informer.synced.wait()
                     logger.info("caches are filled: %s", ", ".join(str(one.list_watch) for one in self._informers))
                     self._kopf_watch.start()
-                    tasks.create_task(self._relist_own())
+                    tasks.create_task(self._recount_own())
                     tasks.create_task(self._resync())
                     tasks.create_task(self._recorder.run())
                     tasks.create_task(self._elect())
@@ -116,19 +127,26 @@ class Operator:
         if not self._options.elect:
             await self._lead()
             return
-        clock = asyncio.get_running_loop().time
-        elector = Elector(self._client, self._options.namespace, self._settings.lease_name, self._identity, clock=clock)
-        await elector.run(self._lead)
+        election = Election(
+            self._credentials,
+            self._options.namespace,
+            self._settings.lease_name,
+            self._identity,
+            silent_s=lambda: self._loop_watch.silent_s,
+        )
+        self._client.may_write = election.leads
+        await election.run(self._lead)
 
     async def _lead(self) -> None:
         self._metrics.leader.set(1)
+        self._loop_watch.start_anew()
         try:
             # Before the first pass: without the key no reconciler can render a child's token.
             self._live.control_key = await self._control_key()
             # What this process applied and queued when it led before is no longer known to be true: start over.
             self._applier.on_leadership_gained()
             self._queue.schedule.clear()
-            self._queue_all()
+            await self._queue_all()
             controller = Controller(
                 self._reconcilers,
                 self._store,
@@ -146,6 +164,8 @@ class Operator:
                     tasks.create_task(self._keep(background))
         finally:
             self._metrics.leader.set(0)
+            if not self._stopping:
+                self._metrics.lost_leads.inc()
 
     async def _control_key(self) -> bytes:
         failures = 0
@@ -187,32 +207,41 @@ class Operator:
             for list_watch in list_watches
         ]
 
-    def _queue_all(self) -> None:
-        for key in self._store.all_keys():
+    async def _queue_all(self) -> None:
+        for number, key in enumerate(self._store.all_keys()):
             self._queue.add(key)
+            if number % QUEUED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _resync(self) -> None:
-        """Finds what was missed: lists everything into the cache, and queues every key."""
+        """Finds what was missed: decides on every key again. Nothing is listed for it, as a watch misses nothing."""
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
-            for informer in self._informers:
-                await self._list(informer)
             self._applier.prune()
-            self._queue_all()
+            await self._queue_all()
 
-    async def _relist_own(self) -> None:
-        """Lists the own kinds from time to time, and soon after kopf listed them."""
+    async def _recount_own(self) -> None:
+        """Lists the own kinds soon after kopf listed them, and when from time to time their number is not ours."""
         informers = {one.list_watch: one for one in self._informers if is_own(one.list_watch)}
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(OWN_RELIST_S):
+                async with asyncio.timeout(OWN_COUNT_S):
                     await self._relist_event.wait()
                     await asyncio.sleep(1.0)  # a list of kopf is many events, and one list of ours is enough
             self._relist_event.clear()
-            wanted = list(self._relist_wanted) or list(informers)
-            self._relist_wanted.clear()
-            for list_watch in wanted:
-                await self._list(informers[list_watch])
+            wanted, self._relist_wanted = self._relist_wanted, {}
+            for list_watch, informer in informers.items():
+                if list_watch in wanted or not await self._counts(informer):
+                    await self._list(informer)
+
+    async def _counts(self, informer: Informer) -> bool:
+        """Whether the cache has as many objects as the API server, as far as that is known."""
+        try:
+            await self._client.reads.ready()
+            return await informer.matches()
+        except ApiError as error:
+            logger.info("%s: %s; left to the next count", informer.list_watch, error)
+            return True
 
     async def _list(self, informer: Informer) -> None:
         try:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Final, assert_never
 
@@ -32,6 +33,49 @@ class ActionFailed(Exception):  # noqa: N818 - it carries the error
         super().__init__(f"{what}: {cause}")
         self.what = what
         self.cause = cause
+
+
+class Sending:
+    """Actions on their way. `on_answer` is told how each ended."""
+
+    tasks: asyncio.TaskGroup
+
+    def __init__(
+        self,
+        perform: Callable[[Action], Awaitable[None]],
+        on_answer: Callable[[Action, ActionFailed | None], None],
+    ) -> None:
+        self._perform, self._on_answer = perform, on_answer
+        self._free = asyncio.Semaphore(PATCHES_IN_FLIGHT)
+        self.failures: list[ActionFailed] = []
+        self.is_broken = False
+        """The API server does not answer at present."""
+
+    async def send(self, action: Action) -> bool:
+        """Waits until fewer than the limit are on their way. False: not sent, as the API server does not answer."""
+        await self._free.acquire()
+        if self.is_broken:
+            self._free.release()
+            return False
+        self.tasks.create_task(self._one(action))
+        return True
+
+    def raise_worst(self) -> None:
+        """Raises the worst failure, if there is one."""
+        if self.failures:
+            raise next((one for one in self.failures if isinstance(one.cause, Unavailable)), self.failures[0])
+
+    async def _one(self, action: Action) -> None:
+        failed = None
+        try:
+            await self._perform(action)
+        except ActionFailed as failure:
+            failed = failure
+            self.failures.append(failure)
+            self.is_broken |= isinstance(failure.cause, Unavailable)
+        finally:
+            self._free.release()
+            self._on_answer(action, failed)
 
 
 class Applier:
@@ -104,23 +148,21 @@ class Applier:
     # --- within
 
     async def _perform_together(self, actions: Iterable[Action]) -> None:
-        waiting = iter(actions)
-        failures: list[ActionFailed] = []
+        async with self.sending() as sending:
+            for action in actions:
+                if not await sending.send(action):
+                    break  # the others would fail in the same way
+        sending.raise_worst()
 
-        async def drain() -> None:
-            for action in waiting:
-                try:
-                    await self._perform(action)
-                except ActionFailed as failure:
-                    failures.append(failure)
-                if any(isinstance(failure.cause, Unavailable) for failure in failures):
-                    return  # the others would fail in the same way
-
+    @asynccontextmanager
+    async def sending(
+        self, on_answer: Callable[[Action, ActionFailed | None], None] = lambda action, failure: None
+    ) -> AsyncIterator[Sending]:
+        """Many actions that do not depend on each other, some at a time; all are answered when the block ends."""
+        sending = Sending(self._perform, on_answer)
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(PATCHES_IN_FLIGHT):
-                tasks.create_task(drain())
-        if failures:
-            raise next((one for one in failures if isinstance(one.cause, Unavailable)), failures[0])
+            sending.tasks = tasks
+            yield sending
 
     async def _perform(self, action: Action) -> None:
         try:

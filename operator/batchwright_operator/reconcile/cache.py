@@ -10,8 +10,9 @@ half of most objects and nothing is decided by it).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from batchwright_operator.kube.metadata import controller_uid
 from batchwright_operator.kube.objects import Raw, Resource
@@ -51,6 +52,30 @@ class ListWatch:
 
 Place = tuple[str, str]
 """(namespace, name)"""
+LOST_AFTER: Final = 1000
+"""Changes of objects that are gone, which a reader may leave unread."""
+
+
+@dataclass(eq=False, slots=True)
+class ChangedPlaces:
+    """The `Changes` of one reader. One that does not read for long is told that anything may have changed, so that it
+    costs no more than the objects themselves."""
+
+    _places: dict[Place, None] = field(default_factory=dict)
+    _is_lost: bool = True
+
+    def take(self) -> Collection[Place] | None:
+        """What changed since the last call; None: anything may have."""
+        places, self._places = self._places, {}
+        is_lost, self._is_lost = self._is_lost, False
+        return None if is_lost else places
+
+    def note(self, place: Place, objects: int) -> None:
+        """This place changed; there are so many objects."""
+        if not self._is_lost:
+            self._places[place] = None
+            if len(self._places) > 2 * objects + LOST_AFTER:
+                self._places, self._is_lost = {}, True
 
 
 @dataclass(eq=False, slots=True)
@@ -62,20 +87,34 @@ class _Table:
     labels: set[str] = field(default_factory=set)
     objects: dict[Place, Raw] = field(default_factory=dict)
     index: dict[tuple[str, str], dict[Place, None]] = field(default_factory=dict)
+    readers: list[ChangedPlaces] = field(default_factory=list)
 
     def put(self, place: Place, obj: Raw) -> None:
-        self.drop(place)
+        old = self.objects.get(place)
         self.objects[place] = obj
-        for entry in self._entries(place, obj):
+        before = set(self._entries(place, old)) if old is not None else set()
+        after = set(self._entries(place, obj))
+        for entry in before - after:
+            self._leave(entry, place)
+        for entry in after - before:
             self.index.setdefault(entry, {})[place] = None
+        self._changed(place)
 
     def drop(self, place: Place) -> None:
         old = self.objects.pop(place, None)
         for entry in self._entries(place, old) if old else ():
-            places = self.index[entry]
-            del places[place]
-            if not places:
-                del self.index[entry]
+            self._leave(entry, place)
+        self._changed(place)
+
+    def _leave(self, entry: tuple[str, str], place: Place) -> None:
+        places = self.index[entry]
+        del places[place]
+        if not places:
+            del self.index[entry]
+
+    def _changed(self, place: Place) -> None:
+        for reader in self.readers:
+            reader.note(place, len(self.objects))
 
     def found(self, name: str, value: str) -> list[Raw]:
         return [self.objects[place] for place in self.index.get((name, value), ())]
@@ -122,6 +161,12 @@ class Store:
             found = [obj for obj in table.objects.values() if (obj["metadata"].get("labels") or {}).get(label) == value]
         return found if namespace is None else [obj for obj in found if obj["metadata"].get("namespace") == namespace]
 
+    def changes(self, resource: Resource) -> ChangedPlaces:
+        """A new account of what changes of this resource, for one reader."""
+        reader = ChangedPlaces()
+        self._table(resource).readers.append(reader)
+        return reader
+
     # --- list-watches
 
     def register(self, watch: Watch) -> ListWatch:
@@ -143,6 +188,14 @@ class Store:
         """Every list-watch, in the order of registration."""
         return [list_watch for table in self._tables.values() for list_watch in table.list_watches]
 
+    def sizes(self) -> dict[str, int]:
+        """Resource -> number of objects."""
+        return {table.resource.plural: len(table.objects) for table in self._tables.values()}
+
+    def count(self, resource: Resource) -> int:
+        """How many objects of this resource there are."""
+        return len(self._table(resource).objects)
+
     def is_watched(self, resource: Resource, obj: Raw) -> bool:
         """Whether some list-watch sees this object, so that its absence here means that it does not exist."""
         return any(list_watch.matches(obj) for list_watch in self._table(resource).list_watches)
@@ -157,24 +210,13 @@ class Store:
 
     def replace(self, list_watch: ListWatch, objects: Iterable[Raw], version: int) -> None:
         """A whole list as of `version`. It may come while a watch of the same list-watch runs."""
-        table = self._table(list_watch.resource)
-        listed: set[Place] = set()
-        for raw in objects:
-            obj, place = _trimmed(list_watch.resource, raw)
-            listed.add(place)
-            # The watch has seen more than this list: an object that is listed but no longer cached was deleted since.
-            overtaken = version < list_watch.progress and version_of(obj) <= list_watch.progress
-            if place in table.objects or not overtaken:
-                self._put(table, place, obj)
-        deleted = [
-            place
-            for place, obj in table.objects.items()
-            if place not in listed and version_of(obj) <= version and list_watch.matches(obj)
-        ]
-        for place in deleted:
-            self._drop(table, place)
-        self.bookmark(list_watch, version)
-        list_watch.synced = True
+        replacement = self.replacement(list_watch, version)
+        replacement.add(objects)
+        replacement.finish()
+
+    def replacement(self, list_watch: ListWatch, version: int) -> Replacement:
+        """A list that comes in parts."""
+        return Replacement(self, list_watch, version)
 
     def changed(self, list_watch: ListWatch, raw: Raw) -> None:
         """A watch event ADDED or MODIFIED. An old one that comes again does not bring a deleted object back."""
@@ -263,6 +305,38 @@ class Store:
                     yield from keys(obj)
                 except Exception:
                     logger.exception("no keys for %s %s", table.resource.kind, obj["metadata"].get("name"))
+
+
+class Replacement:
+    """A list as of one version that comes page by page. What is not in any of them is dropped at the end."""
+
+    def __init__(self, store: Store, list_watch: ListWatch, version: int) -> None:
+        self._store, self._list_watch, self._version = store, list_watch, version
+        self._listed: set[Place] = set()
+
+    def add(self, objects: Iterable[Raw]) -> None:
+        """A page."""
+        list_watch, table = self._list_watch, self._store._table(self._list_watch.resource)
+        for raw in objects:
+            obj, place = _trimmed(list_watch.resource, raw)
+            self._listed.add(place)
+            # The watch has seen more than this list: an object that is listed but no longer cached was deleted since.
+            overtaken = self._version < list_watch.progress and version_of(obj) <= list_watch.progress
+            if place in table.objects or not overtaken:
+                self._store._put(table, place, obj)
+
+    def finish(self) -> None:
+        """There are no more pages."""
+        list_watch, table = self._list_watch, self._store._table(self._list_watch.resource)
+        deleted = [
+            place
+            for place, obj in table.objects.items()
+            if place not in self._listed and version_of(obj) <= self._version and list_watch.matches(obj)
+        ]
+        for place in deleted:
+            self._store._drop(table, place)
+        self._store.bookmark(list_watch, self._version)
+        list_watch.synced = True
 
 
 def _trimmed(resource: Resource, raw: Raw) -> tuple[Raw, Place]:

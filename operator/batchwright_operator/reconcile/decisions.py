@@ -107,3 +107,5 @@ class Decision:
     events: tuple[Event, ...] = ()
     requeue_after_s: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    observations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Histogram -> values that were seen."""

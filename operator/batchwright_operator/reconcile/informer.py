@@ -15,12 +15,15 @@ from random import Random
 from batchwright_operator.errors import ApiError, Gone
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.reconcile.cache import ListWatch, Store, version_of
+from batchwright_operator.reconcile.reduced import decoder_of
 from batchwright_operator.reconcile.workqueue import backoff_s
 
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 5.0
+ENTERED_AT_ONCE = 100
+"""Objects of a list that enter the cache before anybody else has a turn."""
 
 
 class Informer:
@@ -34,6 +37,7 @@ class Informer:
         self._list_watch = list_watch
         self._stale_s = stale_s
         self._watches = watches
+        self._decode = None if list_watch.metadata_only else decoder_of(list_watch.resource)
         self._rng = Random()  # noqa: S311 - jitter
         self._failures = 0
         self.synced = asyncio.Event()
@@ -66,15 +70,35 @@ class Informer:
 
     async def relist(self) -> None:
         """Puts a whole list into the cache; a watch may run meanwhile. Raises ApiError."""
+        try:
+            await self._list(whole=False)
+        except Gone:
+            await self._list(whole=True)
+        self.synced.set()
+
+    async def matches(self) -> bool:
+        """Whether the cache has as many objects as the API server: one that was deleted unseen would be too many. For
+        list-watches without a selector. Raises ApiError."""
+        return await self._client.count(self._list_watch.resource) == self._store.count(self._list_watch.resource)
+
+    async def _list(self, *, whole: bool) -> None:
         list_watch = self._list_watch
-        listing = await self._client.list(
+        pages = self._client.pages(
             list_watch.resource,
             label_selector=list_watch.label_selector,
             field_selector=list_watch.field_selector,
             metadata_only=list_watch.metadata_only,
+            whole=whole,
+            decode=self._decode,
         )
-        self._store.replace(list_watch, listing.items, listing.version)
-        self.synced.set()
+        replacement = None
+        async for page in pages:
+            replacement = replacement or self._store.replacement(list_watch, page.version)
+            for first in range(0, len(page.items), ENTERED_AT_ONCE):
+                replacement.add(page.items[first : first + ENTERED_AT_ONCE])
+                await asyncio.sleep(0)
+        assert replacement is not None, "an empty list is a page too"
+        replacement.finish()
 
     async def _watch(self) -> None:
         list_watch = self._list_watch
@@ -85,6 +109,7 @@ class Informer:
             field_selector=list_watch.field_selector,
             metadata_only=list_watch.metadata_only,
             stale_s=self._stale_s,
+            decode=self._decode,
         )
         async for event in stream:
             self._failures = 0

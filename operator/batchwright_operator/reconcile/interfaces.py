@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from batchwright_operator.kube.objects import Raw, Resource
-from batchwright_operator.reconcile.decisions import Decision, Key
+from batchwright_operator.reconcile.decisions import Action, Decision, Key
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Changes(Protocol):
+    """What changed of one resource since somebody last asked."""
+
+    def take(self) -> Collection[tuple[str, str]] | None:
+        """(namespace, name) of what came, went or changed since the last call; None: anything may have."""
 
 
 class StoreView(Protocol):
@@ -26,6 +34,9 @@ class StoreView(Protocol):
 
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
         """Objects with this label (indexed for the labels that a Watch names in `index_labels`)."""
+
+    def changes(self, resource: Resource) -> Changes:
+        """A new account of what changes, for one reader. Everything counts as changed at first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,29 @@ class Reconciler(Protocol[T]):
 
     def decide(self, observed: T, now: float) -> Decision:
         """Pure: no I/O, no clock; `now` in Unix seconds."""
+
+
+class Steps(Protocol):
+    """A decision in small steps, made while they are taken. Whoever takes them may stop at any time."""
+
+    def __iter__(self) -> Iterator[tuple[Action, ...]]:
+        """Actions that do not depend on each other, none for a step that only took time."""
+
+    def outcome(self) -> Decision:
+        """Once no more steps are taken: events, metrics, and when to go on (0: steps are left); no actions."""
+
+
+@runtime_checkable
+class Stepwise(Protocol[T_contra]):
+    """A `Reconciler` of so much at once that its decisions are carried out while it decides on, and observes again:
+    what was decided and is not answered yet it has to count as done."""
+
+    def steps(self, observed: T_contra, now: float) -> Steps:
+        """As `decide`, in steps."""
+
+    def answered(self, action: Action, refusal: str, now: float) -> None:
+        """The API server has answered: the cache has the newest state of the object. `refusal`: why it refused the
+        action, and would refuse it again; else empty."""
 
 
 class Background(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -15,6 +15,9 @@ from batchwright_operator.reconcile.live_state import LiveState
 
 _NAME: Final = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?$")
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+_SILENCES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_AGES: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class Metrics:
@@ -43,6 +46,43 @@ class Metrics:
             "Restarts of the watches of the product's own kinds",
             registry=self.registry,
         )
+        self.lost_leads = Counter(
+            "batchwright_leadership_lost", "How often this replica stopped leading", registry=self.registry
+        )
+        self.api_calls = Counter(
+            "batchwright_api_calls",
+            "Calls to the API server that were answered (code 0: that were not), the Lease included",
+            ["verb", "code"],
+            registry=self.registry,
+        )
+        self.loop_silence = Histogram(
+            "batchwright_event_loop_silence_seconds",
+            "How long nothing but one thing ran",
+            buckets=_SILENCES,
+            registry=self.registry,
+        )
+        self.longest_silence = Gauge(
+            "batchwright_event_loop_longest_silence_seconds",
+            "The longest silence since this replica began to lead",
+            registry=self.registry,
+        )
+        self._histograms = {
+            "batchwright_placement_gate_age_seconds": Histogram(
+                "batchwright_placement_gate_age_seconds",
+                "From the creation of a pod to the decision where it goes",
+                buckets=_AGES,
+                registry=self.registry,
+            ),
+            "batchwright_placement_latency_seconds": Histogram(
+                "batchwright_placement_latency_seconds",
+                "From the first sight of a pod without a place to the decision where it goes",
+                buckets=_AGES,
+                registry=self.registry,
+            ),
+        }
+        self.counts = Counter(
+            "batchwright_benchmarks", "Benchmarks that ended", ["kind", "outcome"], registry=self.registry
+        )
         self._decided: dict[Key, Mapping[str, float]] = {}
         self.registry.register(_Decided(self._decided))
         self.registry.register(_Samples(live))
@@ -53,6 +93,20 @@ class Metrics:
             self._decided[key] = values
         else:
             self._decided.pop(key, None)
+
+    def observed(self, values: Mapping[str, Iterable[float]]) -> None:
+        """Counts values of a decision in the histograms of these names."""
+        for name, seen in values.items():
+            for value in seen:
+                self._histograms[name].observe(value)
+
+    def called(self, verb: str, code: int) -> None:
+        """A call to the API server ended."""
+        self.api_calls.labels(verb, str(code)).inc()
+
+    def show_store(self, sizes: Callable[[], Mapping[str, int]]) -> None:
+        """Shows how many objects of each resource the cache holds."""
+        self.registry.register(_Store(sizes))
 
 
 class _Decided(Collector):
@@ -74,6 +128,22 @@ class _Decided(Collector):
                     families[at] = GaugeMetricFamily(name, "Decided by a reconciler", labels=list(labels))
                 families[at].add_metric(list(labels.values()), value)
         yield from families.values()
+
+
+class _Store(Collector):
+    """Sizes of the cache."""
+
+    def __init__(self, sizes: Callable[[], Mapping[str, int]]) -> None:
+        self._sizes = sizes
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("batchwright_cache_objects", "Objects in the cache", labels=["resource"])
+        for resource, size in self._sizes().items():
+            family.add_metric([resource], size)
+        yield family
 
 
 class _Samples(Collector):

@@ -19,6 +19,7 @@ LAST_DELAY_S = 120.0
 CHANGE_DELAY_S = 1.0
 """A change that concerns a key that has just failed requeues it no earlier than this, however many changes there are:
 else an object that changes all the time would be tried all the time."""
+RESTING_MAX = 2000
 
 
 def backoff_s(failures: int, jitter: float, *, first_s: float = FIRST_DELAY_S, last_s: float = LAST_DELAY_S) -> float:
@@ -63,6 +64,7 @@ class Schedule:
             return None
         key = self._ready.popleft()
         self._waiting.discard(key)
+        self._not_before.pop(key, None)  # it is over, or the key would not be ready
         self._working.add(key)
         return key
 
@@ -87,7 +89,12 @@ class Schedule:
     def succeeded(self, key: Key) -> None:
         """The next failure counts as the first."""
         self._failures.pop(key, None)
-        self._not_before.pop(key, None)
+
+    def rest(self, key: Key, until: float, now: float) -> None:
+        """Do not give this key out again before then."""
+        if len(self._not_before) > RESTING_MAX:  # of keys that do not come again
+            self._not_before = {each: at for each, at in self._not_before.items() if at > now}
+        self._not_before[key] = max(until, self._not_before.get(key, until))
 
     def next_at(self) -> float | None:
         """When the next delayed key is due."""
@@ -156,6 +163,11 @@ class WorkQueue:
     def failed(self, key: Key, *, at_most_s: float = LAST_DELAY_S) -> float:
         """Schedules the key again after its back-off, which it returns; call `done` too."""
         return self.schedule.failed(key, self._clock(), at_most_s)
+
+    def rest(self, key: Key, for_s: float) -> None:
+        """Keeps the key from being given out again for so long, counted from now."""
+        now = self._clock()
+        self.schedule.rest(key, now + for_s, now)
 
     def succeeded(self, key: Key) -> None:
         """Resets the key's back-off."""

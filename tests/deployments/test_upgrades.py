@@ -27,7 +27,7 @@ from batchwright_operator.rendering.objects import digest
 from batchwright_operator.settings import Resources, RuntimeEntry, Settings
 from batchwright_worker.api.deployment import parse_spec
 from tests.deployments.deployment_objects import EMULATED, NAMESPACE, deployment, emulated, model, state
-from tests.deployments.test_deployment_decisions import World
+from tests.deployments.deployment_world import World
 from tests.deployments.tiny_api import TinyApi
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -168,10 +168,15 @@ def test_going_back_to_an_older_spec_brings_back_its_template() -> None:
 def test_the_history_is_bounded() -> None:
     world = World()
     for number in range(8):
-        world.change(models=[model(), model(f"m{number}")])
+        world.change(models=[model(), model(f"m{number}")], revisionHistoryLimit=3)
         world.serve(state())
     assert len(world.api.all(CONTROLLER_REVISION)) == 4
+    world.change(revisionHistoryLimit=0)
+    world.settle()
+    assert len(world.api.all(CONTROLLER_REVISION)) == 1
     assert max(each["revision"] for each in world.api.all(CONTROLLER_REVISION)) == 8
+    [child] = world.api.all(DEPLOYMENT)
+    assert child["spec"]["revisionHistoryLimit"] == 0
 
 
 # --- what must roll

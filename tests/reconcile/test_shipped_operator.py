@@ -17,6 +17,7 @@ from tests.reconcile.conftest import prepare
 pytestmark = pytest.mark.apiserver
 
 PODS = "/api/v1/namespaces/default/pods?labelSelector=app.kubernetes.io/component=model"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PROFILE = "/apis/batchwright.dev/v1alpha1/acceleratorprofiles"
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 CLAIM = {
@@ -62,6 +63,11 @@ def receipts(bed: Bed) -> list[str]:
     return [text for text in found if text]
 
 
+def template(bed: Bed) -> Any:
+    """The pod template of `m0`."""
+    return bed.api.get(f"{DEPLOYMENTS}/m0-cpu")["spec"]["template"]
+
+
 def test_the_shipped_operator_places_and_is_silent_and_the_plugin_tells_why(bed: Bed, tmp_path: Path) -> None:
     manifest = tmp_path / "wanted.yaml"
     manifest.write_text(_MANIFEST)
@@ -81,6 +87,13 @@ def test_the_shipped_operator_places_and_is_silent_and_the_plugin_tells_why(bed:
         assert "every replica has a pod already" in plugin(bed, "plan", "m0")
         assert "planned-2" in plugin(bed, "plan", "m0", "--replicas", "5")
         assert "OptedOut" in plugin(bed, "top")
+        before = template(bed)
+        bed.api.patch(f"{OBJECTS}/m0", {"spec": {"queueOrder": "Oldest"}})
+        wait(lambda: template(bed) != before, 30, operator.text)
+        assert "queueOrder" in plugin(bed, "history", "m0")
+        assert "goes back to revision 1" in plugin(bed, "rollback", "m0")
+        wait(lambda: template(bed) == before, 30, operator.text)
+        wait(lambda: "3 (current)" in plugin(bed, "history", "m0"), 30, operator.text)
         since = moment_ago()
         bed.assert_silent(quiet_s=10)
         assert "OptedOut" in plugin(bed, "bench", "node-a")
@@ -96,6 +109,7 @@ def test_the_plugin_says_what_is_missing(bed: Bed) -> None:
         (["why", "nothing"], "neither a pod nor a ModelDeployment nothing"),
         (["plan", "nothing"], "no ModelDeployment nothing"),
         (["plan"], "name a ModelDeployment, or give a manifest"),
+        (["rollback", "nothing"], "no ModelDeployment nothing"),
         (["bench", "nothing"], "no AcceleratorProfile nothing"),
     ):
         done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)

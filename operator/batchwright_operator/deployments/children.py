@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
+from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.shape import configuration
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
@@ -105,14 +106,15 @@ def deployment_name(name: str, kind: str) -> str:
 
 
 def deployment(
-    owner: Raw, kind: str, replicas: int, *, template: Raw, strategy: Raw, annotations: Mapping[str, str]
+    wanted: ModelDeployment, kind: str, replicas: int, *, template: Raw, strategy: Raw, annotations: Mapping[str, str]
 ) -> Raw:
     """One apps/v1 Deployment per accelerator kind; its `replicas` are the operator's."""
-    name = owner["metadata"]["name"]
+    name, owner = wanted.name, wanted.raw
     labels = own_labels(name) | {LABEL_KIND: kind_slug(kind), LABEL_COMPONENT: COMPONENT_MODEL}
     spec = {
         "replicas": replicas,
-        "revisionHistoryLimit": 2,
+        "revisionHistoryLimit": wanted.spec.revision_history_limit,
+        "progressDeadlineSeconds": wanted.spec.progress_deadline_seconds,
         "selector": {"matchLabels": {LABEL_DEPLOYMENT: name, LABEL_KIND: kind_slug(kind)}},
         "strategy": strategy,
         "template": template,

@@ -17,7 +17,7 @@ from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.kube.conditions import few, find, shorten
 from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.processors.processor import AWAITING
-from batchwright_operator.status.progress_deadline import DEADLINE_EXCEEDED, PROGRESS_DEADLINE_S, time_left_s
+from batchwright_operator.status.progress_deadline import DEADLINE_EXCEEDED, time_left_s
 
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
 NOT_CREATED: Final = "PodsNotCreated"
@@ -108,7 +108,7 @@ def _left_s(facts: DeploymentFacts, rollout: Rollout, problem: Problem, now: flo
         return None  # more replicas than there is room for, as a Deployment that is scaled: what was rolled out serves
     if _is_still_late(facts, problem):
         return 0.0
-    generation, deadline_s = facts.deployment.generation, PROGRESS_DEADLINE_S
+    generation, deadline_s = facts.deployment.generation, facts.deployment.spec.progress_deadline_seconds
     return time_left_s(facts.old, generation=generation, now=now, deadline_s=deadline_s, progressed=rollout.progressed)
 
 

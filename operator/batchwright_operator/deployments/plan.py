@@ -199,7 +199,6 @@ def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
     runtimes = [runtime for runtime in facts.kinds.plans if counts[runtime.kind]]
     revisions = current_revisions(facts, runtimes, settings)
     found = []
-    owner = facts.deployment.raw
     for runtime in runtimes:
         count, revision = counts[runtime.kind], revisions[runtime.kind]
         template = deepcopy(revision.template)
@@ -210,7 +209,9 @@ def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
         notes[ANNOTATION_REVISION] = digest([count, template, strategy])
         if revision.by_upgrade:
             notes[ANNOTATION_UPGRADE] = revision.name
-        found.append(deployment(owner, runtime.kind, count, template=template, strategy=strategy, annotations=notes))
+        found.append(
+            deployment(facts.deployment, runtime.kind, count, template=template, strategy=strategy, annotations=notes)
+        )
     return Desired(deployments=(*found, *_of_lost_kinds(facts, kept)), revisions=tuple(revisions.values()))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from batchwright_operator.deployments.children import COMPONENT_CONFIG, config_map, deployment_json
 from batchwright_operator.deployments.facts import DeploymentFacts
@@ -15,9 +14,6 @@ from batchwright_operator.deployments.shape import configuration
 from batchwright_operator.kube.metadata import is_leaving, label
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.names import LABEL_COMPONENT
-
-REVISION_HISTORY: Final = 3
-"""Old revisions that are kept of each kind, to go back to."""
 
 
 def configurations(facts: DeploymentFacts, revisions: Sequence[Revision]) -> Iterator[Raw]:
@@ -39,7 +35,7 @@ def forgotten(facts: DeploymentFacts, revisions: Sequence[Revision]) -> Iterator
     kinds: Counter[str] = Counter()
     for each in old:
         kinds[each.kind] += 1
-        if kinds[each.kind] <= REVISION_HISTORY:
+        if kinds[each.kind] <= facts.deployment.spec.revision_history_limit:
             kept.add(each.name)
     for raw in facts.revision_objects:
         if raw["metadata"]["name"] not in kept and not is_leaving(raw):

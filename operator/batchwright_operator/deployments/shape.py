@@ -15,7 +15,18 @@ from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.deployment import ModelDeploymentSpec, Runtime, parse_spec
 from batchwright_worker.api.names import KIND_CPU
 
-NOT_OF_THE_POD: Final = frozenset({"replicas", "placement", "strategy", "networkPolicy", "tls", "pod"})
+NOT_OF_THE_POD: Final = frozenset(
+    {
+        "replicas",
+        "placement",
+        "strategy",
+        "networkPolicy",
+        "tls",
+        "pod",
+        "progressDeadlineSeconds",
+        "revisionHistoryLimit",
+    }
+)
 """Parts of the spec that no process in the pod reads; so a change of them alone is no other configuration."""
 NOT_OF_THE_TEMPLATE: Final = NOT_OF_THE_POD - {"placement", "pod", "tls"}
 """Parts of the spec that nothing of a pod is made from."""
@@ -78,7 +89,7 @@ def configuration(recorded: Raw, current: Raw, kind: str, live: Collection[str])
     spec = {name: value for name, value in recorded.items() if name not in NOT_OF_THE_POD}
     now = {model["name"]: model for model in current.get("models") or ()}
     spec["models"] = [
-        _artifacts_of(_overlaid(model, now.get(model["name"], {}), live), kind) for model in recorded["models"]
+        _artifacts_of(overlaid(model, now.get(model["name"], {}), live), kind) for model in recorded["models"]
     ]
     if "runtimes" in spec:
         spec["runtimes"] = [each for each in spec["runtimes"] if each["accelerator"] == kind]
@@ -90,7 +101,8 @@ def _artifacts_of(model: Raw, kind: str) -> Raw:
     return {**model, "artifacts": artifacts}
 
 
-def _overlaid(model: Raw, now: Raw, live: Collection[str]) -> Raw:
+def overlaid(model: Raw, now: Raw, live: Collection[str]) -> Raw:
+    """The model with the values at the live paths as `now` has them."""
     found = dict(model)
     for part, _, name in (path.partition(".") for path in live):
         values = dict(found.get(part) or {})

@@ -2,5 +2,5 @@
 processors are.
 
 It decides nothing of its own: it fills the operator's cache from the API server and calls the operator's own
-reconcilers. It writes nothing but the annotation that asks for a new benchmark (`bench --again`).
+reconcilers. It writes what a user asks for by name: a new benchmark (`bench --again`), a restart, a rollback.
 """

@@ -19,6 +19,7 @@ from batchwright_operator.placement import receipts
 from batchwright_operator.placement.scoring import TERMS
 from batchwright_operator.plugin.cluster_view import ClusterTarget, ClusterView, read_view, run_with_client
 from batchwright_operator.plugin.dry_run import PlannedPod, as_desired, plan, reconcilers
+from batchwright_operator.plugin.history import history, restart, rollback
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import Receipt
@@ -35,8 +36,12 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--system", default="batchwright-system", show_default=True, help="Namespace of the operator.")
 @click.pass_context
 def cli(found: click.Context, kubeconfig: Path | None, context: str | None, namespace: str, system: str) -> None:
-    """Look into Batchwright: why, plan, top, bench."""
+    """Look into Batchwright, and go back to what ran before."""
     found.obj = ClusterTarget(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
+
+
+for command in (history, rollback, restart):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
 
 PROGRESS_DEADLINE_S: Final = 600.0
-"""As of a Deployment that does not say."""
+"""As of a Deployment that does not say; a ModelDeployment says."""
 DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
 
 

@@ -288,6 +288,24 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
     strategy: Annotated[
         Strategy | None, doc("How pods are replaced. Unset: rolling, and with no surge where devices are exclusive.")
     ] = None
+    progress_deadline_seconds: Annotated[
+        int,
+        doc(
+            "How long nothing may move on while replicas are missing, before the ModelDeployment counts as Stalled. As "
+            "in apps/v1: nothing is undone then.",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 600
+    revision_history_limit: Annotated[
+        int,
+        doc(
+            "Old revisions (spec and pod template) that are kept per kind of accelerator, for `kubectl batchwright "
+            "rollback`.",
+            ge=0,
+            le=100,
+        ),
+    ] = 5
     repository_control: Annotated[bool, doc("May callers load and unload models over the inference port?")] = False
     network_policy: Annotated[
         NetworkAccess | None,

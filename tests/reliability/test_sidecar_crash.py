@@ -48,7 +48,8 @@ async def test_callers_see_a_closed_connection_and_the_next_sidecar_serves(tmp_p
 
 async def test_a_load_of_a_dead_sidecar_leaves_no_device_memory_behind(tmp_path: Path) -> None:
     """It runs beside the conversation: what it loads when its sidecar has gone belongs to nobody."""
-    async with running(tmp_path, KIND_EMULATED, device=EmulatedDevice(memory_bytes=1000)) as rig:
+    device = EmulatedDevice(memory_bytes=1000)
+    async with running(tmp_path, KIND_EMULATED, device=device, overlaps_loads=True) as rig:
         source = emulated(weights_bytes=600, load_milliseconds=300, load_overlaps=True)
         load = asyncio.create_task(rig.client.load("of the dead", source))
         await asyncio.sleep(0.05)

@@ -52,9 +52,10 @@ async def running(
     formats: tuple[str, ...] = (),
     device: EmulatedDevice | None = None,
     layerwise: dict[str, Any] | None = None,
+    overlaps_loads: bool = False,
 ) -> AsyncIterator[Rig]:
     """A runtime of its own; `formats` are imported ahead of need, as the deployment's would be; `layerwise` is the
-    section of the deployment."""
+    section of the deployment; `overlaps_loads`: loads run beside batches."""
     deployment = folder / "deployment.json"
     artifacts = [{"format": name} for name in formats]
     models = [{"artifacts": artifacts}] * (2 if layerwise else 1)
@@ -65,7 +66,7 @@ async def running(
     command = [sys.executable, "-m", "batchwright_worker", "runtime", "--socket", str(folder / "r.sock")]
     command += ["--deployment", str(deployment), "--parent", str(os.getpid())]
     process = await asyncio.create_subprocess_exec(*command, env=environment)
-    client = RuntimeClient(settings(folder, kind))
+    client = RuntimeClient(settings(folder, kind, overlaps_loads=overlaps_loads))
     rig = Rig(folder, client, process)
     client.start()
     try:
@@ -79,7 +80,7 @@ async def running(
         await process.wait()
 
 
-def settings(folder: Path, kind: str, limit_bytes: int = 1 << 28) -> RuntimeSettings:
+def settings(folder: Path, kind: str, limit_bytes: int = 1 << 28, *, overlaps_loads: bool = False) -> RuntimeSettings:
     return RuntimeSettings(
         kind=kind,
         device="runtime-0",
@@ -87,6 +88,7 @@ def settings(folder: Path, kind: str, limit_bytes: int = 1 << 28) -> RuntimeSett
         slots=folder / "slots",
         slots_limit_bytes=limit_bytes,
         paths=Paths(scripts=folder / "scripts"),
+        overlaps_loads=overlaps_loads,
     )
 
 

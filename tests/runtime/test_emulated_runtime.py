@@ -65,7 +65,7 @@ async def test_a_bad_row_is_named_and_the_others_are_answered(tmp_path: Path) ->
 
 
 async def test_a_load_that_overlaps_leaves_the_device_free(tmp_path: Path) -> None:
-    async with running(tmp_path, KIND_EMULATED, device=DEVICE) as rig:
+    async with running(tmp_path, KIND_EMULATED, device=DEVICE, overlaps_loads=True) as rig:
         await rig.client.load("m", emulated())
         loading = asyncio.ensure_future(
             rig.client.load("n", emulated(load_milliseconds=400, load_overlaps=True, weights_bytes=1))

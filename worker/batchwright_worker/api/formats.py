@@ -33,6 +33,9 @@ class ModelFormat:
     entries: tuple[str, ...] = ()
     """Names that the model may have in a folder, best first; else it is the only file with the first one's suffix.
     Empty: the loader takes the folder itself."""
+    loads_beside_batches: bool = False
+    """On a CPU a load may run on a thread of its own while batches of other models run: its library lets go of the
+    interpreter's lock, and does not care which thread loads and which one runs. Code of a user's own may."""
     divisible: bool = False
     """Layerwise serving can cut it into units (`layerwise/networks`)."""
 
@@ -45,6 +48,7 @@ _ROWS: Final = (
         backend="onnxruntime",
         title="ONNX",
         preload=("onnxruntime",),
+        loads_beside_batches=True,
         divisible=True,
         entries=("model.onnx",),
     ),

@@ -69,12 +69,14 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Load a model and run one warm-up inference; loading what is loaded already does nothing. `plan` as an earlier
-    load has found it; without one the model is tried, unless `untried` says why it must not be."""
+    load has found it; without one the model is tried, unless `untried` says why it must not be. `beside_batches`: on a
+    thread of its own, while batches of other models run."""
 
     call: int
     source: ModelSource
     plan: BatchPlan | None = None
     untried: str = ""
+    beside_batches: bool = False
 
 
 class Unload(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -91,6 +91,11 @@ class LoadedModels:
         self._loading = False
         self._known: dict[str, tuple[ModelSource, int]] = {}
         """Bytes that the warm-up took, of models that need one warm-up in a process's life."""
+        self._batches = 0
+        """Batches that have begun; whether one runs now."""
+        self._runs = False
+        self._undisturbed: dict[str, tuple[ModelSource, int]] = {}
+        """Bytes that a load took while no batch ran, which may have allocated and freed meanwhile."""
 
     def load(self, source: ModelSource, plan: BatchPlan | None = None, untried: str = "") -> _MeasuredModel:
         """Loads, tries the model (not where a `plan` is known, or `untried` says why not), and runs one warm-up
@@ -106,10 +111,13 @@ class LoadedModels:
             self._moves, self._loading = self._moves + 1, False
 
     def _load(self, source: ModelSource, plan: BatchPlan | None, untried: str) -> _MeasuredModel:
-        begin, before = time.monotonic(), self._meter.used()
+        begin, before, batches = time.monotonic(), self._meter.used(), self._batches
         model = backends.load(source, self._host)
         grown = max(0, self._meter.used() - before)
-        taken = cast(ReportsWeights, model).weights_bytes if _is(model, ReportsWeights) else grown
+        if _is(model, ReportsWeights):
+            taken = cast(ReportsWeights, model).weights_bytes
+        else:
+            taken = self._grown(source, grown, is_quiet=self._is_quiet_since(batches))
         seconds = time.monotonic() - begin
         try:
             plan = plan or self._plan(model, source, untried)
@@ -126,6 +134,19 @@ class LoadedModels:
             loaded.seconds += time.monotonic() - warming  # the warm-up is part of every load, the trials are not
         self._models[source.name] = loaded
         return loaded
+
+    def _is_quiet_since(self, batches: int) -> bool:
+        """Has no batch run since so many had begun?"""
+        return not self._runs and self._batches == batches
+
+    def _grown(self, source: ModelSource, grown: int, *, is_quiet: bool) -> int:
+        """What a load has taken: measured beside batches it says less than an earlier one that was not."""
+        known = self._undisturbed.get(source.name)
+        if is_quiet:
+            self._undisturbed[source.name] = (source, grown)
+        elif known is not None and known[0] == source:
+            return known[1]
+        return grown
 
     def _plan(self, model: LoadedModel, source: ModelSource, untried: str) -> BatchPlan:
         if _is(model, NeedsNoWarmup):
@@ -153,8 +174,12 @@ class LoadedModels:
         """One batch. Raises NotLoadedError, OutOfDeviceMemoryError, or what the model raises."""
         loaded = self._model(name)
         measurement = self._begin_measurement(loaded, inputs)
+        self._batches, self._runs = self._batches + 1, True
         begin = time.perf_counter()
-        outputs, errors = _run_good_rows(loaded, inputs, rows)
+        try:
+            outputs, errors = _run_good_rows(loaded, inputs, rows)
+        finally:
+            self._runs = False
         return self._outcome(loaded, measurement, outputs, errors, time.perf_counter() - begin)
 
     def overlaps(self, name: str) -> bool:
@@ -240,7 +265,7 @@ class LoadedModels:
         if plan.sample is None:
             return 0
         self._meter.start_peak()
-        before = self._meter.used()
+        before, batches = self._meter.used(), self._batches
         try:
             run_batch(loaded.model, plan, warm_up_rows(plan, loaded.source.warmup, rows), rows)
         except (MemoryError, OutOfDeviceMemoryError):
@@ -248,7 +273,8 @@ class LoadedModels:
         except Exception as error:
             loaded.message = f"its warm-up failed: {type(error).__name__}: {error}"
             return 0
-        return self._batch_bytes(loaded, before)
+        # Measured beside other batches it would say too much, for good; the first batch of its own is measured anyway.
+        return self._batch_bytes(loaded, before) if self._is_quiet_since(batches) else 0
 
 
 def _is(model: LoadedModel, trait: Any) -> bool:

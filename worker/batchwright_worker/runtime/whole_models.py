@@ -40,7 +40,7 @@ class WholeModels:
         """See `RuntimeModels.take`."""
         if isinstance(request, Run) and self._models.overlaps(request.model):
             self._begin(request, sender)
-        elif isinstance(request, Load) and _overlaps_batches(request):
+        elif isinstance(request, Load) and request.beside_batches:
             self._load_on_thread(request, sender)
         else:
             # Responses keep the order of the requests, so batches in flight end first. Not for the unload of a model
@@ -162,8 +162,3 @@ class WholeModels:
             input_seconds=input_seconds,
             output_seconds=time.perf_counter() - ended,
         )
-
-
-def _overlaps_batches(request: Load) -> bool:
-    emulated = request.source.emulated
-    return emulated is not None and emulated.load_overlaps

@@ -167,6 +167,14 @@ class DeviceTimeline:
         return self.in_flight[0].model if self.in_flight else ""
 
     @property
+    def runs_isolated(self) -> bool:
+        """Does it run rows that share a batch with no others?"""
+        for flight in self.in_flight:  # noqa: SIM110 - asked for every batch, and a generator costs more than its rows
+            if flight.isolated:
+                return True
+        return False
+
+    @property
     def takes_batch(self) -> bool:
         """Can a batch start now? A load that overlaps leaves the device free for one."""
         if self.in_flight and not (self.interleaves and len(self.in_flight) < self.depth):
@@ -181,15 +189,15 @@ class DeviceTimeline:
         if self.loading and not self.overlaps_loads:
             has_time = self.until - self.began > 2 * MOST_LEAD_S
             return self.depth > 1 and self.expects != "" and has_time and not self.in_flight
-        for flight in self.in_flight:
-            if flight.isolated:
-                return False
-        return bool(self.in_flight)
+        return bool(self.in_flight) and not self.runs_isolated
 
     @property
     def takes_load(self) -> bool:
-        """Can a load start now?"""
-        return not self.loading and (not self.in_flight or self.overlaps_loads)
+        """Can a load start now? Not beside rows that are run apart because a runtime was lost under them: it must be
+        known under what the next one is lost."""
+        if self.loading or not self.in_flight:
+            return not self.loading
+        return self.overlaps_loads and not self.runs_isolated
 
     @property
     def follow_at(self) -> float:

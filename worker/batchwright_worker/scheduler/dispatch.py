@@ -216,7 +216,10 @@ def _decide(queues: Sequence[QueueView], devices: Sequence[DeviceView], loading:
 def serve(queue: QueueView, devices: Sequence[DeviceView], is_loading: bool = False) -> RunBatch | LoadModel | str:
     """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
     holders = [device for device in devices if queue.model in device.residents]
-    able = (device for device in holders if device.idle and queue.model not in device.busy_models)
+    able = [device for device in holders if device.idle and queue.model not in device.busy_models]
+    if isinstance(queue.bucket, IsolatedBucket):
+        # Nor beside a load: if the runtime dies, it must be known what it died under.
+        able = [device for device in able if not device.timeline.loading]
     for device in _most_free_first(able):
         ran = _run_on(queue, device)
         if ran is not None:
@@ -240,6 +243,8 @@ def fast_path(queue: QueueView, devices: Iterable[Device]) -> RunBatch | None:
         if able and (best is None or _room(device) < _room(best)):
             best = device
     if best is None or (best.timeline.in_flight and best.runs(queue.model)):
+        return None
+    if best.timeline.loading and isinstance(queue.bucket, IsolatedBucket):
         return None
     memory = best.memory
     wanted = min(queue.try_batch, memory.caps.get(queue.model, UNBOUNDED))

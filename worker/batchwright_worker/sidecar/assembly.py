@@ -11,7 +11,9 @@ from typing import cast
 
 from batchwright_worker.api.deployment import ModelDeployment
 from batchwright_worker.api.deployment import Runtime as DeclaredRuntime
-from batchwright_worker.api.names import KIND_EMULATED
+from batchwright_worker.api.formats import FORMATS
+from batchwright_worker.api.model import Artifact
+from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
 from batchwright_worker.dispatch_log.recorder import DispatchLog, RecordedScheduler
 from batchwright_worker.engine.engine import Engine, interleaves
 from batchwright_worker.host.memory import container_limit_bytes, machine_bytes
@@ -109,7 +111,6 @@ def _server_settings(settings: Settings, runtime: DeclaredRuntime, index: int) -
 def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: int) -> RuntimeSettings:
     artifacts = [artifact for model in deployment.spec.models for artifact in model.artifacts]
     here = [artifact for artifact in artifacts if artifact.accelerator == settings.kind]
-    overlaps = settings.kind == KIND_EMULATED and all(each.emulated and each.emulated.load_overlaps for each in here)
     return RuntimeSettings(
         kind=settings.kind,
         device=f"runtime-{index}",
@@ -117,6 +118,14 @@ def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: in
         slots=settings.ipc_dir / f"slots-{index}",
         slots_limit_bytes=shares_of(settings, deployment).slots_bytes,
         paths=Paths(scripts=settings.scripts_dir),
-        overlaps_loads=bool(here) and overlaps,
+        overlaps_loads=bool(here) and all(_loads_beside_batches(each, deployment, settings.kind) for each in here),
         interleaves=interleaves(deployment),
     )
+
+
+def _loads_beside_batches(artifact: Artifact, deployment: ModelDeployment, kind: str) -> bool:
+    """May a load of it run while batches of other models do? Not on a CPU whose models are cut into layers: these are
+    profiled when they are loaded."""
+    if kind == KIND_EMULATED:
+        return artifact.emulated is not None and artifact.emulated.load_overlaps
+    return kind == KIND_CPU and FORMATS[artifact.format].loads_beside_batches and not interleaves(deployment)

@@ -152,13 +152,20 @@ class RuntimeClient(PromptRuntime):
     async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
         """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
         resolved_source = resolved(model, source, self._settings.paths)
+        beside = self.overlaps_loads
         loaded = await self._request(
-            lambda call: Load(call=call, source=resolved_source, plan=source.plan, untried=source.untried),
+            lambda call: Load(
+                call=call,
+                source=resolved_source,
+                plan=source.plan,
+                untried=source.untried,
+                beside_batches=beside,
+            ),
             Loaded,
             "load",
             model,
             limit_s,
-            in_order=not self.overlaps_loads,
+            in_order=not beside,
         )
         self._whole[model] = frozenset() if loaded.plan is None else loaded.plan.unbatched_inputs
         self._used_bytes = loaded.memory_used_bytes

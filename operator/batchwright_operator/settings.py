@@ -51,6 +51,21 @@ class RuntimeEntry(_Section, kw_only=True, frozen=True):
 _RESTRICTED = {"cpu": "50m", "memory": "128Mi"}
 
 
+class BenchmarkPod(_Section, kw_only=True, frozen=True):
+    """One row of `benchmark_pods`: what benchmark pods of an accelerator kind need besides the image."""
+
+    accelerator: str = "*"
+    """Accelerator kind; "*" is any kind without a row of its own."""
+    tolerations: list[dict[str, Any]] = []
+    """As in a pod. Without any, tainted nodes are not measured: they are somebody's own."""
+    node_selector: dict[str, str] = {}
+    """Only nodes with these labels are measured."""
+    runtime_class_name: str = ""
+    image_pull_secrets: list[str] = []
+    """Names of Secrets in the operator's namespace."""
+    priority_class_name: str = ""
+
+
 class Settings(_Section, kw_only=True, frozen=True):
     """The settings of an administrator. Durations carry their unit."""
 
@@ -87,6 +102,21 @@ class Settings(_Section, kw_only=True, frozen=True):
     """After that the node is unbenchmarked and placeable."""
     benchmark_parallelism: int = 4
     """Benchmark Jobs at once in the cluster."""
+    benchmark_kinds: tuple[str, ...] = ("*",)
+    """Patterns of the accelerator kinds that are measured; others are placed by utilization alone."""
+    benchmark_class_labels: list[str] = []
+    """Node labels that tell classes of nodes apart, besides instance type, CPU model and product: a node counts as its
+    class was measured until it is measured itself."""
+    benchmark_pods: list[BenchmarkPod] = []
+    """Tolerations, RuntimeClass, pull secrets and node selector of benchmark pods, by kind."""
+    benchmark_schedule_seconds: float = 60.0
+    """A benchmark whose pod has no node after so long is given up, and tried again later."""
+    benchmark_start_seconds: float = 480.0
+    """A benchmark that does not run after so long (its image is still being pulled) is given up likewise."""
+    benchmark_retry_seconds: float = 60.0
+    """The first wait after a failed benchmark; each further one is twice as long, up to 6 hours."""
+    image_architectures: list[str] = []
+    """Architectures that the worker image is built for, e.g. [amd64, arm64]; empty: that of the operator's node."""
 
     # Telemetry (A3) and placement (A5).
     scrape_interval_seconds: float = 5.0
@@ -146,6 +176,11 @@ class Settings(_Section, kw_only=True, frozen=True):
         return msgspec.structs.replace(
             row, image=row.image or self.worker_image, resources=row.resources or self.runtime_resources
         )
+
+    def benchmark_pod_for(self, accelerator: str) -> BenchmarkPod:
+        """The row for this kind."""
+        rows = {row.accelerator: row for row in self.benchmark_pods}
+        return rows.get(accelerator) or rows.get("*") or BenchmarkPod()
 
     def benchmark_budget_for(self, accelerator: str) -> int:
         """Seconds that one benchmark of this kind may measure."""

@@ -41,6 +41,9 @@ class TinyApi:
     def owned(self, resource: Resource, owner_uid: str) -> list[Raw]:
         return [each for each in self.all(resource) if owner_uid in _owners(each)]
 
+    def on_node(self, node: str) -> list[Raw]:
+        return [each for each in self.all(POD) if (each.get("spec") or {}).get("nodeName") == node]
+
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
         found = self.all(resource, namespace=namespace)
         return [each for each in found if (each["metadata"].get("labels") or {}).get(label) == value]

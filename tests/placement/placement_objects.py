@@ -176,6 +176,9 @@ class Facts:
             )
         ]
 
+    def on_node(self, node: str) -> list[Raw]:
+        return [each for each in self.all(POD) if (each.get("spec") or {}).get("nodeName") == node]
+
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
         return [
             each

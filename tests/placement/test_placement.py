@@ -159,8 +159,10 @@ def test_nothing_to_do_without_gated_pods() -> None:
         (node("fast", taints=[{"key": "k", "value": "v", "effect": "NoSchedule"}]), "slow"),
         (node("fast", taints=[{"key": "k", "value": "v", "effect": "PreferNoSchedule"}]), "fast"),
         (node("fast", cpu="50m"), "slow"),
+        (node("fast", labels={"kubernetes.io/os": "windows"}), "slow"),
+        (node("fast", labels={"kubernetes.io/os": "linux", "kubernetes.io/arch": "s390x"}), "slow"),
     ],
-    ids=["not ready", "cordoned", "tainted", "soft taint", "too small"],
+    ids=["not ready", "cordoned", "tainted", "soft taint", "too small", "other system", "other architecture"],
 )
 def test_unfit_nodes_are_left_out(broken: Raw, expected: str) -> None:
     world = two_nodes()

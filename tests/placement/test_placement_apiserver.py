@@ -228,7 +228,8 @@ def test_benchmark_of_a_new_node_ends_in_its_profile(bed: PlacementBed) -> None:
         profile = bed.api.get(f"{PROFILES}/fresh")
         (processor,) = profile["status"]["processors"]
         assert (processor["capacityImagesPerSecond"], processor["reason"]) == ("12.50", "Benchmarked")
-        assert [each["type"] for each in profile["status"]["conditions"]] == ["Benchmarked", "Fresh", "Degraded"]
+        types = [each["type"] for each in profile["status"]["conditions"]]
+        assert types == ["Benchmarked", "Fresh", "Degraded", "Schedulable"]
         bed.inner.assert_silent(quiet_s=3)
         first = _job_uid(bed)
         bed.replicas(0)  # without a sample, only a node without models counts as idle

@@ -70,10 +70,12 @@ class World:
     def _perform(self, action: Any) -> None:
         match action:
             case Apply() | Create():
-                metadata = {**action.body["metadata"], "uid": f"uid-{action.body['metadata']['name']}", "generation": 1}
+                name, made = action.body["metadata"]["name"], rfc3339(self.now)
+                metadata = {"creationTimestamp": made, **action.body["metadata"], "uid": f"uid-{name}", "generation": 1}
                 self.facts.put(action.resource, {**action.body, "metadata": metadata})
             case Delete():
-                self.facts.objects[action.resource] = []
+                kept = [each for each in self.facts.all(action.resource) if each["metadata"]["name"] != action.name]
+                self.facts.objects[action.resource] = kept
 
     def settle(self) -> Decision:
         """Passes until there are no actions."""
@@ -110,7 +112,12 @@ class World:
         """The Job's pod ends with this message or state, and the Job with this verdict."""
         message = msgspec.json.encode(result).decode() if result else ""
         terminated = {"exitCode": 0, "message": message, "finishedAt": rfc3339(NOW + 60), **(state or {})}
-        verdict = {"type": "Failed" if failed else "Complete", "status": "True", "reason": failed}
+        verdict = {
+            "type": "Failed" if failed else "Complete",
+            "status": "True",
+            "reason": failed,
+            "lastTransitionTime": rfc3339(self.now),
+        }
         self.facts.put(JOB, {**self.job, "status": {"conditions": [verdict]}})
         container = {"name": "benchmark", "state": {"terminated": terminated}}
         self.facts.put(POD, self.bench_pod({"containerStatuses": [container]}))
@@ -203,7 +210,7 @@ def test_gone_job_changes_nothing_once_its_result_is_written() -> None:
          "BenchmarkFailed", "no device; request one"),
     ],
 )  # fmt: skip
-def test_failures_are_reasons_and_not_repeated(end: dict[str, Any], reason: str, message: str) -> None:
+def test_failures_are_reasons_and_the_node_is_placeable(end: dict[str, Any], reason: str, message: str) -> None:
     world = World()
     world.settle()
     world.finish(**end)

@@ -343,6 +343,14 @@ class Processor(Value, kw_only=True, frozen=True):
     benchmarked_time: Annotated[datetime | None, doc("When it was measured.")] = None
     reason: Annotated[Text, doc("State of the measurement in CamelCase, for example AwaitingBenchmark.")] = None
     message: Annotated[Text, doc("The same as a sentence that says what to do.")] = None
+    node_class: Annotated[
+        Text, doc("Digest of what nodes of its class have in common: instance type, product, size, image.")
+    ] = None
+    estimated_from: Annotated[
+        Text, doc("Node of the same class whose measurement counts until this one is measured itself.")
+    ] = None
+    failures: Annotated[Whole, doc("Benchmarks that failed in a row.")] = None
+    retry_time: Annotated[datetime | None, doc("When the next one is due after a failure.")] = None
     benchmarked_as: Annotated[Text, doc("Digest of hardware, driver, image and request that were measured.")] = None
 
 

@@ -15,6 +15,7 @@ from batchwright_operator.kube.objects import PV, PVC, Raw
 from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.scoring import Policy, Weights, normalised
+from batchwright_operator.processors.start import architectures
 from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import SidecarState
@@ -53,6 +54,8 @@ class Demand:
     tolerations: tuple[Raw, ...] = ()
     model_memory_bytes: int = 0
     """What the largest model needs on one device; 0: unknown."""
+    architectures: frozenset[str] = frozenset()
+    """That the sidecar's image is built for; empty: not known."""
     impossible: str = ""
     """Why no node at all will do, e.g. a missing artifact or claim."""
 
@@ -65,6 +68,8 @@ class DeploymentInfo:
     eligible: EligibleKinds
     target: float | None
     """Rows/s that one replica is to reach, over all its models; None without a target."""
+    architectures: frozenset[str] = frozenset()
+    """See `Demand`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +85,10 @@ def deployment_info(deployment: ModelDeployment, settings: Settings) -> Deployme
     """The facts of one version of a ModelDeployment."""
     targets = [model.targets.throughput or 0 for model in deployment.spec.models if model.targets]
     return DeploymentInfo(
-        deployment=deployment, eligible=eligible_kinds(deployment, settings), target=float(sum(targets)) or None
+        deployment=deployment,
+        eligible=eligible_kinds(deployment, settings),
+        target=float(sum(targets)) or None,
+        architectures=architectures(settings),
     )
 
 
@@ -116,6 +124,7 @@ def demand_of(pod: PlacedPod, info: DeploymentInfo, claims: Claims) -> Demand:
         node_terms=tuple(tuple(terms) for terms in ([own] if own else []) + [t for t in volumes.values() if t]),
         tolerations=tuple(spec.get("tolerations") or ()),
         model_memory_bytes=_largest_model(info.deployment, pod.kind),
+        architectures=info.architectures,
         impossible=_impossible(info.eligible, pod.kind, missing),
     )
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from batchwright_operator.placement.demand import Demand
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
+from batchwright_operator.processors.start import tolerates, unsupported
 from batchwright_worker.api.names import KIND_CPU
 
 _EPSILON: Final = 1e-9
@@ -70,6 +71,8 @@ def _usable(demand: Demand, node: NodeInfo) -> NodeRejection | None:
         return NodeRejection(reason="not ready")
     if node.cordoned:
         return NodeRejection(reason="cordoned")
+    if demand.architectures and (other := unsupported(node, demand.architectures)):
+        return NodeRejection(reason=f"the image does not run on {other}")
     if demand.kind not in node.kinds and not node.allocatable.get(demand.kind):
         return NodeRejection(reason=f"without {demand.kind}")
     return None
@@ -87,7 +90,7 @@ def _selected(demand: Demand, node: NodeInfo) -> NodeRejection | None:
 def _tolerated(demand: Demand, node: NodeInfo) -> NodeRejection | None:
     for taint in node.taints:
         if taint.get("effect") in ("NoSchedule", "NoExecute") and not any(
-            _tolerates(each, taint) for each in demand.tolerations
+            tolerates(each, taint) for each in demand.tolerations
         ):
             return NodeRejection(reason="tainted", detail=f"{taint.get('key')}={taint.get('value', '')}")
     return None
@@ -109,17 +112,6 @@ def _measured(demand: Demand, node: NodeInfo, processor: Processor | None) -> No
     if node.opted_out or demand.kind not in node.kinds:
         return None
     return NodeRejection(reason=AWAITING_BENCHMARK) if processor is None or processor.awaiting else None
-
-
-def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
-    effect, key = toleration.get("effect"), toleration.get("key")
-    if effect and effect != taint.get("effect"):
-        return False
-    if key and key != taint.get("key"):
-        return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return True
-    return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")
 
 
 def _term(term: Mapping[str, Any], node: NodeInfo) -> bool:

@@ -17,6 +17,7 @@ from batchwright_operator.rendering.pod_parts import PROGRAM, container, pod_opt
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.accelerators import VENDORS
 from batchwright_worker.api.deployment import PodOptions
+from batchwright_worker.api.fields import LocalObjectReference
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     ANNOTATION_NODE,
@@ -38,6 +39,10 @@ from batchwright_worker.api.names import (
     kind_slug,
 )
 
+ANNOTATION_CLASS: Final = f"{GROUP}/node-class"
+"""On a benchmark Job that is the first of its class: the class."""
+BENCHMARK_VERSION: Final = 1
+"""Of what is measured and how. A larger one asks for new measurements everywhere."""
 ANNOTATION_DIGEST: Final = f"{GROUP}/benchmarked-as"
 """On a benchmark Job: the digest of what it measures."""
 CONTAINER: Final = "benchmark"
@@ -77,6 +82,7 @@ def digest(node: Raw, kind: str, profile: Raw | None, settings: Settings) -> str
         image_of(kind, settings),
         ((profile or {"metadata": {}})["metadata"].get("annotations") or {}).get(ANNOTATION_REBENCHMARK, ""),
     ]
+    facts += [BENCHMARK_VERSION] if BENCHMARK_VERSION > 1 else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -85,9 +91,9 @@ def job_name(node: str, kind: str) -> str:
     return child_name("bench", node, kind_slug(kind))
 
 
-def job(node: Raw, kind: str, measured_as: str, settings: Settings, *, devices: int = 1) -> Raw:
+def job(node: Raw, kind: str, measured_as: str, settings: Settings, *, devices: int = 1, first_of: str = "") -> Raw:
     """The Job that measures one processor, with so many of its devices: pinned, restricted, small in its other requests
-    so that it evicts nobody."""
+    so that it evicts nobody. `first_of`: the class of which it is the first measurement."""
     metadata = node["metadata"]
     labels = {
         LABEL_NAME: "batchwright-benchmark",
@@ -96,7 +102,10 @@ def job(node: Raw, kind: str, measured_as: str, settings: Settings, *, devices: 
         LABEL_KIND: kind_slug(kind),
     }
     annotations = {ANNOTATION_NODE: metadata["name"], ANNOTATION_KIND: kind, ANNOTATION_DIGEST: measured_as}
-    owner = {"apiVersion": "v1", "kind": "Node", "name": metadata["name"], "uid": metadata["uid"]}
+    if first_of:
+        annotations[ANNOTATION_CLASS] = first_of
+    # The controller: so another Job of this name is never taken for ours.
+    owner = {"apiVersion": "v1", "kind": "Node", "name": metadata["name"], "uid": metadata["uid"], "controller": True}
     budget_s = settings.benchmark_budget_for(kind)
     permanent = {"containerName": CONTAINER, "operator": "In", "values": [EXIT_PERMANENT]}
     return {
@@ -127,11 +136,18 @@ def _pod(node: Raw, kind: str, devices: int, settings: Settings) -> Raw:
     name = node["metadata"]["name"]
     pinned = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [pinned]}}
+    given = settings.benchmark_pod_for(kind)
+    options = PodOptions(
+        image_pull_secrets=tuple(LocalObjectReference(name=each) for each in given.image_pull_secrets),
+        runtime_class_name=given.runtime_class_name or None,
+        priority_class_name=given.priority_class_name or None,
+    )
     return {
-        **pod_options(PodOptions()),
+        **pod_options(options),
         "restartPolicy": "Never",
         "affinity": {"nodeAffinity": required},
-        "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}],
+        **({"tolerations": [dict(each) for each in given.tolerations]} if given.tolerations else {}),
+        **({"nodeSelector": dict(given.node_selector)} if given.node_selector else {}),
         "terminationGracePeriodSeconds": 5,
         "containers": [
             container(

@@ -25,6 +25,10 @@ class Running:
     """A benchmark that is not over; `problem` is what keeps it from starting, if anything."""
 
     problem: str = ""
+    has_node: bool = False
+    started: bool = False
+    """Its container has run."""
+    no_image: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,8 @@ class BenchmarkFailure:
 
     reason: str
     message: str
+    permanent: bool = False
+    """The benchmark itself says so: nothing that passes by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +60,20 @@ def outcome(job: Raw, pods: Sequence[Raw]) -> Outcome:
     if holds(conditions, "Complete"):
         return Lost()
     if not holds(conditions, "Failed"):
-        return Running(problem=_message(_problem(pods)))
+        return _running(pods)
     failed = find(conditions, "Failed")
     return _failure(str(failed.get("reason", "")), str(failed.get("message", "")), pods, results)
+
+
+def _running(pods: Sequence[Raw]) -> Running:
+    problem = _problem(pods)
+    states = [container_state(pod, CONTAINER) for pod in pods]
+    return Running(
+        problem=_message(problem),
+        has_node=any((pod.get("spec") or {}).get("nodeName") for pod in pods),
+        started=any("running" in state or "terminated" in state for state in states),
+        no_image=problem is not None and problem.reason == IMAGE_PULL_FAILED,
+    )
 
 
 def is_finished(job: Raw) -> bool:
@@ -74,7 +91,7 @@ def ended_at(job: Raw, pods: Iterable[Raw], now: float) -> str:
 def _failure(reason: str, message: str, pods: Sequence[Raw], results: Sequence[BenchmarkResult]) -> BenchmarkFailure:
     # From the benchmark's own message, which says most, to the Job's, which says least.
     if error := next((result.error for result in results if result.error), ""):
-        return BenchmarkFailure(reason=FAILED, message=error)
+        return BenchmarkFailure(reason=FAILED, message=error, permanent=True)
     states = [state for pod in _newest_first(pods) if (state := _terminated(pod))]
     if any(state.get("reason") == "OOMKilled" for state in states):
         return BenchmarkFailure(

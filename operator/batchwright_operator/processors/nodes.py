@@ -25,6 +25,10 @@ class NodeInfo:
     kinds: tuple[str, ...]
     opted_out: bool
     allocatable: Amounts
+    system: str = ""
+    """Operating system, e.g. linux; empty: not known."""
+    architecture: str = ""
+    """As images have it, e.g. amd64; empty: not known."""
     emulated_device: str = ""
     """JSON of its emulated accelerator, as its annotation has it."""
 
@@ -44,16 +48,19 @@ class NodeInfo:
 def node_info(node: Raw) -> NodeInfo:
     """The facts of a Node object."""
     spec, status, metadata = node.get("spec") or {}, node.get("status") or {}, node["metadata"]
+    labels, about = metadata.get("labels") or {}, status.get("nodeInfo") or {}
     conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
     return NodeInfo(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
-        labels=metadata.get("labels") or {},
+        labels=labels,
         taints=tuple(spec.get("taints") or ()),
         cordoned=bool(spec.get("unschedulable")),
         ready=conditions.get("Ready") == "True" and not is_leaving(node),
         kinds=kinds_on(node),
         opted_out=opted_out(node),
         allocatable=amounts(status.get("allocatable")),
+        system=labels.get("kubernetes.io/os") or about.get("operatingSystem", ""),
+        architecture=labels.get("kubernetes.io/arch") or about.get("architecture", ""),
         emulated_device=(metadata.get("annotations") or {}).get(ANNOTATION_EMULATED_DEVICE, ""),
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, Raw
 from batchwright_operator.kube.times import unix
-from batchwright_operator.processors import benchmark_jobs, status
+from batchwright_operator.processors import benchmark_jobs, retries, status
 from batchwright_operator.processors.benchmark_outcome import (
     BenchmarkFailure,
     Lost,
@@ -23,23 +23,28 @@ from batchwright_operator.processors.benchmark_outcome import (
     is_finished,
     outcome,
 )
+from batchwright_operator.processors.node_class import class_of, estimated, siblings
 from batchwright_operator.processors.nodes import node_info
 from batchwright_operator.processors.processor import (
     AWAITING,
     BENCHMARKED,
+    KEPT_AWAY,
+    NO_IMAGE,
     NOT_IDLE,
+    NOT_STARTED,
     OPTED_OUT,
     RUNNING,
     Processor,
     decimal,
     kinds_on,
     measured,
+    opted_out,
     processors_of,
     slots_on,
     slots_per_device,
 )
+from batchwright_operator.processors.start import NodeUse, kept_away, obstacle
 from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Event, StatusWrite
-from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.accelerators import SHARED
 from batchwright_worker.api.messages import BenchmarkResult
@@ -47,6 +52,8 @@ from batchwright_worker.api.names import API_VERSION, KIND_CPU
 
 REQUEUE_S: Final = 5.0
 """While a processor waits to become idle: its samples are no watched objects."""
+VERIFY_S: Final = 60.0
+"""The same for one that has numbers already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +66,29 @@ class ObservedNode:
     """Kind -> benchmark Job of this node."""
     pods: Mapping[str, Sequence[Raw]] = field(default_factory=dict)
     """Kind -> pods of that Job."""
-    samples: Mapping[str, Sample] = field(default_factory=dict)
-    used_by_models: Mapping[str, float] = field(default_factory=dict)
-    """Kind -> devices (for cpu: pods) that model pods take here."""
-    benchmarks_elsewhere: int = 0
-    """Benchmarks that run on other nodes."""
+    use: NodeUse = field(default_factory=NodeUse)
+    """What may keep a benchmark waiting; its `runs_here` and `class_is_measured_elsewhere` are filled in here."""
+    classes_elsewhere: frozenset[str] = frozenset()
+    """Classes whose first measurement runs on another node."""
+    siblings: Mapping[str, Mapping[str, Processor]] = field(default_factory=dict)
+    """Node -> kind -> processor of all nodes; only where this one has something that is not measured."""
 
 
 def decide(observed: ObservedNode, settings: Settings, now: float) -> Decision:
     """The profile object, then per processor what its state and its Job ask for."""
     return _NodePass(observed, settings, now).run()
+
+
+def needs(node: Raw, profile: Raw | None, known: Mapping[str, Processor], settings: Settings) -> tuple[bool, bool]:
+    """Is there something to measure on the node, something to estimate? What that takes is observed only then."""
+    if profile is None:
+        return False, False
+    each = [(kind, known.get(kind, Processor(kind=kind))) for kind in kinds_on(node)]
+    to_measure = not opted_out(node) and any(
+        found.failures or found.benchmarked_as != benchmark_jobs.digest(node, kind, profile, settings)
+        for kind, found in each
+    )
+    return to_measure, any(found.capacity is None or found.estimated_from for _, found in each)
 
 
 class _NodePass:
@@ -84,8 +104,15 @@ class _NodePass:
 
     def run(self) -> Decision:
         profile = self.observed.profile
-        if profile is None or not _owned_by_node(profile, self.observed.node):
-            self.actions.append(Apply(resource=ACCELERATOR_PROFILE, body=_profile(self.observed.node)))
+        match _owner_of(profile, self.observed.node):
+            case "nobody":
+                self.actions.append(Apply(resource=ACCELERATOR_PROFILE, body=_profile(self.observed.node)))
+            case "another node":
+                # Of a node that had this name: its numbers say nothing of the machine that has it now.
+                assert profile is not None
+                return Decision(actions=(_deletion(profile),), requeue_after_s=REQUEUE_S)
+            case "somebody else":
+                return Decision()
         if profile is None:  # its creation leads to the next pass, which has an object to write a status to
             return Decision(actions=tuple(self.actions))
         known = processors_of(profile)
@@ -94,8 +121,8 @@ class _NodePass:
         view = status.View(
             profile=profile,
             processors=found,
-            before={kind: each.capacity for kind, each in known.items()},
-            samples=self.observed.samples,
+            before={kind: None if each.estimated_from else each.capacity for kind, each in known.items()},
+            samples=self.observed.use.samples,
             now=self.now,
             stale_s=self.settings.sample_stale_seconds,
             obstacle=self._no_pods(),
@@ -128,17 +155,30 @@ class _NodePass:
         shares = slots_per_device(self.observed.node, kind) or 1
         if known.capacity is not None or shares > 1 or kind.endswith(SHARED):
             return 1
-        free = slots_on(self.observed.node, kind) if not self.observed.used_by_models.get(kind) else 1
+        free = slots_on(self.observed.node, kind) if not self.observed.use.requested.get(kind) else 1
         return max(1, min(free, benchmark_jobs.ALL_DEVICES))
 
-    def _processor(self, kind: str, known: Processor) -> Processor:
+    def _processor(self, kind: str, written: Processor) -> Processor:
         """The profile's entry of this processor; what has to be made or deleted for it becomes an action."""
         digest = benchmark_jobs.digest(self.observed.node, kind, self.observed.profile, self.settings)
-        job = self.observed.jobs.get(kind)
-        if known.benchmarked_as == digest:  # also after a failure: it is not repeated until something changes
+        known = replace(written, node_class=class_of(self.observed.node, kind, self.settings))
+        if known.benchmarked_as != digest and known.failures:
+            known = replace(known, failures=0, retry_time="")  # of what it was before
+        if known.benchmarked_as == digest and not known.failures:
             return known
+        known = estimated(known, siblings(known.node_class, self.observed.siblings))
+        job = self.observed.jobs.get(kind)
         if self.info.opted_out:
             return replace(known, reason=OPTED_OUT, message="the node's label opts out of benchmarks")
+        if why := kept_away(self.info, kind, self.settings):
+            if job is not None and not is_finished(job):
+                self._delete(job)
+            return known if known.estimated_from else replace(known, reason=KEPT_AWAY, message=why)
+        return self._measure(kind, known, digest, job)
+
+    def _measure(self, kind: str, known: Processor, digest: str, job: Raw | None) -> Processor:
+        if known.retry_time and not self._is_tried_again(known, job):
+            return known
         if job is None:
             return self._start_or_wait(kind, known, digest)
         if job["metadata"]["annotations"].get(benchmark_jobs.ANNOTATION_DIGEST) != digest:
@@ -146,17 +186,27 @@ class _NodePass:
             return self._awaiting(known, "an older benchmark is cleared away")
         return self._read_job(kind, known, digest, job)
 
+    def _is_tried_again(self, known: Processor, job: Raw | None) -> bool:
+        """After a failure: when its time has come and its Job is cleared away."""
+        left_s = retries.due_in_s(known, self.now)
+        if left_s > 0:
+            self._requeue(left_s)
+            return False
+        if job is not None and (is_leaving(job) or is_finished(job)) and retries.is_of_an_earlier_try(job, known):
+            self._delete(job)
+            return False
+        return True
+
     def _read_job(self, kind: str, known: Processor, digest: str, job: Raw) -> Processor:
         pods = self.observed.pods.get(kind, ())
         match outcome(job, pods):
-            case Running(problem=problem):
-                return replace(known, reason=RUNNING, message=problem or "the benchmark runs")
+            case Running() as running:
+                return self._running(kind, known, digest, job, running)
             case Lost():
                 self._delete(job)
                 return self._awaiting(known, "the benchmark's result was lost; it runs again")
-            case BenchmarkFailure(reason=reason, message=message):
-                self._record_event(reason, f"{kind}: {message}", warning=True)
-                return replace(known, reason=reason, message=message, benchmarked_as=digest)
+            case BenchmarkFailure() as failure:
+                return self._failed(kind, known, digest, failure)
             case BenchmarkResult() as result:
                 before = "" if known.capacity is None else f" (before: {decimal(known.capacity)})"
                 rate = decimal(result.capacity_images_per_second)
@@ -168,42 +218,60 @@ class _NodePass:
                     benchmarked_as=digest,
                 )
 
+    def _running(self, kind: str, known: Processor, digest: str, job: Raw, running: Running) -> Processor:
+        """A benchmark that does not get to run gives its turn to another node."""
+        if running.started:
+            return replace(known, reason=RUNNING, message="the benchmark runs", retry_time="")
+        waits_for_node = not running.has_node or running.no_image
+        settings = self.settings
+        limit_s = settings.benchmark_schedule_seconds if waits_for_node else settings.benchmark_start_seconds
+        made = unix(job["metadata"].get("creationTimestamp"))
+        left_s = limit_s - (self.now - made) if made is not None else limit_s
+        if left_s > 0:
+            self._requeue(left_s)
+            return replace(known, reason=RUNNING, message=running.problem or "the benchmark starts", retry_time="")
+        self._delete(job)
+        reason = NO_IMAGE if running.no_image else NOT_STARTED
+        message = running.problem or "the benchmark's pod did not get to run; the events of its Job say why"
+        return self._failed(kind, known, digest, BenchmarkFailure(reason=reason, message=message))
+
+    def _failed(self, kind: str, known: Processor, digest: str, failure: BenchmarkFailure) -> Processor:
+        self._record_event(failure.reason, f"{kind}: {failure.message}", warning=True)
+        after = retries.failed(known, failure, digest, self.now, self.settings.benchmark_retry_seconds)
+        self._requeue(retries.due_in_s(after, self.now))
+        return after
+
     def _start_or_wait(self, kind: str, known: Processor, digest: str) -> Processor:
         """No Job yet: makes one if the processor is idle, waits otherwise, but not forever."""
-        obstacle = self._obstacle(kind)
-        if obstacle:
+        first = known.capacity is None
+        use = replace(
+            self.observed.use,
+            runs_here=self.benchmark_runs,
+            class_is_measured_elsewhere=first and known.node_class in self.observed.classes_elsewhere,
+            # To verify an estimate is never urgent: half of the places are left to what is not known at all.
+            elsewhere=self.observed.use.elsewhere * (2 if known.estimated_from else 1),
+        )
+        why = obstacle(self.info, kind, use, self.settings, self.now)
+        if why:
             if self.info.ready:  # that it becomes ready is an event of its own
-                self._requeue(REQUEUE_S)
-            return self._awaiting(known, obstacle)
+                self._requeue(REQUEUE_S if first else VERIFY_S)
+            return self._awaiting(known, why)
         self.benchmark_runs = True  # for the node's other processors: two at once would slow each other down
         job = benchmark_jobs.job(
-            self.observed.node, kind, digest, self.settings, devices=self._devices_to_measure(kind, known)
-        )
+            self.observed.node, kind, digest, self.settings,
+            devices=self._devices_to_measure(kind, known), first_of=known.node_class if first else "",
+        )  # fmt: skip
         self.actions.append(Create(resource=JOB, body=job))
         image = benchmark_jobs.image_of(kind, self.settings)
         self._record_event("BenchmarkStarted", f"{kind}: measuring with {image}")
-        return replace(known, reason=RUNNING, message="the benchmark starts")
-
-    def _obstacle(self, kind: str) -> str:
-        """Why a benchmark of this kind must not start now; empty: it may."""
-        # Without numbers: it goes into the status, which would be written again whenever one of them changes.
-        used = self.observed.used_by_models.get(kind, 0.0)
-        sample = self.observed.samples.get(kind)
-        fresh = sample is not None and self.now - sample.taken_at <= self.settings.sample_stale_seconds
-        busy = sample is not None and fresh and sample.utilization >= self.settings.benchmark_idle_threshold
-        elsewhere = self.observed.benchmarks_elsewhere
-        obstacles = {
-            "the node is not ready, or cordoned": not self.info.ready or self.info.cordoned,
-            "another benchmark runs on the node": self.benchmark_runs,
-            "benchmarks run on other nodes (benchmarkParallelism)": elsewhere >= self.settings.benchmark_parallelism,
-            "no device is free": kind != KIND_CPU and used >= self.info.allocatable.get(kind, 0.0),
-            "models run on it and its utilization is not known": used > 0 and not fresh,
-            "it is busy": busy,
-        }
-        return next((message for message, applies in obstacles.items() if applies), "")
+        return replace(known, reason=RUNNING, message="the benchmark starts", retry_time="")
 
     def _awaiting(self, known: Processor, why: str) -> Processor:
         """The entry while it waits; after the longest wait for a first benchmark, one that pods may be placed on."""
+        if known.failures:
+            return replace(known, message=f"to be tried again: {why}") if known.reason == RUNNING else known
+        if known.estimated_from:
+            return known
         if known.capacity is not None:
             return replace(known, reason=AWAITING, message=f"to be measured again: {why}")
         benchmarked = find((self.observed.profile or {}).get("status", {}).get("conditions"), "Benchmarked")
@@ -244,6 +312,7 @@ def _measured(known: Processor, result: BenchmarkResult, asked_for: int) -> Proc
     shares = asked_for // distinct if distinct and asked_for % distinct == 0 else 1
     return replace(
         found,
+        node_class=known.node_class,
         scaling=known.scaling if found.scaling is None else found.scaling,
         slots_per_device=shares if asked_for > 1 else known.slots_per_device,
         devices=found.devices if asked_for > 1 or len(known.devices) < 2 else known.devices,
@@ -266,6 +335,15 @@ def _profile(node: Raw) -> Raw:
     }
 
 
-def _owned_by_node(profile: Raw, node: Raw) -> bool:
-    owners = profile["metadata"].get("ownerReferences") or ()
-    return any(each.get("uid") == node["metadata"]["uid"] for each in owners)
+def _owner_of(profile: Raw | None, node: Raw) -> Literal["this node", "another node", "nobody", "somebody else"]:
+    owners = (profile["metadata"].get("ownerReferences") or ()) if profile else ()
+    if not owners:
+        return "nobody"
+    if any(each.get("uid") == node["metadata"]["uid"] for each in owners):
+        return "this node"
+    return "another node" if all(each.get("kind") == "Node" for each in owners) else "somebody else"
+
+
+def _deletion(profile: Raw) -> Delete:
+    metadata = profile["metadata"]
+    return Delete(resource=ACCELERATOR_PROFILE, namespace="", name=metadata["name"], uid=metadata["uid"])

@@ -23,6 +23,9 @@ FAILED: Final = "BenchmarkFailed"
 TIMED_OUT: Final = "BenchmarkTimedOut"
 OUT_OF_MEMORY: Final = "BenchmarkOutOfMemory"
 NO_IMAGE: Final = "BenchmarkImageNotPullable"
+NOT_STARTED: Final = "BenchmarkNotStarted"
+KEPT_AWAY: Final = "NotMeasured"
+ESTIMATED: Final = "Estimated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +53,21 @@ class Processor:
     benchmarked_time: str = ""
     reason: str = AWAITING
     message: str = ""
+    node_class: str = ""
+    """Digest of what nodes of its class have in common; empty: it has no class."""
+    estimated_from: str = ""
+    """The node whose measurement is taken for this one's; empty: it was measured itself, or not at all."""
+    failures: int = 0
+    """Benchmarks that failed in a row."""
+    retry_time: str = ""
+    """RFC 3339: when the next one is due; empty while one is under way."""
     benchmarked_as: str = ""
     """Digest of what was measured (hardware, driver, image, request), whether that worked or not."""
 
     @property
     def awaiting(self) -> bool:
         """Its first benchmark is still to come: not placeable yet."""
-        return self.capacity is None and self.reason in (AWAITING, RUNNING)
+        return self.capacity is None and self.reason in (AWAITING, RUNNING) and not self.failures
 
     @property
     def node_capacity(self) -> float | None:
@@ -131,6 +142,10 @@ def render_entry(processor: Processor) -> Raw:
         "benchmarkedTime": processor.benchmarked_time,
         "reason": processor.reason,
         "message": processor.message,
+        "nodeClass": processor.node_class,
+        "estimatedFrom": processor.estimated_from,
+        "failures": processor.failures or "",
+        "retryTime": processor.retry_time,
         "benchmarkedAs": processor.benchmarked_as,
     }
     return {name: value for name, value in entry.items() if value not in ("", [])}
@@ -191,5 +206,9 @@ def _parsed(entry: Mapping[str, Any]) -> Processor:
         benchmarked_time=entry.get("benchmarkedTime", ""),
         reason=entry.get("reason", BENCHMARKED if capacity else AWAITING),
         message=entry.get("message", ""),
+        node_class=entry.get("nodeClass", ""),
+        estimated_from=entry.get("estimatedFrom", ""),
+        failures=int(entry.get("failures", 0)),
+        retry_time=entry.get("retryTime", ""),
         benchmarked_as=entry.get("benchmarkedAs", ""),
     )

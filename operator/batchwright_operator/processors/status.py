@@ -12,6 +12,7 @@ from batchwright_operator.kube.objects import Raw
 from batchwright_operator.processors.processor import (
     AWAITING,
     BENCHMARKED,
+    ESTIMATED,
     RUNNING,
     Processor,
     decimal,
@@ -74,7 +75,7 @@ def _capacity(processor: Processor) -> str:
 
 def _benchmarked(found: Sequence[Processor]) -> Condition:
     """True: all are benchmarked. Unknown: one is still to come. False: one will not be, for the reason given."""
-    sound = (BENCHMARKED, AWAITING, RUNNING)
+    sound = (BENCHMARKED, AWAITING, RUNNING, ESTIMATED)
     waiting = [each for each in found if each.awaiting]
     failed = [each for each in found if each.reason not in sound]
     without = [each for each in failed if each.capacity is None]
@@ -84,8 +85,13 @@ def _benchmarked(found: Sequence[Processor]) -> Condition:
             message = "; ".join(f"{each.kind}: {each.message}" for each in concerned)
             status = conditions.truth(truth)
             return Condition(type="Benchmarked", status=status, reason=concerned[0].reason, message=message)
-    message = ", ".join(f"{each.kind}: {_capacity(each)} images/s" for each in found)
-    return Condition(type="Benchmarked", status="True", reason=BENCHMARKED, message=message)
+    message = ", ".join(f"{each.kind}: {_capacity(each)} images/s{_by_class(each)}" for each in found)
+    by_class = any(each.estimated_from for each in found)
+    return Condition(type="Benchmarked", status="True", reason=ESTIMATED if by_class else BENCHMARKED, message=message)
+
+
+def _by_class(processor: Processor) -> str:
+    return f" (as {processor.estimated_from}, of its class)" if processor.estimated_from else ""
 
 
 def _fresh(view: View) -> Condition:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchwright_operator.kube.metadata import controller_uid
-from batchwright_operator.kube.objects import Raw, Resource
+from batchwright_operator.kube.objects import POD, Raw, Resource
 from batchwright_operator.kube.selectors import Matcher, matcher
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
@@ -124,6 +124,8 @@ class _Table:
         uid = controller_uid(obj)
         if uid:
             yield "owner", uid
+        if self.resource == POD and (node := (obj.get("spec") or {}).get("nodeName")):
+            yield "node", node
         found = obj["metadata"].get("labels") or {}
         for label in self.labels:
             if label in found:
@@ -151,6 +153,10 @@ class Store:
     def owned(self, resource: Resource, owner_uid: str) -> list[Raw]:
         """Objects whose controller owner reference has this uid."""
         return self._table(resource).found("owner", owner_uid)
+
+    def on_node(self, node: str) -> list[Raw]:
+        """Pods that are bound to this node."""
+        return self._table(POD).found("node", node)
 
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
         """Objects with this label; by a scan where no Watch names it in `index_labels`."""

@@ -32,6 +32,9 @@ class StoreView(Protocol):
     def owned(self, resource: Resource, owner_uid: str) -> list[Raw]:
         """Objects whose controller owner reference has this uid (indexed)."""
 
+    def on_node(self, node: str) -> list[Raw]:
+        """Pods that are bound to this node (indexed)."""
+
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
         """Objects with this label (indexed for the labels that a Watch names in `index_labels`)."""
 

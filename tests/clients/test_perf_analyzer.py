@@ -68,3 +68,10 @@ def test_metrics_are_collected(served: Served, tmp_path: Path) -> None:
     scraped = ("--collect-metrics", "--metrics-url", f"127.0.0.1:{served.http}/metrics")
     [row] = perf_analyzer(tmp_path, *options(served, "http", "linear"), *scraped)
     assert row["Inferences/Second"] > 20
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tensors_lie_in_shared_memory(served: Served, tmp_path: Path, protocol: str) -> None:
+    shared = ("--shared-memory", "system", "--output-shared-memory-size", "4096")
+    [row] = perf_analyzer(tmp_path, *options(served, protocol, "linear"), *shared, "--concurrency-range", "4")
+    assert row["Inferences/Second"] > 50

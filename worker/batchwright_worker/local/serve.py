@@ -66,6 +66,11 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
 @click.option("--tls-cert", type=click.Path(path_type=Path), default=None, help="PEM: serve HTTP and gRPC by TLS.")
 @click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="PEM: the certificate's key.")
 @click.option("--tls-client-ca", type=click.Path(path_type=Path), default=None, help="PEM: only clients signed by it.")
+@click.option(
+    "--shared-memory",
+    is_flag=True,
+    help="Read and write tensors in shared memory that callers of this machine register (/dev/shm).",
+)
 @click.option("--http-front-end", type=click.Choice(["own", "uvicorn"]), default="own", help="What serves HTTP.")
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
 def command(
@@ -85,6 +90,7 @@ def command(
         if deployment.document["spec"].get("tls") and not tls["tls-cert"]:
             click.echo("spec.tls: no Secret is read here, so this is plain; --tls-cert and --tls-key serve by TLS")
         files = {"dispatch-log": dispatch_log, **tls}
+        extra += ("--shared-memory",) if options.pop("shared_memory") else ()
         extra += (f"--http-front-end={options.pop('http_front_end')}",)
         extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)
         asyncio.run(_serve(deployment, LocalPorts(**options), extra, "https" if tls["tls-cert"] else "http"))

@@ -36,6 +36,8 @@ class Catalogue:
     engine: Engine
     models: Mapping[str, Model]
     kind: str
+    more_extensions: tuple[str, ...] = ()
+    """Extensions that are served here because somebody asked for them."""
 
     def check(self, name: str, version: str = "") -> None:
         """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
@@ -61,7 +63,8 @@ class Catalogue:
 
     def server(self) -> Body:
         """GET /v2."""
-        return {"name": "batchwright", "version": package_version("batchwright"), "extensions": list(EXTENSIONS)}
+        extensions = [*EXTENSIONS, *self.more_extensions]
+        return {"name": "batchwright", "version": package_version("batchwright"), "extensions": extensions}
 
     def metadata(self, name: str) -> Body:
         """GET /v2/models/NAME; shapes with the batch dimension in front."""

@@ -12,10 +12,11 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip.datatypes import RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.binary import BinarySection, split
-from batchwright_worker.protocol.json_tensors import InputTensor, input_array
+from batchwright_worker.protocol.json_tensors import InputTensor, input_array, place_of_input
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.nonfinite import has_tokens, loads, with_tokens
 from batchwright_worker.protocol.parameters import deadline_of, priority_of, refuse_unsupported
+from batchwright_worker.protocol.shared_memory import Place, Regions, SharedTensors, place_of
 from batchwright_worker.protocol.tensors import add_input, check_inputs_count, rows_of
 
 
@@ -36,7 +37,7 @@ class InferRequestBody(msgspec.Struct):
 
 
 class OutputTensor(msgspec.Struct, omit_defaults=True):
-    """One output of a response: with `data`, or with parameters.binary_data_size."""
+    """One output of a response: with `data`, or with parameters.binary_data_size; neither for one in shared memory."""
 
     name: str
     datatype: str
@@ -59,11 +60,13 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A request, and how its response is to be written: `binary` by output name, `binary_default` for the others."""
+    """A request, and how its response is to be written: `binary` by output name, `binary_default` for the others.
+    `shared`: where some of its tensors lie in shared memory."""
 
     request: InferRequest
     binary: Mapping[str, bool]
     binary_default: bool
+    shared: SharedTensors | None = None
 
     def is_binary(self, output: str) -> bool:
         """Is this output to travel as raw bytes?"""
@@ -71,14 +74,21 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def parse(
-    model: str, body: bytes | memoryview, header_length: bytes | None, arrival: float, limits: Limits
+    model: str,
+    body: bytes | memoryview,
+    header_length: bytes | None,
+    arrival: float,
+    limits: Limits,
+    regions: Regions | None = None,
 ) -> ParsedRequest:
-    """Raises BadInput."""
+    """`regions` where shared memory is served. Raises BadInput."""
     header, rest = split(body, header_length, limits)
     decoded = _decoded(header)
-    inputs = _inputs(decoded, BinarySection(rest), limits)
     default = _flag(decoded.parameters, "binary_data_output", "parameters")
-    binary = _binary(decoded.outputs, default)
+    shared = None if regions is None else _shared(decoded, regions)
+    placed = shared.outputs if shared is not None else {}
+    inputs = _inputs(decoded, BinarySection(rest), limits, regions)
+    binary = _binary(decoded.outputs, default, placed)
     return ParsedRequest(
         request=InferRequest(
             model=model,
@@ -92,14 +102,23 @@ def parse(
         ),
         binary=binary,
         binary_default=default,
+        shared=shared,
     )
 
 
-def response(parsed: ParsedRequest, version: str, result: InferResult) -> tuple[bytes, int | None]:
+def response(
+    parsed: ParsedRequest, version: str, result: InferResult, regions: Regions | None = None
+) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON part where binary data follow it (else None). Raises BadInput for an FP16
-    or BF16 output that is wanted as JSON."""
+    or BF16 output that is wanted as JSON, and for one that does not fit its place in shared memory."""
     parts: list[bytes] = []
-    outputs = [_output(name, array, parsed.is_binary(name), parts) for name, array in result.outputs.items()]
+    placed = parsed.shared.outputs if parsed.shared is not None else {}
+    outputs = [
+        _output(name, array, parsed.is_binary(name), parts)
+        if regions is None or name not in placed
+        else _placed(name, array, placed[name], regions)
+        for name, array in result.outputs.items()
+    ]
     header = _ENCODER.encode(
         InferResponseBody(
             model_name=parsed.request.model, model_version=version, outputs=outputs, id=parsed.request.request_id
@@ -150,22 +169,39 @@ def _no_json(error: Exception) -> BadInput:
     )
 
 
-def _inputs(body: InferRequestBody, section: BinarySection, limits: Limits) -> dict[str, Array]:
+def _shared(body: InferRequestBody, regions: Regions) -> SharedTensors | None:
+    """What lies in shared memory, checked; None where nothing does. Raises BadInput."""
+    inputs = [place for tensor in body.inputs if (place := place_of_input(tensor)) is not None]
+    outputs = {
+        output.name: place
+        for output in body.outputs
+        if (place := place_of(output.parameters, f"output {output.name!r}")) is not None
+    }
+    if not inputs and not outputs:
+        return None
+    regions.check(inputs, list(outputs.values()))
+    return SharedTensors(input_bytes=sum(place.size for place in inputs), outputs=outputs)
+
+
+def _inputs(
+    body: InferRequestBody, section: BinarySection, limits: Limits, regions: Regions | None
+) -> dict[str, Array]:
     check_inputs_count(len(body.inputs), limits)
     inputs: dict[str, Array] = {}
     for tensor in body.inputs:
-        add_input(inputs, tensor.name, input_array(tensor, section, limits))
+        add_input(inputs, tensor.name, input_array(tensor, section, limits, regions))
     section.finish()
     return inputs
 
 
-def _binary(outputs: list[RequestedOutput], default: bool) -> dict[str, bool]:
-    """Whether each requested output is to travel as raw bytes."""
+def _binary(outputs: list[RequestedOutput], default: bool, placed: Mapping[str, Place]) -> dict[str, bool]:
+    """Whether each requested output is to travel as raw bytes; those that go to a place of their own do."""
     binary = {}
     for output in outputs:
         where = f"output {output.name!r}"
-        refuse_unsupported(output.parameters, where)
-        binary[output.name] = _flag(output.parameters, "binary_data", where, default)
+        in_region = output.name in placed
+        refuse_unsupported(output.parameters, where, regions=in_region)
+        binary[output.name] = in_region or _flag(output.parameters, "binary_data", where, default)
     return binary
 
 
@@ -195,6 +231,14 @@ def _output(name: str, array: Array, binary: bool, parts: list[bytes]) -> Output
     else:
         tensor.data = _listed(name, array, datatype)
     return tensor
+
+
+def _placed(name: str, array: Array, place: Place, regions: Regions) -> OutputTensor:
+    datatype = name_of(array.dtype)
+    data = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
+    regions.write(place, data, name)
+    # No parameters, as with Triton: its C++ client looks for binary_data_size in them.
+    return OutputTensor(name=name, datatype=datatype, shape=list(array.shape))
 
 
 def _listed(name: str, array: Array, datatype: str) -> list[Any] | msgspec.Raw:

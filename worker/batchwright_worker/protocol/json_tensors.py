@@ -13,6 +13,7 @@ from batchwright_worker.protocol.binary import BinarySection
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.nonfinite import has_tokens, loads
 from batchwright_worker.protocol.parameters import refuse_unsupported
+from batchwright_worker.protocol.shared_memory import Place, Regions, place_of
 from batchwright_worker.protocol.tensors import DeclaredInput, check_range, declared_input, from_bytes
 
 _KINDS: Final = {
@@ -36,12 +37,16 @@ class InputTensor(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
-def input_array(tensor: InputTensor, section: BinarySection, limits: Limits) -> Array:
+def input_array(tensor: InputTensor, section: BinarySection, limits: Limits, regions: Regions | None = None) -> Array:
     """The array of one input, checked before anything of its size is allocated. Raises BadInput."""
     declared = declared_input(tensor.name, tensor.datatype, tensor.shape, limits)
-    refuse_unsupported(tensor.parameters, f"input {tensor.name!r}")
     size = tensor.parameters.get("binary_data_size")
     raw = memoryview(tensor.data)
+    if regions is not None and (place := place_of_input(tensor)) is not None:
+        if size is not None or raw:
+            raise declared.bad("is in shared memory and in the body", "one of them", "both", "leave one out")
+        return from_bytes(declared, regions.read(place))
+    refuse_unsupported(tensor.parameters, f"input {tensor.name!r}")
     if size is not None and raw:
         raise declared.bad("has both data and binary_data_size", "one of them", "both", "leave one out")
     if size is not None:
@@ -57,6 +62,15 @@ def input_array(tensor: InputTensor, section: BinarySection, limits: Limits) -> 
             "make data and shape agree",
         )
     return _from_values(declared, _values(declared, raw))
+
+
+def place_of_input(tensor: InputTensor) -> Place | None:
+    """Where it lies in shared memory, if it does. Raises BadInput."""
+    if not tensor.parameters:
+        return None
+    where = f"input {tensor.name!r}"
+    refuse_unsupported(tensor.parameters, where, regions=True)
+    return place_of(tensor.parameters, where)
 
 
 def _values(declared: DeclaredInput, raw: memoryview) -> object:

@@ -8,8 +8,9 @@ from typing import Any, Final
 from batchwright_worker.inference.errors import BadInput
 
 PRIORITY_MAX: Final = 1 << 32
+REGION: Final = "shared_memory_region"
 _UNSUPPORTED: Final = {
-    "shared_memory_region": "shared memory of the client's machine cannot be read here; send the data in the body",
+    REGION: "shared memory of the client's machine cannot be read here; send the data in the body",
     "classification": "the classification extension is not served; take the top classes of the scores yourself",
 }
 
@@ -45,10 +46,10 @@ def priority_of(parameters: Mapping[str, Any]) -> int:
     return priority
 
 
-def refuse_unsupported(parameters: Mapping[str, Any], where: str) -> None:
-    """Raises BadInput for a parameter whose extension is not served."""
+def refuse_unsupported(parameters: Mapping[str, Any], where: str, *, regions: bool = False) -> None:
+    """Raises BadInput for a parameter whose extension is not served; `regions`: shared memory is."""
     for name, remedy in _UNSUPPORTED.items():
-        if parameters.get(name):
+        if parameters.get(name) and not (regions and name == REGION):
             raise BadInput(f"{where}: parameter {name!r} is not supported: {remedy}")
 
 

@@ -17,6 +17,22 @@ RECEIVING_SHARE: Final = 0.5
 UNBOUNDED: Final = 1 << 60
 
 
+class HeldBytes:
+    """Bytes that are held from the beginning until `release`, which may come more than once."""
+
+    __slots__ = ("_memory", "_size")
+
+    def __init__(self, memory: RequestMemory, size: int) -> None:
+        """Raises QueueFull."""
+        memory.hold(size)
+        self._memory, self._size = memory, size
+
+    def release(self) -> None:
+        """They are free again."""
+        self._memory.release(self._size)
+        self._size = 0
+
+
 class RequestMemory:
     """One per process. `held_bytes` of at most `limit_bytes` are held, `receiving_bytes` of these by bodies that have
     not arrived yet; `refused` counts the requests that did not fit."""

@@ -82,6 +82,11 @@ from batchwright_worker.api.names import (
 @click.option("--tls-key", type=click.Path(path_type=Path), default=None, help="PEM: the certificate's key.")
 @click.option("--tls-client-ca", type=click.Path(path_type=Path), default=None, help="PEM: only clients signed by it.")
 @click.option(
+    "--shared-memory",
+    is_flag=True,
+    help="Read and write tensors in shared memory that callers of this machine register (/dev/shm).",
+)
+@click.option(
     "--http-front-end",
     type=click.Choice(["own", "uvicorn"]),
     default="own",

@@ -30,6 +30,8 @@ from batchwright_worker.protocol.large_bodies import LargeBodies
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import Metrics
 from batchwright_worker.protocol.request_memory import RequestMemory
+from batchwright_worker.protocol.shared_memory import EXTENSION as SHARED_MEMORY
+from batchwright_worker.protocol.shared_memory import Regions
 from batchwright_worker.protocol.tls import Certificates
 from batchwright_worker.sidecar.assembly import engine_of, runtimes_of, shares_of
 from batchwright_worker.sidecar.control import ControlApp, token_from
@@ -99,7 +101,9 @@ class Sidecar:
             engine.publisher.publish, lambda: engine.drain(settings.drain_seconds), settings.linger_seconds
         )
         models = {model.name: model for model in deployment.spec.models}
-        self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind)
+        self._regions = Regions(body_bytes) if settings.shared_memory else None
+        extensions = (SHARED_MEMORY,) if self._regions is not None else ()
+        self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind, more_extensions=extensions)
         self._control = deployment.spec.repository_control
         self._runtimes = runtimes
         self._streaming: list[StreamingRuntime] = [each for each in runtimes if isinstance(each, RuntimeClient)]
@@ -142,6 +146,7 @@ class Sidecar:
             repository_control=self._control,
             memory=self._memory,
             large=self._large,
+            regions=self._regions,
         )
         try:
             certificates = certificates_of(settings)
@@ -160,6 +165,7 @@ class Sidecar:
                 repository_control=self._control,
                 memory=self._memory,
                 large=self._large,
+                regions=self._regions,
             )
             address = f"{settings.host}:{settings.grpc_port}"
             self._grpc, ports["grpc"] = grpc_server(service, limits, address, certificates)

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     load_table: str = ""
     memory_bytes: int | None = None
     request_memory_bytes: int | None = None
+    shared_memory: bool = False
 
 
 def deployment_of(path: Path) -> ModelDeployment:

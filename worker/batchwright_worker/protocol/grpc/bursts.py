@@ -9,6 +9,7 @@ batch and took 1.4 to 1.6 times the CPU per call (`python -m e2e.bench.grpc`).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -17,6 +18,7 @@ from batchwright_worker.engine.engine import Engine
 from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import InferRequest, InferResult
+from batchwright_worker.protocol.shared_memory import Place
 
 QUIET_ROUNDS: Final = 8
 """So many rounds of the event loop without another call end a burst: some ten microseconds where the loop has nothing
@@ -28,11 +30,12 @@ Outcome = InferResult | InferenceError
 
 @dataclass(slots=True)
 class SubmittedCall:
-    """A request, and its outcome to come; `pending` once the engine has it."""
+    """A request, and its outcome to come; `pending` once the engine has it. `places`: of outputs in shared memory."""
 
     request: InferRequest
     outcome: asyncio.Future[Outcome]
     pending: PendingRequest | None = None
+    places: Mapping[str, Place] | None = None
 
 
 class Bursts:

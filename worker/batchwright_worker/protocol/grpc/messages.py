@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,8 @@ from batchwright_worker.inference.requests import Array, InferRequest, InferResu
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.parameters import deadline_of, priority_of, refuse_unsupported
+from batchwright_worker.protocol.parameters import REGION, deadline_of, priority_of, refuse_unsupported
+from batchwright_worker.protocol.shared_memory import Place, Regions, place_of
 from batchwright_worker.protocol.tensors import (
     DeclaredInput,
     add_input,
@@ -25,14 +26,25 @@ from batchwright_worker.protocol.tensors import (
 )
 
 
-def parse(message: pb.ModelInferRequest, arrival: float, time_left_s: float | None, limits: Limits) -> InferRequest:
-    """Raises BadInput. The deadline is the earlier one of the call's and the parameter `timeout`'s."""
+def parse(
+    message: pb.ModelInferRequest,
+    arrival: float,
+    time_left_s: float | None,
+    limits: Limits,
+    regions: Regions | None = None,
+) -> InferRequest:
+    """`regions` where shared memory is served. Raises BadInput. The deadline is the earlier one of the call's and the
+    parameter `timeout`'s."""
     check_inputs_count(len(message.inputs), limits)
     parameters = by_name(message.parameters)
-    inputs = _inputs(message, limits)
+    if regions is not None:
+        places = (_place(tensor, "input") for tensor in message.inputs)
+        regions.check([place for place in places if place is not None], list(places_of(message).values()))
+    inputs = _inputs(message, limits, regions)
     for output in message.outputs:
         if output.parameters:
-            refuse_unsupported(by_name(output.parameters), f"output {output.name!r}")
+            given = by_name(output.parameters)
+            refuse_unsupported(given, f"output {output.name!r}", regions=regions is not None)
     return InferRequest(
         model=message.model_name,
         inputs=inputs,
@@ -54,15 +66,42 @@ def due_within(request: InferRequest, time_left_s: float | None) -> InferRequest
     return msgspec.structs.replace(request, deadline=_earlier(request.arrival + time_left_s, request.deadline))
 
 
-def response(request: InferRequest, version: str, result: InferResult) -> pb.ModelInferResponse:
-    """The response; tensors travel as raw contents."""
+def response(
+    request: InferRequest,
+    version: str,
+    result: InferResult,
+    places: Mapping[str, Place] | None = None,
+    regions: Regions | None = None,
+) -> pb.ModelInferResponse:
+    """The response; tensors travel as raw contents, those with a place in shared memory are written there. Raises
+    BadInput where one does not fit."""
     message = pb.ModelInferResponse(model_name=request.model, model_version=version, id=request.request_id)
     for name, array in result.outputs.items():
         datatype = name_of(array.dtype)
         message.outputs.add(name=name, datatype=datatype, shape=array.shape)
         raw = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
+        if places and regions is not None and (place := places.get(name)) is not None:
+            regions.write(place, raw, name)
+            raw = b""  # clients find the others by their place in the list
         message.raw_output_contents.append(raw)
     return message
+
+
+def places_of(message: pb.ModelInferRequest) -> dict[str, Place]:
+    """The outputs that go to shared memory, and where. Raises BadInput."""
+    places = ((output.name, _place(output, "output")) for output in message.outputs)
+    return {name: place for name, place in places if place is not None}
+
+
+def names_a_region(message: pb.ModelInferRequest) -> bool:
+    """Lies any of its tensors in shared memory?"""
+    return any(REGION in one.parameters for one in message.inputs) or any(
+        REGION in one.parameters for one in message.outputs
+    )
+
+
+def _place(tensor: Any, what: str) -> Place | None:
+    return place_of(by_name(tensor.parameters), f"{what} {tensor.name!r}") if tensor.parameters else None
 
 
 def by_name(parameters: Mapping[str, pb.InferParameter] | Mapping[str, pb.ModelRepositoryParameter]) -> dict[str, Any]:
@@ -76,25 +115,37 @@ def parameter_value(parameter: pb.InferParameter | pb.ModelRepositoryParameter) 
     return None if which is None else getattr(parameter, which)
 
 
-def _inputs(message: pb.ModelInferRequest, limits: Limits) -> dict[str, Array]:
-    raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
+def _inputs(message: pb.ModelInferRequest, limits: Limits, regions: Regions | None) -> dict[str, Array]:
+    raw, tensors = message.raw_input_contents, message.inputs
+    elsewhere = sum(REGION in tensor.parameters for tensor in tensors) if regions is not None else 0
+    if raw and len(raw) != len(tensors) - elsewhere:
         raise BadInput(
-            f"raw_input_contents has {len(raw)} entries: wanted {len(message.inputs)}, one for each input; "
-            "send all tensors raw or none",
-            wanted=str(len(message.inputs)),
+            f"raw_input_contents has {len(raw)} entries: wanted {len(tensors) - elsewhere}, one for each input"
+            f"{' that is not in shared memory' if elsewhere else ''}; send all tensors raw or none",
+            wanted=str(len(tensors) - elsewhere),
             given=str(len(raw)),
         )
     inputs: dict[str, Array] = {}
-    for index, tensor in enumerate(message.inputs):
+    contents = iter(raw)
+    for tensor in tensors:
         declared = declared_input(tensor.name, tensor.datatype, tensor.shape, limits)
-        if tensor.parameters:
-            refuse_unsupported(by_name(tensor.parameters), f"input {tensor.name!r}")
-        if raw and tensor.HasField("contents"):
-            raise declared.bad("has both contents and raw contents", "one of them", "both", "leave one out")
-        array = from_bytes(declared, memoryview(raw[index])) if raw else _typed(declared, tensor.contents)
-        add_input(inputs, tensor.name, array)
+        add_input(inputs, tensor.name, _input(declared, tensor, contents if raw else None, regions))
     return inputs
+
+
+def _input(declared: DeclaredInput, tensor: Any, raw: Iterator[bytes] | None, regions: Regions | None) -> Array:
+    if tensor.parameters:
+        given, where = by_name(tensor.parameters), f"input {tensor.name!r}"
+        refuse_unsupported(given, where, regions=regions is not None)
+        if regions is not None and (place := place_of(given, where)) is not None:
+            if tensor.HasField("contents"):
+                raise declared.bad("is in shared memory and has contents", "one of them", "both", "leave one out")
+            return from_bytes(declared, regions.read(place))
+    if raw is None:
+        return _typed(declared, tensor.contents)
+    if tensor.HasField("contents"):
+        raise declared.bad("has both contents and raw contents", "one of them", "both", "leave one out")
+    return from_bytes(declared, memoryview(next(raw)))
 
 
 def _typed(declared: DeclaredInput, contents: pb.InferTensorContents) -> Array:

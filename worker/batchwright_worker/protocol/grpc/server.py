@@ -15,17 +15,16 @@ from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
-from batchwright_worker.oip.inference_pb2_grpc import (
-    GRPCInferenceServiceServicer,
-    add_GRPCInferenceServiceServicer_to_server,
-)
+from batchwright_worker.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
+from batchwright_worker.protocol.grpc.region_calls import RegionCalls
 from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LargeBodies, WasRead, request_of
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import check_load, check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
+from batchwright_worker.protocol.shared_memory import Regions
 from batchwright_worker.protocol.tls import Certificates
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ T = TypeVar("T")
 ReadApart = tuple[WasRead, dict[str, Array]]
 
 
-class InferenceService(GRPCInferenceServiceServicer):
+class InferenceService(RegionCalls):
     """The service of the protocol: every method returns its response, or aborts with the code that the error carries. A
     cancelled call cancels its rows."""
 
@@ -56,7 +55,9 @@ class InferenceService(GRPCInferenceServiceServicer):
         repository_control: bool,
         memory: RequestMemory | None = None,
         large: LargeBodies | None = None,
+        regions: Regions | None = None,
     ) -> None:
+        super().__init__(regions)
         self._memory = memory or RequestMemory()
         self._large = large or LargeBodies()
         self._engine = engine
@@ -134,8 +135,11 @@ class InferenceService(GRPCInferenceServiceServicer):
         return await self._answered(self._submit(message, context, await self._read_apart(message)))
 
     async def _read_apart(self, message: Any) -> ReadApart | None:
-        """A large message of many elements; None for what is read at once. Raises BadInput."""
+        """A large message of many elements; None for what is read at once, as what may name a region, which only this
+        process has. Raises BadInput."""
         if not any(tensor.datatype == "BYTES" or tensor.HasField("contents") for tensor in message.inputs):
+            return None
+        if self._regions is not None and messages.names_a_region(message):
             return None
         serialized = message.SerializeToString()
         return None if len(serialized) <= LARGE_BYTES else await self._large.read_grpc(serialized, self._limits)
@@ -145,12 +149,14 @@ class InferenceService(GRPCInferenceServiceServicer):
         arrival, left_s = self._engine.clock(), _time_left(context)
         self._catalogue.check(message.model_name, message.model_version)
         if apart is None:
-            request = messages.parse(message, arrival, left_s, self._limits)
+            request = messages.parse(message, arrival, left_s, self._limits, self._regions)
         else:
             request = messages.due_within(request_of(*apart, arrival), left_s)
         held = sum(array.nbytes for array in request.inputs.values())
         self._memory.hold(held)
         call = self._bursts.add(request)
+        if self._regions is not None:
+            call.places = messages.places_of(message)
         call.outcome.add_done_callback(lambda _: self._memory.release(held))
         return call
 
@@ -163,7 +169,7 @@ class InferenceService(GRPCInferenceServiceServicer):
             raise
         if isinstance(outcome, InferenceError):
             raise outcome
-        return messages.response(call.request, VERSION, outcome), outcome
+        return messages.response(call.request, VERSION, outcome, call.places, self._regions), outcome
 
     async def _read_stream(
         self,

@@ -35,11 +35,14 @@ from batchwright_worker.protocol.large_bodies import (
     request_of,
 )
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.request_memory import RequestMemory
+from batchwright_worker.protocol.parameters import REGION
+from batchwright_worker.protocol.request_memory import HeldBytes, RequestMemory
 from batchwright_worker.protocol.request_templates import JSON_KEPT_BYTES, BodyTemplate, BodyTemplates
+from batchwright_worker.protocol.shared_memory import Regions
 
 EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
 _BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
+_REGION: Final = REGION.encode()
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 WAIT_FRESH_S: Final = 0.002
 _JSON_LENGTH: Final = HEADER_LENGTH.lower().encode()
@@ -70,7 +73,7 @@ class InferHead:
 class Inference:
     """The infer requests of one port. `with_common_headers` is the application's, for responses that are no results."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the process that it answers for
         self,
         engine: Engine,
         catalogue: Catalogue,
@@ -78,7 +81,10 @@ class Inference:
         memory: RequestMemory,
         large: LargeBodies,
         with_common_headers: Callable[[HttpRequest, HttpResponse], HttpResponse],
+        *,
+        regions: Regions | None = None,
     ) -> None:
+        self._regions = regions
         self._memory = memory
         self._large = large
         self._engine = engine
@@ -93,16 +99,41 @@ class Inference:
             self._catalogue.check(head.model, head.version)
             head.is_served = True
         self._memory.check()
-        if len(request.content) > LARGE_BYTES and _takes_long(request.content, head):
+        if len(request.content) > LARGE_BYTES and self._is_read_apart(request.content, head):
             reading = self._large.read_http(head.model, request.content, head.json_length, self._limits)
             reading.add_done_callback(partial(self._was_read, request, self._engine.clock()))
             request.caller.on_disconnect = reading.cancel
             return
         self._submit(request, self._parsed(request.content, head))
 
+    def _is_read_apart(self, body: memoryview, head: InferHead) -> bool:
+        """Not where it may name a region: these are this process's."""
+        return _takes_long(body, head) and not (self._regions is not None and _REGION in _json_of(body, head))
+
     def _submit(self, request: HttpRequest, parsed: ParsedRequest) -> None:
+        if parsed.shared is not None:
+            self._submit_shared(request, parsed, HeldBytes(self._memory, parsed.shared.input_bytes))
+            return
         pending = self._engine.submit(parsed.request, partial(self._respond, request, parsed))
         request.caller.on_disconnect = partial(self._engine.cancel, pending)
+
+    def _submit_shared(self, request: HttpRequest, parsed: ParsedRequest, held: HeldBytes) -> None:
+        """The same for a request whose tensors are beside its body: they are `held` until the answer."""
+
+        def done(outcome: InferResult | InferenceError) -> None:
+            held.release()
+            self._respond(request, parsed, outcome)
+
+        def left() -> None:
+            held.release()
+            self._engine.cancel(pending)
+
+        try:
+            pending = self._engine.submit(parsed.request, done)
+        except BaseException:
+            held.release()
+            raise
+        request.caller.on_disconnect = left
 
     def _was_read(
         self, request: HttpRequest, arrival: float, reading: asyncio.Future[tuple[WasRead, dict[str, Array]]]
@@ -127,13 +158,14 @@ class Inference:
     def _parsed(self, body: memoryview, head: InferHead) -> ParsedRequest:
         arrival = self._engine.clock()
         if not head.json_bytes:
-            return json_bodies.parse(head.model, body, head.json_length, arrival, self._limits)
+            return json_bodies.parse(head.model, body, head.json_length, arrival, self._limits, self._regions)
         json = bytes(body[: head.json_bytes])
         template = head.templates.get(json)
         if template is not None:
             return template.parsed(head.model, body, arrival)
-        parsed = json_bodies.parse(head.model, body, head.json_length, arrival, self._limits)
-        head.templates.learn(json, parsed, head.json_bytes, len(body))
+        parsed = json_bodies.parse(head.model, body, head.json_length, arrival, self._limits, self._regions)
+        if parsed.shared is None:
+            head.templates.learn(json, parsed, head.json_bytes, len(body))
         return parsed
 
     def _respond(self, request: HttpRequest, parsed: ParsedRequest, outcome: InferResult | InferenceError) -> None:
@@ -167,13 +199,13 @@ class Inference:
 
     def _send_own(self, request: HttpRequest, parsed: ParsedRequest, result: InferResult) -> None:
         texts = sum(array.size for name, array in result.outputs.items() if not parsed.is_binary(name))
-        if texts > LARGE_ELEMENTS:
+        if texts > LARGE_ELEMENTS and parsed.shared is None:
             model, request_id = parsed.request.model, parsed.request.request_id
             job = WriteHttp(model, VERSION, request_id, parsed.binary, parsed.binary_default, [])
             writing = self._large.write_http(job, result.outputs)
             writing.add_done_callback(partial(self._was_written, request, parsed, result))
             return
-        self._send_body(request, parsed, result, *json_bodies.response(parsed, VERSION, result))
+        self._send_body(request, parsed, result, *json_bodies.response(parsed, VERSION, result, self._regions))
 
     def _was_written(
         self,
@@ -218,10 +250,14 @@ class Inference:
 
 def _takes_long(body: memoryview, head: InferHead) -> bool:
     """Are there many JSON values or strings in this large body? Raw numbers are views of it, however many."""
+    json = _json_of(body, head)
+    return len(json) > LARGE_BYTES or b"BYTES" in json
+
+
+def _json_of(body: memoryview, head: InferHead) -> bytes:
+    """The JSON part, as far as the head says how long it is; else all of it."""
     digits = head.json_length
-    if digits is None or not digits.isdigit() or int(digits) > LARGE_BYTES:
-        return True
-    return b"BYTES" in bytes(body[: int(digits)])
+    return bytes(body if digits is None or not digits.isdigit() else body[: int(digits)])
 
 
 def _json_part(template: BodyTemplate, parsed: ParsedRequest, result: InferResult) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import msgspec
@@ -22,17 +22,14 @@ from batchwright_worker.protocol.http.messages import (
     error_response,
     json_response,
 )
+from batchwright_worker.protocol.http.plain_bodies import decoded, plain_body
+from batchwright_worker.protocol.http.region_routes import RegionRoutes
 from batchwright_worker.protocol.large_bodies import LargeBodies
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
 from batchwright_worker.protocol.parameters import check_load, check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
-
-T = TypeVar("T")
-_NO_REGIONS = (
-    "shared memory of clients is not read or written here, so no region can be registered; send tensors in the body, "
-    "as binary data"
-)
+from batchwright_worker.protocol.shared_memory import Regions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +85,7 @@ class HttpApp(TaskApp):
         repository_control: bool,
         memory: RequestMemory | None = None,
         large: LargeBodies | None = None,
+        regions: Regions | None = None,
     ) -> None:
         super().__init__()
         self._engine = engine
@@ -97,7 +95,10 @@ class HttpApp(TaskApp):
         self._is_ready = ready
         self._repository_control = repository_control
         memory, large = memory or RequestMemory(), large or LargeBodies()
-        self._inference = self.inference(engine, catalogue, limits, memory, large, self.with_common_headers)
+        self._regions = RegionRoutes(regions, limits)
+        self._inference = self.inference(
+            engine, catalogue, limits, memory, large, self.with_common_headers, regions=regions
+        )
         self._compressed = CompressedRequests(self._inference.begin, limits, memory, self.with_common_headers)
 
     def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
@@ -161,13 +162,24 @@ class HttpApp(TaskApp):
             case ["v2", "repository", "models", model, "load" | "unload" as action]:
                 handler = self._load if action == "load" else self._unload
                 return HandlerRoute(method="POST", handler=handler, target=ModelTarget(model=model))
-            case ["v2", "systemsharedmemory" | "cudasharedmemory", *_]:
-                raise HttpError(400, _NO_REGIONS)
+            case ["v2", "systemsharedmemory" | "cudasharedmemory" as kind, *rest]:
+                return self._of_regions(kind, rest)
             case ["v2", "models", model, *rest] if parts != ["v2", "models", "stats"]:
                 if rest[:1] == ["versions"] and len(rest) > 1:
                     return self._of_model(ModelTarget(model=model, version=rest[1]), rest[2:])
                 return self._of_model(ModelTarget(model=model), rest)
         return self._of_server("/".join(parts))
+
+    def _of_regions(self, kind: str, rest: list[str]) -> Route | None:
+        found = self._regions.found(kind, rest)
+        if found is None:
+            return None
+        method, answer = found
+
+        async def handler(request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+            return answer(request)
+
+        return HandlerRoute(method=method, handler=handler, target=ModelTarget())
 
     def _of_server(self, path: str) -> Route | None:
         if path == "v2/repository/index":
@@ -227,8 +239,8 @@ class HttpApp(TaskApp):
         return json_response(self._catalogue.statistics(target.model or None))
 
     async def _index(self, request: HttpRequest, _target: ModelTarget) -> HttpResponse:
-        body = self._plain_body(request)
-        filters = _decoded(body, dict[str, object], '{} or {"ready": true}')
+        body = plain_body(request, self._limits)
+        filters = decoded(body, dict[str, object], '{} or {"ready": true}')
         return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
 
     async def _load(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
@@ -241,27 +253,14 @@ class HttpApp(TaskApp):
         await self._engine.unload(target.model)
         return HttpResponse(200, b"{}")
 
-    def _plain_body(self, request: HttpRequest) -> bytes:
-        if request.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise HttpError(415, "a compressed body is read by infer alone; send it without Content-Encoding")
-        return request.body(self._limits.json_bytes)
-
     def _control_parameters(self, request: HttpRequest, target: ModelTarget) -> dict[str, Any]:
-        body = self._plain_body(request)
+        body = plain_body(request, self._limits)
         self._catalogue.check(target.model)
         if not self._repository_control:
             raise HttpError(
                 403, "loading and unloading is off here; set spec.repositoryControl: true in the ModelDeployment"
             )
-        return _decoded(body, ControlBody, "{}").parameters
-
-
-def _decoded(body: bytes, kind: type[T], example: str) -> T:
-    """A body that may be empty. Raises HttpError."""
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise HttpError(400, f"the request is not the JSON object that is wanted: {error}; send {example}") from error
+        return decoded(body, ControlBody, "{}").parameters
 
 
 def _get(handler: Handler, target: ModelTarget | None = None) -> HandlerRoute:

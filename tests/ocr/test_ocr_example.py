@@ -160,7 +160,7 @@ def test_an_output_that_is_not_whole_is_not_evaluated(tmp_path: Path) -> None:
         evaluate.read_results(tmp_path)
     (tmp_path / "part-00000.jsonl").write_text("{}\n")
     part = {"name": "part-00000.jsonl", "digest": "0"}
-    (tmp_path / "manifest.json").write_text(json.dumps({"parts": [part]}))
+    (tmp_path / "_manifest.json").write_text(json.dumps({"parts": [part]}))
     with pytest.raises(ValueError, match="is not the part"):
         evaluate.read_results(tmp_path)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from batchwright_worker.api.messages import JobConfig, RunnerState, TrustedServer
 from batchwright_worker.runner.job import Job, make_job
-from batchwright_worker.runner.progress import Published
+from batchwright_worker.runner.progress import Published, ShardProgress
 from batchwright_worker.runner.steps.commit import Committed, commit
+from batchwright_worker.runner.steps.engines import check_models, open_engines
 from batchwright_worker.runner.steps.plan import make_plan
-from batchwright_worker.runner.steps.shard import run_shard, shard_step
+from batchwright_worker.runner.steps.shard import do_shard, run_shard, shard_step
 
 FUNCTIONS = Path(__file__).parent / "functions"
 
@@ -82,14 +83,27 @@ class Bench:
         return await asyncio.to_thread(commit, self.job())
 
     async def run_all(self) -> Committed:
-        plan = make_plan(self.job())
-        for index in range(plan.shards):
-            await self.run_shard(index)
+        """All steps in this process, as in local mode."""
+        job = self.job()
+        plan = make_plan(job)
+        async with open_engines(job, workers=self.workers) as engines:
+            await check_models(job, engines)
+            for index in range(plan.shards):
+                step = shard_step(job, index)
+                await do_shard(step, engines, ShardProgress(index, job.dag, step.shard.items))
         return await self.commit()
 
     def records(self) -> list[dict[str, Any]]:
-        parts = sorted(self.output.glob("part-*.jsonl"))
-        return [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
+        """Results and error records of jsonl parts, in the order of the items."""
+        return [record for part in sorted(self.output.glob("part-*.jsonl")) for record in self._records(part)]
+
+    def _records(self, part: Path) -> list[dict[str, Any]]:
+        records = [json.loads(line) for line in part.read_bytes().splitlines()]
+        for file in (self.output / "_errors").glob(f"{part.stem}-*.jsonl"):
+            for line in file.read_bytes().splitlines():
+                record = json.loads(line)
+                records.insert(record.pop("position"), record)
+        return records
 
     def results(self, task: str) -> list[Any]:
         """What a task gave for each item; an item without it fails the test, with its record."""

@@ -81,7 +81,7 @@ def changed_input(job: Bench) -> None:
 def foreign_manifest(job: Bench) -> None:
     records(job)
     job.output.mkdir()
-    (job.output / "manifest.json").write_text("{}")
+    (job.output / "_manifest.json").write_text("{}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ CASES = [
         name="another's manifest",
         prepare=foreign_manifest,
         reason="OutputInUse",
-        words="manifest.json, which this job",
+        words="_manifest.json, which this job",
     ),
     Case(
         name="no such module",

@@ -224,7 +224,7 @@ async def test_a_file_that_an_argument_names_belongs_to_the_code(bench: MakeBenc
     job.input.mkdir()
     (job.input / "a.txt").write_text("word\n")
     await job.run_all()
-    assert list(json.loads((job.output / "manifest.json").read_text())["code"]["files"]) == [str(vocabulary)]
+    assert list(json.loads((job.output / "_manifest.json").read_text())["code"]["files"]) == [str(vocabulary)]
     vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nother\n")
     error = refusal(job)
     assert error.reason == "CodeChanged"

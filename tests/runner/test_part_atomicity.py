@@ -8,29 +8,34 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.outputs.parts import PartStatistics, PartWriter, remove_temporaries, whole_part
+from batchwright_worker.runner.graph.block_values import BlockValues
+from batchwright_worker.runner.outputs.parts import MadePart, PartStatistics, PartWriter, remove_temporaries, whole_part
+from batchwright_worker.runner.outputs.records import BlockResults
 from batchwright_worker.runner.steps.plan import make_plan
 from batchwright_worker.runner.storage.locations import Location, locate
 from tests.runner.bench import Bench, cpu
 
 MakeBench = Callable[..., Bench]
+LINES = b'{"id":"0","v":"0"}\n{"id":"1","v":"1"}\n{"id":"2","v":"2"}\n'
 PLAN = "key-of-the-plan"
 FILE_STEPS = ("open", "os.link", "os.rename", "os.remove", "os.mkdir")
 
 
-def statistics(name: str, size: int, digest: str) -> PartStatistics:
-    return PartStatistics(name=name, plan=PLAN, items=3, succeeded=3, failed=0, bytes=size, digest=digest)
+def statistics(made: MadePart) -> PartStatistics:
+    return PartStatistics(plan=PLAN, items=3, succeeded=3, failed=0, **made._asdict())
+
+
+def block(first: int, *ids: str) -> BlockResults:
+    return BlockResults(first=first, ids=ids, columns={"v": BlockValues(range(len(ids)), rows=list(ids))})
 
 
 def write_part(output: Location) -> PartStatistics | None:
     with PartWriter(output, 7, "jsonl") as writer:
-        for position in (2, 0, 1):
-            writer.put(position, [b'{"id": %d}' % position])
+        writer.put(block(2, "2"))
+        writer.put(block(0, "0", "1"))
         return writer.finish(statistics)
 
 
@@ -54,7 +59,7 @@ def dies_at(step: int, output: Location) -> bool:
 
 
 def test_a_crash_between_any_two_steps_leaves_a_whole_part_or_none(tmp_path: Path) -> None:
-    wanted = b'{"id": 0}\n{"id": 1}\n{"id": 2}\n'
+    wanted = LINES
     step, parts_seen = 0, set()
     while True:
         step += 1
@@ -76,7 +81,7 @@ def test_a_crash_between_any_two_steps_leaves_a_whole_part_or_none(tmp_path: Pat
 def test_the_first_of_two_runners_wins_and_the_second_sees_its_part(tmp_path: Path) -> None:
     output = locate(tmp_path.as_uri())
     with PartWriter(output, 7, "jsonl") as slow:
-        slow.put(0, [b'{"id": "slow"}'])
+        slow.put(block(0, "slow"))
         first = write_part(output)
         assert slow.finish(statistics) is None
     assert first is not None
@@ -110,11 +115,11 @@ def store(tmp_path: Path) -> Iterator[Location]:
 
 def test_an_object_store_keeps_the_first_put(store: Location) -> None:
     with PartWriter(store, 7, "jsonl") as slow:
-        slow.put(0, [b'{"id": "slow"}'])
+        slow.put(block(0, "slow"))
         first = write_part(store)
         assert slow.finish(statistics) is None
     assert whole_part(store, "part-00007.jsonl", PLAN) == first
-    assert store.read("part-00007.jsonl") == b'{"id": 0}\n{"id": 1}\n{"id": 2}\n'
+    assert store.read("part-00007.jsonl") == LINES
 
 
 async def test_a_whole_job_leaves_its_results_in_an_object_store(bench: MakeBench, store: Location) -> None:
@@ -125,42 +130,21 @@ async def test_a_whole_job_leaves_its_results_in_an_object_store(bench: MakeBenc
     done = await job.run_all()
     assert (done.manifest.items, len(done.manifest.parts)) == (3, 2)
     assert store.read("part-00001.jsonl") == b'{"id":"data.jsonl:3","a":4}\n'
-    assert store.exists("manifest.json")
+    assert store.exists("_manifest.json")
 
 
 async def test_commit_refuses_a_missing_and_a_changed_part(bench: MakeBench) -> None:
     job = bench(cpu("a", "sample_functions:double"), shard_size=2)
     job.write_records([{"v": v} for v in range(4)])
     await job.run_all()
-    (job.output / "manifest.json").unlink()
+    (job.output / "_manifest.json").unlink()
     part = job.output / "part-00001.jsonl"
     part.write_bytes(part.read_bytes().replace(b"4", b"5"))
     for _ in range(2):
         with pytest.raises(StepFailed, match=r"part-00001\.jsonl is missing or damaged: run shard 1 again"):
             await job.commit()
         part.unlink(missing_ok=True)
-    assert not (job.output / "manifest.json").exists()
-
-
-async def test_parquet_parts_have_one_schema_and_the_same_records(bench: MakeBench) -> None:
-    tasks = (cpu("n", "sample_functions:unlucky", number=1), cpu("all", "sample_functions:identity"))
-    job = bench(*tasks, output_format="parquet")
-    job.write_records([{"v": 0, "w": None}, {"v": 1}, {"v": 2, "w": [1, 2]}, {"v": 3, "w": [1.5]}])
-    await job.run_all()
-    table = parquet.read_table(job.output / "part-00000.parquet")
-    assert table.column("id").to_pylist() == [f"data.jsonl:{i}" for i in range(1, 5)]
-    assert table.column("n").to_pylist() == [0, None, 2, 3]
-    assert table.column("all").to_pylist()[3] == {"v": 3, "w": [1.5]}
-    assert table.column("error").to_pylist()[1] == {"task": "n", "message": "ValueError: 1 is unlucky"}
-    assert table.schema.field("n").type == pa.int64()
-
-
-async def test_parquet_values_without_a_common_type_are_json_text(bench: MakeBench) -> None:
-    job = bench(cpu("x", "json-fields", fields=["x"], single=True), output_format="parquet")
-    job.write_records([{"x": 1}, {"x": "one"}, {"x": {"a": 1}}])
-    await job.run_all()
-    table = parquet.read_table(job.output / "part-00000.parquet")
-    assert table.column("x").to_pylist() == ["1", '"one"', '{"a":1}']
+    assert not (job.output / "_manifest.json").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")

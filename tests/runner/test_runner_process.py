@@ -133,7 +133,7 @@ async def test_plan_and_commit_tell_their_results_and_errors(bench: MakeBench) -
     assert await (await runner.start("commit")).wait() == 0
     result = msgspec.json.decode(runner.log.read_bytes(), type=CommitResult)
     assert (result.items, result.succeeded, result.failed, result.error) == (1, 1, 0, "")
-    assert json.loads((job.output / "manifest.json").read_text())["digest"] == result.digest
+    assert json.loads((job.output / "_manifest.json").read_text())["digest"] == result.digest
 
 
 def test_the_termination_message_fits_whatever_there_is_to_tell() -> None:

@@ -36,9 +36,9 @@ def main() -> None:
 
 def read_results(folder: Path) -> dict[str, list[str]]:
     """Lines by page, of the parts that the manifest names. Raises ValueError if there is none or a part differs."""
-    manifest_path = folder / "manifest.json"
+    manifest_path = folder / "_manifest.json"
     if not manifest_path.exists():
-        raise ValueError("no manifest.json: the job is not complete")
+        raise ValueError("no _manifest.json: the job is not complete")
     pages: dict[str, list[str]] = {}
     for part in json.loads(manifest_path.read_text())["parts"]:
         path = folder / part["name"]

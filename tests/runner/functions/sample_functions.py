@@ -87,3 +87,19 @@ def declared_wrong(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def scaled_row(inputs: Mapping[str, Any]) -> dict[str, Any]:
     value = int(inputs["item"]["data"]["v"])
     return {"x": np.arange(8, dtype=np.float32) + value, "k": np.float32([value % 3])}
+
+
+def vector(inputs: Mapping[str, Any]) -> Any:
+    return np.float32(inputs["item"]["data"]["x"])
+
+
+def as_float(inputs: Mapping[str, Any]) -> float:
+    return float(inputs["item"]["data"]["x"])
+
+
+def as_array(inputs: Mapping[str, Any]) -> Any:
+    return np.array([float(inputs["item"]["data"]["x"])])
+
+
+def nothing(inputs: Mapping[str, Any]) -> None:
+    return None

@@ -26,6 +26,8 @@ TaskName = Annotated[
     str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?$")
 ]
 
+Column = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+
 
 class Input(Value, kw_only=True, frozen=True):
     """The data set."""
@@ -67,6 +69,18 @@ class Output(Value, kw_only=True, frozen=True):
         LocalObjectReference | None, doc("Secret with credentials, as in an artifact's secretRef of a ModelDeployment.")
     ] = None
     format: Annotated[Literal["jsonl", "parquet"], doc("Format of the shards' files.")] = "jsonl"
+    compression: Annotated[
+        Literal["none", "gzip", "zstd"], doc("Of jsonl parts (.jsonl.gz, .jsonl.zst). Parquet compresses by itself.")
+    ] = "none"
+    pass_through: Annotated[
+        tuple[Column, ...],
+        doc(
+            "Fields of the input's records that each result carries along, under their names. Inputs of records only: "
+            "jsonl and parquet.",
+            max_length=256,
+            extra_json_schema=UNIQUE,
+        ),
+    ] = ()
     mode: Annotated[
         Literal["New", "Overwrite"],
         doc(

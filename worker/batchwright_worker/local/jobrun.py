@@ -88,7 +88,7 @@ class LocalResult:
             )
             lines = [
                 f"{self.job.name}: {counts}; {speed}",
-                f"output: {uri} ({len(manifest.parts)} parts, manifest.json)",
+                f"output: {uri} ({len(manifest.parts)} parts, _manifest.json)",
             ]
         lines += [
             f"task {task.name}: {task.rows} rows, mean batch {task.mean_batch_size:g}"

@@ -68,7 +68,7 @@ def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> No
 @_job
 @_log
 def commit(job_file: Path, termination_log: Path) -> None:
-    """Verify all parts and write OUTPUT/manifest.json."""
+    """Verify all parts and write OUTPUT/_manifest.json."""
     from batchwright_worker.api.messages import CommitResult
     from batchwright_worker.runner.progress import fit
     from batchwright_worker.runner.steps.commit import commit as commit_parts

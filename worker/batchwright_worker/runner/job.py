@@ -38,8 +38,15 @@ class Job:
     @property
     def identity(self) -> str:
         """Digest of what is asked for: input, tasks with their arguments, form of the output."""
-        parts = (self.spec.input, self.spec.tasks, self.spec.output.format)
+        output = self.spec.output
+        parts = (self.spec.input, self.spec.tasks, output.format, output.compression, output.pass_through)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of parts."""
+        output = self.spec.output
+        return output.format + {"none": "", "gzip": ".gz", "zstd": ".zst"}[output.compression]
 
     def code(self) -> CodeDigests:
         """What the functions are made of at present, and the files that their arguments name."""

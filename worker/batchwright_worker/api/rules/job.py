@@ -47,6 +47,18 @@ def _same_place(spec: InferenceJobSpec) -> bool:
     return spec.input.uri.rstrip("/") == spec.output.uri.rstrip("/")
 
 
+RESERVED_TASKS: Final = ("id", "error", "item")
+"""What records, error records and the inputs of functions call their own fields."""
+OF_RECORDS: Final = ("jsonl", "parquet")
+"""Input formats whose items have fields."""
+
+
+def _columns_apart(spec: InferenceJobSpec) -> bool:
+    """No field that is passed through has the name of another column."""
+    taken = {"id", *(task.name for task in spec.tasks)}
+    return not taken & set(spec.output.pass_through)
+
+
 _JOB = (
     Rule(
         on=InferenceJob,
@@ -106,6 +118,39 @@ _JOB = (
         holds=lambda task: (task.cpu is not None) != (task.model is not None),
         wrong="exactly one of cpu and model",
         remedy="write cpu: {function: module:callable} or model: {deployment: NAME, model: NAME}",
+    ),
+    Rule(
+        on=Task,
+        at="name",
+        cel="!(self in ['id', 'error', 'item'])",
+        holds=lambda name: name not in RESERVED_TASKS,
+        wrong="records and functions have a field of that name already",
+        remedy="name the task otherwise than id, error or item",
+    ),
+    Rule(
+        on=InferenceJobSpec,
+        names="output.passThrough",
+        cel="!has(self.output.passThrough) || self.input.format in ['jsonl', 'parquet']",
+        holds=lambda spec: not spec.output.pass_through or spec.input.format in OF_RECORDS,
+        wrong="items of this input.format have no fields",
+        remedy="leave passThrough out, or write input.format jsonl or parquet",
+    ),
+    Rule(
+        on=InferenceJobSpec,
+        names="output.passThrough",
+        cel="!has(self.output.passThrough) || self.output.passThrough.all(c, c != 'id' && "
+        "!self.tasks.exists(t, t.name == c))",
+        holds=_columns_apart,
+        wrong="a column of that name is there already: id, or a task's",
+        remedy="name the task otherwise, or rename the field in a CPU task",
+    ),
+    Rule(
+        on=Output,
+        names="compression",
+        cel="!has(self.compression) || self.compression == 'none' || self.format == 'jsonl'",
+        holds=lambda output: output.compression == "none" or output.format == "jsonl",
+        wrong="only jsonl parts are compressed as a whole",
+        remedy="leave compression out: parquet compresses by itself",
     ),
     Rule(
         on=CpuTask,

@@ -64,6 +64,12 @@ class BlockRun:
         return len(self.ids)
 
     @property
+    def payload(self) -> TaskResult:
+        """The items themselves, those that could be read."""
+        assert self._payload is not None
+        return self._payload
+
+    @property
     def finished(self) -> bool:
         """Is every task done?"""
         return not self._progress.remaining

@@ -70,6 +70,15 @@ class BlockValues:
         """Memory of the columns; what rows hold is not known."""
         return sum(column.nbytes for column in (self.columns or {}).values())
 
+    def unwrapped(self) -> BlockValues:
+        """Values that are {name: value} of one name each, or lists of such, as the value alone."""
+        if self.columns is None:
+            return BlockValues(self.items, rows=[_unwrapped(value) for value in self.rows])
+        if len(self.columns) != 1:
+            return self
+        (column,) = self.columns.values()
+        return BlockValues(self.items, columns={"": column}, bare=True)
+
     def only(self, items: Sequence[int]) -> BlockValues:
         """The values of these items, which all have one."""
         if len(items) == len(self.items):
@@ -172,6 +181,12 @@ class ValuesWriter:
             return blob.head, tuple(np.frombuffer(buffer, np.uint8) for buffer in blob.buffers)
         # The buffers are the value's own memory, and the function may use it again for its next result.
         return blob.head, tuple(np.array(np.frombuffer(buffer, np.uint8)) for buffer in blob.buffers)
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unwrapped(each) for each in value]
+    return next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
 
 
 def merged(parts: Sequence[BlockValues]) -> BlockValues:

@@ -5,30 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from batchwright_worker.runner.outputs.parts import parts_made
-from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
+from batchwright_worker.runner.outputs.parts import parts_made, remove_errors
+from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, output_errors
 from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlanFile, part_name
 
 _NO_DATA: Final = (".", "_")
 """Names that begin so are skipped by whatever reads a folder as a data set."""
+_OURS: Final = frozenset({MANIFEST_NAME, ERRORS_DIR})
 _OF_THE_VOLUME: Final = frozenset({"lost+found"})
 
 
 def own_parts(output: Location, plan: PlanFile) -> list[str]:
     """The parts that stand and that this plan's runners have made."""
     present = set(_entries(output)) & parts_made(output)
-    names = (part_name(index, plan.output_format) for index in range(len(plan.shards)))
+    names = (part_name(index, plan.suffix) for index in range(len(plan.shards)))
     return [name for name in names if name in present]
 
 
 def foreign(output: Location, plan: PlanFile | None) -> list[str]:
-    """Names of what is neither ours nor hidden, sorted."""
-    own = {MANIFEST_NAME, *own_parts(output, plan)} if plan is not None else set()
-    return sorted(
-        name
-        for name in _entries(output)
-        if name not in own and not name.startswith(_NO_DATA) and name not in _OF_THE_VOLUME
-    )
+    """Names of what is neither ours nor hidden, sorted; without a plan nothing is ours, whatever its name."""
+    own = {*own_parts(output, plan), *_OURS} if plan is not None else set()
+    return sorted(name for name in _entries(output) if name not in own and (name in _OURS or not _is_hidden(name)))
 
 
 def clear(output: Location, plan: PlanFile) -> None:
@@ -39,8 +36,13 @@ def clear(output: Location, plan: PlanFile) -> None:
             output.fs.rm_file(output.at(MANIFEST_NAME))
         for name in parts:
             output.fs.rm_file(output.at(name))
+        remove_errors(output)
         if output.exists(WORK_DIR):
             output.fs.rm(output.at(WORK_DIR), recursive=True)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(_NO_DATA) or name in _OF_THE_VOLUME
 
 
 def _entries(output: Location) -> Iterator[str]:

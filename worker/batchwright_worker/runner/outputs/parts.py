@@ -9,19 +9,28 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
-import numpy as np
+import pyarrow as pa
 
 from batchwright_worker.api.messages import ItemFailure, TaskState
-from batchwright_worker.runner.errors import StepFailed, TaskFailed
-from batchwright_worker.runner.storage.locations import WORK_DIR, Location, commit_file, output_errors, write_atomically
+from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.outputs.part_files import PartFile, part_file
+from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock
+from batchwright_worker.runner.storage.locations import (
+    ERRORS_DIR,
+    WORK_DIR,
+    Location,
+    commit_file,
+    output_errors,
+    sync_file,
+    write_atomically,
+)
 from batchwright_worker.runner.storage.plan_file import part_name
 
 TEMPORARY_DIR = f"{WORK_DIR}/tmp"  # noqa: S108 - below the output
@@ -39,101 +48,115 @@ class PartStatistics(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     failed: int
     bytes: int
     digest: str
+    schema: str = ""
+    """Arrow's, of Parquet parts, as `encoded_schema` writes it."""
+    errors: str = ""
+    """File of the error records below the output; empty where no item failed."""
     tasks: list[TaskState] = []
     failures: list[ItemFailure] = []
 
 
-class RecordEncoder:
-    """Records as JSON: the same values give the same bytes; numpy values become lists, bytes base64, NaN null."""
+class MadePart(NamedTuple):
+    """A part on its way to its name; see `PartStatistics`."""
 
-    def __init__(self) -> None:
-        self._encoder = msgspec.json.Encoder(enc_hook=_plain)
-
-    def success(self, item: str, results: Mapping[str, Any]) -> bytes:
-        """`{"id": .., TASK: result, ..}`. Raises TaskFailed if a result cannot be written."""
-        try:
-            return self._encoder.encode({"id": item, **results})
-        except (TypeError, ValueError, msgspec.MsgspecError) as error:
-            raise TaskFailed(
-                f"the result cannot be written as JSON: {error}; return numbers, text, lists, dicts"
-            ) from error
-
-    def failure(self, item: str, task: str, message: str) -> bytes:
-        """`{"id": .., "error": {"task": .., "message": ..}}`."""
-        return self._encoder.encode({"id": item, "error": {"task": task, "message": message}})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, bytearray | memoryview):
-        return base64.b64encode(value).decode()
-    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no JSON form")
+    name: str
+    bytes: int
+    digest: str
+    schema: str
+    errors: str
 
 
 class PartWriter:
-    """Takes records in any order of items, writes them in input order; `finish` makes the part."""
+    """Takes blocks of results in any order, writes them in input order; `finish` makes the part, and beside it the
+    file of its error records."""
 
-    def __init__(self, output: Location, index: int, output_format: str) -> None:
+    def __init__(self, output: Location, index: int, suffix: str) -> None:
         self._output = output
-        self._format = output_format
-        self.name = part_name(index, output_format)
-        self._path = _temporary(output, self.name)
-        self._waiting: dict[int, list[bytes]] = {}
+        self._suffix = suffix
+        self.name = part_name(index, suffix)
+        self._path = temporary_path(output, self.name)
+        self._waiting: dict[int, EncodedBlock] = {}
+        self._error_path = self._path.with_suffix(".errors.tmp")
+        self._errors: BinaryIO | None = None
         self.waiting = 0
-        self._file: BinaryIO | None = None
+        self._file: PartFile | None = None
         self.next_item = 0
         self.waiting_bytes = 0
 
     def __enter__(self) -> PartWriter:
         with output_errors(self._output):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("wb", buffering=_BUFFER)
+            self._file = part_file(self._path, self._suffix)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk says so again; the file goes anyway
-                self._file.close()
+            with contextlib.suppress(OSError, ValueError):  # a full disk says so again; the file goes anyway
+                self._file.abandon()
+        if self._errors is not None:
+            self._errors.close()
         self._path.unlink(missing_ok=True)
+        self._error_path.unlink(missing_ok=True)
 
-    def put(self, first: int, records: list[bytes]) -> None:
-        """Take the records of consecutive items, the first of which is at this position of the shard."""
+    def put(self, block: BlockResults) -> None:
+        """Take the results of consecutive items; those that cannot be written are added to the block's failures."""
         assert self._file is not None
-        self._waiting[first] = records
-        self.waiting += len(records)
-        self.waiting_bytes += sum(map(len, records))
+        encoded = self._file.encode(block)
+        self._waiting[block.first] = encoded
+        self.waiting += encoded.count
+        self.waiting_bytes += encoded.nbytes
         with output_errors(self._output):
             while (ready := self._waiting.pop(self.next_item, None)) is not None:
-                self.next_item += len(ready)
-                self.waiting -= len(ready)
-                self.waiting_bytes -= sum(map(len, ready))
-                self._file.write(b"\n".join((*ready, b"")))
+                self.next_item += ready.count
+                self.waiting -= ready.count
+                self.waiting_bytes -= ready.nbytes
+                self._file.write(ready.records)
+                self._write_errors(ready.errors)
 
-    def finish(self, make: Any) -> PartStatistics | None:
-        """Make the part; `make(name, bytes, digest)` gives its statistics. None: another runner was first."""
+    def finish(self, make: Callable[[MadePart], PartStatistics]) -> PartStatistics | None:
+        """Make the part. None: another runner was first."""
         assert self._file is not None
         with output_errors(self._output):
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
-            self._convert()
-            statistics: PartStatistics = make(self.name, self._path.stat().st_size, digest_of_file(self._path))
-        write_atomically(self._output, statistics_name(self.name, statistics.digest), msgspec.json.encode(statistics))
+            sync_file(self._path)
+            digest = digest_of_file(self._path)
+            made = MadePart(
+                name=self.name,
+                bytes=self._path.stat().st_size,
+                digest=digest,
+                schema=encoded_schema(self._file.schema),
+                errors=self._finish_errors(digest),
+            )
+        statistics = make(made)
+        write_atomically(self._output, statistics_name(self.name, digest), msgspec.json.encode(statistics))
         return statistics if commit_file(self._output, self.name, self._path) else None
 
-    def _convert(self) -> None:
-        if self._format == "parquet":
-            from batchwright_worker.runner.outputs.parquet import convert
+    def _write_errors(self, lines: Sequence[bytes]) -> None:
+        if lines:
+            if self._errors is None:
+                self._errors = self._error_path.open("wb")
+            self._errors.write(b"\n".join((*lines, b"")))
 
-            convert(self._path)
+    def _finish_errors(self, digest: str) -> str:
+        """Error records lie beside those of a runner that may have been faster, under a name of their own."""
+        if self._errors is None:
+            return ""
+        self._errors.close()
+        name = f"{ERRORS_DIR}/{self.name.partition('.')[0]}-{digest[:_DIGEST_CHARACTERS]}.jsonl"
+        if self._output.local:
+            Path(self._output.at(ERRORS_DIR)).mkdir(exist_ok=True)
+        commit_file(self._output, name, self._error_path)
+        return name
 
 
-def _temporary(output: Location, name: str) -> Path:
-    folder = Path(output.at(TEMPORARY_DIR)) if output.local else Path(tempfile.gettempdir())
-    return folder / f"{name}.{secrets.token_hex(6)}.tmp"
+def encoded_schema(schema: Any) -> str:
+    """As text; empty for none."""
+    return "" if schema is None else base64.b64encode(schema.serialize()).decode()
+
+
+def decoded_schema(text: str) -> Any:
+    """The reverse."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def statistics_name(name: str, digest: str) -> str:
@@ -176,6 +199,43 @@ def drop_damaged(output: Location, name: str) -> None:
             message = f"{output.uri}/{name} is in the way and was not made by this job: move it somewhere else"
             raise StepFailed("OutputInUse", message)
         output.fs.rm_file(output.at(name))
+
+
+def remove_errors(output: Location, kept: Collection[str] = ()) -> None:
+    """Remove error records but these: of runners that were not the first, or of parts that are gone."""
+    try:
+        paths = output.fs.ls(output.at(ERRORS_DIR), detail=False)
+    except FileNotFoundError:
+        return
+    for path in paths:
+        name = str(path).rpartition("/")[2]
+        if name.startswith("part-") and f"{ERRORS_DIR}/{name}" not in kept:
+            output.fs.rm_file(path)
+
+
+def replace_part(output: Location, part: PartStatistics, temporary: Path, schema: Any) -> PartStatistics:
+    """Put another form of the same records in the place of a whole part; a crash leaves the one or the other."""
+    with output_errors(output):
+        sync_file(temporary)
+        changed = msgspec.structs.replace(
+            part,
+            bytes=temporary.stat().st_size,
+            digest=digest_of_file(temporary),
+            schema=encoded_schema(schema),
+        )
+        write_atomically(output, statistics_name(part.name, changed.digest), msgspec.json.encode(changed))
+        if output.local:
+            temporary.replace(output.at(part.name))
+        else:
+            output.fs.put_file(str(temporary), output.at(part.name))
+            temporary.unlink()
+    return changed
+
+
+def temporary_path(output: Location, name: str) -> Path:
+    """Where a file of the output is made: beside it, or on this machine's disk for an object store."""
+    folder = Path(output.at(TEMPORARY_DIR)) if output.local else Path(tempfile.gettempdir())
+    return folder / f"{name}.{secrets.token_hex(6)}.tmp"
 
 
 def remove_temporaries(output: Location) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -14,12 +15,22 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.contents import differences
 from batchwright_worker.runner.inputs.inputs import source_files
 from batchwright_worker.runner.job import Job
-from batchwright_worker.runner.outputs.parts import PartStatistics, remove_temporaries, whole_part
+from batchwright_worker.runner.outputs.arrow_types import storable, unified
+from batchwright_worker.runner.outputs.part_files import rewrite_parquet
+from batchwright_worker.runner.outputs.parts import (
+    PartStatistics,
+    decoded_schema,
+    remove_errors,
+    remove_temporaries,
+    replace_part,
+    temporary_path,
+    whole_part,
+)
 from batchwright_worker.runner.progress import FIRST_FAILURES, merged_tasks
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.model_pins import PinnedModel, pinned_models
 from batchwright_worker.runner.steps.shard import REPLACE, load_plan
-from batchwright_worker.runner.storage.locations import Location, write_atomically
+from batchwright_worker.runner.storage.locations import Location, output_errors, write_atomically
 from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, CodeDigests, PlanFile, part_name
 
 _THREADS = 4
@@ -34,10 +45,12 @@ class ManifestPart(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     failed: int
     bytes: int
     digest: str
+    errors: str = ""
+    """File of its error records, below the output."""
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
-    """`OUTPUT/manifest.json`: it stands if and only if the data set is whole. `digest` is over the parts' digests."""
+    """`OUTPUT/_manifest.json`: it stands if and only if the data set is whole. `digest` is over the parts' digests."""
 
     version: int = 1
     job: str
@@ -51,6 +64,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     parts: list[ManifestPart]
     models: list[PinnedModel] = []
     """What answered the model tasks, as far as the servers tell it."""
+    columns: dict[str, str] = {}
+    """Name -> Arrow type, of Parquet parts."""
     code: CodeDigests = CodeDigests()
     """What the CPU tasks were made of, and the files that their arguments name."""
 
@@ -81,7 +96,9 @@ def commit(job: Job) -> Committed:
     plan = load_plan(job, output)
     parts = _verified(output, plan)
     _check_failed(job, parts)
+    parts = _of_one_schema(output, parts)
     remove_temporaries(output)
+    remove_errors(output, {part.errors for part in parts})
     manifest = _manifest(job, plan, parts, pinned_models(output))
     raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     if output.read(MANIFEST_NAME) != raw:
@@ -128,7 +145,7 @@ def _committed(manifest: Manifest, parts: list[PartStatistics]) -> Committed:
 
 def _verified(output: Location, plan: PlanFile) -> list[PartStatistics]:
     def verify(index: int) -> PartStatistics:
-        name = part_name(index, plan.output_format)
+        name = part_name(index, plan.suffix)
         part = whole_part(output, name, plan.key)
         if part is None:
             message = f"{output.uri}/{name} is missing or damaged: run shard {index} again"
@@ -140,6 +157,28 @@ def _verified(output: Location, plan: PlanFile) -> list[PartStatistics]:
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(verify, range(len(plan.shards))))
+
+
+def _of_one_schema(output: Location, parts: list[PartStatistics]) -> list[PartStatistics]:
+    """Rewrite the parts whose schema is narrower than that of all: a shard may have met whole numbers or nothing where
+    others met fractions."""
+    schemas = [decoded_schema(part.schema) for part in parts if part.schema]
+    if not schemas:
+        return parts
+    schema = storable(unified(schemas))
+    return [
+        part if decoded_schema(part.schema).equals(schema, check_metadata=True) else _rewritten(output, part, schema)
+        for part in parts
+    ]
+
+
+def _rewritten(output: Location, part: PartStatistics, schema: Any) -> PartStatistics:
+    temporary = temporary_path(output, part.name)
+    with output_errors(output):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with output.fs.open(output.at(part.name), "rb") as source:
+            rewrite_parquet(source, temporary, schema)
+    return replace_part(output, part, temporary, schema)
 
 
 def _check_failed(job: Job, parts: list[PartStatistics]) -> None:
@@ -159,7 +198,7 @@ def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: lis
     return Manifest(
         job=job.name,
         plan=plan.digest,
-        format=plan.output_format,
+        format=plan.suffix,
         items=plan.items,
         succeeded=sum(part.succeeded for part in parts),
         failed=sum(part.failed for part in parts),
@@ -172,11 +211,13 @@ def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: lis
                 failed=part.failed,
                 bytes=part.bytes,
                 digest=part.digest,
+                errors=part.errors,
             )
             for part in parts
         ],
         models=models,
         code=plan.code,
+        columns={field.name: str(field.type) for field in decoded_schema(parts[0].schema)} if parts[0].schema else {},
     )
 
 

@@ -122,7 +122,7 @@ def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
         identity=job.identity,
         digest=digest_of(planned),
         input_format=job.spec.input.format,
-        output_format=job.spec.output.format,
+        suffix=job.suffix,
         items=total,
         shards=planned,
         empty=[_segment(file, shards.Segment(source=0, start=0, count=0), (0, 0)) for file in _empty(files, measured)],

@@ -17,7 +17,7 @@ from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.inputs import shard_items
 from batchwright_worker.runner.inputs.items import Item
 from batchwright_worker.runner.job import Job
-from batchwright_worker.runner.outputs.parts import PartStatistics, PartWriter, drop_damaged, whole_part
+from batchwright_worker.runner.outputs.parts import MadePart, PartStatistics, PartWriter, drop_damaged, whole_part
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
@@ -46,7 +46,7 @@ class ShardStep:
     @property
     def part(self) -> str:
         """Name of its part."""
-        return part_name(self.index, self.job.spec.output.format)
+        return part_name(self.index, self.job.suffix)
 
 
 def load_plan(job: Job, output: Location) -> PlanFile:
@@ -135,8 +135,8 @@ async def do_shard(
     drop_damaged(step.output, step.part)
     pool = engines.pool
     window = Window(budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2)
-    with PartWriter(step.output, step.index, step.job.spec.output.format) as writer:
-        run = ShardRun(step.job.dag, engines, writer, progress, window, limit=limit)
+    with PartWriter(step.output, step.index, step.job.suffix) as writer:
+        run = ShardRun(step.job, engines, writer, progress, window, limit=limit)
         pool.on_broken.append(run.fail)
         try:
             await run.run(_items(step))
@@ -151,16 +151,14 @@ def _items(step: ShardStep) -> Iterator[Item]:
     return shard_items(step.input, step.job.spec.input.format, step.shard)
 
 
-def _statistics(progress: ShardProgress, plan: str) -> Callable[[str, int, str], PartStatistics]:
-    def make(name: str, size: int, digest: str) -> PartStatistics:
+def _statistics(progress: ShardProgress, plan: str) -> Callable[[MadePart], PartStatistics]:
+    def make(made: MadePart) -> PartStatistics:
         return PartStatistics(
-            name=name,
             plan=plan,
             items=progress.items_total,
             succeeded=progress.succeeded,
             failed=progress.failed,
-            bytes=size,
-            digest=digest,
+            **made._asdict(),
             tasks=[task.state() for task in progress.tasks],
             failures=progress.failures,
         )

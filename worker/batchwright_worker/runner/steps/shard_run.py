@@ -11,20 +11,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from batchwright_worker.runner.cpu.pool import Call
-from batchwright_worker.runner.errors import StepFailed, TaskFailed
+from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.blobs import Blob
 from batchwright_worker.runner.graph.block_run import BlockRun, TaskResult
 from batchwright_worker.runner.graph.block_size import block_items
 from batchwright_worker.runner.graph.block_values import BlockValues, pack_values
-from batchwright_worker.runner.graph.dag import ITEM, Dag
+from batchwright_worker.runner.graph.dag import ITEM
 from batchwright_worker.runner.graph.two_level_queue import TwoLevelQueue
 from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.items import Item
+from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.models.call import ModelCall
 from batchwright_worker.runner.models.row_block import asked_rows
-from batchwright_worker.runner.outputs.parts import PartWriter, RecordEncoder
+from batchwright_worker.runner.outputs.parts import PartWriter
+from batchwright_worker.runner.outputs.records import BlockResults
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
@@ -38,7 +41,7 @@ class ShardRun:
 
     def __init__(
         self,
-        dag: Dag,
+        job: Job,
         engines: TaskEngines,
         writer: PartWriter,
         progress: ShardProgress,
@@ -46,7 +49,8 @@ class ShardRun:
         *,
         limit: FailureLimit,
     ) -> None:
-        self._dag = dag
+        self._dag = job.dag
+        self._pass_through = job.spec.output.pass_through
         self._engines = engines
         self._writer = writer
         self._progress = progress
@@ -57,7 +61,6 @@ class ShardRun:
         self._running_items = 0
         self._running_bytes = 0
         self._block_items = 1
-        self._records = RecordEncoder()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -199,42 +202,43 @@ class ShardRun:
         self._window.bytes = self._running_bytes + self._writer.waiting_bytes
 
     def _write(self, block: BlockRun) -> None:
-        plain = {name: (result.items, result.values.plain()) for name, result in block.results()}
-        sinks = [
-            (name, values if len(items) == len(block) else iter(_spread(len(block), items, values)))
-            for name, (items, values) in plain.items()
-        ]
-        records = []
-        for item, name in enumerate(block.ids):
-            results = {sink: next(values) for sink, values in sinks}
-            records.append(self._record(name, results, block.error(item)))
-        self._writer.put(block.first, records)
+        failures = {item: error for item in range(len(block)) if (error := block.error(item)) is not None}
+        results = BlockResults(
+            first=block.first, ids=block.ids, columns=self._columns(block, failures), failures=failures
+        )
+        self._writer.put(results)
+        succeeded = len(block) - len(results.failures)
+        self._progress.succeeded += succeeded
+        self._limit.succeeded += succeeded
+        for item, error in sorted(results.failures.items()):
+            self._progress.item_failed(block.ids[item], *error)
+            self._limit.failed += 1
+            if (problem := self._limit.problem()) is not None:
+                last = f"item {block.ids[item]}, task {error[0]}: {error[1]}"
+                raise StepFailed("TooManyFailedItems", f"{problem}; the last one: {last}")
 
-    def _record(self, item: str, results: Mapping[str, object], error: tuple[str, str] | None) -> bytes:
-        if error is None:
-            try:
-                record = self._records.success(item, results)
-            except TaskFailed as failure:
-                error = (self._dag.nodes[self._dag.sinks[-1]].name, str(failure))
-            else:
-                self._progress.succeeded += 1
-                self._limit.succeeded += 1
-                return record
-        self._progress.item_failed(item, *error)
-        self._limit.failed += 1
-        problem = self._limit.problem()
-        if problem is not None:
-            last = f"item {item}, task {error[0]}: {error[1]}"
-            raise StepFailed("TooManyFailedItems", f"{problem}; the last one: {last}")
-        return self._records.failure(item, *error)
+    def _columns(self, block: BlockRun, failures: dict[int, tuple[str, str]]) -> dict[str, BlockValues]:
+        """What is passed on of the items, then the results of the sinks; a model's only output stands alone."""
+        columns = self._passed_through(block, failures) if self._pass_through else {}
+        for task, result in zip(self._dag.sinks, (result for _, result in block.results()), strict=True):
+            model = self._dag.nodes[task].kind == "Model"
+            columns[self._dag.nodes[task].name] = result.values.unwrapped() if model else result.values
+        return columns
 
-
-def _spread(count: int, items: Sequence[int], values: Iterator[object]) -> list[object]:
-    """The values at their items' places, None where there is none."""
-    spread: list[object] = [None] * count
-    for item, value in zip(items, values, strict=True):
-        spread[item] = value
-    return spread
+    def _passed_through(self, block: BlockRun, failures: dict[int, tuple[str, str]]) -> dict[str, BlockValues]:
+        items = [item for item in block.payload.items if item not in failures]
+        records = block.payload.values.only(items).rows
+        found: dict[str, list[Any]] = {name: [] for name in self._pass_through}
+        kept = []
+        for item, record in zip(items, records, strict=True):
+            missing = [name for name in self._pass_through if name not in record["data"]]
+            if missing:
+                failures[item] = (ITEM, f"the record has no field {missing[0]!r}, which output.passThrough names")
+                continue
+            kept.append(item)
+            for name, values in found.items():
+                values.append(record["data"][name])
+        return {name: BlockValues(kept, rows=values) for name, values in found.items()}
 
 
 def _next_items(items: Iterator[Item], count: int) -> tuple[list[str], TaskResult, dict[int, str]] | None:

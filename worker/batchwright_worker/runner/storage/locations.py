@@ -22,6 +22,8 @@ from batchwright_worker.runner.errors import StepFailed
 
 WORK_DIR: Final = "_batchwright"
 """Folder of the output that holds the plan, statistics and temporary files; no part of the data set."""
+ERRORS_DIR: Final = "_errors"
+"""Folder of the output with the error records, a file for each part of which items failed."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -11,7 +11,7 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, write_atomically
 
 PLAN_NAME: Final = f"{WORK_DIR}/plan.json"
-MANIFEST_NAME: Final = "manifest.json"
+MANIFEST_NAME: Final = "_manifest.json"
 
 
 class PlannedSegment(msgspec.Struct, kw_only=True, frozen=True, array_like=True):
@@ -67,7 +67,8 @@ class PlanFile(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     identity: str
     digest: str
     input_format: str
-    output_format: str
+    suffix: str
+    """Of the names of parts."""
     items: int
     shards: list[PlannedShard]
     empty: list[PlannedSegment] = []
@@ -94,9 +95,9 @@ def digest_of(shards: list[PlannedShard]) -> str:
     return digest.hexdigest()
 
 
-def part_name(index: int, output_format: str) -> str:
+def part_name(index: int, suffix: str) -> str:
     """File of a shard's results, `part-00007.jsonl`."""
-    return f"part-{index:05d}.{output_format}"
+    return f"part-{index:05d}.{suffix}"
 
 
 def read_plan(output: Location) -> PlanFile | None:

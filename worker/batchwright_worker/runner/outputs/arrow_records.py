@@ -1,0 +1,103 @@
+"""Blocks of results as Arrow record batches: arrays keep their type, vectors of one length are fixed-size lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from batchwright_worker.runner.errors import TaskFailed
+from batchwright_worker.runner.graph.block_values import BlockValues
+from batchwright_worker.runner.outputs.arrow_types import json_field
+from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock, error_lines, plain_json
+
+_NOT_TO_BE_HELD = (
+    pa.ArrowInvalid,
+    pa.ArrowTypeError,
+    pa.ArrowNotImplementedError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+class ArrowRecords:
+    """Columns `id` and one for each of the block's; their types are found block by block and unified in the part."""
+
+    def encode(self, block: BlockResults) -> EncodedBlock:
+        """What has neither an Arrow type nor a JSON form is that item's error."""
+        columns = {name: _column(block, name, values) for name, values in block.columns.items()}
+        good = block.good  # without those whose values cannot be written
+        fields = [pa.field("id", pa.string())]
+        arrays = [pa.array([block.ids[item] for item in good], pa.string())]
+        for name, (items, array, is_json) in columns.items():
+            fields.append(json_field(name) if is_json else pa.field(name, array.type))
+            places = {item: place for place, item in enumerate(items)}
+            arrays.append(array if list(items) == good else array.take(pa.array([places[item] for item in good])))
+        batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        errors = error_lines(block)
+        return EncodedBlock(
+            count=len(block.ids), nbytes=batch.nbytes + sum(map(len, errors)), records=batch, errors=errors
+        )
+
+
+def _column(block: BlockResults, name: str, values: BlockValues) -> tuple[Sequence[int], Any, bool]:
+    """Items, their values as an array, and whether these are texts in JSON."""
+    good = set(block.good)
+    values = values.only([item for item in values.items if item in good])
+    if values.columns is not None:
+        return values.items, _of_columns(values.columns, bare=values.bare), False
+    rows = [_ready(value) for value in values.rows]
+    try:
+        return values.items, pa.array(rows), False
+    except _NOT_TO_BE_HELD:
+        items, texts = _texts(block, name, values)
+        return items, pa.array(texts, pa.string()), True
+
+
+def _texts(block: BlockResults, name: str, values: BlockValues) -> tuple[list[int], list[str | None]]:
+    items, texts = [], []
+    for item, value in zip(values.items, values.rows, strict=True):
+        try:
+            texts.append(None if value is None else plain_json(value).decode())
+            items.append(item)
+        except TaskFailed as failure:
+            block.failures[item] = (name, str(failure))
+    return items, texts
+
+
+def _of_columns(columns: Mapping[str, NDArray[Any]], *, bare: bool) -> Any:
+    arrays = {name: _of_array(column) for name, column in columns.items()}
+    return next(iter(arrays.values())) if bare else pa.StructArray.from_arrays(list(arrays.values()), list(arrays))
+
+
+def _of_array(column: NDArray[Any]) -> Any:
+    """Arrays of shape [n, ..] as n nested fixed-size lists."""
+    if column.dtype.kind not in "biuf" or 0 in column.shape[1:]:  # text; types that Arrow does not know
+        plain = column.astype(np.float32) if column.dtype.kind == "V" else column
+        return pa.array(plain.tolist()) if column.dtype.kind != "V" else _of_array(plain)
+    flat = np.ascontiguousarray(column).reshape(-1)
+    # readers of Parquet disagree about half floats, and none knows a foreign byte order
+    wide = (
+        flat.astype(np.float32) if flat.dtype == np.float16 else flat.astype(flat.dtype.newbyteorder("="), copy=False)
+    )
+    array = pa.array(wide)
+    for size in reversed(column.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _ready(value: Any) -> Any:
+    """As Arrow takes it: arrays of one dimension, and lists of them."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "V" or value.dtype == np.float16:
+            value = value.astype(np.float32)
+        return value.item() if not value.ndim else [_ready(row) for row in value] if value.ndim > 1 else value
+    if isinstance(value, Mapping):
+        return {str(key): _ready(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_ready(each) for each in value]
+    return bytes(value) if isinstance(value, bytearray | memoryview) else value

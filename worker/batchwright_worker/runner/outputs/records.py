@@ -1,0 +1,137 @@
+"""What a block of items leaves in the output: a record for each item that worked, an error record for each other."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from batchwright_worker.runner.errors import TaskFailed
+from batchwright_worker.runner.graph.block_values import BlockValues
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockResults:
+    """Consecutive items of a shard, of which the first is at `first`. `columns`: the values of each sink and of the
+    input's columns that are passed on, by name. `failures`: item -> (task, message); an encoder adds what cannot be
+    written. Items are numbers within the block."""
+
+    first: int
+    ids: Sequence[str]
+    columns: Mapping[str, BlockValues]
+    failures: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def good(self) -> list[int]:
+        """Items that did not fail."""
+        return [item for item in range(len(self.ids)) if item not in self.failures]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBlock:
+    """`records` as the part's format wants them, `errors` as lines of JSON."""
+
+    count: int
+    nbytes: int
+    records: Any
+    errors: Sequence[bytes]
+
+
+def error_lines(block: BlockResults) -> list[bytes]:
+    """`{"id": .., "position": .., "error": {"task": .., "message": ..}}`; `position` counts a shard's items from 0."""
+    return [
+        _ENCODER.encode(
+            {
+                "id": block.ids[item],
+                "position": block.first + item,
+                "error": {"task": task, "message": message},
+            }
+        )
+        for item, (task, message) in sorted(block.failures.items())
+    ]
+
+
+class JsonRecords:
+    """Lines of JSON: the same values give the same bytes; numpy values become lists, bytes base64."""
+
+    def encode(self, block: BlockResults) -> EncodedBlock:
+        """`{"id": .., NAME: value, ..}`; what has no JSON form (NaN, infinities, objects) is that item's error."""
+        columns = {name: _spread(len(block.ids), values) for name, values in block.columns.items()}
+        lines = []
+        for item in block.good:
+            values = {name: column[item] for name, column in columns.items()}
+            try:
+                lines.append(plain_json({"id": block.ids[item], **values}))
+            except TaskFailed as failure:
+                block.failures[item] = (_culprit(values), str(failure))
+        errors = error_lines(block)
+        size = sum(map(len, lines)) + sum(map(len, errors))
+        return EncodedBlock(count=len(block.ids), nbytes=size, records=lines, errors=errors)
+
+
+def plain_json(value: Any) -> bytes:
+    """The value as JSON. Raises TaskFailed for what has no JSON form."""
+    try:
+        raw = _ENCODER.encode(value)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise TaskFailed(
+            f"the result cannot be written as JSON: {error}; return numbers, text, lists, dicts"
+        ) from error
+    # what is not finite is encoded as null: only then is it worth a look
+    if b"null" in raw and _is_nonfinite(value):
+        raise TaskFailed(
+            "the result holds NaN or infinity, which JSON cannot say: replace it in a CPU task, or write output.format "
+            "parquet, which keeps it"
+        )
+    return raw
+
+
+def _culprit(values: Mapping[str, Any]) -> str:
+    """The column that has no JSON form."""
+    for name, value in values.items():
+        try:
+            plain_json(value)
+        except TaskFailed:
+            return name
+    return next(iter(values), "")
+
+
+def _spread(count: int, values: BlockValues) -> list[Any]:
+    """The values at their items' places, columns as plain numbers, None where there is none."""
+    spread: list[Any] = [None] * count
+    for item, value in zip(values.items, values.plain(), strict=True):
+        spread[item] = value
+    return spread
+
+
+def _is_nonfinite(value: Any) -> bool:
+    if isinstance(value, float | np.floating):
+        return not math.isfinite(value)
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind == "f" and not bool(np.isfinite(value).all())
+    return any(map(_is_nonfinite, _elements(value)))
+
+
+def _elements(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no JSON form")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)

@@ -77,7 +77,12 @@ class BatchOutcome:
         """Count the run; only a batch that went well as a whole, with all rows that were decided, teaches the tuner:
         halves and leftovers would look like a model that is slow per row."""
         self._ended_at = self._engine.clock()
-        self._counters.ran(rows, result, self._served.curve(self.batch.run.bucket).seconds(rows))
+        run = self.batch.run
+        self._counters.ran(
+            rows,
+            result,
+            self.batch.predicted_s if rows == run.rows else self._served.curve(run.bucket).seconds(rows),
+        )
         self._counters.last_inference = self._engine.wall()
         if result.memory is not None:
             self._engine.scheduler.memory_measured(self._device.name, result.memory)

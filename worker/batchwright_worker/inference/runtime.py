@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -157,8 +157,7 @@ class LoadReport:
     """Of what the model was made of; empty where it cannot be told."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryReport:
+class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of one device that models may use; `total_bytes` 0 means that nothing bounds it."""
 
     total_bytes: int
@@ -166,8 +165,7 @@ class MemoryReport:
     free_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class RunResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One batch done. `outputs` have all rows of the batch as leading dimension, in the order of the parts; those that
     are not batched are whole.
 
@@ -182,7 +180,7 @@ class RunResult:
     memory: MemoryReport | None = None
     batch_bytes: int = 0
     retained_bytes: int = 0
-    row_errors: Mapping[int, str] = field(default_factory=dict)
+    row_errors: Mapping[int, str] = {}
     input_s: float = 0.0
     output_s: float = 0.0
 

@@ -148,7 +148,7 @@ class Scheduler:
     def _next(self, now: float) -> Step:
         free = behind = False
         for device in self.devices.values():
-            if device.available:
+            if not device.down and not device.reservations:
                 timeline = device.timeline
                 free = free or timeline.takes_batch or timeline.takes_load
                 behind = behind or timeline.takes_follower
@@ -501,7 +501,7 @@ class Scheduler:
         for part in slices:
             if part.key not in waiting:
                 model_of.pop(part.key, None)
-        predicted = served.curve(run.bucket).seconds(run.rows)
+        predicted = served.facts(run.bucket, now).curve.seconds(run.rows)
         served.used.add(predicted + served.overhead_s, now)
         if len(self.models) > 1:
             self._fair_share.spent(run.model, predicted + served.overhead_s, loads=False)

@@ -45,6 +45,7 @@ _BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
 _REGION: Final = REGION.encode()
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 WAIT_FRESH_S: Final = 0.002
+HEADS_KEPT: Final = 256
 _JSON_LENGTH: Final = HEADER_LENGTH.lower().encode()
 
 
@@ -92,6 +93,8 @@ class Inference:
         self._limits = limits
         self._with_common_headers = with_common_headers
         self._waits: dict[str, tuple[float, bytes]] = {}
+        self._heads: dict[tuple[int, int, int, bytes], ResponseHead] = {}
+        """Heads of responses by all that differs between them: lengths of JSON part and body, batch size, wait."""
 
     def begin(self, request: HttpRequest, head: InferHead) -> None:
         """Submit a request, whose response comes later. Raises InferenceError for what is not taken."""
@@ -232,9 +235,17 @@ class Inference:
         request.caller.send(ResponseHead(200, headers, len(body)), body)
 
     def _head(self, parsed: ParsedRequest, result: InferResult, json: bytes) -> ResponseHead:
-        size = len(json) + sum(array.nbytes for array in result.outputs.values())
-        headers = [_BINARY, (_JSON_LENGTH, b"%d" % len(json)), *self._batch_headers(parsed, result)]
-        return ResponseHead(200, headers, size)
+        size = len(json)
+        for array in result.outputs.values():
+            size += array.nbytes
+        key = (len(json), size, result.batch_size, self._wait_ms(parsed.request.model))
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= HEADS_KEPT:
+                self._heads.clear()
+            headers = [_BINARY, (_JSON_LENGTH, b"%d" % len(json)), *self._batch_headers(parsed, result)]
+            head = self._heads[key] = ResponseHead(200, headers, size)
+        return head
 
     def _batch_headers(self, parsed: ParsedRequest, result: InferResult) -> list[Header]:
         return [(_BATCH_SIZE, b"%d" % result.batch_size), (EXPECTED_WAIT, self._wait_ms(parsed.request.model))]

@@ -268,13 +268,15 @@ class RuntimeClient(PromptRuntime):
         if ran.slot_bytes > slot.size:
             self._pool.adopt_growth(slot, ran.slot_bytes)
         outputs = {placed.name: taken(slot.view, placed) for placed in ran.outputs}
+        memory = None
         if ran.memory_used_bytes >= 0:
             self._used_bytes = ran.memory_used_bytes
+            memory = self._memory()
         self.streams = ran.streams or self.streams
         return RunResult(
             outputs=outputs,
             device_seconds=ran.device_seconds,
-            memory=self._memory(),
+            memory=memory,
             batch_bytes=max(0, ran.batch_bytes),
             retained_bytes=ran.retained_bytes,
             row_errors=ran.row_errors,

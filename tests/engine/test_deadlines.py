@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batchwright_worker.inference.errors import DeadlineExceeded, InferenceError
+from batchwright_worker.inference.errors import DeadlineExceeded, InferenceError, Refused
 from batchwright_worker.inference.requests import InferResult
 from tests.engine.devices import FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
@@ -104,6 +104,31 @@ def test_answered_requests_leave_nothing_behind_in_the_timer() -> None:
         gc.collect()
         assert sum(one() is not None for one in kept) <= 1
         assert len(engine._deadlines._heap) <= 130
+        await engine.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "error"), [(None, Refused), (10.0, Refused), (0.09, DeadlineExceeded)], ids=["none", "far", "near"]
+)
+def test_who_is_late_by_the_latency_target_alone_may_ask_elsewhere(
+    deadline_s: float | None, error: type[Exception]
+) -> None:
+    """A row that waits is given up because of a batch before it that took far longer than predicted."""
+
+    async def scenario() -> None:
+        device = FakeDevice()
+        engine = engine_of([model(max_size=1, initial_size=1, latency=100)], device)
+        await engine.start()
+        device.fixed_s = 0.095
+        first = asyncio.ensure_future(engine.infer(request(engine, 1.0)))
+        await asyncio.sleep(0.001)
+        due = None if deadline_s is None else engine.clock() + deadline_s
+        with pytest.raises(error) as refused:
+            await engine.infer(request(engine, 2.0, deadline=due))
+        assert type(refused.value) is error
+        await first
         await engine.close()
 
     run(scenario())

@@ -18,8 +18,10 @@ from batchwright_worker.engine.lifecycle import ModelLifecycle
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.engine.retries import Retries
+from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.runtime import PromptRuntime, RunResult, RuntimeTrouble
 from batchwright_worker.scheduler.dispatch import LoadModel, Nothing
+from batchwright_worker.scheduler.offers import due_by_target
 from batchwright_worker.scheduler.steps import Batch
 
 
@@ -39,8 +41,7 @@ class Dispatcher:
             step = engine.scheduler.next(engine.clock())
             for key in step.late:
                 if (pending := engine.requests.by_key.get(key)) is not None:
-                    late = refusals.late(pending.request, engine.clock())
-                    engine.requests.fail(pending, late, "LateAtDispatch")
+                    engine.requests.fail(pending, self._late(pending), "LateAtDispatch")
             for key in step.displaced:
                 if (pending := engine.requests.by_key.get(key)) is not None:
                     self._displaced(pending)
@@ -53,6 +54,11 @@ class Dispatcher:
                     engine.decisions.spawn(self.lifecycle.load(load))
                 case Nothing():
                     return step.wake_at
+
+    def _late(self, pending: PendingRequest) -> InferenceError:
+        request, now = pending.request, self.engine.clock()
+        served = self.engine.scheduler.models[request.model]
+        return refusals.late(request, now, due_by_target(served, pending.bucket, request.rows, request.arrival, now))
 
     def _displaced(self, pending: PendingRequest) -> None:
         model = pending.request.model

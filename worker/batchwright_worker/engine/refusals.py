@@ -35,10 +35,11 @@ def not_known_yet(model: str, blocked: str = "", wait_s: float = 0.0) -> ModelUn
     return ModelUnavailable(f"model {model} {why}", retry_after_s=max(1.0, wait_s) if wait_s < float("inf") else None)
 
 
-def late(request: InferRequest, now: float) -> InferenceError:
-    """The error of a request that has waited until it could not be answered in time any more."""
+def late(request: InferRequest, now: float, due_by_target: float | None) -> InferenceError:
+    """The error of a request that has waited until it could not be answered in time any more: by its own deadline, or
+    by the model's latency target, whichever is the earlier. Of these two only the second may be met elsewhere."""
     waited_ms = (now - request.arrival) * 1e3
-    if request.deadline is not None:
+    if request.deadline is not None and (due_by_target is None or request.deadline <= due_by_target):
         return DeadlineExceeded(f"the deadline cannot be met any more after waiting {waited_ms:.0f} ms")
     return Refused(
         f"after waiting {waited_ms:.0f} ms the latency target cannot be met any more", retry_after_s=waited_ms / 1e3

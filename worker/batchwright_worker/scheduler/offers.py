@@ -57,6 +57,14 @@ def late(served: ServedModel, devices: Mapping[str, Device], now: float, begins:
     return keys
 
 
+def due_by_target(served: ServedModel, bucket: Bucket, rows: int, arrival: float, now: float) -> float | None:
+    """When the latency target wants a request of so many rows answered; None without a target."""
+    if served.target_s is None:
+        return None
+    facts = served.facts(bucket, now)
+    return arrival + admission.allowance_s(facts.turnaround, facts.cap, rows, served.target_s)
+
+
 def is_probe(served: ServedModel, bucket: Bucket, devices: Mapping[str, Device], now: float) -> bool:
     """Is a row of this model worth trying whatever is predicted of it?"""
     if not served.is_doubtful(bucket, now):

@@ -110,7 +110,8 @@ class Watched:
     def __init__(self, client: ExternalServer) -> None:
         self.client = client
         self.lost, self.back = asyncio.Event(), asyncio.Event()
-        client.watch(lambda _why: self.lost.set(), self.back.set)
+        self.overdue: list[tuple[str, str]] = []
+        client.watch(lambda _why: self.lost.set(), self.back.set, lambda model, why: self.overdue.append((model, why)))
 
 
 @pytest.fixture
@@ -285,3 +286,31 @@ async def test_a_server_that_is_busy_is_tried_again_later(server: Server) -> Non
         report = await seen.client.load("m", DeclaredSource(artifact=None))
     assert report.plan is not None
     assert report.plan.mode == "Rows"
+
+
+async def test_a_batch_beyond_its_limit_is_given_up_and_the_server_goes_on(server: Server) -> None:
+    async with watched(server) as seen:
+        await seen.client.load("m", SOURCE)
+        server.answering.clear()
+        with pytest.raises(RuntimeLost, match=r"batch of 4 rows of model m has taken longer than its limit") as lost:
+            await seen.client.run("m", PARTS, 4, limit_s=0.2)
+        assert lost.value.overdue
+        [(model, why), (_, over)] = seen.overdue
+        assert (model, over) == ("m", "")
+        assert "has taken 0.1 s; it will be given up after 0.2 s" in why
+        assert not seen.lost.is_set()
+        assert seen.client.silent_since is not None
+        server.answering.set()
+        np.testing.assert_array_equal((await seen.client.run("m", PARTS, 4, limit_s=30)).outputs["y"], 2 * X)
+        assert seen.client.silent_since is None
+    assert len(seen.overdue) == 2
+
+
+async def test_a_load_whose_trials_hang_is_given_up(server: Server) -> None:
+    async with watched(server) as seen:
+        server.answering.clear()
+        with pytest.raises(RuntimeLost, match="load of model m has taken longer than its limit") as lost:
+            await seen.client.load("m", DeclaredSource(artifact=None), limit_s=0.2)
+        assert lost.value.overdue
+        server.answering.set()
+        assert (await seen.client.load("m", DeclaredSource(artifact=None), limit_s=30)).plan is not None

@@ -82,7 +82,7 @@ def with_parameter(name: str, **value: Any) -> pb.ModelInferRequest:
 
 
 CASES = [
-    Case("no inputs", ("'inputs' has 0",), pb.ModelInferRequest(model_name="linear")),
+    Case("no inputs", ("input 'x' of model linear is missing",), pb.ModelInferRequest(model_name="linear")),
     Case("an unknown model", ("no model 'nope'", "echo-bf16"), request("nope"), grpc.StatusCode.NOT_FOUND),
     Case("an unknown version", ("no version '3'",), versioned("3"), grpc.StatusCode.NOT_FOUND),
     Case("an unknown input", ("'x'", "missing"), request(name="z")),

@@ -56,7 +56,7 @@ def test_a_float64_is_read_to_its_last_bit() -> None:
         (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [NaN], "data": [1]}]}', "shape"),
         (b'{"inputs": NaN}', "inputs"),
         (b"NaN", "wants"),
-        (b'{"inputs": [], "parameters": {"timeout": Infinity}}', "'inputs' has 0"),
+        (b'{"inputs": [], "parameters": {"timeout": Infinity}}', "'timeout' is wrong"),
         (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [NaN]]}', "no valid JSON"),
         (
             b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2], "data": ["NaN", "\\ud800"]}]}',

@@ -57,6 +57,8 @@ def question_of(model: str, inputs: Specs, outputs: Specs, declared: Declaration
 
 
 def _no_reading(inputs: Specs) -> str:
+    if not inputs:
+        return "it has no inputs"
     if not any(spec.full_shape for spec in inputs):
         return "none of its inputs has a dimension that could be the batch"
     return "the first dimensions of its inputs are fixed to different sizes, so none is the batch"

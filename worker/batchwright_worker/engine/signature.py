@@ -87,6 +87,12 @@ class Signature:
         for name in batched:
             if not inputs[name].ndim:
                 raise self._bad(name, inputs[name], "has no dimensions, of which the first is the batch")
+        if not batched:
+            raise BadInput(
+                f"the request has no input with rows: model {self.model} takes one at least",
+                wanted="an input with rows",
+                given="none",
+            )
         first, *others = batched
         rows: int = inputs[first].shape[0]
         for name in others:
@@ -128,9 +134,10 @@ class Signature:
                 wanted=_describe(self._input(missing[0])),
                 given="nothing",
             )
-        if known and (strange := sorted(inputs.keys() - known)):
+        takes_none = self.whole and bool(self.outputs) and not known
+        if (known or takes_none) and (strange := sorted(inputs.keys() - known)):
             raise BadInput(
-                f"model {self.model} has no input '{strange[0]}'; it takes {sorted(known)}",
+                f"model {self.model} has no input '{strange[0]}'; it takes {sorted(known) or 'none'}",
                 input_name=strange[0],
                 wanted=", ".join(sorted(known)),
                 given=strange[0],

@@ -97,11 +97,11 @@ def from_bytes(declared: DeclaredInput, data: memoryview) -> Array:
 
 
 def check_inputs_count(count: int, limits: Limits) -> None:
-    """Raises BadInput unless there is at least one input and not too many."""
-    if not 1 <= count <= limits.inputs:
+    """Raises BadInput for too many; whether some are missing the model's signature says."""
+    if count > limits.inputs:
         raise BadInput(
-            f"'inputs' has {count} entries: wanted 1 to {limits.inputs}; GET /v2/models/NAME says which there are",
-            wanted=f"1 to {limits.inputs}",
+            f"'inputs' has {count} entries: wanted at most {limits.inputs}; GET /v2/models/NAME says which there are",
+            wanted=f"at most {limits.inputs}",
             given=str(count),
         )
 

@@ -10,6 +10,7 @@ from batchwright_operator.api.model_deployment import parse
 from batchwright_operator.deployments.kind_split import CurrentReplicas, Supply, split
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
 from batchwright_operator.deployments.plan import plan_replicas
+from batchwright_operator.deployments.profiles import Profiles
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.settings import Settings
 from tests.deployments.deployment_objects import EMULATED, PVC_ARTIFACT, deployment, model, profile
@@ -89,7 +90,7 @@ def planned(replicas: int, profiles: tuple[Raw, ...], count: int = 1) -> dict[st
     both = model("m", PVC_ARTIFACT, {**PVC_ARTIFACT, "accelerator": EMULATED})
     runtimes = [{"accelerator": "cpu"}, {"accelerator": EMULATED, "count": count}]
     raw = deployment(models=[both], runtimes=runtimes, replicas=replicas)
-    observed = ObservedDeployment(raw=raw, settings=Settings(), token="t", profiles=profiles)
+    observed = ObservedDeployment(raw=raw, settings=Settings(), token="t", profiles=Profiles(profiles))
     return plan_replicas(facts_of(observed, parse(raw), 0.0), 0.0, 30.0).replicas
 
 

@@ -17,6 +17,13 @@ from batchwright_operator.reconcile.decisions import Action, Apply, Create, Deci
 START = 1_800_000_000.0
 
 
+class _Anything:
+    """`Changes` of a reader that is told no more than that something may have changed."""
+
+    def take(self) -> None:
+        return None
+
+
 class TinyApi:
     """Objects by (plural, namespace, name). `now` is its clock."""
 
@@ -43,6 +50,9 @@ class TinyApi:
 
     def on_node(self, node: str) -> list[Raw]:
         return [each for each in self.all(POD) if (each.get("spec") or {}).get("nodeName") == node]
+
+    def changes(self, resource: Resource) -> _Anything:
+        return _Anything()
 
     def labelled(self, resource: Resource, label: str, value: str, *, namespace: str | None = None) -> list[Raw]:
         found = self.all(resource, namespace=namespace)

@@ -187,6 +187,7 @@ def test_result_goes_to_the_status_once() -> None:
     assert world.condition("Benchmarked") == ("True", "Benchmarked")
     assert world.profile["status"]["summary"] == {"kinds": "cpu", "products": "Zeta 9", "imagesPerSecond": "5.43"}
     assert [(each.reason, each.message) for each in decision.events] == [("Benchmarked", "cpu: 5.43 images/s")]
+    assert decision.counts == {'batchwright_benchmarks_total{kind="cpu",outcome="Benchmarked"}': 1}
     before = world.profile["status"]
     again = world.decide()
     assert (again.actions, again.events, world.profile["status"]) == ((), (), before)

@@ -80,9 +80,29 @@ class OperatorProcess:
         """How often it stopped leading."""
         return self.text().count("no longer leading")
 
-    def silence_s(self) -> float:
-        """The longest silence of its event loop since it began to lead, as it measured itself."""
-        return self.metrics().get("batchwright_event_loop_longest_silence_seconds", float("nan"))
+    def silence(self) -> Silence:
+        """Of its event loop since it began to lead, as it measured itself."""
+        found = self.metrics()
+        names = ("longest_silence", "most_cpu")
+        wall_s, cpu_s = (found.get(f"batchwright_event_loop_{name}_seconds", float("nan")) for name in names)
+        return Silence(wall_s=wall_s, cpu_s=cpu_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """The longest silence of an event loop, and the most CPU that it used without a pause: on a machine that others use
+    too, the difference is theirs."""
+
+    wall_s: float
+    cpu_s: float
+
+    @property
+    def is_short(self) -> bool:
+        """Would it be at most 100 ms on a machine of its own?"""
+        return min(self.wall_s, self.cpu_s) <= 0.1
+
+    def __str__(self) -> str:
+        return f"silence {self.wall_s * 1e3:.0f} ms, {self.cpu_s * 1e3:.0f} of its own"
 
 
 @dataclass(slots=True, kw_only=True)

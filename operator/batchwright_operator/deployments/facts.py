@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds
 from batchwright_operator.api.model_deployment import ModelDeployment
+from batchwright_operator.deployments.profiles import Profiles
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.revision import Revision
 from batchwright_operator.kube.objects import Raw
@@ -33,7 +34,7 @@ class DeploymentFacts:
     has_namesake: bool = False
     """Is there a ModelDeployment of that name?"""
     replicas: tuple[Replica, ...] = ()
-    profiles: tuple[Raw, ...] = ()
+    profiles: Profiles = field(default_factory=Profiles)
     taken: Mapping[str, int] = field(default_factory=dict)
     """Kind -> devices that model pods of other deployments hold or wait for; asked only where replicas may move."""
     missing_claims: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kind
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.profiles import Profiles
 from batchwright_operator.deployments.replicas import PendingTimeouts, replica
 from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.kube.objects import Raw
@@ -38,7 +39,7 @@ class ObservedDeployment:
     """Is there a ModelDeployment with the name that our headless Service had in 0.1.0?"""
     pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
     """Each with the newest state of its sidecar (None: not reported yet)."""
-    profiles: tuple[Raw, ...] = ()
+    profiles: Profiles = field(default_factory=Profiles)
     taken: Mapping[str, int] = field(default_factory=dict)
     """As in DeploymentFacts."""
     claims: frozenset[str] = frozenset()

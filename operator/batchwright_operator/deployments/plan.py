@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +66,7 @@ class ReplicaPlan:
 def plan_replicas(facts: DeploymentFacts, now: float, no_fit_s: float) -> ReplicaPlan:
     """`kind_split.split` on what is observed."""
     kinds = facts.kinds.kinds
-    processors = {kind: _processors(facts.profiles, kind) for kind in kinds}
+    processors = {kind: facts.profiles.of_kind(kind, _processors) for kind in kinds}
     shares, counts = own_shares(facts.deployments), current_replicas(facts.deployments)
     notes = _notes(facts.deployments)
     current = {
@@ -153,7 +153,7 @@ def _is_excluded(note: Raw | None, processors: Sequence[Any], now: float) -> boo
     return since is not None and now - since < RETRY_S
 
 
-def _processors(profiles: Sequence[Raw], kind: str) -> list[tuple[str, int, float]]:
+def _processors(profiles: Iterable[Raw], kind: str) -> list[tuple[str, int, float]]:
     """(node, slots, images/s of all of them) of every processor of this kind whose node takes pods, by node."""
     return sorted(
         (profile["metadata"]["name"], found.slots or len(found.devices), found.node_capacity or 0.0)

@@ -15,6 +15,7 @@ from batchwright_operator.deployments.metrics import metrics_of
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
 from batchwright_operator.deployments.phase import CLAIM_NOT_FOUND, DeploymentPhase, phase_of
 from batchwright_operator.deployments.plan import actions, component_is_model, desired
+from batchwright_operator.deployments.profiles import Profiles
 from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.scale_down import deletion_costs
@@ -40,7 +41,7 @@ from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Decision, Key, StatusWrite
-from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.interfaces import Changes, StoreView, Watch
 from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER, label_keys, no_keys, own_keys
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
@@ -80,6 +81,8 @@ class ModelDeploymentReconciler:
         self._settings = settings
         self._live = live
         self._turns = UpgradeTurns(settings.upgrades_at_once)
+        self._profiles = Profiles()
+        self._profiles_changed: Changes | None = None
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and what says where pods may go."""
@@ -117,11 +120,20 @@ class ModelDeploymentReconciler:
             services=tuple(store.owned(SERVICE, uid)),
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),
-            profiles=tuple(store.all(ACCELERATOR_PROFILE)),
+            profiles=self._profiles_of(store),
             taken=_taken(raw, store),
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
             rejection=self._live.rejections.get(key),
         )
+
+    def _profiles_of(self, store: StoreView) -> Profiles:
+        """The same object until one of them changes."""
+        if self._profiles_changed is None:
+            self._profiles_changed = store.changes(ACCELERATOR_PROFILE)
+        changed = self._profiles_changed.take()
+        if changed is None or changed:
+            self._profiles = Profiles(store.all(ACCELERATOR_PROFILE))
+        return self._profiles
 
     def _may_upgrade(
         self, store: StoreView, key: Key, raw: Raw, deployments: tuple[Raw, ...], revisions: tuple[Raw, ...]

@@ -36,6 +36,9 @@ class CandidatePool:
         self._rejections: dict[str, str] = {}
         """Node -> reason; those that do not even offer the kind are only counted."""
         self._reasons: Counter[str] = Counter()
+        self._noted = 0
+        """How often the reasons changed."""
+        self._left_out: tuple[tuple[int, int, int], str] = ((-1, 0, 0), "")
         self._seen = 0
         self._ranking: Ranking
         self.building = self._build()
@@ -76,14 +79,19 @@ class CandidatePool:
 
     def left_out(self, pod: PlacedPod) -> str:
         """Why other nodes are no candidates, counted."""
-        return counted(self.reasons(pod))
+        at = (self._noted, len(self._state.nodes), self._refused(pod))
+        if self._left_out[0] != at:
+            self._left_out = (at, counted(self.reasons(pod)))
+        return self._left_out[1]
 
     def reasons(self, pod: PlacedPod) -> Mapping[str, int]:
         """Reason -> nodes that are left out for it."""
         without = len(self._state.nodes) - len(self._state.nodes_with(self.demand.kind))
-        refused = sum(node in self._ranking for node in self._state.excluded(pod))
-        more = {f"without {self.demand.kind}": without, REFUSED: refused}
+        more = {f"without {self.demand.kind}": without, REFUSED: self._refused(pod)}
         return self._reasons + Counter({reason: number for reason, number in more.items() if number})
+
+    def _refused(self, pod: PlacedPod) -> int:
+        return sum(node in self._ranking for node in self._state.excluded(pod))
 
     # --- one node
 
@@ -112,6 +120,7 @@ class CandidatePool:
     def _note(self, name: str, reason: str) -> None:
         offers = name in self._state.nodes_with(self.demand.kind)
         before, after = self._rejections.pop(name, ""), reason if offers else ""
+        self._noted += before != after
         if before:
             self._reasons[before] -= 1
         if after:

@@ -7,9 +7,9 @@ A cycle that read everything anew would cost as much as the cluster is large, ho
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.api.model_deployment import parse
@@ -26,6 +26,7 @@ from batchwright_operator.kube.objects import (
 )
 from batchwright_operator.kube.quantities import Amounts, requests_of
 from batchwright_operator.placement.demand import Claims, DeploymentInfo, deployment_info, ratio_of
+from batchwright_operator.placement.node_changes import NodeChanges
 from batchwright_operator.placement.placed_pods import Owner, PlacedPod, model_pod
 from batchwright_operator.placement.refusals import Refusals
 from batchwright_operator.placement.usage import Usage
@@ -35,58 +36,18 @@ from batchwright_operator.processors.nodes import NodeInfo, node_info
 from batchwright_operator.processors.processor import Processor, processors_of
 from batchwright_operator.reconcile.interfaces import Changes, StoreView
 from batchwright_operator.reconcile.live_state import LiveState, Sample
+from batchwright_operator.reconcile.parsed_objects import ParsedOnDemand
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import COMPONENT_MODEL, LABEL_COMPONENT
 
-T = TypeVar("T")
 Place = tuple[str, str]
 """(namespace, name)"""
+AT_ONCE: Final = 200
+"""Changes that are looked at without a pause."""
+AIR: Final = 50
 RATIO_MOVED: Final = 0.05
 """A forecast that moved by more than this share counts."""
 _NONE: Final[frozenset[str]] = frozenset()
-
-
-class NodeChanges:
-    """Which nodes changed, in the order of their last changes."""
-
-    def __init__(self) -> None:
-        self.serial = 0
-        self._at: dict[str, int] = {}
-
-    def note(self, node: str) -> None:
-        """Something about this node is no longer as it was."""
-        self.serial += 1
-        self._at.pop(node, None)
-        self._at[node] = self.serial
-
-    def since(self, serial: int) -> list[str]:
-        """The nodes that changed after this serial."""
-        found = []
-        for node in reversed(self._at):
-            if self._at[node] <= serial:
-                break
-            found.append(node)
-        return found
-
-
-class _Parsed(Generic[T]):
-    """Objects as values, parsed once per version and only when asked for."""
-
-    def __init__(self, read: Callable[[Raw], T]) -> None:
-        self._read = read
-        self._known: dict[Place, tuple[object, T]] = {}
-
-    def of(self, place: Place, raw: Raw | None) -> T | None:
-        """The value of this object; None without one."""
-        if raw is None:
-            self._known.pop(place, None)
-            return None
-        metadata = raw["metadata"]
-        version = (metadata.get("uid"), metadata.get("resourceVersion"))
-        known = self._known.get(place)
-        if known is None or known[0] != version or version[1] is None:
-            known = self._known[place] = (version, self._read(raw))
-        return known[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +69,7 @@ class ClusterState:
         self.refused: dict[Place, PlacedPod] = {}
         """Pods that were bound to a node where the scheduler finds that they do not fit."""
         self.new: list[PlacedPod] = []
-        """Pods that are to be placed since the last update."""
+        """Pods that are to be placed, until somebody takes note of them."""
         self.changes = NodeChanges()
         self.usage = Usage(self)
         self._settings, self._live = settings, live
@@ -116,14 +77,20 @@ class ClusterState:
         self._feeds: dict[Resource, Changes] = {}
         self._entries: dict[Place, _Entry] = {}
         self._replicas: dict[Owner, dict[Place, PlacedPod]] = defaultdict(dict)
-        self._deployments: _Parsed[DeploymentInfo | InvalidSpec] = _Parsed(self._parsed)
-        self._models = _Parsed(model_pod)
+        self._deployments: ParsedOnDemand[DeploymentInfo | InvalidSpec] = ParsedOnDemand(self._parsed)
+        self._models = ParsedOnDemand(model_pod)
         self._uids: dict[tuple[Resource, Place], str] = {}
         """Of what stands between ModelDeployments and pods."""
         self._offering: dict[str, set[str]] = defaultdict(set)
         """Kind -> nodes that offer it."""
         self._sampled: dict[tuple[str, str], Sample] = {}
+        self._known: dict[Owner, DeploymentInfo | InvalidSpec | None] = {}
+        """As of the last update, as the ratios."""
         self._ratios: dict[Owner, float | None] = {}
+        self._is_current = False
+        self._to_see_nodes: dict[str, None] = {}
+        self._to_see_profiles: dict[str, None] = {}
+        self._to_see_pods: dict[Place, None] = {}
         self._last_ratios: dict[Owner, float | None] = {}
         self._assumed: dict[Place, bool] = {}
         """Pods that something was decided for since the last update -> whether that was answered."""
@@ -165,7 +132,9 @@ class ClusterState:
 
     def deployment(self, owner: Owner) -> DeploymentInfo | InvalidSpec | None:
         """The ModelDeployment; None when it has been deleted."""
-        return self._deployments.of(owner, self._store.get(MODEL_DEPLOYMENT, *owner))
+        if owner not in self._known:
+            self._known[owner] = self._deployments.of(owner, self._store.get(MODEL_DEPLOYMENT, *owner))
+        return self._known[owner]
 
     @property
     def claims(self) -> Claims:
@@ -220,26 +189,56 @@ class ClusterState:
 
     # --- bringing up to date
 
-    def update(self, store: StoreView) -> None:
-        """Takes over what changed in the cache, and the newest samples."""
+    def update(self, store: StoreView) -> bool:
+        """Takes over what changed in the cache, and the newest samples; False: so much that the rest is left to
+        `catching_up`."""
         self._store = store
         self._ratios.clear()
-        self.new = []
-        for _, name in self._changed(NODE, (("", name) for name in self._nodes)):
-            self._look_at_node(name, store.get(NODE, "", name))
+        self._known.clear()
+        self._is_current = False
+        for _, name in self._changed(NODE, (("", name) for name in self.nodes)):
+            self._to_see_nodes[name] = None
         for _, name in self._changed(ACCELERATOR_PROFILE, (("", name) for name in self.processors)):
-            self._look_at_profile(name, store.get(ACCELERATOR_PROFILE, "", name))
+            self._to_see_profiles[name] = None
         answered = [place for place, is_answered in self._assumed.items() if is_answered]
         for place in answered:
             del self._assumed[place]
-        pods = dict.fromkeys([*answered, *self._changed(POD, self._entries), *self._pods_of_new_owners()])
-        chains = OwnerChains(store)
-        for place in pods:
-            if place not in self._assumed:
-                self._look_at_pod(place, store.get(POD, *place), chains)
+        pods = [*answered, *self._changed(POD, self._entries), *self._pods_of_new_owners()]
+        self._to_see_pods.update(dict.fromkeys(pods))
+        if self._left_to_see > AT_ONCE:
+            return False
+        for _ in self.catching_up():
+            pass
+        return True
+
+    def catching_up(self) -> Iterator[None]:
+        """Looks at what changed; comes up for air now and then. Nothing may be decided before the end."""
+        if self._is_current:
+            return
+        chains, number = OwnerChains(self._store), 0
+        while self._left_to_see:
+            if self._to_see_nodes:
+                name, _ = self._to_see_nodes.popitem()
+                self._look_at_node(name, self._store.get(NODE, "", name))
+            elif self._to_see_profiles:
+                name, _ = self._to_see_profiles.popitem()
+                self._look_at_profile(name, self._store.get(ACCELERATOR_PROFILE, "", name))
+            else:
+                place, _ = self._to_see_pods.popitem()
+                if place not in self._assumed:
+                    self._look_at_pod(place, self._store.get(POD, *place), chains)
+            number += 1
+            if number % AIR == 0:
+                yield
+                chains = OwnerChains(self._store)
         self._look_at_samples()
         self.usage.update()
-        self._refusals.update(self.refused.values(), self.usage.requested, self._nodes)
+        self._refusals.update(self.refused.values(), self.usage.requested, self.nodes)
+        self._is_current = True
+
+    @property
+    def _left_to_see(self) -> int:
+        return len(self._to_see_nodes) + len(self._to_see_profiles) + len(self._to_see_pods)
 
     def _changed(self, resource: Resource, known: Iterable[Place]) -> Iterable[Place]:
         """Of the objects of a resource, of which these were there at the last look."""

@@ -92,14 +92,18 @@ class Cycle:
         self._groups: dict[tuple[str, ...], _RevisionGroup | PendingReason] = {}
         self._messages: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         """(namespace, deployment, event reason) -> one sentence per pod."""
-        self._left = state.waiting
+        self._left = -1
+        """Pods that were not looked at yet; -1: the state is still to be brought up to date."""
         self._requeue_after_s: float | None = None
         self._ages_s: list[float] = []
         self._latencies_s: list[float] = []
-        for pod in state.new:
-            memory.first_seen.setdefault(pod.uid, now)
 
     def __iter__(self) -> Iterator[tuple[Action, ...]]:
+        for _ in self._state.catching_up():
+            yield ()
+        while self._state.new:
+            self._memory.first_seen.setdefault(self._state.new.pop().uid, self._now)
+        self._left = self._state.waiting
         for pod in list(self._state.refused.values()):
             if self._is_left_alone(pod):
                 continue
@@ -113,11 +117,11 @@ class Cycle:
 
     def outcome(self) -> Decision:
         """Events, metrics and the next cycle; without the actions."""
-        if self._left <= 0:
+        if self._left == 0:
             self._memory.forget_others(self._state.uids_to_decide_on())
         return Decision(
             events=tuple(self._events()),
-            requeue_after_s=0.0 if self._left > 0 else self._requeue_after_s,
+            requeue_after_s=0.0 if self._left else self._requeue_after_s,
             metrics={"placement_waiting_pods": float(self._state.waiting)},
             observations={
                 "batchwright_placement_gate_age_seconds": tuple(self._ages_s),

@@ -42,8 +42,8 @@ class PlacementReconciler:
 
     def observe(self, store: StoreView, key: Key) -> ClusterState | None:
         """The state of the cluster; None while no pod is gated and none was refused. Good until the next call."""
-        self._state.update(store)
-        return self._state if self._state.gated or self._state.refused else None
+        is_current = self._state.update(store)
+        return self._state if self._state.gated or self._state.refused or not is_current else None
 
     def steps(self, observed: ClusterState, now: float) -> Cycle:
         """See `cycle`."""

@@ -19,6 +19,7 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.process.control_key import load_control_key
 from batchwright_operator.process.election import Election
+from batchwright_operator.process.garbage import GarbageCollection
 from batchwright_operator.process.kopf_watch import KopfWatch
 from batchwright_operator.process.lease import identity_of
 from batchwright_operator.process.loop_watch import LoopWatch
@@ -112,6 +113,7 @@ class Operator:
                         await informer.synced.wait()
                     logger.info("caches are filled: %s", ", ".join(str(one.list_watch) for one in self._informers))
                     self._kopf_watch.start()
+                    tasks.create_task(GarbageCollection(lambda: self._queue.schedule.is_idle).run())
                     tasks.create_task(self._recount_own())
                     tasks.create_task(self._resync())
                     tasks.create_task(self._recorder.run())

@@ -100,6 +100,7 @@ class _NodePass:
         self.actions: list[Action] = []
         self.events: list[Event] = []
         self.requeue_after_s: float | None = None
+        self.counts: dict[str, int] = {}
         self.benchmark_runs = any(not is_finished(each) for each in observed.jobs.values())
 
     def run(self) -> Decision:
@@ -134,6 +135,7 @@ class _NodePass:
             status=StatusWrite(resource=ACCELERATOR_PROFILE, regarding=profile, status=status.render(view)),
             events=tuple(self.events),
             requeue_after_s=self.requeue_after_s,
+            counts=self.counts,
         )
 
     def _no_pods(self) -> str:
@@ -211,6 +213,7 @@ class _NodePass:
                 before = "" if known.capacity is None else f" (before: {decimal(known.capacity)})"
                 rate = decimal(result.capacity_images_per_second)
                 self._record_event(BENCHMARKED, f"{kind}: {rate} images/s{before}")
+                self._count(kind, BENCHMARKED)
                 return replace(
                     _measured(known, result, _devices_asked_for(job, kind)),
                     runtime_image=benchmark_jobs.image_of(kind, self.settings),
@@ -237,6 +240,7 @@ class _NodePass:
 
     def _failed(self, kind: str, known: Processor, digest: str, failure: BenchmarkFailure) -> Processor:
         self._record_event(failure.reason, f"{kind}: {failure.message}", warning=True)
+        self._count(kind, failure.reason)
         after = retries.failed(known, failure, digest, self.now, self.settings.benchmark_retry_seconds)
         self._requeue(retries.due_in_s(after, self.now))
         return after
@@ -287,6 +291,10 @@ class _NodePass:
         self._requeue(REQUEUE_S)
         if not is_leaving(job):
             self.actions.append(Delete.of(JOB, job))
+
+    def _count(self, kind: str, outcome: str) -> None:
+        at = f'batchwright_benchmarks_total{{kind="{kind}",outcome="{outcome}"}}'
+        self.counts[at] = self.counts.get(at, 0) + 1
 
     def _record_event(self, reason: str, message: str, *, warning: bool = False) -> None:
         assert self.observed.profile is not None

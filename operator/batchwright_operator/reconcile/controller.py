@@ -183,6 +183,7 @@ class Controller:
     async def _report(self, key: Key, decision: Decision) -> None:
         self._metrics.decided(key, decision.metrics)
         self._metrics.observed(decision.observations)
+        self._metrics.counted(decision.counts)
         if decision.status is not None:
             await self._applier.write_status(decision.status, key)
         for event in decision.events:

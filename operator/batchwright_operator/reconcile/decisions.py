@@ -109,3 +109,5 @@ class Decision:
     metrics: Mapping[str, float] = field(default_factory=dict)
     observations: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Histogram -> values that were seen."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Counter, as `name{label="value"}` -> how much is added to it."""

@@ -66,6 +66,11 @@ class Metrics:
             "The longest silence since this replica began to lead",
             registry=self.registry,
         )
+        self.most_cpu = Gauge(
+            "batchwright_event_loop_most_cpu_seconds",
+            "The most CPU that the event loop used between two looks since this replica began to lead",
+            registry=self.registry,
+        )
         self._histograms = {
             "batchwright_placement_gate_age_seconds": Histogram(
                 "batchwright_placement_gate_age_seconds",
@@ -80,9 +85,11 @@ class Metrics:
                 registry=self.registry,
             ),
         }
-        self.counts = Counter(
-            "batchwright_benchmarks", "Benchmarks that ended", ["kind", "outcome"], registry=self.registry
-        )
+        self._counters = {
+            "batchwright_benchmarks_total": Counter(
+                "batchwright_benchmarks", "Benchmarks that ended", ["kind", "outcome"], registry=self.registry
+            )
+        }
         self._decided: dict[Key, Mapping[str, float]] = {}
         self.registry.register(_Decided(self._decided))
         self.registry.register(_Samples(live))
@@ -99,6 +106,12 @@ class Metrics:
         for name, seen in values.items():
             for value in seen:
                 self._histograms[name].observe(value)
+
+    def counted(self, counts: Mapping[str, int]) -> None:
+        """Adds to the counters of these names and labels."""
+        for text, number in counts.items():
+            name, labels = parse_name(text)
+            self._counters[name].labels(**labels).inc(number)
 
     def called(self, verb: str, code: int) -> None:
         """A call to the API server ended."""

@@ -119,6 +119,11 @@ class Schedule:
         return len(self._ready)
 
     @property
+    def is_idle(self) -> bool:
+        """No key is ready or in work."""
+        return not self._ready and not self._working
+
+    @property
     def in_work(self) -> int:
         """Keys with a worker."""
         return len(self._working)

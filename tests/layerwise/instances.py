@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy, RoundRobin
+from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler, LayerStep
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
@@ -44,6 +45,7 @@ def policy_named(name: str, *, skip_limit: int = 4, fill_time: float = 6) -> Pol
         "round_robin": RoundRobin(),
         "literal": Literal(skip_limit),
         "balanced": Balanced(skip_limit, fill_time),
+        "rollout": Rollout(skip_limit, fill_time),
     }[name]
 
 

@@ -100,7 +100,7 @@ def test_no_requests_is_an_empty_schedule() -> None:
         (golden(budgetBytes=-1), "budgetBytes: wanted a whole number of 0 or more (2^63 at most), given -1"),
         (golden(budgetBytes=1.5), "budgetBytes: wanted a whole number of 0 or more (2^63 at most), given 1.5"),
         (golden(budgetBytes="6"), "$.budgetBytes"),
-        (golden(policy="best"), "policy: wanted one of literal, balanced, fifo, round_robin, given 'best'"),
+        (golden(policy="best"), "policy: wanted one of literal, balanced, rollout, fifo, round_robin, given 'best'"),
         (golden(prefetch="half"), "prefetch: wanted one of whole, fluid, given 'half'"),
         (golden(skipLimit=-1), "$.skipLimit"),
         (golden(skipLimit=1.5), "$.skipLimit"),

@@ -114,10 +114,11 @@ class Layerwise(Value, kw_only=True, frozen=True):
     """Layer-by-layer execution of several models whose weights exceed the memory (method C)."""
 
     mode: Annotated[
-        Literal["Off", "Literal", "Balanced"],
+        Literal["Off", "Literal", "Balanced", "Rollout"],
         doc(
             '"Off" (write the quotes: bare Off is a boolean in YAML), Literal: the published rule, Balanced: the '
-            "better tie-break."
+            "better tie-break, Rollout: each candidate is tried and finished by simple rules over a horizon, for "
+            "networks that change their character from layer to layer."
         ),
     ] = "Off"
     skip_limit: Annotated[

@@ -3,6 +3,7 @@
     fifo          one request at a time, by arrival, then order (its layers prefetched across requests)
     round_robin   one layer of every model that has a request, in turn
     literal(N)    the published rule: smallest IC, then smallest IM, then arrival, then order; guard N
+    rollout(N)    each candidate finished by simple rules over a horizon, the best way begun (`core.rollout`); guard N
     balanced(N, theta)  key (IC, sign * w/(c+w)), sign = -1 if slack > theta * B/BW else +1; guard N
 
 Guard (C4, literal and balanced): a candidate passed over N times or more goes first; of several the one passed over
@@ -184,5 +185,5 @@ def _decide(candidate: Candidate, idle: Idle, *, guard: bool = False) -> Decisio
     )
 
 
-POLICIES: Final = ("literal", "balanced", "fifo", "round_robin")
+POLICIES: Final = ("literal", "balanced", "rollout", "fifo", "round_robin")
 """The names that instances and commands take."""

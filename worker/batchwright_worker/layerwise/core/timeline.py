@@ -42,6 +42,13 @@ class AcceleratorState(Protocol):
     def budget_bytes(self) -> float:
         """B; infinity where nothing bounds it."""
 
+    @property
+    def prefetch(self) -> Prefetch:
+        """How weights come into the memory."""
+
+    def in_flight(self) -> Iterable[tuple[int, Layer, int]]:
+        """(sequence, layer, end of its compute as known now) of the layers that hold memory, oldest first."""
+
     def probe(self, layer: Layer, arrival: int) -> Idle:
         """Idle times if this layer were pushed next. Changes nothing."""
 

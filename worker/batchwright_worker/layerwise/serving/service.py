@@ -10,6 +10,7 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import StreamCounters
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
+from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
@@ -128,4 +129,6 @@ class Service:
         limit = auto_skip_limit(layers, budget) if given is None else given
         if self._settings.mode == "Literal":
             return Literal(skip_limit=limit)
+        if self._settings.mode == "Rollout":
+            return Rollout(skip_limit=limit, fill_time=fill_time(layers, budget))
         return Balanced(skip_limit=limit, fill_time=fill_time(layers, budget))

@@ -27,6 +27,7 @@ from batchwright_worker.layerwise.core.policy import (
     Policy,
     RoundRobin,
 )
+from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.scheduler import LayerStep
 from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, run
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
@@ -209,6 +210,8 @@ def policy_of(
             return Literal(limit)
         case "balanced":
             return Balanced(limit, fill_time(models, budget_bytes), theta)
+        case "rollout":
+            return Rollout(limit, fill_time(models, budget_bytes))
     raise ValueError(f"there is no policy {name!r}: there are {', '.join(POLICIES)}")
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from batchwright_worker.api.deployment import Artifact, Emulated
-from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource
+from batchwright_worker.inference.runtime import BatchFailed, BatchMode, DeclaredSource
 from batchwright_worker.layerwise.profiling.profiles import ENV_CACHE
 from tests.layerwise.test_split_onnx import alone, conv_net
 from tests.runtime.rig import KIND_EMULATED, running
@@ -41,12 +44,15 @@ async def test_two_models_share_a_budget_that_holds_neither(tmp_path: Path) -> N
         streamed = rig.client.streamed
         assert sum(each.weight_bytes for each in streamed.values()) > 240_000
         x = np.random.default_rng(2).standard_normal((3, 3, 16, 16)).astype(np.float32)
+        await rig.client.run("a", [{"x": x}], 3)
+        before = rig.client.streams
         results = await asyncio.gather(*(rig.client.run(name, [{"x": x}], 3) for name in "abab"))
         for name, result in zip("abab", results, strict=True):
             np.testing.assert_array_equal(result.outputs["y"], alone(tmp_path / f"{name}.onnx", {"x": x})[0])
         streams = rig.client.streams
+        assert before is not None
         assert streams is not None
-        assert streams.units == 4 * streamed["a"].units
+        assert streams.units - before.units == 4 * streamed["a"].units
         assert 0 < streams.peak_bytes <= streams.capacity_bytes <= 180_000
         assert streams.compute_busy_seconds > 0
 
@@ -98,3 +104,32 @@ async def test_a_batch_under_way_is_answered_before_the_runtime_stops(tmp_path: 
         await asyncio.sleep(0.05)
         rig.process.terminate()
         assert (await run).outputs["argmax"].reshape(-1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mode", [None, "Rows"])
+async def test_a_model_whose_rows_influence_each_other_is_refused(tmp_path: Path, mode: BatchMode | None) -> None:
+    """Batches of several callers are run layer by layer, so its answers would be mixed."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Softmax", ["h"], ["p"], axis=0),
+        helper.make_node("MatMul", ["p", "v"], ["y"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.random.default_rng(3).standard_normal((64, 64)).astype(np.float32), name)
+        for name in "wv"
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 64]) for name in "xy")
+    graph = helper.make_graph(nodes, "m", [x], [y], weights)
+    path = tmp_path / "mixed.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    source = replace(onnx_source(path), mode=mode)
+    layerwise = {"mode": "Balanced", "memoryBudgetBytes": 240_000}
+    async with running(tmp_path, formats=("onnx",), layerwise=layerwise) as rig:
+        with pytest.raises(BatchFailed, match="changes with the row behind it"):
+            await rig.client.load("a", source)
+        with pytest.raises(BatchFailed, match="not loaded"):
+            await rig.client.run("a", [{"x": np.zeros((1, 64), np.float32)}], 1)
+        good = conv_net(tmp_path / "b.onnx")
+        report = await rig.client.load("b", onnx_source(good))
+        assert report.plan is not None
+        assert report.plan.mode == "Rows"

@@ -19,6 +19,7 @@ from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch
 from batchwright_worker.layerwise.serving.accelerators import AddedModel
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
+from batchwright_worker.runtime.layerwise_trials import rows_plan
 from batchwright_worker.runtime.model_digests import ModelDigests
 from batchwright_worker.runtime.responses import ResponseSender, failed
 
@@ -96,16 +97,24 @@ class LayerwiseModels:
             )
         digest = self._digests.begin(source)
         begin, before = time.monotonic(), self._meter.used()
-        added = self._service.add(request.source)
+        added = self._service.add(source)
+        plan = request.plan
+        if plan is None and source.format != "emulated":
+            try:
+                plan = rows_plan(self._service, added, source, request.untried)
+            except BaseException:
+                self._service.remove(source.name)
+                raise
         loaded = Loaded(
             call=request.call,
-            inputs=list(added.inputs),
-            outputs=list(added.outputs),
+            inputs=list(plan.inputs if plan is not None else added.inputs),
+            outputs=list(plan.outputs if plan is not None else added.outputs),
             memory_bytes=max(0, self._meter.used() - before),
             warmup_bytes=0,  # the profiler's runs are the warm-up
             seconds=time.monotonic() - begin,
             memory_used_bytes=self.used_bytes(),
             streamed=_summary(added),
+            plan=plan,
             digest=digest(),
         )
         self._on_loaded()

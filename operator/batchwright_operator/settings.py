@@ -123,6 +123,14 @@ class Settings(_Section, kw_only=True, frozen=True):
     sample_stale_seconds: float = 30.0
     placement_window_seconds: float = 60.0
     """Pods are placed by the mean of samples over so long, without what ends by itself; 0: by the newest sample."""
+    rebalance_window_seconds: float = 60.0
+    """How often a replica's place is looked at; five times in a row it has to be bad before it is moved."""
+    rebalance_threshold: float = 0.3
+    """Of the fastest processor of its kind: how much more of it a replica would have to get elsewhere to be moved."""
+    rebalance_cooldown_seconds: float = 600.0
+    """How long nothing of a deployment is moved after a move."""
+    rebalance_moves_at_once: int = 1
+    """Moves under way in the cluster; 0: none at all."""
     unfit_seconds: float = 30.0
     """A replica without a fit for this long changes its kind; a pod without a fit anywhere is released unpinned."""
 

@@ -31,6 +31,7 @@ class TinyApi:
         self.objects: dict[tuple[str, str, str], Raw] = {}
         self.now = START
         self.writes = 0
+        self._applied: dict[tuple[str, str, str], frozenset[str]] = {}
         self._serial = 0
 
     # --- StoreView
@@ -116,9 +117,19 @@ class TinyApi:
         old = self._find(resource, body)
         kept = {} if old is None else {name: old[name] for name in ("status",) if name in old}
         server = {} if old is None else {name: old["metadata"][name] for name in ("uid", "creationTimestamp")}
-        new = {**body, **kept, "metadata": {**body["metadata"], **server}}
+        of_others = self._annotations_of_others(resource, body, old)
+        new = {**body, **kept, "metadata": {**body["metadata"], **server, **of_others}}
         if old is None or _without_server_fields(old) != _without_server_fields(new):
             self._replace(resource, new)
+
+    def _annotations_of_others(self, resource: Resource, body: Raw, old: Raw | None) -> Raw:
+        """All annotations, with those that somebody else made: what is removed is only what we applied before."""
+        at = (resource.plural, body["metadata"].get("namespace", ""), body["metadata"]["name"])
+        mine = body["metadata"].get("annotations") or {}
+        before, self._applied[at] = self._applied.get(at, frozenset()), frozenset(mine)
+        theirs = (old["metadata"].get("annotations") or {}) if old is not None else {}
+        merged = {**{name: value for name, value in theirs.items() if name not in before}, **mine}
+        return {"annotations": merged} if merged else {}
 
     def _replace(self, resource: Resource, obj: Raw) -> None:
         self.writes += 1

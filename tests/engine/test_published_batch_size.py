@@ -12,7 +12,7 @@ import pytest
 from batchwright_worker.api.messages import HoldState
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.requests import InferRequest
-from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
+from batchwright_worker.mann_kendall import mann_kendall
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
 from batchwright_worker.scheduler.scheduler import Scheduler
 from batchwright_worker.scheduler.window_counts import WindowCounts

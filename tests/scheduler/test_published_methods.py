@@ -12,9 +12,9 @@ import pytest
 
 from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.inference.runtime import MemoryReport
+from batchwright_worker.mann_kendall import mann_kendall
 from batchwright_worker.scheduler.batch_size.controller import decide
 from batchwright_worker.scheduler.batch_size.device_time import UNKNOWN, fit
-from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
 from batchwright_worker.scheduler.batch_size.tuning import TunerState, TuningConfig
 from batchwright_worker.scheduler.devices import DeviceConfig
 from batchwright_worker.scheduler.dispatch import LoadModel

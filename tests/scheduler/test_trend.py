@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
+from batchwright_worker.mann_kendall import mann_kendall
 
 series = st.lists(st.integers(1, 8), min_size=2, max_size=30)
 

@@ -11,6 +11,7 @@ from batchwright_operator.deployments.profiles import Profiles
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.revision import Revision
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.placement.moves import move_of
 from batchwright_operator.reconcile.live_state import Rejection
 
 
@@ -44,6 +45,12 @@ class DeploymentFacts:
     def old(self) -> Raw:
         """The status that is written."""
         return self.deployment.raw.get("status") or {}
+
+    @property
+    def is_moving(self) -> bool:
+        """Is a replica on its way to another node? That is no roll-out, though there is a pod more for a while."""
+        moves = (move_of(each) for each in self.deployments)
+        return any(each is not None and not each.is_over for each in moves)
 
     @property
     def present(self) -> list[Replica]:

@@ -56,7 +56,7 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout, now: float) -> Deployment
     final = _impossible(facts)
     # Counts alone would say Ready during a rollout: the old ReplicaSet's pods are ready, and there are enough of them.
     complete = rollout.complete and ready == wanted == len(present)
-    kept = rollout.current and ready >= needed and _was_ready(facts)
+    kept = (rollout.current or facts.is_moving) and ready >= needed and _was_ready(facts)
     if facts.rejection is None and final is None and (complete or kept):
         return _ready(facts, rollout, ready, needed)
     problem = final or _obstacle(facts) or _failure(rollout) or worst(_problems(facts))

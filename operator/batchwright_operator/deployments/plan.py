@@ -45,6 +45,7 @@ from batchwright_operator.kube.objects import (
     Resource,
 )
 from batchwright_operator.kube.times import rfc3339, unix
+from batchwright_operator.placement.moves import ANNOTATION_SURGE, surge_of
 from batchwright_operator.processors.processor import processors_of
 from batchwright_operator.reconcile.decisions import Action, Apply, Delete, Patch
 from batchwright_operator.rendering.objects import digest
@@ -102,8 +103,16 @@ def current_replicas(deployments: Sequence[Raw]) -> dict[str, int]:
 def own_shares(deployments: Sequence[Raw]) -> dict[str, int]:
     """As `current_replicas`, without those that only serve until others are ready."""
     return {
-        kind: max(0, count - _leaving(each)) for each in deployments for kind, count in current_replicas([each]).items()
+        kind: max(0, count - _leaving(each) - _surge(each))
+        for each in deployments
+        for kind, count in current_replicas([each]).items()
     }
+
+
+def _surge(obj: Raw) -> int:
+    """How many of its replicas are a move's (`placement/moves`)."""
+    text = annotation(obj, ANNOTATION_SURGE)
+    return int(text) if text.isdigit() else 0
 
 
 def _leaving(obj: Raw) -> int:
@@ -195,7 +204,9 @@ def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
         return Desired(deployments=facts.deployments)
     plan = plan_replicas(facts, now, settings.unfit_seconds)
     kept = _kept(facts, plan)
-    counts = {kind: plan.replicas.get(kind, 0) + kept.get(kind, 0) for kind in facts.kinds.kinds}
+    surges = {_kind_of(each): surge_of(each) for each in facts.deployments}
+    shares = {kind: plan.replicas.get(kind, 0) + kept.get(kind, 0) for kind in facts.kinds.kinds}
+    counts = {kind: share + surges.get(kind, 0) if share else 0 for kind, share in shares.items()}
     runtimes = [runtime for runtime in facts.kinds.plans if counts[runtime.kind]]
     revisions = current_revisions(facts, runtimes, settings)
     found = []
@@ -206,6 +217,8 @@ def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
         notes = {ANNOTATION_NO_FIT: json.dumps(plan.no_fit, sort_keys=True)} if plan.no_fit else {}
         if more := kept.get(runtime.kind):
             notes[ANNOTATION_LEAVING] = str(more)
+        if surge := surges.get(runtime.kind):
+            notes[ANNOTATION_SURGE] = str(surge)
         notes[ANNOTATION_REVISION] = digest([count, template, strategy])
         if revision.by_upgrade:
             notes[ANNOTATION_UPGRADE] = revision.name
@@ -222,7 +235,8 @@ def _kept(facts: DeploymentFacts, plan: ReplicaPlan) -> dict[str, int]:
         return {}
     ready = Counter(each.kind for each in facts.present if each.ready)
     counts = current_replicas([each for each in facts.deployments if not is_leaving(each)])
-    in_use = {kind: KindInUse(count=count, ready=ready[kind]) for kind, count in counts.items()}
+    surges = {_kind_of(each): _surge(each) for each in facts.deployments}
+    in_use = {kind: KindInUse(count=count - surges[kind], ready=ready[kind]) for kind, count in counts.items()}
     return leaving(facts.deployment.spec.replicas, plan.replicas, in_use)
 
 

@@ -16,6 +16,7 @@ from batchwright_operator.settings import Settings
 RECONCILERS: Final = (
     "batchwright_operator.processors.reconciler:AcceleratorProfileReconciler",
     "batchwright_operator.placement.reconciler:PlacementReconciler",
+    "batchwright_operator.rebalance.reconciler:RebalanceReconciler",
     "batchwright_operator.deployments.reconciler:ModelDeploymentReconciler",
     "batchwright_operator.jobs.reconciler:InferenceJobReconciler",
 )
@@ -23,6 +24,7 @@ RECONCILERS: Final = (
 
 BACKGROUNDS: Final = (
     "batchwright_operator.telemetry.collector:TelemetryBackground",
+    "batchwright_operator.rebalance.clock:RebalanceClock",
     "batchwright_operator.deployments.follower:SidecarFollower",
     "batchwright_operator.jobs.follower:RunnerFollower",
 )

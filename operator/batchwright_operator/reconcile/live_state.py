@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -91,6 +91,9 @@ class LiveState:
     samples: dict[tuple[str, str], Sample] = field(default_factory=dict)
     """(node, accelerator kind) -> what lasts of the samples of `Settings.placement_window_seconds`, by which pods are
     placed; missing while nothing but what ends was seen. Written by telemetry."""
+    share_of_pod: Callable[[tuple[str, str], str], float | None] = field(default=lambda place, uid: None)
+    """((node, kind), pod uid) -> the mean share of the processor that the pod used over the window; None where the
+    source of samples does not tell. Set by telemetry."""
     sidecars: dict[str, Received[SidecarState]] = field(default_factory=dict)
     """Pod uid -> newest state; written (and removed when the pod is deleted) by the sidecar follower."""
     runners: dict[str, Received[RunnerState]] = field(default_factory=dict)

@@ -69,6 +69,7 @@ class TelemetryBackground:
         self._settings, self._live, self._session_factory, self._clock = settings, live, session_factory, clock
         self._problem = ""
         self._windows = Windows(window_s=settings.placement_window_seconds, interval_s=settings.scrape_interval_seconds)
+        live.share_of_pod = self._windows.mean_of_pod
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Reads every scrape interval until cancelled."""

@@ -170,8 +170,11 @@ class Placement(Value, kw_only=True, frozen=True):
     spread: Annotated[bool, doc("Keep one node from taking all replicas where others are nearly as good.")] = True
     rebalance: Annotated[
         Literal["Never", "OnSustainedImbalance"],
-        doc("OnSustainedImbalance: move one pod at a time when a much better processor stays better."),
-    ] = "Never"
+        doc(
+            "OnSustainedImbalance: move one pod at a time, a new one first, when its processor is crowded and a much "
+            "better one stays better. Never: a pod stays where it is."
+        ),
+    ] = "OnSustainedImbalance"
 
 
 class RollingUpdate(Value, kw_only=True, frozen=True):

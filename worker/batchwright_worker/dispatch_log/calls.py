@@ -92,10 +92,14 @@ def _classes() -> Mapping[str, type[Any]]:
 
 
 _CLASSES: Final = _classes()
-STATE_MODULES: Final = frozenset(each.__module__ for each in _CLASSES.values()) | {
-    f"batchwright_worker.scheduler.{name}"
-    for name in ("admission", "batch_size.device_time", "window_counts", "order", "batch_size.mann_kendall")
-}
+STATE_MODULES: Final = (
+    frozenset(each.__module__ for each in _CLASSES.values())
+    | {
+        f"batchwright_worker.scheduler.{name}"
+        for name in ("admission", "batch_size.device_time", "window_counts", "order")
+    }
+    | {"batchwright_worker.mann_kendall"}
+)
 """Where the classes of a scheduler's state are."""
 
 

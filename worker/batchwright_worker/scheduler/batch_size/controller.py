@@ -12,8 +12,8 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
+from batchwright_worker.mann_kendall import mann_kendall
 from batchwright_worker.scheduler.batch_size.device_time import Curve
-from batchwright_worker.scheduler.batch_size.mann_kendall import mann_kendall
 from batchwright_worker.scheduler.batch_size.proposals import proposal, targets_met
 from batchwright_worker.scheduler.batch_size.tuning import (
     Proposal,

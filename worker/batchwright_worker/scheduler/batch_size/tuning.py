@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from batchwright_worker.scheduler.batch_size.mann_kendall import FLAT, Trend
+from batchwright_worker.mann_kendall import FLAT, Trend
 from batchwright_worker.scheduler.window_counts import WindowFacts
 
 Controller = Literal["Auto", "MannKendall", "Fitted", "Literal"]

@@ -1,4 +1,4 @@
-"""The Mann-Kendall trend test of method A7. Pure.
+"""The Mann-Kendall trend test: of batch sizes (method A7), and of what the operator watches over time. Pure.
 
 Mann, Nonparametric tests against trend, Econometrica 13 (1945); the variance with ties and the continuity correction
 (S moved by 1 towards 0) as in Kendall, Rank Correlation Methods (1975).
@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Direction = Literal["Rising", "Falling", "Flat"]
 
@@ -31,6 +31,8 @@ class Trend:
         return "Falling" if self.z < 0 else "Flat"
 
 
+SIGNIFICANT: Final = 1.645
+"""|Z| beyond which a trend in one direction is chance in less than one of twenty series."""
 FLAT = Trend(s=0, variance=0.0, z=0.0)
 
 

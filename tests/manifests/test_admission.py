@@ -124,6 +124,17 @@ def test_only_pods_of_a_model_deployment_and_only_those_without_a_node(plane_wit
     assert said in refusal(lambda: api.patch(theirs, {"metadata": {"labels": labels}}))
     assert said in refusal(lambda: api.delete(theirs))
     api.patch(mine, {"metadata": {"annotations": {"batchwright.dev/placement-waiting": "NoFit: yet"}}})
+    for change in (
+        {"phase": "Succeeded"},
+        {"podIP": "10.0.0.9"},
+        {"conditions": [{"type": "Ready", "status": "True"}]},
+    ):
+        said = refusal(lambda change=change: api.patch(f"{mine}/status", {"status": change}))  # type: ignore[misc]
+        assert "may nominate a node for a pod, and change nothing else" in said
+    api.patch(f"{mine}/status", {"status": {"nominatedNodeName": "node-a"}})
+    assert "may change and delete only pods" in refusal(
+        lambda: api.patch(f"{theirs}/status", {"status": {"nominatedNodeName": "node-a"}})
+    )
     api.delete(mine)
 
 

@@ -128,6 +128,8 @@ def unschedulable(raw: Raw) -> Raw:
 
 def bound_to(patch: Patch) -> str:
     """The node that a binding patch names."""
+    if patch.nominated_node:
+        return patch.nominated_node
     terms = patch.patch["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     found: str = terms["nodeSelectorTerms"][0]["matchFields"][-1]["values"][0]
     return found

@@ -94,7 +94,7 @@ def order(actions: tuple[Action, ...]) -> list[str]:
 
 
 def placed(actions: tuple[Action, ...]) -> dict[str, str]:
-    return {each.name: bound_to(each) for each in actions if isinstance(each, Patch) and "affinity" in str(each.patch)}
+    return {each.name: bound_to(each) for each in actions if isinstance(each, Patch) and each.nominated_node}
 
 
 def told(actions: tuple[Action, ...]) -> list[str]:

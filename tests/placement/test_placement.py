@@ -546,6 +546,7 @@ def test_own_affinity_is_narrowed_never_widened() -> None:
     term = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     world = two_nodes()
+    world.reconciler = PlacementReconciler(Settings(placement_pin="Affinity"), world.live)
     world.facts.put(NODE, node("slow", labels={"disk": "ssd"}))
     decision = world.decide(pod("a", affinity={"nodeAffinity": required}))
     (patch,) = decision.actions

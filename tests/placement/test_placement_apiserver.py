@@ -171,13 +171,48 @@ def test_pod_that_the_scheduler_refuses_is_deleted_and_tried_elsewhere(bed: Plac
     """A host port is what only the scheduler checks: the second replica does not fit next to the first."""
     bed.node("big", capacity="400")
     bed.node("small", capacity="10")
-    with bed.operator():
+    with bed.operator(BATCHWRIGHT_PLACEMENT_PIN="Affinity"):
         bed.replicas(2, port=7777)
         bed.until(lambda: sorted(bed.bound().values()) == ["big", "small"])
         bed.until(lambda: bed.reasons()["PlacementTakenBack"] == 1)
         bed.inner.assert_silent(quiet_s=3)
         bed.api.delete(REPLICATED)
         bed.until(lambda: all(each["metadata"].get("deletionTimestamp") for each in bed.pods().values()))
+
+
+def test_where_the_nominated_node_is_full_the_scheduler_takes_another(bed: PlacementBed) -> None:
+    bed.node("big", capacity="400")
+    bed.node("small", capacity="10")
+    before = bed.reasons()["PlacementTakenBack"]
+    with bed.operator():
+        bed.replicas(2, port=7777)
+        bed.until(lambda: sorted(bed.bound().values()) == ["big", "small"])
+        bed.inner.assert_silent(quiet_s=3)
+        assert bed.reasons()["PlacementTakenBack"] == before
+
+
+def test_a_node_with_model_pods_can_be_emptied(bed: PlacementBed) -> None:
+    """First as cluster-autoscaler and Karpenter try it out: would the pod fit elsewhere, as it is? Then done."""
+    bed.node("big", capacity="400")
+    bed.node("small", capacity="10")
+    bed.replicas(1)
+    with bed.operator():
+        bed.until(lambda: list(bed.bound().values()) == ["big"])
+        (placed,) = bed.pods().values()
+        assert "nodeAffinity" not in (placed["spec"].get("affinity") or {})
+        bed.api.patch(f"{NODES}/big", {"spec": {"unschedulable": True}})
+        spec = {name: value for name, value in placed["spec"].items() if name != "nodeName"}
+        bed.api.request("POST", PODS, {"metadata": {"name": "as-simulated"}, "spec": spec})
+        bed.until(lambda: bed.bound()["as-simulated"] == "small")
+        bed.api.delete(f"{PODS}/as-simulated?gracePeriodSeconds=0")
+        name = placed["metadata"]["name"]
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "user"},
+                    "deleteOptions": {"gracePeriodSeconds": 0}}  # fmt: skip
+        bed.api.request("POST", f"{PODS}/{name}/eviction", eviction)
+        bed.until(lambda: name not in bed.bound() and list(bed.bound().values()) == ["small"])
+        receipt = json.loads(annotation(bed.pods()[bed.only()], ANNOTATION_RECEIPT))
+        assert receipt["node"] == "small"
+        bed.inner.assert_silent(quiet_s=3)
 
 
 def test_no_fit_is_annotated_then_released_to_the_scheduler_and_adopted(bed: PlacementBed) -> None:
@@ -190,10 +225,17 @@ def test_no_fit_is_annotated_then_released_to_the_scheduler_and_adopted(bed: Pla
         bed.until(lambda: not bed.pods()[large]["spec"].get("schedulingGates"))
         receipt = json.loads(annotation(bed.pods()[large], ANNOTATION_RECEIPT))
         assert receipt["node"] == ""
+        bed.until(lambda: _is_unschedulable(bed.pods()[large]))  # which is what a cluster autoscaler looks for
+        assert "affinity" not in bed.pods()[large]["spec"]
         assert ANNOTATION_WAITING not in bed.pods()[large]["metadata"]["annotations"]
         bed.node("new", cpu="4", capacity="50")  # what a cluster autoscaler would bring
         bed.until(lambda: bed.bound()[large] == "new")
         bed.inner.assert_silent(quiet_s=3)
+
+
+def _is_unschedulable(raw: Raw) -> bool:
+    conditions = raw["status"].get("conditions") or ()
+    return any(each["type"] == "PodScheduled" and each.get("reason") == "Unschedulable" for each in conditions)
 
 
 def test_operator_killed_in_a_burst_places_every_pod_once(bed: PlacementBed) -> None:

@@ -14,7 +14,7 @@ from batchwright_operator.kube.conditions import Condition, few, find, render, s
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339_milli, unix
 from batchwright_operator.status.percentiles import percentile_ms, pool
-from batchwright_worker.api.messages import ModelState
+from batchwright_worker.api.messages import ModelState, Receipt
 from batchwright_worker.api.names import COMPONENT_MODEL, HTTP_PORT, LABEL_COMPONENT, LABEL_DEPLOYMENT
 
 REPLICA_LIMIT: Final = 50
@@ -288,14 +288,14 @@ def _placement(replica: Replica, old: Raw) -> Raw:
     assert receipt is not None
     body: Raw = {
         "pod": replica.name,
-        "node": receipt.node or replica.node,
+        "node": replica.node or receipt.node,
         "processor": receipt.processor,
         "load": receipt.load,
         "terms": dict(receipt.terms),
         "runnersUp": [
             {"node": each.node, "processor": each.processor, "load": each.load} for each in receipt.runners_up
         ],
-        "reason": shorten(receipt.reason),
+        "reason": shorten(_why(replica, receipt)),
     }
     if unix(receipt.decided_time) is not None:
         body["decidedTime"] = receipt.decided_time
@@ -306,6 +306,13 @@ def _placement(replica: Replica, old: Raw) -> Raw:
     elif replica.serves_state and "observedThroughput" in old:
         body["observedThroughput"] = old["observedThroughput"]
     return body
+
+
+def _why(replica: Replica, receipt: Receipt) -> str:
+    """The receipt's own words. A node that was full when kube-scheduler looked at it is not where the pod is."""
+    if receipt.node and replica.node and receipt.node != replica.node:
+        return f"{replica.node} by the cluster's scheduler, as it did not fit on the node chosen; {receipt.reason}"
+    return receipt.reason
 
 
 def _summary(reason: str, models: Sequence[Raw], present: Sequence[Replica]) -> Raw:

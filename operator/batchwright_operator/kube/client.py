@@ -249,13 +249,14 @@ class ApiClient:
         style: Literal["strategic", "merge"] = "strategic",
         uid: str | None = None,
         resource_version: str | None = None,
+        subresource: str = "",
     ) -> Raw:
         """A patch of one object. Raises Conflict if a uid is given and the object is another one, or if a resource
         version is given and the object has changed since."""
         # Rather than a JSON patch with a `test`, whose failure is a 422 as for invalid input; as fast.
         known = {"uid": uid, "resourceVersion": resource_version}
         patch = _with_metadata(patch, **{name: value for name, value in known.items() if value is not None})
-        path = path_of(resource, namespace, name)
+        path = path_of(resource, namespace, name, subresource)
         params = {"fieldManager": FIELD_MANAGER}
         with _same_object():
             return await self._object(

@@ -6,12 +6,14 @@ Every patch carries the resourceVersion that was decided on: a pod that has chan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from batchwright_operator.kube.objects import POD, Raw
 from batchwright_operator.placement import receipts
+from batchwright_operator.placement.evictions import eviction_annotations
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.reconcile.decisions import Delete, Patch
@@ -24,15 +26,21 @@ from batchwright_worker.api.names import (
     SCHEDULING_GATE,
 )
 
+Pin: TypeAlias = Literal["Nomination", "Affinity"]
 
-def bind(pod: PlacedPod, receipt: Receipt, node: NodeInfo, load_table: Sequence[LoadTableRow] = ()) -> Patch:
-    """The gate removed, with affinity to the node, the receipt, and the processor's load table: on the pod itself,
-    since in the template it would replace every pod when a processor is measured anew."""
+
+def bind(
+    pod: PlacedPod, receipt: Receipt, node: NodeInfo, load_table: Sequence[LoadTableRow] = (), *, pin: Pin
+) -> Patch:
+    """The gate removed, with the node (see `Settings.placement_pin`), the receipt, and the processor's load table: on
+    the pod itself, since in the template it would replace every pod when a processor is measured anew."""
     annotations: Raw = {ANNOTATION_RECEIPT: receipts.render(receipt)}
     if load_table:
         annotations[ANNOTATION_LOAD_TABLE] = msgspec.json.encode(load_table).decode()
     if node.emulated_device:
         annotations[ANNOTATION_EMULATED_DEVICE] = node.emulated_device
+    if pin == "Nomination":
+        return replace(_ungate(pod, annotations, {}), nominated_node=node.name)
     return _ungate(pod, annotations, {"affinity": {"nodeAffinity": _affinity(pod, node.name)}})
 
 
@@ -56,6 +64,7 @@ def undo(pod: PlacedPod) -> Delete:
 
 
 def _ungate(pod: PlacedPod, annotations: Raw, spec: Raw) -> Patch:
+    annotations = {**annotations, **eviction_annotations(pod.raw)}
     if pod.waiting is not None:
         annotations = {**annotations, ANNOTATION_WAITING: None}
     removed = [{"$patch": "delete", "name": SCHEDULING_GATE}]

@@ -166,7 +166,7 @@ class Cycle:
         self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._observe_ages(pod)
         self._state.assume(pod, receipt.node)
-        yield (binding.bind(pod, receipt, pick.best.candidate.node, table),)
+        yield (binding.bind(pod, receipt, pick.best.candidate.node, table, pin=self._settings.placement_pin),)
 
     def _is_left_alone(self, pod: PlacedPod) -> bool:
         setback = self._memory.setbacks.get(pod.uid)

@@ -182,13 +182,17 @@ class Applier:
 
     async def _patch(self, action: Patch) -> None:
         place = (action.resource, action.namespace, action.name)
+        version = action.resource_version
         try:
+            if action.nominated_node:
+                nomination = {"status": {"nominatedNodeName": action.nominated_node}}
+                nominated = await self._client.patch(
+                    *place, nomination, style="merge", uid=action.uid, resource_version=version, subresource="status"
+                )
+                version = nominated["metadata"]["resourceVersion"]
+                self._count("nominate", action.resource)
             response = await self._client.patch(
-                *place,
-                action.patch,
-                style=action.style,
-                uid=action.uid,
-                resource_version=action.resource_version,
+                *place, action.patch, style=action.style, uid=action.uid, resource_version=version
             )
         except NotFound:
             self._store.not_found(*place)

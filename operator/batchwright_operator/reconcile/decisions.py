@@ -44,7 +44,8 @@ class Create:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
     """A patch of one object. With uid it fails as Conflict if the name has gone to another one, with resource_version
-    if the object has changed since."""
+    if the object has changed since. `nominated_node`: of a pod, which node kube-scheduler is told to try first, by the
+    pod's status, before the patch."""
 
     resource: Resource
     namespace: str
@@ -53,6 +54,7 @@ class Patch:
     style: Literal["strategic", "merge"] = "strategic"
     uid: str | None = None
     resource_version: str | None = None
+    nominated_node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

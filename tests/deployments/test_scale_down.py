@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from batchwright_operator.deployments.replicas import ANNOTATION_COST
 from batchwright_operator.deployments.scale_down import GOES_FIRST
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, DEPLOYMENT, POD, Raw
+from batchwright_operator.placement.moves import ANNOTATION_DELETION_COST, FIRST_TO_GO
 from batchwright_operator.placement.receipts import render
 from batchwright_operator.reconcile.decisions import Apply, Patch
 from batchwright_worker.api.messages import Receipt
@@ -42,7 +42,7 @@ def marked(world: World) -> list[str]:
     return [
         pod["spec"]["nodeName"]
         for pod in world.api.pods()
-        if ANNOTATION_COST in (pod["metadata"].get("annotations") or {})
+        if ANNOTATION_DELETION_COST in (pod["metadata"].get("annotations") or {})
     ]
 
 
@@ -69,7 +69,7 @@ def test_on_equal_processors_the_one_that_was_loaded_when_it_came_goes() -> None
     world = on("fast", "fast", "fast", loads=("0.10", "0.70", "0.30"))
     world.change(replicas=2)
     world.settle()
-    [pod] = [each for each in world.api.pods() if ANNOTATION_COST in each["metadata"]["annotations"]]
+    [pod] = [each for each in world.api.pods() if ANNOTATION_DELETION_COST in each["metadata"]["annotations"]]
     assert '"load":"0.70"' in pod["metadata"]["annotations"][ANNOTATION_RECEIPT]
 
 
@@ -104,14 +104,28 @@ def test_a_mark_of_a_scale_down_that_did_not_happen_is_taken_off_by_the_next_one
 def test_a_pod_that_its_owner_calls_dear_is_left_alone() -> None:
     world = on("fast", "slow", "medium")
     dear = next(each for each in world.api.pods() if each["spec"]["nodeName"] == "slow")
-    notes = dear["metadata"]["annotations"] | {ANNOTATION_COST: "100"}
+    notes = dear["metadata"]["annotations"] | {ANNOTATION_DELETION_COST: "100"}
     world.api.put(POD, dear | {"metadata": dear["metadata"] | {"annotations": notes}})
     world.change(replicas=2)
     world.settle()
-    costs = {
-        each["spec"]["nodeName"]: each["metadata"]["annotations"].get(ANNOTATION_COST) for each in world.api.pods()
-    }
+    notes_of = {each["spec"]["nodeName"]: each["metadata"]["annotations"] for each in world.api.pods()}
+    costs = {node: notes.get(ANNOTATION_DELETION_COST) for node, notes in notes_of.items()}
     assert costs == {"fast": None, "slow": "100", "medium": str(GOES_FIRST)}
+
+
+def test_the_replica_that_is_being_moved_is_the_one_that_goes() -> None:
+    world = on("fast", "slow", "medium")
+    moved = next(each for each in world.api.pods() if each["spec"]["nodeName"] == "fast")
+    notes = moved["metadata"]["annotations"] | {ANNOTATION_DELETION_COST: FIRST_TO_GO}
+    world.api.put(POD, moved | {"metadata": moved["metadata"] | {"annotations": notes}})
+    world.change(replicas=2)
+    world.settle()
+    assert marked(world) == ["fast"]
+    world.change(replicas=1)
+    world.settle()
+    costs = {each["spec"]["nodeName"]: each["metadata"]["annotations"].get(ANNOTATION_DELETION_COST)
+             for each in world.api.pods()}  # fmt: skip
+    assert costs == {"fast": FIRST_TO_GO, "slow": str(GOES_FIRST), "medium": None}
 
 
 def test_to_zero_and_back_needs_no_marks() -> None:

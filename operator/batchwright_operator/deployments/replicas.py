@@ -11,6 +11,7 @@ from batchwright_operator.kube.conditions import few, holds, shorten
 from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
+from batchwright_operator.placement.moves import ANNOTATION_DELETION_COST
 from batchwright_operator.placement.receipts import parse, pending_reason
 from batchwright_operator.pods.lifecycle import is_over, is_running
 from batchwright_operator.pods.problems import (
@@ -24,7 +25,6 @@ from batchwright_operator.processors.processor import AWAITING
 from batchwright_worker.api.messages import Receipt, SidecarState
 from batchwright_worker.api.names import ANNOTATION_KIND, SCHEDULING_GATE
 
-ANNOTATION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 IMAGE_FIELDS: Final = "the image or spec.pod.imagePullSecrets"
 
 
@@ -85,7 +85,7 @@ def replica(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> 
 
 def _deletion_cost(pod: Raw) -> int:
     try:
-        return int(annotation(pod, ANNOTATION_COST) or 0)
+        return int(annotation(pod, ANNOTATION_DELETION_COST) or 0)
     except ValueError:
         return 0
 

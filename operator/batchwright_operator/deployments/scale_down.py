@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from batchwright_operator.deployments.facts import DeploymentFacts
-from batchwright_operator.deployments.replicas import ANNOTATION_COST, Replica
+from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.kube.metadata import annotation
 from batchwright_operator.kube.objects import POD, Raw
+from batchwright_operator.placement.moves import ANNOTATION_DELETION_COST
 from batchwright_operator.processors.processor import processors_of
 from batchwright_operator.reconcile.decisions import Patch
 from batchwright_worker.api.names import ANNOTATION_KIND
@@ -37,8 +38,9 @@ def _costs(facts: DeploymentFacts, kind: str, count: int) -> Iterator[Patch]:
     worth = _worth(facts, kind, present)
     # Those without a node go anyway, before all others; those that their owner calls dear after all others.
     movable = [each for each in present if each.node and each.deletion_cost <= 0]
-    ranked = sorted(movable, key=lambda each: (worth[each.uid], each.name))
-    leaving = {each.uid for each in ranked[: max(0, len(present) - count)]}
+    moved = [each for each in movable if each.deletion_cost < GOES_FIRST]  # by `rebalance`: it goes, whatever we say
+    ranked = sorted((each for each in movable if each not in moved), key=lambda each: (worth[each.uid], each.name))
+    leaving = {each.uid for each in ranked[: max(0, len(present) - count - len(moved))]}
     for replica in ranked:
         cost = str(GOES_FIRST) if replica.uid in leaving else None
         was = str(GOES_FIRST) if replica.deletion_cost == GOES_FIRST else None
@@ -47,7 +49,7 @@ def _costs(facts: DeploymentFacts, kind: str, count: int) -> Iterator[Patch]:
                 resource=POD,
                 namespace=facts.deployment.namespace,
                 name=replica.name,
-                patch={"metadata": {"annotations": {ANNOTATION_COST: cost}}},
+                patch={"metadata": {"annotations": {ANNOTATION_DELETION_COST: cost}}},
                 style="merge",
                 uid=replica.uid,
             )

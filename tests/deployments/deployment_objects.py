@@ -112,6 +112,20 @@ def samples() -> dict[str, Raw]:
             models=[model("recognizer", gpu)],
             runtimes=[{"accelerator": NVIDIA, "count": 2, "memoryBudgetBytes": 8 << 30}],
         ),
+        "claimed-devices": deployment(
+            "claimed-devices",
+            models=[model("recognizer", gpu)],
+            runtimes=[
+                {
+                    "accelerator": NVIDIA,
+                    "count": 2,
+                    "deviceClaim": {
+                        "deviceClassName": "gpu.nvidia.com",
+                        "selectors": ["device.attributes['gpu.nvidia.com'].productName == 'H200'"],
+                    },
+                }
+            ],
+        ),
         "hatches": deployment(
             "hatches",
             runtimes=[runtime],

@@ -313,6 +313,7 @@ def test_the_shape_has_no_defaults_and_only_what_pods_are_made_from() -> None:
 
 RENDERINGS: dict[int, dict[str, str]] = {
     1: {
+        "claimed-devices": "fe72160068",
         "cpu-claim": "6fec7b0aa2",
         "emulated": "c1bbafa958",
         "fetched": "e438b24c78",

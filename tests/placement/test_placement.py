@@ -170,6 +170,17 @@ def test_unfit_nodes_are_left_out(broken: Raw, expected: str) -> None:
     assert bound(world.decide(pod("a"))) == {"a": expected}
 
 
+def test_a_pod_that_claims_its_devices_is_left_to_the_scheduler_at_once() -> None:
+    world = two_nodes()
+    claims = [{"name": "devices", "resourceClaimTemplateName": "t"}]
+    (patch,) = world.decide(pod("a", resourceClaims=claims)).actions
+    assert isinstance(patch, Patch)
+    assert "affinity" not in patch.patch["spec"]
+    receipt = receipts.parse({"metadata": patch.patch["metadata"]})
+    assert receipt is not None
+    assert (receipt.node, "deviceClaim" in receipt.reason) == ("", True)
+
+
 def test_toleration_and_selector() -> None:
     world = two_nodes()
     world.facts.put(NODE, node("fast", taints=[{"key": "k", "effect": "NoExecute"}], labels={"disk": "ssd"}))

@@ -22,6 +22,7 @@ from batchwright_operator.deployments.children import (
     own_labels,
     service,
 )
+from batchwright_operator.deployments.device_claims import claim_template
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.kind_change import ANNOTATION_LEAVING, KindInUse, leaving
 from batchwright_operator.deployments.kind_split import RETRY_S, CurrentReplicas, Supply, split
@@ -39,6 +40,7 @@ from batchwright_operator.kube.objects import (
     DEPLOYMENT,
     NETWORK_POLICY,
     PDB,
+    RESOURCE_CLAIM_TEMPLATE,
     SECRET,
     SERVICE,
     Raw,
@@ -267,6 +269,7 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
         (SERVICE, headless_service(raw)),
         *_old_headless(facts),
         (PDB, disruption_budget(raw)),
+        *_claim_templates(facts),
         # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
         *((CONTROLLER_REVISION, revision_object(raw, each)) for each in wanted.revisions),
         *((DEPLOYMENT, each) for each in wanted.deployments if _kind_of(each) in facts.kinds.kinds),
@@ -282,6 +285,13 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
         *(Delete.of(NETWORK_POLICY, each) for each in facts.policies if policy is None and not is_leaving(each)),
         *(Delete.of(SERVICE, each) for each in facts.old_headless if facts.has_namesake and not is_leaving(each)),
     )
+
+
+def _claim_templates(facts: DeploymentFacts) -> Iterator[tuple[Resource, Raw]]:
+    """Those of earlier specs stay as long as the deployment: pods of an older revision may be made from them."""
+    for plan in facts.kinds.plans:
+        if (template := claim_template(facts.deployment, plan)) is not None:
+            yield RESOURCE_CLAIM_TEMPLATE, template
 
 
 def _shrunk(facts: DeploymentFacts, deployments: Sequence[Raw]) -> Iterator[Action]:

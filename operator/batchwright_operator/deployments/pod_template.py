@@ -10,6 +10,7 @@ import msgspec
 from batchwright_operator.api.eligible_kinds import RuntimePlan
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import own_labels
+from batchwright_operator.deployments.device_claims import container_claims, pod_claims
 from batchwright_operator.deployments.volumes import (
     TLS_CERT,
     TLS_KEY,
@@ -90,6 +91,8 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
         body["nodeSelector"] = dict(spec.placement.node_selector)
     if spec.placement.tolerations:
         body["tolerations"] = plain(spec.placement.tolerations)
+    if claims := pod_claims(deployment, plan):
+        body["resourceClaims"] = claims
     return {"metadata": metadata, "spec": body}
 
 
@@ -161,7 +164,7 @@ def _runtime(
     table = [{"name": name, "value": value} for name, value in plan.table_env]
     parts: Raw = {
         "env": merged_env(table, plain(plan.runtime.env), _env(plan)),
-        "resources": _device_resources(plan),
+        "resources": _device_resources(plan, index),
         "volumeMounts": [
             *common_mounts(),
             *weight_mounts(artifacts),
@@ -182,8 +185,10 @@ def _runtime(
     return container(f"{RUNTIME}-{index}" if index else RUNTIME, plan.image, settings, **parts)
 
 
-def _device_resources(plan: RuntimePlan) -> Raw:
+def _device_resources(plan: RuntimePlan, index: int) -> Raw:
     resources = {name: dict(values) for name, values in plan.resources.items() if values}
+    if plan.runtime.device_claim is not None:
+        return {**resources, "claims": container_claims(index)}
     if plan.kind != KIND_CPU:
         devices = str(plan.runtime.count if plan.is_server else 1)
         for name in ("requests", "limits"):

@@ -134,7 +134,8 @@ def _without_node(pod: Raw, timeouts: PendingTimeouts) -> Problem:
     if _is_gated(pod):
         return _gated(pod, late=late)
     receipt = parse(pod)
-    if receipt is not None and not receipt.node:
+    claims_devices = bool((pod.get("spec") or {}).get("resourceClaims"))  # left to the scheduler from the beginning
+    if receipt is not None and not receipt.node and not claims_devices:
         return _no_fit(pod)
     if late and (problem := scheduling_problem(pod)):
         return problem

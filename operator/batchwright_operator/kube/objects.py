@@ -50,6 +50,10 @@ REPLICA_SET = Resource(group="apps", version="v1", kind="ReplicaSet", plural="re
 JOB = Resource(group="batch", version="v1", kind="Job", plural="jobs")
 PDB = Resource(group="policy", version="v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
 NETWORK_POLICY = Resource(group="networking.k8s.io", version="v1", kind="NetworkPolicy", plural="networkpolicies")
+RESOURCE_CLAIM_TEMPLATE = Resource(
+    group="resource.k8s.io", version="v1", kind="ResourceClaimTemplate", plural="resourceclaimtemplates"
+)
+"""Not every cluster serves it: never watched."""
 CORE_EVENT = _core("Event", "events")
 """Events as the core API has them: only there may a watch select by reason."""
 LEASE = Resource(group="coordination.k8s.io", version="v1", kind="Lease", plural="leases")

@@ -146,6 +146,9 @@ class Cycle:
     def _place(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
         if self._is_left_alone(pod):
             return
+        if pod.claims_devices:
+            yield from self._leave_to_scheduler(pod)
+            return
         group = self._groups.get(pod.group)
         if group is None:
             group = yield from self._made(pod)
@@ -167,6 +170,14 @@ class Cycle:
         self._observe_ages(pod)
         self._state.assume(pod, receipt.node)
         yield (binding.bind(pod, receipt, pick.best.candidate.node, table, pin=self._settings.placement_pin),)
+
+    def _leave_to_scheduler(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
+        """Which devices are free for a claim only kube-scheduler knows: a node picked here might have none."""
+        receipt = receipts.released(pod.kind, "it claims its devices (deviceClaim)", now=self._now)
+        self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
+        self._observe_ages(pod)
+        self._state.assume(pod, "")
+        yield (binding.release(pod, receipt),)
 
     def _is_left_alone(self, pod: PlacedPod) -> bool:
         setback = self._memory.setbacks.get(pod.uid)

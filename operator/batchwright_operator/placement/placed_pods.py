@@ -60,6 +60,11 @@ class PlacedPod:
     """The scheduler's message, where it found no node for the pod."""
 
     @property
+    def claims_devices(self) -> bool:
+        """Does it get its devices by ResourceClaims?"""
+        return bool((self.raw.get("spec") or {}).get("resourceClaims"))
+
+    @property
     def owner(self) -> Owner:
         """Its ModelDeployment."""
         return self.namespace, self.deployment

@@ -12,7 +12,14 @@ from typing import Final
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, Contended, Invalid, NameTaken, NotFound
 from batchwright_operator.kube.client import FIELD_MANAGER, ApiClient
 from batchwright_operator.kube.metadata import controller_of, is_leaving
-from batchwright_operator.kube.objects import INFERENCE_JOB, MODEL_DEPLOYMENT, SECRET, Raw, Resource
+from batchwright_operator.kube.objects import (
+    INFERENCE_JOB,
+    MODEL_DEPLOYMENT,
+    RESOURCE_CLAIM_TEMPLATE,
+    SECRET,
+    Raw,
+    Resource,
+)
 from batchwright_operator.reconcile.applied import AppliedBodies
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Apply, Create
@@ -24,6 +31,8 @@ REPAIRS_PER_S: Final = 1 / 60
 """How often one child is brought back to a body that has not changed. Who undoes it again and again (another operator,
 a webhook) would else be answered at the speed of the network: 36 writes a second of one Service were seen."""
 
+OPTIONAL: Final = {RESOURCE_CLAIM_TEMPLATE: "remove deviceClaim from spec.runtimes, or upgrade to Kubernetes 1.34"}
+"""What not every cluster serves, and what its users are to do there."""
 OWNERS: Final = {each.kind: each for each in (MODEL_DEPLOYMENT, INFERENCE_JOB)}
 
 Place = tuple[Resource, str, str]
@@ -67,7 +76,13 @@ class ChildWriter:
         if live is not None:
             await self._require_ours(place, live, body)
         await self._limit_repairs(place, body)
-        response = await self._apply(place, body, live)
+        try:
+            response = await self._apply(place, body, live)
+        except NotFound as error:
+            if resource not in OPTIONAL:
+                raise
+            words = f"this cluster does not serve {resource.api_version}; {OPTIONAL[resource]}"
+            raise Invalid(words, code=404) from error
         self._taken.discard(place)
         self._count("apply", resource)
         self._applied.remember(resource, body, response)

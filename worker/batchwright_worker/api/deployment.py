@@ -20,6 +20,7 @@ from batchwright_worker.api.fields import (
     KubernetesObject,
     Label,
     LocalObjectReference,
+    ObjectName,
     PodOptions,
     ResourceRequirements,
     Text,
@@ -65,11 +66,33 @@ Eviction = Literal["LeastWorth", "LeastRecentlyUsed"]
 ReadinessRule = Literal["All", "Any"]
 
 
+class DeviceClaim(Value, kw_only=True, frozen=True):
+    """Devices by Dynamic Resource Allocation: every pod gets a ResourceClaim of its own."""
+
+    device_class_name: Annotated[ObjectName, doc("DeviceClass of the devices, for example gpu.nvidia.com.")]
+    selectors: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=4096)], ...],
+        doc(
+            "CEL expressions that a device must satisfy, all of them, for example "
+            "device.capacity['gpu.nvidia.com'].memory.compareTo(quantity('40Gi')) >= 0.",
+            max_length=16,
+            extra_json_schema=ATOMIC,
+        ),
+    ] = ()
+
+
 class Runtime(Value, kw_only=True, frozen=True):
     """The runtime container for one kind of accelerator."""
 
     accelerator: Annotated[Accelerator, doc("Kind of accelerator: cpu or an extended resource.")]
     count: Annotated[int, doc("Devices per pod (each gets a runtime process of its own). 1 for cpu.", ge=1, le=16)] = 1
+    device_claim: Annotated[
+        DeviceClaim | None,
+        doc(
+            "Ask for the devices by a ResourceClaim instead of the extended resource that `accelerator` names. Needs "
+            "resource.k8s.io/v1 in the cluster, and kube-scheduler picks the node, which knows where devices are free."
+        ),
+    ] = None
     image: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None,
         doc("Image of the container. Unset: from the operator's runtime table by (accelerator, format)."),

@@ -110,6 +110,14 @@ RULES: Final = (
     ),
     Rule(
         on=Runtime,
+        names="deviceClaim",
+        cel="!has(self.deviceClaim) || self.accelerator != 'cpu'",
+        holds=lambda runtime: runtime.device_claim is None or runtime.accelerator != "cpu",
+        wrong="the CPU is no device that can be claimed",
+        remedy="remove deviceClaim, or write the kind of accelerator whose libraries the runtime is to use",
+    ),
+    Rule(
+        on=Runtime,
         names="protocol",
         cel="self.protocol != 'open-inference' || (has(self.image) && has(self.port))",
         holds=lambda runtime: (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.block_values import BlockValues
 from batchwright_worker.runner.models.call import ModelCall, PendingRows
 from batchwright_worker.runner.models.client import ModelClient
-from batchwright_worker.runner.models.replicas import ReplicaSet
+from batchwright_worker.runner.models.replicas import Replica, ReplicaSet
 from batchwright_worker.runner.models.row_block import asked_rows
 from batchwright_worker.runner.models.signature import InputSignature
 from batchwright_worker.runner.models.wire import outputs_of, request_parts, signature_of
@@ -92,7 +93,7 @@ async def test_items_of_a_model_that_looks_across_rows_are_never_mixed(
         await job.run_all()
     for value, given in enumerate(job.results("m")):
         wanted = np.exp(np.eye(8)[value % 8])
-        np.testing.assert_allclose(given["y"], wanted / wanted.sum(), rtol=1e-5)
+        np.testing.assert_allclose(given, wanted / wanted.sum(), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -109,7 +110,41 @@ async def test_items_get_the_answer_to_their_own_setting(bench: Callable[..., Be
         job.write_records([{"v": value} for value in range(40)])
         await job.run_all()
     for value, given in enumerate(job.results("m")):
-        assert given["y"] == [(each + value) * (value % 3) for each in range(8)]
+        assert given == [(each + value) * (value % 3) for each in range(8)]
+
+
+@pytest.mark.slow
+async def test_a_replica_that_would_take_rows_for_one_item_is_refused(tmp_path: Path) -> None:
+    uri = save([helper.make_node("Neg", ["x"], ["y"])], {"x": ["n", 8]}, ["n", 8], tmp_path / "neg.onnx")
+    whole = deployment(uri, batching={"mode": "Whole"})
+    async with replica(deployment(uri)) as first, replica(whole) as second:
+        replicas = ReplicaSet("d", f"{first.host}:{first.http}")
+        await replicas.open()
+        client = ModelClient(replicas, "m", AnyModel(), ())
+        try:
+            assert not (await client.learn()).whole
+            replicas.replicas.append(Replica(host=second.host, port=second.http))
+            with pytest.raises(StepFailed, match="in rows where the job began and whole at") as refused:
+                await confirmed_for_ever(client)
+            assert refused.value.reason == "ModelChanged"
+            assert not replicas.replicas[1].known_models
+        finally:
+            await client.close()
+            await replicas.close()
+
+
+async def confirmed_for_ever(client: ModelClient) -> None:
+    """A replica that still loads its model tells nothing."""
+    while True:
+        await client.confirm()
+        await asyncio.sleep(0.05)
+
+
+class AnyModel:
+    """A ModelCheck that agrees."""
+
+    def check(self, deployment: str, model: str, digests: Mapping[str, str]) -> None:
+        pass
 
 
 SLOW_TO_LOAD = """
@@ -141,7 +176,7 @@ async def test_what_a_model_takes_is_not_guessed_while_it_is_loaded(tmp_path: Pa
         replicas = ReplicaSet("d", f"{here.host}:{here.http}")
         await replicas.open()
         try:
-            learning = asyncio.create_task(ModelClient(replicas, "m").learn())
+            learning = asyncio.create_task(ModelClient(replicas, "m", AnyModel(), ()).learn())
             await asyncio.wait([learning], timeout=0.7)
             assert not learning.done()
             (tmp_path / "go-on").touch()

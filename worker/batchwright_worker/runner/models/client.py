@@ -29,6 +29,7 @@ from batchwright_worker.runner.models.signature import InputSignature
 from batchwright_worker.runner.models.wire import (
     BadAnswerError,
     digests_of,
+    is_whole,
     outputs_of,
     request_parts,
     signature_of,
@@ -127,11 +128,25 @@ class ModelClient:
         try:
             config = await self._replicas.config(replica, self._model)
             replica.worked()
+            self._check_rows(replica, config.body)
             await self._compare(replica, config.body)
         except Unreachable:
             pass
         except (ReplicaRefused, ReplicaRejected, BadAnswerError):
             replica.free_at = time.monotonic() + _ASK_AGAIN_S
+
+    def _check_rows(self, replica: Replica, config: bytes) -> None:
+        """Rows that share a request would be taken for one item by a replica that runs requests whole, and no answer
+        would show it. Raises StepFailed(ModelChanged), BadAnswerError."""
+        known = self.signature
+        if known is None or is_whole(config) == known.whole:
+            return
+        here, there = ("whole", "in rows") if known.whole else ("in rows", "whole")
+        raise StepFailed(
+            "ModelChanged",
+            f"{known.title} runs requests {here} where the job began and {there} at {replica.host}: the deployment was "
+            "changed meanwhile, or its artifacts differ; write batching.mode, and create the job again",
+        )
 
     def _introduce(self, now: float) -> None:
         """Ask the replicas that have not told yet."""

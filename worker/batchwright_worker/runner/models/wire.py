@@ -23,7 +23,7 @@ from batchwright_worker.oip.http_tensors import (
 from batchwright_worker.runner.models.call import Outputs, PendingRows
 from batchwright_worker.runner.models.signature import InputSignature, TensorType
 
-__all__ = ["HEADER_LENGTH", "BadAnswerError", "digests_of", "outputs_of", "request_parts", "signature_of"]
+__all__ = ["HEADER_LENGTH", "BadAnswerError", "digests_of", "is_whole", "outputs_of", "request_parts", "signature_of"]
 
 
 class BadAnswerError(Exception):
@@ -65,6 +65,14 @@ def signature_of(deployment: str, model: str, raw_metadata: bytes, raw_config: b
         outputs=tuple(_tensor_type(tensor, dims) for tensor in metadata.outputs or ()),
         whole=config.max_batch_size == 0,
     )
+
+
+def is_whole(raw_config: bytes) -> bool:
+    """Has the model no batch dimension, by the answer of `/config`? Raises BadAnswerError."""
+    try:
+        return msgspec.json.decode(raw_config, type=_ModelConfig).max_batch_size == 0
+    except msgspec.MsgspecError as error:
+        raise BadAnswerError(f"the model's configuration: {error}") from error
 
 
 def digests_of(raw_config: bytes) -> dict[str, str]:

@@ -177,8 +177,8 @@ CASES = [
         name="no format",
         prepare=records,
         reason="InvalidJob",
-        words="Invalid enum value 'csv'",
-        input_format="csv",
+        words="Invalid enum value 'xml'",
+        input_format="xml",
     ),
 ]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.inputs import shard_items
+from batchwright_worker.runner.inputs.inputs import format_of, shard_items
 from batchwright_worker.runner.steps.plan import make_plan
 from batchwright_worker.runner.storage.locations import locate
 from batchwright_worker.runner.storage.plan_file import PlanFile, read_plan
@@ -36,8 +36,8 @@ def planned(job: Bench) -> PlanFile:
 
 def items(job: Bench) -> list[tuple[str, object]]:
     plan = planned(job)
-    location = locate(job.input.as_uri())
-    found = [item for shard in plan.shards for item in shard_items(location, job.input_format, shard)]
+    location, form = locate(job.input.as_uri()), format_of(job.job().spec.input)
+    found = [item for shard in plan.shards for item in shard_items(location, form, shard)]
     assert not any(item.error for item in found)
     return [(item.id, item.data) for item in found]
 

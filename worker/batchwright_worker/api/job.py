@@ -40,15 +40,29 @@ class Input(Value, kw_only=True, frozen=True):
         ),
     ]
     format: Annotated[
-        Literal["images", "jsonl", "parquet", "npy", "text"],
+        Literal["images", "jsonl", "csv", "parquet", "npy", "text"],
         doc(
-            "images: one item per file; jsonl and text: per line; parquet: per record; npy: per element of the first "
-            "dimension."
+            "images: one item per file; jsonl and text: per line; csv and parquet: per record; npy: per element of the "
+            "first dimension. Lines may be compressed (.gz, .zst)."
         ),
     ]
     secret_ref: Annotated[
         LocalObjectReference | None, doc("Secret with credentials, as in an artifact's secretRef of a ModelDeployment.")
     ] = None
+    id_field: Annotated[
+        str,
+        doc(
+            "Field of jsonl, csv and parquet records whose value is the item's id. Where a record has none, and in all "
+            'records if this is "", the id is made of the file\'s name and the place in it.',
+            max_length=253,
+        ),
+    ] = "id"
+    delimiter: Annotated[
+        str,
+        doc(
+            "Between the values of csv records, one character. Unset: a tab in .tsv files, else a comma.", max_length=1
+        ),
+    ] = ""
     shard_size: Annotated[
         int,
         doc(
@@ -76,7 +90,7 @@ class Output(Value, kw_only=True, frozen=True):
         tuple[Column, ...],
         doc(
             "Fields of the input's records that each result carries along, under their names. Inputs of records only: "
-            "jsonl and parquet.",
+            "jsonl, csv, parquet.",
             max_length=256,
             extra_json_schema=UNIQUE,
         ),

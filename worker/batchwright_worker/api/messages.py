@@ -272,6 +272,8 @@ class PlanResult(_Message, kw_only=True, frozen=True):
     shards: int = 0
     items: int = 0
     digest: str = ""
+    files_left_out: int = 0
+    """Files that lie with the input and are none of it (another suffix, results of other jobs)."""
     error: str = ""
     reason: str = ""
     """CamelCase, set with error: InputNotFound, InputEmpty, OutputNotWritable, InvalidTask, ..."""

@@ -19,6 +19,7 @@ from batchwright_worker.api.messages import ItemFailure, JobConfig, PlanResult, 
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.commit import Manifest, commit, committed
@@ -73,6 +74,7 @@ class LocalResult:
             "failures": [
                 {"item": failure.item, "task": failure.task, "message": failure.message} for failure in self.failures
             ],
+            "filesLeftOut": self.manifest.files_left_out,
             "output": self.job.spec.output.uri,
         }
 
@@ -90,6 +92,9 @@ class LocalResult:
                 f"{self.job.name}: {counts}; {speed}",
                 f"output: {uri} ({len(manifest.parts)} parts, _manifest.json)",
             ]
+        if manifest.files_left_out:
+            names = ", ".join(manifest.left_out_names[:5])
+            lines.append(f"left out of the input: {manifest.files_left_out} files of other suffixes, first {names}")
         lines += [
             f"task {task.name}: {task.rows} rows, mean batch {task.mean_batch_size:g}"
             for task in self.tasks
@@ -233,10 +238,12 @@ async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[
     StepFailed of the first shard that cannot be done."""
     running = asyncio.Semaphore(job.spec.parallelism)
     limit = FailureLimit(most=job.spec.max_failed_items)
+    form = format_of(job.spec.input)
 
     async def one(index: int) -> None:
         async with running:
-            await _shard(job, engines, index, progresses, limit)
+            step = await asyncio.to_thread(shard_step, job, index, share=job.spec.parallelism, form=form)
+            await _shard(step, engines, progresses, limit)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -246,12 +253,10 @@ async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[
         raise failures.exceptions[0] from None
 
 
-async def _shard(
-    job: Job, engines: TaskEngines, index: int, progresses: list[ShardProgress], limit: FailureLimit
-) -> None:
+async def _shard(step: ShardStep, engines: TaskEngines, progresses: list[ShardProgress], limit: FailureLimit) -> None:
     """One shard; what is not permanent is tried again, as often as the manifest says."""
-    step: ShardStep = await asyncio.to_thread(shard_step, job, index, share=job.spec.parallelism)
-    progress = ShardProgress(index, job.dag, step.shard.items)
+    job = step.job
+    progress = ShardProgress(step.index, job.dag, step.shard.items)
     progresses.append(progress)
     for left in reversed(range(job.spec.backoff_limit_per_shard + 1)):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batchwright_worker.runner.errors import describe
 from batchwright_worker.runner.inputs.items import MAX_ITEM_BYTES, Cuts, Item, Measured, SourceFile
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
@@ -22,8 +23,12 @@ class Images:
 
     def read(self, location: Location, segment: PlannedSegment) -> Iterator[Item]:
         """The file's bytes."""
-        with location.fs.open(segment.path, "rb") as file:
-            data = bytes(file.read(MAX_ITEM_BYTES + 1))
+        try:
+            with location.open(segment.path) as file:
+                data = bytes(file.read(MAX_ITEM_BYTES + 1))
+        except OSError as error:
+            yield Item(id=segment.name, error=f"the file cannot be read: {describe(error)}")
+            return
         if len(data) > MAX_ITEM_BYTES:
             yield Item(id=segment.name, error=f"the file is larger than {MAX_ITEM_BYTES >> 20} MiB; split or shrink it")
         else:

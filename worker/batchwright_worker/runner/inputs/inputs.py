@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from batchwright_worker.api.job import Input
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.contents import check_unchanged, fingerprint
+from batchwright_worker.runner.inputs.csv import Csv
 from batchwright_worker.runner.inputs.images import Images
 from batchwright_worker.runner.inputs.items import Format, Item, SourceFile
 from batchwright_worker.runner.inputs.lines import JsonLines, TextLines
 from batchwright_worker.runner.inputs.tables import Npy, Parquet
-from batchwright_worker.runner.storage.locations import WORK_DIR, Location
-from batchwright_worker.runner.storage.plan_file import PlannedSegment, PlannedShard
+from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, path_text, shown
+from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlannedSegment, PlannedShard
 
-FORMATS: Final[dict[str, Format]] = {
-    "images": Images(),
-    "jsonl": JsonLines(),
-    "text": TextLines(),
-    "parquet": Parquet(),
-    "npy": Npy(),
+FORMATS: Final[dict[str, Callable[[Input], Format]]] = {
+    "images": lambda _: Images(),
+    "jsonl": lambda spec: JsonLines(spec.id_field),
+    "csv": lambda spec: Csv(spec.id_field, spec.delimiter),
+    "text": lambda _: TextLines(),
+    "parquet": lambda spec: Parquet(spec.id_field),
+    "npy": lambda _: Npy(),
 }
 _READ_AHEAD = 4
 """Small files that are opened ahead, so that an object store's latency does not hold the CPU up."""
+_OF_OUTPUTS: Final = frozenset({WORK_DIR, ERRORS_DIR, MANIFEST_NAME})
 
 
-def source_files(location: Location, format_name: str) -> list[SourceFile]:
-    """The files of the input, sorted by path. Raises StepFailed(InputNotFound | InputEmpty)."""
-    form = FORMATS[format_name]
+def format_of(spec: Input) -> Format:
+    """The input's format with its settings."""
+    return FORMATS[spec.format](spec)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The files of the input, sorted by path, and the names of those in the same place that are none."""
+
+    files: list[SourceFile]
+    left_out: list[str]
+
+
+def source_files(location: Location, form: Format) -> Found:
+    """The files of the input. Raises StepFailed(InputNotFound | InputNotReadable | InputEmpty)."""
     try:
         root, infos = _infos(location)
     except FileNotFoundError as error:
@@ -39,18 +57,22 @@ def source_files(location: Location, format_name: str) -> list[SourceFile]:
         message = f"{location.uri} is not readable ({error}): give the runner's user (65532) or its group read access"
         raise StepFailed("InputNotReadable", message) from error
     single = len(infos) == 1 and infos[0]["name"] == root
-    files = [_source(info, root, single=single) for info in infos]
-    chosen = [file for file in files if single or _belongs(file, form)]
+    files = sorted((_source(info, root, single=single) for info in infos), key=lambda file: file.path)
+    outputs = {file.name.rpartition(f"/{WORK_DIR}/")[0] for file in files if f"/{WORK_DIR}/" in file.name}
+    chosen = [file for file in files if single or _belongs(file, form, outputs)]
     if not chosen:
-        what = f"{len(files)} files, none of which ends in {', '.join(form.suffixes)}" if files else "no files"
-        raise StepFailed("InputEmpty", f"{location.uri} holds {what}: check input.uri and input.format ({format_name})")
-    return sorted(chosen, key=lambda file: file.path)
+        suffixes = ", ".join(form.suffixes)
+        what = f"{len(files)} files, none of which ends in {suffixes}" if files else "no files"
+        signs = " (*, ? and [ in it stand for other characters)" if _has_pattern(location.path) else ""
+        raise StepFailed("InputEmpty", f"{location.uri} holds {what}: check input.uri{signs} and input.format")
+    taken = {file.path for file in chosen}
+    return Found(files=chosen, left_out=[f.name for f in files if f.path not in taken and not _is_hidden(f.name)])
 
 
 def _infos(location: Location) -> tuple[str, list[dict[str, Any]]]:
-    if any(sign in location.path for sign in "*?["):
+    if _has_pattern(location.path) and not location.fs.exists(location.path):
         root = location.path.split("*")[0].split("?")[0].split("[")[0].rpartition("/")[0]
-        found = location.fs.glob(location.path, detail=True)
+        found = location.fs.glob(_with_literal_folders(location), detail=True)
         return root, [info for info in found.values() if info["type"] == "file"]
     info = location.fs.info(location.path)
     if info["type"] == "file":
@@ -59,21 +81,40 @@ def _infos(location: Location) -> tuple[str, list[dict[str, Any]]]:
     return location.path, list(found.values())
 
 
+def _has_pattern(path: str) -> bool:
+    return any(sign in path for sign in "*?[")
+
+
+def _with_literal_folders(location: Location) -> str:
+    """The pattern, of which the folders that are there as they are written are taken so."""
+    steps = location.path.split("/")
+    for count in range(len(steps) - 1, 0, -1):
+        folder = "/".join(steps[:count])
+        if not _has_pattern(folder) or location.fs.exists(folder):
+            return "/".join([glob.escape(folder), *steps[count:]])
+    return location.path
+
+
 def _source(info: dict[str, Any], root: str, *, single: bool) -> SourceFile:
     path = str(info["name"])
     name = path.rsplit("/", 1)[-1] if single else path[len(root) :].lstrip("/")
-    return SourceFile(path=path, name=name, size=int(info.get("size") or 0), fingerprint=fingerprint(info))
+    size = int(info.get("size") or 0)
+    return SourceFile(path=path_text(path), name=shown(name), size=size, fingerprint=fingerprint(info))
 
 
-def _belongs(file: SourceFile, form: Format) -> bool:
-    parts = file.name.split("/")
-    hidden = any(part.startswith(".") or part == WORK_DIR for part in parts)
-    return not hidden and file.name.lower().endswith(form.suffixes)
+def _belongs(file: SourceFile, form: Format, outputs: Collection[str]) -> bool:
+    """Hidden files and the results of other jobs that lie below are no input."""
+    if _is_hidden(file.name) or any(file.name.startswith(f"{output}/") for output in outputs):
+        return False
+    return file.name.lower().endswith(form.suffixes)
 
 
-def shard_items(location: Location, format_name: str, shard: PlannedShard) -> Iterator[Item]:
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part in _OF_OUTPUTS for part in name.split("/"))
+
+
+def shard_items(location: Location, form: Format, shard: PlannedShard) -> Iterator[Item]:
     """The items of a shard in order; blocking; every file is compared with the plan when it is opened."""
-    form = FORMATS[format_name]
     if not all(segment.count == 1 for segment in shard.segments):
         for segment in shard.segments:
             yield from _segment_items(location, form, segment)

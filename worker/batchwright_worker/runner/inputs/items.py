@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
-
-
-def id_hash(name: str) -> int:
-    """63 bits that are the same in every process: ids are compared by it, so that the plan of many millions of items
-    fits a small pod."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
-
 
 MAX_ITEM_BYTES: Final = 256 << 20
 """An item larger than this becomes an error record instead of filling the runner's memory."""

@@ -2,109 +2,145 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.items import MAX_ITEM_BYTES, Cuts, Item, Measured, SourceFile, id_hash
+from batchwright_worker.runner.inputs.ids import BadId, id_hash, id_of
+from batchwright_worker.runner.inputs.items import MAX_ITEM_BYTES, Cuts, Item, Measured, SourceFile
+from batchwright_worker.runner.inputs.streams import COMPRESSED, Line, is_compressed, lines_of
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 
-_BLOCK = 1 << 20
-
-
-class _Named(msgspec.Struct):
-    id: str | int | None = None
-
-
-_NAMES = msgspec.json.Decoder(_Named)
 _RECORDS = msgspec.json.Decoder()
+_MOST_OPEN = 4
 
 
 class TextLines:
     """text: each line is an item, its payload a str; ids are `name:line`."""
 
-    suffixes: tuple[str, ...] = (".txt",)
+    suffixes: tuple[str, ...] = tuple(f".txt{end}" for end in COMPRESSED)
+
+    def __init__(self) -> None:
+        self._open = OpenFiles()
 
     def measure(self, location: Location, file: SourceFile, cuts: Cuts) -> Measured:
         """Count non-blank lines and mark where segments begin."""
         marks: dict[int, tuple[int, int]] = {}
         ids: Any = self.new_ids()
         count = 0
-        for offset, number, line in _lines(location, file.path):
+        for line in self.records(location, file.path):
             if cuts.starts_segment(count):
-                marks[count] = (offset, number)
+                marks[count] = (line.offset, line.number)
             if ids is not None:
-                ids.append(id_hash(self.item(line, f"{file.name}:{number}", name_only=True).id))
+                ids.append(id_hash(self.item(line, file.name).id))
             count += 1
         return Measured(count=count, marks=marks, ids=ids)
 
     def read(self, location: Location, segment: PlannedSegment) -> Iterator[Item]:
         """The items of a segment, from its offset on."""
+        opened = self._open.taken(segment.path, segment.offset)
+        records = opened or self.records(location, segment.path, segment.offset, segment.line)
         left = segment.count
-        for _, number, line in _lines(location, segment.path, segment.offset, segment.line):
-            yield self.item(line, f"{segment.name}:{number}")
+        for line in records:
+            yield self.item(line, segment.name)
             left -= 1
             if not left:
-                return
+                break
+        if is_compressed(location, segment.path):
+            self._open.put(segment.path, records)
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Places of the records with this id."""
-        for _, number, line in _lines(location, file.path):
-            place = f"{file.name}:{number}"
-            if self.item(line, place, name_only=True).id == wanted:
-                yield place
+        for line in self.records(location, file.path):
+            if self.item(line, file.name).id == wanted:
+                yield f"{file.name}:{line.number}"
+
+    def records(self, location: Location, path: str, offset: int = 0, number: int = 1) -> Iterator[Line]:
+        """The lines that are items."""
+        lines = lines_of(location, path, offset, number)
+        return (line for line in lines if line.content is None or line.content.strip())
 
     def new_ids(self) -> Any:
         """Ids of lines are unique by construction."""
         return None
 
-    def item(self, line: bytes, place: str, *, name_only: bool = False) -> Item:
-        """The item of a line; `name_only` leaves the payload out."""
-        if name_only:
-            return Item(id=place)
+    def item(self, line: Line, name: str) -> Item:
+        """The item of a line of the file with this name; a line that cannot be read is an item with an error."""
+        place = f"{name}:{line.number}"
+        if line.content is None:
+            return Item(id=place, error=f"the line is longer than {MAX_ITEM_BYTES >> 20} MiB: split the record")
+        return self.parsed(line.content, place)
+
+    def parsed(self, content: bytes, place: str) -> Item:
+        """The item of what a line says."""
         try:
-            return Item(id=place, data=line.decode())
+            return Item(id=place, data=content.decode())
         except UnicodeDecodeError as error:
             return Item(id=place, error=f"not UTF-8: byte {error.start} of the line; write the file as UTF-8")
 
 
 class JsonLines(TextLines):
-    """jsonl: each line is an object; its id is the field `id` (a string or whole number) if it has one."""
+    """jsonl: each line is an object; its id is the field `id_field`, if it has one; empty: none is looked for."""
 
-    suffixes: tuple[str, ...] = (".jsonl", ".ndjson", ".json")
+    suffixes: tuple[str, ...] = tuple(f"{name}{end}" for name in (".jsonl", ".ndjson", ".json") for end in COMPRESSED)
+
+    def __init__(self, id_field: str = "id") -> None:
+        super().__init__()
+        self.id_field = id_field
 
     def new_ids(self) -> Any:
         """Hashes of the records' own ids."""
-        return array("q")
+        return array("q") if self.id_field else None
 
-    def item(self, line: bytes, place: str, *, name_only: bool = False) -> Item:
-        """The item of a line; a line that is no JSON object is an item with an error."""
+    def parsed(self, content: bytes, place: str) -> Item:
+        """The item of what a line says."""
         try:
-            named = _NAMES.decode(line)
-            name = place if named.id is None else str(named.id)
-            return Item(id=name, data=None if name_only else _RECORDS.decode(line))
+            record = _RECORDS.decode(content)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return Item(id=place, error=f"not a JSON object with a string or whole number as id: {error}")
+            advice = "; JSON has no NaN or infinity: write null" if b"NaN" in content or b"Infinity" in content else ""
+            return Item(id=place, error=f"not a JSON object: {error}{advice}")
+        except RecursionError:
+            return Item(id=place, error="not a JSON object that can be read: it is nested too deeply")
+        if not isinstance(record, dict):
+            return Item(id=place, error=f"not a JSON object: the line is a JSON {type(record).__name__}")
+        try:
+            return Item(id=id_of(record.get(self.id_field), place), data=record)
+        except BadId as error:
+            return Item(id=place, error=str(error))
 
 
-def _lines(location: Location, path: str, offset: int = 0, line: int = 1) -> Iterator[tuple[int, int, bytes]]:
-    """(offset, number, content) of the non-blank lines of a file, from an offset on, in bounded memory."""
-    with location.fs.open(path, "rb") as file:
-        file.seek(offset)
-        rest = b""
-        while block := file.read(_BLOCK):
-            *whole, rest = (rest + block).split(b"\n")
-            for content in whole:
-                if content.strip():
-                    yield offset, line, content.rstrip(b"\r")
-                offset += len(content) + 1
-                line += 1
-            if len(rest) > MAX_ITEM_BYTES:
-                message = f"{path}: line {line} is longer than {MAX_ITEM_BYTES >> 20} MiB: split the record"
-                raise StepFailed("InputInvalid", message)
-        if rest.strip():
-            yield offset, line, rest.rstrip(b"\r")
+class OpenFiles:
+    """Records of compressed files that were read up to some place: the shard that begins there goes on from it, for to
+    find a place in such a file all before it must be read. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[Line, Iterator[Line]]] = {}
+        self._lock = threading.Lock()
+
+    def put(self, path: str, records: Iterator[Line]) -> None:
+        """Keep what follows the record that was read last."""
+        following = next(records, None)
+        if following is None:
+            return
+        with self._lock:
+            self._open[path] = (following, records)
+            while len(self._open) > _MOST_OPEN:
+                self._open.pop(next(iter(self._open)))
+
+    def taken(self, path: str, offset: int) -> Iterator[Line] | None:
+        """The records from this offset on, if they are here."""
+        with self._lock:
+            line, records = self._open.get(path, (None, None))
+            if line is None or records is None or line.offset != offset:
+                return None
+            del self._open[path]
+        return _chained(line, records)
+
+
+def _chained(first: Line, others: Iterator[Line]) -> Iterator[Line]:
+    yield first
+    yield from others

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile, id_hash
+from batchwright_worker.runner.inputs.ids import BadId, id_hash, id_of
+from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 
@@ -16,16 +17,19 @@ _BYTES_AT_ONCE = 4 << 20
 
 
 class Parquet:
-    """Records of a parquet file as dicts; the id is column `id` if there is one, else `name:record`."""
+    """Records of a parquet file as dicts; the id is column `id_field` if there is one, else `name:record`."""
 
     suffixes: tuple[str, ...] = (".parquet", ".pq")
+
+    def __init__(self, id_field: str = "id") -> None:
+        self._id_field = id_field
 
     def measure(self, location: Location, file: SourceFile, cuts: Cuts) -> Measured:
         """The number of records, from the footer; ids from their column alone."""
         with _parquet(location, file.path) as table:
             ids = None
-            if "id" in table.schema_arrow.names:
-                ids = array("q", (id_hash(name) for name in _ids(table, file.name)))
+            if self._id_field in table.schema_arrow.names:
+                ids = array("q", (id_hash(name) for name in _ids(table, self._id_field, file.name)))
             return Measured(count=table.metadata.num_rows, ids=ids)
 
     def read(self, location: Location, segment: PlannedSegment) -> Iterator[Item]:
@@ -36,14 +40,19 @@ class Parquet:
             for batch in table.iter_batches(batch_size=_RECORDS_AT_ONCE, row_groups=groups):
                 for record in batch.to_pylist():
                     if segment.start <= index < segment.start + segment.count:
-                        own = record.get("id")
-                        yield Item(id=f"{segment.name}:{index}" if own is None else str(own), data=record)
+                        yield self._item(record, f"{segment.name}:{index}")
                     index += 1
+
+    def _item(self, record: dict[str, Any], place: str) -> Item:
+        try:
+            return Item(id=id_of(record.get(self._id_field), place), data=record)
+        except BadId as error:
+            return Item(id=place, error=str(error))
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Places of the records with this id."""
         with _parquet(location, file.path) as table:
-            for index, name in enumerate(_ids(table, file.name)):
+            for index, name in enumerate(_ids(table, self._id_field, file.name)):
                 if name == wanted:
                     yield f"{file.name}:{index}"
 
@@ -53,18 +62,21 @@ def _parquet(location: Location, path: str) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(location.fs.open(path, "rb"))
+        return parquet.ParquetFile(location.open(path))
     except pa.ArrowInvalid as error:
         raise StepFailed(
             "InputInvalid", f"{path} is no parquet file ({error}): correct it or set input.format"
         ) from error
 
 
-def _ids(table: Any, name: str) -> Iterator[str]:
+def _ids(table: Any, id_field: str, name: str) -> Iterator[str]:
     index = 0
-    for batch in table.iter_batches(columns=["id"]):
+    for batch in table.iter_batches(columns=[id_field]):
         for own in batch.column(0).to_pylist():
-            yield f"{name}:{index}" if own is None else str(own)
+            try:
+                yield id_of(own, f"{name}:{index}")
+            except BadId:
+                yield f"{name}:{index}"
             index += 1
 
 
@@ -88,7 +100,7 @@ class Npy:
 
     def measure(self, location: Location, file: SourceFile, cuts: Cuts) -> Measured:
         """The length of the first dimension, and whether the file holds as much as its header says."""
-        with location.fs.open(file.path, "rb") as stream:
+        with location.open(file.path) as stream:
             shape, dtype, offset = _header(stream, file.path)
         row_bytes = _row_bytes(shape, dtype)
         if file.size and offset + shape[0] * row_bytes > file.size:
@@ -102,7 +114,7 @@ class Npy:
         """Elements of a segment, read in blocks."""
         import numpy as np
 
-        with location.fs.open(segment.path, "rb") as stream:
+        with location.open(segment.path) as stream:
             shape, dtype, offset = _header(stream, segment.path)
             row_bytes = _row_bytes(shape, dtype)
             at_once = max(1, _BYTES_AT_ONCE // max(1, row_bytes))

@@ -13,7 +13,7 @@ import msgspec
 from batchwright_worker.api.messages import CommitResult, ItemFailure, TaskState
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.contents import differences
-from batchwright_worker.runner.inputs.inputs import source_files
+from batchwright_worker.runner.inputs.inputs import format_of, source_files
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.arrow_types import storable, unified
 from batchwright_worker.runner.outputs.part_files import rewrite_parquet
@@ -64,6 +64,9 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     parts: list[ManifestPart]
     models: list[PinnedModel] = []
     """What answered the model tasks, as far as the servers tell it."""
+    files_left_out: int = 0
+    """Files that lie with the input and are none of it, of which some are named."""
+    left_out_names: list[str] = []
     columns: dict[str, str] = {}
     """Name -> Arrow type, of Parquet parts."""
     code: CodeDigests = CodeDigests()
@@ -121,7 +124,7 @@ def committed(job: Job) -> Committed | None:
 def _check_input(job: Job, plan: PlanFile, output: Location) -> None:
     location = job.input()
     try:
-        files = source_files(location, job.spec.input.format)
+        files = source_files(location, format_of(job.spec.input)).files
     except StepFailed as error:
         if error.reason not in ("InputNotFound", "InputEmpty"):
             raise
@@ -217,6 +220,8 @@ def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: lis
         ],
         models=models,
         code=plan.code,
+        files_left_out=plan.left_out,
+        left_out_names=plan.left_out_names,
         columns={field.name: str(field.type) for field in decoded_schema(parts[0].schema)} if parts[0].schema else {},
     )
 

@@ -9,8 +9,9 @@ from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.contents import with_digests
-from batchwright_worker.runner.inputs.inputs import FORMATS, source_files
-from batchwright_worker.runner.inputs.items import Cuts, Measured, SourceFile, id_hash
+from batchwright_worker.runner.inputs.ids import id_hash
+from batchwright_worker.runner.inputs.inputs import format_of, source_files
+from batchwright_worker.runner.inputs.items import Cuts, Format, Measured, SourceFile
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.occupation import clear, foreign, own_parts
 from batchwright_worker.runner.steps import shards
@@ -26,6 +27,7 @@ from batchwright_worker.runner.storage.plan_file import (
     write_plan,
 )
 
+SHOWN_NAMES = 20
 MAX_SHARDS = 100_000
 """Kubernetes' limit on the completions of an Indexed Job."""
 
@@ -50,7 +52,7 @@ def make_plan(job: Job) -> PlanResult:
         clear(output, earlier)
     if plan != earlier:
         write_plan(output, plan)
-    return PlanResult(shards=len(plan.shards), items=plan.items, digest=plan.digest)
+    return PlanResult(shards=len(plan.shards), items=plan.items, digest=plan.digest, files_left_out=plan.left_out)
 
 
 def check_tasks(job: Job) -> None:
@@ -100,9 +102,10 @@ def check_same(earlier: PlanFile, plan: PlanFile, job: Job, output: Location) ->
 
 def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
     location = job.input()
-    form, size = FORMATS[job.spec.input.format], job.spec.input.shard_size
+    form, size = format_of(job.spec.input), job.spec.input.shard_size
     known = earlier.files() if earlier is not None else {}
-    files = with_digests(location, source_files(location, job.spec.input.format), known)
+    found = source_files(location, form)
+    files = with_digests(location, found.files, known)
     measured: list[Measured] = []
     total = 0
     for file in files:
@@ -110,7 +113,7 @@ def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
         total += measured[-1].count
     if not total:
         raise StepFailed("InputEmpty", f"{location.uri} holds no items: there is nothing to do; check input.uri")
-    _check_ids(location, job, files, measured)
+    _check_ids(location, form, files, measured)
     planned = [_planned(segments, files, measured) for segments in shards.split([m.count for m in measured], size)]
     if len(planned) > MAX_SHARDS:
         message = (
@@ -127,6 +130,8 @@ def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
         shards=planned,
         empty=[_segment(file, shards.Segment(source=0, start=0, count=0), (0, 0)) for file in _empty(files, measured)],
         code=job.code(),
+        left_out=len(found.left_out),
+        left_out_names=found.left_out[:SHOWN_NAMES],
     )
 
 
@@ -154,7 +159,7 @@ def _segment(file: SourceFile, segment: shards.Segment, mark: tuple[int, int]) -
     )
 
 
-def _check_ids(location: Location, job: Job, files: list[SourceFile], measured: list[Measured]) -> None:
+def _check_ids(location: Location, form: Format, files: list[SourceFile], measured: list[Measured]) -> None:
     hashes = [one.ids for one in measured if one.ids is not None]
     if not hashes:
         return
@@ -163,13 +168,15 @@ def _check_ids(location: Location, job: Job, files: list[SourceFile], measured: 
     every = np.sort(np.concatenate([np.frombuffer(ids, dtype=np.int64) for ids in hashes]))
     repeated = every[1:][every[1:] == every[:-1]]
     if len(repeated):
-        places = _places(location, job, files, int(repeated[0]))
-        message = f"two items have one id ({places}): make ids unique, or leave the field id out"
+        places = _places(location, form, files, int(repeated[0]))
+        message = (
+            f"two items have one id ({places}): make ids unique, name another field in input.idField, or set it to "
+            '"" for ids made of the place'
+        )
         raise StepFailed("DuplicateItemIds", message)
 
 
-def _places(location: Location, job: Job, files: list[SourceFile], wanted: int) -> str:
-    form = FORMATS[job.spec.input.format]
+def _places(location: Location, form: Format, files: list[SourceFile], wanted: int) -> str:
     found: list[str] = []
     for file in files:
         for name in _names(location, form, file):

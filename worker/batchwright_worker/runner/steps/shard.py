@@ -14,8 +14,8 @@ import msgspec
 from batchwright_worker.api.messages import RunnerState
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.window import Window
-from batchwright_worker.runner.inputs.inputs import shard_items
-from batchwright_worker.runner.inputs.items import Item
+from batchwright_worker.runner.inputs.inputs import format_of, shard_items
+from batchwright_worker.runner.inputs.items import Format, Item
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.parts import MadePart, PartStatistics, PartWriter, drop_damaged, whole_part
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
@@ -40,6 +40,7 @@ class ShardStep:
     """Key of the plan."""
     shard: PlannedShard
     input: Location
+    form: Format
     output: Location
     budget_bytes: int
 
@@ -76,8 +77,9 @@ def check_meaning(plan: PlanFile, job: Job, output: Location) -> None:
         raise StepFailed("CodeChanged", message)
 
 
-def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
-    """The step of shard `index`; `share` such steps share this process's memory. Raises StepFailed."""
+def shard_step(job: Job, index: int, *, share: int = 1, form: Format | None = None) -> ShardStep:
+    """The step of shard `index`; `share` such steps share this process's memory, and the `form` of the input, which
+    remembers places. Raises StepFailed."""
     output = job.output()
     plan = load_plan(job, output)
     if not 0 <= index < len(plan.shards):
@@ -88,6 +90,7 @@ def shard_step(job: Job, index: int, *, share: int = 1) -> ShardStep:
         plan=plan.key,
         shard=plan.shards[index],
         input=job.input(),
+        form=form or format_of(job.spec.input),
         output=output,
         budget_bytes=memory_budget() // share,
     )
@@ -148,7 +151,7 @@ async def do_shard(
 
 
 def _items(step: ShardStep) -> Iterator[Item]:
-    return shard_items(step.input, step.job.spec.input.format, step.shard)
+    return shard_items(step.input, step.form, step.shard)
 
 
 def _statistics(progress: ShardProgress, plan: str) -> Callable[[MadePart], PartStatistics]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from batchwright_worker.api import names as contract
@@ -40,6 +40,14 @@ class Location:
         """Path of an entry below this one."""
         return f"{self.path.rstrip('/')}/{name}"
 
+    def open(self, path: str) -> Any:
+        """A file of the input, for reading; `path` as `path_text` has made it."""
+        return self.fs.open(real_path(path), "rb")
+
+    def info(self, path: str) -> dict[str, Any]:
+        """What the file system says of a file of the input. Raises FileNotFoundError."""
+        return dict(self.fs.info(real_path(path)))
+
     def read(self, name: str) -> bytes | None:
         """Contents of an entry of an output, None if there is none. Raises StepFailed as `output_errors`."""
         with output_errors(self):
@@ -52,6 +60,29 @@ class Location:
     def exists(self, name: str) -> bool:
         """Is there an entry of this name?"""
         return bool(self.fs.exists(self.at(name)))
+
+
+_RAW: Final = "\0raw:"
+"""Before a path that is no UTF-8, whose bytes follow as percent signs have it; no path begins so."""
+
+
+def path_text(path: str) -> str:
+    """The path as it can be written down: names of files may be any bytes."""
+    return path if _is_text(path) else _RAW + quote_from_bytes(os.fsencode(path))
+
+
+def real_path(text: str) -> str:
+    """The reverse."""
+    return os.fsdecode(unquote_to_bytes(text.removeprefix(_RAW))) if text.startswith(_RAW) else text
+
+
+def shown(path: str) -> str:
+    """The path for people and as an id: bytes that are no UTF-8 are escaped."""
+    return path if _is_text(path) else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _is_text(path: str) -> bool:
+    return not any(0xD800 <= ord(sign) <= 0xDFFF for sign in path) if not path.isascii() else True
 
 
 def locate(uri: str, secret_name: str | None = None) -> Location:

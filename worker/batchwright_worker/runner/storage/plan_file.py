@@ -73,6 +73,9 @@ class PlanFile(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     shards: list[PlannedShard]
     empty: list[PlannedSegment] = []
     code: CodeDigests = CodeDigests()
+    left_out: int = 0
+    """Files that lie with the input and are none of it, of which some are named."""
+    left_out_names: list[str] = []
 
     @property
     def key(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -116,26 +117,29 @@ def test_a_loop_that_computes_for_a_moment_leaves_the_replica_alive_and_as_ready
 def test_a_stuck_loop_is_not_ready_first_and_not_live_later_and_well_again_when_it_turns() -> None:
     async def scenario(port: Port) -> None:
         assert (await port.asked(READY))[0] == 200
-        seen: list[tuple[int, int, dict[str, Any]]] = []
+        seen: list[tuple[int, int, dict[str, Any], dict[str, Any]]] = []
+        begun, over = threading.Event(), threading.Event()
 
         def probe() -> None:
-            end = time.monotonic() + STUCK_S + 0.7
-            while time.monotonic() < end:
+            while not over.is_set():
                 began = time.monotonic()
+                state = port.get("/v1/state?after=99&waitSeconds=0")[1]
                 live, ready = port.get(LIVE)[0], port.get(READY)
-                seen.append((live, ready[0], ready[1]))
+                seen.append((live, ready[0], ready[1], state))
+                begun.set()
                 assert time.monotonic() - began < 5
-            seen.append((0, 0, port.get("/v1/state?after=99&waitSeconds=0")[1]))
 
         probing = asyncio.ensure_future(asyncio.to_thread(probe))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(begun.wait)
         compute(STUCK_S + 3.0)
+        over.set()  # before the loop turns again
         await probing
-        *steps, (_, _, state) = seen
-        assert (200, 200) in [step[:2] for step in steps]
-        assert (200, 503) in [step[:2] for step in steps]
-        assert steps[-1][:2] == (503, 503)
-        assert "has not turned for" in steps[-1][2]["message"]
+        answers = [step[:2] for step in seen]
+        assert (200, 200) in answers
+        assert (200, 503) in answers
+        assert (503, 503) in answers
+        *_, (_, _, ready, state) = (step for step in seen if step[:2] == (503, 503))
+        assert "has not turned for" in ready["message"]
         assert "has not turned for" in state["message"]
         assert state["ready"] is False
         assert [model["name"] for model in state["models"]] == ["m"], "the last known state is kept"

@@ -100,6 +100,9 @@ class Settings(_Section, kw_only=True, frozen=True):
     """A processor below this utilization counts as idle."""
     benchmark_idle_wait_seconds: float = 600.0
     """After that the node is unbenchmarked and placeable."""
+    spot_check_seconds: float = 3600.0
+    """How often the drift sentinel measures a processor for some seconds, when that is idle; 0: never."""
+    spot_check_budget_seconds: int = 10
     benchmark_parallelism: int = 4
     """Benchmark Jobs at once in the cluster."""
     benchmark_kinds: tuple[str, ...] = ("*",)

@@ -66,6 +66,15 @@ def test_rates_follow_the_law() -> None:
     assert list(found)[:5] == [1, 2, 4, 8, 16]
 
 
+def test_a_spot_check_measures_one_size_with_samples_as_long_as_a_benchmarks() -> None:
+    law = Law(lambda n: 0.010 + 0.002 * n)
+    (row,) = Series(law, Budget(10.0)).spot_check(8)
+    assert (row.batch_size, row.images_per_second) == (8, pytest.approx(8 / 0.026, rel=1e-3))
+    assert set(law.sizes) == {8}
+    assert 3.0 <= law.spent <= 10.0
+    assert Series(Law(lambda n: 0.1, memory_images=4), Budget(10.0)).spot_check(8) == []
+
+
 @pytest.mark.parametrize(
     ("law", "sizes"),
     [

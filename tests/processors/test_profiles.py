@@ -358,7 +358,7 @@ def test_opted_out_node_is_placeable_and_keeps_a_seeded_table() -> None:
 
 
 def test_stale_samples_show_when_they_become_stale() -> None:
-    world = benchmarked()
+    world = benchmarked(settings=Settings(spot_check_seconds=0))
     decision = world.decide()
     assert world.condition("Fresh") == ("True", "SamplesFresh")
     assert decision.requeue_after_s == pytest.approx(29.1)

@@ -8,6 +8,7 @@ import pytest
 
 from batchwright_operator.kube.objects import JOB, NODE, POD, Raw
 from batchwright_operator.reconcile.decisions import Create, Delete
+from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import BenchmarkResult
 from tests.placement.placement_objects import node, pod
 from tests.processors.test_profiles import World
@@ -17,7 +18,7 @@ DAY_S = 24 * 3600.0
 
 def failed(**end: Any) -> World:
     """After a first benchmark that failed like this."""
-    world = World()
+    world = World(settings=Settings(spot_check_seconds=0))
     world.settle()
     world.finish(**(end or {"result": None, "failed": "BackoffLimitExceeded", "state": {"exitCode": 139}}))
     world.decide()

@@ -314,6 +314,13 @@ class LoadTableRow(Value, kw_only=True, frozen=True):
     max_services: Annotated[Whole, doc("Services that run at once before the total falls.")] = None
 
 
+class SpotCheckStatus(Value, kw_only=True, frozen=True):
+    """One measurement of the drift sentinel."""
+
+    time: Annotated[datetime | None, doc("When it ended.")] = None
+    images_per_second: Annotated[Decimal, doc("One service at the best batch size, a decimal string.")] = None
+
+
 class Processor(Value, kw_only=True, frozen=True):
     """One kind of accelerator on this node."""
 
@@ -340,6 +347,12 @@ class Processor(Value, kw_only=True, frozen=True):
     node_images_per_second: Annotated[
         Decimal, doc("Images per second of all the node's devices together, a decimal string.")
     ] = None
+    spot_checks: Annotated[
+        tuple[SpotCheckStatus, ...],
+        doc(
+            "Cheap measurements in idle times since the benchmark, at most 12, oldest first.", extra_json_schema=ATOMIC
+        ),
+    ] = ()
     benchmarked_time: Annotated[datetime | None, doc("When it was measured.")] = None
     reason: Annotated[Text, doc("State of the measurement in CamelCase, for example AwaitingBenchmark.")] = None
     message: Annotated[Text, doc("The same as a sentence that says what to do.")] = None

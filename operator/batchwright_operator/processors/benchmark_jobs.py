@@ -91,6 +91,21 @@ def job_name(node: str, kind: str) -> str:
     return child_name("bench", node, kind_slug(kind))
 
 
+def check_digest(measured_as: str) -> str:
+    """What a spot check says that it measures: never what a benchmark of the same processor says."""
+    return f"{measured_as}-check"
+
+
+def spot_check(node: Raw, kind: str, measured_as: str, batch_size: int, settings: Settings) -> Raw:
+    """The Job of the drift sentinel: as a benchmark, but of one batch size and with its own budget."""
+    found = job(node, kind, check_digest(measured_as), settings)
+    budget_s = settings.spot_check_budget_seconds
+    (only,) = found["spec"]["template"]["spec"]["containers"]
+    only["args"] = [*only["args"], f"--budget-seconds={budget_s}", f"--spot-check={batch_size}"]
+    found["spec"] |= {"backoffLimit": 0, "activeDeadlineSeconds": budget_s + START_S}
+    return found
+
+
 def job(node: Raw, kind: str, measured_as: str, settings: Settings, *, devices: int = 1, first_of: str = "") -> Raw:
     """The Job that measures one processor, with so many of its devices: pinned, restricted, small in its other requests
     so that it evicts nobody. `first_of`: the class of which it is the first measurement."""

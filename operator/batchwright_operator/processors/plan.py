@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from batchwright_operator.kube.conditions import find
-from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, JOB, Raw
 from batchwright_operator.kube.times import unix
-from batchwright_operator.processors import benchmark_jobs, retries, status
+from batchwright_operator.processors import benchmark_jobs, drift, retries, status
 from batchwright_operator.processors.benchmark_outcome import (
     BenchmarkFailure,
     Lost,
@@ -35,6 +35,7 @@ from batchwright_operator.processors.processor import (
     OPTED_OUT,
     RUNNING,
     Processor,
+    best_row,
     decimal,
     kinds_on,
     measured,
@@ -167,7 +168,7 @@ class _NodePass:
         if known.benchmarked_as != digest and known.failures:
             known = replace(known, failures=0, retry_time="")  # of what it was before
         if known.benchmarked_as == digest and not known.failures:
-            return known
+            return self._watched(kind, known, digest)
         known = estimated(known, siblings(known.node_class, self.observed.siblings))
         job = self.observed.jobs.get(kind)
         if self.info.opted_out:
@@ -177,6 +178,66 @@ class _NodePass:
                 self._delete(job)
             return known if known.estimated_from else replace(known, reason=KEPT_AWAY, message=why)
         return self._measure(kind, known, digest, job)
+
+    def _watched(self, kind: str, known: Processor, digest: str) -> Processor:
+        """A measured processor: what the drift sentinel has to do."""
+        job, best = self.observed.jobs.get(kind), best_row(known)
+        check = job if job is not None and _measures(job) == benchmark_jobs.check_digest(digest) else None
+        is_let = not self.info.opted_out and not kept_away(self.info, kind, self.settings)
+        every_s = self.settings.spot_check_seconds
+        if every_s <= 0 or best is None or not is_let or known.estimated_from:
+            if check is not None:
+                self._delete(check)
+            return known
+        if check is not None:
+            return self._read_check(kind, known, check, every_s)
+        left_s = drift.due_in_s(known.spot_checks, best.images_per_second, known.benchmarked_time, every_s, self.now)
+        if left_s > 0:
+            self._requeue(left_s)
+        elif job is not None:
+            self._delete(job)  # the last benchmark's, which has the name
+        elif obstacle(
+            self.info, kind, replace(self.observed.use, runs_here=self.benchmark_runs), self.settings, self.now
+        ):
+            self._requeue(VERIFY_S)
+        else:
+            self.benchmark_runs = True
+            body = benchmark_jobs.spot_check(self.observed.node, kind, digest, best.batch_size, self.settings)
+            self.actions.append(Create(resource=JOB, body=body))
+        return known
+
+    def _is_in_use(self, kind: str) -> bool:
+        use = replace(self.observed.use, runs_here=self.benchmark_runs)
+        return bool(obstacle(self.info, kind, use, self.settings, self.now))
+
+    def _read_check(self, kind: str, known: Processor, job: Raw, every_s: float) -> Processor:
+        pods = self.observed.pods.get(kind, ())
+        match outcome(job, pods):
+            case BenchmarkResult() as result:
+                self._delete(job)
+                at, rate = ended_at(job, pods, self.now), result.capacity_images_per_second
+                return self._with_check(kind, known, drift.SpotCheck(time=at, images_per_second=rate))
+            case BenchmarkFailure() | Lost():
+                # It says nothing of the processor. The Job stays until the next one is due, so that this is no loop.
+                made = unix(job["metadata"].get("creationTimestamp")) or 0.0
+                if (left_s := every_s - (self.now - made)) > 0:
+                    self._requeue(left_s)
+                else:
+                    self._delete(job)
+        return known
+
+    def _with_check(self, kind: str, known: Processor, check: drift.SpotCheck) -> Processor:
+        """With one check more; where they fall, what was measured holds no longer."""
+        checks, best = drift.with_check(known.spot_checks, check), best_row(known)
+        watched = replace(known, spot_checks=checks)
+        measured_rate = best.images_per_second if best is not None else None
+        if not drift.has_fallen(checks, measured_rate):
+            return watched
+        rates = ", ".join(decimal(each.images_per_second) for each in checks)
+        self._record_event(
+            "DriftSuspected", f"{kind}: checks fall ({rates} images/s); it is measured anew", warning=True
+        )
+        return self._awaiting(replace(watched, benchmarked_as=""), "its checks fall")
 
     def _measure(self, kind: str, known: Processor, digest: str, job: Raw | None) -> Processor:
         if known.retry_time and not self._is_tried_again(known, job):
@@ -325,6 +386,10 @@ def _measured(known: Processor, result: BenchmarkResult, asked_for: int) -> Proc
         slots_per_device=shares if asked_for > 1 else known.slots_per_device,
         devices=found.devices if asked_for > 1 or len(known.devices) < 2 else known.devices,
     )
+
+
+def _measures(job: Raw) -> str:
+    return annotation(job, benchmark_jobs.ANNOTATION_DIGEST)
 
 
 def _devices_asked_for(job: Raw, kind: str) -> int:

@@ -10,6 +10,7 @@ import msgspec
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amounts
+from batchwright_operator.processors.drift import SpotCheck
 from batchwright_worker.api.accelerators import SHARED, is_processor
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, EmulatedDevice, LoadTableRow
 from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE, KIND_CPU, KIND_EMULATED, LABEL_BENCHMARK_OPT_OUT
@@ -50,6 +51,8 @@ class Processor:
     """More than one where pods take turns on a device."""
     scaling: float | None = None
     """What each device does while all of the node's work, as a share of what one does alone; None: not measured."""
+    spot_checks: tuple[SpotCheck, ...] = ()
+    """Of the drift sentinel, since the benchmark; oldest first."""
     benchmarked_time: str = ""
     reason: str = AWAITING
     message: str = ""
@@ -80,8 +83,13 @@ class Processor:
     @property
     def max_services(self) -> int | None:
         """Concurrent services at the batch size with the most images/s."""
-        best = max(self.load_table, key=lambda row: row.images_per_second, default=None)
+        best = best_row(self)
         return best.max_services if best else None
+
+
+def best_row(processor: Processor) -> LoadTableRow | None:
+    """The row of the load table with the most images/s."""
+    return max(processor.load_table, key=lambda row: row.images_per_second, default=None)
 
 
 def kinds_on(node: Raw) -> tuple[str, ...]:
@@ -139,6 +147,9 @@ def render_entry(processor: Processor) -> Raw:
         "slotsPerDevice": processor.slots_per_device if processor.slots_per_device > 1 else "",
         "scaling": "" if processor.scaling is None else f"{processor.scaling:.2f}",
         "nodeImagesPerSecond": "" if processor.node_capacity is None else decimal(processor.node_capacity),
+        "spotChecks": [
+            {"time": each.time, "imagesPerSecond": decimal(each.images_per_second)} for each in processor.spot_checks
+        ],
         "benchmarkedTime": processor.benchmarked_time,
         "reason": processor.reason,
         "message": processor.message,
@@ -203,6 +214,7 @@ def _parsed(entry: Mapping[str, Any]) -> Processor:
         slots=int(entry.get("slots", 0)),
         slots_per_device=max(1, int(entry.get("slotsPerDevice", 1))),
         scaling=float(entry["scaling"]) if entry.get("scaling") else None,
+        spot_checks=tuple(msgspec.convert(entry.get("spotChecks") or [], list[SpotCheck], strict=False)),
         benchmarked_time=entry.get("benchmarkedTime", ""),
         reason=entry.get("reason", BENCHMARKED if capacity else AWAITING),
         message=entry.get("message", ""),

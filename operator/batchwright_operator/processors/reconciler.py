@@ -87,6 +87,7 @@ class AcceleratorProfileReconciler:
         profile = store.get(ACCELERATOR_PROFILE, "", key.name)
         known = processors_of(profile)
         to_measure, to_estimate = plan.needs(node, profile, known, self._settings)
+        may_measure = to_measure or self._settings.spot_check_seconds > 0
         elsewhere = [each for each in all_jobs if _node_of(each) != key.name and not is_finished(each)]
         started = self._started.elsewhere(key.name, {(_node_of(each), _kind_of(each)) for each in all_jobs})
         return ObservedNode(
@@ -96,8 +97,8 @@ class AcceleratorProfileReconciler:
             pods=pods,
             use=NodeUse(
                 samples=self._samples(node),
-                requested=_requested(store, key.name) if to_measure else {},
-                serves=_served(store, key.name) if to_measure else frozenset(),
+                requested=_requested(store, key.name) if may_measure else {},
+                serves=_served(store, key.name) if may_measure else frozenset(),
                 elsewhere=len(elsewhere) + len(started),
             ),
             classes_elsewhere=frozenset({*map(_class_of, elsewhere), *started} - {""}),

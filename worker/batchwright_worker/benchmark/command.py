@@ -32,13 +32,16 @@ ALL_DEVICES_S = 5.0
     type=click.FloatRange(min=0, min_open=True),
     help=f"Time to measure, start-up not counted.  [default: {BUDGET_CPU_S} on cpu, else {BUDGET_S}]",
 )
+@click.option("--spot-check", type=click.IntRange(min=1), help="Measure this batch size alone, with one service.")
 @click.option("--termination-log", type=click.Path(path_type=Path), help="Also write the result here (in a pod).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(kind: str, budget_seconds: float | None, termination_log: Path | None, as_json: bool) -> None:
+def command(
+    kind: str, budget_seconds: float | None, spot_check: int | None, termination_log: Path | None, as_json: bool
+) -> None:
     """Measure the load table of a processor (method A1): ResNet-50 with growing batches, then growing services."""
     budget_s = budget_seconds or (BUDGET_CPU_S if kind == KIND_CPU else BUDGET_S)
     with _progress(kind) as report:
-        result = measure(kind, budget_s, report)
+        result = measure(kind, budget_s, report, spot_check=spot_check)
     encoded = msgspec.json.encode(result)
     if termination_log:
         termination_log.write_bytes(encoded)
@@ -47,7 +50,7 @@ def command(kind: str, budget_seconds: float | None, termination_log: Path | Non
         sys.exit(EXIT_PERMANENT)
 
 
-def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
+def measure(kind: str, budget_s: float, report: Report, *, spot_check: int | None = None) -> BenchmarkResult:
     """The whole benchmark. What goes wrong is the result's `error`, with what to do; never raises Exceptions."""
     from batchwright_worker.benchmark.engines.base import BenchmarkError
     from batchwright_worker.benchmark.engines.registry import engine_of
@@ -58,7 +61,8 @@ def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
         engine = engine_of(kind)
         report(f"reference model ready after {time.monotonic() - started:.1f} s")
         budget = Budget(budget_s)
-        table = Series(engine, budget, report).load_table()
+        series = Series(engine, budget, report)
+        table = series.load_table() if spot_check is None else series.spot_check(spot_check)
         about = engine.about()
     except BenchmarkError as error:
         return BenchmarkResult(kind=kind, error=presentable(text_of(error), _ERROR_LIMIT))
@@ -76,7 +80,7 @@ def measure(kind: str, budget_s: float, report: Report) -> BenchmarkResult:
         kind=kind,
         load_table=table,
         capacity_images_per_second=best.images_per_second,
-        scaling=_scaling(kind, about.devices, best, report),
+        scaling=_scaling(kind, about.devices, best, report) if spot_check is None else None,
         seconds=round(budget.spent_s, 1),
     )
     assert len(msgspec.json.encode(result)) <= TERMINATION_MESSAGE_MAX_BYTES

@@ -73,6 +73,13 @@ class Series:
             for batch, rate in rates.items()
         ]
 
+    def spot_check(self, batch: int) -> list[LoadTableRow]:
+        """The rate of one service at one batch size, as a table of one row; empty where the memory does not hold it."""
+        if not self.engine.fits(batch, 1):
+            return []
+        rate = self._rate(batch, min(_LONGEST_SAMPLE_S, self.budget.total_s / (2 * SAMPLES)))
+        return [LoadTableRow(batch_size=batch, images_per_second=round(rate, 3), max_services=1)]
+
     def _held(self, batch: int, services: int) -> int:
         while services > 1 and not self.engine.holds(batch, services):
             services -= 1
@@ -109,11 +116,12 @@ class Series:
             self.report(f"batch {batch}: no time left for it")
         return enough
 
-    def _rate(self, batch: int) -> float:
+    def _rate(self, batch: int, sample_s: float | None = None) -> float:
         """Warm-up, then the median over the samples."""
+        sample_s = self.budget.sample_s if sample_s is None else sample_s
         warm_s = self._spend(self.engine.run(batch, 1))
-        once_s = min(warm_s, self._spend(self.engine.run(batch, 1))) if warm_s < self.budget.sample_s * 3 else warm_s
-        runs = max(1, ceil(self.budget.sample_s / max(once_s, 1e-6)))
+        once_s = min(warm_s, self._spend(self.engine.run(batch, 1))) if warm_s < sample_s * 3 else warm_s
+        runs = max(1, ceil(sample_s / max(once_s, 1e-6)))
         times = [self._spend(self.engine.run(batch, runs)) for _ in range(SAMPLES)]
         return batch * runs / median(times)
 

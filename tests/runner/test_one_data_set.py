@@ -235,7 +235,7 @@ async def test_a_file_that_an_argument_names_belongs_to_the_code(bench: MakeBenc
     ("task", "words"),
     [
         (cpu("a", "json-fields", feilds=["v"]), "args may have fields, of, single, default"),
-        (cpu("a", "tokenize"), "missing a required argument: 'vocabulary'"),
+        (cpu("a", "tokenize"), "wants exactly one of args vocabulary, tokenizer"),
         (cpu("a", "tokenize", vocabulary="nowhere.txt"), "is no file here"),
         (cpu("a", "sample_functions:unlucky"), "missing a required argument: 'number'"),
         (cpu("a", "sample_functions:double", factor=3), "unexpected keyword argument 'factor'"),

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -112,8 +113,14 @@ def check_arguments(task: str, reference: str, function: Function, args: Mapping
         raise StepFailed("InvalidTask", f"task {task!r}: {reference} {problem}")
     if ":" in reference:
         return
-    from batchwright_worker.runner.cpu.builtin import FILE_ARGUMENTS
+    from batchwright_worker.runner.cpu.builtin import FILE_ARGUMENTS, ONE_OF
 
+    wanted = ONE_OF.get(reference, ())
+    if wanted and sum(args.get(name) is not None for name in wanted) != 1:
+        raise StepFailed("InvalidTask", f"task {task!r}: {reference} wants exactly one of args {', '.join(wanted)}")
+    if args.get("tokenizer") is not None and importlib.util.find_spec("tokenizers") is None:
+        message = f"task {task!r}: args.tokenizer needs the package tokenizers: add it to the runner's image"
+        raise StepFailed("InvalidTask", message)
     for name in FILE_ARGUMENTS & args.keys():
         if args[name] is not None and not Path(str(args[name])).is_file():
             message = f"task {task!r}: args.{name} is {str(args[name])!r}, which is no file here ({Path.cwd()})"

@@ -11,16 +11,22 @@ from typing import Final
 _HERE: Final = "batchwright_worker.runner.cpu.builtin"
 
 BUILTINS: Final = {
-    "decode": f"{_HERE}.pictures:decode",
+    "decode": f"{_HERE}.decoding:decode",
     "resize": f"{_HERE}.pictures:resize",
     "normalise": f"{_HERE}.pictures:normalise",
     "crop": f"{_HERE}.pictures:crop",
-    "tokenize": f"{_HERE}.wordpiece:tokenize",
+    "tokenize": f"{_HERE}.tokens:tokenize",
     "argmax": f"{_HERE}.scores:argmax",
     "top-k": f"{_HERE}.scores:top_k",
     "ctc-decode": f"{_HERE}.scores:ctc_decode",
     "json-fields": f"{_HERE}.records:json_fields",
 }
 
-FILE_ARGUMENTS: Final = frozenset({"vocabulary", "characters_file"})
+FILE_ARGUMENTS: Final = frozenset({"vocabulary", "tokenizer", "characters_file"})
 """Arguments of built-ins that are paths of files."""
+ONE_OF: Final = {
+    "tokenize": ("vocabulary", "tokenizer"),
+    "crop": ("box", "boxes"),
+    "ctc-decode": ("characters", "characters_file"),
+}
+"""Arguments of built-ins of which exactly one is needed."""

@@ -1,4 +1,4 @@
-"""Built-in tokenize: the WordPiece tokenizer of BERT models, from the model's own vocab.txt.
+"""The WordPiece tokenizer of BERT models, from the model's own vocab.txt; see `tokens`.
 
 Text is cleaned, lower-cased and stripped of accents (uncased models), cut at white space and punctuation, Chinese
 characters singly; each word is then cut greedily into the longest pieces of the vocabulary ("##" continues a word).
@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from batchwright_worker.runner.cpu.builtin.source import value_of
 
 MAX_WORD_CHARACTERS = 100
 _CJK = (
@@ -26,41 +20,6 @@ _CJK = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-
-
-def tokenize(  # noqa: PLR0913 - the arguments of a manifest
-    inputs: Mapping[str, Any],
-    *,
-    vocabulary: str,
-    of: str | None = None,
-    max_length: int = 256,
-    multiple: int = 16,
-    lower: bool = True,
-    names: Mapping[str, str] | None = None,
-) -> dict[str, NDArray[np.int64]]:
-    """A row for a BERT model: input_ids, attention_mask, token_type_ids (int64), [CLS] .. [SEP], at most `max_length`
-    tokens, padded to a multiple of `multiple` so that sentences of like length share batches.
-
-    `vocabulary`: path of vocab.txt. `names` renames inputs; an empty name leaves one out. Raises ValueError.
-    """
-    text = value_of(inputs, of)
-    if not isinstance(text, str):
-        raise ValueError(f"wanted text, given {type(text).__name__}; take it out of a record with json-fields, single")  # noqa: TRY004
-    tokens = load(vocabulary).encode(text, lower=lower)[: max_length - 2]
-    numbers = load(vocabulary).numbers
-    ids = [numbers["[CLS]"], *tokens, numbers["[SEP]"]]
-    padded = -(-len(ids) // multiple) * multiple
-    row = {
-        "input_ids": _padded(ids, padded, numbers["[PAD]"]),
-        "attention_mask": _padded([1] * len(ids), padded, 0),
-        "token_type_ids": _padded([], padded, 0),
-    }
-    renamed = names or {}
-    return {renamed.get(name, name): array for name, array in row.items() if renamed.get(name, name)}
-
-
-def _padded(values: list[int], length: int, filler: int) -> NDArray[np.int64]:
-    return np.asarray(values + [filler] * (length - len(values)), dtype=np.int64)
 
 
 class Vocabulary:

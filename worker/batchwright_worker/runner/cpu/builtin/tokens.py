@@ -1,0 +1,89 @@
+"""Built-in tokenize: rows for language models, by a BERT model's vocab.txt or by any tokenizer.json."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchwright_worker.runner.cpu.builtin import wordpiece
+from batchwright_worker.runner.cpu.builtin.source import value_of
+
+
+class _Tokens(NamedTuple):
+    ids: list[int]
+    types: list[int]
+    filler: int
+
+
+def tokenize(  # noqa: PLR0913 - the arguments of a manifest
+    inputs: Mapping[str, Any],
+    *,
+    vocabulary: str | None = None,
+    tokenizer: str | None = None,
+    of: str | None = None,
+    max_length: int = 256,
+    multiple: int = 16,
+    lower: bool = True,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """A row for a language model: input_ids, attention_mask, token_type_ids (int64), at most `max_length` tokens with
+    the special ones, padded to a multiple of `multiple` so that sentences of like length share batches.
+
+    `vocabulary`: path of a BERT model's vocab.txt (WordPiece, [CLS] .. [SEP], `lower`: uncased). `tokenizer`: path of a
+    tokenizer.json (BPE, Unigram, WordPiece ..), whose own normalisation and special tokens apply. `names` renames
+    inputs; an empty name leaves one out. Raises ValueError.
+    """
+    text = value_of(inputs, of)
+    if not isinstance(text, str):
+        raise ValueError(f"wanted text, given {type(text).__name__}; take it out of a record with json-fields, single")  # noqa: TRY004
+    if (vocabulary is None) == (tokenizer is None):
+        raise ValueError("give either args.vocabulary, a vocab.txt, or args.tokenizer, a tokenizer.json")
+    tokens = _by_file(text, tokenizer, max_length) if tokenizer else _by_words(text, str(vocabulary), max_length, lower)
+    padded = -(-len(tokens.ids) // multiple) * multiple
+    row = {
+        "input_ids": _padded(tokens.ids, padded, tokens.filler),
+        "attention_mask": _padded([1] * len(tokens.ids), padded, 0),
+        "token_type_ids": _padded(tokens.types, padded, 0),
+    }
+    renamed = names or {}
+    return {renamed.get(name, name): array for name, array in row.items() if renamed.get(name, name)}
+
+
+def _by_words(text: str, vocabulary: str, max_length: int, lower: bool) -> _Tokens:
+    known = wordpiece.load(vocabulary)
+    tokens = known.encode(text, lower=lower)[: max_length - 2]
+    return _Tokens([known.numbers["[CLS]"], *tokens, known.numbers["[SEP]"]], [], known.numbers["[PAD]"])
+
+
+def _by_file(text: str, path: str, max_length: int) -> _Tokens:
+    tokenizer, filler = _loaded(path, max_length)
+    encoding = tokenizer.encode(text)
+    return _Tokens(encoding.ids, encoding.type_ids, filler)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(path: str, max_length: int) -> tuple[Any, int]:
+    """The tokenizer of a tokenizer.json and the number of its padding token. Raises ValueError."""
+    try:
+        library: Any = importlib.import_module("tokenizers")
+    except ImportError as error:
+        raise ValueError("args.tokenizer needs the package tokenizers: add it to the runner's image") from error
+    try:
+        tokenizer = library.Tokenizer.from_file(path)
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(f"args.tokenizer {path!r} cannot be read: {error}") from error
+    numbers = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
+    padding = tokenizer.padding or {}
+    filler = padding.get("pad_id", next((number for number in numbers if number is not None), 0))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer, int(filler)
+
+
+def _padded(values: list[int], length: int, filler: int) -> NDArray[np.int64]:
+    return np.asarray(values + [filler] * (length - len(values)), dtype=np.int64)

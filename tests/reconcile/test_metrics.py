@@ -60,7 +60,7 @@ async def test_silence_of_the_event_loop_is_measured() -> None:
     watch = LoopWatch(metrics)
     running = asyncio.ensure_future(watch.run())
     await asyncio.sleep(3 * LOOK_S)
-    time.sleep(0.15)  # noqa: ASYNC251 - what is to be noticed
+    time.sleep(0.3)  # noqa: ASYNC251 - what is to be noticed
     await asyncio.sleep(3 * LOOK_S)
     running.cancel()
     assert (metrics.registry.get_sample_value("batchwright_event_loop_longest_silence_seconds") or 0.0) > 0.1

@@ -24,6 +24,7 @@ NO_SIDECARS: Final = {"BATCHWRIGHT_BACKGROUNDS": '["batchwright_operator.telemet
 """As shipped, but for the sidecars, of which simulated pods have none."""
 
 
+PLAIN: Final = {"app": "plain"}
 SHORT: Final = ("<= 5 ms", "<= 10 ms", "<= 25 ms", "<= 50 ms", "<= 100 ms")
 
 
@@ -54,16 +55,20 @@ def _ran(pod: PodTimes) -> float:
 
 
 def bed_alone(bed: Bed) -> Iterator[Result]:
-    """The cluster's own ceiling: the same pods without our gate."""
+    """The cluster's own ceiling: the same pods behind the same Services and PodDisruptionBudget, without our gate."""
     count = 1000 if bed.quick else 3000
-    template = _template(bed)
+    template, around = _template(bed)
     with Timeline(plane=bed.plane) as pods:
         since = time.monotonic()
+        for path, body in around.items():
+            bed.api.request("POST", path, body)
         bed.api.request("POST", f"/apis/apps/v1/namespaces/{SPACES[0]}/deployments", _plain(template, count))
         pods.until(lambda: pods.count(_ran) >= count, 180)
         bed.bed_rate = rate(pods.moments(lambda each: each.bound))
         running = rate(pods.moments(_ran))
         took = time.monotonic() - since
+    for path, body in around.items():
+        bed.api.delete(f"{path}/{body['metadata']['name']}")
     bed.clean()
     yield Result(
         name="bed alone", asked="(the ceiling)", ok=True,
@@ -141,7 +146,7 @@ def steady(bed: Bed) -> Iterator[Result]:
 
 def settled(bed: Bed) -> Iterator[Result]:
     """Nothing changes; resyncs come by."""
-    count, seconds, resync_s = (100, 40, 15) if bed.quick else (500, 300, 60)
+    count, seconds, resync_s = (100, 45, 30) if bed.quick else (500, 300, 150)
     with (
         Timeline(plane=bed.plane) as pods,
         bed.operator(**NO_SIDECARS, BATCHWRIGHT_RESYNC_SECONDS=str(resync_s)) as operator,
@@ -259,29 +264,37 @@ def _placed(bed: Bed, pods: Timeline, name: str) -> Result:
     )  # fmt: skip
 
 
-def _template(bed: Bed) -> dict[str, Any]:
-    """The pod template that the operator makes, without its gate."""
-    path = f"/apis/apps/v1/namespaces/{SPACES[0]}/deployments/like-cpu"
+def _template(bed: Bed) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The pod template that the operator makes, without its gate, and what it puts around its pods, by path."""
+    path = f"/apis/apps/v1/namespaces/{SPACES[0]}/deployments/like0-cpu"
+    around = {
+        f"/api/v1/namespaces/{SPACES[0]}/services": "like0",
+        f"/apis/policy/v1/namespaces/{SPACES[0]}/poddisruptionbudgets": "like0",
+    }
+    found: dict[str, dict[str, Any]] = {}
     with bed.operator(**MODELS_ONLY):
         bed.add_deployments(1, 1, prefix="like")
         deadline = time.monotonic() + 60
-        path = path.replace("like-cpu", "like0-cpu")
         while not bed.api.exists(path):
             if time.monotonic() > deadline:
                 raise TimeoutError("the operator made no Deployment in 60 s")
             time.sleep(0.1)
         template: dict[str, Any] = bed.api.get(path)["spec"]["template"]
+        for collection_path, name in around.items():
+            spec = bed.api.get(f"{collection_path}/{name}")["spec"]
+            spec = {key: value for key, value in spec.items() if key not in {"clusterIP", "clusterIPs"}}
+            spec["selector"] = PLAIN if "ports" in spec else {"matchLabels": PLAIN}
+            found[collection_path] = {"metadata": {"name": "plain"}, "spec": spec}
     bed.clean()
     template["spec"].pop("schedulingGates", None)
-    return template
+    return template, found
 
 
 def _plain(template: dict[str, Any], replicas: int) -> dict[str, Any]:
-    labels = {"app": "plain"}
-    metadata = {"labels": labels, "annotations": template["metadata"].get("annotations") or {}}
+    metadata = {"labels": PLAIN, "annotations": template["metadata"].get("annotations") or {}}
     spec = {
         "replicas": replicas,
-        "selector": {"matchLabels": labels},
+        "selector": {"matchLabels": PLAIN},
         "template": {"metadata": metadata, "spec": template["spec"]},
         "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "100%"}},
     }

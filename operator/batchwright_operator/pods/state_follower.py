@@ -65,10 +65,11 @@ class PollPolicy:
 
     poll_s: float = 0.1
     notify_s: float = 0.0
-    polls_per_s: float = 200.0
+    polls_per_s: float = 100.0
     """A poll takes the operator 0.4 ms; what a pod serves is about the newest window, so that nothing is lost."""
-    notified_per_s: float = 50.0
-    """A pass of a ModelDeployment takes some ms."""
+    notified_per_s: float = 20.0
+    """A pass of a ModelDeployment takes some ms, and of many objects each is written about less often than this
+    anyway (`status/write_policy`)."""
 
     def pause_s(self, pods: int) -> float:
         """Least time between two polls of one of so many pods."""

@@ -8,11 +8,11 @@ from typing import Final
 
 from batchwright_operator.reconcile.metrics import Metrics
 
-LOOK_S: Final = 0.02
+LOOK_S: Final = 0.05
 
 
 class LoopWatch:
-    """Looks at the clock fifty times a second; what came later than that was silence."""
+    """Looks at the clock twenty times a second; what came later than that was silence."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -34,7 +34,7 @@ SLICE_S: Final = 0.01
 """A pass that decides in steps lets others have a turn after this long,"""
 PASS_S: Final = 0.25
 """and ends after this long; the next one follows at once, from newer facts."""
-SHARE_OF_A_CORE: Final = 0.1
+SHARE_OF_A_CORE: Final = 0.05
 """What the passes of one key may take, whatever happens: the next one waits until the last is this part of the time
 since. A deployment of 5,000 replicas takes 100 ms per pass, and each of its pods changes five times as it starts."""
 FORBIDDEN_LASTS_S: Final = 10.0
@@ -65,6 +65,7 @@ class Controller:
         now: Callable[[], float],
     ) -> None:
         self._reconcilers = {reconciler.name: reconciler for reconciler in reconcilers}
+        self._stepwise = {name: one for name, one in self._reconcilers.items() if isinstance(one, Stepwise)}
         self._store = store
         self._queue = queue
         self._applier = applier
@@ -113,11 +114,8 @@ class Controller:
 
     async def reconcile(self, key: Key) -> None:
         """One pass. Raises ActionFailed."""
-        reconciler = self._reconcilers[key.reconciler]
-        if isinstance(reconciler, Stepwise):
-            decision = await self._in_steps(key, reconciler)
-        else:
-            decision = await self._at_once(key)
+        stepwise = self._stepwise.get(key.reconciler)
+        decision = await (self._at_once(key) if stepwise is None else self._in_steps(key, stepwise))
         if decision is None:
             self._metrics.decided(key, {})
             return

@@ -140,6 +140,8 @@ class WorkQueue:
         self._clock = clock
         self.schedule = schedule or Schedule()
         self._changed = asyncio.Event()
+        self._waiting = asyncio.Lock()
+        """Held by the worker that is next: a change wakes one of them, not all."""
 
     def add(self, key: Key, *, after_s: float = 0.0) -> None:
         """Reconcile this key (again), at the earliest after `after_s`; one that waits already stays."""
@@ -149,15 +151,16 @@ class WorkQueue:
 
     async def get(self) -> Key:
         """The next key; waits for one."""
-        while (key := self.schedule.take(self._clock())) is None:
-            self._changed.clear()
-            due = self.schedule.next_at()
-            try:
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
-        return key
+        async with self._waiting:
+            while (key := self.schedule.take(self._clock())) is None:
+                self._changed.clear()
+                due = self.schedule.next_at()
+                try:
+                    async with asyncio.timeout(None if due is None else max(0.0, due - self._clock())):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+            return key
 
     def done(self, key: Key) -> None:
         """Ends the work on a key that `get` gave."""

@@ -1,8 +1,8 @@
 """One process that answers for the sidecars of all simulated pods, and changes what each says every second.
 
-    python -m e2e.bench.scale.sidecars
+    python -m e2e.bench.scale.sidecars < ADDRESSES
 
-It listens on the control port of all addresses of this machine; simulated pods have addresses of the loopback network.
+It listens on the control port of these addresses, one per line: simulated pods have some of the loopback network.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import resource
+import sys
 import time
 
 import msgspec
@@ -52,12 +54,23 @@ async def answer(request: web.Request) -> web.Response:
     return web.Response(body=state(revision, random.Random(f"{sockname[0]} {revision}")))  # noqa: S311 - load
 
 
-def main() -> None:
-    """Serve until the process is ended."""
+async def serve(addresses: list[str]) -> None:
+    """Serves until the process is ended."""
     app = web.Application()
     app.router.add_get(STATE_PATH, answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    for address in addresses:
+        await web.TCPSite(runner, address, CONTROL_PORT).start()
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    """One socket per pod, and one per connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with contextlib.suppress(KeyboardInterrupt):
-        web.run_app(app, host="0.0.0.0", port=CONTROL_PORT, print=None, access_log=None)
+        asyncio.run(serve(sys.stdin.read().split()))
 
 
 if __name__ == "__main__":

@@ -134,10 +134,11 @@ class Settings(_Section, kw_only=True, frozen=True):
     """How long nothing of a deployment is moved after a move."""
     rebalance_moves_at_once: int = 1
     """Moves under way in the cluster; 0: none at all."""
-    placement_pin: Literal["Nomination", "Affinity"] = "Nomination"
+    placement_pin: Literal["Auto", "Nomination", "Affinity"] = "Auto"
     """How a pod gets to the node that was chosen. Nomination: kube-scheduler is told to try that node first, and takes
     another one where the pod does not fit there after all; the pod keeps no trace of it, so that cluster-autoscaler and
-    Karpenter may move it. Affinity: to that node alone, for good; for schedulers that know no nominations."""
+    Karpenter may move it. Affinity: to that node alone, for good; for schedulers that know no nominations. Auto:
+    Affinity in bursts, where the second write of a nomination would be felt, else Nomination."""
     unfit_seconds: float = 30.0
     """A replica without a fit for this long changes its kind; a pod without a fit anywhere is released unpinned."""
 

@@ -93,8 +93,12 @@ def order(actions: tuple[Action, ...]) -> list[str]:
     return [f"{each.namespace}/{each.name}" for each in actions if isinstance(each, Patch | Delete)]
 
 
+def is_bound(patch: Patch) -> bool:
+    return bool(patch.nominated_node) or "affinity" in str(patch.patch)
+
+
 def placed(actions: tuple[Action, ...]) -> dict[str, str]:
-    return {each.name: bound_to(each) for each in actions if isinstance(each, Patch) and each.nominated_node}
+    return {each.name: bound_to(each) for each in actions if isinstance(each, Patch) and is_bound(each)}
 
 
 def told(actions: tuple[Action, ...]) -> list[str]:

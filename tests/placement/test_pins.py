@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchwright_operator.kube.objects import Raw
-from batchwright_operator.placement.binding import bind, release
+from batchwright_operator.placement.binding import FEW, bind, pin_for, release
 from batchwright_operator.placement.evictions import SAFE, SAFE_VOLUMES
 from batchwright_operator.placement.placed_pods import model_pod
 from batchwright_operator.placement.receipts import released
@@ -30,10 +30,15 @@ def gated(**annotations: str) -> Raw:
     return raw
 
 
-def test_by_default_a_node_is_nominated_and_the_pod_keeps_no_trace_of_it() -> None:
-    assert Settings().placement_pin == "Nomination"
+def test_a_node_is_nominated_and_the_pod_keeps_no_trace_of_it() -> None:
     patch = bind(model_pod(gated()), RECEIPT, node_info(node("fast")), pin="Nomination")
     assert (patch.nominated_node, list(patch.patch["spec"])) == ("fast", ["schedulingGates"])
+
+
+@pytest.mark.parametrize(("waiting", "pin"), [(1, "Nomination"), (FEW, "Nomination"), (FEW + 1, "Affinity")])
+def test_only_in_a_burst_is_the_second_write_saved(waiting: int, pin: str) -> None:
+    assert pin_for(Settings().placement_pin, waiting) == pin
+    assert {pin_for("Nomination", waiting), pin_for("Affinity", waiting)} == {"Nomination", "Affinity"}
 
 
 def test_for_other_schedulers_the_node_is_the_only_one_for_good() -> None:

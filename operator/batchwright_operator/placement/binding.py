@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -27,6 +27,16 @@ from batchwright_worker.api.names import (
 )
 
 Pin: TypeAlias = Literal["Nomination", "Affinity"]
+FEW: Final = 20
+"""So many waiting pods are nominated to their nodes. A nomination is a write of its own, and the API server is what a
+burst waits for."""
+
+
+def pin_for(setting: Literal["Auto", "Nomination", "Affinity"], waiting: int) -> Pin:
+    """How to get so many waiting pods to their nodes."""
+    if setting == "Auto":
+        return "Nomination" if waiting <= FEW else "Affinity"
+    return setting
 
 
 def bind(

@@ -94,6 +94,7 @@ class Cycle:
         """(namespace, deployment, event reason) -> one sentence per pod."""
         self._left = -1
         """Pods that were not looked at yet; -1: the state is still to be brought up to date."""
+        self._pin: binding.Pin = "Nomination"
         self._requeue_after_s: float | None = None
         self._ages_s: list[float] = []
         self._latencies_s: list[float] = []
@@ -104,6 +105,7 @@ class Cycle:
         while self._state.new:
             self._memory.first_seen.setdefault(self._state.new.pop().uid, self._now)
         self._left = self._state.waiting
+        self._pin = binding.pin_for(self._settings.placement_pin, self._left)
         for pod in list(self._state.refused.values()):
             if self._is_left_alone(pod):
                 continue
@@ -169,7 +171,7 @@ class Cycle:
         self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._observe_ages(pod)
         self._state.assume(pod, receipt.node)
-        yield (binding.bind(pod, receipt, pick.best.candidate.node, table, pin=self._settings.placement_pin),)
+        yield (binding.bind(pod, receipt, pick.best.candidate.node, table, pin=self._pin),)
 
     def _leave_to_scheduler(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
         """Which devices are free for a claim only kube-scheduler knows: a node picked here might have none."""

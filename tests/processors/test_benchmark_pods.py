@@ -110,6 +110,20 @@ def test_a_node_made_anew_under_the_same_name_is_a_new_node() -> None:
     assert (world.processor().capacity, len(world.facts.objects[JOB])) == (None, 1)
 
 
+def test_a_benchmark_of_the_machine_that_had_the_name_before_is_not_taken_for_the_new_ones() -> None:
+    world = World()
+    world.settle()
+    world.finish()
+    new = node("n", cpu="500m")
+    new["metadata"]["uid"] = "uid-of-the-new-machine"
+    world.facts.put(NODE, new)
+    world.facts.objects[ACCELERATOR_PROFILE] = []
+    world.decide()
+    decision = world.decide()
+    assert [type(each) for each in decision.actions] == [Delete]
+    assert world.processor().capacity is None
+
+
 def test_a_profile_that_is_somebody_elses_is_left_alone() -> None:
     world = World()
     owner = {"kind": "Inventory", "name": "x", "uid": "u", "controller": True}

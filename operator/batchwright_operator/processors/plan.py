@@ -244,7 +244,8 @@ class _NodePass:
             return known
         if job is None:
             return self._start_or_wait(kind, known, digest)
-        if job["metadata"]["annotations"].get(benchmark_jobs.ANNOTATION_DIGEST) != digest:
+        # Also one of the machine that had this node's name before: hardware of the same product has the same digest.
+        if _measures(job) != digest or not _is_of(job, self.observed.node):
             self._delete(job)
             return self._awaiting(known, "an older benchmark is cleared away")
         return self._read_job(kind, known, digest, job)
@@ -395,6 +396,11 @@ def _measures(job: Raw) -> str:
 def _devices_asked_for(job: Raw, kind: str) -> int:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     return int((container["resources"].get("limits") or {}).get(kind, 1)) if kind != KIND_CPU else 1
+
+
+def _is_of(job: Raw, node: Raw) -> bool:
+    owners = job["metadata"].get("ownerReferences") or ()
+    return any(each.get("uid") == node["metadata"]["uid"] for each in owners)
 
 
 def _profile(node: Raw) -> Raw:

@@ -53,6 +53,10 @@ ROLES: Final = {
         target="batchwright_worker.local.run:command",
         help="Run an InferenceJob on this machine, without a cluster.",
     ),
+    "functions": Role(
+        target="batchwright_worker.runner.cpu.catalogue:command",
+        help="List the built-in functions of CPU tasks, with arguments and examples.",
+    ),
 }
 
 

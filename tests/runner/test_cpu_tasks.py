@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.progress import ShardProgress
+from batchwright_worker.runner.steps.engines import open_engines
+from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.steps.shard import do_shard, shard_step
 from tests.runner.bench import Bench, cpu
 
 MakeBench = Callable[..., Bench]
@@ -25,6 +31,28 @@ async def test_results_of_the_sinks_come_in_input_order_whatever_the_shards(benc
     assert job.records() == [{"id": f"data.jsonl:{v + 1}", "sum": {"sum": 2 * v + 5}} for v in range(200)]
     assert (done.manifest.items, done.manifest.succeeded, done.manifest.failed) == (200, 200, 0)
     assert [part.items for part in done.manifest.parts] == [70, 70, 60]
+
+
+async def test_the_next_shard_may_be_read_while_one_is_worked_off(bench: MakeBench, tmp_path: Path) -> None:
+    job = bench(cpu("n", "sample_functions:when_there", path=str(tmp_path / "go")), shard_size=2, workers=1)
+    job.write_records(numbers(4))
+    make_plan(job.job())
+    steps = [shard_step(job.job(), index) for index in range(2)]
+    read: list[int] = []
+
+    def on_read(index: int) -> None:
+        read.append(index)
+        if len(read) == 2:  # neither is done, both have been read
+            (tmp_path / "go").touch()
+
+    async with open_engines(steps[0].job, workers=1) as engines, asyncio.timeout(60):
+        shards = (
+            do_shard(step, engines, ShardProgress(index, step.job.dag, 2), on_read=partial(on_read, index))
+            for index, step in enumerate(steps)
+        )
+        await asyncio.gather(*shards)
+    await job.commit()
+    assert [record["n"] for record in job.records()] == [0, 1, 2, 3]
 
 
 async def test_an_item_that_fails_becomes_an_error_record_in_its_place(bench: MakeBench) -> None:

@@ -47,3 +47,8 @@ def test_a_large_item_is_forgotten_in_time() -> None:
     for _ in range(400):
         window.finished(MIB)
     assert window.limit > 90
+
+
+def test_a_shard_begins_with_the_need_that_the_one_before_had() -> None:
+    assert Window(budget_bytes=100 * MIB, first_items=2, need_bytes=50.0 * MIB).room == 2
+    assert Window(budget_bytes=100 * MIB, first_items=2, need_bytes=1024.0).room == MOST_ITEMS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,10 @@ def as_array(inputs: Mapping[str, Any]) -> Any:
 
 def nothing(inputs: Mapping[str, Any]) -> None:
     return None
+
+
+def when_there(inputs: Mapping[str, Any], path: str) -> int:
+    """The item's number, as soon as somebody has made this file."""
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return int(inputs["item"]["data"]["v"])

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -234,16 +234,20 @@ async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
 
 
 async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[ShardProgress]) -> None:
-    """All shards in order, `parallelism` at a time; they share the process pool and the models' clients. Raises the
-    StepFailed of the first shard that cannot be done."""
-    running = asyncio.Semaphore(job.spec.parallelism)
+    """All shards in order, `parallelism` at a time, and the next one as soon as one of these has read its items; they
+    share the process pool and the models' clients. Raises the StepFailed of the first shard that cannot be done."""
+    most = job.spec.parallelism + 1
+    opened, reading = asyncio.Semaphore(most), asyncio.Semaphore(job.spec.parallelism)
     limit = FailureLimit(most=job.spec.max_failed_items)
     form = format_of(job.spec.input)
 
     async def one(index: int) -> None:
-        async with running:
-            step = await asyncio.to_thread(shard_step, job, index, share=job.spec.parallelism, form=form)
-            await _shard(step, engines, progresses, limit)
+        async with opened:
+            await reading.acquire()
+            with contextlib.ExitStack() as turn:
+                turn.callback(reading.release)
+                step = await asyncio.to_thread(shard_step, job, index, share=most, form=form)
+                await _shard(step, engines, progresses, limit, turn.close)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -253,14 +257,20 @@ async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[
         raise failures.exceptions[0] from None
 
 
-async def _shard(step: ShardStep, engines: TaskEngines, progresses: list[ShardProgress], limit: FailureLimit) -> None:
+async def _shard(
+    step: ShardStep,
+    engines: TaskEngines,
+    progresses: list[ShardProgress],
+    limit: FailureLimit,
+    on_read: Callable[[], None],
+) -> None:
     """One shard; what is not permanent is tried again, as often as the manifest says."""
     job = step.job
     progress = ShardProgress(step.index, job.dag, step.shard.items)
     progresses.append(progress)
     for left in reversed(range(job.spec.backoff_limit_per_shard + 1)):
         try:
-            part = await do_shard(step, engines, progress, limit)
+            part = await do_shard(step, engines, progress, limit, on_read)
         except StepFailed as error:
             if error.permanent or not left:
                 raise

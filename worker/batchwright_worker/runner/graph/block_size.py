@@ -7,10 +7,21 @@ so the parts of the pipeline would wait for each other.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 BLOCK_SECONDS: Final = 0.01
 MOST_BLOCK_ITEMS: Final = 256
+
+
+@dataclass(slots=True)
+class Pace:
+    """What shards of one process learn from each other, so that a shard begins as the one before ended: the last
+    block's items, the memory that an item needs, and the rows that each model task makes of one."""
+
+    block_items: int = 1
+    need_bytes: float = 0.0
+    item_rows: dict[int, float] = field(default_factory=dict)
 
 
 def block_items(cpu_seconds: Iterable[float | None], model_items: Iterable[float | None], previous: int) -> int:

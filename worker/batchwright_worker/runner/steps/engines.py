@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchwright_worker.api.job import ModelTask
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.cpu.pool import CpuPool
 from batchwright_worker.runner.cpu.pool_worker import FunctionSpec
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.graph.block_size import Pace
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.models.client import ModelClient
 from batchwright_worker.runner.models.replicas import ReplicaSet
@@ -30,6 +31,7 @@ class TaskEngines:
     functions: Mapping[int, int]
     models: Mapping[int, ModelClient]
     deployments: Mapping[str, ReplicaSet]
+    pace: Pace = field(default_factory=Pace)
 
     async def confirm_models(self) -> None:
         """Raises StepFailed(ModelChanged) if a model is no longer the one that the results were begun with."""

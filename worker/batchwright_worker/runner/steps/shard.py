@@ -127,22 +127,28 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
 
 
 async def do_shard(
-    step: ShardStep, engines: TaskEngines, progress: ShardProgress, limit: FailureLimit | None = None
+    step: ShardStep,
+    engines: TaskEngines,
+    progress: ShardProgress,
+    limit: FailureLimit | None = None,
+    on_read: Callable[[], None] = lambda: None,
 ) -> PartStatistics:
     """Run the items of a shard and make its part; statistics of the part that stands. Shards that share a `limit` are
-    ended together. Raises StepFailed."""
+    ended together. `on_read`: see `ShardRun.run`. Raises StepFailed."""
     limit = limit or FailureLimit(most=step.job.spec.max_failed_items)
     known = await asyncio.to_thread(whole_part, step.output, step.part, step.plan)
     if known is not None:
         return known
     drop_damaged(step.output, step.part)
     pool = engines.pool
-    window = Window(budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2)
+    window = Window(
+        budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2, need_bytes=engines.pace.need_bytes
+    )
     with PartWriter(step.output, step.index, step.job.suffix) as writer:
         run = ShardRun(step.job, engines, writer, progress, window, limit=limit)
         pool.on_broken.append(run.fail)
         try:
-            await run.run(_items(step))
+            await run.run(_items(step), on_read)
         finally:
             pool.on_broken.remove(run.fail)
         await engines.confirm_models()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -60,15 +60,16 @@ class ShardRun:
         self._blocks: dict[int, BlockRun] = {}
         self._running_items = 0
         self._running_bytes = 0
-        self._block_items = 1
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
 
-    async def run(self, items: Iterator[Item]) -> None:
-        """Write a record for every item. Raises StepFailed; what still runs then is dropped."""
+    async def run(self, items: Iterator[Item], on_read: Callable[[], None]) -> None:
+        """Write a record for every item; `on_read` is called when the last one has been read, and others may be read
+        while these are worked off. Raises StepFailed; what still runs then is dropped."""
         self._engines.pool.attach(self)
         try:
             await self._read(items)
+            on_read()
             while self._blocks and self._failure is None:
                 await self._change()
         finally:
@@ -100,8 +101,9 @@ class ShardRun:
             if not (room := self._window.room):
                 await self._change()
                 continue
-            self._block_items = block_items(self._cpu_seconds(), self._model_items(), self._block_items)
-            read = await asyncio.to_thread(_next_items, items, min(room, self._block_items))
+            pace = self._engines.pace
+            pace.block_items = block_items(self._cpu_seconds(), self._model_items(), pace.block_items)
+            read = await asyncio.to_thread(_next_items, items, min(room, pace.block_items))
             if read is None:
                 return
             ids, payload, unreadable = read
@@ -116,8 +118,8 @@ class ShardRun:
     def _model_items(self) -> Iterator[float | None]:
         """Items of which the rows are at each model's replicas together."""
         for task, client in self._engines.models.items():
-            counters = self._progress.tasks[task]
-            yield client.window_rows * counters.succeeded / counters.rows if counters.rows else None
+            rows = self._engines.pace.item_rows.get(task)
+            yield client.window_rows / rows if rows else None
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -164,6 +166,11 @@ class ShardRun:
     def _answered(
         self, block: BlockRun, task: int, since: float, values: BlockValues, failed: Mapping[int, str]
     ) -> None:
+        counters, done = self._progress.tasks[task], len(values) + len(failed)
+        if done:
+            self._engines.pace.item_rows[task] = max(
+                counters.rows / (counters.succeeded + counters.failed + done), 0.01
+            )
         nbytes = values.nbytes or pack_values(values).nbytes
         self._done(block, task, TaskResult(values.items, values=values, nbytes=nbytes), failed, since)
         self._engines.pool.wake()
@@ -190,6 +197,7 @@ class ShardRun:
         self._running_items -= len(block)
         self._running_bytes -= block.nbytes
         self._window.finished(block.peak_bytes / len(block), len(block))
+        self._engines.pace.need_bytes = self._window.need_bytes
         try:
             self._write(block)
         except StepFailed as failure:

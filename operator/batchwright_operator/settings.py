@@ -83,8 +83,6 @@ class Settings(_Section, kw_only=True, frozen=True):
     sidecar_env: dict[str, str] = {}
     """Environment variables of all sidecars, for example OTEL_EXPORTER_OTLP_ENDPOINT (traces) or
     BATCHWRIGHT_DISPATCH_LOG (a file under /tmp that `batchwright-worker replay` reads)."""
-    fetched_size_limit: str = "10Gi"
-    """Size of the emptyDir that fetched weights go to."""
 
     # Where things are.
     operator_namespace: str = "batchwright-system"
@@ -172,6 +170,9 @@ class Settings(_Section, kw_only=True, frozen=True):
     follows when all pods of one are available. 0: none, upgrades pause."""
 
     # The operator itself.
+    watch_namespaces: list[str] = []
+    """Exact names: only these namespaces are looked at, by rights in each of them (`manifests/overlays/namespaced`).
+    Pods of others do not count as taking room on nodes then: what does not fit is placed again. Empty: all."""
     resync_seconds: float = 300.0
     workers: int = 16
     watch_stale_seconds: float = 180.0

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.apiserver  # kubectl is built with it
 Object = dict[str, Any]
 Objects = list[Object]
 Built = Callable[[str], Objects]
-FOLDERS = ["base", "overlays/embedded", "overlays/kind"]
+FOLDERS = ["base", "overlays/namespaced", "overlays/embedded", "overlays/kind"]
 every_folder = pytest.mark.parametrize("folder", FOLDERS)
 
 
@@ -61,7 +61,7 @@ def test_the_operator_reads_no_secret_but_its_own(built: Built) -> None:
 
 
 def test_the_operator_cannot_write_what_users_own(built: Built) -> None:
-    role = one(built("base"), "ClusterRole", "batchwright-operator")
+    role = one(built("base"), "ClusterRole", "batchwright-operator-namespaced")
     verbs = {
         kind: {verb for rule in role["rules"] if kind in rule["resources"] for verb in rule["verbs"]}
         for kind in ("modeldeployments", "inferencejobs")
@@ -123,6 +123,7 @@ def installed(kubectl: Callable[..., subprocess.CompletedProcess[str]], built: B
     kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(base))
     names = [f"crd/{each['metadata']['name']}" for each in of_kind(base, "CustomResourceDefinition")]
     kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    kubectl("create", "namespace", "team-a")
 
 
 @pytest.mark.usefixtures("installed")

@@ -157,9 +157,10 @@ class ApiClient:
                 return
             params = params | {"continue": page.token}
 
-    async def count(self, resource: Resource) -> int:
-        """How many objects there are, for the price of one."""
-        call = _Call(method="GET", path=path_of(resource), params={"limit": "1"}, accept=_METADATA_LIST, verb="list")
+    async def count(self, resource: Resource, namespace: str = "") -> int:
+        """How many objects there are (in one namespace, if given), for the price of one."""
+        path, one = path_of(resource, namespace), {"limit": "1"}
+        call = _Call(method="GET", path=path, params=one, accept=_METADATA_LIST, verb="list")
         page = await self._object(call)
         return len(page.get("items") or ()) + int(page["metadata"].get("remainingItemCount") or 0)
 
@@ -168,6 +169,7 @@ class ApiClient:
         resource: Resource,
         version: int,
         *,
+        namespace: str = "",
         label_selector: str = "",
         field_selector: str = "",
         metadata_only: bool = False,
@@ -185,7 +187,8 @@ class ApiClient:
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=stale_s)
         accept = _METADATA if metadata_only else _JSON
-        call = _Call(method="GET", path=path_of(resource), params=params, accept=accept, timeout=timeout, verb="watch")
+        path = path_of(resource, namespace)
+        call = _Call(method="GET", path=path, params=params, accept=accept, timeout=timeout, verb="watch")
         self.reads.check()
         try:
             async with self._send(call, "watch") as response:

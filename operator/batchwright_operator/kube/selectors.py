@@ -28,6 +28,13 @@ def matcher(label_selector: str = "", field_selector: str = "") -> Matcher:
     return matches
 
 
+def within(namespace: str, matches: Matcher) -> Matcher:
+    """Whether an object of this namespace matches; of any, where it is empty."""
+    if not namespace:
+        return matches
+    return lambda obj: obj["metadata"].get("namespace") == namespace and matches(obj)
+
+
 def _parts(selector: str) -> list[str]:
     return [part for part in _COMMA.split(selector) if part.strip()]
 

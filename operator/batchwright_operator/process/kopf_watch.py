@@ -131,7 +131,9 @@ class KopfWatch:
                 await kopf.operator(
                     registry=self._registry(),
                     settings=kopf_settings(self._settings),
-                    clusterwide=True,
+                    # Exact names, so that kopf need not look for namespaces.
+                    clusterwide=not self._settings.watch_namespaces,
+                    namespaces=self._settings.watch_namespaces,
                     standalone=True,
                     # Otherwise kopf looks up the name of the process's user, which a pod's user need not have.
                     identity="batchwright",  # type: ignore[arg-type]
@@ -157,14 +159,18 @@ class KopfWatch:
             session = self._credentials.session(limit=CONNECTIONS)
             return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
 
-        for list_watch in self._list_watches:
-            self._listen(registry, list_watch.resource, list_watch)
+        for resource in dict.fromkeys(list_watch.resource for list_watch in self._list_watches):
+            self._listen(registry, resource)
         return registry
 
-    def _listen(self, registry: kopf.OperatorRegistry, resource: Resource, list_watch: ListWatch) -> None:
+    def _listen(self, registry: kopf.OperatorRegistry, resource: Resource) -> None:
+        mine = {one.namespace: one for one in self._list_watches if one.resource == resource}
+
         @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
         async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-            self._main.call_soon_threadsafe(self._enter, list_watch, event["type"], dict(event["object"]))
+            obj: dict[str, Any] = dict(event["object"])
+            list_watch = mine.get("") or mine[obj["metadata"]["namespace"]]
+            self._main.call_soon_threadsafe(self._enter, list_watch, event["type"], obj)
 
     def _enter(self, list_watch: ListWatch, kind: str | None, obj: dict[str, Any]) -> None:
         if kind == "DELETED":

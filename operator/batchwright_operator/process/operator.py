@@ -24,7 +24,7 @@ from batchwright_operator.process.kopf_watch import KopfWatch
 from batchwright_operator.process.lease import identity_of
 from batchwright_operator.process.loop_watch import LoopWatch
 from batchwright_operator.process.metrics_server import serve_metrics
-from batchwright_operator.process.registry import build_backgrounds, build_reconcilers
+from batchwright_operator.process.registry import build_backgrounds, build_reconcilers, namespaces_of
 from batchwright_operator.reconcile.applier import LOOK_AGAIN_S, Applier
 from batchwright_operator.reconcile.cache import ListWatch, Store
 from batchwright_operator.reconcile.controller import Controller
@@ -196,7 +196,10 @@ class Operator:
 
     def _register(self, reconcilers: list[Reconciler[Any]]) -> list[Informer]:
         list_watches = dict.fromkeys(
-            self._store.register(watch) for reconciler in reconcilers for watch in reconciler.watches()
+            self._store.register(watch, namespace)
+            for reconciler in reconcilers
+            for watch in reconciler.watches()
+            for namespace in namespaces_of(self._settings, watch.resource)
         )
         return [
             Informer(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from batchwright_operator.errors import SettingsError
+from batchwright_operator.kube.objects import JOB, POD, Resource
 from batchwright_operator.pods.state_follower import SessionFactory
 from batchwright_operator.reconcile.interfaces import Background, Reconciler
 from batchwright_operator.reconcile.live_state import LiveState
@@ -42,6 +43,15 @@ def build_backgrounds(settings: Settings, live: LiveState, session_factory: Sess
     if paths is None:
         paths = [] if settings.reconcilers else list(BACKGROUNDS)
     return [_load(path)(settings, live, session_factory) for path in paths]
+
+
+def namespaces_of(settings: Settings, resource: Resource) -> list[str]:
+    """Where this resource is watched; "" is everywhere. Beside the namespaces of users there are Jobs of benchmarks in
+    the operator's own, and their pods, and those of agents in theirs."""
+    if not settings.watch_namespaces or not resource.namespaced:
+        return [""]
+    others = {JOB: [settings.operator_namespace], POD: [settings.operator_namespace, settings.agent_namespace]}
+    return list(dict.fromkeys([*settings.watch_namespaces, *others.get(resource, ())]))
 
 
 def _load(path: str) -> Callable[..., Any]:

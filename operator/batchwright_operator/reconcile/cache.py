@@ -16,7 +16,7 @@ from typing import Final
 
 from batchwright_operator.kube.metadata import controller_uid
 from batchwright_operator.kube.objects import POD, Raw, Resource
-from batchwright_operator.kube.selectors import Matcher, matcher
+from batchwright_operator.kube.selectors import Matcher, matcher, within
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.interfaces import Watch
 
@@ -37,6 +37,8 @@ class ListWatch:
     field_selector: str
     matches: Matcher
     metadata_only: bool = False
+    namespace: str = ""
+    """Empty: all of them."""
     keys: list[Callable[[Raw], Iterable[Key]]] = field(default_factory=list)
     progress: int = 0
     """Every change up to this resourceVersion has been seen."""
@@ -47,7 +49,8 @@ class ListWatch:
 
     def __str__(self) -> str:
         selectors = [text for text in (self.label_selector, self.field_selector) if text]
-        return " ".join([self.resource.plural, *selectors])
+        where = [f"in {self.namespace}"] if self.namespace else []
+        return " ".join([self.resource.plural, *where, *selectors])
 
 
 Place = tuple[str, str]
@@ -175,16 +178,16 @@ class Store:
 
     # --- list-watches
 
-    def register(self, watch: Watch) -> ListWatch:
-        """The list-watch of this Watch; an existing one where resource and selectors are equal. Call it before any
-        object is in: labels that are indexed later would miss what is there."""
+    def register(self, watch: Watch, namespace: str = "") -> ListWatch:
+        """The list-watch of this Watch, in one namespace if given; an existing one where resource, selectors and
+        namespace are equal. Call it before any object is in: labels that are indexed later would miss what is there."""
         table = self._table(watch.resource)
         wanted = (watch.label_selector, watch.field_selector)
-        list_watch = next(
-            (one for one in table.list_watches if (one.label_selector, one.field_selector) == wanted), None
-        )
+        there = [one for one in table.list_watches if one.namespace == namespace]
+        list_watch = next((one for one in there if (one.label_selector, one.field_selector) == wanted), None)
         if list_watch is None:
-            list_watch = ListWatch(watch.resource, *wanted, matcher(*wanted), watch.metadata_only)
+            matches = within(namespace, matcher(*wanted))
+            list_watch = ListWatch(watch.resource, *wanted, matches, watch.metadata_only, namespace)
             table.list_watches.append(list_watch)
         list_watch.keys.append(watch.keys)
         table.labels.update(watch.index_labels)
@@ -198,9 +201,10 @@ class Store:
         """Resource -> number of objects."""
         return {table.resource.plural: len(table.objects) for table in self._tables.values()}
 
-    def count(self, resource: Resource) -> int:
-        """How many objects of this resource there are."""
-        return len(self._table(resource).objects)
+    def count(self, resource: Resource, namespace: str = "") -> int:
+        """How many objects of this resource there are, in one namespace if given."""
+        table = self._table(resource)
+        return len(table.found("namespace", namespace) if namespace else table.objects)
 
     def is_watched(self, resource: Resource, obj: Raw) -> bool:
         """Whether some list-watch sees this object, so that its absence here means that it does not exist."""
@@ -305,8 +309,9 @@ class Store:
                 self._on_key(key)
 
     def _keys_of(self, table: _Table, obj: Raw) -> Iterator[Key]:
+        namespace = obj["metadata"].get("namespace", "")
         for list_watch in table.list_watches:
-            for keys in list_watch.keys:
+            for keys in list_watch.keys if list_watch.namespace in ("", namespace) else ():
                 try:
                     yield from keys(obj)
                 except Exception:

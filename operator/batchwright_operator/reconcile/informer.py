@@ -79,12 +79,14 @@ class Informer:
     async def matches(self) -> bool:
         """Whether the cache has as many objects as the API server: one that was deleted unseen would be too many. For
         list-watches without a selector. Raises ApiError."""
-        return await self._client.count(self._list_watch.resource) == self._store.count(self._list_watch.resource)
+        resource, namespace = self._list_watch.resource, self._list_watch.namespace
+        return await self._client.count(resource, namespace) == self._store.count(resource, namespace)
 
     async def _list(self, *, whole: bool) -> None:
         list_watch = self._list_watch
         pages = self._client.pages(
             list_watch.resource,
+            namespace=list_watch.namespace,
             label_selector=list_watch.label_selector,
             field_selector=list_watch.field_selector,
             metadata_only=list_watch.metadata_only,
@@ -105,6 +107,7 @@ class Informer:
         stream = self._client.watch(
             list_watch.resource,
             list_watch.progress,
+            namespace=list_watch.namespace,
             label_selector=list_watch.label_selector,
             field_selector=list_watch.field_selector,
             metadata_only=list_watch.metadata_only,

@@ -34,6 +34,7 @@ from batchwright_worker.runner.storage.locations import Location, output_errors,
 from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, CodeDigests, PlanFile, part_name
 
 _THREADS = 4
+_OTHER_MEANING = ("OutputInUse", "CodeChanged", "InputChanged")
 
 
 class ManifestPart(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
@@ -111,13 +112,19 @@ def commit(job: Job) -> Committed:
 
 def committed(job: Job) -> Committed | None:
     """What stands in the output if it is whole, of this very job, and of the input as it is now; None if it is not
-    whole. Raises StepFailed(OutputInUse | CodeChanged | InputChanged) if it is of another meaning."""
+    whole, or of another meaning and to be overwritten. Raises StepFailed(OutputInUse | CodeChanged | InputChanged) if
+    it is of another meaning."""
     output = job.output()
     raw = output.read(MANIFEST_NAME)
     if raw is None:
         return None
-    plan = load_plan(job, output)
-    _check_input(job, plan, output)
+    try:
+        plan = load_plan(job, output)
+        _check_input(job, plan, output)
+    except StepFailed as error:
+        if job.spec.output.mode == "Overwrite" and error.reason in _OTHER_MEANING:
+            return None  # the plan step replaces it
+        raise
     return _committed(msgspec.json.decode(raw, type=Manifest), _verified(output, plan))
 
 

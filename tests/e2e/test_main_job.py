@@ -61,12 +61,11 @@ def test_nothing_is_written_after_the_kills(stage: Stage) -> None:
 
 def test_a_loaded_node_is_passed_over(stage: Stage) -> None:
     with stage.loaded_node("fast"):
-        time.sleep(20)  # until the agent's samples, which it takes every few seconds, show the load
+        time.sleep(75)  # the load of the whole window that placements look at (60 s), and the samples' own interval
         with stage.deployed(cpu_deployment("elsewhere"), timeout_s=180) as deployment:
             (placement,) = placements(deployment)
     assert placement["node"] == "slow"
-    assert "fast" in placement["reason"]
-    assert "utilization" in placement["reason"]
+    assert "fast lost by" in placement["reason"]
 
 
 def test_batch_size_follows_a_stepped_load(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.runner.test_builtin_functions import item, run
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     """Byte pairs of a few words, with special tokens of its own."""
-    library = pytest.importorskip("tokenizers")
+    library = importlib.import_module("tokenizers")
     tokenizer = library.Tokenizer(library.models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = library.pre_tokenizers.Whitespace()
     trainer = library.trainers.BpeTrainer(special_tokens=["<pad>", "<unk>", "<s>", "</s>"], vocab_size=60)
@@ -26,7 +27,7 @@ def path(tmp_path: Path) -> str:
 
 
 def test_it_gives_what_the_library_gives_padded_to_a_multiple(path: str) -> None:
-    library = pytest.importorskip("tokenizers")
+    library = importlib.import_module("tokenizers")
     wanted = library.Tokenizer.from_file(path).encode("some more words").ids
     row = item("tokenize", "some more words", tokenizer=path, multiple=8)
     assert row["input_ids"].dtype == np.int64

@@ -35,7 +35,7 @@ from e2e.cluster.testing import PROBE_IMAGE, make_cluster
 from tests.placement.placement_objects import Facts, bound_to, deployment, pod, profile
 
 __all__ = ["make_cluster"]
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.soak, pytest.mark.timeout(900)]
 
 ROUNDS = 20
 BURN_S = 4.0

@@ -170,3 +170,34 @@ async def test_every_add_is_followed_by_a_pass_that_began_after_it(workers: int)
     for task in tasks:
         task.cancel()
     assert seen == version
+
+
+async def test_a_worker_that_waits_already_takes_what_another_one_failed() -> None:
+    queue = WorkQueue(asyncio.get_running_loop().time)
+    queue.add(A)
+    key = await queue.get()
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0.01)  # it waits, and knows of nothing that is due
+    queue.failed(key)
+    queue.done(key)
+    assert await asyncio.wait_for(waiting, 20) == A
+
+
+async def test_a_worker_that_waits_already_takes_what_rests_when_its_time_has_come() -> None:
+    queue = WorkQueue(asyncio.get_running_loop().time)
+    queue.add(A)
+    key = await queue.get()
+    queue.add(A)  # changed meanwhile
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0.01)
+    queue.rest(key, 0.05)
+    queue.done(key)
+    assert await asyncio.wait_for(waiting, 20) == A
+
+
+def test_a_key_that_is_due_while_it_rests_comes_when_it_has_rested() -> None:
+    schedule = Schedule()
+    schedule.add(A, 1.0, 0.0)
+    schedule.rest(A, 3.0, 0.0)
+    assert schedule.take(1.0) is None
+    assert schedule.take(3.0) == A

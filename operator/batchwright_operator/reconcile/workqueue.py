@@ -130,7 +130,9 @@ class Schedule:
 
     def _promote(self, now: float) -> None:
         while (at := self.next_at()) is not None and at <= now:
-            self.add(heapq.heappop(self._heap)[1], now, now)
+            key = heapq.heappop(self._heap)[1]
+            del self._due[key]  # else a key that must rest for longer would count as one that has its time
+            self.add(key, now, now)
 
 
 class WorkQueue:
@@ -165,12 +167,13 @@ class WorkQueue:
     def done(self, key: Key) -> None:
         """Ends the work on a key that `get` gave."""
         self.schedule.done(key, self._clock())
-        if self.schedule.depth:
-            self._changed.set()
+        self._changed.set()  # it may be ready again, or due before what the next worker waits for
 
     def failed(self, key: Key, *, at_most_s: float = LAST_DELAY_S) -> float:
         """Schedules the key again after its back-off, which it returns; call `done` too."""
-        return self.schedule.failed(key, self._clock(), at_most_s)
+        delay = self.schedule.failed(key, self._clock(), at_most_s)
+        self._changed.set()  # the worker that waits knows of no time as early as this
+        return delay
 
     def rest(self, key: Key, for_s: float) -> None:
         """Keeps the key from being given out again for so long, counted from now."""

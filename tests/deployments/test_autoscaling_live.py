@@ -162,7 +162,12 @@ def test_an_hpa_scales_by_the_queue_and_the_worst_replicas_go_and_zero_is_a_numb
 
 def one_at_a_time(bed: Bed) -> None:
     """A drain may take one replica, and the next one when that has been replaced."""
-    wait(lambda: bed.api.get(PDB)["status"].get("disruptionsAllowed") == 1, 30, lambda: f"{bed.api.get(PDB)['status']}")
+
+    def all_serve() -> bool:
+        budget = bed.api.get(PDB)["status"]
+        return (budget.get("disruptionsAllowed"), budget.get("currentHealthy"), len(names(bed))) == (1, 3, 3)
+
+    wait(all_serve, 30, lambda: f"{bed.api.get(PDB)['status']}")
     first, second, _ = sorted(each["metadata"]["name"] for each in bed.api.get(PODS)["items"])
     assert (evict(bed, first), evict(bed, second)) == (201, 429)
     wait(lambda: status(bed).get("readyReplicas") == 3 and first not in names(bed), 40, lambda: f"{status(bed)}")

@@ -81,7 +81,7 @@ def explain(bed: Bed) -> str:
 def settled(bed: Bed, user: str = "operator") -> None:
     """Stable soon after the faults have stopped, and then nothing is written."""
     wait(lambda: is_stable(bed), STABLE_S, lambda: explain(bed))
-    bed.assert_silent(user)
+    bed.assert_silent(user, calm_s=3.0)
 
 
 def emptied(bed: Bed) -> None:
@@ -98,7 +98,8 @@ def test_killed_after_every_nth_write(bed: Bed) -> None:
             wait(lambda: len(bed.writes(since=since)) >= writes or is_stable(bed), 20, operator.text)  # noqa: B023
             operator.signal(signal.SIGKILL)
             operator.process.wait()
-    with shipped(bed, lease="lease-last"):
+    with shipped(bed, lease="lease-last") as operator:
+        wait(lambda: "leading as" in operator.text(), 30, operator.text)  # it looks at every child once
         settled(bed)
     names = Counter((one.resource, one.name) for one in bed.writes() if one.verb == "create" and one.status == 201)
     assert not [each for each, times in names.items() if times > 1 and each[1]], "made twice"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from batchwright_operator.kube.quantities import requests_of
 from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.processors.nodes import node_info
 from batchwright_operator.reconcile.reduced import PodDecoder, decoder_of
+from tests.house.commands import ROOT
 from tests.placement.placement_objects import node, pod
 
 amounts = st.dictionaries(
@@ -87,6 +89,15 @@ def test_one_that_is_over_is_still_seen_to_be() -> None:
 def test_our_own_are_whole() -> None:
     raw = pod("a")
     assert PodDecoder()(msgspec.json.encode(raw)) == raw
+
+
+def test_the_agents_of_the_manifests_are_whole() -> None:
+    """They are asked for samples at the address that their status tells."""
+    documents = yaml.safe_load_all((ROOT / "manifests" / "base" / "agent.yaml").read_text())
+    (template,) = (each["spec"]["template"] for each in documents if each["kind"] == "DaemonSet")
+    agent = foreign({"containers": []}, labels=template["metadata"]["labels"])
+    agent["status"]["podIP"] = "10.0.0.7"
+    assert PodDecoder()(msgspec.json.encode(agent)) == agent
 
 
 def test_a_node_is_kept_without_its_images() -> None:

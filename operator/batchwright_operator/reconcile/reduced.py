@@ -14,7 +14,7 @@ import msgspec
 from batchwright_operator.kube.objects import NODE, POD, Raw, Resource
 from batchwright_operator.kube.quantities import requests_of
 from batchwright_operator.kube.responses import Decode
-from batchwright_worker.api.names import GROUP
+from batchwright_worker.api.names import COMPONENT_AGENT, GROUP, LABEL_COMPONENT
 
 _OURS: Final = f"{GROUP}/"
 
@@ -57,7 +57,7 @@ _POD: Final = msgspec.json.Decoder(_Pod)
 
 
 class PodDecoder:
-    """Decodes pods: those with a label of ours whole, of others who they are, where, in which phase, and what they
+    """Decodes pods: those of ours whole, of others who they are, where, in which phase, and what they
     request: as one container, whose numbers are in base units. Of pods that end by themselves also since when."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class PodDecoder:
     def __call__(self, raw: bytes | msgspec.Raw) -> Raw:
         """The pod; equal parts of different pods are one object."""
         pod = _POD.decode(raw)
-        if any(name.startswith(_OURS) for name in pod.metadata.labels or ()):
+        if _is_ours(pod.metadata.labels or {}):
             found: Raw = msgspec.json.decode(raw)
             return found
         return self._reduced(pod)
@@ -103,6 +103,11 @@ class PodDecoder:
                 self._specs.clear()
             found = self._specs[at] = [{"resources": {"requests": requests}}]
         return found
+
+
+def _is_ours(labels: dict[str, str]) -> bool:
+    """Made by the operator, or an agent, which it asks for samples (its labels are those of any application)."""
+    return labels.get(LABEL_COMPONENT) == COMPONENT_AGENT or any(name.startswith(_OURS) for name in labels)
 
 
 SHARED_MAX: Final = 5000

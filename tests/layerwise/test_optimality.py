@@ -7,9 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.core.rollout import HORIZON_LAYERS, Head, Way
+from batchwright_worker.layerwise.core.timeline import Timeline
+from batchwright_worker.layerwise.core.values import Candidate, Layer, Prefetch
 from batchwright_worker.layerwise.tools.instance import policy_of
+from tests.layerwise.instances import layers as layers_of
 from tests.layerwise.instances import plan, requests
 
 Held = tuple[tuple[float, int], ...]
@@ -131,3 +136,24 @@ def test_rollout_is_near_the_best_order_whatever_the_networks_are(kinds: tuple[s
     assert min(above) >= 0
     assert np.mean(above) <= 0.03
     assert max(above) <= 0.10
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_way_of_rollout_is_what_the_timeline_makes_of_its_order(draw: st.DataObject) -> None:
+    times = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 6)), min_size=1, max_size=4)
+    models = {name: layers_of(*draw.draw(times)) for name in "ab"}
+    budget = draw.draw(st.sampled_from([6, 9, math.inf]))
+    prefetch = draw.draw(st.sampled_from(list(Prefetch)))
+    timeline = Timeline(budget, prefetch=prefetch)
+    for compute, fetch, size in draw.draw(times):  # in flight before
+        timeline.push(Layer(compute=compute, fetch=fetch, bytes=size), 0)
+    heads = [Candidate(request=each) for each in requests(models, ("a", 0), ("b", draw.draw(st.integers(0, 20))))]
+    way = Way(timeline, [Head(head, HORIZON_LAYERS) for head in heads])
+    while left := [number for number, head in enumerate(heads) if head.position < len(head.request.layers)]:
+        number = draw.draw(st.sampled_from(left))
+        way.put(number)
+        timeline.push(heads[number].layer, heads[number].request.arrival)
+        heads[number].position += 1
+        assert (way.memory_free, way.compute_free) == (timeline.memory_free, timeline.compute_free)
+    assert way.value == max(timeline.memory_free, timeline.compute_free)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from batchwright_worker.api.names import ENV_CPU_MILLIS
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -21,6 +26,13 @@ def thread_count() -> int:
         quota, period = "max", "1"
     affinity = len(os.sched_getaffinity(0))
     return affinity if quota == "max" else max(1, min(affinity, int(quota) // int(period)))
+
+
+def beside_main(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call from a thread of its own and wait. Libraries keep threads per calling thread: what is compared with work of
+    an executor's thread is to be called from such a one too."""
+    with ThreadPoolExecutor(1, thread_name_prefix="beside main") as thread:
+        return thread.submit(work, *args, **kwargs).result()
 
 
 def pin_libraries() -> None:

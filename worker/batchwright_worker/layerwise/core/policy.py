@@ -55,7 +55,7 @@ class Fifo:
     def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The oldest request's next layer."""
         oldest = min(candidates, key=_by_arrival)
-        return _decide(oldest, accelerator.probe(oldest.layer, oldest.request.arrival))
+        return decided(oldest, accelerator.probe(oldest.layer, oldest.request.arrival))
 
 
 class RoundRobin:
@@ -75,7 +75,7 @@ class RoundRobin:
                 self._serve(candidate.request.model)
         chosen = min(candidates, key=lambda candidate: self._served[candidate.request.model])
         self._serve(chosen.request.model)
-        return _decide(chosen, accelerator.probe(chosen.layer, chosen.request.arrival))
+        return decided(chosen, accelerator.probe(chosen.layer, chosen.request.arrival))
 
     def _serve(self, model: str) -> None:
         self._turn += 1
@@ -115,20 +115,21 @@ class Balanced:
     fill_time: Fraction | float
     theta: float = DEFAULT_THETA
     name: str = "balanced"
-    _enough: float = field(init=False, repr=False, compare=False)
+    enough: float = field(init=False, repr=False, compare=False)
+    """Compute queued up, in steps, beyond which a fetch is hidden: theta * B/BW."""
 
     def __post_init__(self) -> None:
         # Slack is whole, so it is above theta * B/BW exactly when it is above the whole part. Once here and not in
         # every decision: fractions are slow.
         enough = inf if isinf(self.fill_time) else floor(exact(self.theta) * Fraction(self.fill_time))
-        object.__setattr__(self, "_enough", enough)
+        object.__setattr__(self, "enough", enough)
 
     def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The overdue candidate, else the smallest (IC, sign * w/(c+w), arrival, order)."""
         return guarded(accelerator, candidates, self.skip_limit) or self._smallest(accelerator, candidates)
 
     def _smallest(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
-        enough = self._enough
+        enough = self.enough
         memory_free, compute_free = accelerator.memory_free, accelerator.compute_free
 
         def key(candidate: Candidate, idle: Idle) -> tuple[float, float]:
@@ -156,7 +157,7 @@ def guarded(accelerator: AcceleratorState, candidates: Sequence[Candidate], skip
     if not overdue:
         return None
     chosen = min(overdue, key=lambda candidate: (-candidate.skips, candidate.request.order))
-    return _decide(chosen, accelerator.probe(chosen.layer, chosen.request.arrival), guard=True)
+    return decided(chosen, accelerator.probe(chosen.layer, chosen.request.arrival), guard=True)
 
 
 def smallest(
@@ -168,14 +169,15 @@ def smallest(
     probed = [(candidate, accelerator.probe(candidate.layer, candidate.request.arrival)) for candidate in candidates]
     # Ties are the rule: every layer whose fetch ends within the slack has IC = 0.
     chosen, idle = min(probed, key=lambda pair: (*key(*pair), *_by_arrival(pair[0])))
-    return _decide(chosen, idle)
+    return decided(chosen, idle)
 
 
 def _by_arrival(candidate: Candidate) -> tuple[int, int]:
     return candidate.request.arrival, candidate.request.order
 
 
-def _decide(candidate: Candidate, idle: Idle, *, guard: bool = False) -> Decision:
+def decided(candidate: Candidate, idle: Idle, *, guard: bool = False) -> Decision:
+    """For the next layer of this candidate."""
     return Decision(
         request=candidate.request,
         position=candidate.position,

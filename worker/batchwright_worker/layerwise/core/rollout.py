@@ -15,15 +15,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from math import floor, inf, isinf
+from math import inf
 from typing import Final
 
-from batchwright_worker.layerwise.core.policy import DEFAULT_THETA, Balanced, fetch_share, guarded
-from batchwright_worker.layerwise.core.steps import exact
+from batchwright_worker.layerwise.core.policy import Balanced, decided, fetch_share, guarded
 from batchwright_worker.layerwise.core.timeline import AcceleratorState
 from batchwright_worker.layerwise.core.values import Candidate, Decision, Layer, Prefetch
 
-__all__ = ["HORIZON_LAYERS", "Rollout"]
+__all__ = ["HORIZON_LAYERS", "Head", "Rollout", "Way"]
 
 HORIZON_LAYERS: Final = 12
 """Layers of all candidates together that a way goes on for. With four rules and two candidates a decision takes some
@@ -39,24 +38,15 @@ class Rollout:
 
     def __init__(self, skip_limit: int, fill_time: Fraction | float) -> None:
         self.skip_limit = skip_limit
-        self._balanced = Balanced(skip_limit, fill_time)
-        self._enough = inf if isinf(fill_time) else floor(exact(DEFAULT_THETA) * Fraction(fill_time))
+        self._enough = Balanced(skip_limit, fill_time).enough
         self._planned: deque[str] = deque()
 
     def choose(self, accelerator: AcceleratorState, candidates: Sequence[Candidate]) -> Decision:
         """The overdue candidate, else the first layer of the best way found."""
         decision = guarded(accelerator, candidates, self.skip_limit)
-        if decision is None and len(candidates) > 1:
-            chosen = self._best(accelerator, candidates)
-            decision = Decision(
-                request=chosen.request,
-                position=chosen.position,
-                skips=chosen.skips,
-                idle=accelerator.probe(chosen.layer, chosen.request.arrival),
-                guarded=False,
-            )
-        elif decision is None:
-            decision = self._balanced.choose(accelerator, candidates)
+        if decision is None:
+            chosen = self._best(accelerator, candidates) if len(candidates) > 1 else candidates[0]
+            decision = decided(chosen, accelerator.probe(chosen.layer, chosen.request.arrival))
         if self._planned and self._planned[0] == decision.request.model:
             self._planned.popleft()
         else:
@@ -67,8 +57,8 @@ class Rollout:
         each = -(-HORIZON_LAYERS // len(candidates))
         # In the order of requests: among equals the first stands, as with the other rules.
         ordered = sorted(candidates, key=lambda candidate: (candidate.request.arrival, candidate.request.order))
-        heads = [_Head(candidate, each) for candidate in ordered]
-        start = _Way(accelerator, heads)
+        heads = [Head(candidate, each) for candidate in ordered]
+        start = Way(accelerator, heads)
         names = [candidate.request.model for candidate in ordered]
         best_value, best_models = start.follow([names.index(name) for name in self._planned if name in names])
         for way in _beginnings(start, 2 if len(heads) ** 2 <= _AHEAD else 1):
@@ -80,7 +70,7 @@ class Rollout:
         return ordered[best_models[0]]
 
 
-def _beginnings(way: _Way, decisions: int) -> Iterator[_Way]:
+def _beginnings(way: Way, decisions: int) -> Iterator[Way]:
     open_heads = [number for number, head in enumerate(way.heads) if way.positions[number] < len(head.layers)]
     if not decisions or not open_heads:
         yield way
@@ -91,7 +81,7 @@ def _beginnings(way: _Way, decisions: int) -> Iterator[_Way]:
         yield from _beginnings(further, decisions - 1)
 
 
-class _Head:
+class Head:
     """A candidate's next layers, and what its others take together."""
 
     __slots__ = ("arrival", "compute", "fetch", "layers", "shares")
@@ -105,8 +95,9 @@ class _Head:
         self.fetch = sum(layer.fetch for layer in left)
 
 
-class _Way:
-    """Layers put one after the other behind what is in flight: both engines and the memory, by the recurrence."""
+class Way:
+    """Layers put one after the other behind what is in flight: both engines and the memory, by the recurrence. It is
+    `timeline` without what was measured, and without objects for layers: some hundred of these steps are a decision."""
 
     __slots__ = (
         "budget",
@@ -122,7 +113,7 @@ class _Way:
         "used",
     )
 
-    def __init__(self, accelerator: AcceleratorState | None, heads: Sequence[_Head]) -> None:
+    def __init__(self, accelerator: AcceleratorState | None, heads: Sequence[Head]) -> None:
         self.heads = heads
         if accelerator is None:
             return
@@ -137,8 +128,8 @@ class _Way:
         self.compute_left = sum(head.compute for head in heads)
         self.fetch_left = sum(head.fetch for head in heads)
 
-    def copy(self) -> _Way:
-        other = _Way(None, self.heads)
+    def copy(self) -> Way:
+        other = Way(None, self.heads)
         other.held, other.used, other.budget, other.fluid = deque(self.held), self.used, self.budget, self.fluid
         other.memory_free, other.compute_free = self.memory_free, self.compute_free
         other.positions, other.models = list(self.positions), list(self.models)
@@ -202,11 +193,11 @@ class _Way:
         return way.finished(_in_proportion, inf) if way.models else (inf, [])
 
 
-Rule = Callable[[_Way, Sequence[int], float], int]
+Rule = Callable[[Way, Sequence[int], float], int]
 """Chooses among at least two heads; `enough`: theta * B/BW (`policy.Balanced`)."""
 
 
-def _balanced(way: _Way, heads: Sequence[int], enough: float) -> int:
+def _balanced(way: Way, heads: Sequence[int], enough: float) -> int:
     compute_free = way.compute_free
 
     def key(number: int) -> tuple[int, float]:
@@ -218,7 +209,7 @@ def _balanced(way: _Way, heads: Sequence[int], enough: float) -> int:
     return min(heads, key=key)
 
 
-def _literal(way: _Way, heads: Sequence[int], _enough: float) -> int:
+def _literal(way: Way, heads: Sequence[int], _enough: float) -> int:
     def key(number: int) -> tuple[int, int]:
         fetched = way.fetched(number)
         return max(0, fetched - way.compute_free), fetched - way.heads[number].layers[way.positions[number]].fetch
@@ -226,7 +217,7 @@ def _literal(way: _Way, heads: Sequence[int], _enough: float) -> int:
     return min(heads, key=key)
 
 
-def _most_compute_ahead(way: _Way, heads: Sequence[int], _enough: float) -> int:
+def _most_compute_ahead(way: Way, heads: Sequence[int], _enough: float) -> int:
     """The one whose rest gives most compute for its fetches."""
 
     def key(number: int) -> int:
@@ -236,7 +227,7 @@ def _most_compute_ahead(way: _Way, heads: Sequence[int], _enough: float) -> int:
     return min(heads, key=key)
 
 
-def _in_proportion(way: _Way, heads: Sequence[int], _enough: float) -> int:
+def _in_proportion(way: Way, heads: Sequence[int], _enough: float) -> int:
     """The one of which the smallest part is done."""
     return min(heads, key=lambda number: way.positions[number] / len(way.heads[number].layers))
 

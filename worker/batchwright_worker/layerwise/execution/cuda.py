@@ -59,9 +59,8 @@ class EventClock:
 
     def ended(self, event: Any, now_s: float) -> float:
         """Host time of an event whose end the host has just seen, at `now_s`."""
-        anchor, host_s = self._anchor
-        since_s = float(anchor.elapsed_time(event)) / 1e3
-        found = host_s + since_s
+        found = self.at(event)
+        since_s = found - self._anchor[1]
         self._ahead_s = min(self._ahead_s, now_s - found)
         if since_s > ANCHOR_S:
             # A host that sees every end late looks like a slow device: no clock is off by more than DRIFT.

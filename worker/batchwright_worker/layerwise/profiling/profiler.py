@@ -7,13 +7,13 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from batchwright_worker.host.threads import beside_main
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
@@ -53,9 +53,7 @@ def measured(network: Network, reader: UnitReader, rows: int, processor: str, ef
 
 def measure(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:
     """Runs the network on random inputs, unit by unit, first alone and then while the other engine works."""
-    with ThreadPoolExecutor(1, thread_name_prefix="layerwise profiler") as thread:
-        # Libraries keep threads per calling thread: measured on one beside the main one, as the executor's is.
-        return thread.submit(_measure, network, reader, rows, processor, effort).result()
+    return beside_main(_measure, network, reader, rows, processor, effort)
 
 
 def _measure(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:

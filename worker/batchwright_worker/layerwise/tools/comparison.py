@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
+from batchwright_worker.host.threads import beside_main
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.core.policy import Policy
 from batchwright_worker.layerwise.execution.executor import EngineTotals, Executor
@@ -84,9 +84,7 @@ def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[Trial
 
 def run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:
     """In order of the requests; a model that is not there is read whole, in the place of the one that is."""
-    with ThreadPoolExecutor(1, thread_name_prefix="layerwise compute") as thread:
-        # Libraries keep threads per calling thread: this way calls them from one beside the main one, as the others do.
-        return thread.submit(_run_whole, networks, requests).result()
+    return beside_main(_run_whole, networks, requests)
 
 
 def _run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:

@@ -88,6 +88,7 @@ class ParquetPart:
         self._spool_path = path.with_suffix(".spool.tmp")
         self._spool = self._spool_path.open("w+b", buffering=_BUFFER)
         self._waiting: list[Any] = []
+        self._waiting_rows = 0
 
     def encode(self, block: BlockResults) -> EncodedBlock:
         """See `PartFile.encode`."""
@@ -96,7 +97,8 @@ class ParquetPart:
     def write(self, records: Any) -> None:
         """See `PartFile.write`."""
         self._waiting.append(records)
-        if sum(batch.num_rows for batch in self._waiting) >= _ROWS:
+        self._waiting_rows += records.num_rows
+        if self._waiting_rows >= _ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -118,6 +120,7 @@ class ParquetPart:
         schema = unified(batch.schema for batch in self._waiting)
         table = pa.Table.from_batches([fitted(batch, schema) for batch in self._waiting]).combine_chunks()
         self._waiting.clear()
+        self._waiting_rows = 0
         self.schema = unified((self.schema, schema))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, schema) as stream:

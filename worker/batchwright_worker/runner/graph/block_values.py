@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from batchwright_worker.runner.graph.blobs import Blob, pack, unpack
 
 Columns = dict[str, NDArray[Any]]
+_Kind = tuple[str, bool, np.dtype[Any], tuple[int, ...]]
+"""Name, whether it is a scalar, type and shape: values of equal kinds share columns."""
 
 
 class BlockValues:
@@ -113,7 +115,7 @@ class ValuesWriter:
         self._items: list[int] = []
         self._columns: Columns | None = None
         self._bare = False
-        self._scalars: tuple[bool, ...] = ()
+        self._kinds: list[_Kind] = []
         self._pickles: list[tuple[bytes, tuple[Any, ...]]] | None = None
 
     def put(self, item: int, value: Any) -> None:
@@ -135,37 +137,20 @@ class ValuesWriter:
         """Put it into the columns, if it fits them."""
         bare = not isinstance(value, dict)
         named = {"": value} if bare else value
+        kinds = _kinds(named)
+        if kinds is None:
+            return False
         if self._columns is None:
-            if not _stackable(named):
-                return False
-            self._bare = bare
-            self._scalars = tuple(isinstance(each, np.generic) for each in named.values())
+            self._bare, self._kinds = bare, kinds
             if self._most == 1:
                 self._columns = {name: np.asarray(array)[np.newaxis] for name, array in named.items()}
                 return True
             self._columns = {n: np.empty((self._most, *a.shape), a.dtype) for n, a in named.items()}
-        elif bare != self._bare or not self._fits(named):
+        elif (bare, kinds) != (self._bare, self._kinds):
             return False
         place = len(self._items)
         for name, array in named.items():
             self._columns[name][place] = array
-        return True
-
-    def _fits(self, named: Mapping[str, Any]) -> bool:
-        assert self._columns is not None
-        if len(named) != len(self._columns):
-            return False
-        for (wanted, column), scalar, (name, array) in zip(
-            self._columns.items(), self._scalars, named.items(), strict=True
-        ):
-            if name != wanted or (type(array) is not np.ndarray and not isinstance(array, np.generic)):
-                return False
-            if (
-                isinstance(array, np.generic) != scalar
-                or array.dtype != column.dtype
-                or array.shape != column.shape[1:]
-            ):
-                return False
         return True
 
     def _to_pickles(self) -> list[tuple[bytes, tuple[Any, ...]]]:
@@ -196,12 +181,14 @@ def merged(parts: Sequence[BlockValues]) -> BlockValues:
     return BlockValues(items, rows=[values[number] for number in items])
 
 
-def _stackable(named: Mapping[str, Any]) -> bool:
-    """Arrays (0-d ones apart: as part of a column they would become scalars) and numpy scalars."""
-    if not named or not all(isinstance(name, str) for name in named):
-        return False
-    return all(
-        (type(each) is np.ndarray and each.ndim and not each.dtype.hasobject)
-        or (isinstance(each, np.generic) and not each.dtype.hasobject)
-        for each in named.values()
-    )
+def _kinds(named: Mapping[Any, Any]) -> list[_Kind] | None:
+    """Of values that can be parts of columns: arrays (0-d ones apart: as part of a column they would become scalars)
+    and numpy scalars, without objects. None for others."""
+    kinds: list[_Kind] = []
+    for name, each in named.items():
+        scalar = isinstance(each, np.generic)
+        stacks = scalar or (type(each) is np.ndarray and each.ndim)
+        if not (isinstance(name, str) and stacks) or each.dtype.hasobject:
+            return None
+        kinds.append((name, scalar, each.dtype, each.shape))
+    return kinds or None

@@ -307,9 +307,11 @@ def divided(pending: Sequence[PendingRows], count: int) -> tuple[list[PendingRow
     """The first `count` rows, and the others."""
     taken: list[PendingRows] = []
     for index, rows in enumerate(pending):
+        if not count:
+            return taken, list(pending[index:])
         if len(rows) > count:
-            first, rest = rows.split(count) if count else (None, rows)
-            return [*taken, first] if first is not None else taken, [rest, *pending[index + 1 :]]
+            first, rest = rows.split(count)
+            return [*taken, first], [rest, *pending[index + 1 :]]
         taken.append(rows)
         count -= len(rows)
     return taken, []

@@ -171,8 +171,10 @@ class ShardRun:
             self._engines.pace.item_rows[task] = max(
                 counters.rows / (counters.succeeded + counters.failed + done), 0.01
             )
-        nbytes = values.nbytes or pack_values(values).nbytes
-        self._done(block, task, TaskResult(values.items, values=values, nbytes=nbytes), failed, since)
+        # What rows hold is known by packing them, which a CPU task behind this one wants anyway.
+        blob = pack_values(values) if values.columns is None else None
+        result = TaskResult(values.items, blob=blob, values=values, nbytes=values.nbytes)
+        self._done(block, task, result, failed, since)
         self._engines.pool.wake()
 
     def _done(self, block: BlockRun, task: int, result: TaskResult, failed: Mapping[int, str], since: float) -> None:

@@ -175,9 +175,13 @@ class Cycle:
 
     def _leave_to_scheduler(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
         """Which devices are free for a claim only kube-scheduler knows: a node picked here might have none."""
-        receipt = receipts.released(pod.kind, "it claims its devices (deviceClaim)", now=self._now)
-        self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._observe_ages(pod)
+        yield from self._release(pod, PLACED, "it claims its devices (deviceClaim)")
+
+    def _release(self, pod: PlacedPod, reason: str, why: str) -> Iterator[tuple[Action, ...]]:
+        """To the scheduler, without a node."""
+        receipt = receipts.released(pod.kind, why, now=self._now)
+        self._record_event(pod, reason, f"{pod.name}: {receipt.reason}")
         self._state.assume(pod, "")
         yield (binding.release(pod, receipt),)
 
@@ -199,21 +203,17 @@ class Cycle:
     def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> Iterator[tuple[Action, ...]]:
         """Waits for a node or its benchmark, but for a node not longer than the settings say."""
         reasons = group.pool.reasons(pod)
+        message = describe_counts(reasons, len(self._state.nodes))
         left_s = self._settings.unfit_seconds - (self._now - pod.created_at)
         is_awaiting = AWAITING_BENCHMARK in reasons
         if is_awaiting or left_s > 0:
-            message = describe_counts(reasons, len(self._state.nodes))
             reason = NO_BENCHMARK if is_awaiting else NO_FIT
             yield from self._keep_pending(pod, PendingReason(reason=reason, message=message))
             if not is_awaiting:
                 self._requeue(left_s)
             return
         # A cluster autoscaler does not see a gated pod: only without its gate can a node be added for it.
-        message = describe_counts(reasons, len(self._state.nodes))
-        receipt = receipts.released(pod.kind, message, now=self._now)
-        self._record_event(pod, NO_FIT, f"{pod.name}: {receipt.reason}")
-        self._state.assume(pod, "")
-        yield (binding.release(pod, receipt),)
+        yield from self._release(pod, NO_FIT, message)
 
     def _keep_pending(self, pod: PlacedPod, why: PendingReason) -> Iterator[tuple[Action, ...]]:
         self._requeue(REQUEUE_S)

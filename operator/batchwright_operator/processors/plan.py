@@ -112,7 +112,7 @@ class _NodePass:
             case "another node":
                 # Of a node that had this name: its numbers say nothing of the machine that has it now.
                 assert profile is not None
-                return Decision(actions=(_deletion(profile),), requeue_after_s=REQUEUE_S)
+                return Decision(actions=(Delete.of(ACCELERATOR_PROFILE, profile),), requeue_after_s=REQUEUE_S)
             case "somebody else":
                 return Decision()
         if profile is None:  # its creation leads to the next pass, which has an object to write a status to
@@ -205,10 +205,6 @@ class _NodePass:
             body = benchmark_jobs.spot_check(self.observed.node, kind, digest, best.batch_size, self.settings)
             self.actions.append(Create(resource=JOB, body=body))
         return known
-
-    def _is_in_use(self, kind: str) -> bool:
-        use = replace(self.observed.use, runs_here=self.benchmark_runs)
-        return bool(obstacle(self.info, kind, use, self.settings, self.now))
 
     def _read_check(self, kind: str, known: Processor, job: Raw, every_s: float) -> Processor:
         pods = self.observed.pods.get(kind, ())
@@ -421,8 +417,3 @@ def _owner_of(profile: Raw | None, node: Raw) -> Literal["this node", "another n
     if any(each.get("uid") == node["metadata"]["uid"] for each in owners):
         return "this node"
     return "another node" if all(each.get("kind") == "Node" for each in owners) else "somebody else"
-
-
-def _deletion(profile: Raw) -> Delete:
-    metadata = profile["metadata"]
-    return Delete(resource=ACCELERATOR_PROFILE, namespace="", name=metadata["name"], uid=metadata["uid"])

@@ -73,7 +73,8 @@ class Delete:
     def of(cls, resource: Resource, obj: Raw) -> Self:
         """The deletion of this very object, not of another that has its name by then."""
         metadata = obj["metadata"]
-        return cls(resource=resource, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
+        namespace = metadata.get("namespace", "")
+        return cls(resource=resource, namespace=namespace, name=metadata["name"], uid=metadata["uid"])
 
 
 Action = Apply | Create | Patch | Delete

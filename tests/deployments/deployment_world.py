@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, PVC, Raw
-from batchwright_operator.reconcile.decisions import Decision, Event, Key
+from batchwright_operator.reconcile.decisions import Event, Key
 from batchwright_operator.reconcile.live_state import LiveState, Received
 from batchwright_operator.settings import Settings
-from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S
 from batchwright_worker.api.messages import SidecarState
 from tests.deployments.deployment_objects import NAMESPACE, deployment, state
-from tests.deployments.tiny_api import TinyApi
+from tests.deployments.tiny_api import SmallWorld
 
 KEY = Key(reconciler="modeldeployment", namespace=NAMESPACE, name="ocr")
 
 
-class World:
+class World(SmallWorld):
     """A small API with one ModelDeployment `ocr`, its claim, and the reconciler."""
 
     def __init__(self, raw: Raw | None = None, *, claim: bool = True) -> None:
-        self.api = TinyApi()
         self.live = LiveState(control_key=b"key")
-        self.reconciler = ModelDeploymentReconciler(Settings(), self.live)
+        super().__init__(ModelDeploymentReconciler(Settings(), self.live), KEY)
         self.api.put(MODEL_DEPLOYMENT, raw or deployment())
         for name in ("models", "models.v2") if claim else ():
             self.api.put(PVC, {"metadata": {"name": name, "namespace": NAMESPACE}})
@@ -40,21 +36,6 @@ class World:
     @property
     def status(self) -> dict[str, Any]:
         return dict(self.raw["status"])
-
-    def decide(self) -> Decision:
-        observed = self.reconciler.observe(self.api, KEY)
-        assert observed is not None
-        return self.reconciler.decide(observed, self.api.now)
-
-    def settle(self) -> list[Event]:
-        """Decide and perform until nothing is written any more; the events on the way."""
-        events: list[Event] = []
-        for _ in range(10):
-            decision = self.decide()
-            events += decision.events
-            if not self.api.perform(decision):
-                return events
-        pytest.fail("does not settle")
 
     def change(self, **spec: Any) -> None:
         """The user edits the spec."""
@@ -75,11 +56,6 @@ class World:
     def later(self) -> list[Event]:
         """What pods report is written a while after the last write."""
         self.api.now += 60
-        return self.settle()
-
-    def late(self) -> list[Event]:
-        """Nothing moves until the progress deadline is over."""
-        self.api.now += PROGRESS_DEADLINE_S
         return self.settle()
 
     def reason(self) -> str:

@@ -22,8 +22,7 @@ from e2e.cluster import ApiError, ControlPlane
 from tests.deployments.deployment_objects import histogram, model_state, state
 from tests.deployments.external_metrics import adapter, value_of
 from tests.deployments.fake_nodes import FakeNodes
-from tests.reconcile.bed import OBJECTS, ROOT, Bed, wait
-from tests.reconcile.conftest import prepare
+from tests.reconcile.bed import OBJECTS, ROOT, Bed, prepare, wait
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.slow]
 

@@ -10,9 +10,13 @@ import copy
 from collections.abc import Iterator
 from typing import Any, assert_never
 
+import pytest
+
 from batchwright_operator.kube.objects import DEPLOYMENT, POD, REPLICA_SET, Raw, Resource
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Patch
+from batchwright_operator.reconcile.decisions import Action, Apply, Create, Decision, Delete, Event, Key, Patch
+from batchwright_operator.reconcile.interfaces import Reconciler
+from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S
 
 START = 1_800_000_000.0
 
@@ -256,3 +260,32 @@ def _merged(value: Any, patch: Any) -> Any:
         else:
             merged[name] = _merged(merged.get(name), change)
     return merged
+
+
+class SmallWorld:
+    """A small API, and the reconciler of one of its objects."""
+
+    def __init__(self, reconciler: Reconciler[Any], key: Key) -> None:
+        self.api = TinyApi()
+        self.reconciler = reconciler
+        self.key = key
+
+    def decide(self) -> Decision:
+        observed = self.reconciler.observe(self.api, self.key)
+        assert observed is not None
+        return self.reconciler.decide(observed, self.api.now)
+
+    def settle(self) -> list[Event]:
+        """Decide and perform until nothing is written any more; the events on the way."""
+        events: list[Event] = []
+        for _ in range(10):
+            decision = self.decide()
+            events += decision.events
+            if not self.api.perform(decision):
+                return events
+        pytest.fail("does not settle")
+
+    def late(self) -> list[Event]:
+        """Nothing moves until the progress deadline is over."""
+        self.api.now += PROGRESS_DEADLINE_S
+        return self.settle()

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import pytest
 
 from batchwright_operator.jobs.reconciler import InferenceJobReconciler
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC, Raw
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.reconcile.decisions import Decision, Event, Key
+from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.live_state import LiveState, Received
 from batchwright_operator.settings import Settings
-from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState, TaskState
 from tests.deployments.deployment_objects import NAMESPACE, deployment
-from tests.deployments.tiny_api import TinyApi
+from tests.deployments.tiny_api import SmallWorld
 
 KEY = Key(reconciler="inferencejob", namespace=NAMESPACE, name="pages")
 
@@ -53,13 +51,12 @@ def runner(shard: int, succeeded: int = 0, failed: int = 0, **parts: Any) -> Run
     return RunnerState(shard=shard, items_succeeded=succeeded, items_failed=failed, **body)
 
 
-class World:
+class World(SmallWorld):
     """A small API with one InferenceJob `pages`, the ModelDeployment that it names and the claim of its data."""
 
     def __init__(self, raw: Raw | None = None, *, ready: int = 1, served: bool = True, claim: bool = True) -> None:
-        self.api = TinyApi()
         self.live = LiveState(control_key=b"key")
-        self.reconciler = InferenceJobReconciler(Settings(), self.live)
+        super().__init__(InferenceJobReconciler(Settings(), self.live), KEY)
         self.api.put(INFERENCE_JOB, raw or job())
         if served:
             self.serve(ready)
@@ -94,26 +91,6 @@ class World:
         """Reason and message of a condition."""
         found = find(self.status["conditions"], kind)
         return f"{found['reason']}: {found['message']}"
-
-    def decide(self) -> Decision:
-        observed = self.reconciler.observe(self.api, KEY)
-        assert observed is not None
-        return self.reconciler.decide(observed, self.api.now)
-
-    def settle(self) -> list[Event]:
-        """Decide and perform until nothing is written any more; the events on the way."""
-        events: list[Event] = []
-        for _ in range(10):
-            decision = self.decide()
-            events += decision.events
-            if not self.api.perform(decision):
-                return events
-        pytest.fail("does not settle")
-
-    def late(self) -> list[Event]:
-        """Nothing moves until the progress deadline is over."""
-        self.api.now += PROGRESS_DEADLINE_S
-        return self.settle()
 
     def change(self, **spec: Any) -> None:
         """The user edits the spec."""

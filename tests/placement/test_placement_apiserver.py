@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,9 +15,9 @@ import pytest
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.messages import BenchmarkResult, LoadTableRow
 from batchwright_worker.api.names import ANNOTATION_RECEIPT, ANNOTATION_WAITING, LABEL_BENCHMARK_OPT_OUT
-from e2e.cluster import ApiError, ControlPlane, kubectl_path
+from e2e.cluster import ApiError, ControlPlane
 from tests.placement.placement_objects import deployment, pod
-from tests.reconcile.bed import ROOT, SYSTEM, Bed, wait
+from tests.reconcile.bed import SYSTEM, Bed, prepare, wait
 
 pytestmark = pytest.mark.apiserver
 
@@ -42,13 +41,7 @@ EVENTS = "/apis/events.k8s.io/v1/namespaces/user/events"
 def plane() -> Iterator[ControlPlane]:
     """An API server with scheduler, controller manager and our CRDs; nodes need no heartbeat."""
     with ControlPlane.start("placement", controller_manager_args=["--node-monitor-grace-period=24h"]) as plane:
-        command = [str(kubectl_path()), "--kubeconfig", str(plane.kubeconfig), "apply", "--server-side", "-f", "crds"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        for name in (SYSTEM, "user"):
-            plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        accounts = [f"/api/v1/namespaces/{name}/serviceaccounts/default" for name in (SYSTEM, "user")]
-        wait(lambda: all(map(plane.api.exists, accounts)), 20, lambda: "no service accounts")
-        wait(lambda: plane.api.exists(DEPLOYMENTS), 10, lambda: "the CRDs are not served")
+        prepare(plane, "user")
         yield plane
 
 

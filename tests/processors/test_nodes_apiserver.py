@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +16,9 @@ import pytest
 from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.names import ANNOTATION_KIND, KIND_EMULATED, LABEL_BENCHMARK_OPT_OUT
-from e2e.cluster import ApiError, ControlPlane, kubectl_path, kwok
+from e2e.cluster import ApiError, ControlPlane, kwok
 from tests.deployments.deployment_objects import emulated, model
-from tests.reconcile.bed import ROOT, SYSTEM, Bed, wait
+from tests.reconcile.bed import Bed, prepare, wait
 
 pytestmark = pytest.mark.apiserver
 
@@ -41,13 +40,7 @@ REPLICATED = "/apis/apps/v1/namespaces/user/deployments"
 def plane() -> Iterator[ControlPlane]:
     """With our CRDs and kwok."""
     with ControlPlane.start("devices", controller_manager_args=kwok.CONTROLLER_MANAGER_ARGS) as plane:
-        command = [str(kubectl_path()), "--kubeconfig", str(plane.kubeconfig), "apply", "--server-side", "-f", "crds"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        for name in (SYSTEM, "user"):
-            plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        accounts = [f"/api/v1/namespaces/{name}/serviceaccounts/default" for name in (SYSTEM, "user")]
-        wait(lambda: all(map(plane.api.exists, accounts)), 20, lambda: "no service accounts")
-        wait(lambda: plane.api.exists(DEPLOYMENTS), 10, lambda: "the CRDs are not served")
+        prepare(plane, "user")
         kwok.start(plane)
         yield plane
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import ApiError, ControlPlane
+from e2e.cluster import ApiError, ControlPlane, kubectl_path
 from e2e.cluster.control_plane import audit
 from e2e.faultproxy import FaultProxy
 
@@ -186,6 +186,19 @@ def _settled(obj: dict[str, Any], config: dict[str, dict[str, str]]) -> bool:
         and status["replicas"] == obj["spec"]["replicas"]
         and data == {"generation": str(generation), "replicas": str(obj["spec"]["replicas"])}
     )
+
+
+def prepare(plane: ControlPlane, *more: str) -> None:
+    """Our CRDs, the operator's namespace, and more namespaces in which pods can be made."""
+    command = [str(kubectl_path()), "--kubeconfig", str(plane.kubeconfig), "apply", "--server-side", "-f", "crds"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for name in (SYSTEM, *more):
+        plane.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    accounts = [f"/api/v1/namespaces/{name}/serviceaccounts/default" for name in (SYSTEM, *more) if more]
+    wait(lambda: all(map(plane.api.exists, accounts)), 20, lambda: "no service accounts")
+    names = ("modeldeployments", "inferencejobs", "acceleratorprofiles")
+    kinds = [f"/apis/batchwright.dev/v1alpha1/{name}" for name in names]
+    wait(lambda: all(map(plane.api.exists, kinds)), 20, lambda: "the CRDs are not served")
 
 
 def wait(met: Callable[[], bool], within_s: float, why: Callable[[], str]) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.cluster import ControlPlane
-from tests.reconcile.bed import OBJECTS, ROOT, SYSTEM, Bed, moment_ago, wait
-from tests.reconcile.conftest import prepare
+from tests.reconcile.bed import OBJECTS, ROOT, SYSTEM, Bed, moment_ago, prepare, wait
 
 pytestmark = pytest.mark.apiserver
 

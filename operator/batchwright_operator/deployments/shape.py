@@ -73,9 +73,14 @@ def _without(model: Raw, paths: Collection[str]) -> Raw:
     return parts
 
 
+def recorded_spec(raw: Raw) -> Raw:
+    """What a revision keeps of a spec as the API server serves it: all but how many replicas there are to be."""
+    return {name: value for name, value in raw.items() if name != "replicas"}
+
+
 def same_shape(recorded: Raw, current: ModelDeploymentSpec, current_raw: Raw, kind: str, live: Collection[str]) -> bool:
     """Whether the recorded spec, as the API server served it then, has the shape of the current one."""
-    if recorded == {name: value for name, value in current_raw.items() if name != "replicas"}:
+    if recorded == recorded_spec(current_raw):
         return True
     try:
         return shape(parse_spec(recorded), kind, live) == shape(current, kind, live)

@@ -18,7 +18,7 @@ from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.pod_template import pod_template
 from batchwright_operator.deployments.replicas import config_of
 from batchwright_operator.deployments.revision import Revision, named
-from batchwright_operator.deployments.shape import NOT_OF_THE_POD, same_shape, shape
+from batchwright_operator.deployments.shape import NOT_OF_THE_POD, recorded_spec, same_shape, shape
 from batchwright_operator.kube.metadata import annotation
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.applied import owned_part
@@ -82,8 +82,9 @@ def matching(deployment: ModelDeployment, revisions: Sequence[Revision], kind: s
     """The newest revision that has the shape of the spec."""
     asked = annotation(deployment.raw, ANNOTATION_RESTARTED_AT)
     for each in sorted(revisions, key=lambda each: -each.number):
-        same = same_shape(each.spec, deployment.spec, deployment.raw["spec"], kind, each.live)
-        if each.kind == kind and each.restarted_at == asked and same:
+        if each.kind != kind or each.restarted_at != asked:
+            continue
+        if same_shape(each.spec, deployment.spec, deployment.raw["spec"], kind, each.live):
             return each
     return None
 
@@ -107,11 +108,11 @@ def _rendered(
     template = pod_template(deployment, plan, settings)
     if asked:
         template["metadata"]["annotations"][ANNOTATION_RESTARTED_AT] = asked
-    spec = {name: value for name, value in deployment.raw["spec"].items() if name != "replicas"}
     return named(
         deployment.name,
-        Revision(name="", kind=plan.kind, number=0, spec=spec, template=template, live=LIVE_FIELDS,
-                 version=TEMPLATE_VERSION, platform=platform(settings), restarted_at=asked, by_upgrade=by_upgrade),
+        Revision(name="", kind=plan.kind, number=0, spec=recorded_spec(deployment.raw["spec"]), template=template,
+                 live=LIVE_FIELDS, version=TEMPLATE_VERSION, platform=platform(settings), restarted_at=asked,
+                 by_upgrade=by_upgrade),
     )  # fmt: skip
 
 
@@ -128,10 +129,10 @@ def _adopted(facts: DeploymentFacts, plan: RuntimePlan, settings: Settings) -> R
     if not text or not _says_the_same(facts.deployment, text, template, plan, settings):
         return None
     head = {name: value for name, value in template["metadata"].items() if value is not None}
-    spec = {name: value for name, value in facts.deployment.raw["spec"].items() if name != "replicas"}
     return named(
         facts.deployment.name,
-        Revision(name="", kind=plan.kind, number=0, spec=spec, template={**template, "metadata": head}, config=text,
+        Revision(name="", kind=plan.kind, number=0, spec=recorded_spec(facts.deployment.raw["spec"]),
+                 template={**template, "metadata": head}, config=text,
                  restarted_at=annotation(facts.deployment.raw, ANNOTATION_RESTARTED_AT)),
     )  # fmt: skip
 

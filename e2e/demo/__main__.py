@@ -59,7 +59,7 @@ def up(name: str, report_path: Path) -> None:
         say(f"   ready after {time.monotonic() - start:.0f} s")
         report = Story(kubectl=ready.kubectl, overlay=target.overlay(), build=ready.build).tell()
     reporting.save(report, report_path)
-    say(reporting.as_text(report, kubectl=" ".join(ready.kubectl.argv())))
+    say(reporting.as_text(report, kubectl=" ".join(ready.kubectl.argv()), kubeconfig=ready.kubectl.kubeconfig))
     say(f"Done in {time.monotonic() - start:.0f} s; report in {report_path}; `make demo-down` removes all of it.")
 
 

@@ -74,7 +74,17 @@ def load(path: Path) -> Report:
     return Report(**{field.name: told[_camel(field.name)] for field in fields(Report)})
 
 
-def as_text(report: Report, *, kubectl: str) -> str:
+def explained(kubeconfig: Path | None) -> list[str]:
+    """The plugin's commands for what the demo made; `kubeconfig` None: the user's own."""
+    plugin = ".venv/bin/kubectl-batchwright" + (f" --kubeconfig {kubeconfig}" if kubeconfig else "")
+    return [
+        f"{plugin} top                 # each node's processor: measured speed, live load",
+        f"{plugin} -n ocr why ocr      # why its pod is where it is, and why batches are as large as they are",
+        f"{plugin} -n ocr plan ocr --replicas 3    # where more replicas would go",
+    ]
+
+
+def as_text(report: Report, *, kubectl: str, kubeconfig: Path | None = None) -> str:
     """The report in words, with the commands to look further."""
     lines = [
         "",
@@ -97,6 +107,9 @@ def as_text(report: Report, *, kubectl: str) -> str:
         f"  {kubectl} describe mdep ocr -n ocr",
         f"  {kubectl} get infjob ocr-pages -n ocr -o yaml",
         f"  {kubectl} get events -n ocr --field-selector involvedObject.kind=ModelDeployment",
+        "",
+        "Why things are as they are:",
+        *(f"  {line}" for line in explained(kubeconfig)),
         "",
     ]
     return "\n".join(lines)

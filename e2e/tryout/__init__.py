@@ -1,0 +1,1 @@
+"""`make try`: the OCR example on this machine, without a cluster: pages in, lines of text out, in two minutes."""

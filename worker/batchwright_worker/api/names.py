@@ -1,7 +1,7 @@
 """Names and paths that operator and worker agree on.
 
-Imports nothing but the standard library. Times are Unix seconds, sizes are bytes, durations carry their unit in the
-name.
+Imports nothing but the standard library and `uris`. Times are Unix seconds, sizes are bytes, durations carry their unit
+in the name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit
+
+from batchwright_worker.api.uris import base_name, path_of, split_uri
 
 GROUP: Final = "batchwright.dev"
 VERSION: Final = "v1alpha1"
@@ -155,29 +156,29 @@ def digest_name(*parts: str, limit: int = 63) -> str:
 
 def claim_of(uri: str) -> str | None:
     """Name of the PersistentVolumeClaim of a `pvc://claim/path` URI, None for other schemes."""
-    parts = urlsplit(uri)
-    return parts.netloc if parts.scheme == "pvc" else None
+    parts = split_uri(uri)
+    return parts.host if parts.scheme == "pvc" else None
 
 
 def weights_path(uri: str) -> str:
-    """Where the artifact of this URI, a file or a folder, lies in a runtime container.
+    """Where the artifact of this URI, a file or a folder, lies in a runtime container. Raises ValueError as `path_of`.
 
     `pvc://claim/a/b.onnx` -> WEIGHTS_DIR/pvc/claim/a/b.onnx (the claim is mounted read-only there);
     `file:///x%20y` -> /x y (local mode); anything else is fetched to WEIGHTS_DIR/fetched/DIGEST/BASENAME.
     """
-    parts = urlsplit(uri)
+    parts = split_uri(uri)
     if parts.scheme == "pvc":
-        return f"{WEIGHTS_DIR}/pvc/{parts.netloc}/{parts.path.lstrip('/')}"
+        return f"{WEIGHTS_DIR}/pvc/{parts.host}/{path_of(uri)}"
     if parts.scheme == "file":
-        return unquote(parts.path)
+        return path_of(uri)
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    base = parts.path.rstrip("/").rsplit("/", 1)[-1]
-    return f"{WEIGHTS_DIR}/fetched/{digest}/{'artifact' if base in ('', '.', '..') else base}"
+    return f"{WEIGHTS_DIR}/fetched/{digest}/{base_name(uri)}"
 
 
 def data_path(uri: str) -> str:
-    """Where runner pods see an input or output URI: `pvc://claim/x` -> DATA_DIR/pvc/claim/x, others unchanged."""
-    parts = urlsplit(uri)
+    """Where runner pods see an input or output URI: `pvc://claim/x` -> DATA_DIR/pvc/claim/x, `file:///x` -> /x; others
+    unchanged. Raises ValueError as `path_of`."""
+    parts = split_uri(uri)
     if parts.scheme == "pvc":
-        return f"{DATA_DIR}/pvc/{parts.netloc}/{parts.path.lstrip('/')}"
-    return uri
+        return f"{DATA_DIR}/pvc/{parts.host}/{path_of(uri)}"
+    return path_of(uri) if parts.scheme == "file" else uri

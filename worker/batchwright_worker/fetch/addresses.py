@@ -1,23 +1,23 @@
-"""Addresses of the files of one artifact; pure."""
+"""Addresses of the files of one artifact; pure. A name goes into a URL quoted, and into a key of a store as it is."""
 
 from __future__ import annotations
 
 from urllib.parse import quote, urlsplit
 
-
-def is_folder(uri: str) -> bool:
-    """Does the path end in a slash?"""
-    return urlsplit(uri).path.endswith("/")
+from batchwright_worker.api.uris import OF_URLS, split_uri
 
 
 def within(folder_uri: str, name: str) -> str:
     """The address of a file below a folder: a query (a shared-access signature) goes with it."""
+    if split_uri(folder_uri).scheme not in OF_URLS:
+        return folder_uri + name
     parts = urlsplit(folder_uri)
-    path = quote(name) if parts.scheme in ("http", "https") else name
-    return parts._replace(path=parts.path + path).geturl()
+    return parts._replace(path=parts.path + quote(name)).geturl()
 
 
 def beside(uri: str, name: str) -> str:
     """The address of a file in the folder of another."""
+    if split_uri(uri).scheme not in OF_URLS:
+        return within(uri.rpartition("/")[0] + "/", name)
     parts = urlsplit(uri)
     return within(parts._replace(path=parts.path.rpartition("/")[0] + "/").geturl(), name)

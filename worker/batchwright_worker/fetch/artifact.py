@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from batchwright_worker.api.uris import is_folder_uri
 from batchwright_worker.artifacts.companions import companions
 from batchwright_worker.artifacts.digest import digest_of, digest_over, file_sha256
 from batchwright_worker.artifacts.names import ArtifactError
-from batchwright_worker.fetch.addresses import beside, is_folder
+from batchwright_worker.fetch.addresses import beside
 from batchwright_worker.fetch.at_once import at_once
 from batchwright_worker.fetch.download import Transfers, attempts, download
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
@@ -54,7 +55,7 @@ async def fetch_artifact(
     allowance = Allowance(wanted.uri, wanted.max_bytes)
     transfers = Transfers(staging=staging, allowance=allowance, say=say, base_wait_s=base_wait_s)
     try:
-        fetch = _fetch_folder if is_folder(wanted.uri) else _fetch_file
+        fetch = _fetch_folder if is_folder_uri(wanted.uri) else _fetch_file
         files = await fetch(wanted, store, transfers)
         _check_digest(wanted, staging, files)
     except FetchRefused:
@@ -133,7 +134,7 @@ def _check_digest(wanted: WantedArtifact, staging: Staging, files: Sequence[Remo
     """Of all files, as `artifacts/digest` has it."""
     if not wanted.sha256:
         return
-    folder = f"{wanted.target.name}/" if is_folder(wanted.uri) else ""
+    folder = f"{wanted.target.name}/" if is_folder_uri(wanted.uri) else ""
     sums = {file.name.removeprefix(folder): file.sha256 or file_sha256(staging.whole(file.name)) for file in files}
     is_one_file = not folder and len(files) == 1
     found = sums[files[0].name] if is_one_file else digest_over(sums)

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, weights_path
+from batchwright_worker.api.uris import file_uri, path_of, split_uri
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +131,19 @@ def _with_local_files(document: Document, kind: str, volumes: Mapping[str, Path]
 
 def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path]) -> str:
     uri = artifact["uri"]
-    parts = urlsplit(uri)
+    parts = split_uri(uri)
     if parts.scheme == "file":
-        path = Path(unquote(parts.path))
+        path = Path(path_of(uri))
     elif parts.scheme == "pvc":
-        if parts.netloc not in volumes:
-            raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.netloc}=FOLDER")
-        path = volumes[parts.netloc] / parts.path.lstrip("/")
+        if parts.host not in volumes:
+            raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.host}=FOLDER")
+        path = volumes[parts.host] / path_of(uri)
     else:
         return _fetched(artifact, where)
     if not path.exists():
         raise ManifestError(f"{where}: {uri}: there is no file {path}: put it there or correct the address")
     _check_digest(artifact, path, f"{where}: {uri}")
-    return path.resolve().as_uri()
+    return file_uri(path.resolve())
 
 
 def _check_digest(artifact: Document, path: Path, where: str) -> None:
@@ -184,7 +184,7 @@ def _fetched(artifact: Document, where: str) -> str:
         asyncio.run(fetch_artifact(wanted, store_of(uri, policy, {}), print))
     except FetchError as error:
         raise ManifestError(f"{where}: {error}; or download it yourself and map it with file:// or --volume") from error
-    return target.as_uri()
+    return file_uri(target)
 
 
 def _scripts(document: Document, kind: str, documents: Sequence[Document]) -> Mapping[str, Mapping[str, str]]:

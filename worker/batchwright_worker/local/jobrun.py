@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
 from batchwright_worker.api.messages import ItemFailure, JobConfig, PlanResult, TaskState
+from batchwright_worker.api.names import claim_of
+from batchwright_worker.api.uris import file_uri, path_of
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, served
 from batchwright_worker.runner.errors import StepFailed
@@ -163,12 +164,12 @@ def _chosen(local: LocalJob) -> Document:
 
 
 def _local_uri(uri: str, field: str, volumes: Mapping[str, Path]) -> str:
-    parts = urlsplit(uri)
-    if parts.scheme != "pvc":
+    claim = claim_of(uri)
+    if claim is None:
         return uri
-    if parts.netloc not in volumes:
-        raise ManifestError(f"{field}: {uri} is on a claim: say where it is here, --volume {parts.netloc}=FOLDER")
-    return (volumes[parts.netloc] / parts.path.lstrip("/")).as_uri()
+    if claim not in volumes:
+        raise ManifestError(f"{field}: {uri} is on a claim: say where it is here, --volume {claim}=FOLDER")
+    return file_uri(volumes[claim].absolute() / path_of(uri))
 
 
 def _config_maps(documents: Sequence[Document], spec: Mapping[str, Any], scratch: Path) -> Iterator[str]:

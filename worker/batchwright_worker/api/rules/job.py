@@ -7,7 +7,7 @@ from typing import Final
 
 from batchwright_worker.api.fields import EnvVar, PodOptions, Volume, VolumeMount
 from batchwright_worker.api.job import CpuTask, InferenceJob, InferenceJobSpec, Input, Output, Task
-from batchwright_worker.api.rules.model import distinct, local_or, no_parent_steps
+from batchwright_worker.api.rules.model import distinct, local_or, path_rules
 from batchwright_worker.api.rules.rule import Rule
 
 INPUT_URI: Final = r"^((https|s3|gs)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?)$"
@@ -179,17 +179,8 @@ _JOB = (
         remedy="write pvc://CLAIM/PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; file:// works only with "
         "batchwright-worker run",
     ),
-    *(
-        Rule(
-            on=struct,
-            at="uri",
-            cel="!self.contains('/../') && !self.endsWith('/..')",
-            holds=no_parent_steps,
-            wrong="the path has a .. in it",
-            remedy="write the path from the root of the volume, without ..",
-        )
-        for struct in (Input, Output)
-    ),
+    *path_rules(Input),
+    *path_rules(Output),
 )
 
 _POD = (

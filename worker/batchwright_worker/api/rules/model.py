@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
 from batchwright_worker.api.formats import FILE_OPTIONAL, SCRIPTED, UNDECLARING, WITHOUT_FILE, listed
@@ -21,6 +22,40 @@ def no_parent_steps(uri: str) -> bool:
 def local_or(pattern: str, uri: str) -> bool:
     """Local mode reads file:///PATH beside what a cluster reads."""
     return uri.startswith("file:///") or re.match(pattern, uri) is not None
+
+
+_CONTAINS: Final = "self.contains('{}')".format
+
+
+def _written_plainly(signs: tuple[str, ...], uri: str) -> bool:
+    return not (uri.startswith("pvc:") and any(sign in uri for sign in signs))
+
+
+def path_rules(struct: type) -> tuple[Rule, ...]:
+    """Of a `uri` that may be a path on a volume. Three rules with a `contains` each, because the API server bounds the
+    cost of one, and of a text made lower case it would not know how long it is."""
+    hidden = (("%2e", "%2E", "%00"), ("%2f", "%2F"))
+    return (
+        Rule(
+            on=struct,
+            at="uri",
+            cel="!self.contains('/../') && !self.endsWith('/..')",
+            holds=no_parent_steps,
+            wrong="the path has a .. in it",
+            remedy="write the path from the root of the volume, without ..",
+        ),
+        *(
+            Rule(
+                on=struct,
+                at="uri",
+                cel=f"!self.startsWith('pvc:') || !({' || '.join(map(_CONTAINS, signs))})",
+                holds=partial(_written_plainly, signs),
+                wrong=f"the path has {' or '.join(signs[:2])} in it",
+                remedy="write dots and slashes as they are",
+            )
+            for signs in hidden
+        ),
+    )
 
 
 def _is_address(uri: str) -> bool:
@@ -60,14 +95,7 @@ _ARTIFACT = (
         remedy="write pvc://CLAIM/PATH, https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY or "
         "oci://REGISTRY/REPOSITORY; file:// works only with batchwright-worker serve",
     ),
-    Rule(
-        on=Artifact,
-        at="uri",
-        cel="!self.contains('/../') && !self.endsWith('/..')",
-        holds=no_parent_steps,
-        wrong="the path has a .. in it",
-        remedy="write the path from the root of the volume, without ..",
-    ),
+    *path_rules(Artifact),
     Rule(
         on=Artifact,
         names="emulated",

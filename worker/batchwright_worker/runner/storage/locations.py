@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from batchwright_worker.api import names as contract
+from batchwright_worker.api.uris import OF_PATHS, split_uri
 from batchwright_worker.runner.errors import StepFailed
 
 WORK_DIR: Final = "_batchwright"
@@ -87,11 +87,13 @@ def _is_text(path: str) -> bool:
 
 def locate(uri: str, secret_name: str | None = None) -> Location:
     """Where a URI of the manifest lies. Raises StepFailed(InvalidUri) for what is not offered or not allowed."""
-    target = contract.data_path(uri)
-    scheme = urlsplit(target).scheme
-    if scheme in ("", "file"):
-        path = url2pathname(urlsplit(target).path) if scheme else target
-        return Location(uri=uri, fs=_local(), path=str(Path(path).absolute()), local=True)
+    scheme = split_uri(uri).scheme
+    if scheme in ("", *OF_PATHS):
+        try:
+            path = str(Path(contract.data_path(uri)).absolute())
+        except ValueError as error:
+            raise StepFailed("InvalidUri", str(error)) from error
+        return Location(uri=uri, fs=_local(), path=path, local=True)
     if scheme == "memory":  # of this process alone: for tests
         return _in_memory(uri)
     from batchwright_worker.runner.storage.remote import file_system

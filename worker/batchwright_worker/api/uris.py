@@ -1,0 +1,86 @@
+"""Addresses of the manifests and the paths that they mean: the one place that turns either into the other.
+
+    file:///PATH        PATH on this machine                     percent signs are decoded (RFC 8089)
+    pvc://CLAIM/PATH    PATH below the root of the claim         likewise
+    https://HOST/PATH   a URL                                    as it is, with its query
+    s3://BUCKET/KEY     the object of this key, letter by letter: a key may have any sign in it
+
+A path may hold any bytes but NUL: what is no UTF-8 is as the file system's functions have it (surrogates).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+OF_PATHS: Final = ("file", "pvc")
+OF_URLS: Final = ("http", "https")
+_HIDDEN_STEP: Final = re.compile(r"%(2e|2f|00)", re.IGNORECASE)
+"""An encoded dot, slash or NUL: nobody needs one, and `..` could hide behind it."""
+_LONGEST_NAME: Final = 200
+"""Bytes; file systems take 255, and temporary files have longer names."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitUri:
+    """`rest` is all that follows the slash behind the host, as it is written."""
+
+    scheme: str
+    host: str
+    rest: str
+
+
+def split_uri(uri: str) -> SplitUri:
+    """The parts of SCHEME://HOST/REST; a text without :// has no scheme and is all rest."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return SplitUri("", "", uri)
+    host, _, rest = rest.partition("/")
+    return SplitUri(scheme.lower(), host, rest)
+
+
+def file_uri(path: Path | str) -> str:
+    """The address of an absolute path; `path_of` is its reverse."""
+    return "file://" + quote_from_bytes(os.fsencode(path))
+
+
+def pvc_uri(claim: str, path: PurePosixPath | str) -> str:
+    """The address of a path below the root of a claim."""
+    return f"pvc://{claim}/" + quote_from_bytes(os.fsencode(path))
+
+
+def path_of(uri: str) -> str:
+    """The path that a file:// or pvc:// address means: absolute of the first, below the claim's root of the second.
+    Raises ValueError for one that hides a step in percent signs."""
+    parts = split_uri(uri)
+    if _HIDDEN_STEP.search(parts.rest):
+        raise ValueError(f"{uri}: write dots and slashes as they are, not as %2E and %2F")
+    path = os.fsdecode(unquote_to_bytes(parts.rest.encode("utf-8", "surrogateescape")))
+    return f"/{path}" if parts.scheme == "file" else path.lstrip("/")
+
+
+def base_name(uri: str) -> str:
+    """What a fetched file or folder is called on disk: the last part of the address, decoded where it is a URL."""
+    parts = split_uri(uri)
+    path = parts.rest
+    if parts.scheme in OF_URLS:
+        path = re.split(r"[?#]", path, maxsplit=1)[0]
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    if parts.scheme in OF_URLS:
+        name = unquote_to_bytes(name).decode("utf-8", "replace")
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        return "artifact"
+    if len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
+        return "artifact" + PurePosixPath(name).suffix[:20]
+    return name
+
+
+def is_folder_uri(uri: str) -> bool:
+    """Does the path end in a slash? A URL's query is not part of it."""
+    parts = split_uri(uri)
+    path = re.split(r"[?#]", parts.rest, maxsplit=1)[0] if parts.scheme in OF_URLS else parts.rest
+    return path.endswith("/") or not path

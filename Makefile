@@ -12,7 +12,7 @@ LOCK = uv pip compile -q pyproject.toml --universal --python-version 3.11 --gene
 # `make try` needs a fifth of what the tests need; an environment that is there already serves it too.
 TRY := $(if $(wildcard $(VENV)/.installed),$(VENV),build/try/venv)
 
-.PHONY: help try install lock check format test soak bench demo demo-down generate clean
+.PHONY: help try install lock check format test soak bench demo demo-down docs generate clean
 
 help: ## this list [at once]
 	@echo "In brackets: how long it takes on two cores, and the first time, when it also fills caches."
@@ -88,6 +88,9 @@ bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--
 	$(BIN)/python -m e2e.bench.networks
 	$(BIN)/python -m e2e.bench.networks.static
 	$(BIN)/python -m e2e.bench ocr
+
+docs: install ## the pages as a site in build/site, with references made from CRDs and settings, every link checked [5 s; 1 min the first time]
+	$(BIN)/python -m e2e.site
 
 generate: install ## regenerate CRDs and protocol stubs [5 s]
 	$(BIN)/python -m batchwright_operator.crds.generate --write

@@ -20,6 +20,7 @@ from batchwright_worker.inference.runtime import (
     MemoryReport,
     OutOfMemory,
     RunResult,
+    RuntimeBusy,
     RuntimeLost,
     TensorSpec,
     ignored,
@@ -31,6 +32,8 @@ BAD = 666.0
 """A row with this value makes the whole batch raise."""
 POISON = 999.0
 """A row with this value kills the runtime."""
+BUSY = -503.5
+"""With such a row the server behind the runtime has no time for the batch."""
 HANG = -555.0
 """A row with this value never returns."""
 
@@ -114,6 +117,8 @@ class FakeDevice:
         await self._work(math.inf if (x == HANG).any() else seconds, model, limit_s)
         if rows > self.most_rows:
             raise OutOfMemory(f"{rows} rows do not fit")
+        if (x == BUSY).any():
+            raise RuntimeBusy("the queue is full", retry_after_s=4.0)
         if (x == BAD).any():
             raise BatchFailed("a row is bad")
         return RunResult(outputs={"y": x * 10}, device_seconds=seconds, batch_bytes=rows * self.bytes_per_row)

@@ -12,13 +12,14 @@ from batchwright_worker.inference.errors import (
     BadInput,
     DeadlineExceeded,
     ModelFailed,
+    ModelUnavailable,
     QueueFull,
     Refused,
     Stopping,
     UnknownModel,
 )
 from batchwright_worker.inference.requests import InferRequest
-from tests.engine.devices import BAD, POISON, FakeDevice, engine_of, model, request
+from tests.engine.devices import BAD, BUSY, POISON, FakeDevice, engine_of, model, request
 from tests.engine.virtual import run
 
 
@@ -80,6 +81,28 @@ def test_the_error_names_the_bad_row_of_a_request() -> None:
         with pytest.raises(ModelFailed, match="failed on row 2: a row is bad") as failure:
             await engine.infer(request(engine, 1, 2, BAD, 4))
         assert failure.value.row == 2
+        await engine.close()
+
+    run(scenario())
+
+
+def test_a_batch_that_a_server_turns_away_is_refused_and_not_split() -> None:
+    async def scenario() -> None:
+        device = FakeDevice()
+        engine = engine_of([model(max_size=8, initial_size=8)], device)
+        await engine.start()
+        device.runs.clear()
+        calls = [engine.infer(request(engine, BUSY if i == 3 else float(i))) for i in range(8)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [ModelUnavailable] * 8
+        assert {(str(each), each.retry_after_s) for each in answers if isinstance(each, ModelUnavailable)} == {
+            ("model m: the queue is full", 4.0)
+        }
+        assert device.runs == [("m", 8)]
+        assert engine.counters["m"].refused["Unavailable"] == 8
+        assert engine.counters["m"].failed == 0
+        result = await engine.infer(request(engine, 7.0))
+        assert result.outputs["y"][0, 0] == 70
         await engine.close()
 
     run(scenario())

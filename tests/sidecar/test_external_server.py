@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from batchwright_worker.inference.runtime import BatchFailed, DeclaredSource, OutOfMemory, RuntimeLost, WrongOutputs
+from batchwright_worker.inference.runtime import (
+    BatchFailed,
+    DeclaredSource,
+    OutOfMemory,
+    RuntimeBusy,
+    RuntimeLost,
+    WrongOutputs,
+)
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer, ExternalServerSettings
 from tests.runtime.rig import spec
 
@@ -175,6 +182,8 @@ ERRORS = {
     "a bad row": ((400, "x must be positive"), BatchFailed, "x must be positive"),
     "memory": ((500, "CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory, "2 GiB"),
     "a crash in the model": ((500, "ValueError: no"), BatchFailed, "ValueError"),
+    "no time": ((503, "the queue is full"), RuntimeBusy, r"turned it away \(503\): the queue is full"),
+    "too many requests": ((429, "slow down"), RuntimeBusy, r"turned it away \(429\)"),
 }
 
 

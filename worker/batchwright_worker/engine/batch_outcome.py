@@ -9,9 +9,9 @@ from typing import Any, Final
 from batchwright_worker.engine.counters import Answers
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import Part
-from batchwright_worker.inference.errors import ModelFailed
+from batchwright_worker.inference.errors import ModelFailed, ModelUnavailable
 from batchwright_worker.inference.requests import Array
-from batchwright_worker.inference.runtime import RunResult
+from batchwright_worker.inference.runtime import RunResult, RuntimeBusy
 from batchwright_worker.scheduler.steps import Batch
 
 _LOG = logging.getLogger(__name__)
@@ -129,6 +129,11 @@ class BatchOutcome:
         where = f" on row {row}" if row is not None and request.rows > 1 else ""
         error = ModelFailed(f"model {self._served.name} failed{where}: {message}", row=row)
         self._engine.requests.fail(part.pending, error)
+
+    def turned_away(self, part: Part, busy: RuntimeBusy) -> None:
+        """See `IsolationReport`."""
+        error = ModelUnavailable(f"model {self._served.name}: {busy}", retry_after_s=busy.retry_after_s)
+        self._engine.requests.fail(part.pending, error, "Unavailable")
 
     def broken(self, bug: Exception) -> None:
         """A bug of ours: log it, and answer everyone who still waits, so that no caller hangs."""

@@ -20,6 +20,7 @@ from batchwright_worker.inference.runtime import (
     OutOfMemory,
     RunResult,
     Runtime,
+    RuntimeBusy,
     RuntimeLost,
     WrongOutputs,
 )
@@ -45,6 +46,9 @@ class IsolationReport(Protocol):
 
     def failed(self, part: Part, message: str) -> None:
         """A part failed; its first row is the bad one if it has one row."""
+
+    def turned_away(self, part: Part, busy: RuntimeBusy) -> None:
+        """A part was not looked at: its caller may come again."""
 
     def out_of_memory(self, rows: int) -> int:
         """A run of `rows` did not fit; the most to try from now on."""
@@ -106,8 +110,8 @@ async def run_isolated(
                 continue
             limit = report.out_of_memory(rows)
             _split_or_fail(batch, rows, f"out of device memory with a batch of {rows}: {trouble}", work, report.failed)
-        except WrongOutputs as trouble:
-            _fail_all(batch, str(trouble), report.failed)
+        except (RuntimeBusy, WrongOutputs) as trouble:
+            _end_all(batch, trouble, report)
         except BatchFailed as trouble:
             _split_or_fail(batch, rows if budget.runs > 0 else 1, str(trouble), work, report.failed)
         else:
@@ -164,6 +168,15 @@ def _split_or_fail(
 def _fail_all(batch: Sequence[Part], message: str, failed: Callable[[Part, str], None]) -> None:
     for part in batch:
         failed(part, message)
+
+
+def _end_all(batch: Sequence[Part], trouble: RuntimeBusy | WrongOutputs, report: IsolationReport) -> None:
+    """No row is to blame, so none is searched; to a server that has no time, halves would be so many more requests."""
+    for part in batch:
+        if isinstance(trouble, RuntimeBusy):
+            report.turned_away(part, trouble)
+        else:
+            report.failed(part, str(trouble))
 
 
 def halves(batch: Sequence[Part], rows: int) -> tuple[list[Part], list[Part]]:

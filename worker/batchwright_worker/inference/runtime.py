@@ -8,6 +8,7 @@ Errors (callers never see these):
     |- RuntimeLost        the process is gone; the batch may be tried again when it is back
     |- OutOfMemory        this batch (or model) does not fit; a smaller one may
     |  `- NoSharedMemory  the same of the way to the device
+    |- RuntimeBusy        it has no time for this batch now: the same batch may do later
     |- WrongOutputs       what the model gave is not what it declares: a fact about the model, not about a row
     `- BatchFailed        the model raised; some row of the batch is bad
 """
@@ -47,6 +48,14 @@ class OutOfMemory(RuntimeTrouble):
 
 class NoSharedMemory(OutOfMemory):
     """The way to the device has none for this batch: models that go make no room there."""
+
+
+class RuntimeBusy(RuntimeTrouble):
+    """A server behind this one turned the batch away for now. `retry_after_s`: when it wants to be asked again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BatchFailed(RuntimeTrouble):

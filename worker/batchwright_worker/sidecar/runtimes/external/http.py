@@ -131,7 +131,9 @@ class ExternalServerHttp:
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise ServerGoneError(f"{self.url}: {type(error).__name__}: {error}") from error
         if response.status >= 400:
-            raise ServerRefusedError(response.status, _error_message(body))
+            wait = response.headers.get("retry-after", "")
+            wait_s = float(wait) if wait.isdigit() else None
+            raise ServerRefusedError(response.status, _error_message(body), retry_after_s=wait_s)
         length = response.headers.get(HEADER_LENGTH, "")
         return body, int(length) if length.isdigit() else None
 

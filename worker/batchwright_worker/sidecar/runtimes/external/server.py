@@ -32,7 +32,9 @@ from batchwright_worker.inference.runtime import (
     MemoryReport,
     OutOfMemory,
     RunResult,
+    RuntimeBusy,
     RuntimeLost,
+    RuntimeTrouble,
     TensorSpec,
     WrongOutputs,
     ignored,
@@ -47,6 +49,8 @@ _LOG = logging.getLogger(__name__)
 _PAUSES_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _LOAD_S: Final = 120.0
 """How long a server that is still starting may take until a model of its own accord is ready."""
+_BUSY_S: Final = 1.0
+"""What callers are told where a busy server does not say when to come again."""
 _SHORT_WATCH_S: Final = 1.0
 """The least time between two health checks of a server that closes idle connections sooner than this."""
 
@@ -218,11 +222,19 @@ class ExternalServer:
         except ServerGoneError as gone:
             raise await self._lost_under(gone) from gone
         except ServerRefusedError as refusal:
-            raise OutOfMemory(str(refusal)) if refusal.too_large else BatchFailed(str(refusal)) from refusal
+            raise self._trouble(refusal) from refusal
         end = time.monotonic()
         seconds = end - max(begin, self._last_end)
         self._last_end = end
         return RunResult(outputs=outputs, device_seconds=seconds, memory=_UNKNOWN)
+
+    def _trouble(self, refusal: ServerRefusedError) -> RuntimeTrouble:
+        if refusal.too_large:
+            return OutOfMemory(str(refusal))
+        if refusal.busy:
+            why = f"the server at {self._http.url} turned it away ({refusal.status}): {refusal}"
+            return RuntimeBusy(why, retry_after_s=_BUSY_S if refusal.retry_after_s is None else refusal.retry_after_s)
+        return BatchFailed(str(refusal))
 
     async def _batch(self, model: str, parts: Sequence[Mapping[str, Array]], rows: int) -> dict[str, Array]:
         """Raises WrongOutputs."""

@@ -20,11 +20,12 @@ _BUSY = (429, 502, 503, 504)
 
 
 class ServerRefusedError(Exception):
-    """The server has answered with an error; `status` is HTTP's."""
+    """The server has answered with an error; `status` is HTTP's, `retry_after_s` what it says of when to try again."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(presentable(message))
         self.status = status
+        self.retry_after_s = retry_after_s
 
     @property
     def busy(self) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: `python -m e2e.bench serving`, `noop`, `operator`, `ocr`."""
+"""The command line: `python -m e2e.bench serving`, `noop`, `operator`, `ocr`, `jobs`."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ _passed_on("noop", "e2e.bench.noop", "A model that does nothing, beside Mosec: w
 _passed_on("operator", "e2e.bench.api_client", "The operator's rates and recoveries beside another revision's.")
 _passed_on("scale", "e2e.bench.scale", "The operator on a thousand simulated nodes, beside the cluster's own ceiling.")
 _passed_on("ocr", "e2e.bench.ocr_local", "OCR in local mode beside RapidOCR page by page.")
+_passed_on("jobs", "e2e.bench.jobs", "A job of many small items in local mode, beside a script, with the same output.")
 
 
 def _chosen(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

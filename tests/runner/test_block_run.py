@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.graph.block_run import BlockRun, TaskResult
+from batchwright_worker.runner.graph.block_run import BlockRun, ReadItems, TaskResult
 from batchwright_worker.runner.graph.block_size import BLOCK_SECONDS, MOST_BLOCK_ITEMS, block_items
 from batchwright_worker.runner.graph.block_values import BlockValues
 from batchwright_worker.runner.graph.dag import ITEM, Dag
@@ -23,7 +23,9 @@ def test_every_item_fails_alone(dag: Dag, draw: st.DataObject) -> None:
     failing = draw.draw(st.sets(st.tuples(st.integers(0, ITEMS - 1), st.integers(0, len(dag.nodes) - 1)), max_size=6))
     unreadable = draw.draw(st.sets(st.integers(0, ITEMS - 1), max_size=2))
     readable = [item for item in range(ITEMS) if item not in unreadable]
-    run = BlockRun(dag, 0, [f"i{item}" for item in range(ITEMS)], result(readable), dict.fromkeys(unreadable, "bad"))
+    ids = [f"i{item}" for item in range(ITEMS)]
+    items_read = ReadItems(ids, result(readable).values, nbytes=10 * len(readable))
+    run = BlockRun(dag, 0, ids, items_read, dict.fromkeys(unreadable, "bad"))
     ready, ran = list(dag.roots), set[tuple[int, int]]()
     while ready:
         task = ready.pop(draw.draw(st.integers(0, len(ready) - 1)))

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from batchwright_worker.runner.steps.commit import Manifest, commit, committed
 from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.plan import make_plan
-from batchwright_worker.runner.steps.shard import ShardStep, do_shard, shard_step
+from batchwright_worker.runner.steps.shard import ShardStep, do_shard, load_plan, shard_step
 
 _REFRESH_SECONDS = 0.25
 _RETRY_SECONDS = 2.0
@@ -105,6 +105,31 @@ class LocalResult:
         return "\n".join(lines)
 
 
+@dataclass(slots=True)
+class LocalProgress:
+    """Items of all shards that have begun: shards that have ended are only counted."""
+
+    running: list[ShardProgress] = field(default_factory=list)
+    _ended_items: int = 0
+    _ended_failed: int = 0
+
+    @property
+    def done(self) -> int:
+        """Items that succeeded or failed."""
+        return self._ended_items + sum(shard.succeeded + shard.failed for shard in self.running)
+
+    @property
+    def failed(self) -> int:
+        """Items that failed."""
+        return self._ended_failed + sum(shard.failed for shard in self.running)
+
+    def end(self, shard: ShardProgress) -> None:
+        """A shard's part stands."""
+        self.running.remove(shard)
+        self._ended_items += shard.succeeded + shard.failed
+        self._ended_failed += shard.failed
+
+
 async def run_job(local: LocalJob, *, show_progress: bool) -> LocalResult:
     """Run it to the end. Raises ManifestError, LocalFailed, StepFailed."""
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
@@ -136,8 +161,8 @@ def _job(local: LocalJob, scratch: Path) -> Job:
     if problems:
         raise ManifestError("\n".join(str(problem) for problem in problems))
     spec: dict[str, Any] = dict(document["spec"])
-    for field in ("input", "output"):
-        spec[field] = {**spec[field], "uri": _local_uri(spec[field]["uri"], f"spec.{field}.uri", local.volumes)}
+    for place in ("input", "output"):
+        spec[place] = {**spec[place], "uri": _local_uri(spec[place]["uri"], f"spec.{place}.uri", local.volumes)}
     if local.overwrite:
         spec["output"] = {**spec["output"], "mode": "Overwrite"}
     metadata = document["metadata"]
@@ -213,11 +238,11 @@ async def _run_shards(
             ends.append(here.ended)
         job = replace(job, endpoints=endpoints)
         engines = await stack.enter_async_context(open_engines(job, workers=job.cpu_workers))
-        progresses: list[ShardProgress] = []
-        await stack.enter_async_context(_shown(job, progresses, plan.items, engines, show=show_progress))
+        progress = LocalProgress()
+        await stack.enter_async_context(_shown(job, progress, plan.items, engines, show=show_progress))
         await _unless_ended(check_models(job, engines), ends)
         answered = time.monotonic()
-        await _unless_ended(_shards(job, engines, plan.shards, progresses), ends)
+        await _unless_ended(_shards(job, engines, plan.shards, progress), ends)
         return answered
 
 
@@ -234,25 +259,27 @@ async def _unless_ended(work: Any, ends: Sequence[asyncio.Future[str]]) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[ShardProgress]) -> None:
+async def _shards(job: Job, engines: TaskEngines, shards: int, progress: LocalProgress) -> None:
     """All shards in order, `parallelism` at a time, and the next one as soon as one of these has read its items; they
     share the process pool and the models' clients. Raises the StepFailed of the first shard that cannot be done."""
     most = job.spec.parallelism + 1
     opened, reading = asyncio.Semaphore(most), asyncio.Semaphore(job.spec.parallelism)
     limit = FailureLimit(most=job.spec.max_failed_items)
     form = format_of(job.spec.input)
+    plan = await asyncio.to_thread(load_plan, job, job.output())
 
     async def one(index: int) -> None:
-        async with opened:
+        with contextlib.ExitStack() as end, contextlib.ExitStack() as turn:
+            end.callback(opened.release)
             await reading.acquire()
-            with contextlib.ExitStack() as turn:
-                turn.callback(reading.release)
-                step = await asyncio.to_thread(shard_step, job, index, share=most, form=form)
-                await _shard(step, engines, progresses, limit, turn.close)
+            turn.callback(reading.release)
+            step = shard_step(job, index, share=most, form=form, plan=plan)
+            await _shard(step, engines, progress, limit, turn.close)
 
     try:
         async with asyncio.TaskGroup() as group:
             for index in range(shards):
+                await opened.acquire()
                 group.create_task(one(index))
     except* StepFailed as failures:
         raise failures.exceptions[0] from None
@@ -261,14 +288,14 @@ async def _shards(job: Job, engines: TaskEngines, shards: int, progresses: list[
 async def _shard(
     step: ShardStep,
     engines: TaskEngines,
-    progresses: list[ShardProgress],
+    all_shards: LocalProgress,
     limit: FailureLimit,
     on_read: Callable[[], None],
 ) -> None:
     """One shard; what is not permanent is tried again, as often as the manifest says."""
     job = step.job
     progress = ShardProgress(step.index, job.dag, step.shard.items)
-    progresses.append(progress)
+    all_shards.running.append(progress)
     for left in reversed(range(job.spec.backoff_limit_per_shard + 1)):
         try:
             part = await do_shard(step, engines, progress, limit, on_read)
@@ -280,12 +307,13 @@ async def _shard(
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             progress.succeeded, progress.failed = part.succeeded, part.failed
+            all_shards.end(progress)
             return
 
 
 @contextlib.asynccontextmanager
 async def _shown(
-    job: Job, progresses: Sequence[ShardProgress], items: int, engines: TaskEngines, *, show: bool
+    job: Job, progress: LocalProgress, items: int, engines: TaskEngines, *, show: bool
 ) -> AsyncIterator[None]:
     """A progress bar while the body runs."""
     if not show:
@@ -298,8 +326,7 @@ async def _shown(
         line = bar.add_task(job.name, total=items)
 
         def refresh() -> None:
-            done = sum(progress.succeeded + progress.failed for progress in progresses)
-            failed = sum(progress.failed for progress in progresses)
+            done, failed = progress.done, progress.failed
             waiting = engines.waiting_for()
             note = f" (waiting for {', '.join(waiting)})" if waiting else f" ({failed} failed)" if failed else ""
             bar.update(line, completed=done, description=job.name + note)

@@ -41,6 +41,33 @@ class TaskResult:
         return self._values
 
 
+class ReadItems(TaskResult):
+    """The items as they were read. Packed for CPU tasks, an item is {"id": .., "data": ..}; models and the output take
+    `data` alone."""
+
+    __slots__ = ("_data", "_ids")
+
+    def __init__(self, ids: Sequence[str], data: BlockValues, nbytes: int = 0) -> None:
+        super().__init__(data.items, nbytes=nbytes)
+        self._ids = ids
+        self._data: BlockValues | None = data
+
+    @property
+    def data(self) -> BlockValues:
+        """Of those that could be read."""
+        assert self._data is not None
+        return self._data
+
+    def pack(self, *, keep_data: bool) -> None:
+        """For CPU tasks; and whether anybody else takes them."""
+        data = self.data
+        rows = [{"id": self._ids[item], "data": each} for item, each in zip(data.items, data.rows, strict=True)]
+        self._blob = pack_values(BlockValues(data.items, rows=rows))
+        self.nbytes = self._blob.nbytes
+        if not keep_data:
+            self._data = None
+
+
 class BlockRun:
     """Consecutive items of a shard, of which the first is at `first`. A task runs for the items for which all tasks
     before it worked; results are dropped as soon as no task needs them."""
@@ -48,13 +75,13 @@ class BlockRun:
     __slots__ = ("_dag", "_errors", "_payload", "_progress", "_results", "first", "ids", "nbytes", "peak_bytes")
 
     def __init__(
-        self, dag: Dag, first: int, ids: Sequence[str], payload: TaskResult, unreadable: Mapping[int, str]
+        self, dag: Dag, first: int, ids: Sequence[str], payload: ReadItems, unreadable: Mapping[int, str]
     ) -> None:
         self._dag = dag
         self.first = first
         self.ids = ids
         self._progress = Progress(dag)
-        self._payload: TaskResult | None = payload
+        self._payload = payload
         self._results: dict[int, TaskResult] = {}
         self._errors: dict[int, dict[int, str]] = {item: {_UNREADABLE: text} for item, text in unreadable.items()}
         self.nbytes = payload.nbytes
@@ -64,9 +91,8 @@ class BlockRun:
         return len(self.ids)
 
     @property
-    def payload(self) -> TaskResult:
+    def payload(self) -> ReadItems:
         """The items themselves, those that could be read."""
-        assert self._payload is not None
         return self._payload
 
     @property
@@ -86,7 +112,6 @@ class BlockRun:
         """What a ready task takes: the results it depends on by name, or the items."""
         before = self._dag.before[task]
         if not before:
-            assert self._payload is not None
             return [(ITEM, self._payload)]
         return [(self._dag.nodes[one].name, self._results[one]) for one in before]
 

@@ -32,7 +32,7 @@ class Images:
         if len(data) > MAX_ITEM_BYTES:
             yield Item(id=segment.name, error=f"the file is larger than {MAX_ITEM_BYTES >> 20} MiB; split or shrink it")
         else:
-            yield Item(id=segment.name, data=data)
+            yield Item(id=segment.name, data=data, nbytes=len(data))
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Ids are unique by construction."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 
@@ -13,13 +15,14 @@ MAX_ITEM_BYTES: Final = 256 << 20
 """An item larger than this becomes an error record instead of filling the runner's memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One input record; `error` says why it could not be read (then `data` is None)."""
+class Item(msgspec.Struct, kw_only=True, frozen=True):
+    """One input record; `error` says why it could not be read (then `data` is None). `nbytes`: about what `data` holds,
+    0 where its reader does not know."""
 
     id: str
     data: Any = None
     error: str = ""
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ class TextLines:
     def parsed(self, content: bytes, place: str) -> Item:
         """The item of what a line says."""
         try:
-            return Item(id=place, data=content.decode())
+            return Item(id=place, data=content.decode(), nbytes=len(content))
         except UnicodeDecodeError as error:
             return Item(id=place, error=f"not UTF-8: byte {error.start} of the line; write the file as UTF-8")
 
@@ -108,7 +108,7 @@ class JsonLines(TextLines):
         if not isinstance(record, dict):
             return Item(id=place, error=f"not a JSON object: the line is a JSON {type(record).__name__}")
         try:
-            return Item(id=id_of(record.get(self.id_field), place), data=record)
+            return Item(id=id_of(record.get(self.id_field), place), data=record, nbytes=len(content))
         except BadId as error:
             return Item(id=place, error=str(error))
 

@@ -123,7 +123,7 @@ class Npy:
                 count = min(at_once, segment.start + segment.count - start)
                 block = np.frombuffer(stream.read(count * row_bytes), dtype=dtype).reshape(count, *shape[1:])
                 for index in range(count):
-                    yield Item(id=f"{segment.name}:{start + index}", data=block[index])
+                    yield Item(id=f"{segment.name}:{start + index}", data=block[index], nbytes=row_bytes)
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Ids are unique by construction."""

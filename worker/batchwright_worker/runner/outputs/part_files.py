@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, cast
 
@@ -65,8 +65,7 @@ class JsonLinesPart:
 
     def write(self, records: Any) -> None:
         """See `PartFile.write`."""
-        if records:
-            self._file.write(b"\n".join((*cast(Sequence[bytes], records), b"")))
+        self._file.write(records)
 
     def close(self) -> None:
         """See `PartFile.close`."""

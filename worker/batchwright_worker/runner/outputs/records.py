@@ -62,16 +62,35 @@ class JsonRecords:
     def encode(self, block: BlockResults) -> EncodedBlock:
         """`{"id": .., NAME: value, ..}`; what has no JSON form (NaN, infinities, objects) is that item's error."""
         columns = {name: _spread(len(block.ids), values) for name, values in block.columns.items()}
-        lines = []
-        for item in block.good:
-            values = {name: column[item] for name, column in columns.items()}
-            try:
-                lines.append(plain_json({"id": block.ids[item], **values}))
-            except TaskFailed as failure:
-                block.failures[item] = (_culprit(values), str(failure))
+        names, values = ("id", *columns), zip(block.ids, *columns.values(), strict=True)
+        records = [dict(zip(names, each, strict=True)) for each in values]
+        if block.failures:
+            records = [records[item] for item in block.good]
+        lines = _at_once(records)
+        lines = _one_by_one(block, records) if lines is None else lines
         errors = error_lines(block)
-        size = sum(map(len, lines)) + sum(map(len, errors))
+        size = len(lines) + sum(map(len, errors))
         return EncodedBlock(count=len(block.ids), nbytes=size, records=lines, errors=errors)
+
+
+def _at_once(records: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Lines, if none of them needs a look (see `plain_json`)."""
+    try:
+        lines = _ENCODER.encode_lines(records)
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return None
+    return None if b"null" in lines else lines
+
+
+def _one_by_one(block: BlockResults, records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Lines of those that have a JSON form; the others become failures of the block."""
+    lines = []
+    for item, record in zip(block.good, records, strict=True):
+        try:
+            lines.append(plain_json(record))
+        except TaskFailed as failure:
+            block.failures[item] = (_culprit(record), str(failure))
+    return b"\n".join((*lines, b""))
 
 
 def plain_json(value: Any) -> bytes:
@@ -91,18 +110,21 @@ def plain_json(value: Any) -> bytes:
     return raw
 
 
-def _culprit(values: Mapping[str, Any]) -> str:
-    """The column that has no JSON form."""
-    for name, value in values.items():
+def _culprit(record: Mapping[str, Any]) -> str:
+    """The column that has no JSON form, by whose task the item failed."""
+    _, *names = record
+    for name in names:
         try:
-            plain_json(value)
+            plain_json(record[name])
         except TaskFailed:
             return name
-    return next(iter(values), "")
+    return names[0] if names else ""
 
 
 def _spread(count: int, values: BlockValues) -> list[Any]:
     """The values at their items' places, columns as plain numbers, None where there is none."""
+    if len(values) == count:
+        return list(values.plain())
     spread: list[Any] = [None] * count
     for item, value in zip(values.items, values.plain(), strict=True):
         spread[item] = value

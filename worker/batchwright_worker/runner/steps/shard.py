@@ -77,11 +77,13 @@ def check_meaning(plan: PlanFile, job: Job, output: Location) -> None:
         raise StepFailed("CodeChanged", message)
 
 
-def shard_step(job: Job, index: int, *, share: int = 1, form: Format | None = None) -> ShardStep:
-    """The step of shard `index`; `share` such steps share this process's memory, and the `form` of the input, which
-    remembers places. Raises StepFailed."""
+def shard_step(
+    job: Job, index: int, *, share: int = 1, form: Format | None = None, plan: PlanFile | None = None
+) -> ShardStep:
+    """The step of shard `index`; `share` such steps share this process's memory, the `plan` if it is loaded already,
+    and the `form` of the input, which remembers places. Raises StepFailed."""
     output = job.output()
-    plan = load_plan(job, output)
+    plan = plan or load_plan(job, output)
     if not 0 <= index < len(plan.shards):
         raise StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {len(plan.shards)}")
     return ShardStep(

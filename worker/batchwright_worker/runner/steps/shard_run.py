@@ -16,7 +16,7 @@ from typing import Any
 from batchwright_worker.runner.cpu.pool import Call
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.blobs import Blob
-from batchwright_worker.runner.graph.block_run import BlockRun, TaskResult
+from batchwright_worker.runner.graph.block_run import BlockRun, ReadItems, TaskResult
 from batchwright_worker.runner.graph.block_size import block_items
 from batchwright_worker.runner.graph.block_values import BlockValues, pack_values
 from batchwright_worker.runner.graph.dag import ITEM
@@ -51,6 +51,8 @@ class ShardRun:
     ) -> None:
         self._dag = job.dag
         self._pass_through = job.spec.output.pass_through
+        kinds = {job.dag.nodes[task].kind for task in job.dag.roots}
+        self._packs, self._keeps_data = "CPU" in kinds, "Model" in kinds or bool(self._pass_through)
         self._engines = engines
         self._writer = writer
         self._progress = progress
@@ -103,13 +105,26 @@ class ShardRun:
                 continue
             pace = self._engines.pace
             pace.block_items = block_items(self._cpu_seconds(), self._model_items(), pace.block_items)
-            read = await asyncio.to_thread(_next_items, items, min(room, pace.block_items))
-            if read is None:
+            block = await asyncio.to_thread(self._next_block, items, first, min(room, pace.block_items))
+            if block is None:
                 return
-            ids, payload, unreadable = read
-            self._start(BlockRun(self._dag, first, ids, payload, unreadable))
+            self._start(block)
             self._engines.pool.wake()
-            first += len(ids)
+            first += len(block)
+
+    def _next_block(self, items: Iterator[Item], first: int, count: int) -> BlockRun | None:
+        """The next items, packed where CPU tasks take them; None at the end. Blocking."""
+        read = list(islice(items, count))
+        if not read:
+            return None
+        unreadable = {number: item.error for number, item in enumerate(read) if item.error}
+        readable = [number for number, item in enumerate(read) if not item.error] if unreadable else range(len(read))
+        data = BlockValues(readable, rows=[read[number].data for number in readable])
+        ids, sizes = [item.id for item in read], [read[number].nbytes for number in readable]
+        payload = ReadItems(ids, data, sum(sizes))
+        if self._packs or not all(sizes):
+            payload.pack(keep_data=self._keeps_data)
+        return BlockRun(self._dag, first, ids, payload, unreadable)
 
     def _cpu_seconds(self) -> Iterator[float | None]:
         """What each CPU task lately took for an item."""
@@ -148,9 +163,7 @@ class ShardRun:
         client = self._engines.models[task]
         assert client.signature is not None
         ((name, result),) = block.inputs(task)
-        values = result.values
-        if name == ITEM:
-            values = BlockValues(values.items, rows=[row["data"] for row in values.rows])
+        values = block.payload.data if name == ITEM else result.values
         asked = asked_rows(values, block.items(task), client.signature)
         call = ModelCall(asked, self._progress.tasks[task], partial(self._answered, block, task, since))
         if asked.rows:
@@ -237,27 +250,15 @@ class ShardRun:
 
     def _passed_through(self, block: BlockRun, failures: dict[int, tuple[str, str]]) -> dict[str, BlockValues]:
         items = [item for item in block.payload.items if item not in failures]
-        records = block.payload.values.only(items).rows
+        records = block.payload.data.only(items).rows
         found: dict[str, list[Any]] = {name: [] for name in self._pass_through}
         kept = []
         for item, record in zip(items, records, strict=True):
-            missing = [name for name in self._pass_through if name not in record["data"]]
+            missing = [name for name in self._pass_through if name not in record]
             if missing:
                 failures[item] = (ITEM, f"the record has no field {missing[0]!r}, which output.passThrough names")
                 continue
             kept.append(item)
             for name, values in found.items():
-                values.append(record["data"][name])
+                values.append(record[name])
         return {name: BlockValues(kept, rows=values) for name, values in found.items()}
-
-
-def _next_items(items: Iterator[Item], count: int) -> tuple[list[str], TaskResult, dict[int, str]] | None:
-    """Ids, payloads and errors of the next items; None at the end. Blocking."""
-    read = list(islice(items, count))
-    if not read:
-        return None
-    readable = [number for number, item in enumerate(read) if not item.error]
-    values = BlockValues(readable, rows=[{"id": read[number].id, "data": read[number].data} for number in readable])
-    blob = pack_values(values)
-    unreadable = {number: item.error for number, item in enumerate(read) if item.error}
-    return [item.id for item in read], TaskResult(readable, blob=blob, values=values), unreadable

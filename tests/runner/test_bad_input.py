@@ -135,7 +135,7 @@ CASES = [
         name="no such function",
         prepare=records,
         reason="InvalidTask",
-        words="has no function 'f'; it has add, ",
+        words="has no function 'f'; it has Counting, ",
         tasks=(cpu("a", "sample_functions:f"),),
     ),
     Case(

@@ -110,12 +110,21 @@ class CpuTask(Value, kw_only=True, frozen=True):
     function: Annotated[
         str,
         doc(
-            "`module:callable` from the runner image or a ConfigMap of `runner.configMaps`, or the name of a built-in.",
+            "`module:callable` from the runner image or a ConfigMap of `runner.configMaps`, or the name of a built-in. "
+            "A class is made into an object once in each process (its arguments: `args`), which is then called.",
             min_length=1,
             max_length=253,
         ),
     ]
     args: Annotated[dict[str, Any], doc("Keyword arguments of the function.")] = msgspec.field(default_factory=dict)
+    batch: Annotated[
+        bool,
+        doc(
+            "The function takes many items at once: every input is a numpy array whose first dimension counts the "
+            "items, a list, or a dict of these by field, and so is what it returns (or an Arrow table). If it raises, "
+            "it is called again for each item alone. Not for built-ins."
+        ),
+    ] = False
 
 
 class ModelTask(Value, kw_only=True, frozen=True):

@@ -10,6 +10,13 @@ numpy array (npy). `args` are those of the manifest. The function must depend on
 again after a crash, in any process) and its result must be picklable; what a sink returns goes to the output, so it
 must be JSON-like (numpy values become lists). An exception makes the item an error record, nothing else.
 
+With `cpu.batch` a function takes the items of a block at once, in columns, and returns columns: `batches` says which.
+If it raises, it is called again for each item alone, so that an item fails alone here too; so it must not depend on
+which items come together.
+
+A class in the place of a function is called with `args` once in each process, to load what its calls need; the object
+is then called with `inputs` alone.
+
 A model task takes the result of its one dependency: one row {input name: array} (or the array alone if the model has
 one input), or a list of rows (fan-out); its result has the same shape: {output name: array}, or a list of them in the
 same order. Arrays are per row, without a batch dimension. Keys that the model has no input for stay behind.
@@ -105,7 +112,9 @@ def _import_advice(task: str, reference: str, module: str, error: Exception) -> 
     return f"{what}; correct the module or add what it needs to the runner image"
 
 
-def check_arguments(task: str, reference: str, function: Function, args: Mapping[str, Any]) -> None:
+def check_arguments(
+    task: str, reference: str, function: Function, args: Mapping[str, Any], *, batch: bool = False
+) -> None:
     """Would the function take these arguments, and are the files there that built-ins read? Raises
     StepFailed(InvalidTask)."""
     problem = _unbound(function, args)
@@ -113,6 +122,9 @@ def check_arguments(task: str, reference: str, function: Function, args: Mapping
         raise StepFailed("InvalidTask", f"task {task!r}: {reference} {problem}")
     if ":" in reference:
         return
+    if batch:
+        message = f"task {task!r}: {reference} is a built-in, which takes one item at a time: leave cpu.batch out"
+        raise StepFailed("InvalidTask", message)
     from batchwright_worker.runner.cpu.builtin import FILE_ARGUMENTS, ONE_OF
 
     wanted = ONE_OF.get(reference, ())
@@ -132,10 +144,11 @@ def _unbound(function: Function, args: Mapping[str, Any]) -> str | None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some functions in C it cannot be told
         return None
+    given: tuple[Any, ...] = () if inspect.isclass(function) else ({},)
     try:
-        signature.bind({}, **args)
+        signature.bind(*given, **args)
     except TypeError as error:
-        takes = list(signature.parameters)[1:]
+        takes = list(signature.parameters)[len(given) :]
         return f"does not take these arguments: {error}; args may have {', '.join(takes) or 'nothing'}"
     return None
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from batchwright_worker.runner.cpu import functions
+from batchwright_worker.runner.cpu.batches import batch_of, values_of
 from batchwright_worker.runner.cpu.functions import Function
 from batchwright_worker.runner.errors import StepFailed, describe
 from batchwright_worker.runner.graph.blobs import Blob, receive, send
-from batchwright_worker.runner.graph.block_values import BlockValues, ValuesWriter, unpack_values
+from batchwright_worker.runner.graph.block_values import (
+    BlockValues,
+    ValuesWriter,
+    merged,
+    pack_values,
+    packed_apart,
+    unpack_values,
+)
 
 CallHead = tuple[int, tuple[str, ...], tuple[int, ...]]
 """On the wire: number of the function, names of the inputs, items of the block; the inputs' blobs follow in order."""
 Outcome = tuple[dict[int, str], float]
 """On the wire: the error of each item that failed, seconds of all. A blob with the values of the others follows."""
+Inputs = Mapping[str, BlockValues]
+Ran = tuple[Blob, dict[int, str]]
+Run = Callable[[Inputs, Sequence[int]], Ran]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +42,7 @@ class FunctionSpec:
     task: str
     reference: str
     args: dict[str, Any]
+    batch: bool = False
 
 
 def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]) -> None:
@@ -39,19 +53,33 @@ def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]
     connection.close()
     try:
         functions.add_paths(folders)
-        table = [functions.resolve(spec.task, spec.reference) for spec in specs]
+        table = [_runner(spec) for spec in specs]
     except StepFailed as error:
         send(stream, (error.reason, str(error)), ())
         return
     send(stream, None, ())
     try:
         while True:
-            _answer(stream, specs, table)
+            _answer(stream, table)
     except (EOFError, OSError):
         return
 
 
-def _answer(stream: socket.socket, specs: Sequence[FunctionSpec], table: Sequence[Function]) -> None:
+def _runner(spec: FunctionSpec) -> Run:
+    """How the task runs in this process. A class is made into an object once. Raises StepFailed(InvalidTask)."""
+    target = functions.resolve(spec.task, spec.reference)
+    run = _batch if spec.batch else _one_by_one
+    if not inspect.isclass(target):
+        return partial(run, target, spec.args)
+    try:
+        made: Any = target(**spec.args)
+    except BaseException as error:
+        message = f"task {spec.task!r}: {spec.reference} cannot be made: {describe(error)}"
+        raise StepFailed("InvalidTask", message) from error
+    return partial(run, made, {})
+
+
+def _answer(stream: socket.socket, table: Sequence[Run]) -> None:
     calls: list[CallHead]
     calls, blobs = receive(stream)
     outcomes: list[Outcome] = []
@@ -60,21 +88,32 @@ def _answer(stream: socket.socket, specs: Sequence[FunctionSpec], table: Sequenc
     for number, names, items in calls:
         inputs = dict(zip(names, map(unpack_values, blobs[position : position + len(names)]), strict=True))
         position += len(names)
-        outcome, result = _call(table[number], inputs, items, specs[number].args)
-        outcomes.append(outcome)
+        started = time.perf_counter()
+        result, failed = table[number](inputs, items)
+        outcomes.append((failed, time.perf_counter() - started))
         results.append(result)
     send(stream, outcomes, results)
 
 
-def _call(
-    function: Function, inputs: dict[str, BlockValues], items: Sequence[int], args: dict[str, Any]
-) -> tuple[Outcome, Blob]:
+def _one_by_one(function: Function, args: dict[str, Any], inputs: Inputs, items: Sequence[int]) -> Ran:
     """The function for each of these items, in order."""
-    started = time.perf_counter()
     values, failed = ValuesWriter(len(items)), dict[int, str]()
     for item in items:
         try:
             values.put(item, function({name: given.value(item) for name, given in inputs.items()}, **args))
         except BaseException as error:  # sys.exit too: the process has other calls of its chunk to answer
             failed[item] = describe(error)
-    return (failed, time.perf_counter() - started), values.blob()
+    return values.blob(), failed
+
+
+def _batch(function: Function, args: dict[str, Any], inputs: Inputs, items: Sequence[int]) -> Ran:
+    """The function once for all of these items; if that fails, for each of them alone, so that the others are right."""
+    try:
+        values = values_of(function({name: batch_of(given, items) for name, given in inputs.items()}, **args), items)
+        return packed_apart(values), {}
+    except BaseException as error:
+        if len(items) == 1:
+            return pack_values(BlockValues(())), {items[0]: describe(error)}
+    alone = [_batch(function, args, inputs, (item,)) for item in items]
+    failed = {item: message for _, errors in alone for item, message in errors.items()}
+    return pack_values(merged([unpack_values(blob) for blob, _ in alone])), failed

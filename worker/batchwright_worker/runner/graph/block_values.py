@@ -107,6 +107,16 @@ def unpack_values(blob: Blob) -> BlockValues:
     return BlockValues(items, columns=columns, rows=rows, bare=bare)
 
 
+def packed_apart(values: BlockValues) -> Blob:
+    """For another process, of values that may share mutable parts. Raises what pickle raises."""
+    if values.columns is not None:
+        return pack_values(values)
+    writer = ValuesWriter(len(values))
+    for item, value in zip(values.items, values.rows, strict=True):
+        writer.put(item, value)
+    return writer.blob()
+
+
 class ValuesWriter:
     """Takes the values of a block's items one after the other."""
 

@@ -89,7 +89,7 @@ def _check_source(job: Job, number: int, signature: InputSignature) -> None:
 
 def _function_specs(job: Job) -> list[FunctionSpec]:
     return [
-        FunctionSpec(task=task.name, reference=task.cpu.function, args=dict(task.cpu.args))
+        FunctionSpec(task=task.name, reference=task.cpu.function, args=dict(task.cpu.args), batch=task.cpu.batch)
         for task in job.spec.tasks
         if task.cpu is not None
     ]

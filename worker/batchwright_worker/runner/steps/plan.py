@@ -60,7 +60,7 @@ def check_tasks(job: Job) -> None:
     for task in job.spec.tasks:
         if task.cpu is not None:
             function = functions.resolve(task.name, task.cpu.function)
-            functions.check_arguments(task.name, task.cpu.function, function, task.cpu.args)
+            functions.check_arguments(task.name, task.cpu.function, function, task.cpu.args, batch=task.cpu.batch)
 
 
 def check_free(output: Location, earlier: PlanFile | None) -> None:

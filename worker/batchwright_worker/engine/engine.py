@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from msgspec.structs import replace
 
@@ -237,22 +237,42 @@ class Engine:
         return self.publisher.views[name].state == "Ready" and self.publisher.any_device_up
 
     async def load(self, name: str) -> None:
-        """Load it now (Triton's repository API). Raises UnknownModel, ModelUnavailable."""
+        """Load it now (Triton's repository API), whether or not the caller stays. Raises UnknownModel,
+        ModelUnavailable, Stopping."""
         self._served(name)
+        await self._to_its_end(self._load(name))
+
+    async def unload(self, name: str) -> None:
+        """Out of service at once (rows that wait are answered with UnknownModel), out of memory when the batches
+        that run have ended, whether or not the caller stays. Raises UnknownModel, Stopping."""
+        self._served(name)
+        await self._to_its_end(self._unload(name))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """A load or unload belongs to the engine: one that ended with its caller would leave the device claimed, and
+        the scheduler's books half written."""
+        task = self._decisions.spawn(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by `close`; the caller is still there
+                raise refusals.stopping() from None
+            raise
+
+    async def _load(self, name: str) -> None:
         self.scheduler.unblock(name)
         if not self.scheduler.holders(name):
             self.publisher.set_state(name, "Loading")
         if why := await self._lifecycle.place(name):
+            if why == UNLOADED:
+                raise UnknownModel(f"model {name} was {UNLOADED} while it was loaded; load it again")
             self._lifecycle.cannot_place(name, why)
             wait_s = max(0.0, self.scheduler.models[name].blocked_until - self.clock())
             raise ModelUnavailable(f"model {name} cannot be loaded: {why}", retry_after_s=wait_s)
         if self.publisher.views[name].state != "Ready":
             self.publisher.set_state(name, "Ready")
 
-    async def unload(self, name: str) -> None:
-        """Out of service at once (rows that wait are answered with UnknownModel), out of memory when the batches
-        that run have ended. Raises UnknownModel."""
-        self._served(name)
+    async def _unload(self, name: str) -> None:
         keys = self.scheduler.block(name, UNLOADED, float("inf"))
         self.requests.reject(keys, UnknownModel(f"model {name} was {UNLOADED}"), "Unloaded")
         self.publisher.set_state(name, "Unloaded", UNLOADED)

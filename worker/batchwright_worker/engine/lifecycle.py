@@ -91,7 +91,8 @@ class ModelLifecycle:
             size = self.engine.scheduler.warmed_up(model)
             why = f"the warm-up's batches predict that {size} rows are best"
             self.engine.publisher.resized(model, size, "Initial", why)
-        self.engine.publisher.set_state(model, "Ready", message)
+        if not self.engine.scheduler.models[model].blocked:
+            self.engine.publisher.set_state(model, "Ready", message)
 
     def _give_up(self, model: str, why: str, retry_after_s: float) -> None:
         """Answer who waits for the model, try again later."""

@@ -7,6 +7,7 @@ until it answers `Nothing` (method B6: decisions on events only). `engine` perfo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import msgspec
@@ -394,7 +395,8 @@ class Scheduler:
         device, served = self.devices[load.device], self.models[load.model]
         served.footprint.loaded(report)
         device.end_load(load.model, served.footprint.load_bytes, now)
-        served.blocked = ""
+        if served.blocked_until < math.inf:  # one that was unloaded by request while it was loaded stays so
+            served.blocked = ""
 
     def load_failed(self, load: LoadModel, now: float) -> None:
         """The load raised; its device is free again, and not tried for this model before `unblock`."""

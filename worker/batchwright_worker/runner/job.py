@@ -20,7 +20,7 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph import dag
 from batchwright_worker.runner.graph.dag import Dag
 from batchwright_worker.runner.storage.locations import Location, locate
-from batchwright_worker.runner.storage.plan_file import CodeDigests
+from batchwright_worker.runner.storage.plan_file import CodeDigests, Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +34,18 @@ class Job:
     endpoints: Mapping[str, str]
     tls: Mapping[str, TrustedServer] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    selection: Selection | None = None
+    """None: every item of the input."""
 
     @property
     def identity(self) -> str:
-        """Digest of what is asked for: input, tasks with their arguments, form of the output."""
+        """Digest of what is asked for: input, tasks with their arguments, form of the output, which items."""
         output = self.spec.output
-        parts = (self.spec.input, self.spec.tasks, output.format, output.compression, output.pass_through)
+        parts: tuple[object, ...] = (
+            self.spec.input, self.spec.tasks, output.format, output.compression, output.pass_through,
+        )  # fmt: skip
+        if self.selection is not None:
+            parts = (*parts, self.selection)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
     @property

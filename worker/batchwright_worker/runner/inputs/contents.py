@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from batchwright_worker.runner.errors import StepFailed
@@ -35,15 +36,18 @@ def with_digests(
     change within the clock's step. A file of a known fingerprint is not read again."""
     if not location.local:
         return list(files)
-
-    def digested(file: SourceFile) -> SourceFile:
-        planned = known.get(file.path)
-        if planned is not None and planned.fingerprint == file.fingerprint and planned.digest:
-            return replace(file, digest=planned.digest)
-        return replace(file, digest=content_digest(location, file.path))
-
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="digest") as threads:
-        return list(threads.map(digested, files))
+        return list(threads.map(partial(with_digest, location, known=known), files))
+
+
+def with_digest(location: Location, file: SourceFile, known: Mapping[str, PlannedSegment]) -> SourceFile:
+    """See `with_digests`."""
+    if not location.local:
+        return file
+    planned = known.get(file.path)
+    if planned is not None and planned.fingerprint == file.fingerprint and planned.digest:
+        return replace(file, digest=planned.digest)
+    return replace(file, digest=content_digest(location, file.path))
 
 
 def content_digest(location: Location, path: str) -> str:

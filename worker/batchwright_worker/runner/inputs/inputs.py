@@ -115,7 +115,8 @@ def _is_hidden(name: str) -> bool:
 
 def shard_items(location: Location, form: Format, shard: PlannedShard) -> Iterator[Item]:
     """The items of a shard in order; blocking; every file is compared with the plan when it is opened."""
-    if not all(segment.count == 1 for segment in shard.segments):
+    files = {segment.path for segment in shard.segments}
+    if len(files) < len(shard.segments) or not all(segment.count == 1 for segment in shard.segments):
         for segment in shard.segments:
             yield from _segment_items(location, form, segment)
         return
@@ -142,10 +143,11 @@ def _read_ahead(
 
 def _segment_items(location: Location, form: Format, segment: PlannedSegment) -> Iterator[Item]:
     check_unchanged(location, segment)
-    seen = 0
+    seen, picks = 0, set(segment.picks)
     for item in form.read(location, segment):
+        if not picks or seen in picks:
+            yield item
         seen += 1
-        yield item
     if seen != segment.count:
         message = f"{segment.path} holds fewer items than were planned: restore it, or run a new job"
         raise StepFailed("InputChanged", message)

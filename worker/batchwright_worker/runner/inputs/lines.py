@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Iterator
+from itertools import chain, dropwhile
 from typing import Any
 
 import msgspec
@@ -114,7 +115,7 @@ class JsonLines(TextLines):
 
 
 class OpenFiles:
-    """Records of compressed files that were read up to some place: the shard that begins there goes on from it, for to
+    """Records of compressed files that were read up to some place: what begins there or later goes on from it, for to
     find a place in such a file all before it must be read. Thread-safe."""
 
     def __init__(self) -> None:
@@ -132,15 +133,10 @@ class OpenFiles:
                 self._open.pop(next(iter(self._open)))
 
     def taken(self, path: str, offset: int) -> Iterator[Line] | None:
-        """The records from this offset on, if they are here."""
+        """The records from this offset on, if the file is open at it or before it."""
         with self._lock:
             line, records = self._open.get(path, (None, None))
-            if line is None or records is None or line.offset != offset:
+            if line is None or records is None or line.offset > offset:
                 return None
             del self._open[path]
-        return _chained(line, records)
-
-
-def _chained(first: Line, others: Iterator[Line]) -> Iterator[Line]:
-    yield first
-    yield from others
+        return dropwhile(lambda each: each.offset < offset, chain((line,), records))

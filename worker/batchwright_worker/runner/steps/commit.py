@@ -14,6 +14,7 @@ from batchwright_worker.api.messages import CommitResult, ItemFailure, TaskState
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.contents import differences
 from batchwright_worker.runner.inputs.inputs import format_of, source_files
+from batchwright_worker.runner.inputs.items import SourceFile
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.arrow_types import storable, unified
 from batchwright_worker.runner.outputs.part_files import rewrite_parquet
@@ -31,7 +32,7 @@ from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.model_pins import PinnedModel, pinned_models
 from batchwright_worker.runner.steps.shard import REPLACE, load_plan
 from batchwright_worker.runner.storage.locations import Location, output_errors, write_atomically
-from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, CodeDigests, PlanFile, part_name
+from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, CodeDigests, PlanFile, Selection, part_name
 
 _THREADS = 4
 _OTHER_MEANING = ("OutputInUse", "CodeChanged", "InputChanged")
@@ -72,6 +73,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """Name -> Arrow type, of Parquet parts."""
     code: CodeDigests = CodeDigests()
     """What the CPU tasks were made of, and the files that their arguments name."""
+    selection: Selection | None = None
+    """None: every item of the input; else the data set holds some of them, by wish."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,7 @@ def committed(job: Job) -> Committed | None:
 def _check_input(job: Job, plan: PlanFile, output: Location) -> None:
     location = job.input()
     try:
-        files = source_files(location, format_of(job.spec.input)).files
+        files = used_files(source_files(location, format_of(job.spec.input)).files, plan)
     except StepFailed as error:
         if error.reason not in ("InputNotFound", "InputEmpty"):
             raise
@@ -143,6 +146,14 @@ def _check_input(job: Job, plan: PlanFile, output: Location) -> None:
             f"{', '.join(changed[:3])}. Choose another output.uri for the new input, or {REPLACE}"
         )
         raise StepFailed("InputChanged", message)
+
+
+def used_files(files: list[SourceFile], plan: PlanFile) -> list[SourceFile]:
+    """Those that the plan is about: where it takes the first items alone, none behind the last file that has one."""
+    if plan.selection is None or plan.selection.kind != "Limit":
+        return files
+    last = max(plan.files())
+    return [file for file in files if file.path <= last]
 
 
 def _committed(manifest: Manifest, parts: list[PartStatistics]) -> Committed:
@@ -227,6 +238,7 @@ def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: lis
         ],
         models=models,
         code=plan.code,
+        selection=plan.selection,
         files_left_out=plan.left_out,
         left_out_names=plan.left_out_names,
         columns={field.name: str(field.type) for field in decoded_schema(parts[0].schema)} if parts[0].schema else {},

@@ -43,12 +43,13 @@ class TaskEngines:
 
 
 @contextlib.asynccontextmanager
-async def open_engines(job: Job, *, workers: int) -> AsyncIterator[TaskEngines]:
-    """Process pool and model clients of a job. Raises StepFailed(InvalidTask)."""
+async def open_engines(job: Job, *, workers: int, writes: bool = True) -> AsyncIterator[TaskEngines]:
+    """Process pool and model clients of a job; `writes=False`: nothing is put into the output. Raises
+    StepFailed(InvalidTask)."""
     numbers = [number for number, task in enumerate(job.spec.tasks) if task.cpu is not None]
     pool = CpuPool(_function_specs(job), workers=workers, folders=job.folders)
     deployments = {name: ReplicaSet(name, endpoint, job.tls.get(name)) for name, endpoint in _endpoints(job)}
-    models = _clients(job, deployments, pool.on_broken)
+    models = _clients(job, deployments, ModelPins(job.output(), writes=writes), pool.on_broken)
     engines = TaskEngines(
         pool=pool,
         functions={task: index for index, task in enumerate(numbers)},
@@ -110,9 +111,10 @@ def _endpoints(job: Job) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _clients(job: Job, deployments: dict[str, ReplicaSet], on_broken: Broken) -> dict[tuple[str, str], ModelClient]:
+def _clients(
+    job: Job, deployments: dict[str, ReplicaSet], pins: ModelPins, on_broken: Broken
+) -> dict[tuple[str, str], ModelClient]:
     keys = dict.fromkeys(_key(task.model) for task in job.spec.tasks if task.model is not None)
-    pins = ModelPins(job.output())
     return {key: ModelClient(deployments[key[0]], key[1], pins, on_broken) for key in keys}
 
 

@@ -29,10 +29,11 @@ class PinnedModel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
 
 
 class ModelPins:
-    """The models of one output. Thread-safe."""
+    """The models of one output. Thread-safe. `writes=False`: they are compared, and nothing is written."""
 
-    def __init__(self, output: Location) -> None:
+    def __init__(self, output: Location, *, writes: bool = True) -> None:
         self._output = output
+        self._writes = writes
         self._pinned: dict[str, PinnedModel] = {}
         self._lock = threading.Lock()
 
@@ -47,7 +48,10 @@ class ModelPins:
 
     def _pin(self, met: PinnedModel) -> PinnedModel:
         name = f"{MODELS_DIR}/{quote(f'{met.deployment} {met.model} {met.accelerator}', safe='')}.json"
-        if name not in self._pinned:
+        if name not in self._pinned and not self._writes:
+            raw = self._output.read(name)
+            self._pinned[name] = met if raw is None else msgspec.json.decode(raw, type=PinnedModel)
+        elif name not in self._pinned:
             if create(self._output, name, msgspec.json.encode(met)):
                 self._pinned[name] = met
             else:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.runner.cpu import functions
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.contents import with_digests
+from batchwright_worker.runner.inputs.contents import with_digest, with_digests
 from batchwright_worker.runner.inputs.ids import id_hash
 from batchwright_worker.runner.inputs.inputs import format_of, source_files
 from batchwright_worker.runner.inputs.items import Cuts, Format, Measured, SourceFile
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.occupation import clear, foreign, own_parts
 from batchwright_worker.runner.steps import shards
+from batchwright_worker.runner.steps.selection import first_items, sampled
 from batchwright_worker.runner.steps.shard import REPLACE, check_meaning
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
 from batchwright_worker.runner.storage.plan_file import (
@@ -45,10 +46,9 @@ def make_plan(job: Job) -> PlanResult:
     earlier = read_plan(output)
     check_free(output, earlier)
     prepare_output(output)
-    plan = _plan(job, earlier)
-    if earlier is not None and not _replaces(job, earlier, output):
-        check_same(earlier, plan, job, output)
-    elif earlier is not None and earlier.key != plan.key:
+    plan = plan_input(job, earlier)
+    check_same(earlier, plan, job, output)
+    if earlier is not None and earlier.key != plan.key:
         clear(output, earlier)
     if plan != earlier:
         write_plan(output, plan)
@@ -89,8 +89,10 @@ def _replaces(job: Job, earlier: PlanFile, output: Location) -> bool:
     return job.spec.output.mode == "Overwrite" or not own_parts(output, earlier)
 
 
-def check_same(earlier: PlanFile, plan: PlanFile, job: Job, output: Location) -> None:
-    """Raise StepFailed unless both plans are of one job over one input."""
+def check_same(earlier: PlanFile | None, plan: PlanFile, job: Job, output: Location) -> None:
+    """Raise StepFailed unless both plans are of one job over one input, or the earlier one may be replaced."""
+    if earlier is None or _replaces(job, earlier, output):
+        return
     check_meaning(earlier, job, output)
     if earlier.digest != plan.digest:
         message = (
@@ -100,21 +102,18 @@ def check_same(earlier: PlanFile, plan: PlanFile, job: Job, output: Location) ->
         raise StepFailed("InputChanged", message)
 
 
-def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
+def plan_input(job: Job, earlier: PlanFile | None) -> PlanFile:
+    """The plan for the input as it is now; writes nothing. Raises StepFailed as `make_plan`."""
     location = job.input()
     form, size = format_of(job.spec.input), job.spec.input.shard_size
-    known = earlier.files() if earlier is not None else {}
     found = source_files(location, form)
-    files = with_digests(location, found.files, known)
-    measured: list[Measured] = []
-    total = 0
-    for file in files:
-        measured.append(form.measure(location, file, Cuts(before=total, size=size)))
-        total += measured[-1].count
+    files, measured = _measured(job, location, form, found.files, earlier.files() if earlier is not None else {})
+    total = sum(one.count for one in measured)
     if not total:
         raise StepFailed("InputEmpty", f"{location.uri} holds no items: there is nothing to do; check input.uri")
     _check_ids(location, form, files, measured)
     planned = [_planned(segments, files, measured) for segments in shards.split([m.count for m in measured], size)]
+    planned = _selected(job, planned)
     if len(planned) > MAX_SHARDS:
         message = (
             f"{total} items make {len(planned)} shards of {size}, Kubernetes allows {MAX_SHARDS}: raise input.shardSize"
@@ -126,17 +125,52 @@ def _plan(job: Job, earlier: PlanFile | None) -> PlanFile:
         digest=digest_of(planned),
         input_format=job.spec.input.format,
         suffix=job.suffix,
-        items=total,
+        items=sum(shard.items for shard in planned),
         shards=planned,
-        empty=[_segment(file, shards.Segment(source=0, start=0, count=0), (0, 0)) for file in _empty(files, measured)],
+        empty=_unused(files, planned),
         code=job.code(),
         left_out=len(found.left_out),
         left_out_names=found.left_out[:SHOWN_NAMES],
+        selection=job.selection,
     )
 
 
-def _empty(files: list[SourceFile], measured: list[Measured]) -> list[SourceFile]:
-    return [file for file, found in zip(files, measured, strict=True) if not found.count]
+def _measured(
+    job: Job, location: Location, form: Format, files: list[SourceFile], known: Mapping[str, PlannedSegment]
+) -> tuple[list[SourceFile], list[Measured]]:
+    """The files with digests, and their items; of the first ones alone where no more are wanted."""
+    size, total = job.spec.input.shard_size, 0
+    most = job.selection.items if job.selection is not None and job.selection.kind == "Limit" else None
+    digested = (
+        iter(with_digests(location, files, known))
+        if most is None
+        else (with_digest(location, file, known) for file in files)
+    )
+    used: list[SourceFile] = []
+    measured: list[Measured] = []
+    for file in digested:
+        used.append(file)
+        measured.append(form.measure(location, file, Cuts(before=total, size=size)))
+        total += measured[-1].count
+        if most is not None and total >= most:
+            break
+    return used, measured
+
+
+def _selected(job: Job, planned: list[PlannedShard]) -> list[PlannedShard]:
+    if (selection := job.selection) is None:
+        return planned
+    if selection.kind == "Limit":
+        return first_items(planned, selection.items)
+    return sampled(planned, selection.items, seed=selection.seed, shard_size=job.spec.input.shard_size)
+
+
+def _unused(files: list[SourceFile], planned: list[PlannedShard]) -> list[PlannedSegment]:
+    """The files of which no item is planned."""
+    used = {segment.path for shard in planned for segment in shard.segments}
+    return [
+        _segment(file, shards.Segment(source=0, start=0, count=0), (0, 0)) for file in files if file.path not in used
+    ]
 
 
 def _planned(segments: tuple[shards.Segment, ...], files: list[SourceFile], measured: list[Measured]) -> PlannedShard:

@@ -23,7 +23,14 @@ from batchwright_worker.runner.steps.engines import TaskEngines, check_models, o
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.shard_run import ShardRun
 from batchwright_worker.runner.storage.locations import Location
-from batchwright_worker.runner.storage.plan_file import PLAN_NAME, PlanFile, PlannedShard, part_name, read_plan
+from batchwright_worker.runner.storage.plan_file import (
+    PLAN_NAME,
+    PlanFile,
+    PlannedShard,
+    Selection,
+    part_name,
+    read_plan,
+)
 
 DEFAULT_BUDGET_BYTES = 256 << 20
 REPLACE = "have it replaced (output.mode: Overwrite; --overwrite)"
@@ -62,6 +69,12 @@ def load_plan(job: Job, output: Location) -> PlanFile:
 
 def check_meaning(plan: PlanFile, job: Job, output: Location) -> None:
     """Raise StepFailed(OutputInUse | CodeChanged) unless results of this job may stand beside those of the plan."""
+    if plan.selection != job.selection:
+        message = (
+            f"{output.uri} holds results of {_items_of(plan.selection)} of {plan.job!r}, this run makes those of "
+            f"{_items_of(job.selection)}: choose another output.uri, or {REPLACE}"
+        )
+        raise StepFailed("OutputInUse", message)
     if plan.identity != job.identity:
         message = (
             f"{output.uri} holds results of {plan.job!r} with another input, other tasks or arguments: choose another "
@@ -75,6 +88,10 @@ def check_meaning(plan: PlanFile, job: Job, output: Location) -> None:
             f"Restore what changed, choose another output.uri, or {REPLACE}"
         )
         raise StepFailed("CodeChanged", message)
+
+
+def _items_of(selection: Selection | None) -> str:
+    return "all items" if selection is None else selection.title
 
 
 def shard_step(

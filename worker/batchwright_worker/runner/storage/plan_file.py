@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -14,11 +14,30 @@ PLAN_NAME: Final = f"{WORK_DIR}/plan.json"
 MANIFEST_NAME: Final = "_manifest.json"
 
 
+class Selection(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """Some of the input's items: the first ones, or as many by chance, which `seed` decides."""
+
+    kind: Literal["Limit", "Sample"]
+    items: int
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"the first {self.items} items" if self.kind == "Limit" else f"{self.items} items by chance"
+
+    @property
+    def slug(self) -> str:
+        """For names of folders."""
+        return f"limit-{self.items}" if self.kind == "Limit" else f"sample-{self.items}-seed-{self.seed}"
+
+
 class PlannedSegment(msgspec.Struct, kw_only=True, frozen=True, array_like=True):
     """Items `start` .. `start + count - 1` of one file; `fingerprint` is of the whole file.
 
     Line formats: item `start` begins at byte `offset` in line `line` (counted from 1). `digest`: of the file's
-    contents, where its fingerprint says when it was written and not what is in it.
+    contents, where its fingerprint says when it was written and not what is in it. `picks`: only these of the items
+    count (0 is `start`); empty: all.
     """
 
     path: str
@@ -29,6 +48,12 @@ class PlannedSegment(msgspec.Struct, kw_only=True, frozen=True, array_like=True)
     offset: int = 0
     line: int = 0
     digest: str = ""
+    picks: tuple[int, ...] = ()
+
+    @property
+    def items(self) -> int:
+        """How many count."""
+        return len(self.picks) or self.count
 
     @property
     def contents(self) -> str:
@@ -76,6 +101,8 @@ class PlanFile(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     left_out: int = 0
     """Files that lie with the input and are none of it, of which some are named."""
     left_out_names: list[str] = []
+    selection: Selection | None = None
+    """None: every item of the input."""
 
     @property
     def key(self) -> str:
@@ -93,9 +120,14 @@ def digest_of(shards: list[PlannedShard]) -> str:
     """SHA-256 over the shards as planned, contents of the input included: a file that was only touched is the same."""
     digest = hashlib.sha256()
     for shard in shards:
-        plain = [msgspec.structs.replace(segment, fingerprint=segment.contents) for segment in shard.segments]
-        digest.update(msgspec.json.encode(plain))
+        digest.update(msgspec.json.encode([_plain(segment) for segment in shard.segments]))
     return digest.hexdigest()
+
+
+def _plain(segment: PlannedSegment) -> tuple[Any, ...]:
+    """Without picks as it was when there were none, so that the outputs of then are known again."""
+    plain = msgspec.structs.astuple(msgspec.structs.replace(segment, fingerprint=segment.contents))
+    return plain if segment.picks else plain[:-1]
 
 
 def part_name(index: int, suffix: str) -> str:

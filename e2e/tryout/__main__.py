@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from batchwright_worker.api.documents import load_manifests
-from batchwright_worker.local.jobrun import LocalJob, LocalResult, run_job
+from batchwright_worker.local.job_summary import LocalResult
+from batchwright_worker.local.jobrun import run_job
+from batchwright_worker.local.local_job import LocalJob
 from batchwright_worker.local.processes import LocalFailed
 from batchwright_worker.runner.errors import StepFailed
 

@@ -1,20 +1,27 @@
 """`batchwright-worker run`: an InferenceJob on this machine, without a cluster: same code, same manifests.
 
-Exit status: 0 all items succeeded; 3 the data set is whole, some items failed; 1 it is not whole, and the same command
-may help; 42 (as of a runner) it is not, and something must be changed first; 2 wrong arguments; 130 after SIGINT, 143
-after SIGTERM: what is done stays, and the same command goes on from there.
+Exit status: 0 all items succeeded; 3 the data set is whole, some items failed (with --plan: some of those tried); 1 it
+is not whole, and the same command may help; 42 (as of a runner) it is not, and something must be changed first; 2 wrong
+arguments; 130 after SIGINT, 143 after SIGTERM: what is done stays, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from batchwright_worker.api.names import EXIT_PERMANENT
 from batchwright_worker.local.serve import volume
+
+if TYPE_CHECKING:
+    from batchwright_worker.local.job_summary import LocalResult
+    from batchwright_worker.local.local_job import LocalJob
+    from batchwright_worker.local.preview_report import Preview
+    from batchwright_worker.runner.storage.plan_file import Selection
 
 EXIT_FAILED_ITEMS: Final = 3
 EXIT_INTERRUPTED: Final = 130
@@ -37,7 +44,22 @@ GOES_ON: Final = "stopped; complete shards stay, the same command goes on from t
 )  # fmt: skip
 @click.option("--accelerator", default=None, help="Which kind of artifact; default: cpu, else emulated.")
 @click.option("--overwrite", is_flag=True, help="Remove results of other jobs, input, code or models that lie there.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--output", default=None, help="Folder or address for the results, instead of spec.output.uri.")
+@click.option(
+    "--plan", "plan_only", is_flag=True,
+    help="Only say what would be done: check everything, run the first items and show their results, estimate time and "
+    "size. Nothing is written.",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(1), default=None,
+    help="Only the first items, into a folder of their own: --output, else the output's name with -limit-N.",
+)  # fmt: skip
+@click.option(
+    "--sample", type=click.IntRange(1), default=None,
+    help="Only so many items by chance, into a folder of their own (-sample-N-seed-S).",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which items --sample takes.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 def command(  # noqa: PLR0913, PLR0917 - the command line
     paths: tuple[Path, ...],
@@ -46,6 +68,11 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
     folders: tuple[Path, ...],
     accelerator: str | None,
     overwrite: bool,
+    output: str | None,
+    plan_only: bool,
+    limit: int | None,
+    sample: int | None,
+    seed: int,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -54,25 +81,48 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
     Exit status: 0 all items succeeded; 3 complete, but some items failed; 1 failed, the same command may help; 42
     failed, change something first; 2 wrong arguments; 130, 143 interrupted, the same command goes on.
     """
-    import asyncio
     import json
 
-    from batchwright_worker.api.documents import ManifestError, load_manifests
-    from batchwright_worker.local.jobrun import LocalJob, run_job
-    from batchwright_worker.local.processes import LocalFailed
-    from batchwright_worker.runner.errors import StepFailed
+    from batchwright_worker.api.documents import load_manifests
+    from batchwright_worker.local.local_job import LocalJob
 
+    if limit is not None and sample is not None:
+        raise click.UsageError("--limit and --sample exclude each other")
     searched = tuple(str(folder.resolve()) for folder in (*folders, *(_folder(path) for path in paths)))
-    try:
-        job = LocalJob(
+
+    def job() -> LocalJob:
+        return LocalJob(
             documents=load_manifests(paths),
             name=name,
             volumes=volumes,
             folders=searched,
             accelerator=accelerator,
             overwrite=overwrite,
+            output=output,
+            selection=_selection(limit, sample, seed),
         )
-        result = asyncio.run(run_job(job, show_progress=not (quiet or as_json)))
+
+    result = _ran(job, plan_only=plan_only, show_progress=not quiet, as_json=as_json)
+    click.echo(json.dumps(result.as_json()) if as_json else result.as_text())
+    if result.failed:
+        sys.exit(EXIT_FAILED_ITEMS)
+
+
+def _ran(make: Callable[[], LocalJob], *, plan_only: bool, show_progress: bool, as_json: bool) -> LocalResult | Preview:
+    """The job, planned or run; ends the process where it cannot be."""
+    import asyncio
+
+    from batchwright_worker.api.documents import ManifestError
+    from batchwright_worker.local.jobrun import run_job
+    from batchwright_worker.local.preview import preview
+    from batchwright_worker.local.processes import LocalFailed
+    from batchwright_worker.runner.errors import StepFailed
+
+    try:
+        local = make()
+        if plan_only:
+            return asyncio.run(preview(local))
+        return asyncio.run(run_job(local, show_progress=show_progress))
     except ManifestError as error:
         _end("InvalidManifest", str(error), EXIT_PERMANENT, as_json=as_json)
     except LocalFailed as error:
@@ -83,9 +133,14 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
         _end("Terminated", GOES_ON, EXIT_TERMINATED, as_json=as_json)
     except KeyboardInterrupt:
         _end("Interrupted", GOES_ON, EXIT_INTERRUPTED, as_json=as_json)
-    click.echo(json.dumps(result.as_json()) if as_json else result.as_text())
-    if result.manifest.failed:
-        sys.exit(EXIT_FAILED_ITEMS)
+
+
+def _selection(limit: int | None, sample: int | None, seed: int) -> Selection | None:
+    from batchwright_worker.runner.storage.plan_file import Selection
+
+    if limit is not None:
+        return Selection(kind="Limit", items=limit)
+    return Selection(kind="Sample", items=sample, seed=seed) if sample is not None else None
 
 
 def _end(reason: str, message: str, status: int, *, as_json: bool) -> NoReturn:

@@ -149,7 +149,7 @@ def test_reading_a_long_line_takes_time_in_proportion(tmp_path: Path) -> None:
         return time.process_time() - started
 
     seconds(1 << 20)
-    assert seconds(128 << 20) < 40 * seconds(8 << 20)  # 16 times as long; in square it would be 256 times
+    assert seconds(128 << 20) < 100 * seconds(8 << 20)  # 16 times as long; in square it would be 256 times
 
 
 def test_ids_come_from_the_field_that_is_named(make: Any) -> None:

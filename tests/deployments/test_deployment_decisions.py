@@ -58,6 +58,7 @@ def test_the_first_visit_sets_every_condition_and_the_generation() -> None:
         "ModelsReady",
         "LatencyTargetMet",
         "UpToDate",
+        "Configured",
     ]
     assert world.status["observedGeneration"] == 1
     assert kstatus(world.raw) == "InProgress"

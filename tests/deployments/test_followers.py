@@ -17,13 +17,14 @@ from aiohttp import web
 
 from batchwright_operator.deployments.follower import NOTIFY_S, SidecarFollower, sidecar_targets
 from batchwright_operator.jobs.follower import RunnerFollower
-from batchwright_operator.kube.objects import DEPLOYMENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
-from batchwright_operator.pods.state_follower import FollowedPod, PollPolicy, StateFollower
+from batchwright_operator.kube.objects import CONFIG_MAP, DEPLOYMENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
+from batchwright_operator.pods import configuration_sender
+from batchwright_operator.pods.state_follower import SCAN_S, FollowedPod, PollPolicy, StateFollower
 from batchwright_operator.reconcile.decisions import Key
 from batchwright_operator.reconcile.live_state import LiveState, control_token
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.messages import RunnerState, SidecarState
-from batchwright_worker.api.names import CONTROL_PORT, STATE_PATH
+from batchwright_worker.api.messages import ConfigurationState, RunnerState, SidecarState
+from batchwright_worker.api.names import CONFIGURATION_PATH, CONTROL_PORT, STATE_PATH, configuration_digest
 from tests.deployments.deployment_objects import NAMESPACE, deployment, model_state, state
 from tests.deployments.tiny_api import TinyApi
 
@@ -55,7 +56,9 @@ class Peer:
     token: str
     state: Any
     bad: list[web.Response] = field(default_factory=list)
+    bad_puts: list[web.Response] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -73,6 +76,17 @@ class Peer:
             raise
         return web.Response(body=msgspec.json.encode(self.state))
 
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        """A new configuration, after as many failures as there are in `bad_puts`."""
+        assert request.headers["Authorization"] == f"Bearer {self.token}"
+        self.sent.append(await request.text())
+        if self.bad_puts:
+            return self.bad_puts.pop(0)
+        digest = configuration_digest(self.sent[-1].encode())
+        now = ConfigurationState(generation=2, digest=digest)
+        await self.become(msgspec.structs.replace(self.state, revision=self.state.revision + 1, configuration=now))
+        return web.Response()
+
     async def become(self, state: Any) -> None:
         async with self.changed:
             self.state = state
@@ -83,6 +97,7 @@ class Peer:
 async def served(peer: Peer, address: str, port: int = CONTROL_PORT) -> AsyncIterator[None]:
     app = web.Application()
     app.router.add_get(STATE_PATH, peer.answer)
+    app.router.add_put(CONFIGURATION_PATH, peer.take)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, address, port).start()
@@ -114,7 +129,9 @@ def model_pod(name: str, address: str) -> Raw:
     labels = {"app.kubernetes.io/component": "model", "batchwright.dev/deployment": "ocr"}
     sidecar = {"name": "sidecar", "state": {"running": {}}}
     metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-of-{name}", "labels": labels}
-    return {"metadata": metadata, "status": {"podIP": address, "initContainerStatuses": [sidecar]}}
+    config = {"name": "config", "configMap": {"name": "ocr-config-1"}}
+    status = {"podIP": address, "initContainerStatuses": [sidecar]}
+    return {"metadata": metadata, "spec": {"volumes": [config]}, "status": status}
 
 
 def owned(api: TinyApi, pod: Raw) -> Raw:
@@ -244,6 +261,66 @@ def runner_pod(name: str, address: str, *, job_uid: str = "uid-of-run", **status
     metadata["ownerReferences"] = [owner]
     container = {"name": "runner", "state": status or {"running": {}}}
     return {"metadata": metadata, "status": {"podIP": address, "containerStatuses": [container]}}
+
+
+def config_map(text: str, **parts: Any) -> Raw:
+    owner = {"kind": "ModelDeployment", "name": "ocr", "uid": "uid-of-ocr", "controller": True}
+    metadata = {"name": "ocr-config-1", "namespace": NAMESPACE, "ownerReferences": [owner]}
+    return {"metadata": metadata, "data": {"deployment.json": text}, **parts}
+
+
+def serves_by(text: str) -> SidecarState:
+    by = ConfigurationState(generation=1, digest=configuration_digest(text.encode()))
+    return msgspec.structs.replace(state(revision=1), configuration=by)
+
+
+async def test_sidecars_are_sent_a_new_configuration_once_and_again_only_while_they_do_not_serve_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(configuration_sender, "FIRST_PAUSE_S", 0.1)
+    addresses, api, keys, live = [next(_addresses) for _ in range(2)], TinyApi(), Keys(), LiveState(control_key=b"key")
+    peers = [Peer(control_token(b"key", "uid-of-ocr"), serves_by("old")) for _ in addresses]
+    peers[1].bad_puts = [web.Response(status=500), web.Response(status=409, text="spec.queueOrder")]
+    for name, address in zip("ab", addresses, strict=True):
+        api.put(POD, owned(api, model_pod(name, address)))
+    api.put(CONFIG_MAP, config_map("old"))
+    follower = SidecarFollower(Settings(), live, aiohttp.ClientSession)
+    async with (
+        served(peers[0], addresses[0]),
+        served(peers[1], addresses[1]),
+        followed(follower, api, keys),
+    ):
+        await until(lambda: len(live.sidecars) == 2)
+        assert [peer.sent for peer in peers] == [[], []]
+        api.put(CONFIG_MAP, config_map("new"))
+        wanted = configuration_digest(b"new")
+        await until(lambda: all(each.state.configuration.digest == wanted for each in live.sidecars.values()))
+        assert [peer.sent for peer in peers] == [["new"], ["new"] * 3]
+        # One that comes back with what the kubelet had is told again.
+        await peers[0].become(msgspec.structs.replace(serves_by("old"), revision=9))
+        await until(lambda: len(peers[0].sent) == 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        (state(), {}),
+        (serves_by("old"), {"immutable": True}),
+        (serves_by("old"), {"metadata": {"name": "ocr-config-1", "namespace": NAMESPACE}}),
+        (serves_by("new"), {}),
+    ],
+    ids=["a sidecar of an older version", "a configuration that is fixed", "not ours", "the same"],
+)
+async def test_nothing_is_sent_where_nothing_is_to_be_taken_over(said: SidecarState, parts: Raw) -> None:
+    address, api, keys, live = next(_addresses), TinyApi(), Keys(), LiveState(control_key=b"key")
+    peer = Peer(control_token(b"key", "uid-of-ocr"), said)
+    api.put(POD, owned(api, model_pod("a", address)))
+    api.put(CONFIG_MAP, config_map("new", **parts))
+    follower = SidecarFollower(Settings(), live, aiohttp.ClientSession)
+    async with served(peer, address), followed(follower, api, keys):
+        await until(lambda: bool(live.sidecars))
+        await asyncio.sleep(2 * SCAN_S)
+        assert peer.sent == []
 
 
 def said(shard: int, revision: int = 1, **parts: Any) -> RunnerState:

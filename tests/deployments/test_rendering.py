@@ -75,7 +75,10 @@ def _spoil(value: Any) -> None:
         ({"strategy": {"type": "Recreate"}}, False),
         ({"networkPolicy": {"mode": "None"}}, False),
         ({"queueOrder": "Oldest"}, True),
-        ({"models": [model("recognizer", targets={"latencyMilliseconds": 50})]}, True),
+        ({"models": [model("recognizer", targets={"latencyMilliseconds": 50})]}, False),
+        ({"models": [model("recognizer", batching={"maxSize": 4})]}, False),
+        ({"models": [model("recognizer", batching={"mode": "Whole"})]}, True),
+        ({"models": [model("recognizer", warmup={"mode": "Skip"})]}, True),
     ],
 )
 def test_only_what_pods_read_restarts_them(change: Raw, restarts: bool) -> None:

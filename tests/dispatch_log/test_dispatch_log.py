@@ -69,6 +69,8 @@ async def eventful(engine: Engine, devices: list[FakeDevice], seed: int) -> int:
             await engine.unload("b")
         if number == 300:
             await engine.load("b")
+        if number == 320:
+            engine.reconfigure([model("a", latency=500, max_size=4), model("c", latency=90, window_milliseconds=300)])
         await asyncio.sleep(chance.expovariate(150))
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(each, InferenceError | asyncio.CancelledError) or each.outputs for each in answers)

@@ -10,6 +10,7 @@ from batchwright_operator.api.eligible_kinds import eligible_kinds
 from batchwright_operator.crds.schema import structural
 from batchwright_operator.crds.status_types import TermsStatus, terms_status
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.live_configuration import Configured
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.status import status_of
@@ -76,7 +77,7 @@ def test_term_is_in_the_status(receipt: Receipt) -> None:
     facts = DeploymentFacts(deployment=wanted, kinds=eligible_kinds(wanted, Settings()), replicas=(placed,))
     phase = DeploymentPhase(name="Ready", reason="Available", message="", ready=1, needed=1, wanted=1)
     upgrade = Condition(type="UpToDate", status="True", reason="UpToDate")
-    status = status_of(facts, phase, upgrade, NOW)
+    status = status_of(facts, phase, upgrade, Configured(newest=1), NOW)
     assert status["placements"][0]["terms"] == receipt.terms
 
 

@@ -42,6 +42,21 @@ def infer(served: Served, model: str) -> tuple[int, dict[str, Any]]:
     return status, json.loads(answer)
 
 
+def put_configuration(served: Served, body: bytes, token: str | None) -> tuple[int, Any]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    url = f"http://127.0.0.1:{served.control}/v1/configuration"
+    status, _, answer = fetched(urllib.request.Request(url, data=body, headers=headers, method="PUT"))
+    return status, json.loads(answer)
+
+
+def configuration(generation: int = 2, name: str = "own", **parts: Any) -> bytes:
+    """That of `own`, with other parts of model a."""
+    models = [{**emulated_model("a", fixed_ms=20), **parts}, emulated_model("b", fixed_ms=20)]
+    [document, _] = manifest(name, models)
+    document["metadata"] |= {"namespace": "default", "generation": generation}
+    return json.dumps(document).encode()
+
+
 @pytest.mark.parametrize(
     ("path", "body"), [("/v1/state", None), ("/v1/load", {"model": "slow"}), ("/v1/unload", {"model": "slow"})]
 )
@@ -95,6 +110,43 @@ def test_an_unloaded_model_is_unknown_until_it_is_loaded(own: Served) -> None:
     assert infer(own, "b")[0] == 200
     assert control(own, "/v1/load", {"model": "a"}, own.token)[0] == 200
     assert infer(own, "a")[0] == 200
+
+
+def test_a_new_configuration_is_in_force_at_once_and_no_request_under_way_is_lost(own: Served) -> None:
+    began = own.state()["configuration"]
+    assert put_configuration(own, configuration(), None)[0] == 401
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(infer, own, "a") for _ in range(200)]
+        for size in range(2, 12):
+            body = configuration(size, batching={"maxSize": size}, targets={"latencyMilliseconds": 60_000 + size})
+            status, answer = put_configuration(own, body, own.token)
+            assert (status, answer["generation"]) == (200, size)
+        assert {future.result()[0] for future in asked} == {200}
+    said = own.state()
+    assert said["configuration"] == {"generation": 11, "digest": answer["digest"], "message": ""}
+    assert said["configuration"]["digest"] != began["digest"]
+    assert said["models"][0]["tuning"]["targetMilliseconds"] == 60_011
+    assert json.loads(own.get("/v2/models/a/config")[2])["max_batch_size"] == 11
+    assert put_configuration(own, configuration(12), own.token)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        (b"{}", 400, "no ModelDeployment"),
+        (configuration(name="other"), 409, "metadata"),
+        (configuration(warmup={"mode": "Skip"}), 409, "spec.models[a].warmup"),
+        (b" " * ((2 << 20) + 1), 413, ""),
+    ],
+)
+def test_a_configuration_that_is_wrong_or_needs_another_pod_changes_nothing(
+    own: Served, body: bytes, status: int, word: str
+) -> None:
+    before = own.state()["configuration"]["digest"]
+    found, answer = put_configuration(own, body, own.token)
+    assert found == status
+    assert word in answer["error"]
+    assert own.state()["configuration"]["digest"] == before
 
 
 @pytest.mark.slow

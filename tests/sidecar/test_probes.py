@@ -9,14 +9,18 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchwright_worker.api.deployment import ModelDeployment, ModelDeploymentSpec
+from batchwright_worker.api.model import Model
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.http.server import bound
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.sidecar import control, probes
+from batchwright_worker.sidecar.configuration import Configuration, Document
 from batchwright_worker.sidecar.control import ControlApp
 from batchwright_worker.sidecar.control_thread import ControlThread
 from batchwright_worker.sidecar.drain import Drain
@@ -59,6 +63,11 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "DOUBTFUL_S", DOUBTFUL_S)
 
 
+def configuration_of(models: list[Model]) -> Configuration:
+    deployed = ModelDeployment(name="m", namespace="n", spec=ModelDeploymentSpec(models=tuple(models)))
+    return Configuration(Path("unused"), Document(deployment=deployed, generation=1, digest=""), (0, 0, 0))
+
+
 def on_port(scenario: Callable[[Port], Awaitable[None]]) -> None:
     async def run() -> None:
         manifest = [model("m")]
@@ -70,6 +79,7 @@ def on_port(scenario: Callable[[Port], Awaitable[None]]) -> None:
         app = ControlApp(
             catalogue,
             drain,
+            configuration_of(manifest),
             lambda: b"token",
             probes.Probes(catalogue, engine.snapshot, [runtime], main, STUCK_S),
             main,

@@ -214,6 +214,9 @@ class ModelDeploymentStatus(Value, kw_only=True, frozen=True):
     conditions: Conditions = ()
     replicas: Annotated[Whole, doc("Pods that exist.")] = None
     ready_replicas: Annotated[Whole, doc("Pods that answer requests.")] = None
+    configured_replicas: Annotated[
+        Whole, doc("Pods that serve by the newest targets, limits and bounds of batches.")
+    ] = None
     selector: Annotated[Text, doc("Label selector of the pods, for the scale subresource.")] = None
     address: Annotated[Address | None, doc("Where requests go.")] = None
     models: Annotated[

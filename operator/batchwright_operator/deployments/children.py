@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from batchwright_operator.api.model_deployment import ModelDeployment
-from batchwright_operator.deployments.shape import configuration
+from batchwright_operator.deployments.shape import fixed_configuration
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -53,6 +53,8 @@ ANNOTATION_UPGRADE: Final = f"{GROUP}/upgrade"
 """On Deployments that roll, or did so last, because of an upgrade: the revision that they were brought to."""
 ANNOTATION_NO_FIT: Final = f"{GROUP}/no-fit"
 """On Deployments: JSON, accelerator kind -> when it had no place for a pod, and a digest of its processors then."""
+ANNOTATION_SINCE: Final = f"{GROUP}/since-generation"
+"""On ConfigMaps that change as their pods run: the generation of the ModelDeployment that made it what it is."""
 LABEL_METRICS: Final = f"{GROUP}/metrics"
 """On namespaces whose Prometheus may read the metrics of agents and sidecars: "true"."""
 
@@ -67,14 +69,15 @@ def pod_selector(name: str) -> dict[str, str]:
     return {LABEL_DEPLOYMENT: name, LABEL_COMPONENT: COMPONENT_MODEL}
 
 
-def deployment_json(owner: Raw, spec: Raw) -> str:
+def deployment_json(owner: Raw, spec: Raw, generation: int | None = None) -> str:
     """What the processes in the pod read: the object without identity, with this part of its spec
-    (`shape.configuration`)."""
+    (`shape.configuration`), and the generation that has made it what it is, where it changes as they run."""
     metadata = owner["metadata"]
+    since = {} if generation is None else {"generation": generation}
     body = {
         "apiVersion": owner["apiVersion"],
         "kind": owner["kind"],
-        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], **since},
         "spec": spec,
     }
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -83,14 +86,15 @@ def deployment_json(owner: Raw, spec: Raw) -> str:
 def config_name(owner: Raw, kind: str) -> str:
     """Name of the ConfigMap for pods of this kind that are made now; what they cannot take over as they run makes
     another name, so another pod template."""
-    fixed = configuration(owner["spec"], {}, kind, LIVE_FIELDS)
-    return child_name(owner["metadata"]["name"], "config", digest(deployment_json(owner, fixed)))
+    fixed = deployment_json(owner, fixed_configuration(owner["spec"], kind, LIVE_FIELDS))
+    # With the fields: one and the same ConfigMap cannot be of pods that take over other ones.
+    return child_name(owner["metadata"]["name"], "config", digest([fixed, LIVE_FIELDS]))
 
 
-def config_map(owner: Raw, name: str, text: str, *, immutable: bool) -> Raw:
-    """The ConfigMap with deployment.json."""
+def config_map(owner: Raw, name: str, text: str, generation: int | None = None) -> Raw:
+    """The ConfigMap with deployment.json, which changes as its pods run if it is of a generation."""
     labels = own_labels(owner["metadata"]["name"]) | {LABEL_COMPONENT: COMPONENT_CONFIG}
-    parts = {"immutable": True} if immutable else {}
+    parts: Raw = {"immutable": True} if generation is None else {"annotations": {ANNOTATION_SINCE: str(generation)}}
     return child(CONFIG_MAP, owner, name, labels, data={"deployment.json": text}, **parts)
 
 

@@ -1,12 +1,16 @@
-"""Follows the state of every model pod's sidecar by one open long-poll each."""
+"""Follows the state of every model pod's sidecar by one open long-poll each, and has those that serve by an old
+configuration sent the newest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from batchwright_operator.deployments.live_configuration import LiveTexts
 from batchwright_operator.deployments.pod_template import SIDECAR
+from batchwright_operator.deployments.replicas import config_of
 from batchwright_operator.kube.objects import POD
+from batchwright_operator.pods.configuration_sender import ConfigurationSender, ConfigurationText
 from batchwright_operator.pods.lifecycle import is_running
 from batchwright_operator.pods.owner_chain import OwnerChains
 from batchwright_operator.pods.state_follower import (
@@ -31,8 +35,11 @@ class SidecarFollower:
     """The `Background` that keeps `live.sidecars` true and reconciles a ModelDeployment when one changed."""
 
     def __init__(self, settings: Settings, live: LiveState, session_factory: SessionFactory) -> None:
+        self._live = live
+        self._texts = LiveTexts()
+        self._sender = ConfigurationSender(session_factory=session_factory)
         self._follower = StateFollower(
-            targets=lambda store: sidecar_targets(store, live.control_token),
+            targets=self._targets,
             message=SidecarState,
             states=live.sidecars,
             session_factory=session_factory,
@@ -41,7 +48,23 @@ class SidecarFollower:
 
     async def run(self, store: StoreView, queue: Queue) -> None:
         """Runs until cancelled; survives its own errors."""
-        await self._follower.run(store, queue)
+        async with self._sender:
+            await self._follower.run(store, queue)
+
+    def _targets(self, store: StoreView) -> list[FollowedPod]:
+        """One look at the cache serves both."""
+        found = list(sidecar_targets(store, self._live.control_token))
+        self._sender.look(self._behind(store, found))
+        return found
+
+    def _behind(self, store: StoreView, targets: list[FollowedPod]) -> Iterator[tuple[FollowedPod, ConfigurationText]]:
+        for target in targets:
+            received = self._live.sidecars.get(target.uid)
+            if received is None or received.state.configuration is None:
+                continue  # not known yet; or a sidecar that takes over nothing as it runs
+            wanted = self._texts.of(store, target.key, target.config)
+            if wanted is not None and wanted.digest != received.state.configuration.digest:
+                yield target, wanted
 
 
 def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[FollowedPod]:
@@ -59,4 +82,6 @@ def sidecar_targets(store: StoreView, token: Callable[[str], str]) -> Iterator[F
         if uid not in tokens:
             tokens[uid] = token(uid)
         key = key_of(MODEL_DEPLOYMENT_RECONCILER, deployment)
-        yield FollowedPod(uid=pod["metadata"]["uid"], address=address, token=tokens[uid], key=key)
+        yield FollowedPod(
+            uid=pod["metadata"]["uid"], address=address, token=tokens[uid], key=key, config=config_of(pod["spec"])
+        )

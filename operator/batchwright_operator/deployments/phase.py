@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from batchwright_operator.deployments.availability import needed_replicas
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.live_configuration import Configured, configured_condition
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.kube.conditions import few, find, shorten
@@ -49,17 +50,17 @@ class DeploymentPhase:
         return self.ready >= self.needed
 
 
-def phase_of(facts: DeploymentFacts, rollout: Rollout, now: float) -> DeploymentPhase:
+def phase_of(facts: DeploymentFacts, rollout: Rollout, configured: Configured, now: float) -> DeploymentPhase:
     """The phase by what is observed, and by the conditions that are written, which say since when."""
     wanted, present, needed = facts.deployment.spec.replicas, facts.present, needed_replicas(facts.deployment)
     ready = _serving(facts)
     final = _impossible(facts)
     # Counts alone would say Ready during a rollout: the old ReplicaSet's pods are ready, and there are enough of them.
-    complete = rollout.complete and ready == wanted == len(present)
+    complete = rollout.complete and ready == wanted == len(present) and not configured.behind
     kept = (rollout.current or facts.is_moving) and ready >= needed and _was_ready(facts)
     if facts.rejection is None and final is None and (complete or kept):
         return _ready(facts, rollout, ready, needed)
-    problem = final or _obstacle(facts) or _failure(rollout) or worst(_problems(facts))
+    problem = final or _obstacle(facts) or _failure(rollout) or worst(_problems(facts)) or _behind(configured)
     if problem is None:
         problem = Problem(reason="Progressing", message="the pods are brought to what the spec says")
     left_s = None if final is not None else _left_s(facts, rollout, problem, now, available=ready >= needed)
@@ -160,6 +161,13 @@ def _obstacle(facts: DeploymentFacts) -> Problem | None:
         )
         return Problem(reason=CLAIM_NOT_FOUND, message=text, is_fault=True)
     return None
+
+
+def _behind(configured: Configured) -> Problem | None:
+    if not configured.behind:
+        return None
+    said = configured_condition(configured)
+    return Problem(reason="Configuring", message=said.message, is_fault=said.reason == "Refused")
 
 
 def _failure(rollout: Rollout) -> Problem | None:

@@ -193,10 +193,12 @@ def _supply(processors: Sequence[tuple[str, int, float]], kind: str, count: int,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What there should be: the Deployments, and the revision of each kind that has one."""
+    """What there should be: the Deployments, and of each kind that has one its revision and configuration."""
 
     deployments: tuple[Raw, ...]
     revisions: tuple[Revision, ...] = ()
+    configurations: tuple[Raw, ...] = ()
+    """The ConfigMaps that pods have as their configuration."""
 
 
 def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
@@ -227,7 +229,11 @@ def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
         found.append(
             deployment(facts.deployment, runtime.kind, count, template=template, strategy=strategy, annotations=notes)
         )
-    return Desired(deployments=(*found, *_of_lost_kinds(facts, kept)), revisions=tuple(revisions.values()))
+    return Desired(
+        deployments=(*found, *_of_lost_kinds(facts, kept)),
+        revisions=tuple(revisions.values()),
+        configurations=tuple(configurations(facts, tuple(revisions.values()))),
+    )
 
 
 def _kept(facts: DeploymentFacts, plan: ReplicaPlan) -> dict[str, int]:
@@ -262,7 +268,7 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
     names = {each["metadata"]["name"] for each in wanted.deployments}
     policy = network_policy(raw, facts.deployment.spec.network_policy, settings)
     applied: list[tuple[Resource, Raw]] = [
-        *((CONFIG_MAP, each) for each in configurations(facts, wanted.revisions)),
+        *((CONFIG_MAP, each) for each in wanted.configurations),
         (SECRET, control_secret(raw, own_labels(facts.deployment.name), token)),
         *([(NETWORK_POLICY, policy)] if policy is not None else []),
         (SERVICE, service(raw)),

@@ -11,6 +11,7 @@ from batchwright_operator.api.model_deployment import ModelDeployment, parse
 from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.live_configuration import configured
 from batchwright_operator.deployments.metrics import metrics_of
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
 from batchwright_operator.deployments.phase import CLAIM_NOT_FOUND, DeploymentPhase, phase_of
@@ -196,8 +197,9 @@ def decide(observed: ObservedDeployment, now: float) -> Decision:
     settings = observed.settings
     wanted = desired(facts, settings, now)
     rolled = rollout(wanted.deployments, facts.deployments)
-    phase, upgrade = phase_of(facts, rolled, now), up_to_date(facts, wanted.revisions, rolled, settings)
-    new = status_of(facts, phase, upgrade, now)
+    found = configured(facts, wanted.revisions, wanted.configurations)
+    phase, upgrade = phase_of(facts, rolled, found, now), up_to_date(facts, wanted.revisions, rolled, settings)
+    new = status_of(facts, phase, upgrade, found, now)
     policy = WritePolicy(
         words_s=settings.status_min_interval_seconds,
         numbers_s=settings.status_metric_interval_seconds,

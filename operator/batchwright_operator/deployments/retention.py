@@ -5,27 +5,48 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from batchwright_operator.deployments.children import COMPONENT_CONFIG, config_map, deployment_json
+from batchwright_operator.deployments.children import (
+    ANNOTATION_SINCE,
+    COMPONENT_CONFIG,
+    config_map,
+    deployment_json,
+)
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.replicas import config_of
 from batchwright_operator.deployments.revision import Revision
 from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.deployments.shape import configuration
-from batchwright_operator.kube.metadata import is_leaving, label
+from batchwright_operator.kube.metadata import annotation, is_leaving, label
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.names import LABEL_COMPONENT
 
 
 def configurations(facts: DeploymentFacts, revisions: Sequence[Revision]) -> Iterator[Raw]:
-    """The configuration of each revision; two kinds may share one."""
-    raw, made = facts.deployment.raw, set()
-    for each in revisions:
+    """The configuration of each revision; two kinds may share one. So have older revisions that still have pods: until
+    these are replaced, they serve by the newest targets too."""
+    made: set[str] = set()
+    used = {each.config for each in facts.present}
+    older = [each for each in facts.revisions if each.live and config_of(each.template["spec"]) in used]
+    for each in (*revisions, *older):
         name = config_of(each.template["spec"])
-        if name in made:
-            continue
-        made.add(name)
-        text = each.config or deployment_json(raw, configuration(each.spec, raw["spec"], each.kind, each.live))
-        yield config_map(raw, name, text, immutable=not each.live)
+        if name not in made:
+            made.add(name)
+            yield _configuration(facts, each, name)
+
+
+def _configuration(facts: DeploymentFacts, revision: Revision, name: str) -> Raw:
+    raw = facts.deployment.raw
+    spec = configuration(revision.spec, raw["spec"], revision.kind, revision.live)
+    if not revision.live:
+        return config_map(raw, name, revision.config or deployment_json(raw, spec))
+    there = next((each for each in facts.config_maps if each["metadata"]["name"] == name), None)
+    if there is not None and (since := annotation(there, ANNOTATION_SINCE)).isdigit():
+        # A new number of replicas is a new generation too, and nothing that a sidecar had to be told.
+        text = deployment_json(raw, spec, int(since))
+        if text == (there.get("data") or {}).get("deployment.json"):
+            return config_map(raw, name, text, int(since))
+    generation = facts.deployment.generation
+    return config_map(raw, name, deployment_json(raw, spec, generation), generation)
 
 
 def forgotten(facts: DeploymentFacts, revisions: Sequence[Revision]) -> Iterator[Raw]:

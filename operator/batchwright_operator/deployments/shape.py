@@ -6,7 +6,7 @@ fills in is left out of both, so that it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -90,12 +90,19 @@ def same_shape(recorded: Raw, current: ModelDeploymentSpec, current_raw: Raw, ki
 
 def configuration(recorded: Raw, current: Raw, kind: str, live: Collection[str]) -> Raw:
     """The spec that pods of this kind read: as it was recorded, so that they find what they know, with the current
-    values at the live paths (none, where there is no current one)."""
-    spec = {name: value for name, value in recorded.items() if name not in NOT_OF_THE_POD}
+    values at the live paths of the models that are still there."""
     now = {model["name"]: model for model in current.get("models") or ()}
-    spec["models"] = [
-        _artifacts_of(overlaid(model, now.get(model["name"], {}), live), kind) for model in recorded["models"]
-    ]
+    return _of_pods(recorded, [overlaid(each, now.get(each["name"], each), live) for each in recorded["models"]], kind)
+
+
+def fixed_configuration(spec: Raw, kind: str, live: Collection[str]) -> Raw:
+    """The part of it that pods of this kind read but cannot take over as they run."""
+    return _of_pods(spec, [_without(each, live) for each in spec["models"]], kind)
+
+
+def _of_pods(whole: Raw, models: Sequence[Raw], kind: str) -> Raw:
+    spec = {name: value for name, value in whole.items() if name not in NOT_OF_THE_POD}
+    spec["models"] = [_artifacts_of(each, kind) for each in models]
     if "runtimes" in spec:
         spec["runtimes"] = [each for each in spec["runtimes"] if each["accelerator"] == kind]
     return spec

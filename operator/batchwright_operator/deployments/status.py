@@ -7,6 +7,7 @@ from typing import Final
 
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.latency import target_met
+from batchwright_operator.deployments.live_configuration import CONFIGURED, Configured, configured_condition
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.tuning_status import most_frequent, tuning_status
@@ -31,7 +32,9 @@ SHORT_MESSAGE_LIMIT: Final = 100
 ModelStates = Mapping[str, Sequence[ModelState]]
 
 
-def status_of(facts: DeploymentFacts, phase: DeploymentPhase, upgrade: Condition, now: float) -> Raw:
+def status_of(
+    facts: DeploymentFacts, phase: DeploymentPhase, upgrade: Condition, configuration: Configured, now: float
+) -> Raw:
     """The status without `lastUpdatedTime`. What no sidecar has reported yet (the operator has just started) is kept
     from the status that is written."""
     old, present = facts.old, facts.present
@@ -47,6 +50,7 @@ def status_of(facts: DeploymentFacts, phase: DeploymentPhase, upgrade: Condition
         _models_ready(facts, states, old, unreported=unreported),
         _latency(facts, states, old, unreported=unreported),
         upgrade,
+        _configured(configuration, old),
     ]
     name, namespace = facts.deployment.name, facts.deployment.namespace
     return {
@@ -54,6 +58,7 @@ def status_of(facts: DeploymentFacts, phase: DeploymentPhase, upgrade: Condition
         "conditions": render(wanted, old.get("conditions") or (), generation=facts.deployment.generation, now=now),
         "replicas": len(present),
         "readyReplicas": sum(each.ready for each in present),
+        "configuredReplicas": _configured_replicas(configuration, old),
         "selector": f"{LABEL_DEPLOYMENT}={name},{LABEL_COMPONENT}={COMPONENT_MODEL}",
         "address": {"url": f"http://{name}.{namespace}.svc:{HTTP_PORT}"},
         "models": models,
@@ -110,6 +115,19 @@ def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unre
             type=kind, status="Unknown", reason="NotReported", message=f"no pod has reported of {few(unnamed)}"
         )
     return Condition(type=kind, status="True", reason="AllModelsReady", message="every model can be called")
+
+
+def _configured(found: Configured, old: Raw) -> Condition:
+    written = find(old.get("conditions"), CONFIGURED)
+    if found.unreported and written and not found.behind:
+        return Condition(
+            type=CONFIGURED, status=written["status"], reason=written["reason"], message=written["message"]
+        )
+    return configured_condition(found)
+
+
+def _configured_replicas(found: Configured, old: Raw) -> int:
+    return int(old.get("configuredReplicas") or 0) if found.unreported and not found.behind else found.newest
 
 
 def _failure(states: Sequence[ModelState]) -> str:

@@ -27,7 +27,7 @@ from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import parse_spec
 from batchwright_worker.api.names import ANNOTATION_RESTARTED_AT, LIVE_FIELDS
 
-TEMPLATE_VERSION: Final = 1
+TEMPLATE_VERSION: Final = 2
 """Of the templates that this operator renders; 0 is that of templates of 0.1.0, which has no revisions. To be raised
 with every change of the rendering (`tests/deployments/test_upgrades.py` sees to it)."""
 REQUIRED_VERSION: Final = 0

@@ -56,6 +56,8 @@ class FollowedPod:
     address: str
     token: str
     key: Key
+    config: str = ""
+    """Name of the ConfigMap that it mounts as its configuration; empty where that never changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,16 @@ class DeviceState(_Message, kw_only=True, frozen=True):
     """Where it serves layer by layer."""
 
 
+class ConfigurationState(_Message, kw_only=True, frozen=True):
+    """The configuration that a sidecar serves by: the `generation` of the ModelDeployment that it is of (0: it does not
+    say), the `digest` of its text (`names.configuration_digest`), and why a newer one was not taken over (empty: there
+    was none)."""
+
+    generation: int
+    digest: str
+    message: str = ""
+
+
 class SidecarState(_Message, kw_only=True, frozen=True):
     """Answer of a sidecar's STATE_PATH. `revision` grows when something worth a status write changed."""
 
@@ -165,6 +175,8 @@ class SidecarState(_Message, kw_only=True, frozen=True):
     message: str = ""
     models: list[ModelState]
     devices: list[DeviceState] = []
+    configuration: ConfigurationState | None = None
+    """None: of a sidecar that does not tell, and reads it but once, when it starts."""
 
 
 class LoadTableRow(_Message, kw_only=True, frozen=True):

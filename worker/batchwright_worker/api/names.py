@@ -91,8 +91,24 @@ def runtime_live_path(index: int) -> str:
     return f"/v1/runtimes/runtime-{index}/live"
 
 
-LIVE_FIELDS: Final[tuple[str, ...]] = ()
-"""Fields of a model in the configuration that a sidecar takes over as it runs."""
+LIVE_FIELDS: Final = (
+    "targets.latencyMilliseconds",
+    "targets.throughput",
+    "limits.runMilliseconds",
+    "limits.loadMilliseconds",
+    "batching.minSize",
+    "batching.maxSize",
+    "batching.initialSize",
+    "batching.step",
+    "batching.windowMilliseconds",
+    "batching.trendLength",
+    "batching.maxQueueDelayMilliseconds",
+    "batching.maxQueueLength",
+    "batching.controller",
+)
+"""Fields of a model in the configuration that a sidecar takes over as it runs. Not `batching.mode` and
+`batching.padding`, which decide how the model is loaded and which rows share a batch, and what waits has been sorted
+by them."""
 
 # Environment of containers.
 ENV_KIND: Final = "BATCHWRIGHT_ACCELERATOR"
@@ -128,6 +144,8 @@ HEADER_EXPECTED_WAIT: Final = "batchwright-expected-wait-ms"
 """On every answer of a sidecar: the wait that a new row of this model would meet now, in milliseconds."""
 HEADER_BATCH_SIZE: Final = "batchwright-batch-size"
 """On every inference result of a sidecar: how many rows the batch had that the request ran in."""
+CONFIGURATION_PATH: Final = "/v1/configuration"
+"""PUT on the control port: DEPLOYMENT_FILE's new text, of which only what is in LIVE_FIELDS may differ."""
 STATE_PATH: Final = "/v1/state"
 """GET on the control port, `?after=REVISION&waitSeconds=N`: long-poll; answers as soon as revision > after."""
 
@@ -152,6 +170,11 @@ def digest_name(*parts: str, limit: int = 63) -> str:
     name = "-".join(parts)
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: limit - 9].rstrip('-.')}-{digest}"
+
+
+def configuration_digest(text: bytes) -> str:
+    """What tells one text of DEPLOYMENT_FILE from another."""
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def claim_of(uri: str) -> str | None:

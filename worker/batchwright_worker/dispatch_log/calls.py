@@ -22,6 +22,7 @@ FORMAT: Final = 2
 CALLS: Final = (
     "add_model",
     "add_device",
+    "reconfigure",
     "offer",
     "cancel",
     "next",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self
@@ -25,6 +25,7 @@ from batchwright_worker.engine.lifecycle import ModelLifecycle
 from batchwright_worker.engine.loader import Loader, artifact_for, expected_footprint
 from batchwright_worker.engine.parts import EngineParts
 from batchwright_worker.engine.pending import PendingRequest, PendingRequests
+from batchwright_worker.engine.reconfiguration import reconfigured
 from batchwright_worker.engine.retries import Retries
 from batchwright_worker.engine.signature import Prepared, Signature
 from batchwright_worker.engine.state_publisher import StatePublisher
@@ -74,7 +75,7 @@ class Engine:
         interleaves: bool = False,
     ) -> None:
         self.clock = clock
-        self.models: Mapping[str, Model] = {model.name: model for model in models}
+        self.models = {model.name: model for model in models}
         self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
         self.scheduler = scheduler or Scheduler()
         self.counters: Mapping[str, ModelCounters] = {model.name: ModelCounters() for model in models}
@@ -84,7 +85,7 @@ class Engine:
         # Decisions begin loads, and loads that end are events for the next decision: the loop is made first, and calls
         # back by a method of this object because its dispatcher is made last.
         self._decisions = DecisionLoop(self._decide, clock)
-        parts = EngineParts(
+        self._parts = parts = EngineParts(
             models=self.models,
             runtimes=self.runtimes,
             scheduler=self.scheduler,
@@ -278,6 +279,15 @@ class Engine:
         self.publisher.set_state(name, "Unloaded", UNLOADED)
         for device in self.scheduler.devices:
             await self._lifecycle.evict(device, name)
+
+    def reconfigure(self, models: Iterable[Model]) -> None:
+        """Take over these models' targets, limits and bounds of batches (names.LIVE_FIELDS), in which alone they differ
+        from those served. What waits, runs or was learned stays; a batch that runs keeps its limit."""
+        for model in models:
+            if model != self.models[model.name]:
+                self.models[model.name] = model
+                reconfigured(self._parts, self.windows, model)
+        self._decisions.wake()
 
     def snapshot(self) -> SidecarState:
         """The state as the operator reads it."""

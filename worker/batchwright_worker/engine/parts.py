@@ -20,7 +20,7 @@ class EngineParts:
     """One per engine: `models` and `counters` by the model's name, `runtimes` by the device's; `clock` is the monotonic
     clock of requests, `wall` gives Unix seconds."""
 
-    models: Mapping[str, Model]
+    models: dict[str, Model]
     runtimes: Mapping[str, Runtime]
     scheduler: Scheduler
     counters: Mapping[str, ModelCounters]

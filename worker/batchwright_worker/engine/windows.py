@@ -22,16 +22,22 @@ class Windows:
         """There is traffic: if no window is open, one begins. Without traffic no timer runs."""
         if served.name not in self.timers:
             self.engine.scheduler.open_window(served.name, self.engine.clock())
-            self._schedule(served)
+            self._schedule(served, served.config.window_s)
+
+    def resized(self, served: ServedModel) -> None:
+        """Its windows have another length: the one that is open ends as if it had had it from the start."""
+        timer = self.timers.get(served.name)
+        if timer is not None:
+            timer.cancel()
+            self._schedule(served, max(0.0, served.window.began + served.config.window_s - self.engine.clock()))
 
     def close(self) -> None:
         """No more windows."""
         for timer in self.timers.values():
             timer.cancel()
 
-    def _schedule(self, served: ServedModel) -> None:
-        loop = asyncio.get_running_loop()
-        self.timers[served.name] = loop.call_later(served.config.window_s, self._end, served)
+    def _schedule(self, served: ServedModel, after_s: float) -> None:
+        self.timers[served.name] = asyncio.get_running_loop().call_later(after_s, self._end, served)
 
     def _end(self, served: ServedModel) -> None:
         now = self.engine.clock()
@@ -40,6 +46,6 @@ class Windows:
         if counts.quiet and not decision.window.running:
             del self.timers[served.name]
         else:
-            self._schedule(served)
+            self._schedule(served, served.config.window_s)
         if decision.changed:
             self.engine.decisions.wake()

@@ -332,6 +332,17 @@ class ModelQueue:
             ends = end(min(rows, cap))
         return late
 
+    def extend(self, within_s: float, allowed_s: float | None) -> None:
+        """Requests that had to be answered `within_s` of their arrival may take `allowed_s` (None: however long)."""
+        for entry in self.entries.values():
+            if entry.drop_after != entry.arrival + within_s:
+                continue  # a bound of its caller's own, or of a request that takes longer alone than any target
+            if allowed_s is None:
+                entry.drop_after = None
+                self.groups[entry.bucket].bounded -= 1
+            else:
+                entry.drop_after = entry.arrival + allowed_s
+
     def next_bucket(self) -> Bucket | None:
         """The bucket whose first request ranks first: order of arrival, so that no shape starves."""
         if len(self.groups) == 1:

@@ -73,6 +73,13 @@ class Scheduler:
         self.models[config.name] = served = start_serving(config, now)
         return served
 
+    def reconfigure(self, config: ModelConfig) -> int:
+        """Other targets, bounds and limits for a model as it is served; its batch size by them."""
+        served = self.models[config.name]
+        served.reconfigure(config)
+        self._rebalance_at = 0.0
+        return served.tuner.size
+
     def add_device(self, config: DeviceConfig, up: bool) -> Device:
         """A device whose runtime is `up`, or will be with `runtime_back`."""
         self.devices[config.name] = device = new_device(config, up)

@@ -94,6 +94,12 @@ def config_of(
     )
 
 
+def _of_whole(config: ModelConfig) -> ModelConfig:
+    """With nothing to tune."""
+    tuning = replace(config.tuning, min_size=1, max_size=1, step=1)
+    return replace(config, tuning=tuning, initial_size=None)
+
+
 def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1e3
 
@@ -170,6 +176,8 @@ class ServedModel:
     _version: int = 0
     _turnarounds: dict[Bucket, tuple[Curve, float, Curve]] = field(default_factory=dict)
     _facts: dict[Bucket, BucketFacts] = field(default_factory=dict)
+    whole: bool = False
+    """Its requests have no rows: each is a batch of its own."""
     blocked: str = ""
     """Why it must not be loaded now: unloaded by request, or failed to load."""
     blocked_until: float = 0.0
@@ -359,9 +367,30 @@ class ServedModel:
     def serve_whole(self) -> None:
         """Its requests are of one row each, and each is a batch of its own: nothing is left to tune."""
         self._version += 1
-        tuning = replace(self.config.tuning, min_size=1, max_size=1, step=1)
-        self.config = replace(self.config, tuning=tuning, initial_size=None)
+        self.whole = True
+        self.config = _of_whole(self.config)
         self.tuner = TunerState(size=1)
+
+    def reconfigure(self, config: ModelConfig) -> None:
+        """Other targets, bounds and limits. What was learned stays; what waits stays, and if it had to be answered
+        within the old latency target, it has as long as the new one allows, if that is longer."""
+        self._version += 1
+        before, before_s = self.config, self.target_s
+        self.config = config = _of_whole(config) if self.whole else config
+        self.queue.limit = config.queue_limit
+        if before_s is not None and (self.target_s is None or self.target_s > before_s):
+            self.queue.extend(before_s, self.target_s)
+        if (before.tuning, before.initial_size) != (config.tuning, config.initial_size):
+            self.tuner = self._tuner_of(config)
+
+    def _tuner_of(self, config: ModelConfig) -> TunerState:
+        """The size is looked for again, from where it is. The wants of windows before say nothing of other targets:
+        as a trend they would hold the size."""
+        if not self.tuner.proposals:
+            started = first_size(config.tuning, config.initial_size, self.tuning_curve())
+            return replace(self.tuner, size=started.size)
+        size = config.tuning.bounded(self.tuner.size)
+        return replace(self.tuner, size=size, proposals=(size,), searching=True, missed=0)
 
     def warmed_up(self) -> None:
         """The warm-up has run: start at the size that its fit predicts, unless the user set one."""

@@ -1,10 +1,11 @@
-"""The control port: health, state by long-poll, drain before the end, load and unload; for the operator and kubelet.
+"""The control port: health, state by long-poll, a new configuration, drain before the end, load and unload; for the
+operator and kubelet.
 
 It is served by a thread of its own (`control_thread`), and asks the sidecar's event loop what it does not know: however
 long that is busy, probes get an answer, and it is the right one.
 
-State, load and unload need the deployment's token. Drain and drained cannot: a preStop hook has no way to carry one.
-Kubelet calls from the node's address to the pod's, so the source address proves nothing either; the pod's
+State, configuration, load and unload need the deployment's token. Drain and drained cannot: a preStop hook has no way
+to carry one. Kubelet calls from the node's address to the pod's, so the source address proves nothing either; the pod's
 NetworkPolicy keeps everyone else out. What an intruder could do is to make this replica unready, not to read or change
 anything.
 """
@@ -20,9 +21,10 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import STATE_PATH
+from batchwright_worker.api.names import CONFIGURATION_PATH, STATE_PATH
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, TaskApp, json_response
+from batchwright_worker.sidecar.configuration import Configuration, ConfigurationError, document
 from batchwright_worker.sidecar.drain import Drain
 from batchwright_worker.sidecar.main_loop import LoopStuckError, MainLoop
 from batchwright_worker.sidecar.probes import DOUBTFUL_S, Probes
@@ -31,6 +33,8 @@ _WAIT_MOST_S = 60.0
 _TURN_S = 30.0
 """How long what is asked of the event loop waits for it to turn."""
 _BODY_BYTES = 1 << 16
+_CONFIGURATION_BYTES = 2 << 20
+"""A ConfigMap holds 1 MiB."""
 
 
 class ModelBody(msgspec.Struct):
@@ -50,12 +54,19 @@ class ControlApp(TaskApp):
     """The application of the control port, on an event loop of its own; `main` is that of engine and drain."""
 
     def __init__(
-        self, catalogue: Catalogue, drain: Drain, token: Callable[[], bytes], probes: Probes, main: MainLoop
+        self,
+        catalogue: Catalogue,
+        drain: Drain,
+        configuration: Configuration,
+        token: Callable[[], bytes],
+        probes: Probes,
+        main: MainLoop,
     ) -> None:
         super().__init__()
         self._engine = catalogue.engine
         self._catalogue = catalogue
         self._drain = drain
+        self._configuration = configuration
         self._token = token
         self._probes = probes
         self._main = main
@@ -72,13 +83,15 @@ class ControlApp(TaskApp):
                 return json_response({"drained": True})
             case "GET", "/v1/drained":
                 return await self._drained(request)
+            case "PUT", path if path == CONFIGURATION_PATH:
+                return await self._configure(request)
             case "POST", "/v1/load" | "/v1/unload" as path:
                 return await self._residency(request, path)
         raise HttpError(
             404,
             f"there is nothing at {request.method} {request.path!r}; there are GET {STATE_PATH}, GET /v2/health/live, "
-            "GET /v2/health/ready, GET /v2/models/NAME/ready, GET /v1/drain, GET /v1/drained, POST /v1/load, "
-            "POST /v1/unload",
+            f"GET /v2/health/ready, GET /v2/models/NAME/ready, PUT {CONFIGURATION_PATH}, GET /v1/drain, "
+            "GET /v1/drained, POST /v1/load, POST /v1/unload",
         )
 
     async def _state(self, request: HttpRequest) -> HttpResponse:
@@ -99,6 +112,19 @@ class ControlApp(TaskApp):
         except (LoopStuckError, TimeoutError):
             state = await self._probes.state()
         return json_response(state)
+
+    async def _configure(self, request: HttpRequest) -> HttpResponse:
+        self._authorize(request)
+        try:
+            new = document(request.body(_CONFIGURATION_BYTES))
+
+            async def take() -> None:
+                self._configuration.take(new)
+
+            await self._main.call(take, _TURN_S)
+        except ConfigurationError as error:
+            raise HttpError(409 if error.conflict else 400, f"the configuration stays as it was: {error}") from error
+        return json_response({"generation": new.generation, "digest": new.digest})
 
     async def _drained(self, request: HttpRequest) -> HttpResponse:
         request.cancel_on_disconnect()

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import msgspec
 
-from batchwright_worker.api.deployment import ModelDeployment
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.engine.readiness import Readiness
@@ -34,6 +33,7 @@ from batchwright_worker.protocol.shared_memory import EXTENSION as SHARED_MEMORY
 from batchwright_worker.protocol.shared_memory import Regions
 from batchwright_worker.protocol.tls import Certificates
 from batchwright_worker.sidecar.assembly import engine_of, runtimes_of, shares_of
+from batchwright_worker.sidecar.configuration import Configuration
 from batchwright_worker.sidecar.control import ControlApp, token_from
 from batchwright_worker.sidecar.control_thread import ControlThread
 from batchwright_worker.sidecar.drain import Drain
@@ -42,7 +42,7 @@ from batchwright_worker.sidecar.main_loop import MainLoop
 from batchwright_worker.sidecar.probes import Probes
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer
-from batchwright_worker.sidecar.settings import Settings, SidecarFailed, certificates_of, deployment_of, load_table_of
+from batchwright_worker.sidecar.settings import Settings, SidecarFailed, certificates_of, load_table_of
 from batchwright_worker.sidecar.tracing.instrumented import TracedApp, TracedEngine, TracedService
 
 _LOG = logging.getLogger(__name__)
@@ -55,14 +55,16 @@ async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises SidecarFailed."""
     if settings.parent:
         die_with_parent(settings.parent)
-    deployment = deployment_of(settings.deployment)
+    configuration = Configuration.of_file(settings.deployment)
+    deployment = configuration.deployment
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with runtimes_of(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = engine_of(settings, deployment, clients, stack)
         engine.load_table = load_table_of(settings.load_table)
-        async with Sidecar(settings, deployment, engine, clients) as sidecar:
+        configuration.serve(engine)
+        async with Sidecar(settings, configuration, engine, clients) as sidecar:
             freeze_objects()
             gc.set_threshold(YOUNG_OBJECTS, 20, 20)
             starting = asyncio.create_task(_start(engine, clients), name="start")
@@ -80,12 +82,14 @@ class Sidecar:
     def __init__(
         self,
         settings: Settings,
-        deployment: ModelDeployment,
+        configuration: Configuration,
         engine: Engine,
         runtimes: Sequence[RuntimeClient | ExternalServer],
     ) -> None:
         self._settings = settings
         self._engine = engine
+        self._configuration, deployment = configuration, configuration.deployment
+        configuration.on_change = engine.publisher.publish
         shares = shares_of(settings, deployment)
         self._memory = RequestMemory(shares.requests_bytes)
         self._large = LargeBodies(shares.decoding_bytes)
@@ -100,10 +104,9 @@ class Sidecar:
         self.drain = Drain(
             engine.publisher.publish, lambda: engine.drain(settings.drain_seconds), settings.linger_seconds
         )
-        models = {model.name: model for model in deployment.spec.models}
         self._regions = Regions(body_bytes) if settings.shared_memory else None
         extensions = (SHARED_MEMORY,) if self._regions is not None else ()
-        self._catalogue = Catalogue(engine=engine, models=models, kind=settings.kind, more_extensions=extensions)
+        self._catalogue = Catalogue(engine=engine, models=engine.models, kind=settings.kind, more_extensions=extensions)
         self._control = deployment.spec.repository_control
         self._runtimes = runtimes
         self._streaming: list[StreamingRuntime] = [each for each in runtimes if isinstance(each, RuntimeClient)]
@@ -113,7 +116,7 @@ class Sidecar:
         self._grpc: Any = None
         self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
         engine.publisher.readiness = Readiness(rule=deployment.spec.readiness, was_ready=self._noted)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     def ready(self) -> bool:
         """Are the models ready that have to be, and is no drain requested?"""
@@ -130,6 +133,7 @@ class Sidecar:
         state = msgspec.structs.replace(
             with_layerwise(self._engine.snapshot(), self._streaming),
             ready=self.ready(),
+            configuration=self._configuration.state(),
         )
         return msgspec.structs.replace(state, message="stopping") if self.drain.started else state
 
@@ -149,9 +153,10 @@ class Sidecar:
             regions=self._regions,
         )
         try:
+            self._watching.append(asyncio.create_task(self._configuration.watch(), name="configuration"))
             certificates = certificates_of(settings)
             if certificates is not None:
-                self._watching = asyncio.create_task(certificates.watch(), name="certificates")
+                self._watching.append(asyncio.create_task(certificates.watch(), name="certificates"))
             token = token_from(settings.token_file)
             ports = {
                 "http": self._serve(app, settings.http_port, self._memory, certificates),
@@ -194,7 +199,7 @@ class Sidecar:
         listener = bound(self._settings.host, self._settings.control_port)
         main = MainLoop()
         probes = Probes(self._catalogue, self.state, self._runtimes, main, self._settings.stuck_seconds)
-        app = ControlApp(self._catalogue, self.drain, token, probes, main)
+        app = ControlApp(self._catalogue, self.drain, self._configuration, token, probes, main)
         self._control_thread = ControlThread(app, self._limits, listener)
         self._control_thread.start()
         return int(listener.getsockname()[1])
@@ -204,8 +209,8 @@ class Sidecar:
         await self._engine.close()
         if self._control_thread is not None:
             await self._control_thread.stop()
-        if self._watching is not None:
-            self._watching.cancel()
+        for watching in self._watching:
+            watching.cancel()
         if self._grpc is not None:
             await self._grpc.stop(1.0)
         self._large.close()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
 from batchwright_worker.api.messages import LoadTableRow
 from batchwright_worker.dispatch_log.recorder import DEFAULT_BYTES
 from batchwright_worker.protocol.tls import Certificates, TlsFiles
@@ -54,16 +53,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     request_memory_bytes: int | None = None
     shared_memory: bool = False
-
-
-def deployment_of(path: Path) -> ModelDeployment:
-    try:
-        deployment = parse_deployment(msgspec.json.decode(path.read_bytes()))
-    except OSError as error:
-        raise SidecarFailed(f"no ModelDeployment at {path}: {error.strerror}; give --deployment FILE") from error
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise SidecarFailed(f"{path} is no ModelDeployment: {error}") from error
-    return deployment
 
 
 def certificates_of(settings: Settings) -> Certificates | None:

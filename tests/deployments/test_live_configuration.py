@@ -117,7 +117,7 @@ def test_one_that_does_not_take_it_over_says_why_and_the_others_serve_on() -> No
 def test_sidecars_that_do_not_tell_are_named_and_hold_up_nothing() -> None:
     world = World()
     world.serve()
-    assert condition(world) == ("Unknown", "NotReported")
+    assert condition(world) == ("Unknown", "OlderSidecar")
     assert world.reason() == "Available"
 
 

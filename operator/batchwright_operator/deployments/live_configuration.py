@@ -106,6 +106,6 @@ def configured_condition(found: Configured) -> Condition:
             f"{few(found.silent)} {'does' if len(found.silent) == 1 else 'do'} not tell by which targets: a sidecar of "
             "an older version, which takes over a change when it starts"
         )
-        return Condition(type=CONFIGURED, status="Unknown", reason="NotReported", message=text)
+        return Condition(type=CONFIGURED, status="Unknown", reason="OlderSidecar", message=text)
     text = "every replica serves by the newest targets, limits and bounds of batches"
     return Condition(type=CONFIGURED, status="True", reason="UpToDate", message=text)

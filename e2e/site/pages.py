@@ -23,6 +23,7 @@ NAV: Mapping[str, tuple[Page, ...]] = {
     "Start": (
         Page(source="README.md", target="index.md"),
         Page(source="docs/tutorials/own-model.md", target="tutorials/own-model.md"),
+        Page(source="docs/python.md", target="python.md"),
     ),
     "Serve": (
         Page(source="docs/models.md", target="models.md"),

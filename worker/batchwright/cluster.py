@@ -1,0 +1,204 @@
+"""A cluster through the user's own kubeconfig: apply as `kubectl apply --server-side` does, wait with progress."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import yaml
+
+from batchwright.manifests import Manifest
+from batchwright_worker.api.names import GROUP, VERSION
+
+Raw = dict[str, Any]
+PLURALS = {"ModelDeployment": "modeldeployments", "InferenceJob": "inferencejobs"}
+MANAGER = "batchwright-sdk"
+_APPLY = "application/apply-patch+yaml"
+_WATCH_S = 60
+
+
+class NotReached(Exception):  # noqa: N818 - what was waited for
+    """The object failed, or did not get there in time; `reason` is one of docs/troubleshooting.md."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+class Cluster:
+    """`context`, `namespace`: None for those of the kubeconfig, as kubectl takes them; in a pod, those of the pod."""
+
+    def __init__(self, *, context: str | None = None, namespace: str | None = None) -> None:
+        client, config = _kubernetes()
+        self._namespace = namespace or _namespace_of(context, config)
+        settings = client.Configuration()
+        try:
+            config.load_kube_config(context=context, client_configuration=settings)
+        except config.ConfigException:
+            config.load_incluster_config(client_configuration=settings)
+        self._objects = client.CustomObjectsApi(client.ApiClient(settings))
+
+    def apply(self, manifest: Manifest, *, force: bool = False) -> Raw:
+        """Creates or changes it (server-side apply); what the server holds then. `force`: take over fields that others
+        manage. Raises InvalidManifest; kubernetes' ApiException with the server's words."""
+        return self._apply(manifest.checked(), force=force)
+
+    def plan(self, manifest: Manifest) -> str:
+        """What `apply` would change, as a unified diff; empty: nothing. Nothing is written."""
+        there = self._find(manifest)
+        after = self._apply(manifest.checked(), force=True, dry_run="All")
+        before, new = (_comparable(each).splitlines(keepends=True) for each in (there, after))
+        return "".join(difflib.unified_diff(before, new, "as it is", "as it would be"))
+
+    def get(self, manifest: Manifest) -> Raw:
+        """As it is now. Raises ApiException (404: there is none)."""
+        found: Raw = self._objects.get_namespaced_custom_object(**self._place(manifest))
+        return found
+
+    def delete(self, manifest: Manifest) -> None:
+        """Deletes it; one that is not there is none."""
+        client, _ = _kubernetes()
+        try:
+            self._objects.delete_namespaced_custom_object(**self._place(manifest))
+        except client.ApiException as error:
+            if error.status != 404:
+                raise
+
+    def wait(
+        self, manifest: Manifest, *, timeout_s: float = 600.0, progress: Callable[[Raw], None] | None = None
+    ) -> Raw:
+        """Until a ModelDeployment is Ready, or an InferenceJob Complete, in the generation that is there; the object
+        then. `progress` gets each state; without it a line is drawn, in terminals and notebooks. Raises NotReached."""
+        deadline, newest = time.monotonic() + timeout_s, Raw()
+        with _Line(manifest.name, progress) as told:
+            for newest in self._states(manifest, deadline):
+                told(newest)
+                reached, reason, message = standing(newest)
+                if reached:
+                    return newest
+                if reached is False:
+                    raise NotReached(reason, message)
+        _, reason, message = standing(newest)
+        raise NotReached(reason or "Timeout", f"not there after {timeout_s:g} s; {message}")
+
+    def _states(self, manifest: Manifest, deadline: float) -> Iterator[Raw]:
+        """The object as it is, and as it is after each change, until the deadline."""
+        from kubernetes import watch
+
+        place = self._place(manifest)
+        field = f"metadata.name={place.pop('name')}"
+        while (left_s := deadline - time.monotonic()) > 0:
+            found = self.get(manifest)
+            yield found
+            stream = watch.Watch().stream(
+                self._objects.list_namespaced_custom_object, **place, field_selector=field,
+                resource_version=found["metadata"]["resourceVersion"],
+                timeout_seconds=max(1, min(_WATCH_S, int(left_s))),
+            )  # fmt: skip
+            for event in stream:
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    yield event["object"]
+
+    def _find(self, manifest: Manifest) -> Raw:
+        client, _ = _kubernetes()
+        try:
+            return self.get(manifest)
+        except client.ApiException as error:
+            if error.status != 404:
+                raise
+            return {}
+
+    def _apply(self, manifest: Manifest, **options: Any) -> Raw:
+        client, _ = _kubernetes()
+        # Not decoded by the client: it knows no other answer than 200, and 201 is what creates.
+        answer = self._objects.patch_namespaced_custom_object(
+            **self._place(manifest), body=manifest.document, field_manager=MANAGER, field_validation="Strict",
+            _content_type=_APPLY, _preload_content=False, **options,
+        )  # fmt: skip
+        if answer.status >= 400:
+            raise client.ApiException(http_resp=answer)
+        written: Raw = json.loads(answer.data)
+        return written
+
+    def _place(self, manifest: Manifest) -> dict[str, str]:
+        namespace = manifest.namespace or self._namespace
+        return {"group": GROUP, "version": VERSION, "plural": PLURALS[manifest.kind], "namespace": namespace,
+                "name": manifest.name}  # fmt: skip
+
+
+def standing(obj: Raw) -> tuple[bool | None, str, str]:
+    """(is it where it should be, reason, message) of a ModelDeployment or InferenceJob in the generation that is there;
+    the first is None while it is on its way."""
+    status = obj.get("status") or {}
+    if int(status.get("observedGeneration", 0)) < int(obj["metadata"].get("generation", 1)):
+        return None, "", "the operator has not looked at it yet"
+    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    goal = conditions.get("Complete" if obj.get("kind") == "InferenceJob" else "Ready", {})
+    bad = next((conditions[kind] for kind in ("Failed", "Stalled") if _holds(conditions, kind)), None)
+    if _holds(conditions, goal.get("type", "")):
+        return True, goal["reason"], goal["message"]
+    said = bad or next((conditions[kind] for kind in ("Reconciling", "Running") if _holds(conditions, kind)), goal)
+    return (False if bad else None), said.get("reason", ""), said.get("message", "")
+
+
+def _holds(conditions: dict[str, Raw], kind: str) -> bool:
+    return conditions.get(kind, {}).get("status") == "True"
+
+
+class _Line:
+    """One line that says where it stands, or the caller's own function."""
+
+    def __init__(self, name: str, progress: Callable[[Raw], None] | None) -> None:
+        self._name, self._progress = name, progress
+
+    def __enter__(self) -> Callable[[Raw], None]:
+        if self._progress is not None:
+            return self._progress
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns).__enter__()
+        task = self._bar.add_task(self._name, total=None)
+
+        def show(obj: Raw) -> None:
+            _, reason, message = standing(obj)
+            items = (obj.get("status") or {}).get("items") or {}
+            done = items.get("succeeded", 0) + items.get("failed", 0) if items.get("total") else None
+            text = f"{self._name}: {reason or 'waits'} {message}".strip()
+            self._bar.update(task, description=text, total=items.get("total"), completed=done)
+
+        return show
+
+    def __exit__(self, *exc: object) -> None:
+        if self._progress is None:
+            self._bar.stop()
+
+
+def _comparable(obj: Raw) -> str:
+    """Spec, labels and annotations: what an author writes."""
+    metadata = obj.get("metadata", {})
+    kept = {name: metadata[name] for name in ("name", "namespace", "labels", "annotations") if metadata.get(name)}
+    return yaml.safe_dump({"metadata": kept, "spec": obj["spec"]}) if obj else ""
+
+
+def _namespace_of(context: str | None, config: Any) -> str:
+    try:
+        contexts, active = config.list_kube_config_contexts()
+    except config.ConfigException:
+        from pathlib import Path
+
+        mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+        return mounted.read_text() if mounted.exists() else "default"
+    chosen = next((each for each in contexts if each["name"] == context), active)
+    return str(chosen["context"].get("namespace") or "default")
+
+
+def _kubernetes() -> tuple[Any, Any]:
+    try:
+        from kubernetes import client, config
+    except ModuleNotFoundError as error:
+        raise ImportError("Cluster needs kubernetes: pip install 'batchwright[sdk]'") from error
+    return client, config

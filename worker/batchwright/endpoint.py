@@ -1,0 +1,104 @@
+"""A served model as a function of arrays: the Open Inference Protocol over HTTP, tensors as bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from batchwright_worker.oip.datatypes import name_of
+from batchwright_worker.oip.http_tensors import HEADER_LENGTH, HttpInferResponse, array_of, raw_of
+
+_BUSY = 503
+
+
+class InferenceFailed(Exception):  # noqa: N818 - what happened to the request
+    """The server's own words; `status` is HTTP's, `retry_after_s` when it wants to be asked again (None: never)."""
+
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class Endpoint:
+    """Models at `url` (`http://NAME.NAMESPACE.svc:8000` in a cluster). Connections are kept, threads may share it.
+
+    `retries`: how often a request that a busy server turns away is sent again, when the server says it may be.
+    `ca_file`: who signs its certificate, for https of one's own authority.
+    """
+
+    def __init__(self, url: str, *, retries: int = 3, timeout_s: float = 60.0, ca_file: str | None = None) -> None:
+        import urllib3
+
+        self._url = url.rstrip("/")
+        # Inference changes nothing, so that a POST may be repeated too.
+        retry = urllib3.Retry(
+            total=retries, status_forcelist=(_BUSY,), allowed_methods=None, respect_retry_after_header=True,
+            backoff_factor=0.1, raise_on_status=False,
+        )  # fmt: skip
+        self._pool = urllib3.PoolManager(retries=retry, timeout=timeout_s, maxsize=16, ca_certs=ca_file)
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Inputs and outputs: name, datatype, shape. Raises InferenceFailed."""
+        body, _ = self._request("GET", f"/v2/models/{quote(model, safe='')}")
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Named arrays in, the first dimension the batch; named arrays out (`outputs`: only these). Texts are arrays
+        of str or bytes, and come back as bytes. Raises InferenceFailed; ValueError for what no datatype holds."""
+        header: dict[str, Any] = {"inputs": [], "parameters": {"binary_data_output": True, **(parameters or {})}}
+        if outputs:
+            header["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+        raw = []
+        for name, value in inputs.items():
+            array = np.asarray(value)
+            datatype = name_of(array.dtype)
+            raw.append(bytes(raw_of(datatype, array)))
+            header["inputs"].append(
+                {"name": name, "datatype": datatype, "shape": list(array.shape),
+                 "parameters": {"binary_data_size": len(raw[-1])}}
+            )  # fmt: skip
+        text = json.dumps(header).encode()
+        headers = {HEADER_LENGTH: str(len(text)), "content-type": "application/octet-stream"}
+        path = f"/v2/models/{quote(model, safe='')}/infer"
+        body, answered = self._request("POST", path, b"".join([text, *raw]), headers)
+        return _arrays(body, answered.get(HEADER_LENGTH))
+
+    def _request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[bytes, Mapping[str, str]]:
+        response = self._pool.request(method, self._url + path, body=body or None, headers=dict(headers or {}))
+        if response.status >= 400:
+            wait = response.headers.get("retry-after", "")
+            retry_after_s = float(wait) if wait.isdigit() else None
+            raise InferenceFailed(response.status, _said(response.data), retry_after_s)
+        return response.data, response.headers
+
+
+def _arrays(body: bytes, header_length: str | None) -> dict[str, NDArray[Any]]:
+    end = len(body) if header_length is None else int(header_length)
+    found, position = {}, end
+    for tensor in msgspec.json.decode(body[:end], type=HttpInferResponse).outputs:
+        found[tensor.name], position = array_of(tensor, body, position)
+    return found
+
+
+def _said(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (KeyError, TypeError, ValueError):
+        return body[:200].decode(errors="replace")

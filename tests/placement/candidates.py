@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from hypothesis import strategies as st
 
-from batchwright_operator.placement.scoring import Candidate
+from batchwright_operator.placement.ranking import Ranking
+from batchwright_operator.placement.scoring import Candidate, Score, ScoreContext, score
 from batchwright_operator.processors.nodes import NodeInfo, node_info
 from batchwright_operator.processors.processor import Processor
 from batchwright_operator.reconcile.live_state import Sample
@@ -35,6 +38,18 @@ def candidate(
 ) -> Candidate:
     """A benchmarked, sampled, idle one; `more` are its other fields."""
     return Candidate(node=node(name), kind="cpu", processor=processor(capacity), sample=sample(u, m), **more)  # type: ignore[arg-type]
+
+
+def ranking(candidate_of: Callable[[str], Candidate | None], nodes: Iterable[str], context: ScoreContext) -> Ranking:
+    """The ranking of these nodes; `candidate_of` is asked again for one that is touched."""
+
+    def score_of(name: str) -> Score | None:
+        found = candidate_of(name)
+        return None if found is None else score(found, context)
+
+    made = Ranking(score_of)
+    made.fill(nodes)
+    return made
 
 
 UNIT = st.floats(0, 1)

@@ -18,9 +18,10 @@ from batchwright_operator.kube.objects import (
     Raw,
     Resource,
 )
-from batchwright_operator.placement import cycle as cycles
+from batchwright_operator.placement import candidate_pool, pools, scoreboard
 from batchwright_operator.placement.cycle import TOLD_AGAIN_S
 from batchwright_operator.placement.reconciler import KEY, PlacementReconciler
+from batchwright_operator.placement.scoring import Candidate, Score, ScoreContext, score
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Patch
 from batchwright_operator.reconcile.live_state import LiveState, Sample
@@ -121,12 +122,12 @@ def test_a_tenant_with_many_waiting_pods_holds_up_nobody() -> None:
 def test_equal_demands_of_different_deployments_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, made = Cluster(nodes=50), []
 
-    class Pool(cycles.CandidatePool):
+    class Pool(candidate_pool.CandidatePool):
         def __init__(self, *args: Any) -> None:
             made.append(args)
             super().__init__(*args)
 
-    monkeypatch.setattr(cycles, "CandidatePool", Pool)
+    monkeypatch.setattr(pools, "CandidatePool", Pool)
     for number in range(20):
         cluster.deploy(f"d{number}")
         cluster.wait(f"p{number}", owner=f"d{number}")
@@ -139,6 +140,23 @@ def test_equal_demands_of_different_deployments_are_scored_once(monkeypatch: pyt
     cluster.wait("another", owner="later")
     assert len(placed(cluster.decide().actions)) == 1
     assert len(made) == 1, "kept over cycles"
+
+
+def test_different_demands_share_the_scores_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each sees at once what was placed for the others."""
+    cluster, scored = Cluster(nodes=4), Counter[str]()
+
+    def counting(candidate: Candidate, context: ScoreContext) -> Score:
+        scored[candidate.node.name] += 1
+        return score(candidate, context)
+
+    monkeypatch.setattr(scoreboard, "score", counting)
+    for number in range(4):
+        cluster.deploy(f"d{number}")
+        cluster.wait(f"p{number}", owner=f"d{number}", cpu=f"{number + 1}00m")
+    decision = cluster.decide()
+    assert set(Counter(placed(decision.actions).values()).values()) == {1}
+    assert sum(scored.values()) == 4 + 3, "each node once, and once more when it got a pod that another came after"
 
 
 def test_what_changed_between_cycles_is_seen_in_a_pool_that_is_kept() -> None:

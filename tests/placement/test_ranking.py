@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.placement.ranking import Ranking
 from batchwright_operator.placement.scoring import Candidate, Policy, Score, ScoreContext, Weights, score
-from tests.placement.candidates import CANDIDATES, EQUAL, WEIGHTS, candidate
+from tests.placement.candidates import CANDIDATES, EQUAL, WEIGHTS, candidate, ranking
 
 CAPACITIES = {"a": 400.0, "b": 200.0, "c": 100.0, "d": 100.0}
 RATE = 50.0
@@ -26,12 +25,12 @@ def burst(pods: int, *, policy: Policy, counted: bool, capacities: dict[str, flo
         return candidate(node, capacities[node], pending=placed[node] * share if counted else 0.0, share=share,
                          forecast=capacities[node])  # fmt: skip
 
-    ranking = Ranking.over(current, capacities, ScoreContext.over(map(current, capacities), EQUAL, policy))
+    order = ranking(current, capacities, ScoreContext.over(map(current, capacities), EQUAL, policy))
     for _ in range(pods):
-        pick = ranking.pick()
+        pick = order.pick()
         assert pick is not None
         placed[pick.best.candidate.node.name] += 1
-        ranking.touch(pick.best.candidate.node.name)
+        order.touch(pick.best.candidate.node.name)
     return placed
 
 
@@ -65,12 +64,12 @@ def test_burst_over_equal_nodes_is_even(noise: list[float], services: int) -> No
     def current(node: str) -> Candidate:
         return candidate(node, capacity[node], pending=placed[node] / services)
 
-    ranking = Ranking.over(current, placed, ScoreContext.over(map(current, placed), EQUAL))
+    order = ranking(current, placed, ScoreContext.over(map(current, placed), EQUAL))
     for _ in range(24):
-        pick = ranking.pick()
+        pick = order.pick()
         assert pick is not None
         placed[pick.best.candidate.node.name] += 1
-        ranking.touch(pick.best.candidate.node.name)
+        order.touch(pick.best.candidate.node.name)
     assert all(5 <= pods <= 7 for pods in placed.values()), placed
 
 
@@ -79,9 +78,9 @@ def test_ranking_agrees_with_sorting(found: list[Candidate], changes: list[int],
     """Whatever changes in between, the ranking picks what a fresh sort would."""
     now = {each.node.name: each for each in found}
     context = ScoreContext.over(found, weights)
-    ranking = Ranking.over(now.get, now, context)
+    order = ranking(now.get, now, context)
     for change in changes:
-        picked = ranking.pick()
+        picked = order.pick()
         wanted = sorted((score(each, context) for each in now.values()), key=lambda each: each.rank)
         assert (picked is None) == (not wanted)
         if picked is None:
@@ -94,7 +93,7 @@ def test_ranking_agrees_with_sorting(found: list[Candidate], changes: list[int],
             now[name] = replace(now[name], pending=0.0, all_replicas_here=False)  # better
         else:
             now[name] = replace(now[name], pending=now[name].pending + 0.3)  # worse
-        ranking.touch(name)
+        order.touch(name)
 
 
 @given(CANDIDATES, st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)), WEIGHTS)
@@ -102,7 +101,7 @@ def test_a_pod_with_special_nodes_gets_what_a_sort_with_them_would_give(
     found: list[Candidate], without: set[int], spread: set[int], weights: Weights
 ) -> None:
     context = ScoreContext.over(found, weights)
-    ranking = Ranking.over({each.node.name: each for each in found}.get, [each.node.name for each in found], context)
+    order = ranking({each.node.name: each for each in found}.get, [each.node.name for each in found], context)
     special: dict[str, Score | None] = {
         each.node.name: score(replace(each, all_replicas_here=True), context)
         for number, each in enumerate(found)
@@ -111,6 +110,6 @@ def test_a_pod_with_special_nodes_gets_what_a_sort_with_them_would_give(
     special |= {each.node.name: None for number, each in enumerate(found) if number in without}
     scores = [special.get(each.node.name, score(each, context)) for each in found]
     wanted = sorted((each for each in scores if each is not None), key=lambda each: each.rank)
-    picked = ranking.pick(special)
+    picked = order.pick(special)
     assert (picked is None) == (not wanted)
     assert picked is None or [picked.best, *picked.runners_up] == wanted[:4]

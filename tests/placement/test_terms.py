@@ -17,7 +17,6 @@ from batchwright_operator.deployments.status import status_of
 from batchwright_operator.kube.conditions import Condition
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement import receipts
-from batchwright_operator.placement.ranking import Ranking
 from batchwright_operator.placement.scoring import TERMS, Candidate, ScoreContext, Term
 from batchwright_operator.plugin.cli import receipt_table
 from batchwright_operator.processors.nodes import node_info
@@ -27,6 +26,7 @@ from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import Weights
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import ANNOTATION_RECEIPT
+from tests.placement.candidates import ranking
 from tests.placement.placement_objects import NOW, deployment, node
 
 
@@ -53,7 +53,7 @@ def receipt() -> Receipt:
     found = {"dear": candidate("dear", "1"), "fair": candidate("fair", "0.2")}
     weights = {**dict.fromkeys(Weights.__struct_fields__, 1.0), "price": 1.0}
     context = ScoreContext.over(found.values(), weights, terms=SCRATCH)
-    pick = Ranking.over(found.get, found, context).pick()
+    pick = ranking(found.get, found, context).pick()
     assert pick is not None
     assert pick.best.terms == pytest.approx(
         {"utilization": 0.1, "memory": 0.0, "capacity": 0.0, "pending": 0.0, "price": 0.05}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from batchwright_operator.kube.objects import Raw
@@ -12,6 +13,7 @@ Amounts: TypeAlias = dict[str, float]
 """Resource name -> amount in base units: cores, bytes, whole devices."""
 
 _QUANTITY: Final = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|(Ki|[MGTPE]i|[numkMGTPE]))?$")
+_WRONG: Final = "`{}` is not a quantity; write e.g. 500m, 2 or 1Gi"
 _SUFFIX: Final = {
     **{"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18},
     **{f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", start=1)},
@@ -20,11 +22,19 @@ _SUFFIX: Final = {
 
 def amount(quantity: object) -> float:
     """A quantity (`500m`, `1Gi`, `1e3`, 2) in base units. ValueError for anything else."""
+    if isinstance(quantity, str):
+        return _parsed(quantity)
     if isinstance(quantity, int | float):
         return float(quantity)
-    found = _QUANTITY.match(quantity) if isinstance(quantity, str) else None
+    raise ValueError(_WRONG.format(quantity))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(quantity: str) -> float:
+    """The objects of a cluster have few different ones, and thousands of each."""
+    found = _QUANTITY.match(quantity)
     if found is None:
-        raise ValueError(f"`{quantity}` is not a quantity; write e.g. 500m, 2 or 1Gi")
+        raise ValueError(_WRONG.format(quantity))
     number, exponent, suffix = found.groups()
     return float(number + (exponent or "")) * _SUFFIX.get(suffix or "", 1.0)
 

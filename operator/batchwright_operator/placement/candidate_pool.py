@@ -9,37 +9,38 @@ from typing import Final
 
 from batchwright_operator.placement.cluster_state import ClusterState
 from batchwright_operator.placement.demand import Demand, PlacementPreferences
-from batchwright_operator.placement.filter import counted, rejection_of
+from batchwright_operator.placement.filter import counted, insufficient, rejection_of
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.ranking import Pick, Ranking
-from batchwright_operator.placement.scoring import Candidate, Score, ScoreContext
+from batchwright_operator.placement.scoreboard import Scoreboard
+from batchwright_operator.placement.scoring import Candidate, Score, ScoreContext, score
+from batchwright_operator.processors.nodes import NodeInfo
+from batchwright_operator.processors.processor import Processor
 
-LASTS_S: Final = 10.0
-"""A pool is made anew when it is older: what changes without a node (time, a forecast) is seen by then."""
 _AT_ONCE: Final = 100
 """Nodes that are looked at before whoever waits may have a turn."""
 REFUSED: Final = "refused by the scheduler before"
 
 
 class CandidatePool:
-    """Nodes that fit one demand, ranked, and why the others do not.
-
-    `pod` stands for all that share the pool: of a pod nothing is read here but what its demand and, where forecasts
-    score, its deployment say. Take `building` to its end before anything else.
-    """
+    """Nodes that fit one demand, ranked, and why the others do not. It is as old as `board`, where it finds them. Take
+    `building` to its end before anything else."""
 
     def __init__(
-        self, state: ClusterState, demand: Demand, preferences: PlacementPreferences, pod: PlacedPod, now: float
+        self, state: ClusterState, demand: Demand, preferences: PlacementPreferences, board: Scoreboard
     ) -> None:
-        self.demand, self.made_at = demand, now
-        self._state, self._preferences, self._pod, self._now = state, preferences, pod, now
+        self.demand, self.made_at = demand, board.made_at
+        self._state, self._preferences, self._board = state, preferences, board
         self._rejections: dict[str, str] = {}
         """Node -> reason; those that do not even offer the kind are only counted."""
+        self._fitted: dict[str, tuple[NodeInfo, Processor | None]] = {}
+        """Nodes that once fitted as they are, but for what their pods ask for."""
         self._reasons: Counter[str] = Counter()
         self._noted = 0
         """How often the reasons changed."""
         self._left_out: tuple[tuple[int, int, int], str] = ((-1, 0, 0), "")
         self._seen = 0
+        self._context: ScoreContext
         self._ranking: Ranking
         self.building = self._build()
 
@@ -48,21 +49,20 @@ class CandidatePool:
         self._seen = self._state.changes.serial
         known: list[Candidate] = []
         for number, name in enumerate(list(self._state.nodes_with(self.demand.kind))):
-            candidate = self._candidate(name)
-            if candidate is not None:
+            if self._fits(name) and (candidate := self._board.candidate(name)) is not None:
                 known.append(candidate)
             if number % _AT_ONCE == _AT_ONCE - 1:
                 yield
-        context = ScoreContext.over(known, self._preferences.weights, self._preferences.policy)
-        self._ranking = Ranking(self._candidate, context)
-        self._ranking.fill(known)
+        self._context = ScoreContext.over(known, self._preferences.weights, self._preferences.policy)
+        self._ranking = Ranking(self._board.by(self._context))
+        yield from self._ranking.filling([each.node.name for each in known], _AT_ONCE)
 
     def catch_up(self, now: float) -> None:
         """Looks again at the nodes that changed since the last look."""
         # To look may change more: a forecast that has become another one concerns all nodes of its replicas.
-        before, self._seen, self._now = self._seen, self._state.changes.serial, now
+        before, self._seen, self._board.now = self._seen, self._state.changes.serial, now
         for node in self._state.changes.since(before):
-            self._ranking.touch(node)
+            self._ranking.touch(node, fits=self._fits(node))
 
     def pick(self, pod: PlacedPod) -> Pick | None:
         """The best node for this pod."""
@@ -95,29 +95,27 @@ class CandidatePool:
 
     # --- one node
 
-    def _candidate(self, name: str) -> Candidate | None:
-        """The node's candidate; without one, the reason is noted."""
-        node, kind, usage = self._state.nodes.get(name), self.demand.kind, self._state.usage
+    def _fits(self, name: str) -> bool:
+        """Is the demand for this node? If not, the reason is noted."""
+        state, demand = self._state, self.demand
+        node, processor = state.nodes.get(name), state.processor(name, demand.kind)
         if node is None:
             self._note(name, "")
-            return None
-        processor = self._state.processor(name, kind)
-        rejection = rejection_of(self.demand, node, usage.requested(name), processor)
+            return False
+        room = state.usage.requested(name)
+        fitted = self._fitted.get(name)
+        if fitted is not None and fitted[0] is node and fitted[1] is processor:
+            rejection = insufficient(demand, node, room)  # its pods are all that is new
+        else:
+            rejection = rejection_of(demand, node, room, processor)
+            if rejection is None:
+                self._fitted[name] = (node, processor)
         self._note(name, rejection.reason if rejection is not None else "")
-        if rejection is not None:
-            return None
-        forecasts = self._preferences.policy == "Forecast"
-        return Candidate(
-            node=node,
-            kind=kind,
-            processor=processor,
-            sample=self._state.fresh_sample(name, kind, self._now),
-            pending=usage.pending(name, kind),
-            share=usage.share(self._pod, name) if forecasts else 0.0,
-            forecast=usage.forecast(self._pod, name) if forecasts else None,
-        )
+        return rejection is None
 
     def _note(self, name: str, reason: str) -> None:
+        if not reason and name not in self._rejections:
+            return
         offers = name in self._state.nodes_with(self.demand.kind)
         before, after = self._rejections.pop(name, ""), reason if offers else ""
         self._noted += before != after
@@ -136,6 +134,6 @@ class CandidatePool:
             nodes = self._state.usage.replicas.get(pod.owner, ())
             if len(nodes) == 1:
                 (only,) = nodes
-                if only in self._ranking and only not in special and (found := self._candidate(only)) is not None:
-                    special[only] = self._ranking.special(replace(found, all_replicas_here=True))
+                if only in self._ranking and only not in special and (found := self._board.candidate(only)):
+                    special[only] = score(replace(found, all_replicas_here=True), self._context)
         return special

@@ -7,21 +7,25 @@ and within one the oldest pod goes first, so that 5,000 waiting pods of one tena
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
-
-import msgspec
 
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.placement import binding, receipts
-from batchwright_operator.placement.candidate_pool import LASTS_S, CandidatePool
+from batchwright_operator.placement.candidate_pool import CandidatePool
 from batchwright_operator.placement.cluster_state import ClusterState
-from batchwright_operator.placement.demand import Demand, PlacementPreferences, demand_of, preferences_of
+from batchwright_operator.placement.demand import (
+    Demand,
+    DeploymentInfo,
+    demand_of,
+    preferences_of,
+)
 from batchwright_operator.placement.filter import AWAITING_BENCHMARK, describe_counts
 from batchwright_operator.placement.placed_pods import PlacedPod
+from batchwright_operator.placement.pools import Pools
 from batchwright_operator.placement.receipts import PendingReason
 from batchwright_operator.reconcile.decisions import Action, Decision, Event
 from batchwright_operator.settings import Settings
@@ -32,7 +36,6 @@ TOLD_AGAIN_S: Final = 60.0
 """How often at most a pod is told anew why it waits, as long as the reason has the same name. Its text counts nodes, so
 it is another one whenever a pod comes or goes anywhere: written each time, 5,000 waiting pods would be a storm."""
 SETBACK_MAX_S: Final = 120.0
-POOLS: Final = 64
 PLACED, NO_FIT, NO_BENCHMARK = "Placed", "NoFittingProcessor", "AwaitingBenchmark"
 TAKEN_BACK, INVALID, NOT_WRITTEN = "PlacementTakenBack", "InvalidSpec", "PlacementRefused"
 
@@ -52,7 +55,7 @@ class Setback:
 class Memory:
     """What outlives a cycle: pools of candidates, since when pods are known, what they were told, who failed."""
 
-    pools: OrderedDict[bytes, CandidatePool] = field(default_factory=OrderedDict)
+    pools: Pools = field(default_factory=Pools)
     first_seen: dict[str, float] = field(default_factory=dict)
     """Pod uid -> when it was first seen to be without a place."""
     told: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -90,8 +93,9 @@ class Cycle:
     def __init__(self, state: ClusterState, memory: Memory, settings: Settings, now: float) -> None:
         self._state, self._memory, self._settings, self._now = state, memory, settings, now
         self._groups: dict[tuple[str, ...], _RevisionGroup | PendingReason] = {}
-        self._messages: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-        """(namespace, deployment, event reason) -> one sentence per pod."""
+        self._messages: dict[tuple[str, str, str], str] = {}
+        """(namespace, deployment, event reason) -> the sentence about the first pod."""
+        self._pods_told_of: Counter[tuple[str, str, str]] = Counter()
         self._left = -1
         """Pods that were not looked at yet; -1: the state is still to be brought up to date."""
         self._pin: binding.Pin = "Nomination"
@@ -113,9 +117,13 @@ class Cycle:
             self._state.assume(pod, "")
             yield (binding.undo(pod),)
         for pod in self._in_turns():
-            yield from self._place(pod)
+            actions: tuple[Action, ...] = ()
+            if not self._is_left_alone(pod):
+                if pod.group not in self._groups and not pod.claims_devices:
+                    yield from self._make_group(pod)
+                actions = self._place(pod)
             self._left -= 1
-            yield ()
+            yield actions
 
     def outcome(self) -> Decision:
         """Events, metrics and the next cycle; without the actions."""
@@ -145,45 +153,37 @@ class Cycle:
             if queue:
                 queues.append(queue)
 
-    def _place(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
-        if self._is_left_alone(pod):
-            return
+    def _place(self, pod: PlacedPod) -> tuple[Action, ...]:
         if pod.claims_devices:
-            yield from self._leave_to_scheduler(pod)
-            return
+            return self._leave_to_scheduler(pod)
         group = self._groups.get(pod.group)
         if group is None:
-            group = yield from self._made(pod)
-            if group is None:
-                return  # its owner has been deleted, and garbage collection will delete the pod
-            self._groups[pod.group] = group
+            return ()  # its owner has been deleted, and garbage collection will delete the pod
         if isinstance(group, PendingReason):
-            yield from self._keep_pending(pod, group)
-            return
+            return self._keep_pending(pod, group)
         group.pool.catch_up(self._now)
         pick = group.pool.pick(pod)
         if pick is None:
-            yield from self._handle_no_fit(pod, group)
-            return
+            return self._handle_no_fit(pod, group)
         receipt = receipts.of(pick, left_out=group.pool.left_out(pod), now=self._now)
         processor = pick.best.candidate.processor
         table = processor.load_table if processor is not None else ()
         self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
         self._observe_ages(pod)
         self._state.assume(pod, receipt.node)
-        yield (binding.bind(pod, receipt, pick.best.candidate.node, table, pin=self._pin),)
+        return (binding.bind(pod, receipt, pick.best.candidate.node, table, pin=self._pin),)
 
-    def _leave_to_scheduler(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
+    def _leave_to_scheduler(self, pod: PlacedPod) -> tuple[Action, ...]:
         """Which devices are free for a claim only kube-scheduler knows: a node picked here might have none."""
         self._observe_ages(pod)
-        yield from self._release(pod, PLACED, "it claims its devices (deviceClaim)")
+        return self._release(pod, PLACED, "it claims its devices (deviceClaim)")
 
-    def _release(self, pod: PlacedPod, reason: str, why: str) -> Iterator[tuple[Action, ...]]:
+    def _release(self, pod: PlacedPod, reason: str, why: str) -> tuple[Action, ...]:
         """To the scheduler, without a node."""
         receipt = receipts.released(pod.kind, why, now=self._now)
         self._record_event(pod, reason, f"{pod.name}: {receipt.reason}")
         self._state.assume(pod, "")
-        yield (binding.release(pod, receipt),)
+        return (binding.release(pod, receipt),)
 
     def _is_left_alone(self, pod: PlacedPod) -> bool:
         setback = self._memory.setbacks.get(pod.uid)
@@ -200,7 +200,7 @@ class Cycle:
         self._ages_s.append(max(0.0, self._now - pod.created_at))
         self._latencies_s.append(max(0.0, self._now - self._memory.first_seen.get(pod.uid, self._now)))
 
-    def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> Iterator[tuple[Action, ...]]:
+    def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> tuple[Action, ...]:
         """Waits for a node or its benchmark, but for a node not longer than the settings say."""
         reasons = group.pool.reasons(pod)
         message = describe_counts(reasons, len(self._state.nodes))
@@ -208,26 +208,25 @@ class Cycle:
         is_awaiting = AWAITING_BENCHMARK in reasons
         if is_awaiting or left_s > 0:
             reason = NO_BENCHMARK if is_awaiting else NO_FIT
-            yield from self._keep_pending(pod, PendingReason(reason=reason, message=message))
             if not is_awaiting:
                 self._requeue(left_s)
-            return
+            return self._keep_pending(pod, PendingReason(reason=reason, message=message))
         # A cluster autoscaler does not see a gated pod: only without its gate can a node be added for it.
-        yield from self._release(pod, NO_FIT, message)
+        return self._release(pod, NO_FIT, message)
 
-    def _keep_pending(self, pod: PlacedPod, why: PendingReason) -> Iterator[tuple[Action, ...]]:
+    def _keep_pending(self, pod: PlacedPod, why: PendingReason) -> tuple[Action, ...]:
         self._requeue(REQUEUE_S)
         if pod.waiting == why:  # written and recorded once, not in every cycle
-            return
+            return ()
         if pod.waiting is not None and pod.waiting.reason == why.reason:
             kind = _without_numbers(why.message)
             told, at = self._memory.told.setdefault(pod.uid, (_without_numbers(pod.waiting.message), self._now))
             if told == kind or self._now - at < TOLD_AGAIN_S:
-                return
+                return ()
         self._memory.told[pod.uid] = (_without_numbers(why.message), self._now)
         self._record_event(pod, why.reason, why.message)
         self._state.assume(pod, "")
-        yield (binding.annotate_pending(pod, why),)
+        return (binding.annotate_pending(pod, why),)
 
     def _requeue(self, after_s: float) -> None:
         before = self._requeue_after_s
@@ -235,11 +234,19 @@ class Cycle:
 
     # --- what pods of one revision share
 
-    def _made(self, pod: PlacedPod) -> Generator[tuple[Action, ...], None, _RevisionGroup | PendingReason | None]:
-        """None: the deployment has been deleted."""
+    def _make_group(self, pod: PlacedPod) -> Iterator[tuple[Action, ...]]:
+        """None is made where the deployment has been deleted."""
         info = self._state.deployment(pod.owner)
         if info is None:
-            return None
+            return
+        group = self._group_of(pod, info)
+        if isinstance(group, _RevisionGroup):
+            # Of a cycle that ends meanwhile the pool is kept, and the next one goes on where this one was.
+            for _ in group.pool.building:
+                yield ()
+        self._groups[pod.group] = group
+
+    def _group_of(self, pod: PlacedPod, info: DeploymentInfo | InvalidSpec) -> _RevisionGroup | PendingReason:
         if isinstance(info, InvalidSpec):
             return PendingReason(reason=INVALID, message=str(info))
         try:
@@ -249,51 +256,28 @@ class Cycle:
         demand = demand_of(pod, info, self._state.claims)
         if demand.impossible:
             return PendingReason(reason=NO_FIT, message=demand.impossible)
-        pool = self._pool(pod, demand, preferences)
-        # Of a cycle that ends meanwhile the pool is kept, and the next one goes on where this one was.
-        for _ in pool.building:
-            yield ()
-        return _RevisionGroup(demand=demand, pool=pool)
-
-    def _pool(self, pod: PlacedPod, demand: Demand, preferences: PlacementPreferences) -> CandidatePool:
-        """That of an equal demand if there is one."""
-        pools = self._memory.pools
-        at = self._signature(pod, demand, preferences)
-        pool = pools.get(at)
-        if pool is None or self._now - pool.made_at > LASTS_S:
-            pool = pools[at] = CandidatePool(self._state, demand, preferences, pod, self._now)
-        pools.move_to_end(at)
-        while len(pools) > POOLS:
-            pools.popitem(last=False)
-        return pool
-
-    def _signature(self, pod: PlacedPod, demand: Demand, preferences: PlacementPreferences) -> bytes:
-        """Equal for pods of different deployments whose candidates are the same. A forecast is a deployment's own."""
-        own: tuple[object, ...] = ()
-        if preferences.policy == "Forecast":
-            own = (pod.owner, _two_digits(self._state.ratio(pod.owner)))
-        return msgspec.json.encode([demand, preferences, own], order="deterministic")
+        return _RevisionGroup(
+            demand=demand, pool=self._memory.pools.of(self._state, pod, demand, preferences, self._now)
+        )
 
     # --- events
 
     def _record_event(self, pod: PlacedPod, reason: str, message: str) -> None:
-        self._messages[pod.namespace, pod.deployment, reason].append(message)
+        at = (pod.namespace, pod.deployment, reason)
+        self._messages.setdefault(at, message)
+        self._pods_told_of[at] += 1
 
     def _events(self) -> Iterator[Event]:
         """One Event per deployment and reason: a burst of a thousand pods must not write a thousand Events."""
-        for (namespace, name, reason), messages in self._messages.items():
+        for (namespace, name, reason), message in self._messages.items():
             info = self._state.deployment((namespace, name))
             if info is None or isinstance(info, InvalidSpec):
                 continue
-            more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
+            others = self._pods_told_of[namespace, name, reason] - 1
+            more = f" (and {others} more)" if others else ""
             is_normal = reason in (PLACED, NO_BENCHMARK)
-            yield Event(regarding=info.deployment.raw, reason=reason, message=shorten(messages[0] + more),
+            yield Event(regarding=info.deployment.raw, reason=reason, message=shorten(message + more),
                         type="Normal" if is_normal else "Warning", action="Place")  # fmt: skip
-
-
-def _two_digits(value: float | None) -> str:
-    """Of a measured value, which moves all the time."""
-    return "" if value is None else f"{value:.1e}"
 
 
 def _without_numbers(message: str) -> str:

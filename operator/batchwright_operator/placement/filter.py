@@ -34,13 +34,13 @@ def rejection_of(
 ) -> NodeRejection | None:
     """Why the pod cannot run on the node's processor of its kind, or None when it can."""
     return (
-        _usable(demand, node)
-        or _selected(demand, node)
-        or _tolerated(demand, node)
-        or _memory(demand, processor)
-        or insufficient(demand, node, used)
-        or _measured(demand, node, processor)
+        unsuitable(demand, node, processor) or insufficient(demand, node, used) or unmeasured(demand, node, processor)
     )
+
+
+def unsuitable(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
+    """Why the pod could not run there even if it were alone."""
+    return _usable(demand, node) or _selected(demand, node) or _tolerated(demand, node) or _memory(demand, processor)
 
 
 def insufficient(demand: Demand, node: NodeInfo, used: Mapping[str, float]) -> NodeRejection | None:
@@ -82,7 +82,7 @@ def _selected(demand: Demand, node: NodeInfo) -> NodeRejection | None:
     for key, value in demand.node_selector.items():
         if node.labels.get(key) != value:
             return NodeRejection(reason="not selected", detail=f"label {key} is not {value}")
-    if not all(any(_term(term, node) for term in terms) for terms in demand.node_terms):
+    if demand.node_terms and not all(any(_term(term, node) for term in terms) for terms in demand.node_terms):
         return NodeRejection(reason="out of reach", detail="node affinity of the pod or of its volumes")
     return None
 
@@ -107,7 +107,8 @@ def _memory(demand: Demand, processor: Processor | None) -> NodeRejection | None
     return None
 
 
-def _measured(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
+def unmeasured(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
+    """Whether the node's first benchmark is waited for."""
     # Only what is to be benchmarked is waited for: not a node that is opted out, nor a resource of an unknown vendor.
     if node.opted_out or demand.kind not in node.kinds:
         return None

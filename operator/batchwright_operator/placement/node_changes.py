@@ -16,6 +16,10 @@ class NodeChanges:
         self._at.pop(node, None)
         self._at[node] = self.serial
 
+    def last_of(self, node: str) -> int:
+        """The serial of this node's last change; 0: there was none."""
+        return self._at.get(node, 0)
+
     def since(self, serial: int) -> list[str]:
         """The nodes that changed after this serial."""
         found = []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from batchwright_operator.placement.scoring import Candidate, Rank, Score, ScoreContext, score
+from batchwright_operator.placement.scoring import Rank, Score
 
 RUNNERS_UP: Final = 3
-_KEPT: Final = 64
-"""Scores that are kept besides the ranks: those of the best few are asked for again and again."""
+_Place: TypeAlias = tuple[bool, bool, float, float, str, Score]
+"""A node's rank, which ends with its name, and its score: two of them differ before the last element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,80 +23,63 @@ class Pick:
 
 
 class Ranking:
-    """The nodes that fit, in order. `candidate_of` gives a node's candidate as of now, or None when the pod does not
-    fit there; whatever changes one is to be announced by `touch`.
+    """The nodes that fit, in order. `score_of` gives a node's score as of now, or None when there is no such node;
+    whatever changes one is to be announced by `touch`.
 
     A sorted list rather than a heap: the next best few are a slice, a node is found by its rank, and to move 4,000
-    pointers costs less than the comparisons that find the place. A pick costs a few scores, a touch O(log n) and one.
+    pointers costs less than the comparisons that find the place. A pick costs a slice, a touch O(log n) and one score.
     """
 
-    def __init__(self, candidate_of: Callable[[str], Candidate | None], context: ScoreContext) -> None:
-        self._candidate_of = candidate_of
-        self._context = context
-        self._ranks: list[Rank] = []
-        self._rank_of: dict[str, Rank] = {}
-        self._scores: dict[str, Score] = {}
+    def __init__(self, score_of: Callable[[str], Score | None]) -> None:
+        self._score_of = score_of
+        self._order: list[_Place] = []
+        self._place_of: dict[str, _Place] = {}
 
-    @classmethod
-    def over(
-        cls, candidate_of: Callable[[str], Candidate | None], nodes: Iterable[str], context: ScoreContext
-    ) -> Ranking:
-        """The ranking of these nodes."""
-        ranking = cls(candidate_of, context)
-        ranking.fill(each for node in nodes if (each := candidate_of(node)) is not None)
-        return ranking
-
-    def fill(self, candidates: Iterable[Candidate]) -> None:
+    def fill(self, nodes: Iterable[str]) -> None:
         """Puts all of these in at once, in place of what is there."""
-        self._rank_of = {each.node.name: score(each, self._context).rank for each in candidates}
-        self._ranks = sorted(self._rank_of.values())
-        self._scores.clear()
+        for _ in self.filling(list(nodes), 1000):
+            pass
 
-    def touch(self, node: str) -> None:
-        """This node's candidate has changed in any way, went, or came."""
+    def filling(self, nodes: Sequence[str], at_once: int) -> Iterator[None]:
+        """As `fill`; comes up for air every so many."""
+        self._place_of.clear()
+        for first in range(0, len(nodes), at_once):
+            for node in nodes[first : first + at_once]:
+                scored = self._score_of(node)
+                if scored is not None:
+                    self._place_of[node] = (*scored.rank, scored)
+            yield
+        self._order = sorted(self._place_of.values())
+
+    def touch(self, node: str, *, fits: bool = True) -> None:
+        """This node has changed in any way, went, or came. `fits`: is the demand for it?"""
         self._remove(node)
-        candidate = self._candidate_of(node)
-        if candidate is None:
-            return
-        scored = score(candidate, self._context)
-        self._rank_of[node] = rank = scored.rank
-        insort(self._ranks, rank)
-        if len(self._scores) >= _KEPT:
-            self._scores.clear()
-        self._scores[node] = scored
+        scored = self._score_of(node) if fits else None
+        if scored is not None:
+            self._place_of[node] = place = (*scored.rank, scored)
+            insort(self._order, place)
 
     def pick(self, special: Mapping[str, Score | None] | None = None) -> Pick | None:
-        """The best candidate with the next ones; None when none is left. `special`: nodes that have another score for
-        this pod than for others of the same demand, or none at all."""
+        """The best node with the next ones; None when none is left. `special`: nodes that have another score for this
+        pod than for others of the same demand, or none at all."""
         if not special:
-            best = [self._score(rank[-1]) for rank in self._ranks[: RUNNERS_UP + 1]]
+            best = [place[-1] for place in self._order[: RUNNERS_UP + 1]]
         else:
-            few = self._ranks[: RUNNERS_UP + 1 + len(special)]
-            best = [self._score(rank[-1]) for rank in few if rank[-1] not in special]
+            few = self._order[: RUNNERS_UP + 1 + len(special)]
+            best = [place[-1] for place in few if place[-2] not in special]
             best += [each for each in special.values() if each is not None]
             best = sorted(best, key=_rank)[: RUNNERS_UP + 1]
         return Pick(best=best[0], runners_up=tuple(best[1:])) if best else None
 
-    def special(self, candidate: Candidate) -> Score:
-        """The score of a candidate that is another one for this pod than for others."""
-        return score(candidate, self._context)
-
     def __contains__(self, node: object) -> bool:
-        return node in self._rank_of
-
-    def _score(self, node: str) -> Score:
-        found = self._scores.get(node)
-        if found is None:
-            candidate = self._candidate_of(node)
-            assert candidate is not None, "a node that is ranked fits, or its change was not announced"
-            found = self._scores[node] = score(candidate, self._context)
-        return found
+        return node in self._place_of
 
     def _remove(self, node: str) -> None:
-        self._scores.pop(node, None)
-        rank = self._rank_of.pop(node, None)
-        if rank is not None:
-            del self._ranks[bisect_left(self._ranks, rank)]
+        place = self._place_of.pop(node, None)
+        if place is not None:
+            # Most often it is the best one, which was just picked: then nothing is searched for.
+            is_best = self._order[0] is place
+            del self._order[0 if is_best else bisect_left(self._order, place)]
 
 
 def _rank(scored: Score) -> Rank:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,20 +78,28 @@ def pending_reason(pod: Raw) -> PendingReason | None:
 
 def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
     """The receipt of a decision; `left_out` counts the nodes that were no candidates (empty: none)."""
-    best, sample = pick.best, pick.best.candidate.sample
-    losers = [f"{each.candidate.node.name} lost {_against(best, each)}" for each in pick.runners_up]
+    best, candidate = pick.best, pick.best.candidate
+    sample = candidate.sample
+    age_s = 0.0 if sample is None else round(max(0.0, now - sample.last_at), 1)
+    terms = {name: f"{value:.2f}" for name, value in best.terms.items() if _is_known(best, name)}
+    said = [_as_sum(best, terms)]
+    said += [f"{each.candidate.node.name} lost {_against(best, each)}" for each in pick.runners_up]
+    if left_out:
+        said.append(f"not considered: {left_out}")
+    if sample is not None:
+        said.append(_state(sample, age_s))
     return Receipt(
-        node=best.candidate.node.name,
-        processor=best.candidate.kind,
+        node=candidate.node.name,
+        processor=candidate.kind,
         load=_decimal(best.load),
-        terms={name: _decimal(value) for name, value in best.terms.items() if _is_known(best, name)},
+        terms=terms,
         state_seconds=None if sample is None else round(sample.seconds, 1),
-        state_age_seconds=None if sample is None else _age_s(sample, now),
+        state_age_seconds=None if sample is None else age_s,
         runners_up=[_runner_up(each) for each in pick.runners_up],
         policy=best.context.policy,
-        predicted_throughput=best.candidate.predicted,
+        predicted_throughput=candidate.predicted,
         decided_time=rfc3339(now),
-        reason="; ".join([_as_sum(best), *losers, *_remarks(left_out, sample, now)]),
+        reason="; ".join(said),
     )
 
 
@@ -116,16 +124,17 @@ def _runner_up(scored: Score) -> RunnerUp:
     return RunnerUp(node=each.node.name, processor=each.kind, load=_decimal(scored.load))
 
 
-def _as_sum(best: Score) -> str:
-    """The load as a sum of named terms, then what is unknown of the candidate."""
+def _as_sum(best: Score, known: Mapping[str, str]) -> str:
+    """The load as a sum of named terms, of those that are known, then what is unknown of the candidate."""
     context, candidate = best.context, best.candidate
-    said = [name for name, value in best.terms.items() if context.terms[name].is_said(value, context.policy)]
-    summands = " + ".join(f"{name} {_decimal(best.terms[name])}" for name in said if _is_known(best, name))
+    policy, terms = context.policy, context.terms
+    said = [f"{name} {text}" for name, text in known.items() if terms[name].is_said(best.terms[name], policy)]
+    summands = " + ".join(said)
     unknown = ["no sample that lasts"] * (candidate.sample is None) + ["not benchmarked"] * (candidate.capacity is None)
     if not summands:
         return f"{candidate.node.name}: nothing is known of its load ({', '.join(unknown)})"
-    known = " as far as it is known" if unknown else ""
-    sentence = f"{candidate.node.name}: load{_BY[context.policy]}{known} {_decimal(best.load)} = {summands}"
+    as_far = " as far as it is known" if unknown else ""
+    sentence = f"{candidate.node.name}: load{_BY[policy]}{as_far} {_decimal(best.load)} = {summands}"
     return f"{sentence} ({', '.join(unknown)})" if unknown else sentence
 
 
@@ -133,23 +142,12 @@ def _is_known(score: Score, name: str) -> bool:
     return score.context.terms[name].is_known(score.candidate)
 
 
-def _remarks(left_out: str, sample: Sample | None, now: float) -> Iterator[str]:
-    if left_out:
-        yield f"not considered: {left_out}"
-    if sample is not None:
-        yield _state(sample, now)
-
-
-def _state(sample: Sample, now: float) -> str:
+def _state(sample: Sample, age_s: float) -> str:
     """Of which seconds the state is."""
     seconds = f"mean of {sample.seconds:.0f} s" if sample.seconds else "one sample"
     left_out = sample.left_out >= ROUNDS_TO_ZERO
     without = f", without {_decimal(sample.left_out)} by pods that end" if left_out else ""
-    return f"state: {seconds}, {_age_s(sample, now):.0f} s old{without}"
-
-
-def _age_s(sample: Sample, now: float) -> float:
-    return round(max(0.0, now - sample.last_at), 1)
+    return f"state: {seconds}, {age_s:.0f} s old{without}"
 
 
 def _against(best: Score, other: Score) -> str:
@@ -161,7 +159,8 @@ def _against(best: Score, other: Score) -> str:
         return "as it is not benchmarked"
     gap = other.load - best.load
     if gap >= ROUNDS_TO_ZERO:
-        worst = max(best.terms, key=lambda name: other.terms[name] - best.terms[name])
+        ours, others = best.terms, other.terms
+        worst = max(ours, key=lambda name: others[name] - ours[name])
         # `other` would have won without the spread term: spreading is the reason, not `pending`, where it is added.
         spread = its.all_replicas_here and not mine.all_replicas_here and gap < SPREAD_TERM
         return f"by {_decimal(gap)}: {'spread over nodes' if spread else worst}"

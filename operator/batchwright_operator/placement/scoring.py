@@ -27,7 +27,7 @@ place is better than one that may be full or dead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from batchwright_operator.processors.nodes import NodeInfo
@@ -76,16 +76,17 @@ class Candidate:
     """Rows/s of this deployment here, if known."""
     all_replicas_here: bool = False
     """All other replicas of the deployment are here."""
+    # Fields and no properties: every term of every node asks for them.
+    capacity: float | None = field(init=False, repr=False, compare=False)
+    """Benchmarked images/s; None: unbenchmarked."""
+    shared: bool = field(init=False, repr=False, compare=False)
+    """Do pods share a device?"""
 
-    @property
-    def capacity(self) -> float | None:
-        """Benchmarked images/s; None: unbenchmarked."""
-        return self.processor.capacity if self.processor else None
-
-    @property
-    def shared(self) -> bool:
-        """Do pods share a device?"""
-        return self.kind == KIND_CPU or (self.processor is not None and self.processor.slots_per_device > 1)
+    def __post_init__(self) -> None:
+        processor = self.processor
+        object.__setattr__(self, "capacity", None if processor is None else processor.capacity)
+        shared = self.kind == KIND_CPU or (processor is not None and processor.slots_per_device > 1)
+        object.__setattr__(self, "shared", shared)
 
     @property
     def predicted(self) -> float | None:
@@ -117,8 +118,9 @@ class Term:
 
     def is_known(self, candidate: Candidate) -> bool:
         """Is its value a fact?"""
-        has = {"sample": candidate.sample is not None, "capacity": candidate.capacity is not None, "": True}
-        return has[self.of]
+        if self.of == "sample":
+            return candidate.sample is not None
+        return self.of != "capacity" or candidate.capacity is not None
 
     def formula(self, policy: Policy) -> Formula | None:
         """How its value is computed by this policy; None: the policy does not use it."""
@@ -178,9 +180,12 @@ def _slow_part(candidate: Candidate, context: ScoreContext) -> float:
 
 
 def _pending_part(candidate: Candidate, context: ScoreContext) -> float:
+    busy = _sampled_utilization(candidate, context)
+    if not candidate.pending and busy <= 1.0:
+        return _spread(candidate)
     speed, weight = _speed(candidate, context), _of_others(candidate)
     # More is promised than there is: then all are slowed down alike, however fast the processor is.
-    beyond = max(0.0, _sampled_utilization(candidate, context) + candidate.pending - 1.0) * (1.0 - speed)
+    beyond = max(0.0, busy + candidate.pending - 1.0) * (1.0 - speed)
     return weight * (speed * candidate.pending + beyond) + _spread(candidate)
 
 
@@ -220,6 +225,12 @@ class ScoreContext:
     max_capacity: float
     policy: Policy = "Additive"
     terms: Mapping[str, Term]
+    formulas: tuple[tuple[str, Formula], ...] = field(init=False, repr=False, compare=False)
+    """Of the terms that the policy uses, in their order."""
+
+    def __post_init__(self) -> None:
+        each = ((name, term.formula(self.policy)) for name, term in self.terms.items())
+        object.__setattr__(self, "formulas", tuple((name, formula) for name, formula in each if formula is not None))
 
     @classmethod
     def over(
@@ -252,27 +263,22 @@ class Score:
     candidate: Candidate
     context: ScoreContext
     terms: Mapping[str, float]
-
-    @property
-    def load(self) -> float:
-        """The number of method A4."""
-        return sum(self.terms.values())
+    load: float
+    """The number of method A4."""
 
     @property
     def rank(self) -> Rank:
         """Smaller is better; a total order over the candidates of one pod."""
-        each = self.candidate
+        each, capacity = self.candidate, self.candidate.capacity
         # Rounded: equal loads summed from other terms differ in their last bits, and A5 breaks their tie by capacity.
         load = round(self.load, DECIMALS)
-        return (each.sample is None, each.capacity is None, load, -(each.capacity or 0.0), each.node.name)
+        return (each.sample is None, capacity is None, load, -(capacity or 0.0), each.node.name)
 
 
 def score(candidate: Candidate, context: ScoreContext) -> Score:
     """The load of one candidate by the context's policy."""
-    policy = context.policy
-    used = {name: formula for name, term in context.terms.items() if (formula := term.formula(policy)) is not None}
-    terms = {name: formula(candidate, context) for name, formula in used.items()}
-    return Score(candidate=candidate, context=context, terms=terms)
+    terms = {name: formula(candidate, context) for name, formula in context.formulas}
+    return Score(candidate=candidate, context=context, terms=terms, load=sum(terms.values()))
 
 
 def expected_share(*, target: float | None, forecast: float | None, max_services: int | None) -> float:

@@ -121,7 +121,7 @@ class Usage:
         """Expected share of the processor that this pod takes: target / forecast, else 1 / `maxServices`."""
         deployment = self._observed.deployment(pod.owner)
         target = None if deployment is None or isinstance(deployment, InvalidSpec) else deployment.target
-        forecast = self.forecast(pod, node)
+        forecast = None if target is None else self.forecast(pod, node)
         processor = self._observed.processor(node, pod.kind)
         if pod.kind == KIND_CPU:
             services = processor.max_services if processor else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -66,6 +66,12 @@ class Processor:
     """RFC 3339: when the next one is due; empty while one is under way."""
     benchmarked_as: str = ""
     """Digest of what was measured (hardware, driver, image, request), whether that worked or not."""
+    max_services: int | None = field(init=False, repr=False, compare=False)
+    """Concurrent services at the batch size with the most images/s."""
+
+    def __post_init__(self) -> None:
+        best = best_row(self)
+        object.__setattr__(self, "max_services", best.max_services if best else None)
 
     @property
     def awaiting(self) -> bool:
@@ -79,12 +85,6 @@ class Processor:
             return None
         devices = max(1.0, (self.slots or len(self.devices)) / self.slots_per_device)
         return self.capacity * devices * (self.scaling if self.scaling is not None and devices > 1 else 1.0)
-
-    @property
-    def max_services(self) -> int | None:
-        """Concurrent services at the batch size with the most images/s."""
-        best = best_row(self)
-        return best.max_services if best else None
 
 
 def best_row(processor: Processor) -> LoadTableRow | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from batchwright_worker.api.names import KIND_EMULATED
@@ -140,6 +141,7 @@ VENDORS: Final = (
 )
 
 
+@lru_cache(maxsize=1024)
 def is_processor(kind: str) -> bool:
     """Whether an extended resource is a kind of accelerator; others (KVM, network cards, ..) are not."""
     return any(each.offers(kind) for each in VENDORS)

@@ -34,7 +34,8 @@ def test_it_is_served_whole_over_both_protocols(served: Served) -> None:
     assert (status, json.loads(body)["outputs"][0]["data"]) == (200, [3, 1, 2])
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc}") as client:
         assert client.infer("m", []).as_numpy("y").tolist() == [3, 1, 2]
-        assert client.get_model_config("m").config.max_batch_size == 0
+        config = client.get_model_config("m").config
+        assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (0, [])
     assert "it has no inputs" in served.state()["models"][0]["message"]
 
 

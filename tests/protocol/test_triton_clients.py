@@ -144,6 +144,11 @@ def test_health_and_metadata_agree_on_both_protocols(http, grpc) -> None:
 def test_configuration_and_repository_agree_on_both_protocols(http, grpc) -> None:
     by_http, by_grpc = http.get_model_config("linear"), grpc.get_model_config("linear").config
     assert by_http["max_batch_size"] == by_grpc.max_batch_size == 32
+    for preferred in (
+        by_http["dynamic_batching"]["preferred_batch_size"],
+        by_grpc.dynamic_batching.preferred_batch_size,
+    ):
+        assert [1 <= size <= 32 for size in preferred] == [True]
     assert by_http["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [16]}]
     assert list(by_grpc.output[0].dims) == [4]
     states = {model["name"]: model["state"] for model in http.get_model_repository_index()}

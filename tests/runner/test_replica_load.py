@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.runner.models.replica_load import FIRST_WINDOW_ROWS, WINDOW_BATCHES, ReplicaLoad, backoff_s
+from batchwright_worker.runner.models.replica_load import (
+    FIRST_WINDOW_ROWS,
+    REQUESTS,
+    TURNAROUND_MS,
+    WINDOW_BATCHES,
+    ReplicaLoad,
+    backoff_s,
+)
+from batchwright_worker.runner.models.wire import preferred_size
 
 
-def answer(load: ReplicaLoad, rows: int, batch: int, now: float = 1.0) -> None:
+def answer(load: ReplicaLoad, rows: int, batch: int, now: float = 1.0, elapsed_ms: float = 1e3) -> None:
     """Send rows and have them back."""
     load.sent(rows)
-    load.answered(rows, now=now, elapsed_ms=10.0, wait_ms=0.0, batch_size=batch)
+    load.answered(rows, now=now, elapsed_ms=elapsed_ms, wait_ms=0.0, batch_size=batch)
 
 
 def test_the_window_grows_with_the_batches_that_ran() -> None:
@@ -19,6 +28,33 @@ def test_the_window_grows_with_the_batches_that_ran() -> None:
     for _ in range(10):
         answer(load, 8, batch=16)
     assert load.room == WINDOW_BATCHES * 16
+
+
+def test_of_short_batches_there_are_enough_for_the_runners_turnaround() -> None:
+    load = ReplicaLoad()
+    for _ in range(200):
+        answer(load, load.room, batch=32, elapsed_ms=0.1 * load.room)
+    assert load.room == TURNAROUND_MS / 0.1
+    assert load.request_rows == load.room // REQUESTS
+
+
+def test_it_begins_with_the_batches_that_the_replica_tells() -> None:
+    load = ReplicaLoad()
+    load.begins_with(16)
+    assert (load.room, load.request_rows) == (WINDOW_BATCHES * 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (b'{"dynamic_batching": {"preferred_batch_size": [24]}}', 24),
+        (b'{"dynamic_batching": {"preferred_batch_size": []}}', None),
+        (b'{"max_batch_size": 8}', None),
+        (b"no JSON", None),
+    ],
+)
+def test_the_size_is_that_of_the_models_configuration(config: bytes, size: int | None) -> None:
+    assert preferred_size(config) == size
 
 
 def test_small_batches_shrink_it_slowly() -> None:

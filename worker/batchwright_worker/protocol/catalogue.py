@@ -80,6 +80,7 @@ class Catalogue:
     def config(self, name: str) -> Body:
         """GET /v2/models/NAME/config: Triton's model configuration; `dims` without the batch dimension."""
         known, batching = self.engine.model_metadata(name), self.models[name].batching
+        preferred = [self.engine.scheduler.models[name].tuner.size] if known.max_batch_size else []
         served_as = self._format(name)
         return {
             "name": name,
@@ -89,7 +90,10 @@ class Catalogue:
             "input": [_dims(spec) for spec in known.inputs],
             "output": [_dims(spec) for spec in known.outputs],
             "instance_group": [{"name": name, "count": 1, "kind": "KIND_GPU" if is_gpu(self.kind) else "KIND_CPU"}],
-            "dynamic_batching": {"max_queue_delay_microseconds": batching.max_queue_delay_milliseconds * 1000},
+            "dynamic_batching": {
+                "preferred_batch_size": preferred,
+                "max_queue_delay_microseconds": batching.max_queue_delay_milliseconds * 1000,
+            },
             "parameters": {
                 f"{CONFIG_DIGEST}{kind}": {"string_value": digest} for kind, digest in sorted(known.digests.items())
             },

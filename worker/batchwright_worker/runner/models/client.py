@@ -31,6 +31,7 @@ from batchwright_worker.runner.models.wire import (
     digests_of,
     is_whole,
     outputs_of,
+    preferred_size,
     request_parts,
     signature_of,
 )
@@ -121,6 +122,8 @@ class ModelClient:
     async def _compare(self, replica: Replica, config: bytes) -> None:
         digests = digests_of(config)
         await asyncio.to_thread(self._check.check, self._replicas.deployment, self._model, digests)
+        if self._model not in replica.known_models and (size := preferred_size(config)) is not None:
+            replica.load(self._model).begins_with(size)
         replica.known_models.add(self._model)
 
     async def _ask_digests(self, replica: Replica) -> None:

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 FIRST_WINDOW_ROWS = 8.0
 WINDOW_BATCHES = 4.0
+MOST_WINDOW_BATCHES = 12.0
+TURNAROUND_MS = 25.0
+"""Answers are handled between other work of the runner: so long a replica must have enough to do without it."""
+REQUESTS = 4
+"""Into so many requests a window is divided: each costs both sides as much as tens of small rows."""
 _EWMA = 0.3
 _FORGET = 0.1
 
@@ -16,9 +21,10 @@ _FORGET = 0.1
 @dataclass(slots=True, kw_only=True)
 class ReplicaLoad:
     """Rows in flight are bounded by a window: four batches, so that one runs, the next waits whole, and more are left
-    waiting, which is what makes the tuner try a larger size; less after a refusal (halved, grown again by each answer).
-    Rows beyond that wait here, where another replica can still have them. `batch_size` follows the batches that ran:
-    up at once, down slowly, since a batch may be small because few rows of its shape were there."""
+    waiting, which is what makes the tuner try a larger size; of short batches as many as last for TURNAROUND_MS; less
+    after a refusal (halved, grown again by each answer). Rows beyond that wait here, where another replica can still
+    have them. `batch_size` follows the batches that ran: up at once, down slowly, since a batch may be small because
+    few rows of its shape were there."""
 
     batch_size: float = 1.0
     in_flight: int = 0
@@ -36,12 +42,18 @@ class ReplicaLoad:
     @property
     def ceiling(self) -> float:
         """The largest window."""
-        return max(FIRST_WINDOW_ROWS, WINDOW_BATCHES * self.batch_size)
+        lasting = min(TURNAROUND_MS / self.row_ms, MOST_WINDOW_BATCHES * self.batch_size) if self.row_ms else 0.0
+        return max(FIRST_WINDOW_ROWS, WINDOW_BATCHES * self.batch_size, lasting)
 
     @property
     def request_rows(self) -> int:
-        """Most rows of one request: a batch, or a quarter of the window."""
-        return max(1, int(self.batch_size), int(self.window / WINDOW_BATCHES))
+        """Most rows of one request."""
+        return max(1, int(self.batch_size), int(self.window / REQUESTS))
+
+    def begins_with(self, batch_size: int) -> None:
+        """The size of its batches, as it tells before it has had any rows of ours."""
+        self.batch_size = max(self.batch_size, float(batch_size))
+        self.window = max(self.window, self.ceiling)
 
     def expected_wait_ms(self, now: float) -> float:
         """The wait that a row sent now would meet: what the replica said, worked off since, and what was sent since."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchwright_worker.oip.datatypes import name_of, numpy_of
@@ -152,21 +152,19 @@ def _from_json(rows: list[Any], wanted: TensorType) -> NDArray[Any] | None:
 
 
 def _numbers(rows: list[Any]) -> NDArray[Any] | None:
-    """Lists of one shape as an array. Arrow takes no truth value or text for a number and no whole number for a float
-    that it is not: what is of several kinds is looked at one by one."""
-    try:
-        flat = pa.array(rows)
-    except (pa.ArrowException, OverflowError, ValueError, TypeError):
-        return None
-    shape = [len(rows)]
-    while pa.types.is_list(flat.type):
-        offsets = flat.offsets.to_numpy()
-        size = int(offsets[1] - offsets[0])
-        if flat.null_count or not size or not np.array_equal(offsets, np.arange(len(offsets)) * size):
+    """Numbers, or lists of them of one shape, as an array. No truth value or text is taken for a number: what is of
+    several kinds is looked at one by one. (Not by `pyarrow.array`: it imports pandas, where that is installed.)"""
+    flat, shape = rows, [len(rows)]
+    while type(flat[0]) is list:
+        size = len(flat[0])
+        if not size or not all(type(each) is list and len(each) == size for each in flat):
             return None
+        flat = list(chain.from_iterable(flat))
         shape.append(size)
-        flat = flat.values
-    if flat.null_count or not (pa.types.is_int64(flat.type) or pa.types.is_float64(flat.type)):
+    kinds = set(map(type, flat))
+    if not kinds <= {int, float}:
         return None
-    numbers: NDArray[Any] = flat.to_numpy().reshape(shape)
-    return numbers
+    try:
+        return np.array(flat, np.int64 if kinds == {int} else np.float64).reshape(shape)
+    except OverflowError:
+        return None

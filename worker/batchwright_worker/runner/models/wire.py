@@ -23,7 +23,16 @@ from batchwright_worker.oip.http_tensors import (
 from batchwright_worker.runner.models.call import Outputs, PendingRows
 from batchwright_worker.runner.models.signature import InputSignature, TensorType
 
-__all__ = ["HEADER_LENGTH", "BadAnswerError", "digests_of", "is_whole", "outputs_of", "request_parts", "signature_of"]
+__all__ = [
+    "HEADER_LENGTH",
+    "BadAnswerError",
+    "digests_of",
+    "is_whole",
+    "outputs_of",
+    "preferred_size",
+    "request_parts",
+    "signature_of",
+]
 
 
 class BadAnswerError(Exception):
@@ -41,6 +50,16 @@ class _ModelConfig(msgspec.Struct):
     max_batch_size: int
     input: list[_Dims] = []
     output: list[_Dims] = []
+
+
+class _DynamicBatching(msgspec.Struct, frozen=True):
+    preferred_batch_size: tuple[int, ...] = ()
+
+
+class _Batching(msgspec.Struct):
+    """Of the same response."""
+
+    dynamic_batching: _DynamicBatching = _DynamicBatching()
 
 
 class _Parameters(msgspec.Struct):
@@ -73,6 +92,15 @@ def is_whole(raw_config: bytes) -> bool:
         return msgspec.json.decode(raw_config, type=_ModelConfig).max_batch_size == 0
     except msgspec.MsgspecError as error:
         raise BadAnswerError(f"the model's configuration: {error}") from error
+
+
+def preferred_size(raw_config: bytes) -> int | None:
+    """The size of the server's batches at present, by the answer of `/config`; None where it does not tell."""
+    try:
+        told = msgspec.json.decode(raw_config, type=_Batching).dynamic_batching.preferred_batch_size
+    except msgspec.MsgspecError:
+        return None
+    return max(told, default=None)
 
 
 def digests_of(raw_config: bytes) -> dict[str, str]:

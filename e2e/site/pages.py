@@ -57,6 +57,9 @@ NAV: Mapping[str, tuple[Page, ...]] = {
         Page(source="CHANGELOG.md", target="project/changelog.md"),
         Page(source="CONTRIBUTING.md", target="project/contributing.md"),
         Page(source="SECURITY.md", target="project/security.md"),
+        Page(source="GOVERNANCE.md", target="project/governance.md"),
+        Page(source="CODE_OF_CONDUCT.md", target="project/conduct.md"),
+        Page(source="ROADMAP.md", target="project/roadmap.md"),
     ),
 }
 """Sections of the navigation. Pages of docs/ that are named nowhere come into the section Inside, by name."""

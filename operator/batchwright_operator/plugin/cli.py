@@ -20,6 +20,7 @@ from batchwright_operator.placement.scoring import TERMS
 from batchwright_operator.plugin.cluster_view import ClusterTarget, ClusterView, read_view, run_with_client
 from batchwright_operator.plugin.dry_run import PlannedPod, as_desired, plan, reconcilers
 from batchwright_operator.plugin.history import history, restart, rollback
+from batchwright_operator.plugin.retry import retry
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import Receipt
@@ -40,7 +41,7 @@ def cli(found: click.Context, kubeconfig: Path | None, context: str | None, name
     found.obj = ClusterTarget(kubeconfig=kubeconfig, context=context, namespace=namespace, system=system)
 
 
-for command in (history, rollback, restart):
+for command in (history, rollback, restart, retry):
     cli.add_command(command)
 
 

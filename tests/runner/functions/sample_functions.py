@@ -25,6 +25,24 @@ def unlucky(inputs: Mapping[str, Any], number: int) -> int:
     return value
 
 
+def needs_a_file(inputs: Mapping[str, Any], numbers: list[int], path: str, *, fraction: bool = False) -> float:
+    """Fails at these numbers as long as there is no file, or the file names others."""
+    value = int(inputs["item"]["data"]["v"])
+    if value in numbers:
+        named = Path(path).read_text().split() if Path(path).exists() else ["none"]
+        if named and str(value) not in named:
+            raise ValueError(f"{value} is not mended")
+        return value + 0.5 if fraction else value
+    return value
+
+
+def unlucky_best(inputs: Mapping[str, Any], number: int) -> int:
+    (row,) = inputs.values()
+    if int(row["argmax"]) == number:
+        raise ValueError(f"{number} is unlucky")
+    return int(row["argmax"])
+
+
 def fragile(inputs: Mapping[str, Any], number: int, once: str = "") -> int:
     """Kills its process at one number; with `once` only as long as that file does not exist."""
     value = int(inputs["item"]["data"]["v"])

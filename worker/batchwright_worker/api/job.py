@@ -96,10 +96,11 @@ class Output(Value, kw_only=True, frozen=True):
         ),
     ] = ()
     mode: Annotated[
-        Literal["New", "Overwrite"],
+        Literal["New", "Overwrite", "RetryFailed"],
         doc(
             "New: results of another job, input, code or model that lie there are an error. Overwrite: they are "
-            "removed. What no job has made is never touched, and is an error."
+            "removed. RetryFailed: the results are complete, and of this very input, tasks, code and models; only the "
+            "items that failed are run, again. What no job has made is never touched, and is an error."
         ),
     ] = "New"
 

@@ -50,6 +50,8 @@ ANNOTATION_HOLD_UPGRADES: Final = f"{GROUP}/hold-upgrades"
 """On a ModelDeployment, "true": its pods are not replaced because of an upgrade, even if they should be."""
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 """On a ModelDeployment; any new value replaces its pods, by those that this version of the operator makes."""
+ANNOTATION_RETRY_OF: Final = f"{GROUP}/retry-of"
+"""On an InferenceJob that `kubectl batchwright retry` has made: whose failed items it runs again."""
 ANNOTATION_EMULATED_DEVICE: Final = f"{GROUP}/emulated-device"
 """On a Node: JSON of `EmulatedDevice`."""
 

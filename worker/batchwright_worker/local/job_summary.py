@@ -10,7 +10,7 @@ from typing import Any, Final
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ItemFailure, TaskState
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.error_records import FailureReason, error_records, reason_fields, reasons
-from batchwright_worker.runner.steps.commit import Committed, Manifest
+from batchwright_worker.runner.steps.commit import Committed, Manifest, Retry
 
 _SHOWN: Final = 5
 
@@ -25,6 +25,7 @@ class LocalResult:
     tasks: Sequence[TaskState] = ()
     failures: Sequence[ItemFailure] = ()
     reasons: Sequence[FailureReason] = ()
+    retry: Retry | None = None
     start_s: float = 0.0
     run_s: float = 0.0
 
@@ -32,6 +33,11 @@ class LocalResult:
     def failed(self) -> int:
         """Items that failed."""
         return self.manifest.failed
+
+    @property
+    def _ran(self) -> int:
+        """Items that this run was about."""
+        return self.manifest.items if self.retry is None else self.retry.items
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -42,7 +48,8 @@ class LocalResult:
             "failed": self.manifest.failed,
             "startSeconds": round(self.start_s, 3),
             "runSeconds": round(self.run_s, 3),
-            "itemsPerSecond": round(self.manifest.items / self.run_s, 3) if self.run_s else None,
+            "itemsPerSecond": round(self._ran / self.run_s, 3) if self.run_s else None,
+            "retried": None if self.retry is None else {"items": self.retry.items, "succeeded": self.retry.succeeded},
             "meanBatchSizes": {task.name: task.mean_batch_size for task in self.tasks if task.rows},
             "tasks": [_task(task) for task in self.tasks],
             "failureReasons": [reason_fields(reason) for reason in self.reasons],
@@ -60,13 +67,13 @@ class LocalResult:
         if not self.run_s:
             lines = [f"{self.job.name} is complete already: {counts}, in {uri}; nothing to do"]
         else:
-            speed = (
-                f"{self.run_s:.1f} s, {manifest.items / self.run_s:.2f} items/s, after {self.start_s:.1f} s to start"
-            )
+            speed = f"{self.run_s:.1f} s, {self._ran / self.run_s:.2f} items/s, after {self.start_s:.1f} s to start"
             lines = [
                 f"{self.job.name}: {counts}; {speed}",
                 f"output: {uri} ({len(manifest.parts)} parts, _manifest.json)",
             ]
+        if self.retry is not None:
+            lines.append(f"{self.retry.items} failed items were run again: {self.retry.succeeded} succeeded")
         if manifest.selection is not None:
             lines.append(f"this is not the whole data set: {manifest.selection.title} of the input")
         if manifest.files_left_out:
@@ -88,6 +95,7 @@ def result_of(job: Job, done: Committed, *, start_s: float = 0.0, run_s: float =
         manifest=done.manifest,
         tasks=done.tasks,
         failures=done.failures,
+        retry=done.retry,
         reasons=reasons(record for name in files for record in error_records(output, name)),
         start_s=start_s,
         run_s=run_s,

@@ -20,10 +20,11 @@ from batchwright_worker.local.progress_display import Counts, shown
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.progress import ShardProgress
-from batchwright_worker.runner.steps.commit import commit, committed
+from batchwright_worker.runner.steps.by_mode import commit_job, plan_job
+from batchwright_worker.runner.steps.commit import committed
 from batchwright_worker.runner.steps.engines import TaskEngines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
-from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.steps.replacement import finish_replacement
 from batchwright_worker.runner.steps.shard import ShardStep, do_shard, load_plan, shard_step
 
 RETRY_SECONDS: Final = 2.0
@@ -33,16 +34,17 @@ async def run_job(local: LocalJob, *, show_progress: bool) -> LocalResult:
     """Run it to the end. Raises ManifestError, LocalFailed, StepFailed."""
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
         job = job_of(local, Path(scratch))
+        await asyncio.to_thread(finish_replacement, job.output())
         done = await asyncio.to_thread(committed, job)
-        if done is not None:
+        if done is not None and not (job.retries and done.manifest.failed):
             return await asyncio.to_thread(result_of, job, done)
-        plan = await asyncio.to_thread(make_plan, job)
+        plan = await asyncio.to_thread(plan_job, job)
         deployments = deployments_of(local, job)
         started = time.monotonic()
         with cancelled_by_sigterm():
             async with local_engines(job, deployments) as here:
                 answered = await _run_shards(here, plan, show_progress=show_progress)
-        done = await asyncio.to_thread(commit, job)
+        done = await asyncio.to_thread(commit_job, job)
         ended = time.monotonic()
         return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
 
@@ -120,7 +122,7 @@ async def _shards(here: LocalEngines, shards: int, progress: LocalProgress) -> N
     job = here.job
     most = job.spec.parallelism + 1
     opened, reading = asyncio.Semaphore(most), asyncio.Semaphore(job.spec.parallelism)
-    limit = FailureLimit(most=job.spec.max_failed_items)
+    limit = FailureLimit(most=job.most_failed)
     form = format_of(job.spec.input)
     plan = await asyncio.to_thread(load_plan, job, job.output())
 

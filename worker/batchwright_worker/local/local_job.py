@@ -28,6 +28,8 @@ class LocalJob:
     accelerator: str | None = None
     overwrite: bool = False
     """As `output.mode: Overwrite`."""
+    retry_failed: bool = False
+    """As `output.mode: RetryFailed`."""
     output: str | None = None
     """Another output.uri than the manifest's; a path will do."""
     selection: Selection | None = None
@@ -49,6 +51,8 @@ def job_of(local: LocalJob, scratch: Path) -> Job:
         spec["output"]["uri"] = f"{spec['output']['uri'].rstrip('/')}-{local.selection.slug}"
     if local.overwrite:
         spec["output"] = {**spec["output"], "mode": "Overwrite"}
+    if local.retry_failed:
+        spec["output"] = {**spec["output"], "mode": "RetryFailed"}
     metadata = document["metadata"]
     config = JobConfig(name=metadata["name"], namespace=metadata.get("namespace", "default"), uid="local", spec=spec)
     job = make_job(config, folders=(*_config_maps(local.documents, spec, scratch), *local.folders))

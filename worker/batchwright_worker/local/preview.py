@@ -129,6 +129,7 @@ class _TriedItems:
             job=job,
             index=0,
             plan="preview",
+            part_number=0,
             shard=self.shard,
             input=job.input(),
             form=format_of(job.spec.input),

@@ -44,6 +44,10 @@ GOES_ON: Final = "stopped; complete shards stay, the same command goes on from t
 )  # fmt: skip
 @click.option("--accelerator", default=None, help="Which kind of artifact; default: cpu, else emulated.")
 @click.option("--overwrite", is_flag=True, help="Remove results of other jobs, input, code or models that lie there.")
+@click.option(
+    "--retry-failed", is_flag=True,
+    help="Run the failed items of a complete output again, and put their results where they belong.",
+)  # fmt: skip
 @click.option("--output", default=None, help="Folder or address for the results, instead of spec.output.uri.")
 @click.option(
     "--plan", "plan_only", is_flag=True,
@@ -68,6 +72,7 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
     folders: tuple[Path, ...],
     accelerator: str | None,
     overwrite: bool,
+    retry_failed: bool,
     output: str | None,
     plan_only: bool,
     limit: int | None,
@@ -88,6 +93,8 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
 
     if limit is not None and sample is not None:
         raise click.UsageError("--limit and --sample exclude each other")
+    if retry_failed and (overwrite or plan_only):
+        raise click.UsageError("--retry-failed goes with neither --overwrite nor --plan")
     searched = tuple(str(folder.resolve()) for folder in (*folders, *(_folder(path) for path in paths)))
 
     def job() -> LocalJob:
@@ -98,6 +105,7 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
             folders=searched,
             accelerator=accelerator,
             overwrite=overwrite,
+            retry_failed=retry_failed,
             output=output,
             selection=_selection(limit, sample, seed),
         )

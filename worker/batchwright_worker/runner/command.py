@@ -71,10 +71,10 @@ def commit(job_file: Path, termination_log: Path) -> None:
     """Verify all parts and write OUTPUT/_manifest.json."""
     from batchwright_worker.api.messages import CommitResult
     from batchwright_worker.runner.progress import fit
-    from batchwright_worker.runner.steps.commit import commit as commit_parts
+    from batchwright_worker.runner.steps.by_mode import commit_job
 
     try:
-        result = commit_parts(_load(job_file)).result()
+        result = commit_job(_load(job_file)).result()
     except StepFailed as error:
         _refuse(termination_log, fit(CommitResult(error=_cut(error), reason=error.reason)), error)
     _tell(termination_log, fit(result))
@@ -112,12 +112,12 @@ def run(job_file: Path, termination_log: Path, shard: int | None, control_port: 
 
 def _planned(job: Job, wait_s: float) -> messages.PlanResult:
     """The plan; an input that does not exist is looked for again until the time is over. SIGTERM ends the process."""
-    from batchwright_worker.runner.steps.plan import make_plan
+    from batchwright_worker.runner.steps.by_mode import plan_job
 
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return make_plan(job)
+            return plan_job(job)
         except StepFailed as error:
             if error.reason != "InputNotFound" or time.monotonic() >= deadline:
                 raise

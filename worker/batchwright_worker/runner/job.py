@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,8 @@ from batchwright_worker.runner.graph import dag
 from batchwright_worker.runner.graph.dag import Dag
 from batchwright_worker.runner.storage.locations import Location, locate
 from batchwright_worker.runner.storage.plan_file import CodeDigests, Selection
+
+NO_LIMIT: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,16 @@ class Job:
         if self.selection is not None:
             parts = (*parts, self.selection)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
+
+    @property
+    def retries(self) -> bool:
+        """Only the failed items of a complete output are run, again."""
+        return self.spec.output.mode == "RetryFailed"
+
+    @property
+    def most_failed(self) -> int | None:
+        """How many items may fail: `maxFailedItems`; of those that failed before all may fail again."""
+        return NO_LIMIT if self.retries else self.spec.max_failed_items
 
     @property
     def suffix(self) -> str:

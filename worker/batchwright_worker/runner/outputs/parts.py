@@ -142,7 +142,7 @@ class PartWriter:
         if self._errors is None:
             return ""
         self._errors.close()
-        name = f"{ERRORS_DIR}/{self.name.partition('.')[0]}-{digest[:_DIGEST_CHARACTERS]}.jsonl"
+        name = errors_name(self.name, digest)
         if self._output.local:
             Path(self._output.at(ERRORS_DIR)).mkdir(exist_ok=True)
         commit_file(self._output, name, self._error_path)
@@ -162,6 +162,11 @@ def decoded_schema(text: str) -> Any:
 def statistics_name(name: str, digest: str) -> str:
     """Where the statistics of a part with this digest lie."""
     return f"{WORK_DIR}/{name}.{digest[:_DIGEST_CHARACTERS]}.json"
+
+
+def errors_name(name: str, digest: str) -> str:
+    """Where the error records of a part with this digest lie."""
+    return f"{ERRORS_DIR}/{name.partition('.')[0]}-{digest[:_DIGEST_CHARACTERS]}.jsonl"
 
 
 def whole_part(output: Location, name: str, plan: str) -> PartStatistics | None:

@@ -51,6 +51,19 @@ class ManifestPart(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """File of its error records, below the output."""
 
 
+class Retry(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    """Failed items that were run again. `base`: digest of the data set before."""
+
+    base: str
+    items: int
+    succeeded: int
+
+    @property
+    def failed(self) -> int:
+        """Items that failed again."""
+        return self.items - self.succeeded
+
+
 class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """`OUTPUT/_manifest.json`: it stands if and only if the data set is whole. `digest` is over the parts' digests."""
 
@@ -75,6 +88,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     """What the CPU tasks were made of, and the files that their arguments name."""
     selection: Selection | None = None
     """None: every item of the input; else the data set holds some of them, by wish."""
+    retries: list[Retry] = []
+    """Oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +99,16 @@ class Committed:
     manifest: Manifest
     tasks: list[TaskState]
     failures: list[ItemFailure]
+    retry: Retry | None = None
+    """What was just done, if failed items were run again."""
 
     def result(self) -> CommitResult:
-        """As the termination message tells it."""
+        """As the termination message tells it: of what this job ran."""
+        counted = self.retry or self.manifest
         return CommitResult(
-            items=self.manifest.items,
-            succeeded=self.manifest.succeeded,
-            failed=self.manifest.failed,
+            items=counted.items,
+            succeeded=counted.succeeded,
+            failed=counted.failed,
             digest=self.manifest.digest,
             tasks=self.tasks,
             failures=self.failures,
@@ -101,16 +119,35 @@ def commit(job: Job) -> Committed:
     """Verify and write the manifest; again: the same. Raises StepFailed(PartMissing | TooManyFailedItems | ...)."""
     output = job.output()
     plan = load_plan(job, output)
-    parts = _verified(output, plan)
+    parts = verified_parts(output, plan)
     _check_failed(job, parts)
     parts = _of_one_schema(output, parts)
     remove_temporaries(output)
     remove_errors(output, {part.errors for part in parts})
-    manifest = _manifest(job, plan, parts, pinned_models(output))
-    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    earlier = read_manifest(output)
+    manifest = manifest_of(job, plan, parts, pinned_models(output), earlier.retries if earlier is not None else [])
+    raw = manifest_text(manifest)
     if output.read(MANIFEST_NAME) != raw:
         write_atomically(output, MANIFEST_NAME, raw)
-    return _committed(manifest, parts)
+    return committed_parts(manifest, parts)
+
+
+def manifest_text(manifest: Manifest) -> bytes:
+    """As it stands in the output."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+
+
+def read_manifest(output: Location) -> Manifest | None:
+    """None: the data set is not whole. Raises StepFailed(ManifestDamaged)."""
+    raw = output.read(MANIFEST_NAME)
+    try:
+        return None if raw is None else msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        message = (
+            f"{output.uri}/{MANIFEST_NAME} is damaged ({error}): remove it and run the job again, which verifies the "
+            "parts and writes it anew"
+        )
+        raise StepFailed("ManifestDamaged", message) from error
 
 
 def committed(job: Job) -> Committed | None:
@@ -118,20 +155,21 @@ def committed(job: Job) -> Committed | None:
     whole, or of another meaning and to be overwritten. Raises StepFailed(OutputInUse | CodeChanged | InputChanged) if
     it is of another meaning."""
     output = job.output()
-    raw = output.read(MANIFEST_NAME)
-    if raw is None:
+    manifest = read_manifest(output)
+    if manifest is None:
         return None
     try:
         plan = load_plan(job, output)
-        _check_input(job, plan, output)
+        check_input(job, plan, output)
     except StepFailed as error:
         if job.spec.output.mode == "Overwrite" and error.reason in _OTHER_MEANING:
             return None  # the plan step replaces it
         raise
-    return _committed(msgspec.json.decode(raw, type=Manifest), _verified(output, plan))
+    return committed_parts(manifest, verified_parts(output, plan))
 
 
-def _check_input(job: Job, plan: PlanFile, output: Location) -> None:
+def check_input(job: Job, plan: PlanFile, output: Location) -> None:
+    """Raise StepFailed(InputChanged) if the input is not the one that the results are of."""
     location = job.input()
     try:
         files = used_files(source_files(location, format_of(job.spec.input)).files, plan)
@@ -156,15 +194,19 @@ def used_files(files: list[SourceFile], plan: PlanFile) -> list[SourceFile]:
     return [file for file in files if file.path <= last]
 
 
-def _committed(manifest: Manifest, parts: list[PartStatistics]) -> Committed:
+def committed_parts(manifest: Manifest, parts: list[PartStatistics], retry: Retry | None = None) -> Committed:
+    """What stands, with the numbers of all parts."""
     return Committed(
+        retry=retry,
         manifest=manifest,
         tasks=merged_tasks([part.tasks for part in parts]),
         failures=[failure for part in parts for failure in part.failures][:FIRST_FAILURES],
     )
 
 
-def _verified(output: Location, plan: PlanFile) -> list[PartStatistics]:
+def verified_parts(output: Location, plan: PlanFile) -> list[PartStatistics]:
+    """The statistics of every part. Raises StepFailed(PartMissing | PartDamaged)."""
+
     def verify(index: int) -> PartStatistics:
         name = part_name(index, plan.suffix)
         part = whole_part(output, name, plan.key)
@@ -215,7 +257,10 @@ def _check_failed(job: Job, parts: list[PartStatistics]) -> None:
         raise StepFailed("TooManyFailedItems", message)
 
 
-def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: list[PinnedModel]) -> Manifest:
+def manifest_of(
+    job: Job, plan: PlanFile, parts: list[PartStatistics], models: list[PinnedModel], retries: list[Retry]
+) -> Manifest:
+    """The manifest of these parts, which are all. Pure."""
     return Manifest(
         job=job.name,
         plan=plan.digest,
@@ -239,6 +284,7 @@ def _manifest(job: Job, plan: PlanFile, parts: list[PartStatistics], models: lis
         models=models,
         code=plan.code,
         selection=plan.selection,
+        retries=retries,
         files_left_out=plan.left_out,
         left_out_names=plan.left_out_names,
         columns={field.name: str(field.type) for field in decoded_schema(parts[0].schema)} if parts[0].schema else {},

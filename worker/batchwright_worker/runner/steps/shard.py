@@ -21,6 +21,7 @@ from batchwright_worker.runner.outputs.parts import MadePart, PartStatistics, Pa
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
+from batchwright_worker.runner.steps.selection import picked
 from batchwright_worker.runner.steps.shard_run import ShardRun
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import (
@@ -31,6 +32,7 @@ from batchwright_worker.runner.storage.plan_file import (
     part_name,
     read_plan,
 )
+from batchwright_worker.runner.storage.retry_files import read_retry, retry_output
 
 DEFAULT_BUDGET_BYTES = 256 << 20
 REPLACE = "have it replaced (output.mode: Overwrite; --overwrite)"
@@ -45,6 +47,8 @@ class ShardStep:
     index: int
     plan: str
     """Key of the plan."""
+    part_number: int
+    """Another than the index where failed items are run again: the first part that has some may be the third."""
     shard: PlannedShard
     input: Location
     form: Format
@@ -54,7 +58,7 @@ class ShardStep:
     @property
     def part(self) -> str:
         """Name of its part."""
-        return part_name(self.index, self.job.suffix)
+        return part_name(self.part_number, self.job.suffix)
 
 
 def load_plan(job: Job, output: Location) -> PlanFile:
@@ -101,13 +105,22 @@ def shard_step(
     and the `form` of the input, which remembers places. Raises StepFailed."""
     output = job.output()
     plan = plan or load_plan(job, output)
-    if not 0 <= index < len(plan.shards):
-        raise StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {len(plan.shards)}")
+    retry = read_retry(output) if job.retries else None
+    if job.retries and retry is None:
+        raise StepFailed("PlanMissing", f"{output.uri} has no plan to repeat failed items: run the plan step first")
+    count = len(plan.shards) if retry is None else len(retry.shards)
+    if not 0 <= index < count:
+        raise StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {count}")
+    key, number, shard = plan.key, index, plan.shards[index]
+    if retry is not None:
+        key, number = retry.key, retry.shards[index].shard
+        shard, output = picked(plan.shards[number], retry.shards[index].positions), retry_output(output)
     return ShardStep(
         job=job,
         index=index,
-        plan=plan.key,
-        shard=plan.shards[index],
+        plan=key,
+        part_number=number,
+        shard=shard,
         input=job.input(),
         form=form or format_of(job.spec.input),
         output=output,
@@ -154,7 +167,7 @@ async def do_shard(
 ) -> PartStatistics:
     """Run the items of a shard and make its part; statistics of the part that stands. Shards that share a `limit` are
     ended together. `on_read`: see `ShardRun.run`. Raises StepFailed."""
-    limit = limit or FailureLimit(most=step.job.spec.max_failed_items)
+    limit = limit or FailureLimit(most=step.job.most_failed)
     known = await asyncio.to_thread(whole_part, step.output, step.part, step.plan)
     if known is not None:
         return known
@@ -163,7 +176,7 @@ async def do_shard(
     window = Window(
         budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2, need_bytes=engines.pace.need_bytes
     )
-    with PartWriter(step.output, step.index, step.job.suffix) as writer:
+    with PartWriter(step.output, step.part_number, step.job.suffix) as writer:
         run = ShardRun(step.job, engines, writer, progress, window, limit=limit)
         pool.on_broken.append(run.fail)
         try:

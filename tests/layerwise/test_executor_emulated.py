@@ -11,10 +11,10 @@ import pytest
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
 from batchwright_worker.layerwise.core.steps import steps_of_seconds
-from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer
+from batchwright_worker.layerwise.core.values import BudgetTooSmall, Layer, Prefetch
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.executor import Executor, ExecutorBrokenError
-from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, UnitRecord
+from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, UnitJob, UnitRecord
 from batchwright_worker.layerwise.tools.recurrence_check import check_recurrence
 
 
@@ -27,14 +27,18 @@ class Rig:
     """Submits everything before anything runs, so that the order is the policy's alone."""
 
     def __init__(
-        self, budget: int, policy: Policy, answer: Callable[[LayerwiseBatch], dict[str, np.ndarray]] | None = None
+        self,
+        budget: int,
+        policy: Policy,
+        answer: Callable[[LayerwiseBatch], dict[str, np.ndarray]] | None = None,
+        prefetch: Prefetch = Prefetch.WHOLE,
     ):
         self.records: list[UnitRecord] = []
         self.settled: list[LayerwiseBatch] = []
         self._lock = threading.Lock()
         device = EmulatedAccelerator(budget, answer) if answer else EmulatedAccelerator(budget)
         self.device = device
-        self.executor = Executor(device, policy, self.records.append)
+        self.executor = Executor(device, policy, self.records.append, prefetch=prefetch)
 
     def batch(self, model: str, plan: tuple[Layer, ...]) -> LayerwiseBatch:
         return LayerwiseBatch(model=model, inputs={}, rows=1, layers=plan, settled=self._settle)
@@ -169,3 +173,60 @@ def test_staged_batches_wait_for_nothing_and_deciding_goes_on_while_others_are_s
     executor.submit(second)
     device.begin = before  # type: ignore[method-assign]
     executor.close()
+
+
+@pytest.mark.parametrize("prefetch", list(Prefetch))
+def test_a_fluid_fetch_begins_with_little_room_pauses_and_goes_on_at_the_next_retirement(prefetch: Prefetch) -> None:
+    """Claim 9: `b` needs six of the eight bytes while `a` holds four until it has computed."""
+    a, b = layers(1, 0.2, 0.0, 4), layers(1, 0.0, 0.06, 6)
+    rig = Rig(8, Fifo(), prefetch=prefetch)
+    rig.run(rig.batch("A", a), rig.batch("B", b))
+    first, second = rig.records
+    assert rig.device.ring.peak <= 8
+    if prefetch is Prefetch.WHOLE:
+        assert second.fetch_start >= first.compute_end
+        assert rig.executor.totals.pauses == 0
+    else:
+        assert second.fetch_start < first.compute_end < second.fetch_end
+        assert rig.executor.totals.pauses == 1
+        # Four of six bytes were there already; the pause is no time of the fetch.
+        assert second.fetch_s < second.fetch_end - second.fetch_start - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timed
+def test_replay_equals_the_plan_with_fluid_fetches() -> None:
+    a, m = layers(6, 0.060, 0.010, 3), layers(6, 0.010, 0.060, 6)
+    plans = {}
+    for prefetch in Prefetch:
+        rig = Rig(8, Literal(skip_limit=1), prefetch=prefetch)
+        rig.run(rig.batch("A", a), rig.batch("M", m))
+        told = plans[prefetch] = check_recurrence(rig.records, 8, prefetch, rig.device.piece_bytes)
+        assert told.error <= 0.03, (prefetch, told)
+        assert told.plan_error <= 0.10, (prefetch, told)
+    assert plans[Prefetch.FLUID].planned_s < 0.95 * plans[Prefetch.WHOLE].planned_s
+    assert plans[Prefetch.FLUID].measured_s < plans[Prefetch.WHOLE].measured_s
+
+
+def test_a_batch_is_answered_once_when_the_memory_engine_fails_while_its_answer_is_made() -> None:
+    answering, broken = threading.Event(), threading.Event()
+
+    def answer(_batch: LayerwiseBatch) -> dict[str, np.ndarray]:
+        answering.set()
+        assert broken.wait(20)
+        return {}
+
+    rig = Rig(4, Fifo(), answer)
+    start = rig.device.memory.start
+
+    def fail(job: UnitJob) -> None:
+        if job.batch.model == "B":
+            assert answering.wait(20)
+            raise SystemError("the device is gone")
+        start(job)
+
+    rig.device.memory.start = fail  # type: ignore[method-assign]
+    rig.executor._on_broken = lambda _error: broken.set()
+    rig.run(rig.batch("A", layers(1, 0, 0, 2)), rig.batch("B", layers(1, 0, 0, 2)))
+    assert [batch.model for batch in rig.settled] == ["A", "B"]
+    assert all(isinstance(batch.error, SystemError) for batch in rig.settled)

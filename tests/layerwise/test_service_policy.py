@@ -12,16 +12,17 @@ from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Policy
+from batchwright_worker.layerwise.core.values import Prefetch
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 HOST = Host(kind=KIND_EMULATED, threads=1, emulated_memory=EmulatedMemory(1 << 20))
 
 
-def source(name: str) -> ModelSource:
+def source(name: str, weights: int = 8000) -> ModelSource:
     """200 us and 100 us a row to compute; 16 ms to fetch in 8 units."""
     emulated = EmulatedSource(
-        bytes_per_row=0, fixed_microseconds=200, per_row_microseconds=100, weights_bytes=8000, load_milliseconds=16
+        bytes_per_row=0, fixed_microseconds=200, per_row_microseconds=100, weights_bytes=weights, load_milliseconds=16
     )
     return ModelSource(name=name, format="emulated", path="", inputs=[], outputs=[], emulated=emulated)
 
@@ -66,4 +67,15 @@ def test_what_a_model_took_is_gone_with_it(service: Service) -> None:
     service.remove("a")
     service.add(source("a"))
     run(service, "a", 1)
+    service.close()
+
+
+def test_fetches_are_fluid_where_the_plan_gains_by_it(service: Service) -> None:
+    """Of units of 7,000 bytes one has room in 12,000: most of the next one is fetched while it computes."""
+    for name in "ab":
+        service.add(source(name, weights=56_000))
+    run(service, "a", 16)
+    assert service.prefetch() is Prefetch.FLUID
+    assert service._executor._scheduler.timeline.prefetch is Prefetch.FLUID
+    run(service, "b", 16)
     service.close()

@@ -62,9 +62,9 @@ def test_a_residual_block_stays_whole_and_what_has_no_weights_goes_backwards() -
 
 
 def test_a_block_above_the_limit_is_cut_where_the_least_is_alive() -> None:
-    operations = chain(0, 128, 128, 128, 128, 128, 128, 128, 128, 128, skips={4: 0})
-    spans = cut(operations, 256)
-    assert [weight_bytes(operations, span) for span in spans] == [256, 256, *[128] * 5]
+    operations = chain(0, 512, 512, 512, 512, 512, 512, 512, 512, 512, skips={4: 0})
+    spans = cut(operations, 1024)
+    assert [weight_bytes(operations, span) for span in spans] == [1024, 1024, *[512] * 5]
 
 
 def test_a_mask_that_lives_throughout_does_not_stand_in_the_way() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ import torch
 from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.execution.cuda import ANCHOR_S, DRIFT, EventClock
+from batchwright_worker.layerwise.execution.cuda_arena import ArenaRefused, MirroredArena
+from batchwright_worker.layerwise.execution.cuda_clock import ANCHOR_S, DRIFT, EventClock
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.split_torch import onto
 from batchwright_worker.layerwise.networks.torch import open_torch
@@ -102,3 +105,102 @@ def test_the_first_units_stay_as_far_as_their_share_goes(tmp_path: Path) -> None
     assert leading(network, 0) == frozenset()
     assert leading(network, sizes[0] + sizes[1]) == {0, 1}
     assert leading(network, sum(sizes)) == set(range(len(sizes)))
+
+
+class MemoryDriver:
+    """CUDA's calls for virtual memory, as far as the arena makes them: what is mapped where. `refuses`: that call."""
+
+    def __init__(self, refuses: str = "") -> None:
+        self.refuses = refuses
+        self.mapped: dict[int, int] = {}
+        self.reserved: dict[int, int] = {}
+        self.handles: set[int] = set()
+        self.writable = 0
+
+    CUmemAllocationProp = lambda self: SimpleNamespace(location=SimpleNamespace())  # noqa: E731
+    CUmemAccessDesc = SimpleNamespace
+    CUmemAllocationType = SimpleNamespace(CU_MEM_ALLOCATION_TYPE_PINNED=1)
+    CUmemLocationType = SimpleNamespace(CU_MEM_LOCATION_TYPE_DEVICE=1)
+    CUmemAllocationGranularity_flags = SimpleNamespace(CU_MEM_ALLOC_GRANULARITY_MINIMUM=0)
+    CUmemAccess_flags = SimpleNamespace(CU_MEM_ACCESS_FLAGS_PROT_READWRITE=3)
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            if name == self.refuses:
+                return (801, 0)
+            return getattr(self, f"do_{name}")(*arguments)
+
+        return call
+
+    def do_cuMemGetAllocationGranularity(self, _properties: Any, _flag: int) -> tuple[int, int]:
+        return 0, 2 << 20
+
+    def do_cuMemCreate(self, size: int, _properties: Any, _flags: int) -> tuple[int, int]:
+        assert size % (2 << 20) == 0
+        self.handles.add(7)
+        return 0, 7
+
+    def do_cuMemAddressReserve(self, size: int, *_rest: int) -> tuple[int, int]:
+        self.reserved[1 << 30] = size
+        return 0, 1 << 30
+
+    def do_cuMemMap(self, address: int, size: int, offset: int, handle: int, _flags: int) -> tuple[int]:
+        assert handle in self.handles
+        assert offset == 0
+        self.mapped[address] = size
+        return (0,)
+
+    def do_cuMemSetAccess(self, address: int, size: int, access: Any, count: int) -> tuple[int]:
+        assert (len(access), access[0].flags, address) == (count, 3, 1 << 30)
+        self.writable = size
+        return (0,)
+
+    def do_cuMemUnmap(self, address: int, size: int) -> tuple[int]:
+        assert sum(self.mapped.values()) == size
+        assert address in self.mapped
+        self.mapped.clear()
+        return (0,)
+
+    def do_cuMemAddressFree(self, address: int, size: int) -> tuple[int]:
+        assert self.reserved.pop(address) == size
+        return (0,)
+
+    def do_cuMemRelease(self, handle: int) -> tuple[int]:
+        self.handles.remove(handle)
+        return (0,)
+
+
+def test_a_gpus_memory_is_mapped_twice_in_a_row_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C7: the ring on it is mirrored, so that its room is the timeline's."""
+    driver, seen = MemoryDriver(), list[dict[str, Any]]()
+    monkeypatch.setattr(
+        torch, "as_tensor", lambda array, device: seen.append(array.__cuda_array_interface__) or torch.empty(0)
+    )
+    arena = MirroredArena(5 << 20, torch.device("cuda", 0), driver)
+    assert arena.capacity == 4 << 20
+    assert driver.mapped == {1 << 30: 4 << 20, (1 << 30) + (4 << 20): 4 << 20}
+    assert driver.writable == 8 << 20
+    assert (seen[0]["shape"], seen[0]["data"]) == ((8 << 20,), (1 << 30, False))
+    arena.close()
+    assert not driver.mapped
+    assert not driver.reserved
+    assert not driver.handles
+
+
+@pytest.mark.parametrize("refuses", ["cuMemCreate", "cuMemAddressReserve", "cuMemMap", "cuMemSetAccess"])
+def test_what_was_mapped_is_given_back_when_the_driver_refuses_the_rest(refuses: str) -> None:
+    driver = MemoryDriver(refuses)
+    with pytest.raises(ArenaRefused, match=refuses):
+        MirroredArena(4 << 20, torch.device("cuda", 0), driver)
+    assert not driver.mapped
+    assert not driver.reserved
+    assert not driver.handles
+
+
+def test_weights_lie_where_a_gpus_libraries_want_them(tmp_path: Path) -> None:
+    """C8."""
+    path = export(ConvNet(), (torch.randn(2, 3, 8, 8),), tmp_path / "net.pt2")
+    source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
+    host = Host(kind="cpu", threads=1, emulated_memory=EmulatedMemory(0))
+    network = open_torch(source, host, lambda digest: tmp_path / digest, 1 << 20)
+    assert all(piece.offset % 256 == 0 for unit in network.index.units for piece in unit.pieces)

@@ -86,3 +86,56 @@ def test_a_file_that_was_cut_short_is_seen(tmp_path: Path) -> None:
     with pytest.raises(ShortReadError, match="ends before"):
         read_all(reader, [unit])
     reader.close()
+
+
+@given(
+    capacity=st.integers(1, 64),
+    mirrored=st.booleans(),
+    steps=st.lists(st.tuples(st.sampled_from(["open", "hold", "lend", "retire"]), st.integers(0, 64)), max_size=80),
+)
+def test_room_is_given_on_behind_what_frees_it_and_a_unit_that_was_opened_gets_all_of_its_room(
+    capacity: int, mirrored: bool, steps: list[tuple[str, int]]
+) -> None:
+    """Every place is written only when all that lay there has been lent, and behind the last of those."""
+    ring = Ring(capacity, mirrored=mirrored)
+    owner: dict[int, int] = {}  # place -> the unit that lies there
+    units: list[tuple[int, int, int]] = []  # offset, size, held
+    lent = retired = 0
+
+    def take(size: int, behind: object) -> None:
+        offset, whole, held = units[-1]
+        for place in range(offset + held, offset + held + size):
+            before = owner.get(place % capacity, -1)
+            if before >= retired:
+                assert before < lent
+                assert isinstance(behind, int)
+                assert before <= behind
+            owner[place % capacity] = len(units) - 1
+        units[-1] = offset, whole, held + size
+
+    for what, size in steps:
+        whole = not units or units[-1][1] == units[-1][2]
+        if what == "open" and whole and ring.opens(size, min(size, 3)):
+            offset, behind = ring.open(size)
+            assert mirrored or offset + size <= capacity
+            units.append((offset, size, 0))
+            held = ring.hold(min(size, 3))
+            take(min(size, 3), behind if held is None else held)
+        elif what == "hold" and not whole and ring.free:
+            more = min(units[-1][1] - units[-1][2], ring.free)
+            take(more, ring.hold(more))
+        elif what == "lend" and lent < len(units) and units[lent][1] == units[lent][2]:
+            ring.lend(lent)
+            lent += 1
+        elif what == "retire" and retired < lent:
+            ring.retire()
+            retired += 1
+        assert 0 <= ring.used <= ring.peak <= capacity
+    # Whatever was opened can be held to its end once all before it are lent.
+    while units and units[-1][1] != units[-1][2]:
+        while lent < len(units) - 1:
+            ring.lend(lent)
+            lent += 1
+        more = min(units[-1][1] - units[-1][2], ring.free)
+        assert more > 0
+        take(more, ring.hold(more))

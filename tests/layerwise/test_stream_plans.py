@@ -62,7 +62,7 @@ def test_compute_is_interpolated_between_sizes_and_resident_units_need_no_fetch(
 
 
 def record(planned: Layer, compute: float, fetch: float) -> UnitRecord:
-    return UnitRecord("m", 0, 0, 1, planned.bytes, 0.0, 1.0, 1.0 + fetch, 2.0, 2.0 + compute, planned, 0, 0.0)
+    return UnitRecord("m", 0, 0, 1, planned.bytes, 0.0, 1.0, 1.0 + fetch, 2.0, 2.0 + compute, planned, 0, 0.0, fetch)
 
 
 def test_plans_follow_what_is_measured() -> None:
@@ -133,8 +133,8 @@ def test_a_profile_is_measured_once_per_processor_and_batch_size(
 def test_a_replay_of_what_ran_as_planned_has_no_error_and_its_trace_has_both_engines() -> None:
     planned = Layer(compute=steps_of_seconds(2.0), fetch=steps_of_seconds(1.0), bytes=3)
     ran = [
-        UnitRecord("a", 0, 0, 1, 3, 10.0, 10.0, 11.0, 11.0, 13.0, planned, 0, 0.0),
-        UnitRecord("b", 1, 0, 1, 3, 10.0, 13.0, 14.0, 14.0, 16.0, planned, 1, 0.0),
+        UnitRecord("a", 0, 0, 1, 3, 10.0, 10.0, 11.0, 11.0, 13.0, planned, 0, 0.0, 1.0),
+        UnitRecord("b", 1, 0, 1, 3, 10.0, 13.0, 14.0, 14.0, 16.0, planned, 1, 0.0, 1.0),
     ]
     told = check_recurrence(ran, budget_bytes=3)
     assert told.measured_s == told.replayed_s == told.planned_s == 6.0

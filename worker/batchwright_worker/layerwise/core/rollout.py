@@ -109,6 +109,7 @@ class Way:
         "held",
         "memory_free",
         "models",
+        "piece",
         "positions",
         "used",
     )
@@ -121,6 +122,7 @@ class Way:
         self.used = sum(size for _, size in self.held)
         self.budget = accelerator.budget_bytes
         self.fluid = accelerator.prefetch is Prefetch.FLUID
+        self.piece = accelerator.piece_bytes
         self.memory_free = accelerator.memory_free
         self.compute_free = accelerator.compute_free
         self.positions = [0] * len(heads)
@@ -131,6 +133,7 @@ class Way:
     def copy(self) -> Way:
         other = Way(None, self.heads)
         other.held, other.used, other.budget, other.fluid = deque(self.held), self.used, self.budget, self.fluid
+        other.piece = self.piece
         other.memory_free, other.compute_free = self.memory_free, self.compute_free
         other.positions, other.models = list(self.positions), list(self.models)
         other.compute_left, other.fetch_left = self.compute_left, self.fetch_left
@@ -146,7 +149,8 @@ class Way:
         if layer.bytes > room:
             for end, size in self.held:
                 if self.fluid:
-                    pause = max(pause, end - earliest - int(room) * layer.fetch // layer.bytes)
+                    moved = int(room) // self.piece * self.piece
+                    pause = max(pause, end - earliest - moved * layer.fetch // layer.bytes)
                 room += size
                 if layer.bytes <= room:
                     pause = pause if self.fluid else max(0, end - earliest)

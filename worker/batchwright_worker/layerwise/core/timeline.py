@@ -9,7 +9,8 @@ bytes are held from the start of its fetch to the end of its compute:
 R is when enough earlier layers have retired for s to fit. Fluid prefetch: the fetch runs at s/w while there is room.
 What it may hold is a rising staircase (B minus what earlier layers still hold), so its end has a closed form: at every
 retirement t before which only `room` bytes fitted, s - room bytes are still to come: Me >= t + (s - room) * w/s, so
-that IM is the largest t - max(Me_prev, a) - room * w/s (and 0 at least), rounded up to a whole step.
+that IM is the largest t - max(Me_prev, a) - room * w/s (and 0 at least), rounded up to a whole step. A fetch that is
+made of pieces moves whole ones only: `room` is then rounded down to a multiple of `piece_bytes`.
 
 A plan needs `probe` and `push` alone. An executor builds the timeline with `live=True` and reports the time (`advance`)
 and what it measured (`correct`); what was pushed after the corrected layer is planned again from there.
@@ -45,6 +46,10 @@ class AcceleratorState(Protocol):
     @property
     def prefetch(self) -> Prefetch:
         """How weights come into the memory."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """What a fluid fetch moves at a time."""
 
     def in_flight(self) -> Iterable[tuple[int, Layer, int]]:
         """(sequence, layer, end of its compute as known now) of the layers that hold memory, oldest first."""
@@ -83,14 +88,22 @@ class Timeline:
         "compute_free",
         "live",
         "memory_free",
+        "piece_bytes",
         "prefetch",
     )
 
     def __init__(
-        self, budget_bytes: float, *, prefetch: Prefetch = Prefetch.WHOLE, origin: int = 0, live: bool = False
+        self,
+        budget_bytes: float,
+        *,
+        prefetch: Prefetch = Prefetch.WHOLE,
+        piece_bytes: int = 1,
+        origin: int = 0,
+        live: bool = False,
     ) -> None:
         self.budget_bytes = budget_bytes
         self.prefetch = prefetch
+        self.piece_bytes = piece_bytes
         self.live = live
         self.memory_free = origin
         self.compute_free = origin
@@ -193,17 +206,19 @@ class Timeline:
             if layer.bytes <= room:
                 break
             # What is subtracted is rounded down, so the pause is rounded up: a fetch never ends before its last byte.
-            pause = max(pause, entry.compute_end - earliest - room * layer.fetch // layer.bytes)
+            moved = room - room % self.piece_bytes
+            pause = max(pause, entry.compute_end - earliest - moved * layer.fetch // layer.bytes)
             room += entry.layer.bytes
         return pause
 
-    def _first_room(self, earliest: int, pause: int) -> int:
+    def _first_room(self, layer: Layer, earliest: int, pause: int) -> int:
         """When the first byte can move: with whole layers all wait together, a fluid fetch starts with any room."""
         if not pause or self.prefetch is Prefetch.WHOLE:
             return earliest + pause
         room = self.budget_bytes - self._used
+        least = min(self.piece_bytes, layer.bytes)
         for entry in self._entries:
-            if room > 0:
+            if room >= least:
                 break
             room += entry.layer.bytes
             earliest = max(earliest, entry.compute_end)
@@ -231,7 +246,7 @@ class Timeline:
         earliest = max(self.memory_free, entry.arrival)
         pause = self._pause(entry.layer, earliest)
         if entry.measured_fetch_start is None:
-            entry.fetch_start = self._first_room(earliest, pause)
+            entry.fetch_start = self._first_room(entry.layer, earliest, pause)
             fetch_end = earliest + pause + entry.layer.fetch
         else:
             entry.fetch_start = entry.measured_fetch_start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
@@ -13,6 +14,11 @@ from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.units import PAGE, Bytes, Network
 
 __all__ = ["CpuAccelerator"]
+
+PIECE_BYTES: Final = 1 << 20
+"""Of a fetch that pauses for room, at most: a read of that size takes as long per byte as a longer one."""
+PIECES: Final = 32
+"""And at least so many fill the memory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class CpuAccelerator:
     def __init__(self, budget_bytes: int, reads: Reads = "cached") -> None:
         self.pool = Pool(budget_bytes // PAGE * PAGE)
         self.ring = Ring(self.pool.capacity)
+        self.piece_bytes = min(PIECE_BYTES, max(PAGE, self.pool.capacity // PIECES // PAGE * PAGE))
         self.memory = _ReadEngine(self)
         self.compute = _ComputeEngine(self)
         self._reads: Reads = reads
@@ -75,12 +82,15 @@ class CpuAccelerator:
         """As Accelerator.end."""
         return self._loaded[batch.model].network.end(batch.state, batch.rows)
 
+    def release(self, batch: LayerwiseBatch) -> None:
+        """As Accelerator.release."""
+
     def fetch(self, job: UnitJob) -> None:
-        """Read a unit to its place; a resident one is there."""
+        """Read what has room of a unit to its place; a resident one is there."""
         loaded = self._loaded[job.batch.model]
         if job.bytes:
             unit = loaded.network.index.units[job.position]
-            loaded.reader.read(unit, self.pool.view(job.offset, unit.size))
+            loaded.reader.read(unit, self.pool.view(job.offset, unit.size), job.started, job.placed)
 
     def run(self, job: UnitJob) -> None:
         """Run a unit on its weights."""
@@ -96,18 +106,22 @@ class _ReadEngine:
 
     def __init__(self, device: CpuAccelerator) -> None:
         self._device = device
+        self._reads: list[Interval] = []
+        """Of the unit that is being read."""
 
     def start(self, job: UnitJob) -> None:
-        """The work is done in `finish`."""
-
-    def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
-        if job.batch.error is None:
+        if job.batch.error is None and job.error is None:
             try:
                 self._device.fetch(job)
             except Exception as error:
                 job.error = error
-        return Interval(start, time.monotonic())
+        self._reads.append(Interval(start, time.monotonic()))
+
+    def finish(self, job: UnitJob) -> Interval:
+        reads, self._reads = self._reads, []
+        job.fetch_s = sum(each.end - each.start for each in reads)
+        return Interval(reads[0].start, reads[-1].end)
 
 
 class _ComputeEngine:

@@ -1,90 +1,80 @@
-"""A CUDA GPU as an accelerator: one copy stream, one compute stream, a static arena for weights in flight.
+"""A CUDA GPU as an accelerator: streams for weights, inputs, compute and answers, a static arena for weights in flight.
 
-What is particular: every unit lies in pinned host memory, flat, and is copied in one piece; the arena is allocated once
-and no weight ever comes from the caching allocator (so nothing needs `record_stream`); the ends of copies and units are
-events, and an arena slot is given back only after the event of the unit that held it; at most `AHEAD` jobs are queued
-behind the one that runs (late binding: the policy decides on what is true now). Units of compute wait for their copy on
-the device, not on the host. Times are those of the events, converted to the host's clock.
+What is particular:
+
+- every network's units lie in pinned host memory, flat; a unit is copied in pieces, so that the inputs of a new batch
+  (a stream of their own) wait for a piece at most: the copy engine takes the streams in turn, whatever their priority
+- the arena is allocated once; no weight ever comes from the caching allocator, so nothing needs `record_stream`
+- the device itself waits: compute for its copy, a copy for the compute that frees its place. The host only sees to it
+  that a place is given on once that compute is queued
+- an answer is copied back behind its last unit on a stream of its own, and no batch that computes waits for it
+- at most `AHEAD` jobs are queued behind the one that runs (late binding: the policy decides on what is true now)
+
+Times are those of the events, converted to the host's clock.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from batchwright_worker.backends.base import OutOfDeviceMemoryError
+from batchwright_worker.backends.torch_values import tensor_of
 from batchwright_worker.inference.requests import Array
+from batchwright_worker.layerwise.execution.cuda_clock import EventClock
+from batchwright_worker.layerwise.execution.cuda_driver import CudaDriver, TorchCuda
+from batchwright_worker.layerwise.execution.cuda_profiler import CudaProfiler
+from batchwright_worker.layerwise.execution.cuda_staging import StagingBuffers
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
-from batchwright_worker.layerwise.networks.units import PAGE, Network, State, Unit
+from batchwright_worker.layerwise.networks.units import PAGE, Network, State
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
-from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch, read_profile, write_profile
+from batchwright_worker.layerwise.profiling.profiles import Profile, read_profile, write_profile
 
-__all__ = ["AHEAD", "ANCHOR_S", "DRIFT", "CudaAccelerator", "EventClock"]
+__all__ = ["AHEAD", "PIECE_BYTES", "CudaAccelerator"]
 
 AHEAD: Final = 1
 """Jobs queued per engine behind the one that runs (layerwise.md: 1 or 2)."""
-ANCHOR_S: Final = 10.0
-"""How far an event may lie from the clock's anchor before the anchor moves."""
-DRIFT: Final = 2e-4
-"""Seconds per second by which the device's clock and the host's may differ (crystals: some 1e-5)."""
-
-
-class EventClock:
-    """Device events on the host's clock: one event whose host time is known, and the time since it.
-
-    The time between two events is a 32-bit float of milliseconds: 2 microseconds are lost after 16 seconds. So the
-    anchor moves on to an event of its own every so often. The device's clock runs a little faster or slower than the
-    host's: what the host saw last of each event bounds how far off it can be, and the anchor follows that.
-    """
-
-    def __init__(self, event: Any, host_s: float) -> None:
-        self._anchor = (event, host_s)
-        self._ahead_s = inf
-        """The least time by which the host was later than the device's clock says, since the anchor moved."""
-
-    def at(self, event: Any) -> float:
-        """Host time of an event that has happened."""
-        anchor, host_s = self._anchor
-        return float(host_s + float(anchor.elapsed_time(event)) / 1e3)
-
-    def ended(self, event: Any, now_s: float) -> float:
-        """Host time of an event whose end the host has just seen, at `now_s`."""
-        found = self.at(event)
-        since_s = found - self._anchor[1]
-        self._ahead_s = min(self._ahead_s, now_s - found)
-        if since_s > ANCHOR_S:
-            # A host that sees every end late looks like a slow device: no clock is off by more than DRIFT.
-            most = DRIFT * since_s
-            self._anchor = (event, found + min(max(self._ahead_s, -most), most))
-            self._ahead_s = inf
-        return found
+PIECE_BYTES: Final = 4 << 20
+"""Of a copy of weights: some 0.1 ms, more than what starting one costs by far."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _CudaNetwork:
-    """`host`: per unit its bytes in pinned memory; `resident`: per kept unit its bytes on the device."""
+    """`memory`: all units in pinned memory; `host`: per unit its part; `resident`: per kept unit its bytes on the
+    device."""
 
     network: TorchUnits
-    host: list[Any]
-    resident: dict[int, Any] = field(default_factory=dict)
+    memory: torch.Tensor
+    host: list[torch.Tensor]
+    resident: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Staged:
+    """Of one batch: what must stay as long as something that was queued may use it."""
+
+    arrived: Any
+    """Event: the inputs are on the device."""
+    buffers: list[torch.Tensor] = field(default_factory=list)
+    inputs: list[torch.Tensor] = field(default_factory=list)
+    answered: Any = None
+    """Event: the outputs are in `answer`."""
+    answer: State = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _JobEvents:
-    """Of one job: start and end of its copy, and of its compute."""
+    """Of one job: start and end of each run of copies without a pause, and of its compute."""
 
-    copy_start: Any = None
-    copy_end: Any = None
+    copies: list[tuple[Any, Any]] = field(default_factory=list)
     compute_start: Any = None
     compute_end: Any = None
 
@@ -94,127 +84,218 @@ class CudaAccelerator:
 
     chained = True
 
-    def __init__(self, budget_bytes: int, device: str = "cuda:0", ahead: int = AHEAD) -> None:
-        self._device = torch.device(device)
-        self._pinned = self._device.type == "cuda"
-        self.ring = Ring(budget_bytes // PAGE * PAGE, mirrored=False)
-        self.arena = torch.empty(self.ring.capacity, dtype=torch.uint8, device=self._device)
-        self.copy_stream = torch.cuda.Stream(self._device)
-        self.compute_stream = torch.cuda.Stream(self._device)
+    def __init__(
+        self,
+        budget_bytes: int,
+        driver: CudaDriver | None = None,
+        ahead: int = AHEAD,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        self.driver = driver = driver or TorchCuda()
+        self._arena = driver.arena(budget_bytes // PAGE * PAGE)
+        self.ring = Ring(self._arena.capacity, mirrored=self._arena.mirrored)
+        self.piece_bytes = piece_bytes
+        self.copy_stream, self.compute_stream = driver.stream(), driver.stream()
+        self._input_stream, self._answer_stream = driver.stream(), driver.stream()
+        self._buffers = StagingBuffers(driver)
         self.clock = EventClock(*self._anchor())
         self.memory = _CopyEngine(self, ahead)
         self.compute = _KernelEngine(self, ahead)
         self._loaded: dict[str, _CudaNetwork] = {}
 
+    @property
+    def arena(self) -> torch.Tensor:
+        """Its bytes on the device, twice in a row where it is mirrored."""
+        return self._arena.memory
+
     def add(self, name: str, network: Network) -> None:
-        """Read its units into pinned memory."""
+        """Read its units into pinned memory. Raises LoadError where that cannot be had."""
         assert isinstance(network, TorchUnits), "the device runs torch's graphs"
+        units = network.index.units
+        memory = self.driver.pinned(network.index.weight_bytes)
+        host = [memory[unit.offset : unit.offset + unit.size] for unit in units]
         reader = UnitReader(network.folder)
         try:
-            host = [_read(reader, unit, pinned=self._pinned) for unit in network.index.units]
+            for unit, part in zip(units, host, strict=True):
+                reader.read(unit, part.numpy())
+        except BaseException:
+            self.driver.unpin(memory)
+            raise
         finally:
             reader.close()
-        self._loaded[name] = _CudaNetwork(network=network, host=host)
+        self._loaded[name] = _CudaNetwork(network=network, memory=memory, host=host)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
         """Hold these of its units on the device (and no others); none of its batches may be in flight."""
         loaded = self._loaded[name]
-        loaded.resident = {position: loaded.host[position].to(self._device) for position in sorted(positions)}
-        torch.cuda.synchronize(self._device)
+        loaded.resident = {position: loaded.host[position].to(self.driver.device) for position in sorted(positions)}
 
     def remove(self, name: str) -> None:
         """Remove a network; none of its batches may be in flight."""
-        self._loaded.pop(name).network.close()
+        loaded = self._loaded.pop(name)
+        loaded.network.close()
+        loaded.resident.clear()
+        self.driver.unpin(loaded.memory)
 
     def close(self) -> None:
         """Remove all networks and free the arena."""
-        self._loaded.clear()
-        torch.cuda.synchronize(self._device)
-        self.arena = torch.empty(0)
-        torch.cuda.empty_cache()
+        self.driver.synchronize()
+        for name in list(self._loaded):
+            self.remove(name)
+        self._buffers.close()
+        self._arena.close()
 
     def network(self, name: str) -> TorchUnits:
         return self._loaded[name].network
 
     def begin(self, batch: LayerwiseBatch) -> None:
-        """Inputs go to the device on the compute stream, in order with the units that read them."""
-        batch.state = self.to_device(self._loaded[batch.model].network.begin(batch.inputs, batch.rows))
+        """Inputs go to the device on a stream of their own; the first unit waits for them there."""
+        staged = _Staged(arrived=self.driver.event())
+        batch.staged = staged
+        network = self._loaded[batch.model].network
+        try:
+            batch.state = network.begin(batch.inputs, batch.rows, lambda array: self._brought(array, staged))
+        finally:
+            staged.arrived.record(self._input_stream)
+            if batch.state is None:
+                self.release(batch)
 
-    def to_device(self, state: State) -> State:
-        """A state that `begin` made on the host."""
-        with torch.cuda.stream(self.compute_stream):
-            return [{name: self._moved(value) for name, value in values.items()} for values in state]
-
-    def _moved(self, value: Any) -> Any:
+    def _brought(self, array: Array, staged: _Staged) -> torch.Tensor:
         """Through pinned memory, so that the host need not wait."""
-        return (value.pin_memory() if self._pinned else value).to(self._device, non_blocking=True)
+        buffer = self._buffers.take(max(1, array.nbytes))
+        staged.buffers.append(buffer)
+        place = buffer.numpy()[: array.nbytes].view(array.dtype).reshape(array.shape)
+        np.copyto(place, array)
+        host = tensor_of(place)
+        held = torch.empty_like(host, device=self.driver.device)
+        staged.inputs.append(held)
+        self.driver.queue(self._input_stream, "copy in", lambda: held.copy_(host, non_blocking=True))
+        return held
 
-    def on_device(self, name: str) -> list[Any]:
+    def on_device(self, name: str) -> list[torch.Tensor]:
         """All weights of a network, copied now, in memory of their own beyond the arena (to compare with)."""
-        weights = [host.to(self._device) for host in self._loaded[name].host]
-        torch.cuda.synchronize(self._device)
+        weights = [host.to(self.driver.device, non_blocking=True) for host in self._loaded[name].host]
+        self.driver.synchronize()
         return weights
 
     def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
-        """The outputs, copied back behind the last unit."""
-        with torch.cuda.stream(self.compute_stream):
-            return self._loaded[batch.model].network.end(batch.state, batch.rows)
+        """The outputs, copied back behind the last unit and nothing else."""
+        staged = _staged(batch)
+        staged.answered.synchronize()
+        return self._loaded[batch.model].network.end(staged.answer, batch.rows)
+
+    def release(self, batch: LayerwiseBatch) -> None:
+        """As Accelerator.release."""
+        if batch.staged is None:
+            return
+        staged, batch.staged = _staged(batch), None
+        staged.arrived.synchronize()
+        if staged.answered is not None:
+            staged.answered.synchronize()
+        for buffer in staged.buffers:
+            self._buffers.give_back(buffer)
 
     def copy(self, job: UnitJob) -> None:
-        """Queue a unit's copy into its place in the arena.
+        """Queue the copy of what has room of a unit, behind the compute that last used that room."""
+        job.events = events = job.events or _JobEvents()
+        assert isinstance(events, _JobEvents)
+        loaded, stream = self._loaded[job.batch.model], self.copy_stream
+        if job.behind is not None:
+            stream.wait_event(_events(job.behind).compute_end)
+        start = self._recorded(stream)
+        if job.bytes and job.batch.error is None:
+            host = loaded.host[job.position]
+            slot = self.arena[job.offset : job.offset + job.bytes]
+            for begin in range(job.started, job.placed, self.piece_bytes):
+                end = min(begin + self.piece_bytes, job.placed)
+                self._queue_copy(slot[begin:end], host[begin:end])
+        events.copies.append((start, self._recorded(stream)))
 
-        The copy stream waits for nothing: `Ring.place` gives a place out again only after the host has seen the end of
-        the unit that held it (`_KernelEngine.finish`, then `Executor._computed`), so no kernel can still read it.
-        """
-        job.events = events = _JobEvents()
-        loaded = self._loaded[job.batch.model]
-        with torch.cuda.stream(self.copy_stream):
-            events.copy_start = _recorded(self.copy_stream)
-            if job.bytes and job.batch.error is None:
-                slot = self.arena[job.offset : job.offset + job.bytes]
-                slot.copy_(loaded.host[job.position], non_blocking=True)
-            events.copy_end = _recorded(self.copy_stream)
+    def _queue_copy(self, slot: torch.Tensor, host: torch.Tensor) -> None:
+        self.driver.queue(self.copy_stream, "copy in", lambda: slot.copy_(host, non_blocking=True))
 
     def run(self, job: UnitJob) -> None:
-        """Queue a unit's kernels behind its copy."""
-        loaded, events = self._loaded[job.batch.model], _events(job)
-        with torch.cuda.stream(self.compute_stream), torch.inference_mode():
-            self.compute_stream.wait_event(events.copy_end)
-            # Behind the wait: what the unit waits for its weights is idle time (IC), not compute.
-            events.compute_start = _recorded(self.compute_stream)
-            try:
-                if job.batch.error is None:
-                    self._launch(loaded, job)
-            except torch.OutOfMemoryError as error:
-                job.error = OutOfDeviceMemoryError(str(error))
-            except Exception as error:
-                job.error = error
-            # Also after an error: kernels may have been queued before it, and the place is free only behind them.
-            events.compute_end = _recorded(self.compute_stream)
+        """Queue a unit's kernels behind its copy, and behind the last unit the copy of the outputs."""
+        events, stream, batch = _events(job), self.compute_stream, job.batch
+        if batch.error is None and job.position == 0:
+            stream.wait_event(_staged(batch).arrived)
+        stream.wait_event(events.copies[-1][1])
+        # Behind the waits: what the unit waits for its weights is idle time (IC), not compute.
+        events.compute_start = self._recorded(stream)
+        try:
+            if batch.error is None:
+                self._launch(job)
+        except torch.OutOfMemoryError as error:
+            job.error = OutOfDeviceMemoryError(str(error))
+        except Exception as error:
+            job.error = error
+        # Also after an error: kernels may have been queued before it, and the place is free only behind them.
+        events.compute_end = self._recorded(stream)
+        if job.last and batch.error is None and job.error is None:
+            self._queue_answer(job)
 
-    def _launch(self, loaded: _CudaNetwork, job: UnitJob) -> None:
+    def _launch(self, job: UnitJob) -> None:
+        loaded, state = self._loaded[job.batch.model], job.batch.state
         network = loaded.network
         kept = loaded.resident.get(job.position)
         memory = self.arena[job.offset : job.offset + job.bytes] if kept is None else kept
         tensors = views(memory, network.index.units[job.position].pieces)
-        for values in job.batch.state:
-            run_unit(network.graphs[job.position], tensors, values)
+
+        def work() -> None:
+            for values in state:
+                run_unit(network.graphs[job.position], tensors, values)
+
+        self.driver.queue(self.compute_stream, "compute", work)
+
+    def _queue_answer(self, job: UnitJob) -> None:
+        staged, state, stream = _staged(job.batch), job.batch.state, self._answer_stream
+        gives = self._loaded[job.batch.model].network.gives
+
+        def work() -> None:
+            staged.answer = [{name: self._brought_back(values[name], staged) for name in gives} for values in state]
+
+        staged.answered = self.driver.event()
+        stream.wait_event(_events(job).compute_end)
+        try:
+            self.driver.queue(stream, "copy out", work)
+        except Exception as error:
+            job.error = error
+        staged.answered.record(stream)
+
+    def _brought_back(self, value: torch.Tensor, staged: _Staged) -> torch.Tensor:
+        size = value.numel() * value.element_size()
+        buffer = self._buffers.take(max(1, size))
+        staged.buffers.append(buffer)
+        host = buffer[:size].view(value.dtype).view(value.shape)
+        host.copy_(value, non_blocking=True)
+        return host
 
     def measured(self, name: str, rows: int, effort: Effort) -> Profile:
-        """The profile on disk, else a new one from device events; nothing else may run here meanwhile."""
+        """The profile on disk, else a new one from device events."""
         loaded = self._loaded[name]
-        index, processor = loaded.network.index, torch.cuda.get_device_name(self._device)
-        known = read_profile(loaded.network.folder, processor, rows)
-        if known is not None and known.runs >= effort.least and known.digest == index.digest:
+        network = loaded.network
+        known = read_profile(network.folder, self.driver.name, rows)
+        if known is not None and known.runs >= effort.least and known.digest == network.index.digest:
             return known
-        profile = _CudaProfiler(self, loaded, name, rows).profile(processor, effort)
-        write_profile(loaded.network.folder, profile)
+        batch = LayerwiseBatch(
+            model=name, inputs=example_inputs(network.inputs, rows), rows=rows, layers=(), settled=lambda _batch: None
+        )
+        self.begin(batch)
+        _staged(batch).arrived.synchronize()
+        profiler = CudaProfiler(self.driver, (self.copy_stream, self.compute_stream), network, loaded.host)
+        profile = profiler.profile(batch.state, rows, effort)
+        self.release(batch)
+        write_profile(network.folder, profile)
         return profile
 
+    def _recorded(self, stream: Any) -> Any:
+        event = self.driver.event()
+        event.record(stream)
+        return event
+
     def _anchor(self) -> tuple[Any, float]:
-        torch.cuda.synchronize(self._device)
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(self.copy_stream)
+        self.driver.synchronize()
+        event = self._recorded(self.copy_stream)
         event.synchronize()
         return event, time.monotonic()
 
@@ -230,11 +311,11 @@ class _CopyEngine:
         self._device.copy(job)
 
     def finish(self, job: UnitJob) -> Interval:
-        events = _events(job)
-        events.copy_end.synchronize()
-        clock = self._device.clock
-        now = time.monotonic()
-        return Interval(clock.at(events.copy_start), clock.ended(events.copy_end, now))
+        copies = _events(job).copies
+        copies[-1][1].synchronize()
+        now, clock = time.monotonic(), self._device.clock
+        job.fetch_s = sum(float(start.elapsed_time(end)) for start, end in copies) / 1e3
+        return Interval(clock.at(copies[0][0]), clock.ended(copies[-1][1], now))
 
 
 class _KernelEngine:
@@ -259,81 +340,13 @@ class _KernelEngine:
         return Interval(clock.at(events.compute_start), clock.ended(events.compute_end, now))
 
 
-class _CudaProfiler:
-    """Measures one network unit by unit, alone on the device, each unit's weights in memory of their own meanwhile."""
-
-    def __init__(self, device: CudaAccelerator, loaded: _CudaNetwork, name: str, rows: int) -> None:
-        self._device, self._loaded, self._rows = device, loaded, rows
-        inputs = example_inputs(loaded.network.inputs, rows)
-        self._batch = LayerwiseBatch(model=name, inputs=inputs, rows=rows, layers=(), settled=lambda _batch: None)
-
-    def profile(self, processor: str, effort: Effort) -> Profile:
-        index = self._loaded.network.index
-        copies = [self._copy_s(host) for unit, host in zip(index.units, self._loaded.host, strict=True) if unit.size]
-        sizes = [unit.size for unit in index.units if unit.size]
-        latency_s, bytes_per_second = fit_fetch(sizes, copies) if sizes else (0.0, 1e12)
-        compute_s = self._compute_s(effort.runs)
-        return Profile(
-            digest=index.digest,
-            model=index.model,
-            processor=processor,
-            rows=self._rows,
-            compute_s=compute_s,
-            bytes=[unit.size for unit in index.units],
-            latency_s=latency_s,
-            bytes_per_second=bytes_per_second,
-            runs=effort.runs,
-        )
-
-    def _copy_s(self, host: Any) -> float:
-        """Median of five copies, into memory of its own: weights of other models may be in flight in the arena."""
-        stream, slot = self._device.copy_stream, torch.empty_like(host, device=self._device.arena.device)
-        return statistics.median(_timed(stream, lambda: slot.copy_(host, non_blocking=True)) for _ in range(5))
-
-    def _compute_s(self, runs: int) -> list[float]:
-        self._device.begin(self._batch)
-        state, medians = self._batch.state, []
-        network = self._loaded.network
-        for position, host in enumerate(self._loaded.host):
-            tensors = views(host.to(self._device.arena.device), network.index.units[position].pieces)
-            times: deque[float] = deque()
-            for _ in range(runs + 1):
-                trial = [dict(values) for values in state]
-
-                def work(trial: Any = trial, position: int = position, tensors: Any = tensors) -> None:
-                    for values in trial:
-                        run_unit(network.graphs[position], tensors, values)
-
-                times.append(_timed(self._device.compute_stream, work))
-            times.popleft()
-            medians.append(statistics.median(times))
-            state = trial
-        return medians
-
-
-def _timed(stream: Any, work: Callable[[], Any]) -> float:
-    """Device seconds of what `work` queues on the stream."""
-    with torch.cuda.stream(stream), torch.inference_mode():
-        start = _recorded(stream)
-        work()
-        end = _recorded(stream)
-    end.synchronize()
-    return float(start.elapsed_time(end) / 1e3)
-
-
 def _events(job: UnitJob) -> _JobEvents:
     events = job.events
     assert isinstance(events, _JobEvents), "a job is copied before it runs"
     return events
 
 
-def _recorded(stream: Any) -> Any:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(stream)
-    return event
-
-
-def _read(reader: UnitReader, unit: Unit, *, pinned: bool) -> Any:
-    host = torch.empty(unit.size, dtype=torch.uint8, pin_memory=pinned)
-    reader.read(unit, host.numpy())
-    return host
+def _staged(batch: LayerwiseBatch) -> _Staged:
+    staged = batch.staged
+    assert isinstance(staged, _Staged), "a batch is staged before it runs"
+    return staged

@@ -15,25 +15,50 @@ __all__ = ["EmulatedAccelerator"]
 
 Outputs = Callable[[LayerwiseBatch], Mapping[str, Array]]
 _NOTHING: Final[Mapping[str, Array]] = {}
+_PIECES: Final = 16
+"""Of what fills the memory, unless told otherwise."""
 
 
-class _SleepEngine:
-    """An engine that is busy for the job's planned time."""
+class _PieceEngine:
+    """Each piece of a fetch takes its share of the planned time."""
 
     ahead = 0
 
-    def __init__(self, seconds: Callable[[UnitJob], float]) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
+        self._begun: float | None = None
+
+    def start(self, job: UnitJob) -> None:
+        start = time.monotonic()
+        self._begun = start if self._begun is None else self._begun
+        seconds = seconds_of_steps(job.batch.layers[job.position].fetch) if job.batch.error is None else 0.0
+        job.fetch_s += _slept(seconds * (job.placed - job.started) / job.bytes if job.bytes else seconds)
+
+    def finish(self, job: UnitJob) -> Interval:
+        assert self._begun is not None
+        begun, self._begun = self._begun, None
+        return Interval(begun, time.monotonic())
+
+
+class _SleepEngine:
+    """Busy for the job's planned time."""
+
+    ahead = 0
 
     def start(self, job: UnitJob) -> None:
         """The time passes in `finish`."""
 
     def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
-        end = start + (self._seconds(job) if job.batch.error is None else 0.0)
-        while (rest := end - time.monotonic()) > 0:
-            time.sleep(rest)
-        return Interval(start, time.monotonic())
+        seconds = seconds_of_steps(job.batch.layers[job.position].compute) if job.batch.error is None else 0.0
+        return Interval(start, start + _slept(seconds))
+
+
+def _slept(seconds: float) -> float:
+    """Sleeps at least so long; how long it was."""
+    start = time.monotonic()
+    while (rest := start + seconds - time.monotonic()) > 0:
+        time.sleep(rest)
+    return time.monotonic() - start
 
 
 class EmulatedAccelerator:
@@ -41,10 +66,13 @@ class EmulatedAccelerator:
 
     chained = False
 
-    def __init__(self, budget_bytes: int, outputs: Outputs = lambda _batch: _NOTHING) -> None:
+    def __init__(
+        self, budget_bytes: int, outputs: Outputs = lambda _batch: _NOTHING, piece_bytes: int | None = None
+    ) -> None:
         self.ring = Ring(budget_bytes)
-        self.memory = _SleepEngine(lambda job: seconds_of_steps(job.batch.layers[job.position].fetch))
-        self.compute = _SleepEngine(lambda job: seconds_of_steps(job.batch.layers[job.position].compute))
+        self.piece_bytes = piece_bytes or max(1, budget_bytes // _PIECES)
+        self.memory = _PieceEngine()
+        self.compute = _SleepEngine()
         self._outputs = outputs
 
     def begin(self, batch: LayerwiseBatch) -> None:
@@ -52,3 +80,6 @@ class EmulatedAccelerator:
 
     def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         return self._outputs(batch)
+
+    def release(self, batch: LayerwiseBatch) -> None:
+        """Nothing was staged."""

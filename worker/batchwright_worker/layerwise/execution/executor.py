@@ -4,11 +4,16 @@ Two threads, one per engine, and one lock. The memory engine's thread decides wh
 until the unit has room, fetches it and queues its compute; the compute engine's thread runs units in that order and
 gives their memory back. What is measured corrects the timeline that the next decision is taken from. A batch that fails
 is taken out: those of its units that are queued already pass through both engines without work.
+
+Fluid prefetch: a fetch begins when the first piece of the unit has room, stands still when the memory is full, and goes
+on at the next retirement. On a chained device room is given on as soon as the compute that frees it is queued, and the
+copy waits for that on the device; answers are brought back on a third thread, so that compute is queued meanwhile.
 """
 
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 import time
 from collections import deque
@@ -42,6 +47,8 @@ class EngineTotals:
     decision_s: float = 0.0
     units: int = 0
     bytes: int = 0
+    pauses: int = 0
+    """Fetches that stood still half-way for want of room, and went on (fluid prefetch)."""
 
 
 class Executor:
@@ -54,9 +61,12 @@ class Executor:
         policy: Policy,
         on_record: Callable[[UnitRecord], None] = lambda _record: None,
         on_broken: Callable[[BaseException], None] = lambda _error: None,
+        prefetch: Prefetch = Prefetch.WHOLE,
     ) -> None:
         origin = steps_of_seconds(time.monotonic())
-        timeline = Timeline(device.ring.capacity, prefetch=Prefetch.WHOLE, origin=origin, live=True)
+        timeline = Timeline(
+            device.ring.capacity, prefetch=prefetch, piece_bytes=device.piece_bytes, origin=origin, live=True
+        )
         self.totals = EngineTotals()
         self._device = device
         self._scheduler = LayerScheduler(timeline, policy)
@@ -68,12 +78,18 @@ class Executor:
         self._pending: UnitJob | None = None
         self._to_compute: deque[UnitJob] = deque()
         self._computing: deque[UnitJob] = deque()
+        self._given_up: list[LayerwiseBatch] = []
+        """Batches that failed before all their units were fetched, until the compute engine has ended what it began."""
+        self._answers: queue.SimpleQueue[LayerwiseBatch | None] = queue.SimpleQueue()
         self._memory_free = self._compute_free = time.monotonic()
         self._closing = False
         self._broken: BaseException | None = None
+        works = [("memory", self._fetch_all), ("compute", self._compute_all)]
+        if device.chained:
+            works.append(("answers", self._answer_all))
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"layerwise {name}", daemon=True)
-            for name, work in (("memory", self._fetch_all), ("compute", self._compute_all))
+            for name, work in works
         ]
         for thread in self._threads:
             thread.start()
@@ -102,10 +118,12 @@ class Executor:
         """No decision is taken within: batches that are submitted there become candidates all at once."""
         return self._changed
 
-    def use(self, policy: Policy) -> None:
-        """Decide by this policy from now on."""
+    def use(self, policy: Policy, prefetch: Prefetch | None = None) -> None:
+        """Decide by this policy, and fetch in this way, from now on."""
         with self._changed:
             self._scheduler.policy = policy
+            if prefetch is not None:
+                self._scheduler.timeline.prefetch = prefetch
 
     def wait_idle(self, model: str | None = None) -> None:
         """Until no batch (of this model) is here."""
@@ -118,6 +136,9 @@ class Executor:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
+            if thread.name.endswith("answers"):
+                # Behind the compute engine's thread, which has queued the last answer.
+                self._answers.put(None)
             thread.join()
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -133,8 +154,7 @@ class Executor:
                 self._changed.notify_all()
             # Outside the lock: a callback sends a response and may take its time.
             for batch in left:
-                if batch.error is None:
-                    self._settle(batch, error)
+                self._settle(batch, error)
             self._on_broken(error)
 
     # --- the memory engine's thread ---
@@ -145,6 +165,11 @@ class Executor:
             job = self._next_fetch(bool(started))
             if job is not None:
                 engine.start(job)
+                job.started = job.placed
+                while job.placed < job.bytes:
+                    self._place_more(job, started)
+                    engine.start(job)
+                    job.started = job.placed
                 started.append(job)
                 # Queued for compute before the fetch has ended: a chained device lets its compute stream wait.
                 with self._changed:
@@ -166,8 +191,7 @@ class Executor:
                 # memory engine works in order (C5).
                 job = self._pending or self._decide()
                 self._pending = job
-                if job is not None and self._device.ring.fits(job.bytes):
-                    job.offset = self._device.ring.place(job.bytes)
+                if job is not None and self._opened(job):
                     self._pending = None
                     return job
                 if self._broken is not None:
@@ -175,6 +199,53 @@ class Executor:
                 if busy or (job is None and self._closing and not self._batches):
                     return None
                 self._changed.wait()
+
+    def _opened(self, job: UnitJob) -> bool:
+        """Give the unit its place, if it can have as much room now as a fetch begins with."""
+        ring, size = self._device.ring, self._next_bytes(job)
+        if not ring.opens(job.bytes, size):
+            size = self._least_bytes(job)
+            if not ring.opens(job.bytes, size):
+                return False
+        job.offset, behind = ring.open(job.bytes)
+        self._hold(job, size, behind)
+        return True
+
+    def _hold(self, job: UnitJob, size: int, behind: object = None) -> None:
+        waits_for = self._device.ring.hold(size) or behind
+        assert waits_for is None or isinstance(waits_for, UnitJob)
+        job.behind = waits_for
+        job.pauses += job.placed > 0 and waits_for is not None
+        job.placed += size
+
+    def _least_bytes(self, job: UnitJob) -> int:
+        """The room that its fetch needs to go on."""
+        left = job.bytes - job.placed
+        whole = self._scheduler.timeline.prefetch is Prefetch.WHOLE and not job.placed
+        return left if whole else min(left, self._device.piece_bytes)
+
+    def _next_bytes(self, job: UnitJob) -> int:
+        """As many whole pieces as there is room for, behind as little as can be."""
+        least, left, piece = self._least_bytes(job), job.bytes - job.placed, self._device.piece_bytes
+        room = self._device.ring.room(least)
+        return max(least, left if left <= room else room // piece * piece)
+
+    def _place_more(self, job: UnitJob, started: deque[UnitJob]) -> None:
+        """Wait until more of a unit has room whose fetch has begun."""
+        with self._changed:
+            if (size := self._next_bytes(job)) <= self._device.ring.free:
+                self._hold(job, size)
+                return
+        # The compute engine's thread waits for the ends of these before it gives room back.
+        while started:
+            self._fetched(started.popleft())
+        with self._changed:
+            job.pauses += 1
+            while (size := self._next_bytes(job)) > self._device.ring.free:
+                if self._broken is not None:
+                    raise ExecutorBrokenError("the other engine failed") from self._broken
+                self._changed.wait()
+            self._hold(job, size)
 
     def _decide(self) -> UnitJob | None:
         """The policy's choice, entered into the timeline (the lock is held)."""
@@ -189,7 +260,8 @@ class Executor:
                 # Its remaining layers are picked like any other and dropped again, until the last one is gone.
                 self._scheduler.timeline.drop(placement.sequence)
                 if decision.last:
-                    del self._batches[batch.order]
+                    self._given_up.append(self._batches.pop(batch.order))
+                    self._changed.notify_all()
                 continue
             spent = time.monotonic() - now
             self.totals.decision_s += spent
@@ -214,9 +286,11 @@ class Executor:
     def _count_fetch(self, job: UnitJob, interval: Interval) -> None:
         totals, batch = self.totals, job.batch
         batch.began = batch.began or interval.start
-        totals.memory_busy_s += interval.end - interval.start
-        totals.memory_idle_s += max(0.0, interval.start - max(self._memory_free, batch.arrival))
+        totals.memory_busy_s += job.fetch_s
+        paused = interval.end - interval.start - job.fetch_s
+        totals.memory_idle_s += paused + max(0.0, interval.start - max(self._memory_free, batch.arrival))
         totals.bytes += job.bytes
+        totals.pauses += job.pauses > 0
         self._memory_free = interval.end
 
     # --- the compute engine's thread ---
@@ -228,6 +302,8 @@ class Executor:
             if job is not None:
                 engine.start(job)
                 self._computing.append(job)
+                if self._device.chained:
+                    self._lend(job)
                 if len(self._computing) <= engine.ahead and self._another():
                     continue
             if not self._computing:
@@ -246,6 +322,12 @@ class Executor:
                 if self._computing or (self._closing and not self._batches):
                     return None
                 self._changed.wait()
+
+    def _lend(self, job: UnitJob) -> None:
+        """Its compute is queued: the device can let a fetch into its place wait for that."""
+        with self._changed:
+            self._device.ring.lend(job)
+            self._changed.notify_all()
 
     def _another(self) -> bool:
         with self._changed:
@@ -267,14 +349,32 @@ class Executor:
             start, end = map(steps_of_seconds, interval)
             self._scheduler.timeline.correct(job.sequence, compute_start=start, compute_end=end)
             self._count_compute(job, interval)
+            given_up = [] if self._computing else self._given_up
+            if given_up:
+                self._given_up = []
             self._changed.notify_all()
+        for other in given_up:
+            self._device.release(other)
         # Outside the lock: outputs are copied and a response is sent, while the memory engine goes on.
         if batch.error is None and job.error is not None:
             self._settle(batch, job.error)
-        elif job.last and batch.error is None:
+        if job.last and self._device.chained:
+            self._answers.put(batch)
+        elif job.last:
+            self._end(batch)
+
+    def _answer_all(self) -> None:
+        while (batch := self._answers.get()) is not None:
+            self._end(batch)
+
+    def _end(self, batch: LayerwiseBatch) -> None:
+        """All its units have passed."""
+        if batch.error is None:
             self._answer(batch)
-        if job.last:
-            self._forget(batch)
+        self._device.release(batch)
+        with self._changed:
+            self._batches.pop(batch.order, None)
+            self._changed.notify_all()
 
     def _count_compute(self, job: UnitJob, interval: Interval) -> None:
         assert job.fetch is not None
@@ -298,6 +398,7 @@ class Executor:
                 planned=batch.layers[job.position],
                 skips=job.skips,
                 decision_s=job.decision_s,
+                fetch_s=job.fetch_s,
             )
         )
 
@@ -310,11 +411,11 @@ class Executor:
             self._settle(batch, None)
 
     def _settle(self, batch: LayerwiseBatch, error: BaseException | None) -> None:
+        """Once, by whoever comes first: an engine may fail while the answer is on its way."""
+        with self._changed:
+            if batch.answered:
+                return
+            batch.answered = True
         batch.error = error
         batch.state = None
         batch.settled(batch)
-
-    def _forget(self, batch: LayerwiseBatch) -> None:
-        with self._changed:
-            self._batches.pop(batch.order, None)
-            self._changed.notify_all()

@@ -38,16 +38,21 @@ class LayerwiseBatch:
     arrival: float = 0.0
     order: int = 0
     state: Any = None
+    staged: object = None
+    """The device's own: what it holds for the batch until all its units have passed."""
     outputs: Mapping[str, Array] = field(default_factory=dict)
     error: BaseException | None = None
     began: float = 0.0
     """Start of its first fetch; 0 before."""
+    answered: bool = False
+    """Has somebody undertaken to settle it?"""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class UnitJob:
     """One unit of one batch on its way through both engines. `offset`: where its weights lie in the device's memory
-    (meaningless where `bytes` is 0)."""
+    (meaningless where `bytes` is 0). `started`, `placed`: up to which byte its fetch was started, and may be; `behind`:
+    the job behind whose compute the room up to there comes free, None if it is free."""
 
     batch: LayerwiseBatch
     position: int
@@ -56,7 +61,14 @@ class UnitJob:
     skips: int
     decision_s: float
     offset: int = 0
+    started: int = 0
+    placed: int = 0
+    behind: UnitJob | None = None
+    pauses: int = 0
+    """How often its fetch stood still for want of room."""
     fetch: Interval | None = None
+    fetch_s: float = 0.0
+    """Seconds of its fetch without the pauses."""
     error: BaseException | None = None
     events: object = None
     """The device's own: what shows it when the job has ended."""
@@ -82,6 +94,8 @@ class UnitRecord(NamedTuple):
     planned: Layer
     skips: int
     decision_s: float
+    fetch_s: float
+    """Of the fetch without its pauses for room."""
 
 
 class DeviceEngine(Protocol):
@@ -92,7 +106,9 @@ class DeviceEngine(Protocol):
         """Jobs that may be started behind one that has not ended (0: `finish` does all the work)."""
 
     def start(self, job: UnitJob) -> None:
-        """Begin, or queue behind what was started before; does not wait."""
+        """Begin, or queue behind what was started before; with `ahead` 0 it may do the work. The memory engine is
+        given a job once per piece of its fetch: it brings the bytes from `started` to `placed`, behind the compute of
+        `behind`, and counts what it takes in `fetch_s`."""
 
     def finish(self, job: UnitJob) -> Interval:
         """Wait until the oldest started job has ended. What goes wrong is left in `job.error`."""
@@ -106,6 +122,10 @@ class Accelerator(Protocol):
         """Where the weights in flight lie; the executor alone places and retires them."""
 
     @property
+    def piece_bytes(self) -> int:
+        """What a fetch that pauses for room moves at a time."""
+
+    @property
     def memory(self) -> DeviceEngine:
         """Fetches weights."""
 
@@ -115,10 +135,13 @@ class Accelerator(Protocol):
 
     @property
     def chained(self) -> bool:
-        """May a unit's compute be started before its fetch has ended (the device itself waits)?"""
+        """Does the device itself wait: a unit's compute for its fetch, a fetch for the compute that frees its room?"""
 
     def begin(self, batch: LayerwiseBatch) -> None:
         """Make its `state`; raises what is wrong with the inputs."""
 
     def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         """Its outputs, after the last unit."""
+
+    def release(self, batch: LayerwiseBatch) -> None:
+        """Nothing that was queued for the batch runs any more: what was staged for it may be used again."""

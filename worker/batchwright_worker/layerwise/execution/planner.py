@@ -73,7 +73,7 @@ class UnitPlans:
         plan = self._plans.get(record.model)
         if plan is None:
             return
-        compute, fetch = record.compute_end - record.compute_start, record.fetch_end - record.fetch_start
+        compute, fetch = record.compute_end - record.compute_start, record.fetch_s
         planned, unit = seconds_of_steps(record.planned.compute), plan.unit_ratios
         plan.compute_ratio = _followed(plan.compute_ratio, compute, planned)
         unit[record.position] = _followed(unit[record.position], compute, planned)

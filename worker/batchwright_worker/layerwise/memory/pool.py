@@ -85,15 +85,16 @@ class UnitReader:
         self._reads = reads
         self._file = _open(self._path, direct=reads == "direct")
 
-    def read(self, unit: Unit, into: Bytes) -> None:
-        """Fill `into` with the unit's bytes; returns when they are there. Raises ShortReadError, OSError."""
-        done = 0
-        while done < unit.size:
-            count = os.preadv(self._file, [into[done : unit.size].data], unit.offset + done)
+    def read(self, unit: Unit, into: Bytes, start: int = 0, stop: int | None = None) -> None:
+        """Fill `into` with the unit's bytes, or [start, stop) of it (whole pages) with those; returns when they are
+        there. Raises ShortReadError, OSError."""
+        done, stop = start, unit.size if stop is None else stop
+        while done < stop:
+            count = os.preadv(self._file, [into[done:stop].data], unit.offset + done)
             if count <= 0:
                 raise ShortReadError(f"{self._path} ends before byte {unit.offset + unit.size}")
             done += count
-        if self._reads == "cold" and unit.size:
+        if self._reads == "cold" and stop == unit.size and stop:
             os.posix_fadvise(self._file, unit.offset, unit.size, os.POSIX_FADV_DONTNEED)
 
     def forget(self) -> None:

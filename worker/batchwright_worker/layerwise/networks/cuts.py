@@ -16,8 +16,9 @@ from typing import Final
 
 __all__ = ["ALIGNMENT", "Operation", "Span", "aligned", "boundaries", "cut", "weight_bytes"]
 
-ALIGNMENT: Final = 64
-"""Every tensor of a unit begins at a multiple of this."""
+ALIGNMENT: Final = 256
+"""Every tensor of a unit begins at a multiple of this: a GPU's libraries choose their kernels by it, so that what runs
+here is what runs on a model that is on the device as a whole."""
 _LONG_LIVED: Final = 0.5
 """A value that lives for more than this share of the operations does not count as alive at a cut."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class TorchUnits:
         self.outputs: Sequence[TensorSpec]
         self.inputs, self.outputs, self._piece = program_signature(program, source)
         self.takes = [str(name) for name in program.graph_signature.user_inputs]
-        self._gives = [str(name) for name in program.graph_signature.user_outputs]
+        self.gives = [str(name) for name in program.graph_signature.user_outputs]
         self.graphs: list[UnitGraph] = unit_graphs(program, limit_bytes)
         if device.type != "cpu":
             for graph in self.graphs:
@@ -47,13 +47,14 @@ class TorchUnits:
         if [list(graph.weights) for graph in self.graphs] != [[p.name for p in unit.pieces] for unit in index.units]:
             raise LoadError(f"{folder} does not fit this version; remove it")
 
-    def begin(self, inputs: Mapping[str, Array], rows: int) -> State:
-        """As Network.begin; the inputs are copied (their memory is reused by the caller)."""
+    def begin(
+        self, inputs: Mapping[str, Array], rows: int, brought: Callable[[Array], torch.Tensor] | None = None
+    ) -> State:
+        """As Network.begin; the inputs are copied (their memory is reused by the caller), by `brought` to wherever it
+        brings them."""
+        copied = brought or (lambda array: tensor_of(np.array(array)))
         names = list(zip((spec.name for spec in self.inputs), self.takes, strict=True))
-        return [
-            {inner: tensor_of(np.array(piece[outer])) for outer, inner in names}
-            for piece in pieces(inputs, rows, self._piece)
-        ]
+        return [{inner: copied(piece[outer]) for outer, inner in names} for piece in pieces(inputs, rows, self._piece)]
 
     def compute(self, position: int, weights: Bytes, state: State) -> None:
         """As Network.compute."""
@@ -66,7 +67,7 @@ class TorchUnits:
     def end(self, state: State, rows: int) -> Mapping[str, Array]:
         """As Network.end."""
         pieces = [
-            {spec.name: array_of(values[inner]) for spec, inner in zip(self.outputs, self._gives, strict=True)}
+            {spec.name: array_of(values[inner]) for spec, inner in zip(self.outputs, self.gives, strict=True)}
             for values in state
         ]
         outputs = {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in pieces[0]}

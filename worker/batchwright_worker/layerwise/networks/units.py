@@ -39,7 +39,7 @@ PAGE: Final = 4096
 """Units begin and end at multiples of this, in the file and in memory: direct reads ask for it."""
 WEIGHTS_FILE: Final = "weights.bin"
 INDEX_FILE: Final = "units.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the folder; part of the digest."""
 
 Bytes = NDArray[np.uint8]

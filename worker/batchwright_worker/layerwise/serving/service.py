@@ -10,8 +10,10 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import StreamCounters
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
+from batchwright_worker.layerwise.core.prefetch import better_prefetch
 from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.values import Prefetch
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
 from batchwright_worker.layerwise.execution.planner import UnitPlans
@@ -111,13 +113,20 @@ class Service:
         weights do not."""
         self._since_policy += 1
         known = self._rows[model]
-        if not known / _OTHER_SIZE < rows < known * _OTHER_SIZE or self._since_policy >= _REVISED_AFTER:
+        other_size = not known / _OTHER_SIZE < rows < known * _OTHER_SIZE
+        if other_size or self._since_policy >= _REVISED_AFTER:
             self._rows[model] = rows
-            self._use_policy()
+            self._use_policy(replanned=other_size)
 
-    def _use_policy(self) -> None:
+    def _use_policy(self, *, replanned: bool = True) -> None:
         self._since_policy = 0
-        self._executor.use(self.policy())
+        self._executor.use(self.policy(), self.prefetch() if replanned else None)
+
+    def prefetch(self) -> Prefetch:
+        """Fluid where the plan says that fetches which pause for room end sooner than those which wait for it."""
+        layers = [self._plans.layers(model, self._rows[model]) for model in self._added]
+        device = self._adapter.device
+        return better_prefetch(layers, device.ring.capacity, device.piece_bytes) if layers else Prefetch.WHOLE
 
     def policy(self) -> Policy:
         """With the user's skip limit, else the one that the measured times ask for (auto-N)."""

@@ -12,6 +12,7 @@ import numpy as np
 from batchwright_worker.host.threads import beside_main
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.core.policy import Policy
+from batchwright_worker.layerwise.core.values import Prefetch
 from batchwright_worker.layerwise.execution.executor import EngineTotals, Executor
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch, UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
@@ -56,13 +57,19 @@ def policy_named(
     return policy_of(name, layers, budget_bytes, skip_limit=skip_limit)
 
 
-def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[TrialRequest], policy: Policy) -> Trial:
+def run_streamed(
+    device: Accelerator,
+    plans: UnitPlans,
+    requests: Sequence[TrialRequest],
+    policy: Policy,
+    prefetch: Prefetch = Prefetch.WHOLE,
+) -> Trial:
     """All requests arrive at once, their inputs on the device, and end in the order that the policy gives. Raises what
     a batch raised."""
     trial = Trial(name=policy.name)
     device.ring.peak = 0
     batches = [_batch(request, plans) for request in requests]
-    executor = Executor(device, policy, trial.records.append)
+    executor = Executor(device, policy, trial.records.append, prefetch=prefetch)
     for batch in batches:
         executor.stage(batch)
     begin = time.monotonic()
@@ -78,7 +85,7 @@ def run_streamed(device: Accelerator, plans: UnitPlans, requests: Sequence[Trial
             raise batch.error
         trial.outputs.append(batch.outputs)
     trial.totals, trial.peak_bytes = executor.totals, device.ring.peak
-    trial.check = check_recurrence(trial.records, device.ring.capacity)
+    trial.check = check_recurrence(trial.records, device.ring.capacity, prefetch, device.piece_bytes)
     return trial
 
 

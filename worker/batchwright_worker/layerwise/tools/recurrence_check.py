@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchwright_worker.layerwise.core.steps import seconds_of_steps, steps_of_seconds
 from batchwright_worker.layerwise.core.timeline import Timeline
-from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.core.values import Layer, Prefetch
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
 
 __all__ = ["RecurrenceCheck", "check_recurrence"]
@@ -33,18 +33,24 @@ class RecurrenceCheck:
         return abs(self.planned_s - self.measured_s) / self.measured_s
 
 
-def check_recurrence(records: Sequence[UnitRecord], budget_bytes: float) -> RecurrenceCheck:
-    """Of all units that ran, in the order of their compute, which is that of their fetch."""
+def check_recurrence(
+    records: Sequence[UnitRecord],
+    budget_bytes: float,
+    prefetch: Prefetch = Prefetch.WHOLE,
+    piece_bytes: int = 1,
+) -> RecurrenceCheck:
+    """Of all units that ran, in the order of their compute, which is that of their fetch. What a fluid fetch paused is
+    no time of its own: the recurrence gives the pauses."""
     if not records:
         raise ValueError("nothing ran")
     origin = min(record.arrival for record in records)
     start = steps_of_seconds(origin)
-    measured = Timeline(budget_bytes, origin=start)
-    planned = Timeline(budget_bytes, origin=start)
+    measured = Timeline(budget_bytes, prefetch=prefetch, piece_bytes=piece_bytes, origin=start)
+    planned = Timeline(budget_bytes, prefetch=prefetch, piece_bytes=piece_bytes, origin=start)
     for record in records:
         layer = Layer(
             compute=steps_of_seconds(record.compute_end) - steps_of_seconds(record.compute_start),
-            fetch=steps_of_seconds(record.fetch_end) - steps_of_seconds(record.fetch_start),
+            fetch=steps_of_seconds(record.fetch_s),
             bytes=record.bytes,
         )
         arrival = steps_of_seconds(record.arrival)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
 from batchwright_operator.api import model_deployment
 from batchwright_operator.api.eligible_kinds import eligible_kinds
@@ -18,7 +17,8 @@ from batchwright_operator.kube.conditions import Condition
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.scoring import TERMS, Candidate, ScoreContext, Term
-from batchwright_operator.plugin.cli import receipt_table
+from batchwright_operator.plugin.output import table
+from batchwright_operator.plugin.why import receipt_table
 from batchwright_operator.processors.nodes import node_info
 from batchwright_operator.processors.processor import Processor
 from batchwright_operator.reconcile.live_state import Sample
@@ -82,11 +82,8 @@ def test_term_is_in_the_status(receipt: Receipt) -> None:
 
 
 def test_term_is_in_the_plugins_table(receipt: Receipt) -> None:
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(receipt_table([("a", receipt)], SCRATCH))
-    header, best, loser = (line.split() for line in captured.get().splitlines())
-    assert header == ["pod", "node", "processor", "load", *SCRATCH]
+    header, best, loser = (line.split() for line in table(*receipt_table([("a", receipt)], SCRATCH)))
+    assert header == ["POD", "NODE", "PROCESSOR", "LOAD", *(name.upper() for name in SCRATCH)]
     assert best == ["a", "fair", "cpu", receipt.load, *receipt.terms.values()]
     assert loser == ["dear", "cpu", "0.35"]
 

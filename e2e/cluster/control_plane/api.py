@@ -49,6 +49,12 @@ class Api:
                     if error.status != http.client.CONFLICT:
                         raise
 
+    def patch_all(self, patches: Iterable[tuple[str, Object]]) -> None:
+        """Merge patches of (path, body), over one connection."""
+        with contextlib.closing(self.connect()) as connection:
+            for path, body in patches:
+                _exchange(connection, "PATCH", path, body, _PATCH_TYPES["merge"])
+
     def connect(self) -> http.client.HTTPSConnection:
         """A new connection, for what takes more than one call (a watch); the caller closes it."""
         host, port = self._address.hostname or "", self._address.port

@@ -1,6 +1,7 @@
 """Credentials for the API server: the pod's service account, or a kubeconfig; read by the official client.
 
-Tokens of service accounts are rotated, so they are read again every minute, and at once after a 401.
+Tokens of service accounts are rotated, so they are read again every minute, and at once after a 401. The official
+client takes half a second to import, so it is where a cluster is asked, and not where a plugin prints its help.
 """
 
 from __future__ import annotations
@@ -9,31 +10,20 @@ import asyncio
 import copy
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import aiohttp
 import yaml
-from kubernetes.aio import client as official
-from kubernetes.aio import config as official_config
-from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import incluster_config
 
 from batchwright_operator.errors import SettingsError
 
 REREAD_S = 60.0
 
 # The official loader checks little of what it reads: a kubeconfig of a wrong shape ends in any of the last four.
-_UNREADABLE = (
-    official_config.ConfigException,
-    OSError,
-    yaml.YAMLError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-)
+_UNREADABLE = (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Configuration(Protocol):
@@ -64,14 +54,18 @@ class Credentials:
         """Read everything again; blocks, and needs a thread without an event loop. Raises SettingsError."""
         # Set before the reading: otherwise every request that is sent meanwhile would read too, and run a plugin.
         self._read_at = time.monotonic()
+        from kubernetes.aio.config import ConfigException
+
         try:
             # In a loop of its own: the official loader is a coroutine, but it reads files and blocks meanwhile.
             self._configuration = asyncio.run(self._load())
-        except _UNREADABLE as error:
+        except (ConfigException, *_UNREADABLE) as error:
             raise SettingsError(f"no access to a cluster: {error}; give --kubeconfig and --context") from error
 
     def session(self, *, limit: int) -> aiohttp.ClientSession:
         """A session with at most `limit` connections (0: no limit)."""
+        from kubernetes.aio.client.rest import RESTClientObject
+
         configuration = copy.copy(self._configuration)
         configuration.connection_pool_maxsize = limit
         configuration.client_session_kwargs = {
@@ -104,6 +98,9 @@ def find_credentials(kubeconfig: Path | None = None, context: str | None = None)
     named = kubeconfig is not None or context is not None
 
     async def load() -> Configuration:
+        from kubernetes.aio import client as official
+        from kubernetes.aio import config as official_config
+
         configuration = official.Configuration()
         if not named and _in_pod():
             official_config.load_incluster_config(configuration, try_refresh_token=False)
@@ -116,12 +113,49 @@ def find_credentials(kubeconfig: Path | None = None, context: str | None = None)
 
 
 def _in_pod() -> bool:
-    return Path(incluster_config.SERVICE_TOKEN_FILENAME).exists()
+    return _service_account().exists()
+
+
+def _service_account() -> Path:
+    """The file with the token of the pod that this runs in, whether there is one or not."""
+    from kubernetes.aio.config import incluster_config
+
+    return Path(incluster_config.SERVICE_TOKEN_FILENAME)
 
 
 def _current_context(paths: str) -> str | None:
     """The context that kubectl takes: that of the first file that names one (the official loader: of the last)."""
-    for file in (Path(path).expanduser() for path in paths.split(os.pathsep) if path):
-        if file.exists() and (found := (yaml.safe_load(file.read_text()) or {}).get("current-context")):
+    for file in _existing(paths):
+        if found := (yaml.safe_load(file.read_text()) or {}).get("current-context"):
             return str(found)
     return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What kubectl takes from a kubeconfig's context: its name, and the namespace of objects that have none."""
+
+    name: str
+    namespace: str
+
+
+def context_of(kubeconfig: Path | None = None, context: str | None = None) -> Context:
+    """The context that `find_credentials` takes for the same arguments. Raises SettingsError for an unreadable file."""
+    paths = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
+    try:
+        if kubeconfig is None and context is None and _in_pod():
+            return Context(name="in-cluster", namespace=_service_account().with_name("namespace").read_text().strip())
+        name = context or _current_context(paths) or ""
+        for path in _existing(paths):
+            for each in (yaml.safe_load(path.read_text()) or {}).get("contexts") or ():
+                if each.get("name") == name:
+                    return Context(name=name, namespace=str((each.get("context") or {}).get("namespace") or "default"))
+    except _UNREADABLE as error:
+        raise SettingsError(f"no access to a cluster: {error}; give --kubeconfig and --context") from error
+    return Context(name=name, namespace="default")
+
+
+def _existing(paths: str) -> Iterator[Path]:
+    for text in paths.split(os.pathsep):
+        if text and (path := Path(text).expanduser()).exists():
+            yield path

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from batchwright_operator.api.model_deployment import ModelDeployment, parse
 from batchwright_operator.deployments.history import Step, previous, restored, steps
@@ -16,31 +15,57 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import few
 from batchwright_operator.kube.metadata import controller_uid
 from batchwright_operator.kube.objects import CONTROLLER_REVISION, MODEL_DEPLOYMENT
-from batchwright_operator.plugin.cluster_view import ClusterTarget, run_with_client
+from batchwright_operator.plugin.completion import names_of
+from batchwright_operator.plugin.output import Form, TableColumn, output_option, print_document, print_table
+from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RESTARTED_AT, LABEL_DEPLOYMENT
 
-console = Console()
+_COLUMNS = (
+    TableColumn(title="REVISION"),
+    TableColumn(title="ACCELERATORS", rank=2),
+    TableColumn(title="WORKER IMAGE", rank=1),
+    TableColumn(title="CHANGED"),
+)
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
+@output_option
 @click.pass_obj
-def history(target: ClusterTarget, name: str) -> None:
+def history(target: ClusterTarget, name: str, form: Form) -> None:
     """The revisions of ModelDeployment NAME: what each changed, with which image its sidecars run."""
 
     async def read(client: ApiClient) -> list[Step]:
         return (await _history(client, target, name))[1]
 
-    table = Table("revision", "accelerators", "worker image", "changed", box=None)
-    for step in run_with_client(target, read):
-        kinds = ", ".join(each.kind for each in step.revisions)
-        number = f"{step.number} (current)" if step.is_current else str(step.number)
-        table.add_row(number, kinds, _image(step.revisions[0]), _what(step))
-    console.print(table, soft_wrap=True)
+    found = run_with_client(target, read)
+    if print_document({"name": name, "revisions": [_document(step) for step in found]}, form):
+        return
+    rows = [
+        [
+            f"{step.number} (current)" if step.is_current else str(step.number),
+            ", ".join(each.kind for each in step.revisions),
+            _image(step.revisions[0]),
+            _what(step),
+        ]
+        for step in found
+    ]
+    print_table(_COLUMNS, rows, form)
+
+
+def _document(step: Step) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "revision": step.number,
+        "current": step.is_current,
+        "accelerators": [each.kind for each in step.revisions],
+        "workerImage": _image(step.revisions[0]),
+        "changed": list(step.changes),
+    }
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
 @click.option("--to-revision", type=click.IntRange(1), help="As `history` numbers them; default: the one before.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be changed.")
 @click.pass_obj
@@ -61,11 +86,11 @@ def rollback(target: ClusterTarget, name: str, to_revision: int | None, *, dry_r
 
     step = run_with_client(target, write)
     said = "would go" if dry_run else "goes"
-    console.print(f"{name} {said} back to revision {step.number}", highlight=False, soft_wrap=True)
+    click.echo(f"{name} {said} back to revision {step.number}")
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
 @click.pass_obj
 def restart(target: ClusterTarget, name: str) -> None:
     """Replace the pods of ModelDeployment NAME, as its strategy says, by those that the operator makes now."""
@@ -79,7 +104,7 @@ def restart(target: ClusterTarget, name: str) -> None:
             raise _missing(target, name) from error
 
     run_with_client(target, write)
-    console.print(f"{name} restarts", highlight=False)
+    click.echo(f"{name} restarts")
 
 
 async def _history(client: ApiClient, target: ClusterTarget, name: str) -> tuple[ModelDeployment, list[Step]]:

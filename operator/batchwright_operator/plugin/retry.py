@@ -8,21 +8,20 @@ from itertools import count
 from typing import Final
 
 import click
-from rich.console import Console
 
 from batchwright_operator.errors import NotFound
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import holds
 from batchwright_operator.kube.objects import INFERENCE_JOB, Raw
-from batchwright_operator.plugin.cluster_view import ClusterTarget, run_with_client
+from batchwright_operator.plugin.completion import names_of
+from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RETRY_OF, child_name
 
-console = Console()
 _OF_KUBECTL: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(INFERENCE_JOB))
 @click.option("--as", "wanted", default="", help="Name of the new InferenceJob; default: NAME-retry-1, -2, ..")
 @click.option("--dry-run", is_flag=True, help="Only say what would be made.")
 @click.pass_obj
@@ -48,7 +47,7 @@ def retry(target: ClusterTarget, name: str, wanted: str, *, dry_run: bool) -> No
 
     made = run_with_client(target, write)["metadata"]["name"]
     said = "would run" if dry_run else "runs"
-    console.print(f"{made} {said} the failed items of {name} again", highlight=False, soft_wrap=True)
+    click.echo(f"{made} {said} the failed items of {name} again")
 
 
 def retried(stored: Raw, wanted: str, taken: Collection[str]) -> Raw:

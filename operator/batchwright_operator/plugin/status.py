@@ -1,0 +1,154 @@
+"""`kubectl batchwright status`: the whole system on one screen, what is wrong first, and what to do about it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import click
+
+from batchwright_operator.kube.client import ApiClient
+from batchwright_operator.plugin.observe import facts, fill, look
+from batchwright_operator.plugin.operator_metrics import read_metrics
+from batchwright_operator.plugin.output import Form, TableColumn, age, output_option, print_document, print_table
+from batchwright_operator.plugin.overview.cluster import overview
+from batchwright_operator.plugin.target import ClusterTarget, run_with_client
+from batchwright_worker.dashboard.history import queue_of, rate_of
+from batchwright_worker.dashboard.overview import DeploymentView, Finding, JobView, Level, Overview
+
+SIGNS: Final[dict[Level, str]] = {"error": "✗", "warning": "!", "busy": "…", "ok": "✓", "idle": "-"}
+COLORS: Final[dict[Level, str]] = {"error": "red", "warning": "yellow", "busy": "cyan", "ok": "green", "idle": "white"}
+ONE_SCREEN: Final = 12
+"""Findings, deployments and jobs that are shown without `-o wide`."""
+
+
+@click.command()
+@click.option("--exit-code", is_flag=True, help="Exit status 3 where something is to be acted on.")
+@output_option
+@click.pass_obj
+def status(target: ClusterTarget, form: Form, *, exit_code: bool) -> None:
+    """The whole system on one screen: what is wrong, and what to do. All namespaces, or that of -n."""
+
+    async def read(client: ApiClient) -> Overview:
+        sight = await look(client, target)
+        await fill(client, sight)
+        now = time.time()
+        return overview(facts(sight, await read_metrics(client, target.system, now), target.title, now))
+
+    seen = run_with_client(target, read)
+    if not print_document(seen, form):
+        print_status(seen, form)
+    if exit_code and seen.level == "error":
+        sys.exit(3)
+
+
+def print_status(seen: Overview, form: Form = None) -> None:
+    """For people."""
+    click.echo(f"{_sign(seen.level)} {click.style(seen.title, bold=True)}: {seen.headline}")
+    click.echo("  " + " · ".join(totals(seen)))
+    for note in seen.notes:
+        click.echo(f"  note: {note}")
+    most = len(seen.findings) if form == "wide" else ONE_SCREEN
+    for finding in seen.findings[:most]:
+        click.echo()
+        for line in told(finding):
+            click.echo(line)
+    if (hidden := len(seen.findings) - most + seen.findings_left_out) > 0:
+        click.echo(f"\n  and {hidden} more: -o wide, or -o json")
+    if seen.deployments:
+        click.echo()
+        print_table(_DEPLOYMENTS, [_deployment(each) for each in _first(seen.deployments, form)], form)
+    if seen.jobs:
+        click.echo()
+        print_table(_JOBS, [_job(each, seen.time) for each in _first(seen.jobs, form)], form)
+
+
+def _first(views: list, form: Form) -> list:  # type: ignore[type-arg]
+    """Those that need a look first."""
+    order: dict[Level, int] = {level: n for n, level in enumerate(SIGNS)}
+    ordered = sorted(views, key=lambda each: order[each.level])
+    return ordered if form == "wide" else ordered[:ONE_SCREEN]
+
+
+def totals(seen: Overview) -> Iterator[str]:
+    """The numbers of the first lines."""
+    busy = [each.utilization for each in seen.processors if each.utilization is not None]
+    mean = f", {sum(busy) / len(busy):.0%} busy" if busy else ""
+    yield f"{len({each.node for each in seen.processors})} nodes, {len(seen.processors)} processors{mean}"
+    wanted, ready = sum(each.wanted for each in seen.deployments), sum(each.ready for each in seen.deployments)
+    yield f"{len(seen.deployments)} deployments, {ready} of {wanted} replicas ready"
+    rates = [found for each in seen.deployments if (found := rate_of(each)) is not None]
+    queues = [found for each in seen.deployments if (found := queue_of(each)) is not None]
+    if rates:
+        yield f"{sum(rates):.0f} rows/s, {sum(queues):.0f} waiting"
+    running = sum(each.level == "busy" for each in seen.jobs)
+    yield f"{len(seen.jobs)} jobs, {running} under way"
+    if waiting := len(seen.waiting) + seen.waiting_left_out:
+        yield f"{waiting} pods without a place"
+
+
+def told(finding: Finding) -> list[str]:
+    """A finding in three lines: what, why and what to do, the command that says more."""
+    about = f"{finding.namespace}/{finding.name}" if finding.namespace else finding.name
+    lines = [f"{_sign(finding.level)} {finding.kind} {click.style(about, bold=True)}: {finding.reason}"]
+    lines += [f"    {finding.text}"] if finding.text else []
+    return [*lines, *([click.style(f"    $ {finding.command}", dim=True)] if finding.command else [])]
+
+
+def _sign(level: Level) -> str:
+    return click.style(SIGNS[level], fg=COLORS[level], bold=True)
+
+
+_DEPLOYMENTS = (
+    TableColumn(title="MODELDEPLOYMENT"),
+    TableColumn(title="STATE", rank=1),
+    TableColumn(title="READY"),
+    TableColumn(title="BATCH", rank=2),
+    TableColumn(title="P95 MS", right=True, rank=3),
+    TableColumn(title="ROWS/S", right=True, rank=4),
+    TableColumn(title="WAITING", right=True, rank=5),
+    TableColumn(title="NODES", rank=6),
+)
+_JOBS = (
+    TableColumn(title="INFERENCEJOB"),
+    TableColumn(title="STATE", rank=1),
+    TableColumn(title="DONE", right=True),
+    TableColumn(title="FAILED", right=True, rank=2),
+    TableColumn(title="ITEMS/S", right=True, rank=3),
+    TableColumn(title="ETA", right=True, rank=2),
+    TableColumn(title="AGE", right=True, rank=4),
+)
+
+
+def _deployment(each: DeploymentView) -> list[str]:
+    nodes = sorted({pod.node for pod in each.pods if pod.node})
+    slowest = max((model.p95 for model in each.models if model.p95 is not None), default=None)
+    return [
+        each.id,
+        each.reason,
+        f"{each.ready}/{each.wanted}",
+        ",".join(str(model.batch_size) for model in each.models if model.batch_size is not None) or "-",
+        _rounded(slowest),
+        _rounded(rate_of(each)),
+        _rounded(queue_of(each)),
+        ",".join(nodes) if len(nodes) < 4 else f"{len(nodes)} nodes",
+    ]
+
+
+def _job(each: JobView, now: float) -> list[str]:
+    done = each.succeeded + each.failed
+    return [
+        each.id,
+        each.reason,
+        f"{done}/{each.total}" if each.total else "-",
+        str(each.failed),
+        "-" if each.rate is None else f"{each.rate:.2f}",
+        "-" if each.eta_s is None else age(each.eta_s),
+        "-" if each.started_at is None else age(now - each.started_at),
+    ]
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -53,6 +53,10 @@ ROLES: Final = {
         target="batchwright_worker.local.run:command",
         help="Run an InferenceJob on this machine, without a cluster.",
     ),
+    "status": Role(
+        target="batchwright_worker.local.status:command",
+        help="Say what lies in the output of an InferenceJob: complete or not, items, failures, models, code.",
+    ),
     "functions": Role(
         target="batchwright_worker.runner.cpu.catalogue:command",
         help="List the built-in functions of CPU tasks, with arguments and examples.",

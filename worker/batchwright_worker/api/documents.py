@@ -49,6 +49,10 @@ def _read(path: Path) -> Iterator[Document]:
             raise ManifestError(
                 f"{path}: a document is a {type(document).__name__}: write apiVersion, kind, metadata, spec"
             )
+        for part in ("metadata", "data"):
+            if part in document and not isinstance(document[part], dict):
+                what = f"{document.get('kind', 'a document')} has {part} of type {type(document[part]).__name__}"
+                raise ManifestError(f"{path}: {what}: write names and values below it")
         yield document
 
 

@@ -24,7 +24,7 @@ def volume(_context: click.Context, _option: click.Parameter, values: tuple[str,
     mapped = {}
     for value in values:
         claim, _, folder = value.partition("=")
-        if not claim or not Path(folder).is_dir():
+        if not claim or not folder or not Path(folder).is_dir():
             raise click.BadParameter(f"{value!r}: write CLAIM=FOLDER with a folder that exists")
         mapped[claim] = Path(folder).resolve()
     return mapped

@@ -81,7 +81,7 @@ def resolve(task: str, reference: str) -> Function:
     module_name, _, attribute = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StepFailed("InvalidTask", _import_advice(task, reference, module_name, error)) from error
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -105,7 +105,7 @@ def _builtin(task: str, name: str) -> Function:
     return function
 
 
-def _import_advice(task: str, reference: str, module: str, error: Exception) -> str:
+def _import_advice(task: str, reference: str, module: str, error: BaseException) -> str:
     what = f"task {task!r}: cannot import {reference!r}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == module.split(".", maxsplit=1)[0]:
         return f"{what}; put {module}.py into a ConfigMap of spec.runner.configMaps, or into the runner image"

@@ -35,7 +35,7 @@ class Input(Value, kw_only=True, frozen=True):
     uri: Annotated[
         Uri,
         doc(
-            "A file, a directory or a pattern with *: pvc://CLAIM/PATH, s3://, gs:// or https:// (one file). "
+            "A file, a directory or a pattern with *: pvc://CLAIM/PATH, s3://, gs://, az:// or https:// (one file). "
             "file:// works only with `batchwright-worker run`."
         ),
     ]
@@ -77,7 +77,8 @@ class Output(Value, kw_only=True, frozen=True):
     """Where the results go: one file per shard, in input order, and a manifest at the end."""
 
     uri: Annotated[
-        Uri, doc("A directory: pvc://CLAIM/PATH, s3:// or gs://. file:// works only with `batchwright-worker run`.")
+        Uri,
+        doc("A directory: pvc://CLAIM/PATH, s3://, gs://, az://. file:// works only with `batchwright-worker run`."),
     ]
     secret_ref: Annotated[
         LocalObjectReference | None, doc("Secret with credentials, as in an artifact's secretRef of a ModelDeployment.")

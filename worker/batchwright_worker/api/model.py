@@ -258,10 +258,11 @@ class Artifact(Value, kw_only=True, frozen=True):
     uri: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=URI_PATTERN)] | None,
         doc(
-            "Where the model is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs:// (fetched before the pod "
-            "starts) or oci://. file:// works only with `batchwright-worker serve`. What ends in / is a folder and is "
-            "fetched whole (over https:// it has an index, SHA256SUMS); with any other come the files that it names: "
-            "external data of ONNX, the shards of a safetensors index. Not with format emulated."
+            "Where the model is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs://, az://, "
+            "hf://ORG/MODEL@REVISION (fetched before the pod starts) or oci://. file:// works only with "
+            "`batchwright-worker serve`. What ends in / is a folder and is fetched whole (over https:// it has an "
+            "index, SHA256SUMS); with any other come the files that it names: external data of ONNX, the shards of a "
+            "safetensors index. Not with format emulated."
         ),
     ] = None
     sha256: Annotated[
@@ -279,7 +280,9 @@ class Artifact(Value, kw_only=True, frozen=True):
         LocalObjectReference | None,
         doc(
             "Secret with the credentials of the fetch: entries AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-            "AWS_SESSION_TOKEN, AWS_ENDPOINT_URL for s3; credentials.json for gs; authorization (the header) for https."
+            "AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL for s3; credentials.json for gs; "
+            "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN for az; HF_TOKEN for "
+            "hf; authorization (the header) for https."
         ),
     ] = None
     script: Annotated[Script | None, doc(f"The inference script, for formats {listed(SCRIPTED)}.")] = None

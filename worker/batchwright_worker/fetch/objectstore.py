@@ -1,155 +1,116 @@
-"""Objects of s3:// and gs://, through fsspec (s3fs, gcsfs: the extra `objectstore`)."""
+"""Artifacts from buckets: s3://, gs:// and az://."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from batchwright_worker.artifacts.names import SUMS, ArtifactError, checked_names
-from batchwright_worker.fetch.errors import FetchError, FetchRefused, Interrupted
-from batchwright_worker.fetch.policy import FetchPolicy
+from batchwright_worker.fetch.buckets import Buckets, ObjectAddress, address_of, meaning
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.source import CHUNK_BYTES, OpenedSource, RemoteFile
+
+SILENT_S: Final = 60.0
+"""So long may an open transfer bring nothing."""
 
 
 class ObjectStore:
-    """The objects of one scheme, s3 or gs; `secret` has the entries that artifacts[].secretRef describes."""
+    """The objects that one Secret opens."""
 
-    def __init__(self, scheme: str, policy: FetchPolicy, secret: Mapping[str, str]) -> None:
-        self._scheme = scheme
-        self._policy = policy
-        self._secret = secret
-        self._lock = threading.Lock()
-        self._made: Any = None
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
 
     def source(self, uri: str) -> ObjectSource:
-        """See Store."""
-        return ObjectSource(uri, self.system)
+        """See Store. Raises FetchRefused."""
+        return ObjectSource(address_of(uri), self._buckets)
 
     async def files(self, folder_uri: str) -> list[RemoteFile]:
         """See Store."""
+        folder = address_of(folder_uri)
         try:
-            return await asyncio.to_thread(self._files, folder_uri)
-        except FetchError:
-            raise
+            store = await asyncio.to_thread(self._buckets.store, folder)
+            found = {each["path"].removeprefix(folder.key): each async for each in _listed(store, folder)}
         except Exception as error:
-            raise _error_of(folder_uri, error) from error
-
-    def _files(self, folder_uri: str) -> list[RemoteFile]:
-        system = self.system()
-        prefix = system._strip_protocol(folder_uri).rstrip("/") + "/"
-        found = {
-            str(path).removeprefix(prefix): info
-            for path, info in system.find(prefix, detail=True).items()
-            if info.get("type") != "directory" and not str(path).endswith("/")
-        }
+            raise meaning(folder, error) from error
         try:
             names = [name for name in checked_names(found, folder_uri) if name != SUMS]
         except ArtifactError as error:
             raise FetchRefused(str(error)) from error
         return [
             RemoteFile(
-                name=name,
-                uri=f"{self._scheme}://{prefix}{name}",
-                total_bytes=int(found[name]["size"]),
-                version=_version(found[name]),
+                name=name, uri=folder_uri + name, total_bytes=int(found[name]["size"]), version=_version(found[name])
             )
             for name in names
         ]
 
-    def system(self) -> Any:
-        """The file system, made once. Raises FetchRefused."""
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
 
-    def _make(self) -> Any:
-        import fsspec
+async def _listed(store: Any, folder: ObjectAddress) -> AsyncIterator[Any]:
+    """Everything below. Objects that stand for folders (`a/`, which some consoles make) are none of it: the library
+    shows them without their slash, as empty objects that are not there."""
+    async for page in store.list(folder.key or None):
+        for each in page:
+            if each["path"].startswith(folder.key) and (each["size"] or await _is_there(store, each["path"])):
+                yield each
 
-        try:
-            # Listings are read once, and one of an earlier attempt may be out of date.
-            return fsspec.filesystem(self._scheme, skip_instance_cache=True, use_listings_cache=False, **self.options())
-        except ImportError as error:
-            raise FetchRefused(
-                f"{self._scheme}://: the worker image lacks the package for it; build it with "
-                f"batchwright[worker,objectstore] ({error})"
-            ) from error
 
-    def options(self) -> dict[str, Any]:
-        """Credentials and endpoint as the file system of fsspec takes them. Raises FetchRefused."""
-        if self._scheme == "gs":
-            import json
-
-            credentials = self._secret.get("credentials.json")
-            return {"token": json.loads(credentials) if credentials else "anon"}
-        key, secret = self._secret.get("AWS_ACCESS_KEY_ID"), self._secret.get("AWS_SECRET_ACCESS_KEY")
-        if not key or not secret:
-            return {"anon": True, **self._endpoint()}
-        return {"key": key, "secret": secret, "token": self._secret.get("AWS_SESSION_TOKEN"), **self._endpoint()}
-
-    def _endpoint(self) -> dict[str, Any]:
-        """An endpoint of the user's own must be one that the policy allows, too."""
-        url = self._secret.get("AWS_ENDPOINT_URL")
-        if not url:
-            return {}
-        host = self._policy.check_uri(f"{url.rstrip('/')}/x").hostname or ""
-        for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
-            self._policy.check_address(host, str(found[4][0]))
-        return {"endpoint_url": url}
+async def _is_there(store: Any, key: str) -> bool:
+    try:
+        await store.head_async(key)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class ObjectSource:
-    """One object; `system` makes or has the file system."""
+    """One object."""
 
-    def __init__(self, uri: str, system: Callable[[], Any]) -> None:
-        self._uri = uri
-        self._system = system
+    def __init__(self, address: ObjectAddress, buckets: Buckets) -> None:
+        self._address = address
+        self._buckets = buckets
 
     @asynccontextmanager
     async def open(self, offset: int = 0, version: str = "") -> AsyncIterator[OpenedSource]:
-        """See FileSource."""
+        """See FileSource. It is one request, so all of its bytes are of one version."""
         try:
-            system = await asyncio.to_thread(self._system)
-            file = await asyncio.to_thread(system.open, self._uri, "rb", cache_type="none")
-            with file:
-                found = _version(_of_object(file.details))
-                start = offset if found and found == version and offset <= file.size else 0
-                file.seek(start)
-                chunks = self._chunks(system, file, found)
-                yield OpenedSource(offset=start, total_bytes=file.size, version=found, chunks=chunks)
-        except FetchError:
-            raise
+            store = await asyncio.to_thread(self._buckets.store, self._address)
+            known = await store.head_async(self._address.key)
+            size, found = int(known["size"]), _version(known)
+            start = offset if found and found == version and offset <= size else 0
+            chunks = self._chunks(store, start, found) if start < size else _nothing()
+            yield OpenedSource(offset=start, total_bytes=size, version=found, chunks=chunks)
         except Exception as error:
-            raise _error_of(self._uri, error) from error
+            raise meaning(self._address, error) from error
 
-    async def _chunks(self, system: Any, file: Any, version: str) -> AsyncIterator[bytes]:
-        """Each chunk is a request of its own, so the object may have been replaced in between: s3fs sees that, gcsfs
-        does not."""
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES * 8):
-            yield chunk
-        if version != _version(await asyncio.to_thread(system.info, self._uri)):
-            raise Interrupted(f"{self._uri}: the object was replaced while it was read")
+    async def _chunks(self, store: Any, start: int, version: str) -> AsyncIterator[bytes]:
+        from obstore.exceptions import PreconditionError
+
+        options: dict[str, Any] = {"if_match": version} if version else {}
+        if start:
+            options["range"] = {"offset": start}
+        try:
+            result = await store.get_async(self._address.key, options=options)
+        except PreconditionError as error:
+            raise Interrupted(f"{self._address.uri}: the object was replaced before it was read") from error
+        stream = result.stream(min_chunk_size=CHUNK_BYTES).__aiter__()
+        while True:
+            try:
+                async with asyncio.timeout(SILENT_S):
+                    chunk = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise Interrupted(f"{self._address.uri}: no bytes for {SILENT_S:g} s") from None
+            yield bytes(chunk)
 
 
-def _of_object(info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises IsADirectoryError for what only other objects' names begin with: s3fs opens it as a file without bytes."""
-    if info.get("type") == "directory":
-        raise IsADirectoryError
-    return info
+async def _nothing() -> AsyncIterator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for chunk in nothing:
+        yield chunk
 
 
-def _version(info: Mapping[str, Any]) -> str:
-    """What fsspec's file systems tell versions by; empty if none does."""
-    return str(next((info[name] for name in ("ETag", "etag", "generation") if info.get(name)), ""))
-
-
-def _error_of(uri: str, error: Exception) -> FetchRefused | Interrupted:
-    if isinstance(error, FileNotFoundError | IsADirectoryError):
-        return FetchRefused(f"{uri}: there is no such object; correct artifacts[].uri (a folder ends in /)")
-    if isinstance(error, PermissionError):
-        return FetchRefused(f"{uri}: not permitted; correct the credentials in the Secret of artifacts[].secretRef")
-    return Interrupted(f"{uri}: {error or type(error).__name__}")
+def _version(known: Any) -> str:
+    """What the store tells versions by; empty if it does not."""
+    return str(known.get("e_tag") or "")

@@ -18,9 +18,10 @@ def store_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> Store:
         from batchwright_worker.fetch.web import WebStore
 
         return WebStore(policy, authorization=secret.get("authorization", ""))
+    from batchwright_worker.fetch.buckets import Buckets
     from batchwright_worker.fetch.objectstore import ObjectStore
 
-    return ObjectStore(scheme, policy, secret)
+    return ObjectStore(Buckets(policy, secret))
 
 
 def read_secret(name: str | None, folder: Path = Path(SECRETS_DIR)) -> dict[str, str]:

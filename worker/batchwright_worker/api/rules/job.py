@@ -10,8 +10,8 @@ from batchwright_worker.api.job import CpuTask, InferenceJob, InferenceJobSpec, 
 from batchwright_worker.api.rules.model import distinct, local_or, path_rules
 from batchwright_worker.api.rules.rule import Rule
 
-INPUT_URI: Final = r"^((https|s3|gs)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?)$"
-OUTPUT_URI: Final = r"^((s3|gs)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[^/].*)$"
+INPUT_URI: Final = r"^((https|s3|gs|az)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?)$"
+OUTPUT_URI: Final = r"^((s3|gs|az)://[^/]+/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[^/].*)$"
 FUNCTION: Final = (
     r"^([A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_.]*|[a-z][a-z0-9]*([-_][a-z0-9]+)*)$"
 )
@@ -167,8 +167,8 @@ _JOB = (
         cel=f"self.matches(r'{INPUT_URI}')",
         holds=lambda uri: local_or(INPUT_URI, uri),
         wrong="not an address that pods can read",
-        remedy="write pvc://CLAIM/PATH, https://HOST/FILE, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; file:// works "
-        "only with batchwright-worker run",
+        remedy="write pvc://CLAIM/PATH, https://HOST/FILE, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+        "az://CONTAINER/PREFIX; file:// works only with batchwright-worker run",
     ),
     Rule(
         on=Output,
@@ -176,8 +176,8 @@ _JOB = (
         cel=f"self.matches(r'{OUTPUT_URI}')",
         holds=lambda uri: local_or(OUTPUT_URI, uri),
         wrong="not a directory that pods can write",
-        remedy="write pvc://CLAIM/PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; file:// works only with "
-        "batchwright-worker run",
+        remedy="write pvc://CLAIM/PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX; file:// works "
+        "only with batchwright-worker run",
     ),
     *path_rules(Input),
     *path_rules(Output),

@@ -11,7 +11,7 @@ from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tens
 from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.api.rules.rule import Rule
 
-_SCHEMES: Final = ("https", "s3", "gs", "oci", "pvc")
+_SCHEMES: Final = ("https", "s3", "gs", "az", "hf", "oci", "pvc")
 
 
 def no_parent_steps(uri: str) -> bool:
@@ -92,8 +92,8 @@ _ARTIFACT = (
         f"p[0] in {[f'{scheme}:' for scheme in _SCHEMES]} && p[1] == '' && p[2] != '' && p[3] != '')",
         holds=_is_address,
         wrong="not an address that pods can read",
-        remedy="write pvc://CLAIM/PATH, https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY or "
-        "oci://REGISTRY/REPOSITORY; file:// works only with batchwright-worker serve",
+        remedy="write pvc://CLAIM/PATH, https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/PATH, "
+        "hf://ORG/MODEL@REVISION or oci://REGISTRY/REPOSITORY; file:// works only with batchwright-worker serve",
     ),
     *path_rules(Artifact),
     Rule(
@@ -143,7 +143,7 @@ _ARTIFACT = (
         cel="!has(self.secretRef) || (has(self.uri) && !self.uri.startsWith('pvc://'))",
         holds=lambda artifact: artifact.secret_ref is None or not (artifact.uri or "pvc://").startswith("pvc://"),
         wrong="nothing is fetched here that needs credentials",
-        remedy="remove secretRef; it goes with https://, s3://, gs:// and oci:// only",
+        remedy="remove secretRef; it goes with https://, s3://, gs://, az://, hf:// and oci:// only",
     ),
     Rule(
         on=Artifact,

@@ -6,32 +6,33 @@ import os
 import socket
 from typing import Any
 
-from batchwright_worker.fetch.errors import FetchRefused
-from batchwright_worker.fetch.objectstore import ObjectStore
+from batchwright_worker.fetch.buckets import Buckets, address_of
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.storage.bucket_files import BucketFiles
 
 
 def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, str]:
     """The file system and the path in it, with the credentials of a mounted Secret. Raises StepFailed(InvalidUri)."""
-    import fsspec
-
     policy, secret = policy_of(os.environ), read_secret(secret_name)
     try:
         host = policy.check_uri(uri).hostname or ""
         if scheme in ("http", "https"):
+            import fsspec
+
             _check_host(policy, host, uri)
             headers = {"Authorization": secret["authorization"]} if secret.get("authorization") else {}
             fs = fsspec.filesystem(scheme, skip_instance_cache=True, get_client=_client(policy, headers))
         else:
-            options = ObjectStore(scheme, policy, secret).options()
-            fs = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+            address = address_of(uri)
+            fs = BucketFiles(scheme, Buckets(policy, secret))
+            fs.connect(address)
     except FetchRefused as error:
         raise StepFailed("InvalidUri", str(error)) from error
-    except ImportError as error:
-        message = f"{uri}: the runner image lacks the package for {scheme}: build it with batchwright[objectstore]"
-        raise StepFailed("InvalidUri", message) from error
+    except Interrupted as error:
+        raise StepFailed("InputNotFound", str(error), permanent=False) from error
     return fs, fs._strip_protocol(uri)
 
 

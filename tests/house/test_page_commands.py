@@ -13,12 +13,15 @@ import pytest
 import yaml
 
 from e2e.cluster import ControlPlane, kubectl_path, teardown
+from e2e.peers import peer_python
 from tests.house.commands import EXAMPLES, PAGES, ROOT, Block, astray, blocks, inline, name_of, scripts
 from tests.house.ways import NOT_RUN, needs, offers, runnable, script
 
 BIN = Path(sys.executable).parent
 TYPED = [(page, kind) for page in (*PAGES, *EXAMPLES) for kind in ("", "apiserver", "cluster")
          if any(runnable(block) and needs(block) == kind for block in scripts(page))]  # fmt: skip
+OF_PACKAGES = {"examples/embeddings/job.yaml": ("minilm",), "examples/filetypes/job.yaml": ("magika",)}
+"""Packages whose models an example takes: page -> environments of their own (`e2e.peers`)."""
 LINES = [line for page in PAGES for block in scripts(page) for line in block.lines]
 INLINE = sorted({command for page in PAGES for command in inline(page)})
 TO_KUBECTL = [one for one in INLINE if one.startswith("kubectl ") and not one.startswith("kubectl batchwright")]
@@ -86,6 +89,8 @@ def test_a_command_that_fails_fails_its_test(line: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pages_of("")
 def test_commands_work_as_they_are_written(page: Path, copy: Path) -> None:
+    for name in OF_PACKAGES.get(name_of(page), ()):
+        peer_python(name)  # there is no network where the commands are typed
     type_in(copy, of(page, ""), inside=own_network())
 
 

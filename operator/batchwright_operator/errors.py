@@ -10,12 +10,15 @@ OperatorError
     +-- Contended            somebody undoes every repair of a child: say so, repair it less and less often
     +-- Gone                 410: list again
     +-- Invalid              400, 422: the body is wrong; trying again alone will not help
-    +-- Forbidden            403: no permission, quota, or the server has just started; try again slowly
+    +-- Forbidden            403: no permission, quota, a webhook's no, or the server has just started; try again slowly
+    +-- WebhookFailed        an admission webhook does not answer: nothing of ours is wrong, and others may go on
     +-- Unauthorized         401: read the credentials again
     +-- Unavailable          no response, 429, 5xx: try again later; may have happened all the same
 """
 
 from __future__ import annotations
+
+import re
 
 __all__ = [
     "AlreadyExists",
@@ -31,6 +34,7 @@ __all__ = [
     "SettingsError",
     "Unauthorized",
     "Unavailable",
+    "WebhookFailed",
     "error_of",
 ]
 
@@ -86,6 +90,10 @@ class Forbidden(ApiError):  # noqa: N818
     """403: also the response of a server that has not synced its RBAC yet."""
 
 
+class WebhookFailed(ApiError):  # noqa: N818
+    """500 of an API server that is well: a webhook that has a say in this object cannot be called."""
+
+
 class Unauthorized(ApiError):  # noqa: N818
     """401."""
 
@@ -108,10 +116,18 @@ _BY_CODE: dict[int, type[ApiError]] = {
 }
 
 
+_DENIED = re.compile(r'admission webhook "[^"]*" denied the request')
+_UNCALLED = "failed calling webhook"
+
+
 def error_of(code: int, reason: str, message: str, retry_after_s: float | None = None) -> ApiError:
     """The error for an HTTP status and the `reason` of a Kubernetes Status."""
     kind = _BY_CODE.get(code, Unavailable)
-    if reason == "AlreadyExists":
+    if _DENIED.match(message):
+        kind = Forbidden  # whatever status the webhook has chosen for its no
+    elif code == 500 and _UNCALLED in message:
+        kind = WebhookFailed
+    elif reason == "AlreadyExists":
         kind = AlreadyExists
     elif reason == "Expired":
         kind = Gone

@@ -129,6 +129,27 @@ def test_progress_is_written_at_most_every_two_seconds_but_a_turn_at_once() -> N
     assert world.true() == ["Suspended"]
 
 
+def test_of_many_running_jobs_each_writes_its_progress_less_often_and_finished_ones_do_not_count() -> None:
+    """Four writes a second for all of them."""
+    world = World()
+    world.planned()
+    pod = world.pod("run", "run-0", 0)
+    world.api.now += 5
+    world.hear(pod, runner(0, 1))
+    assert world.api.perform(world.decide()) == 1
+    ended = {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    for number in range(400):
+        world.api.objects[INFERENCE_JOB.plural, "other", f"running-{number}"] = {}
+        world.api.objects[INFERENCE_JOB.plural, "other", f"ended-{number}"] = ended
+    world.api.now += 60
+    world.hear(pod, runner(0, 2))
+    decision = world.decide()
+    assert decision.status is None
+    assert decision.requeue_after_s == pytest.approx(401 / 4 - 60)
+    world.api.now += 41
+    assert world.decide().status is not None
+
+
 def test_a_killed_runner_takes_its_count_along_and_a_restarted_operator_does_not() -> None:
     world = World()
     world.planned()
@@ -605,7 +626,8 @@ def test_pods_that_are_refused_are_told_with_the_text_and_stall_only_after_a_whi
     world.settle()
     assert world.true() == ["Reconciling"]
     assert world.said("Reconciling") == (
-        "PodsNotCreated: pods cannot be created: Error creating: pods is forbidden: exceeded quota: none"
+        "PodsNotCreated: pods cannot be created: Error creating: pods is forbidden: exceeded quota: none; "
+        "raise the ResourceQuota that it names, or ask for less"
     )
     assert kstatus(world.raw) == "InProgress"
     due = world.decide().requeue_after_s

@@ -13,6 +13,7 @@ from batchwright_operator.errors import (
     Invalid,
     NotFound,
     Unavailable,
+    WebhookFailed,
     error_of,
 )
 
@@ -33,3 +34,17 @@ from batchwright_operator.errors import (
 )
 def test_errors_are_sorted_by_what_to_do_next(code: int, reason: str, kind: type[ApiError]) -> None:
     assert type(error_of(code, reason, "m")) is kind
+
+
+CALLING = 'Internal error occurred: failed calling webhook "a.example.org": failed to call webhook: EOF'
+DENIED = 'admission webhook "a.example.org" denied the request: not on Mondays'
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 410, 422, 429, 500, 503])
+def test_a_webhooks_no_is_one_whatever_status_it_has_chosen(code: int) -> None:
+    assert type(error_of(code, "", DENIED)) is Forbidden
+
+
+def test_a_webhook_that_is_away_is_not_the_api_server_away() -> None:
+    assert type(error_of(500, "InternalError", CALLING)) is WebhookFailed
+    assert type(error_of(500, "InternalError", "etcdserver: request timed out")) is Unavailable

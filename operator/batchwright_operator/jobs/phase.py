@@ -14,6 +14,7 @@ from batchwright_operator.jobs.children import LABEL_QUEUE, Step
 from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
 from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.times import unix
+from batchwright_operator.pods.refusals import with_remedy
 from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S, time_left_s
 
 Name = Literal["Waiting", "Suspended", "Planning", "Running", "Committing", "Completed", "Failed"]
@@ -49,7 +50,7 @@ def phase_of(facts: JobFacts, *, failed_items: int, now: float) -> JobPhase:
         return JobPhase(name="Completed", reason="Completed", message="all shards are written and so is the manifest")
     phase = _unended(facts)
     if (refused := facts.rejection) is not None:
-        text = shorten(refused.text)
+        text = with_remedy(shorten(refused.text, 600))
         phase = replace(
             phase, reason=refused.reason, message=text, stalled=refused.is_final, waits=not refused.is_final
         )
@@ -83,7 +84,7 @@ def _unended(facts: JobFacts) -> JobPhase:
     if queued and child is not None and child.raw["spec"].get("suspend") and not child.ended:
         return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
     if facts.refusal is not None:
-        text = f"pods cannot be created: {shorten(facts.refusal.message, 600)}"
+        text = f"pods cannot be created: {with_remedy(shorten(facts.refusal.message, 600))}"
         return replace(phase, reason=PODS_REFUSED, message=text, waits=True)
     if (problem := facts.pod_problem) is None:
         return phase

@@ -17,6 +17,7 @@ from batchwright_operator.errors import (
     Invalid,
     NameTaken,
     Unavailable,
+    WebhookFailed,
 )
 from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.reconcile.applier import ActionFailed, Applier, Sending
@@ -39,12 +40,17 @@ SHARE_OF_A_CORE: Final = 0.05
 since. A deployment of 5,000 replicas takes 100 ms per pass, and each of its pods changes five times as it starts."""
 FORBIDDEN_LASTS_S: Final = 10.0
 """A 403 that goes on for this long is a quota or a missing permission. An API server that has just started responds 403
-to everything until it has synced its RBAC."""
+to everything until it has synced its RBAC. A webhook that is rolled out is away for less, too."""
 CONFLICT_DELAY_S: Final = 1.0
 """The newest state was read already, so that there is no reason to wait for long."""
 NAME_TAKEN_DELAY_S: Final = 15.0
-"""How often a name that is somebody else's is looked at: that object need not have a label that we watch."""
-REASONS: Final[dict[type[ApiError], str]] = {NameTaken: "NameTaken", Contended: "ChildContended"}
+"""How often a name that is somebody else's is looked at, as that object need not have a label that we watch; and
+whether a webhook answers again."""
+REASONS: Final[dict[type[ApiError], str]] = {
+    NameTaken: "NameTaken",
+    Contended: "ChildContended",
+    WebhookFailed: "WebhookFailed",
+}
 """Reasons of refusals, in conditions and Events; of all others: Rejected."""
 
 
@@ -203,7 +209,7 @@ class Controller:
             message=failure.cause.message,
             at=self._now(),
             reason=reason,
-            is_final=not isinstance(failure.cause, Forbidden),
+            is_final=not isinstance(failure.cause, Forbidden | WebhookFailed),
         )
         is_known = before is not None and before.text == rejection.text
         level = logging.DEBUG if is_known else logging.WARNING
@@ -215,7 +221,7 @@ class Controller:
     def _is_final(self, key: Key, failure: ActionFailed) -> bool:
         if isinstance(failure.cause, Invalid | AlreadyExists | NameTaken | Contended):
             return True
-        if not isinstance(failure.cause, Forbidden):
+        if not isinstance(failure.cause, Forbidden | WebhookFailed):
             return False
         since = self._forbidden_since.setdefault(key, self._now())
         return self._now() - since >= FORBIDDEN_LASTS_S

@@ -70,14 +70,15 @@ class Rejection:
     """The server's own message, or ours."""
     at: float
     reason: str = "Rejected"
-    """As in conditions: Rejected, NameTaken, ChildContended."""
+    """As in conditions: Rejected, WebhookFailed, NameTaken, ChildContended."""
     is_final: bool = True
     """False: it may be allowed later, with nothing changed here (a quota, a missing permission)."""
 
     @property
     def text(self) -> str:
         """A sentence for a condition."""
-        return f"the API server refused {self.what}: {self.message}" if self.reason == "Rejected" else self.message
+        is_of_the_server = self.reason in ("Rejected", "WebhookFailed")
+        return f"the API server refused {self.what}: {self.message}" if is_of_the_server else self.message
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,28 @@
+"""What to do about what a cluster refuses: from the words of who refused it; pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+REMEDIES: Final = (
+    ("exceeded quota", "raise the ResourceQuota that it names, or ask for less"),
+    ("must specify", "the ResourceQuota wants these amounts: set them in the spec, or by a LimitRange's defaults"),
+    ("violates PodSecurity", "correct the securityContext in the spec, or the level that the namespace enforces"),
+    ("usage per", "keep the amounts in the spec within the namespace's LimitRange, or change that"),
+    ("limit to request ratio", "keep the amounts in the spec within the namespace's LimitRange, or change that"),
+    ("must be less than or equal to memory limit", "that limit is a LimitRange's default: set limits in the spec, too"),
+    ("must be less than or equal to cpu limit", "that limit is a LimitRange's default: set limits in the spec, too"),
+    ("failed calling webhook", "whoever runs that webhook has to repair it, or to leave out this namespace"),
+    ("denied the request", "change what that webhook names, or ask who runs it"),
+    ("denied request", "change what that policy names, or ask who made it"),
+    ("error looking up service account", "create the ServiceAccount, or correct serviceAccountName"),
+    ("no PriorityClass with name", "create the PriorityClass, or correct priorityClassName"),
+    ('RuntimeClass "', "create the RuntimeClass, or correct runtimeClassName"),
+)
+"""Words of Kubernetes' own admission -> what helps; the first that are there count."""
+
+
+def with_remedy(message: str) -> str:
+    """The message, and what helps where that is known."""
+    found = next((remedy for words, remedy in REMEDIES if words in message), "")
+    return f"{message}; {found}" if found else message

@@ -149,6 +149,7 @@ class Settings(_Section, kw_only=True, frozen=True):
     status_metric_threshold: float = 0.10
     """They are written where one moved by more than this share."""
     job_status_min_interval_seconds: float = 2.0
+    """Of many running InferenceJobs each writes its progress less often: four times a second all together."""
 
     # Who may call models.
     inference_open_to: Literal["SameNamespace", "Everywhere"] = "SameNamespace"

@@ -32,6 +32,8 @@ class ObservedJob:
     raw: Raw
     settings: Settings
     token: str
+    running: int = 1
+    """How many InferenceJobs have not ended, which share a bound of writes about progress."""
     jobs: tuple[Raw, ...] = ()
     left_behind: tuple[Raw, ...] = ()
     """Jobs of a deleted InferenceJob of this name, which the garbage collector has not reached yet."""

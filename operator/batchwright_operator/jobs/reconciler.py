@@ -30,11 +30,12 @@ from batchwright_operator.kube.objects import (
 from batchwright_operator.kube.times import unix
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Action, Decision, Delete, Key, StatusWrite
-from batchwright_operator.reconcile.interfaces import StoreView, Watch
+from batchwright_operator.reconcile.interfaces import Changes, StoreView, Watch
 from batchwright_operator.reconcile.keys import INFERENCE_JOB_RECONCILER, label_keys, no_keys, own_keys
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_operator.status.invalid_spec import invalid_spec
+from batchwright_operator.status.write_policy import WRITES_PER_S
 from batchwright_worker.api.names import LABEL_JOB
 
 PODS_REFUSED: Final = "reason=FailedCreate,involvedObject.kind=Job"
@@ -63,6 +64,8 @@ class InferenceJobReconciler:
         self._live = live
         self._keys_of_jobs: dict[str, Key] = {}
         """Uid of a child Job -> its InferenceJob, of the Jobs that were observed."""
+        self._running = 0
+        self._jobs_changed: Changes | None = None
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and the deployments that tasks name."""
@@ -100,6 +103,7 @@ class InferenceJobReconciler:
             raw=raw,
             settings=self._settings,
             token=self._live.control_token(uid),
+            running=self._running_jobs(store),
             jobs=tuple(jobs),
             left_behind=tuple(
                 child
@@ -117,6 +121,15 @@ class InferenceJobReconciler:
             claims=frozenset(_by_name(store.all(PVC, namespace=key.namespace))),
             rejection=self._live.rejections.get(key),
         )
+
+    def _running_jobs(self, store: StoreView) -> int:
+        """How many InferenceJobs have not ended; counted anew when one of them has changed."""
+        if self._jobs_changed is None:
+            self._jobs_changed = store.changes(INFERENCE_JOB)
+        changed = self._jobs_changed.take()
+        if changed is None or changed:
+            self._running = sum(not is_terminal(each.get("status") or {}) for each in store.all(INFERENCE_JOB))
+        return self._running
 
     def decide(self, observed: ObservedJob, now: float) -> Decision:
         """Pure."""
@@ -150,7 +163,8 @@ def decide(observed: ObservedJob, now: float) -> Decision:
     done = progress(facts, now)
     phase = phase_of(facts, failed_items=done.failed, now=now)
     new = status_of(facts, phase, done, now)
-    write = write_decision(facts.old, new, now, observed.settings.job_status_min_interval_seconds)
+    interval_s = max(observed.settings.job_status_min_interval_seconds, observed.running / WRITES_PER_S)
+    write = write_decision(facts.old, new, now, interval_s)
     return Decision(
         actions=(
             # First, so that the name is free for our own Job by the next pass: the garbage collector takes its time.

@@ -33,7 +33,8 @@ OF_THE_CLUSTER: Final = frozenset({"reason", "nodes"})
 """Fields of `summary` that no pod reports."""
 STAMP: Final = "lastUpdatedTime"
 WRITES_PER_S: Final = 4.0
-"""Of all objects together, for what pods report."""
+"""Of all objects of a kind together, for what pods report; of InferenceJobs, of those that have not ended, for their
+progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

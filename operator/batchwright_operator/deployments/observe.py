@@ -9,8 +9,9 @@ from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kind
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.known_replicas import KnownReplicas
 from batchwright_operator.deployments.profiles import Profiles
-from batchwright_operator.deployments.replicas import PendingTimeouts, replica
+from batchwright_operator.deployments.replicas import PendingTimeouts
 from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.live_state import Rejection
@@ -39,6 +40,8 @@ class ObservedDeployment:
     """Is there a ModelDeployment with the name that our headless Service had in 0.1.0?"""
     pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
     """Each with the newest state of its sidecar (None: not reported yet)."""
+    known_replicas: KnownReplicas = field(default_factory=KnownReplicas)
+    """What was read of them in earlier passes."""
     profiles: Profiles = field(default_factory=Profiles)
     taken: Mapping[str, int] = field(default_factory=dict)
     """As in DeploymentFacts."""
@@ -64,7 +67,7 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: flo
         policies=observed.policies,
         old_headless=tuple(each for each in observed.services if each["metadata"]["name"] == old_name),
         has_namesake=observed.has_namesake,
-        replicas=tuple(replica(pod, state, timeouts) for pod, state in observed.pods),
+        replicas=observed.known_replicas.of(observed.pods, timeouts),
         profiles=observed.profiles,
         taken=observed.taken,
         missing_claims=tuple(sorted(_named_claims(deployment, kinds) - observed.claims)),

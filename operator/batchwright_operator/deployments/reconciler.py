@@ -11,6 +11,7 @@ from batchwright_operator.api.model_deployment import ModelDeployment, parse
 from batchwright_operator.deployments.children import old_headless_name
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.facts import DeploymentFacts
+from batchwright_operator.deployments.known_replicas import KnownReplicas
 from batchwright_operator.deployments.live_configuration import configured
 from batchwright_operator.deployments.metrics import metrics_of
 from batchwright_operator.deployments.observe import ObservedDeployment, facts_of
@@ -84,6 +85,7 @@ class ModelDeploymentReconciler:
         self._turns = UpgradeTurns(settings.upgrades_at_once)
         self._profiles = Profiles()
         self._profiles_changed: Changes | None = None
+        self._replicas: dict[Key, KnownReplicas] = {}
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and what says where pods may go."""
@@ -103,6 +105,7 @@ class ModelDeploymentReconciler:
         raw = store.get(MODEL_DEPLOYMENT, key.namespace, key.name)
         if raw is None or is_leaving(raw):
             self._turns.done(key)
+            self._replicas.pop(key, None)
             return None
         uid = raw["metadata"]["uid"]
         deployments = tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each))
@@ -121,6 +124,7 @@ class ModelDeploymentReconciler:
             services=tuple(store.owned(SERVICE, uid)),
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),
+            known_replicas=self._replicas.setdefault(key, KnownReplicas()),
             profiles=self._profiles_of(store),
             taken=_taken(raw, store),
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),

@@ -78,7 +78,7 @@ def replica(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> 
         serves_state=is_running(pod, SIDECAR),
         deletion_cost=_deletion_cost(pod),
         receipt=parse(pod),
-        problem=_problem(pod, state, timeouts) if not ready or _failed_models(state) else None,
+        problem=_problem(pod, state, timeouts) if not ready or has_failed_models(state) else None,
         state=state,
     )
 
@@ -96,6 +96,11 @@ def config_of(pod_spec: Mapping[str, Any]) -> str:
         if volume.get("name") == "config":
             return str((volume.get("configMap") or {}).get("name", ""))
     return ""
+
+
+def has_failed_models(state: SidecarState | None) -> bool:
+    """Does the sidecar say that a model could not be loaded?"""
+    return state is not None and any(model.state == "Failed" for model in state.models)
 
 
 def _failed_models(state: SidecarState | None) -> list[str]:

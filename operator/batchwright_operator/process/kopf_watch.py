@@ -12,58 +12,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
-from typing import Any, Final
-
-import kopf
+from typing import Final
 
 from batchwright_operator.kube.credentials import Credentials
-from batchwright_operator.kube.objects import Resource
+from batchwright_operator.kube.objects import Raw, Resource
 from batchwright_operator.reconcile.cache import ListWatch, Store
 from batchwright_operator.reconcile.workqueue import backoff_s
 from batchwright_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Without a limit kopf opens a connection per object: 2,000 for 2,000 objects (measured).
-CONNECTIONS: Final = 16
-SILENCE_S: Final = 75.0
-"""The API server sends a bookmark every minute, so a watch that is silent for longer is broken."""
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 15.0
 HEALTHY_S: Final = 60.0
 """A run of this length resets the delay before the next."""
-
-
-class Backoffs:
-    """kopf's pauses between tries: growing, jittered, without an end. When they end, kopf exits."""
-
-    def __iter__(self) -> Iterator[float]:
-        rng = Random()  # noqa: S311 - jitter
-        failures = 0
-        while True:
-            failures += 1
-            yield backoff_s(failures, rng.random(), first_s=FIRST_DELAY_S, last_s=LAST_DELAY_S)
-
-
-def kopf_settings(own: Settings) -> kopf.OperatorSettings:
-    """Settings of kopf: no Events, finalizers, annotations or namespaces of its own; watches that notice silence."""
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    settings.persistence.finalizer = "batchwright.dev/operator"
-    settings.process.ultimate_exiting_timeout = None
-    settings.networking.error_backoffs = Backoffs()
-    settings.networking.request_timeout = 30
-    settings.networking.connect_timeout = 5
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
-    settings.watching.connect_timeout = 5
-    settings.watching.chunk_size = own.list_page_size
-    settings.watching.inactivity_timeout = min(SILENCE_S, own.watch_stale_seconds)
-    settings.queueing.exit_timeout = 0.2
-    return settings
 
 
 class KopfWatch:
@@ -122,22 +86,17 @@ class KopfWatch:
             logger.exception("the thread of kopf ended")
 
     async def _supervise(self) -> None:
+        # By this thread, as it takes a tenth of a second or more, and the first decisions need none of it.
+        from batchwright_operator.process.kopf_run import run_kopf
+
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        resources = list(dict.fromkeys(list_watch.resource for list_watch in self._list_watches))
         failures, rng = 0, Random()  # noqa: S311 - jitter
         while not self._stopping.is_set():
             started = time.monotonic()
             why: object = "it returned"
             try:
-                await kopf.operator(
-                    registry=self._registry(),
-                    settings=kopf_settings(self._settings),
-                    # Exact names, so that kopf need not look for namespaces.
-                    clusterwide=not self._settings.watch_namespaces,
-                    namespaces=self._settings.watch_namespaces,
-                    standalone=True,
-                    # Otherwise kopf looks up the name of the process's user, which a pod's user need not have.
-                    identity="batchwright",  # type: ignore[arg-type]
-                )
+                await run_kopf(self._settings, self._credentials, resources, self._on_event)
             except asyncio.CancelledError:
                 if self._stopping.is_set():
                     raise
@@ -150,29 +109,12 @@ class KopfWatch:
             self._main.call_soon_threadsafe(self._restarted)
             await asyncio.sleep(delay)
 
-    def _registry(self) -> kopf.OperatorRegistry:
-        registry = kopf.OperatorRegistry()
-
-        @kopf.on.login(registry=registry)
-        async def login(**_: Any) -> kopf.AiohttpSession:
-            await asyncio.to_thread(self._credentials.refresh)
-            session = self._credentials.session(limit=CONNECTIONS)
-            return kopf.AiohttpSession(server=self._credentials.server, aiohttp_session=session)
-
-        for resource in dict.fromkeys(list_watch.resource for list_watch in self._list_watches):
-            self._listen(registry, resource)
-        return registry
-
-    def _listen(self, registry: kopf.OperatorRegistry, resource: Resource) -> None:
+    def _on_event(self, resource: Resource, kind: str | None, obj: Raw) -> None:
         mine = {one.namespace: one for one in self._list_watches if one.resource == resource}
+        list_watch = mine.get("") or mine[obj["metadata"]["namespace"]]
+        self._main.call_soon_threadsafe(self._enter, list_watch, kind, obj)
 
-        @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
-        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-            obj: dict[str, Any] = dict(event["object"])
-            list_watch = mine.get("") or mine[obj["metadata"]["namespace"]]
-            self._main.call_soon_threadsafe(self._enter, list_watch, event["type"], obj)
-
-    def _enter(self, list_watch: ListWatch, kind: str | None, obj: dict[str, Any]) -> None:
+    def _enter(self, list_watch: ListWatch, kind: str | None, obj: Raw) -> None:
         if kind == "DELETED":
             self._store.deleted(list_watch, obj)
             return

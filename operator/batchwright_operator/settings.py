@@ -97,7 +97,7 @@ class Settings(_Section, kw_only=True, frozen=True):
     benchmark_idle_threshold: float = 0.3
     """A processor below this utilization counts as idle."""
     benchmark_idle_wait_seconds: float = 600.0
-    """After that the node is unbenchmarked and placeable."""
+    """After that the node is unbenchmarked and placeable; nor does a pod wait for longer for one to be measured."""
     spot_check_seconds: float = 3600.0
     """How often the drift sentinel measures a processor for some seconds, when that is idle; 0: never."""
     spot_check_budget_seconds: int = 10

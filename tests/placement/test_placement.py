@@ -287,7 +287,34 @@ def test_unbenchmarked_comes_after_every_benchmarked_one() -> None:
     assert "fast lost as it is not benchmarked" in decision.events[0].message
 
 
-def test_pods_wait_for_the_first_benchmark_however_long_it_takes() -> None:
+def test_no_pod_waits_for_a_benchmark_while_a_measured_node_has_room() -> None:
+    """Be it as slow and as busy as can be."""
+    world = two_nodes()
+    world.facts.put(ACCELERATOR_PROFILE, profile("fast", None, reason="BenchmarkRunning"))
+    world.sample("slow", 0.99)
+    decision = world.decide(pod("a"))
+    assert bound(decision) == {"a": "slow"}
+    assert "not considered: 1 awaiting its first benchmark" in decision.events[0].message
+
+
+def test_a_pod_waits_for_a_benchmark_no_longer_than_a_node_does() -> None:
+    world = World([node("n")], [])  # whose profile never comes
+    decision = world.decide(pod("a", age_s=570))
+    assert waiting(decision) == ["AwaitingBenchmark: none of 1 node fits: 1 awaiting its first benchmark"]
+    assert decision.requeue_after_s == 5.0
+    world.settle(decision)
+    released = world.decide(now=NOW + 31.0)
+    (patch,) = released.actions
+    assert isinstance(patch, Patch)
+    receipt = receipts.parse({"metadata": patch.patch["metadata"]})
+    assert receipt is not None
+    assert receipt.reason == (
+        "released to the scheduler without a node: none of 1 node fits: 1 awaiting its first benchmark"
+    )
+    assert [(each.reason, each.type) for each in released.events] == [("AwaitingBenchmark", "Normal")]
+
+
+def test_pods_wait_for_the_first_benchmark_for_minutes() -> None:
     world = World([node("n")], [profile("n", None, reason="BenchmarkRunning")])
     decision = world.decide(pod("a", age_s=300))
     assert waiting(decision) == ["AwaitingBenchmark: none of 1 node fits: 1 awaiting its first benchmark"]

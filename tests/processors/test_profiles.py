@@ -287,6 +287,7 @@ def test_only_an_idle_processor_is_measured_and_none_waits_forever() -> None:
     assert world.facts.objects[JOB] == []
     assert (world.processor().reason, world.processor().message) == ("AwaitingBenchmark", "it is busy")
     assert (world.processor().awaiting, decision.requeue_after_s) == (True, 5.0)
+    assert world.condition("Degraded") == ("Unknown", "NoMeasurement")
     world.now += 601
     world.sample(0.8)
     world.decide()

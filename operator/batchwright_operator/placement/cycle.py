@@ -201,18 +201,20 @@ class Cycle:
         self._latencies_s.append(max(0.0, self._now - self._memory.first_seen.get(pod.uid, self._now)))
 
     def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> tuple[Action, ...]:
-        """Waits for a node or its benchmark, but for a node not longer than the settings say."""
+        """Waits for a node or its benchmark, but not longer than the settings say."""
         reasons = group.pool.reasons(pod)
         message = describe_counts(reasons, len(self._state.nodes))
-        left_s = self._settings.unfit_seconds - (self._now - pod.created_at)
+        # Only where no measured node has room. A node that is never measured (its profile is somebody else's, say)
+        # holds nobody for longer than a node that is never idle.
         is_awaiting = AWAITING_BENCHMARK in reasons
-        if is_awaiting or left_s > 0:
-            reason = NO_BENCHMARK if is_awaiting else NO_FIT
-            if not is_awaiting:
-                self._requeue(left_s)
+        reason = NO_BENCHMARK if is_awaiting else NO_FIT
+        limit_s = self._settings.benchmark_idle_wait_seconds if is_awaiting else self._settings.unfit_seconds
+        left_s = limit_s - (self._now - pod.created_at)
+        if left_s > 0:
+            self._requeue(left_s)
             return self._keep_pending(pod, PendingReason(reason=reason, message=message))
         # A cluster autoscaler does not see a gated pod: only without its gate can a node be added for it.
-        return self._release(pod, NO_FIT, message)
+        return self._release(pod, reason, message)
 
     def _keep_pending(self, pod: PlacedPod, why: PendingReason) -> tuple[Action, ...]:
         self._requeue(REQUEUE_S)

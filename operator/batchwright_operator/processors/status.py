@@ -117,7 +117,7 @@ def _schedulable(view: View) -> Condition:
 
 
 def _degraded(view: View, written: object) -> Condition:
-    """Whether a benchmark came out much lower than the one before; stays until the next result."""
+    """Whether a benchmark came out much lower than the one before; stays until the next result. Unknown without one."""
     fallen, measured = [], False
     for each in view.processors:
         before = view.before.get(each.kind)
@@ -131,4 +131,8 @@ def _degraded(view: View, written: object) -> Condition:
     earlier = find(written, "Degraded")
     if earlier.get("status") == "True" and not measured:
         return Condition(type="Degraded", status="True", reason=earlier["reason"], message=earlier["message"])
+    if all(each.capacity is None or each.estimated_from for each in view.processors):
+        return Condition(
+            type="Degraded", status="Unknown", reason="NoMeasurement", message="nothing was measured here yet"
+        )
     return Condition(type="Degraded", status="False", reason="AsMeasured", message="no benchmark came out much lower")

@@ -59,6 +59,27 @@ def test_spec_lists_and_texts_are_bounded() -> None:
     assert unbounded == []
 
 
+def test_no_element_of_a_list_has_a_default() -> None:
+    """A three-way merge of lists could never settle it (`api/defaults`)."""
+    assert [path for path, schema in FIELDS if "[]" in path and "default" in schema] == []
+
+
+def test_the_keys_of_lists_are_required() -> None:
+    keyed = [(path, schema) for path, schema in FIELDS if schema.get("x-kubernetes-list-type") == "map"]
+    assert keyed
+    for path, schema in keyed:
+        assert set(schema["x-kubernetes-list-map-keys"]) <= set(schema["items"]["required"]), path
+
+
+def test_a_description_tells_the_default_that_the_schema_has_not() -> None:
+    described = {path: str(schema.get("description")) for path, schema in FIELDS}
+    models = "ModelDeployment.spec.models[]"
+    assert described[f"{models}.batching.maxSize"].endswith(" Default: 32.")
+    assert described[f"{models}.artifacts[].accelerator"].endswith(" Default: cpu.")
+    assert described[f"{models}.inputs[].batched"].endswith(" Default: true.")
+    assert "Default:" not in described[f"{models}.batching.mode"]
+
+
 def test_no_status_field_but_the_generation_has_a_default() -> None:
     status = [path for path, schema in FIELDS if ".status." in path and "default" in schema]
     assert status == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchwright_operator.crds.generate import KINDS, definition
-from e2e.cluster import ControlPlane
+from e2e.cluster import ApiError, ControlPlane
 from tests.crds.api_cases import MINIMAL_DEPLOYMENT, Document
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.usefixtures("crds")]
@@ -94,6 +95,47 @@ def test_the_columns_are_those_of_the_contract(plural: str, header: str, control
     names = control_plane.api.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.batchwright.dev")
     columns = names["spec"]["versions"][0]["additionalPrinterColumns"]
     assert " ".join(["NAME", *(column["name"].upper() for column in columns)]) == header
+
+
+@pytest.mark.parametrize(
+    ("status", "taken"),
+    [
+        ({"observedGeneration": 0}, True),
+        ({"observedGeneration": -1}, False),
+        ({"lastTransitionTime": "today"}, False),
+        ({"reason": "Not a word"}, False),
+        ({"reason": ""}, False),
+        ({"type": "Ready now"}, False),
+        ({"type": "example.org/Ready"}, True),
+        ({"status": "Maybe"}, False),
+        ({"message": None}, False),
+    ],
+    ids=str,
+)
+def test_conditions_are_those_of_kubernetes(
+    status: Document, taken: bool, deployment: str, control_plane: ControlPlane
+) -> None:
+    """What `metav1.Condition` validates."""
+    good = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+    condition = {name: value for name, value in {**good, **status}.items() if value is not None}
+    path = f"{DEPLOYMENTS}/{deployment}/status?dryRun=All"
+    with contextlib.nullcontext() if taken else pytest.raises(ApiError, match="conditions"):
+        control_plane.api.patch(path, {"status": {"conditions": [condition]}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "selector"),
+    [("mdep", "status.summary.reason=x"), ("infjob", "spec.suspend=true"), ("accel", "status.summary.kinds=cpu")],
+)
+def test_objects_are_selected_by_what_matters_of_them(kind: str, selector: str, kubectl: Kubectl) -> None:
+    assert kubectl("get", kind, "--field-selector", selector, "-o", "name").stdout == ""
+
+
+def test_a_selector_finds_what_has_the_value(deployment: str, kubectl: Kubectl, control_plane: ControlPlane) -> None:
+    control_plane.api.patch(f"{DEPLOYMENTS}/{deployment}/status", {"status": {"summary": {"reason": "Placing"}}})
+    found = kubectl("get", "mdep", "--field-selector=status.summary.reason=Placing", "-o", "name").stdout.split()
+    assert found == [f"modeldeployment.batchwright.dev/{deployment}"]
 
 
 def test_the_category_lists_all_kinds(deployment: str, kubectl: Kubectl) -> None:

@@ -65,7 +65,8 @@ def test_good_manifests_are_taken_with_the_defaults_of_local_mode(
     document: Document, control_plane: ControlPlane
 ) -> None:
     stored = control_plane.api.request("POST", path_of(document), document)
-    assert stored["spec"] == with_defaults(document)["spec"]
+    assert with_defaults(stored)["spec"] == with_defaults(document)["spec"]
+    assert {name for name in with_defaults(document)["spec"] if name not in stored["spec"]} == set()
     assert stored["status"] == {"observedGeneration": -1}
     assert validate(document) == []
 

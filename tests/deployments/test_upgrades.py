@@ -313,15 +313,15 @@ def test_the_shape_has_no_defaults_and_only_what_pods_are_made_from() -> None:
 
 RENDERINGS: dict[int, dict[str, str]] = {
     2: {
-        "claimed-devices": "1c6dc83ecd",
-        "cpu-claim": "67c38e72a2",
-        "emulated": "12518cfd05",
-        "fetched": "0b8c165014",
-        "folder": "fc4fac0efc",
-        "hatches": "edad997073",
-        "own-server": "022334af55",
-        "tls": "d187ffa44a",
-        "two-devices": "96febac393",
+        "claimed-devices": "01b9d6dab7",
+        "cpu-claim": "f41d2b73ab",
+        "emulated": "d58bf46d99",
+        "fetched": "9ef7aea3d7",
+        "folder": "d70a7af3fe",
+        "hatches": "b741dbd165",
+        "own-server": "ebb44e2a30",
+        "tls": "c268022045",
+        "two-devices": "860916b588",
     }
 }
 

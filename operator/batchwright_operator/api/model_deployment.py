@@ -9,6 +9,7 @@ import msgspec
 from batchwright_operator.api.identity import Identified, identity
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.kube.objects import Raw
+from batchwright_worker.api.defaults import effective
 from batchwright_worker.api.deployment import (
     Artifact,
     Model,
@@ -20,7 +21,8 @@ from batchwright_worker.api.deployment import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDeployment(Identified):
-    """What a user wants of one deployment. `spec` is the typed spec, `raw` the object it came from (never mutated)."""
+    """What a user wants of one deployment. `spec` is the typed spec, `raw` the object it came from (never mutated),
+    whose elements of lists say their defaults."""
 
     spec: ModelDeploymentSpec
     raw: Raw
@@ -56,4 +58,6 @@ def parse(raw: Raw) -> ModelDeployment:
         spec = parse_spec(raw.get("spec", {}))
     except msgspec.ValidationError as error:
         raise InvalidSpec(error) from error
-    return ModelDeployment(identity=identity(raw), spec=spec, raw=raw)
+    # What pods are made from is the same text whether the API server, which did so in 0.1.0, or this filled it in.
+    filled = {**raw, "spec": effective(raw["spec"], ModelDeploymentSpec)} if "spec" in raw else raw
+    return ModelDeployment(identity=identity(raw), spec=spec, raw=filled)

@@ -12,6 +12,7 @@ import click
 import msgspec
 import yaml
 
+from batchwright_operator.crds.conditions import CONDITIONS
 from batchwright_operator.crds.schema import Schema, structural
 from batchwright_operator.crds.status_types import AcceleratorProfileStatus, InferenceJobStatus, ModelDeploymentStatus
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, INFERENCE_JOB, MODEL_DEPLOYMENT, Raw, Resource
@@ -56,6 +57,8 @@ class Kind:
     """Its rules stand at the root of the schema, where `self.metadata.name` is known."""
     spec: type[msgspec.Struct] | None = None
     scale: bool = False
+    selectable: tuple[str, ...] = (".status.summary.reason",)
+    """What `kubectl get --field-selector` takes besides metadata."""
 
 
 def _condition(name: str, what: str) -> Column:
@@ -95,6 +98,7 @@ KINDS = (
         root=InferenceJob,
         spec=InferenceJobSpec,
         status=InferenceJobStatus,
+        selectable=(".spec.suspend", ".status.summary.reason"),
         columns=(
             REASON,
             Column(name="Progress", path=".status.summary.progress", description="Share of the items that are done."),
@@ -111,6 +115,7 @@ KINDS = (
         short_name="accel",
         description="What one node's processors can do, as measured there. Written by the operator, one per node.",
         status=AcceleratorProfileStatus,
+        selectable=(".status.summary.kinds",),
         columns=(
             Column(name="Kinds", path=".status.summary.kinds", description="Kinds of accelerators on the node."),
             Column(name="Product", path=".status.summary.products", description="Their products."),
@@ -133,9 +138,15 @@ def _root_schema(kind: Kind) -> Schema:
     if kind.spec is not None:
         properties["spec"] = structural(kind.spec, RULES)
         schema["required"] = ["spec"]
-    properties["status"] = structural(kind.status) | {"default": {"observedGeneration": -1}}
+    properties["status"] = _status_schema(kind)
     rules = [{"rule": rule.cel, "message": rule.message} for rule in RULES if rule.on is kind.root]
     return schema | ({"x-kubernetes-validations": rules} if rules else {})
+
+
+def _status_schema(kind: Kind) -> Schema:
+    schema = structural(kind.status)
+    properties = {**schema["properties"], "conditions": CONDITIONS}
+    return {**schema, "properties": properties, "default": {"observedGeneration": -1}}
 
 
 def _subresources(kind: Kind) -> dict[str, Any]:
@@ -155,6 +166,7 @@ def definition(kind: Kind) -> Raw:
         "served": True,
         "storage": True,
         "additionalPrinterColumns": [column.as_dict() for column in kind.columns],
+        "selectableFields": [{"jsonPath": path} for path in kind.selectable],
         "subresources": _subresources(kind),
         "schema": {"openAPIV3Schema": _root_schema(kind)},
     }

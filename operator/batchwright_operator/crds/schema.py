@@ -1,7 +1,8 @@
 """Structural OpenAPI schemas from msgspec Structs, with the CEL rules of the manifests.
 
 msgspec writes JSON Schema 2020; the API server wants a structural schema: no `$ref`, no null, an integer-or-string
-marker instead of a choice, and defaults only where a user should see them in the object.
+marker instead of a choice, and defaults only outside of lists (`batchwright_worker/api/defaults` says why); within
+lists the descriptions tell them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class _Writer:
         if written.get("default") in (None, (), [], {}):
             written.pop("default", None)
         if "items" in node:
-            written["items"] = self._write(node["items"])
+            written["items"] = _element(self._write(node["items"]))
         elif node.get("type") == "object":
             written |= self._map(node)
         if written.get("type") == "integer":
@@ -97,6 +98,18 @@ def _struct_default(schema: Schema) -> Schema:
         return {}
     inner = {name: each["default"] for name, each in schema["properties"].items() if "default" in each}
     return {"default": inner} if inner else {}
+
+
+def _element(schema: Schema) -> Schema:
+    """The schema of an element of a list, whose defaults are told instead of set."""
+    written = dict(schema)
+    default = written.pop("default", None)
+    if default is not None and not isinstance(default, dict):
+        text = msgspec.json.encode(default).decode() if not isinstance(default, str) else default
+        written["description"] = f"{written['description'].rstrip()} Default: {text}."
+    if "properties" in written:
+        written["properties"] = {name: _element(each) for name, each in written["properties"].items()}
+    return written
 
 
 def _validations(rules: Iterable[Rule], before: Iterable[Schema] = ()) -> Schema:

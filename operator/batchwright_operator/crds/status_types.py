@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -18,20 +18,10 @@ from batchwright_worker.api.fields import ATOMIC, Value, doc, keyed
 Decimal = str | None
 Whole = int | None
 Text = str | None
+Time = Annotated[datetime, msgspec.Meta(tz=True)] | None
 
 
-class Condition(Value, kw_only=True, frozen=True):
-    """One aspect of the state, as metav1.Condition."""
-
-    type: Annotated[str, doc("What it is about.", max_length=316)]
-    status: Annotated[Literal["True", "False", "Unknown"], doc("Whether it is so.")]
-    observed_generation: Annotated[Whole, doc("metadata.generation that it was decided from.")] = None
-    last_transition_time: Annotated[datetime, doc("When `status` last turned.")]
-    reason: Annotated[str, doc("Why, as one word in CamelCase.", min_length=1, max_length=1024)]
-    message: Annotated[str, doc("Why, as a sentence that says what to do.", max_length=32768)]
-
-
-Conditions = Annotated[tuple[Condition, ...], doc("The state, aspect by aspect.", extra_json_schema=keyed("type"))]
+Conditions = Annotated[tuple[dict[str, Any], ...], doc("The state, aspect by aspect; `conditions` has their schema.")]
 
 
 class Address(Value, kw_only=True, frozen=True):
@@ -120,7 +110,7 @@ class ModelStatus(Value, kw_only=True, frozen=True):
     throughput: Annotated[Whole, doc("Rows per second.")] = None
     queue_length: Annotated[Whole, doc("Rows that wait.")] = None
     tuning: Annotated[TuningStatus | None, doc("How the batch size is decided.")] = None
-    last_change_time: Annotated[datetime | None, doc("When a replica last changed its batch size.")] = None
+    last_change_time: Annotated[Time, doc("When a replica last changed its batch size.")] = None
     last_change_reason: Annotated[Text, doc("Why it did.")] = None
     last_change_rule: Annotated[
         Text, doc("The rule that changed it: FirstSize, Step (A6), or FittedStep (A6 with a variable step).")
@@ -189,7 +179,7 @@ class PlacementStatus(Value, kw_only=True, frozen=True):
     runners_up: Annotated[
         tuple[RunnerUpStatus, ...], doc("The best candidates that lost, at most 3.", extra_json_schema=ATOMIC)
     ] = ()
-    decided_time: Annotated[datetime | None, doc("When it was decided.")] = None
+    decided_time: Annotated[Time, doc("When it was decided.")] = None
     reason: Annotated[Text, doc("Why, as a sentence.")] = None
 
 
@@ -229,7 +219,7 @@ class ModelDeploymentStatus(Value, kw_only=True, frozen=True):
         tuple[PlacementStatus, ...], doc("The newest placements, at most 20.", extra_json_schema=keyed("pod"))
     ] = ()
     summary: Annotated[DeploymentSummary | None, doc("Scalars for the printer columns.")] = None
-    last_updated_time: Annotated[datetime | None, doc("When this status was last written.")] = None
+    last_updated_time: Annotated[Time, doc("When this status was last written.")] = None
 
 
 class Shards(Value, kw_only=True, frozen=True):
@@ -285,14 +275,14 @@ class InferenceJobStatus(Value, kw_only=True, frozen=True):
         Whole, doc("metadata.generation that this status was decided from; -1: none yet.")
     ] = None
     conditions: Conditions = ()
-    start_time: Annotated[datetime | None, doc("When the job started.")] = None
-    completion_time: Annotated[datetime | None, doc("When the job was complete.")] = None
+    start_time: Annotated[Time, doc("When the job started.")] = None
+    completion_time: Annotated[Time, doc("When the job was complete.")] = None
     shards: Annotated[Shards | None, doc("Progress by shard.")] = None
     items: Annotated[Items | None, doc("Progress by item.")] = None
     throughput: Annotated[Decimal, doc("Items per second, a decimal string.")] = None
     progress_percentage: Annotated[Whole, doc("Share of the items that are done.")] = None
     estimated_remaining_seconds: Annotated[Whole, doc("Time to the end at the measured rate.")] = None
-    last_updated_time: Annotated[datetime | None, doc("When progress was last written.")] = None
+    last_updated_time: Annotated[Time, doc("When progress was last written.")] = None
     tasks: Annotated[tuple[TaskStatus, ...], doc("Each task over all shards.", extra_json_schema=keyed("name"))] = ()
     failures: Annotated[
         tuple[Failure, ...],
@@ -320,7 +310,7 @@ class LoadTableRow(Value, kw_only=True, frozen=True):
 class SpotCheckStatus(Value, kw_only=True, frozen=True):
     """One measurement of the drift sentinel."""
 
-    time: Annotated[datetime | None, doc("When it ended.")] = None
+    time: Annotated[Time, doc("When it ended.")] = None
     images_per_second: Annotated[Decimal, doc("One service at the best batch size, a decimal string.")] = None
 
 
@@ -356,7 +346,7 @@ class Processor(Value, kw_only=True, frozen=True):
             "Cheap measurements in idle times since the benchmark, at most 12, oldest first.", extra_json_schema=ATOMIC
         ),
     ] = ()
-    benchmarked_time: Annotated[datetime | None, doc("When it was measured.")] = None
+    benchmarked_time: Annotated[Time, doc("When it was measured.")] = None
     reason: Annotated[Text, doc("State of the measurement in CamelCase, for example AwaitingBenchmark.")] = None
     message: Annotated[Text, doc("The same as a sentence that says what to do.")] = None
     node_class: Annotated[
@@ -366,7 +356,7 @@ class Processor(Value, kw_only=True, frozen=True):
         Text, doc("Node of the same class whose measurement counts until this one is measured itself.")
     ] = None
     failures: Annotated[Whole, doc("Benchmarks that failed in a row.")] = None
-    retry_time: Annotated[datetime | None, doc("When the next one is due after a failure.")] = None
+    retry_time: Annotated[Time, doc("When the next one is due after a failure.")] = None
     benchmarked_as: Annotated[Text, doc("Digest of hardware, driver, image and request that were measured.")] = None
 
 

@@ -16,14 +16,16 @@ from typing import Any
 import msgspec
 import yaml
 
-from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
-from batchwright_worker.api.job import InferenceJob, parse_job
+from batchwright_worker.api.defaults import effective
+from batchwright_worker.api.deployment import ModelDeployment, ModelDeploymentSpec, parse_deployment
+from batchwright_worker.api.job import InferenceJob, InferenceJobSpec, parse_job
 from batchwright_worker.api.names import API_VERSION
 from batchwright_worker.api.rules.rule import Rule, is_transition
 from batchwright_worker.api.validation import Problem, structural_problems
 
 Document = dict[str, Any]
 KINDS = {"ModelDeployment": "modeldeployments", "InferenceJob": "inferencejobs"}
+_SPECS: dict[str, type[msgspec.Struct]] = {"ModelDeployment": ModelDeploymentSpec, "InferenceJob": InferenceJobSpec}
 
 
 class ManifestError(ValueError):
@@ -66,11 +68,14 @@ def schema_of(kind: str) -> Document:
 
 
 def with_defaults(document: Document) -> Document:
-    """A copy with the schema's defaults filled in, as the API server does it; documents of other kinds unchanged."""
+    """A copy with all defaults filled in: the schema's as the API server does it, and those of elements of lists as
+    the operator does it; documents of other kinds unchanged."""
     if document.get("kind") not in KINDS:
         return document
     filled = copy.deepcopy(document)
     _fill({key: value for key, value in schema_of(document["kind"])["properties"].items() if key == "spec"}, filled)
+    if isinstance(filled.get("spec"), dict):
+        filled["spec"] = effective(filled["spec"], _SPECS[document["kind"]])
     return filled
 
 

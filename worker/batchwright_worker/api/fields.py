@@ -2,7 +2,8 @@
 
 Structs here and in `manifest` and `manifest_job` are the one source of the API: the operator's `crd` module turns
 them into the CRDs' schemas (descriptions, limits, defaults, list types), and both sides parse with them, so that
-an absent field means the schema's default everywhere. `None` means "unset" and has no default in the schema.
+an absent field means the struct's default everywhere. `None` means "unset" and has no default in the schema; nor has
+anything within a list (`api/defaults`).
 """
 
 from __future__ import annotations

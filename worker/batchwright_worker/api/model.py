@@ -307,7 +307,7 @@ class Model(Value, kw_only=True, frozen=True):
             "One per kind of accelerator that may run the model.",
             min_length=1,
             max_length=10,
-            extra_json_schema=keyed("accelerator"),
+            extra_json_schema=ATOMIC,  # a key of a list may only be left out where the schema has a default for it
         ),
     ]
     inputs: Annotated[

@@ -17,8 +17,8 @@ from batchwright_worker.api.deployment import (
     Strategy,
     Weights,
 )
-from batchwright_worker.api.rules.model import distinct
-from batchwright_worker.api.rules.rule import Rule
+from batchwright_worker.api.rules.model import distinct, kind_of, kinds_of
+from batchwright_worker.api.rules.rule import Rule, or_default
 
 SIDECAR_PORTS: Final = (8000, 8001, 8090)
 SERVICE_NAME: Final = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -67,8 +67,7 @@ RULES: Final = (
     Rule(
         on=ModelDeploymentSpec,
         names="runtimes",
-        cel="!has(self.runtimes) || self.runtimes.all(r, "
-        "self.models.all(m, m.artifacts.exists(a, a.accelerator == r.accelerator)))",
+        cel=f"!has(self.runtimes) || self.runtimes.all(r, self.models.all(m, r.accelerator in {kinds_of('m')}))",
         holds=lambda spec: all(
             runtime.accelerator in _kinds(model) for runtime in spec.runtimes for model in spec.models
         ),
@@ -79,7 +78,7 @@ RULES: Final = (
         on=ModelDeploymentSpec,
         names="models",
         cel="(has(self.runtimes) && size(self.runtimes) > 0) || "
-        "self.models[0].artifacts.exists(a, self.models.all(m, m.artifacts.exists(b, b.accelerator == a.accelerator)))",
+        f"self.models[0].artifacts.exists(a, self.models.all(m, {kind_of('a')} in {kinds_of('m')}))",
         holds=_served_somewhere,
         wrong="no kind of accelerator that all models have an artifact for, so that no pod could serve them",
         remedy="add artifacts for one common accelerator, or make several ModelDeployments",
@@ -103,7 +102,7 @@ RULES: Final = (
     Rule(
         on=Runtime,
         names="count",
-        cel="self.accelerator != 'cpu' || self.count == 1",
+        cel=f"self.accelerator != 'cpu' || {or_default('self.?count', Runtime, 'count')} == 1",
         holds=lambda runtime: runtime.accelerator != "cpu" or runtime.count == 1,
         wrong="cpu is one device",
         remedy="write count: 1 and ask for cores in resources.requests.cpu",
@@ -119,7 +118,7 @@ RULES: Final = (
     Rule(
         on=Runtime,
         names="protocol",
-        cel="self.protocol != 'open-inference' || (has(self.image) && has(self.port))",
+        cel="!has(self.protocol) || self.protocol != 'open-inference' || (has(self.image) && has(self.port))",
         holds=lambda runtime: (
             runtime.protocol != "open-inference" or (runtime.image is not None and runtime.port is not None)
         ),
@@ -129,7 +128,7 @@ RULES: Final = (
     Rule(
         on=Runtime,
         names="protocol",
-        cel="self.protocol == 'open-inference' || "
+        cel="(has(self.protocol) && self.protocol == 'open-inference') || "
         "!(has(self.port) || has(self.grpcPort) || has(self.command) || has(self.args))",
         holds=lambda runtime: (
             runtime.protocol == "open-inference"

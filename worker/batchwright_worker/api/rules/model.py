@@ -8,8 +8,8 @@ from typing import Final
 
 from batchwright_worker.api.formats import FILE_OPTIONAL, SCRIPTED, UNDECLARING, WITHOUT_FILE, listed
 from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tensor, WarmUp
-from batchwright_worker.api.names import KIND_EMULATED
-from batchwright_worker.api.rules.rule import Rule
+from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
+from batchwright_worker.api.rules.rule import Rule, or_default
 
 _SCHEMES: Final = ("https", "s3", "gs", "az", "hf", "oci", "pvc")
 
@@ -70,6 +70,16 @@ def distinct(names: list[str]) -> bool:
     return len(set(names)) == len(names)
 
 
+def kind_of(artifact: str) -> str:
+    """CEL for the kind of accelerator of an artifact, which need not say it."""
+    return f"(has({artifact}.accelerator) ? {artifact}.accelerator : '{KIND_CPU}')"
+
+
+def kinds_of(model: str) -> str:
+    """CEL for the kinds of accelerators of a model's artifacts."""
+    return f"{model}.artifacts.map(x, {kind_of('x')})"
+
+
 def _among(formats: tuple[str, ...]) -> str:
     """CEL that follows a format: it is one of these."""
     one, *more = formats
@@ -123,7 +133,7 @@ _ARTIFACT = (
     Rule(
         on=Artifact,
         names="format",
-        cel=f"self.accelerator != '{KIND_EMULATED}' || self.format == 'emulated'",
+        cel=f"!has(self.accelerator) || self.accelerator != '{KIND_EMULATED}' || self.format == 'emulated'",
         holds=lambda artifact: artifact.accelerator != KIND_EMULATED or artifact.format == "emulated",
         wrong="the emulated accelerator runs emulated models only",
         remedy=f"write format: emulated with accelerator: {KIND_EMULATED}, or another accelerator",
@@ -168,6 +178,10 @@ _ARTIFACT = (
     ),
 )
 
+_MIN_SIZE = or_default("self.?minSize", Batching, "min_size")
+_MAX_SIZE = or_default("self.?maxSize", Batching, "max_size")
+_STEP = or_default("self.?step", Batching, "step")
+
 _MODEL = (
     Rule(
         on=Tensor,
@@ -180,7 +194,7 @@ _MODEL = (
     Rule(
         on=Batching,
         names="maxSize",
-        cel="self.minSize <= self.maxSize",
+        cel=f"{_MIN_SIZE} <= {_MAX_SIZE}",
         holds=lambda batching: batching.min_size <= batching.max_size,
         wrong="smaller than minSize",
         remedy="write minSize <= maxSize",
@@ -188,7 +202,7 @@ _MODEL = (
     Rule(
         on=Batching,
         names="initialSize",
-        cel="!has(self.initialSize) || (self.minSize <= self.initialSize && self.initialSize <= self.maxSize)",
+        cel=f"!has(self.initialSize) || ({_MIN_SIZE} <= self.initialSize && self.initialSize <= {_MAX_SIZE})",
         holds=lambda batching: (
             batching.initial_size is None or batching.min_size <= batching.initial_size <= batching.max_size
         ),
@@ -198,7 +212,7 @@ _MODEL = (
     Rule(
         on=Batching,
         names="step",
-        cel="self.step == 1 || self.step <= self.maxSize - self.minSize",
+        cel=f"{_STEP} == 1 || {_STEP} <= {_MAX_SIZE} - {_MIN_SIZE}",
         holds=lambda batching: batching.step == 1 or batching.step <= batching.max_size - batching.min_size,
         wrong="larger than maxSize - minSize, so that no second size could be reached",
         remedy="write a smaller step or a wider range",
@@ -206,7 +220,7 @@ _MODEL = (
     Rule(
         on=Batching,
         names="maxQueueLength",
-        cel="self.maxQueueLength >= self.maxSize",
+        cel=f"{or_default('self.?maxQueueLength', Batching, 'max_queue_length')} >= {_MAX_SIZE}",
         holds=lambda batching: batching.max_queue_length >= batching.max_size,
         wrong="shorter than one batch of maxSize",
         remedy="write at least maxSize",
@@ -215,7 +229,8 @@ _MODEL = (
         on=Model,
         names="batching.maxQueueDelayMilliseconds",
         cel="!has(self.targets) || !has(self.targets.latencyMilliseconds) || "
-        "self.batching.maxQueueDelayMilliseconds < self.targets.latencyMilliseconds",
+        f"{or_default('self.?batching.?maxQueueDelayMilliseconds', Batching, 'max_queue_delay_milliseconds')}"
+        " < self.targets.latencyMilliseconds",
         holds=lambda model: (
             model.targets.latency_milliseconds is None
             or model.batching.max_queue_delay_milliseconds < model.targets.latency_milliseconds
@@ -227,7 +242,8 @@ _MODEL = (
         on=Model,
         names="batching.windowMilliseconds",
         cel="!has(self.targets) || !has(self.targets.latencyMilliseconds) || "
-        "self.targets.latencyMilliseconds <= 10 * self.batching.windowMilliseconds",
+        "self.targets.latencyMilliseconds <= 10 * "
+        f"{or_default('self.?batching.?windowMilliseconds', Batching, 'window_milliseconds')}",
         holds=lambda model: (
             model.targets.latency_milliseconds is None
             or model.targets.latency_milliseconds <= 10 * model.batching.window_milliseconds
@@ -238,7 +254,7 @@ _MODEL = (
     Rule(
         on=Model,
         names="batching.padding.dimension",
-        cel="!has(self.batching.padding) || !has(self.inputs) || self.inputs.exists(i, "
+        cel="!has(self.batching) || !has(self.batching.padding) || !has(self.inputs) || self.inputs.exists(i, "
         "size(i.shape) > self.batching.padding.dimension && i.shape[self.batching.padding.dimension] == -1)",
         holds=_padding_applies,
         wrong="no input varies in it",
@@ -255,7 +271,7 @@ _MODEL = (
     Rule(
         on=WarmUp,
         names="inputs",
-        cel="self.mode == 'Auto' || !has(self.inputs) || size(self.inputs) == 0",
+        cel="!has(self.mode) || self.mode == 'Auto' || !has(self.inputs) || size(self.inputs) == 0",
         holds=lambda warmup: warmup.mode == "Auto" or not warmup.inputs,
         wrong="unused with mode Skip",
         remedy="remove inputs, or write mode: Auto",
@@ -263,8 +279,8 @@ _MODEL = (
     Rule(
         on=Model,
         names="batching.mode",
-        cel="!self.artifacts.exists(a, a.format == 'emulated') || !has(self.batching.mode) || "
-        "self.batching.mode == 'Rows'",
+        cel="!self.artifacts.exists(a, a.format == 'emulated') || !has(self.batching) || "
+        "!has(self.batching.mode) || self.batching.mode == 'Rows'",
         holds=lambda model: (
             model.batching.mode != "Whole" or all(artifact.format != "emulated" for artifact in model.artifacts)
         ),
@@ -297,7 +313,8 @@ _MODEL = (
     Rule(
         on=Model,
         names="artifacts",
-        cel="",
+        # `in [x]` and not `== x`, of which the API server thinks that it compares the longest texts there may be.
+        cel=f"self.artifacts.all(a, self.artifacts.exists_one(b, {kind_of('a')} in [{kind_of('b')}]))",
         holds=lambda model: distinct([artifact.accelerator for artifact in model.artifacts]),
         wrong="two artifacts for one kind of accelerator",
         remedy="keep one per accelerator, and say accelerator: on every one that is not for cpu",

@@ -35,6 +35,14 @@ class Rule:
         return f"{self.wrong}: {self.remedy}"
 
 
+def or_default(path: str, struct: type[msgspec.Struct], attribute: str) -> str:
+    """CEL for the value at a path (`self.?batching.?step`), which is this attribute of the struct: its default where it
+    is not written, as elements of lists have no defaults in the schema (`api/defaults`)."""
+    field = next(each for each in msgspec.structs.fields(struct) if each.name == attribute)
+    assert isinstance(field.default, int), "texts would cost as if they had any length"
+    return f"{path}.orValue({field.default})"
+
+
 def is_transition(rule: Rule) -> bool:
     """Rules about a change need the object as it was, which only the API server has."""
     return "oldSelf" in rule.cel

@@ -10,6 +10,8 @@ from hypothesis import settings
 # CI must tell of a change, not of the day's luck: the examples of a test depend on the test alone. `make soak` searches
 # freely (BATCHWRIGHT_HYPOTHESIS=search) and keeps in .hypothesis/ what it finds; a find becomes an @example.
 # No deadline: how long an example takes depends on what else the machine does.
+os.environ.setdefault("BATCHWRIGHT_WORKER_IMAGE", "localhost/batchwright-worker:dev")
+"""Of operators that tests start where no agents are, whose image they would take (`process/worker_image`)."""
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)
 settings.register_profile("search", print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("BATCHWRIGHT_HYPOTHESIS", "suite"))

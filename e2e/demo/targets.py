@@ -178,7 +178,7 @@ class Kind:
         for worker, cpus in ((f"{self.name}-worker", "1.0"), (f"{self.name}-worker2", "0.5")):
             say(f"   {worker}: {cpus} cores")
             _stream("docker", "update", "--cpus", cpus, worker)
-        self._kubectl().run("apply", "-f", str(OVERLAYS / "kind" / "volumes.yaml"))
+        self._kubectl().run("apply", "--server-side", "-f", str(OVERLAYS / "kind" / "volumes.yaml"))
 
     def _kubectl(self) -> Kubectl:
         return Kubectl(binary=tools.find("kubectl"), context=f"kind-{self.name}")

@@ -70,7 +70,8 @@ class Settings(_Section, kw_only=True, frozen=True):
     """The settings of an administrator. Durations carry their unit."""
 
     # Images.
-    worker_image: str = "localhost/batchwright-worker:dev"
+    worker_image: str = ""
+    """Of sidecars, runtimes, runners and benchmarks. Empty: that of the DaemonSet of agents, also when it changes."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     runtime_table: list[RuntimeEntry] = []
     """Most specific row wins: (kind, format), (kind, *), (*, format), (*, *); none: the worker image."""

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.apiserver  # kubectl is built with it
 Object = dict[str, Any]
 Objects = list[Object]
 Built = Callable[[str], Objects]
-FOLDERS = ["base", "overlays/namespaced", "overlays/embedded", "overlays/kind"]
+FOLDERS = ["base", "overlays/example", "overlays/namespaced", "overlays/embedded", "overlays/kind"]
+SAMPLES = ["samples", "overlays/example/samples"]
 every_folder = pytest.mark.parametrize("folder", FOLDERS)
 
 
@@ -71,11 +72,21 @@ def test_the_operator_cannot_write_what_users_own(built: Built) -> None:
 
 
 @every_folder
-def test_the_operator_starts_the_very_worker_image_that_the_agent_runs(folder: str, built: Built) -> None:
+def test_the_worker_image_is_named_once(folder: str, built: Built) -> None:
+    """By the agents, whom the operator asks; so an overlay that sets `images` alone sets all of them."""
     (agent,) = one(built(folder), "DaemonSet", "batchwright-agent")["spec"]["template"]["spec"]["containers"]
-    (operator,) = one(built(folder), "Deployment", "batchwright-operator")["spec"]["template"]["spec"]["containers"]
-    environment = {entry["name"]: entry.get("value") for entry in operator["env"]}
-    assert environment["BATCHWRIGHT_WORKER_IMAGE"] == agent["image"]
+    assert (agent["name"], "batchwright-worker:" in agent["image"]) == ("agent", True)
+    objects = [each for each in built(folder) if each["kind"] != "CustomResourceDefinition"]
+    assert str(objects).count("batchwright-worker:") == 1
+    assert "WORKER_IMAGE" not in str(objects)
+    named = [rule for name, rule in rules(objects) if "daemonsets" in rule["resources"]]
+    assert [(rule["resourceNames"], rule["verbs"]) for rule in named] == [(["batchwright-agent"], ["get"])]
+
+
+def test_an_overlay_changes_every_image(built: Built) -> None:
+    both = [*built("overlays/example"), *built("overlays/example/samples")]
+    images = {container["image"] for _, spec in templates(both) for container in spec["containers"]}
+    assert images == {f"registry.example/batchwright-{name}:0.1.0" for name in ("operator", "worker")}
 
 
 @every_folder
@@ -110,7 +121,7 @@ def test_host_paths_are_read_only_and_only_the_agents(built: Built) -> None:
 
 
 def test_samples_are_good_manifests(built: Built) -> None:
-    own = [each for each in built("samples") if each["kind"] in KINDS]
+    own = [each for each in built("overlays/example/samples") if each["kind"] in KINDS]
     assert {each["kind"] for each in own} == set(KINDS)
     assert [str(problem) for each in own for problem in validate(each)] == []
 
@@ -127,7 +138,7 @@ def installed(kubectl: Callable[..., subprocess.CompletedProcess[str]], built: B
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("folder", [*FOLDERS, "samples"])
+@pytest.mark.parametrize("folder", [*FOLDERS, *SAMPLES])
 def test_the_api_server_takes_it_without_a_warning(
     folder: str, built: Built, kubectl: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -137,7 +148,7 @@ def test_the_api_server_takes_it_without_a_warning(
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("folder", [*FOLDERS, "samples"])
+@pytest.mark.parametrize("folder", [*FOLDERS, *SAMPLES])
 def test_every_pod_but_the_agents_is_restricted(folder: str, built: Built, plane: ControlPlane) -> None:
     """Each pod spec, as a pod, is admitted where Pod Security restricted is enforced."""
     admitted = {each["metadata"]["name"] for each, spec in templates(built(folder)) if is_restricted(plane, spec)}

@@ -51,7 +51,8 @@ def operator_log(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
     program = [sys.executable, "-m", "batchwright_operator", "run", "--namespace=batchwright-system"]
     options = [f"--kubeconfig={cluster.kubeconfig_for(USER)}", "--metrics-port=0"]
     with log.open("w") as file:
-        process = subprocess.Popen([*program, *options], stdout=file, stderr=file, env=dict(os.environ))
+        environ = {name: value for name, value in os.environ.items() if name != "BATCHWRIGHT_WORKER_IMAGE"}
+        process = subprocess.Popen([*program, *options], stdout=file, stderr=file, env=environ)
         yield log
         process.terminate()
         process.wait(timeout=20)
@@ -94,10 +95,15 @@ def followed(plane: ControlPlane) -> bool:
 def test_the_rights_suffice_for_the_samples_and_their_changes(
     cluster: ControlPlane, operator_log: Path, kubectl: Callable[..., Any]
 ) -> None:
-    kubectl("apply", "-k", str(ROOT / "manifests" / "samples"))
+    kubectl("apply", "--server-side", "-k", str(ROOT / "manifests" / "samples"))
     assert wait_until(lambda: settled(lambda: reconciled(cluster)), timeout_s=60, interval_s=0.3), (
         operator_log.read_text()[-3000:]
     )
+    made = cluster.api.get("/apis/apps/v1/namespaces/batchwright-samples/deployments/scorer-cpu")
+    images = {
+        each["image"] for part in ("containers", "initContainers") for each in made["spec"]["template"]["spec"][part]
+    }
+    assert images == {"batchwright-worker:0.1.0"}  # as the agents have it
     kubectl("scale", "-n", "batchwright-samples", "mdep/scorer", "--replicas=2")
     cluster.api.patch(f"{SAMPLES}/inferencejobs/score-items", {"spec": {"suspend": True}})
     assert wait_until(lambda: settled(lambda: followed(cluster)), timeout_s=60, interval_s=0.3)

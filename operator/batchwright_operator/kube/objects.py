@@ -45,6 +45,7 @@ PVC = _core("PersistentVolumeClaim", "persistentvolumeclaims")
 PV = _core("PersistentVolume", "persistentvolumes", namespaced=False)
 
 DEPLOYMENT = Resource(group="apps", version="v1", kind="Deployment", plural="deployments")
+DAEMON_SET = Resource(group="apps", version="v1", kind="DaemonSet", plural="daemonsets")
 CONTROLLER_REVISION = Resource(group="apps", version="v1", kind="ControllerRevision", plural="controllerrevisions")
 REPLICA_SET = Resource(group="apps", version="v1", kind="ReplicaSet", plural="replicasets")
 JOB = Resource(group="batch", version="v1", kind="Job", plural="jobs")

@@ -25,6 +25,7 @@ from batchwright_operator.process.lease import identity_of
 from batchwright_operator.process.loop_watch import LoopWatch
 from batchwright_operator.process.metrics_server import serve_metrics
 from batchwright_operator.process.registry import build_backgrounds, build_reconcilers, namespaces_of
+from batchwright_operator.process.worker_image import agents_run_another, with_worker_image
 from batchwright_operator.reconcile.applier import LOOK_AGAIN_S, Applier
 from batchwright_operator.reconcile.cache import ListWatch, Store
 from batchwright_operator.reconcile.controller import Controller
@@ -288,9 +289,23 @@ def pod_session() -> aiohttp.ClientSession:
 async def run_operator(
     settings: Settings, options: Options, credentials: Credentials, until: Callable[[], Awaitable[None]]
 ) -> None:
-    """Runs the operator until `until` returns. Raises what ended the operator otherwise."""
+    """Runs the operator until `until` returns, or its worker image is no longer the one to use. Raises what ended the
+    operator otherwise."""
+
+    async def run(client: ApiClient) -> None:
+        known = await with_worker_image(settings, client)
+        operating = asyncio.ensure_future(Operator(known, options, credentials, client).run())
+        others = [] if settings.worker_image else [asyncio.ensure_future(agents_run_another(known, client))]
+        try:
+            await asyncio.wait({operating, *others}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (operating, *others):
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await operating
+
     async with ApiClient(credentials, page_size=settings.list_page_size) as client:
-        running = asyncio.ensure_future(Operator(settings, options, credentials, client).run())
+        running = asyncio.ensure_future(run(client))
         stopping = asyncio.ensure_future(until())
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

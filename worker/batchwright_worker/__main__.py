@@ -64,7 +64,7 @@ ROLES: Final = {
 }
 
 
-@click.group(cls=RoleGroup, roles=ROLES)
+@click.group(cls=RoleGroup, roles=ROLES, extra="worker")
 @click.version_option(package_name="batchwright")
 def main() -> None:
     """Batchwright's worker: everything that runs beside models, and the same without a cluster."""

@@ -23,9 +23,11 @@ class Role:
 class RoleGroup(click.Group):
     """A group whose subcommands are imported on use; its help imports none of them."""
 
-    def __init__(self, *args: Any, roles: Mapping[str, Role], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, roles: Mapping[str, Role], extra: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.roles = roles
+        self.extra = extra
+        """Of the distribution, with what the roles import."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the roles."""
@@ -37,7 +39,16 @@ class RoleGroup(click.Group):
         if role is None:
             return None
         module, attribute = role.target.split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package == module.partition(".")[0]:
+                raise
+            raise click.ClickException(
+                f"{cmd_name} needs the package {package}, which is not installed: "
+                f"pip install 'batchwright[{self.extra}]'"
+            ) from error
         assert isinstance(command, click.Command), f"{role.target} is no click command"
         return command
 

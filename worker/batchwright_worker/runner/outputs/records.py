@@ -62,8 +62,7 @@ class JsonRecords:
     def encode(self, block: BlockResults) -> EncodedBlock:
         """`{"id": .., NAME: value, ..}`; what has no JSON form (NaN, infinities, objects) is that item's error."""
         columns = {name: _spread(len(block.ids), values) for name, values in block.columns.items()}
-        names, values = ("id", *columns), zip(block.ids, *columns.values(), strict=True)
-        records = [dict(zip(names, each, strict=True)) for each in values]
+        records = _records(block.ids, columns)
         if block.failures:
             records = [records[item] for item in block.good]
         lines = _at_once(records)
@@ -71,6 +70,14 @@ class JsonRecords:
         errors = error_lines(block)
         size = len(lines) + sum(map(len, errors))
         return EncodedBlock(count=len(block.ids), nbytes=size, records=lines, errors=errors)
+
+
+def _records(ids: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    if len(columns) == 1:  # most jobs have one sink, and this takes a third of the time
+        ((name, values),) = columns.items()
+        return [{"id": item, name: value} for item, value in zip(ids, values, strict=True)]
+    names, rows = ("id", *columns), zip(ids, *columns.values(), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _at_once(records: Sequence[Mapping[str, Any]]) -> bytes | None:

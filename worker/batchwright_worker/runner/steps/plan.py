@@ -27,6 +27,7 @@ from batchwright_worker.runner.storage.plan_file import (
     read_plan,
     write_plan,
 )
+from batchwright_worker.runner.storage.plan_index import write_index
 
 SHOWN_NAMES = 20
 MAX_SHARDS = 100_000
@@ -51,6 +52,7 @@ def make_plan(job: Job) -> PlanResult:
     if earlier is not None and earlier.key != plan.key:
         clear(output, earlier)
     if plan != earlier:
+        write_index(output, plan)
         write_plan(output, plan)
     return PlanResult(shards=len(plan.shards), items=plan.items, digest=plan.digest, files_left_out=plan.left_out)
 

@@ -32,6 +32,7 @@ from batchwright_worker.runner.storage.plan_file import (
     part_name,
     read_plan,
 )
+from batchwright_worker.runner.storage.plan_index import read_shard
 from batchwright_worker.runner.storage.retry_files import read_retry, retry_output
 
 DEFAULT_BUDGET_BYTES = 256 << 20
@@ -98,23 +99,40 @@ def _items_of(selection: Selection | None) -> str:
     return "all items" if selection is None else selection.title
 
 
+def _planned_shard(job: Job, output: Location, number: int, plan: PlanFile | None) -> tuple[str, PlannedShard]:
+    """The plan's key and one of its shards, of which no other is read where the plan is not at hand."""
+    found = read_shard(output, number) if plan is None and output.exists(PLAN_NAME) else None
+    if found is not None:
+        check_meaning(found.head, job, output)
+        if found.shard is None:
+            raise _unknown(number, found.shards)
+        return found.head.key, found.shard
+    plan = plan or load_plan(job, output)
+    if not 0 <= number < len(plan.shards):
+        raise _unknown(number, len(plan.shards))
+    return plan.key, plan.shards[number]
+
+
+def _unknown(index: int, count: int) -> StepFailed:
+    return StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {count}")
+
+
 def shard_step(
     job: Job, index: int, *, share: int = 1, form: Format | None = None, plan: PlanFile | None = None
 ) -> ShardStep:
     """The step of shard `index`; `share` such steps share this process's memory, the `plan` if it is loaded already,
     and the `form` of the input, which remembers places. Raises StepFailed."""
     output = job.output()
-    plan = plan or load_plan(job, output)
     retry = read_retry(output) if job.retries else None
     if job.retries and retry is None:
         raise StepFailed("PlanMissing", f"{output.uri} has no plan to repeat failed items: run the plan step first")
-    count = len(plan.shards) if retry is None else len(retry.shards)
-    if not 0 <= index < count:
-        raise StepFailed("UnknownShard", f"shard {index} is not in the plan, which has {count}")
-    key, number, shard = plan.key, index, plan.shards[index]
+    if retry is not None and not 0 <= index < len(retry.shards):
+        raise _unknown(index, len(retry.shards))
+    number = index if retry is None else retry.shards[index].shard
+    key, shard = _planned_shard(job, output, number, plan)
     if retry is not None:
-        key, number = retry.key, retry.shards[index].shard
-        shard, output = picked(plan.shards[number], retry.shards[index].positions), retry_output(output)
+        key = retry.key
+        shard, output = picked(shard, retry.shards[index].positions), retry_output(output)
     return ShardStep(
         job=job,
         index=index,

@@ -92,8 +92,9 @@ bench: install ## side-by-side performance tables, on a quiet machine (BENCH="--
 docs: install ## the pages as a site in build/site, with references made from CRDs and settings, every link checked [5 s; 1 min the first time]
 	$(BIN)/python -m e2e.site
 
-generate: install ## regenerate CRDs and protocol stubs [5 s]
+generate: install ## regenerate CRDs, the Helm chart and protocol stubs [10 s]
 	$(BIN)/python -m batchwright_operator.crds.generate --write
+	$(BIN)/python -m e2e.release.chart --write
 	$(BIN)/python -m batchwright_worker.oip.generate
 
 clean: ## remove what builds left in this folder (the cache of binaries and images stays) [at once]

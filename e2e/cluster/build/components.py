@@ -93,6 +93,7 @@ CATALOGUE: dict[str, Component] = {
         Component(name="coredns", programs=("coredns",), seconds=40),
         Component(name="kwok", programs=("kwok",), seconds=62),
         Component(name="k6", programs=("k6",), seconds=45, package="tool"),
+        Component(name="helm", programs=("helm",), seconds=110, package="tool"),
     )
 }
 

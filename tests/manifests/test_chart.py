@@ -1,0 +1,249 @@
+"""The Helm chart: it is manifests/base with values, and helm installs, upgrades, rolls back and uninstalls it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from batchwright_operator.settings import Settings
+from e2e.cluster import ControlPlane
+from e2e.cluster.build.components import program
+from e2e.release.chart import CHART, differences
+from e2e.release.values import Values
+
+Object = dict[str, Any]
+Objects = list[Object]
+Built = Callable[[str], Objects]
+SYSTEM = "batchwright-system"
+CRD = "CustomResourceDefinition"
+apiserver = pytest.mark.apiserver
+
+
+def helm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(program("helm")), *arguments], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def rendered(*options: str, namespace: str = SYSTEM) -> Objects:
+    """What the chart makes of these values."""
+    text = helm("template", "batchwright", str(CHART), "--namespace", namespace, *options).stdout
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def place(each: Object) -> tuple[str, str, str]:
+    return each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]
+
+
+def plain(each: Object) -> Object:
+    """Without what Helm's and kustomize's ways add: labels, a checksum or a hash of the settings, and the policy that
+    Kubernetes would take anyway."""
+    text = json.dumps(each).replace('"helm.sh/resource-policy": "keep"', "")
+    found: Object = json.loads(text)
+    for part in parts(found):
+        for name in ("app.kubernetes.io/managed-by", "app.kubernetes.io/instance"):
+            part.get("labels", {}).pop(name, None)
+        part.get("annotations", {}).pop("checksum/settings", None)
+        if not part.get("annotations", True):
+            del part["annotations"]
+    for container in found.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
+        container.pop("imagePullPolicy", None)
+    return found
+
+
+def parts(found: Object) -> Iterator[Object]:
+    yield found["metadata"]
+    if found["kind"] in ("Deployment", "DaemonSet"):
+        yield found["spec"]["template"]["metadata"]
+
+
+def without_hash(objects: Objects) -> Objects:
+    """kustomize's name of the ConfigMap ends in a hash."""
+    (config,) = [each["metadata"]["name"] for each in objects if each["kind"] == "ConfigMap"]
+    return list(json.loads(json.dumps(objects).replace(config, "batchwright-settings")))
+
+
+# --- what it is -----------------------------------------------------------------------------------
+
+
+def test_the_chart_is_as_generated() -> None:
+    assert list(differences()) == [], "run make generate"
+
+
+@apiserver
+def test_it_makes_the_very_objects_of_the_manifests(built: Built) -> None:
+    base = {place(each): plain(each) for each in without_hash(built("base"))}
+    base.pop(("Namespace", "", SYSTEM))  # `helm install --create-namespace`
+    chart = {place(each): plain(each) for each in rendered()}
+    assert chart.keys() == base.keys()
+    settings = ("ConfigMap", SYSTEM, "batchwright-settings")
+    assert settings_of(chart.pop(settings)) == settings_of(base.pop(settings))
+    for where, each in base.items():
+        assert chart[where] == each, where
+
+
+def settings_of(config: Object) -> Settings:
+    return msgspec.convert(yaml.safe_load(config["data"]["settings.yaml"]), Settings)
+
+
+@apiserver
+def test_in_some_namespaces_it_has_the_rights_of_the_overlay(built: Built) -> None:
+    kinds = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+    overlay = {place(each): plain(each) for each in built("overlays/namespaced") if each["kind"] in kinds}
+    chart = {place(each): plain(each) for each in rendered("--set", "settings.watchNamespaces={team-a}")
+             if each["kind"] in kinds}  # fmt: skip
+    assert chart == overlay
+
+
+@apiserver
+def test_nothing_is_bound_to_the_names_of_the_manifests() -> None:
+    """In another namespace, with other agents' namespace, there is no trace of those."""
+    objects = [
+        each for each in rendered("--set", "agent.namespace=nodes", namespace="elsewhere") if each["kind"] != CRD
+    ]
+    assert SYSTEM not in json.dumps(objects)
+    assert {place(each)[1] for each in objects} == {"", "elsewhere", "nodes", "default"} - {"default"}
+
+
+@apiserver
+def test_images_are_named_once(tmp_path: Path) -> None:
+    digest = f"sha256:{'a' * 64}"
+    values = {
+        "image": {
+            "registry": "registry.example/team/",
+            "worker": {"digest": digest},
+            "operator": {"tag": "9"},
+            "pullPolicy": "Always",
+            "pullSecrets": [{"name": "pull"}],
+        }
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    objects = rendered("--values", str(tmp_path / "values.yaml"))
+    pods = {
+        each["kind"]: each["spec"]["template"]["spec"]
+        for each in objects
+        if each["kind"] in ("Deployment", "DaemonSet")
+    }
+    images = {kind: pod["containers"][0]["image"] for kind, pod in pods.items()}
+    assert images == {
+        "Deployment": "registry.example/team/batchwright-operator:9",
+        "DaemonSet": f"registry.example/team/batchwright-worker@{digest}",
+    }
+    assert all(pod["imagePullSecrets"] == [{"name": "pull"}] for pod in pods.values())
+    settings = settings_of(next(each for each in objects if each["kind"] == "ConfigMap"))
+    assert settings.image_pull_policy == "Always"
+    assert settings.benchmark_pod_for("cpu").image_pull_secrets == ["pull"]
+
+
+@apiserver
+def test_every_part_can_be_left_out() -> None:
+    parts = ("userRoles", "admissionPolicy", "flowControl", "networkPolicies")
+    off = [word for name in parts for word in ("--set", f"{name}.enabled=false")]
+    kinds = {each["kind"] for each in rendered(*off, "--set", "crds.install=false,agent.createNamespace=false")}
+    gone = {CRD, "Namespace", "NetworkPolicy", "FlowSchema", "ValidatingAdmissionPolicy", "PriorityLevelConfiguration"}
+    assert kinds & gone == set()
+
+
+@apiserver
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("image.worker.tags=1", "tags"),
+        ("settings.scrapeInterval=7", "scrapeInterval"),
+        ("settings.workers=many", "workers"),
+        ("settings.imagePullPolicy=Sometimes", "imagePullPolicy"),
+        ("operator.replicas=-1", "replicas"),
+        ("image.worker.digest=latest", "digest"),
+        ("crd.install=true", "crd"),
+    ],
+)
+def test_a_wrong_value_is_named(given: str, named: str) -> None:
+    said = helm("template", str(CHART), "--set", given, check=False)
+    assert said.returncode != 0
+    assert named in said.stderr
+
+
+def test_the_values_are_all_there_is_to_set() -> None:
+    """Every field of the types, with its value; so that `helm show values` shows all of them."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert msgspec.to_builtins(msgspec.convert(values, Values)) == values
+
+
+@apiserver
+def test_helm_finds_nothing_to_say_against_it() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART)).stdout
+
+
+# --- helm, on a real API server -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[ControlPlane]:
+    with ControlPlane.start("chart", scheduler=False) as plane:
+        yield plane
+
+
+class Release:
+    """One release, by helm."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._to = ("--kubeconfig", str(plane.kubeconfig), "--namespace", SYSTEM)
+
+    def run(self, verb: str, *arguments: str) -> str:
+        return helm(verb, "batchwright", *arguments, *self._to).stdout
+
+    def manifest(self) -> Objects:
+        text = helm("get", "manifest", "batchwright", *self._to).stdout
+        return [each for each in yaml.safe_load_all(text) if each]
+
+
+@apiserver
+def test_install_upgrade_rollback_and_uninstall(empty: ControlPlane) -> None:
+    release, api = Release(empty), empty.api
+    operator = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/batchwright-operator"
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/modeldeployments.batchwright.dev"
+
+    def image() -> str:
+        return str(api.get(operator)["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    release.run("install", str(CHART), "--create-namespace")
+    installed = copy.deepcopy(api.get(operator))
+    assert image() == "batchwright-operator:0.1.0"
+    # An older chart's CRD, and a hand that changed something: the upgrade reaches both.
+    api.patch(f"{crds}?fieldManager=helm", {"metadata": {"labels": {"old": "yes"}}})
+    release.run("upgrade", str(CHART), "--set", "image.operator.tag=0.2.0,settings.workers=3,operator.replicas=2")
+    upgraded = api.get(operator)
+    assert (image(), upgraded["spec"]["replicas"]) == ("batchwright-operator:0.2.0", 2)
+    checksums = [
+        each["spec"]["template"]["metadata"]["annotations"]["checksum/settings"] for each in (installed, upgraded)
+    ]
+    assert checksums[0] != checksums[1]  # so that changed settings restart the operator
+    release.run("rollback", "1")
+    assert api.get(operator)["spec"] == installed["spec"]
+    made = [path for each in release.manifest() if (path := empty_path(each)) and each["kind"] != CRD]
+    assert all(api.exists(path) for path in made)
+    release.run("uninstall")
+    assert [path for path in made if api.exists(path) and "namespaces/batchwright-agent" not in path] == []
+    assert api.exists(crds)  # crds.keep
+    release.run("install", str(CHART), "--take-ownership")
+    release.run("uninstall")
+
+
+PLURALS = {"NetworkPolicy": "networkpolicies", "ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
+
+
+def empty_path(each: Object) -> str:
+    """The object's path at the API server."""
+    kind, namespace, name = place(each)
+    version = each["apiVersion"]
+    plural = PLURALS.get(kind, f"{kind.lower()}s")
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    return f"{root}/namespaces/{namespace}/{plural}/{name}" if namespace else f"{root}/{plural}/{name}"

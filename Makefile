@@ -95,6 +95,7 @@ docs: install ## the pages as a site in build/site, with references made from CR
 generate: install ## regenerate CRDs, the Helm chart and protocol stubs [10 s]
 	$(BIN)/python -m batchwright_operator.crds.generate --write
 	$(BIN)/python -m e2e.release.chart --write
+	$(BIN)/python -m e2e.release.boards --write
 	$(BIN)/python -m batchwright_worker.oip.generate
 
 clean: ## remove what builds left in this folder (the cache of binaries and images stays) [at once]

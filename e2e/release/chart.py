@@ -2,7 +2,7 @@
 
 Each template is a manifest as it is, comments included, with some texts exchanged for values. A text that is no longer
 in the manifest is an error, so that the chart follows the manifests or says that it cannot. What is not of the base
-(`values.yaml`, `_helpers.tpl`, `settings.yaml`, `monitoring.yaml`, `NOTES.txt`) is written by hand.
+(`values.yaml`, `_helpers.tpl`, `crds.yaml`, `settings.yaml`, `monitoring.yaml`, `NOTES.txt`) is written by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ CHART = ROOT / "charts" / "batchwright"
 BASE = ROOT / "manifests" / "base"
 HEADER = "{{- /* Generated from %s by `make generate`; do not edit. */ -}}\n"
 KUBERNETES = ">=1.33.0-0"
-FILES = {"argocd": ("InferenceJob/health.lua", "ModelDeployment/health.lua")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +132,6 @@ def templates() -> Iterator[tuple[str, str]]:
     for name, exchanges in EXCHANGES.items():
         yield f"templates/{name}", _template(name, exchanges)
     yield "templates/rbac-namespaced.yaml", _in_some_namespaces()
-    for path in sorted((ROOT / "crds").glob("*.yaml")):
-        yield f"templates/crd-{path.name}", _crd(path)
-    for folder, names in FILES.items():
-        for name in names:
-            yield f"files/{folder}/{name.replace('/', '-')}", (ROOT / "manifests" / folder / name).read_text()
     yield "values.schema.json", json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
     yield "Chart.yaml", _chart()
 
@@ -182,17 +176,6 @@ def _in_some_namespaces() -> str:
     every = f"{{{{- range .Values.settings.watchNamespaces }}}}\n---\n{tenant.rstrip()}\n{{{{- end }}}}\n"
     body = _PART_OF.sub(_LABELS, system.rstrip() + "\n" + every)
     return HEADER % "manifests/overlays/namespaced" + _guarded(body, ".Values.settings.watchNamespaces")
-
-
-def _crd(path: Path) -> str:
-    text = path.read_text()
-    if "{{" in text:
-        raise click.ClickException(f"{path.name} has braces that Helm takes for its own")
-    head = "metadata:\n"
-    keep = "  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"
-    assert text.count(f"\n{head}") == 1
-    text = text.replace(f"\n{head}", f"\n{head}{keep}")
-    return HEADER % f"crds/{path.name}" + _guarded(text, ".Values.crds.install")
 
 
 def _chart() -> str:

@@ -92,10 +92,6 @@ class Monitoring(_Part, kw_only=True, frozen=True):
     dashboards: Annotated[Labelled, doc("ConfigMaps with the boards; the labels are those of Grafana's sidecar.")]
 
 
-class ArgoCd(Toggle, kw_only=True, frozen=True):
-    """Health and actions of both kinds, in Argo CD's own ConfigMap."""
-
-
 class Values(_Part, kw_only=True, frozen=True):
     """The values of the chart."""
 

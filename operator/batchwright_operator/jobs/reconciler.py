@@ -9,6 +9,7 @@ from batchwright_operator.api.inference_job import InferenceJob, parse
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.jobs.events import events_of
 from batchwright_operator.jobs.facts import JobFacts, is_left_behind
+from batchwright_operator.jobs.metrics import metrics_of
 from batchwright_operator.jobs.observe import ObservedJob, facts_of
 from batchwright_operator.jobs.phase import STEP_OF, JobPhase, deadline_of, phase_of
 from batchwright_operator.jobs.plan import actions
@@ -174,6 +175,7 @@ def decide(observed: ObservedJob, now: float) -> Decision:
         status=None if write.status is None else _write(job, write.status),
         events=events_of(facts, phase, new) if write.status is not None else (),
         requeue_after_s=_requeue_after_s(facts, phase, write.due_in_s, now),
+        metrics=metrics_of(job.namespace, job.name, new),
     )
 
 
@@ -208,7 +210,8 @@ def _after_the_end(facts: JobFacts, observed: ObservedJob, now: float) -> Decisi
     # The object itself is deleted: its Jobs are owned by it, and the garbage collector takes them along.
     if left is not None and left <= 0:
         return Decision(actions=(*wanted, Delete.of(INFERENCE_JOB, job.raw)))
-    return Decision(actions=wanted, status=status, requeue_after_s=left)
+    metrics = metrics_of(job.namespace, job.name, old)
+    return Decision(actions=wanted, status=status, requeue_after_s=left, metrics=metrics)
 
 
 def _time_to_live(facts: JobFacts, now: float) -> float | None:

@@ -1,0 +1,13 @@
+"""What `make generate` writes beside the CRDs is as it would write it now."""
+
+from __future__ import annotations
+
+from e2e.release import boards, chart
+
+
+def test_the_chart_is_that_of_the_manifests_and_settings() -> None:
+    assert list(chart.differences()) == [], "run make generate"
+
+
+def test_the_boards_are_as_written_in_python() -> None:
+    assert list(boards.differences()) == [], "run make generate"

@@ -327,9 +327,18 @@ class Model(Value, kw_only=True, frozen=True):
             extra_json_schema=keyed("name"),
         ),
     ] = ()
-    targets: Annotated[Targets, doc("What is asked of this model.")] = Targets()
-    limits: Annotated[TimeLimits, doc("When the model is taken for hung; the defaults suit nearly every model.")] = (
-        TimeLimits()
-    )
-    batching: Annotated[Batching, doc("How rows become batches; the defaults suit nearly every model.")] = Batching()
+    targets: Annotated[
+        Targets, doc("What is asked of this model. A change reaches the pods as they run, within seconds.")
+    ] = Targets()
+    limits: Annotated[
+        TimeLimits,
+        doc("When the model is taken for hung; the defaults suit nearly every model. Changed as targets are."),
+    ] = TimeLimits()
+    batching: Annotated[
+        Batching,
+        doc(
+            "How rows become batches; the defaults suit nearly every model. Changed as targets are, but for mode and "
+            "padding, which replace the pods."
+        ),
+    ] = Batching()
     warmup: Annotated[WarmUp, doc("What the model is tried with when it is loaded.")] = WarmUp()

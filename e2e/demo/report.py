@@ -78,6 +78,7 @@ def explained(kubeconfig: Path | None) -> list[str]:
     """The plugin's commands for what the demo made; `kubeconfig` None: the user's own."""
     plugin = ".venv/bin/kubectl-batchwright" + (f" --kubeconfig {kubeconfig}" if kubeconfig else "")
     return [
+        f"{plugin} dashboard           # all of it as a live page",
         f"{plugin} top                 # each node's processor: measured speed, live load",
         f"{plugin} -n ocr why ocr      # why its pod is where it is, and why batches are as large as they are",
         f"{plugin} -n ocr plan ocr --replicas 3    # where more replicas would go",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from typing import Any
 
 from batchwright_operator.kube.times import rfc3339
 
-NOW = 1_800_000_000.0
+NOW = float(int(time.time()))
 
 
 def moment(seconds_ago: float, now: float = NOW) -> str:

@@ -106,8 +106,8 @@ NO_MODEL = {
         ({"jobs": [job("pages", failed=3)]}, [("warning", "InferenceJob", "ItemsFailed")], "1 to look at"),
         ({"jobs": [job("pages", conditions=NO_MODEL)]},
          [("warning", "InferenceJob", "DeploymentMissing")], "1 to look at"),
-        ({"nodes": [node("fast", ready="False")]}, [("error", "Processor", "NodeNotReady")], "1 to act on"),
-        ({"nodes": [node("fast", cordoned=True)]}, [("warning", "Processor", "Cordoned")], "1 to look at"),
+        ({"nodes": [node("fast", ready="False", gpus=1)]}, [("error", "Node", "NodeNotReady")], "1 to act on"),
+        ({"nodes": [node("fast", cordoned=True)]}, [("warning", "Node", "Cordoned")], "1 to look at"),
         ({"operator_missing": True}, [("error", "Operator", "NoLeader")], "1 to act on"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import click
 from batchwright_operator.errors import OperatorError
 from batchwright_operator.kube.objects import Resource
 from batchwright_operator.plugin.completion import COMPLETE_VAR, completion, names_of, proposals
+from batchwright_operator.plugin.dashboard import dashboard
 from batchwright_operator.plugin.history import history, restart, rollback
 from batchwright_operator.plugin.planned import plan_command
 from batchwright_operator.plugin.retry import retry
@@ -39,7 +40,7 @@ def cli(found: click.Context, kubeconfig: Path | None, context: str | None, name
     found.obj = ClusterTarget(kubeconfig=kubeconfig, context=context, asked=namespace, system=system)
 
 
-for command in (status, why, plan_command, top, bench, history, rollback, restart, retry, completion):
+for command in (status, dashboard, why, plan_command, top, bench, history, rollback, restart, retry, completion):
     cli.add_command(command)
 
 

@@ -30,7 +30,9 @@ def findings(facts: ClusterFacts, processors: Sequence[ProcessorView], waiting: 
         *_waiting(waiting),
         *_processors(processors, facts),
     ]
-    return sorted(found, key=lambda one: (WORST_FIRST.index(one.level), one.kind, one.namespace, one.name))
+    return sorted(
+        found, key=lambda one: (WORST_FIRST.index(one.level), one.kind != "Operator", one.kind, one.namespace, one.name)
+    )
 
 
 def _operator(facts: ClusterFacts) -> Iterator[Finding]:
@@ -130,7 +132,13 @@ def _waiting(waiting: Sequence[WaitingView]) -> Iterator[Finding]:
 
 
 def _processors(processors: Sequence[ProcessorView], facts: ClusterFacts) -> Iterator[Finding]:
-    troubled = [each for each in processors if each.level in ("warning", "error")]
+    nodes: set[str] = set()
+    troubled = []
+    for each in processors:
+        # A node that is away is one thing to know, however many kinds of accelerators it has.
+        if each.level in ("warning", "error") and not (_is_away(each) and each.node in nodes):
+            nodes.add(each.node)
+            troubled.append(each)
     by_reason = Counter(each.reason for each in troubled)
     for reason, count in by_reason.items():
         these = [each for each in troubled if each.reason == reason]
@@ -138,13 +146,15 @@ def _processors(processors: Sequence[ProcessorView], facts: ClusterFacts) -> Ite
         if count <= SAME_TO_NAME:
             for each in these:
                 yield Finding(
-                    level=each.level, kind="Processor", name=each.id, reason=reason,
-                    text=each.message, command=f"{PLUGIN} bench {each.node}",
+                    level=each.level, kind="Node" if _is_away(each) else "Processor",
+                    name=each.node if _is_away(each) else each.id, reason=reason,
+                    text=each.message, command=_look(each),
                 )  # fmt: skip
         else:
-            names = few([each.id for each in these], most=2)
+            names = few([each.node if _is_away(each) else each.id for each in these], most=2)
             yield Finding(
-                level=level, kind="Processor", name=f"{count} processors", reason=reason,
+                level=level, kind="Processor", reason=reason,
+                name=f"{count} {'nodes' if _is_away(these[0]) else 'processors'}",
                 text=f"{names}: {these[0].message}", command=f"{PLUGIN} top",
             )  # fmt: skip
     sampled = [each.utilization for each in processors if each.utilization is not None]
@@ -161,3 +171,12 @@ def _processors(processors: Sequence[ProcessorView], facts: ClusterFacts) -> Ite
             text=f"{few([each.id for each in stale], most=2)}: no sample for a minute; see the agent's pods",
             command="kubectl get pods -A -l app.kubernetes.io/component=agent -o wide",
         )  # fmt: skip
+
+
+def _look(each: ProcessorView) -> str:
+    """The command that says more of one processor."""
+    return f"kubectl describe node {each.node}" if _is_away(each) else f"{PLUGIN} bench {each.node}"
+
+
+def _is_away(each: ProcessorView) -> bool:
+    return each.reason in ("NodeNotReady", "Cordoned")

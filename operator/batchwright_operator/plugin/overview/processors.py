@@ -77,9 +77,9 @@ def _view(node: Raw, processor: Processor, load: LiveLoad | None, pods: int, now
 def _away(node: Raw) -> tuple[str, str] | None:
     """Why no new pod goes to this node."""
     if not holds((node.get("status") or {}).get("conditions"), "Ready"):
-        return "NodeNotReady", "the node is not ready: see `kubectl describe node`"
+        return "NodeNotReady", "the node is not ready: its conditions say why"
     if (node.get("spec") or {}).get("unschedulable"):
-        return "Cordoned", "the node is cordoned: no new pod goes there until `kubectl uncordon`"
+        return "Cordoned", "the node is cordoned: no new pod goes there until somebody uncordons it"
     return None
 
 

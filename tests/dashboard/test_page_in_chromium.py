@@ -1,0 +1,164 @@
+"""The page in a real Chromium, over a real API server that holds a cluster in each of five states.
+
+Screenshots stay in `build/dashboard/`: what a newcomer sees first is to be looked at, not only asserted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright
+
+from batchwright_operator.kube.client import ApiClient
+from batchwright_operator.kube.credentials import find_credentials
+from batchwright_operator.plugin.dashboard import following
+from batchwright_operator.plugin.operator_metrics import OperatorMetrics
+from batchwright_operator.plugin.target import ClusterTarget
+from batchwright_worker.dashboard.feed import Feed
+from batchwright_worker.dashboard.page import snapshot
+from batchwright_worker.dashboard.server import page_served
+from e2e.browser import chromium
+from e2e.cluster import ControlPlane
+from tests.dashboard.states import STATES, State, with_a_past
+from tests.plugin import world
+from tests.plugin.cluster_objects import deployment
+from tests.reconcile.bed import ROOT, SYSTEM
+
+pytestmark = pytest.mark.apiserver
+PICTURES = Path(os.environ.get("BATCHWRIGHT_SCREENSHOTS") or ROOT / "build" / "dashboard")
+WIDE = {"width": 1440, "height": 900}
+NARROW = {"width": 420, "height": 860}
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with world.start("dashboard") as plane:
+        yield plane
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    found = chromium()
+    async with async_playwright() as driver:
+        launched = await driver.chromium.launch(
+            executable_path=found.program, args=list(found.arguments), env={**os.environ, **found.environment}
+        )
+        try:
+            yield launched
+        finally:
+            await launched.close()
+
+
+@asynccontextmanager
+async def opened(plane: ControlPlane, state: State) -> AsyncIterator[tuple[Page, Feed, list[str]]]:
+    """The page of this cluster, live; with what the browser complained of."""
+    target = ClusterTarget(kubeconfig=plane.kubeconfig, context=None, asked="", system=SYSTEM)
+    credentials = await asyncio.to_thread(find_credentials, plane.kubeconfig)
+    feed = Feed()
+
+    async def read() -> OperatorMetrics:
+        return state.metrics
+
+    async with ApiClient(credentials) as client, following(client, target, feed, read), browser() as launched:
+        async for _ in feed.events():
+            if feed.overview is not None:
+                break
+        assert feed.overview is not None
+        feed.history.times.clear()
+        feed.history.samples.clear()
+        with_a_past(feed.history, feed.overview, state.busy)
+        async with page_served(feed) as address:
+            page = await launched.new_page(locale="en-US")  # without one uPlot has no number format
+            complaints = listened(page)
+            await page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+            await page.goto(address)
+            await page.wait_for_selector("header .live")
+            yield page, feed, complaints
+
+
+def listened(page: Page) -> list[str]:
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return complaints
+
+
+async def picture(page: Page, name: str) -> None:
+    await page.wait_for_timeout(150)  # charts take their size
+    await page.screenshot(path=PICTURES / f"{name}.png")
+
+
+async def show(page: Page, view: str) -> None:
+    await page.click(f"#tab-{view}")
+    await page.wait_for_selector(f"#tab-{view}[aria-selected=true]")
+
+
+EXPECTED = {
+    "empty": ("Nothing is deployed yet", "kubectl apply -k manifests/samples"),
+    "healthy": ("All is well", "default/ocr"),
+    "overloaded": ("to look at", "add replicas, or let an autoscaler do it"),
+    "failing": ("to act on", "no operator leads"),
+    "thousand": ("1 to act on", "1,500 processors on 1,000 nodes"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak) if name == "thousand" else name for name in STATES]
+)
+async def test_each_state_is_shown(plane: ControlPlane, name: str) -> None:
+    state = STATES[name]()
+    world.put(plane, state.objects)
+    try:
+        async with opened(plane, state) as (page, feed, complaints):
+            for text in EXPECTED[name]:
+                await page.wait_for_selector(f"text={text}")
+            await picture(page, f"{name}-overview")
+            for view in ("processors", "models", "jobs"):
+                await show(page, view)
+                await picture(page, f"{name}-{view}")
+            if name == "healthy":
+                await _as_a_user(plane, page, feed)
+            assert complaints == []
+    finally:
+        world.clear(plane)
+
+
+async def _as_a_user(plane: ControlPlane, page: Page, feed: Feed) -> None:
+    """Live, by keyboard, dark, on a telephone, and kept as a file."""
+    await show(page, "models")
+    world.put(plane, [deployment("brand-new", namespace="shop")])
+    await page.wait_for_selector("text=brand-new")
+    await page.keyboard.press("/")
+    await page.keyboard.type("embed")
+    assert await page.locator("button.choice").count() == 1
+    await page.focus("#tab-models")
+    await page.keyboard.press("ArrowRight")
+    await page.wait_for_selector("#tab-jobs[aria-selected=true]")
+    await show(page, "overview")
+    await page.emulate_media(color_scheme="dark")
+    await page.wait_for_selector("html[data-theme=dark]")
+    await picture(page, "healthy-overview-dark")
+    await show(page, "models")
+    await picture(page, "healthy-models-dark")
+    await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    await show(page, "overview")
+    await picture(page, "healthy-overview-narrow")
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert feed.overview is not None
+    kept = PICTURES / "healthy-snapshot.html"
+    await asyncio.to_thread(kept.write_text, snapshot(feed.overview, feed.history))
+    other = await page.context.new_page()
+    complaints = listened(other)
+    await other.set_viewport_size(WIDE)  # type: ignore[arg-type]
+    await other.goto(kept.as_uri())
+    await other.wait_for_selector("text=snapshot of")
+    await other.wait_for_selector("text=default/ocr")
+    await picture(other, "healthy-snapshot")
+    assert complaints == []

@@ -19,7 +19,6 @@ from batchwright_worker.layerwise.profiling.profiles import (
     Profile,
     Summary,
     fit_fetch,
-    forget_profiles,
     read_profile,
     write_profile,
 )
@@ -75,14 +74,17 @@ def test_plans_follow_what_is_measured() -> None:
     assert seconds_of_steps(layer.fetch) == pytest.approx(0.25, rel=0.05)
 
 
-def test_a_profile_that_is_wrong_by_far_is_corrected_and_forgotten() -> None:
+def test_a_profile_that_is_wrong_by_far_is_corrected_also_for_the_next_load() -> None:
     plans = UnitPlans()
     plans.add("m", [profile(1, [0.955], [500])])
-    assert not plans.is_wrong("m")
+    assert plans.corrected("m") == []
     for _ in range(200):
         plans.learn(record(plans.layers("m", 1)[0], compute=0.032, fetch=0.501))
     assert seconds_of_steps(plans.layers("m", 1)[0].compute) == pytest.approx(0.032, rel=0.1)
-    assert plans.is_wrong("m")
+    again = UnitPlans()
+    again.add("m", plans.corrected("m"))
+    assert seconds_of_steps(again.layers("m", 1)[0].compute) == pytest.approx(0.032, rel=0.1)
+    assert again.corrected("m") == []
 
 
 def test_units_of_another_shape_than_measured_are_corrected_each() -> None:
@@ -96,7 +98,7 @@ def test_units_of_another_shape_than_measured_are_corrected_each() -> None:
     assert found == pytest.approx([0.005, 0.015], rel=0.1)
 
 
-def test_a_profile_that_something_disturbed_is_used_and_not_kept(
+def test_a_profile_that_something_disturbed_is_measured_anew_unless_any_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = opened(conv_net(tmp_path / "net.onnx"), tmp_path)
@@ -104,12 +106,23 @@ def test_a_profile_that_something_disturbed_is_used_and_not_kept(
     monkeypatch.setattr(profiler, "MOST_SPREAD", -1.0)
     found = measured(network, reader, 2, "this one", Effort(runs=3, least=3))
     assert found.spread >= 0
-    assert read_profile(network.folder, "this one", 2) is None
-    monkeypatch.undo()
+    assert measured(network, reader, 2, "this one", Effort(runs=3, least=3, any_profile=True)) == found
+    assert measured(network, reader, 2, "this one", Effort(runs=3, least=3)) != found
     write_profile(network.folder, found)
-    assert read_profile(network.folder, "this one", 2) == found
-    forget_profiles(network.folder)
-    assert read_profile(network.folder, "this one", 2) is None
+    monkeypatch.setattr(profiler, "MOST_SPREAD", float("inf"))
+    assert measured(network, reader, 2, "this one", Effort(runs=3, least=3)) == found
+    reader.close()
+
+
+def test_what_is_measured_waits_for_gaps(tmp_path: Path) -> None:
+    network, gaps = opened(conv_net(tmp_path / "net.onnx"), tmp_path), [0]
+    reader = UnitReader(network.folder)
+
+    def gap() -> None:
+        gaps[0] += 1
+
+    measured(network, reader, 2, "this one", Effort(runs=3, least=3, gap=gap))
+    assert gaps[0] == 4 * len(network.index.units)
     reader.close()
 
 

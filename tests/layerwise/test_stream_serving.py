@@ -160,3 +160,23 @@ async def test_the_example_serves_both_models() -> None:
         await ready(here)
         answers = await asyncio.gather(*(ask(session, here, name, [0.0, 0.0, 1.0]) for name in ("compute", "weights")))
     assert answers == [2, 2]
+
+
+async def test_a_model_that_can_never_be_served_is_not_tried_again_by_every_call(tmp_path: Path) -> None:
+    """Finding 17: its callers are refused at once, with the reason, and the others are served."""
+    documents = pair("Balanced")
+    documents["spec"]["models"][1]["artifacts"][0]["emulated"]["weightsBytes"] = 10**9
+    documents["spec"]["readiness"] = "Any"
+    async with replica(documents) as here, aiohttp.ClientSession() as session:
+        state = await ready(here)
+        assert {model.name: model.state for model in state.models} == {"compute": "Ready", "weights": "Failed"}
+        begin = time.monotonic()
+        for _ in range(3):
+            body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.0, 1.0]}]}
+            async with session.post(f"{here.url}/v2/models/weights/infer", json=body) as answer:
+                assert answer.status == 503
+                assert "raise layerwise" in (text := await answer.text()) or "raise memoryBudget" in text, text
+                assert int(answer.headers["Retry-After"]) > 60
+            await asyncio.sleep(0.5)
+        assert time.monotonic() - begin > 1.5
+        assert await ask(session, here, "compute", [0.0, 1.0]) == 1

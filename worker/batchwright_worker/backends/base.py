@@ -16,6 +16,10 @@ class LoadError(Exception):
     """The artifact cannot become a model; the message says what to change."""
 
 
+class LoadRefusedError(LoadError):
+    """As LoadError, and trying again is of no use: only another manifest or artifact helps."""
+
+
 class OutOfDeviceMemoryError(Exception):
     """This model or this batch does not fit the device."""
 

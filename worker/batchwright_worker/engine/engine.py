@@ -56,6 +56,11 @@ class ModelMetadata:
     digests: Mapping[str, str]
 
 
+LOST_GRACE_S: Final = 5.0
+"""Layer by layer a lost process is followed by one that answers within this time: callers wait for it, and the replica
+stays ready. One that takes longer is not ready until its models are loaded, as at its start."""
+
+
 class Engine:
     """One per sidecar. `clock` is the monotonic clock of requests, `wall` gives Unix seconds for the state. Layerwise:
     `interleaves`, the runtimes run batches of several models at once.
@@ -104,6 +109,7 @@ class Engine:
         self.load_table: Sequence[tuple[int, float]] = ()
         """(batch size, images per second) as the benchmark measured this processor; to be given before `start`."""
         self._interleaves = interleaves
+        self.publisher.lost_grace_s = LOST_GRACE_S if interleaves else 0.0
         self._stopping = False
 
     @classmethod
@@ -151,7 +157,7 @@ class Engine:
             name=runtime.device,
             kind=runtime.kind,
             overlaps_loads=runtime.overlaps_loads,
-            depth=max(2, len(self.models)) if self._interleaves else runtime.depth,
+            depth=2 * len(self.models) if self._interleaves else runtime.depth,
             interleaves=self._interleaves,
         )
 

@@ -197,7 +197,11 @@ class ModelLifecycle:
     def _lost(self, device: str, why: str) -> None:
         _LOG.warning("runtime %s is lost: %s", device, why)
         if self.engine.scheduler.runtime_lost(device):
-            self.engine.publisher.publish()
+            publisher = self.engine.publisher
+            publisher.lost.setdefault(device, self.engine.clock())
+            publisher.publish()
+            if publisher.lost_grace_s:
+                asyncio.get_running_loop().call_later(publisher.lost_grace_s, publisher.publish)
         self.engine.decisions.wake()
 
     def _back(self, device: str) -> None:
@@ -214,9 +218,13 @@ class ModelLifecycle:
         self.engine.publisher.stuck.discard(device)
         self.engine.publisher.publish()
         self.engine.decisions.wake()
-        for model in former:
+        # Those that callers wait for first: the others are loaded meanwhile.
+        waited = sorted(former, key=lambda model: -self.engine.scheduler.models[model].queue.rows)
+        for model in waited:
             if not self.engine.scheduler.models[model].blocked:
                 await self.place(model, device, evict=False)
+        if self.engine.publisher.lost.pop(device, None) is not None:
+            self.engine.publisher.publish()
         for model in self._overdue.pop(device, set()):
             self._no_longer_overdue(model, self.engine.publisher.views[model])
 

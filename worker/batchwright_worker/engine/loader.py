@@ -19,6 +19,7 @@ from batchwright_worker.inference.runtime import (
     BatchMode,
     BatchPlan,
     DeclaredSource,
+    LoadRefused,
     LoadReport,
     OutOfMemory,
     Runtime,
@@ -40,6 +41,9 @@ FIRST_BACKOFF_S: Final = 1.0
 LAST_BACKOFF_S: Final = 60.0
 HUNG_REST: Final = 10.0
 """Times of its limit that a model rests whose load hung, where there are others."""
+REFUSED_REST_S: Final = 3600.0
+"""Of a model that only another manifest or artifact helps: callers are refused at once instead of waiting for one try
+after the other. Whoever asks for it by the repository API has it tried now."""
 MOST_CUTS: Final = 5
 """After this many runtimes in a row that died while they loaded a model it is given up with back-off: else its
 neighbours on the device are never served."""
@@ -132,7 +136,8 @@ class Loader:
             if device.epoch != epoch:
                 return None
             engine.scheduler.load_failed(load, engine.clock())
-            return self._give_up(load, text_of(trouble) or type(trouble).__name__)
+            refused = isinstance(trouble, LoadRefused)
+            return self._give_up(load, text_of(trouble) or type(trouble).__name__, refused=refused)
 
     async def unload(self, device: str, victims: tuple[str, ...]) -> None:
         """Give the memory of models back that the scheduler counts as unloaded already. Raises RuntimeTrouble."""
@@ -310,11 +315,13 @@ class Loader:
         count = self._failures[model] = self._failures.get(model, 0) + 1
         return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * float(2 ** min(count - 1, 10)))
 
-    def _give_up(self, load: LoadModel, why: str) -> LoadResult:
+    def _give_up(self, load: LoadModel, why: str, *, refused: bool = False) -> LoadResult:
         why = presentable(why)
         _LOG.warning("model %s cannot be loaded on %s: %s", load.model, load.device, why)
         if not self.engine.scheduler.blocked_everywhere(load.model):
             return None
+        if refused:
+            return LoadGivenUp(why=why, retry_after_s=REFUSED_REST_S)
         return LoadGivenUp(why=why, retry_after_s=self.next_backoff_s(load.model))
 
 

@@ -35,6 +35,10 @@ class StatePublisher:
     readiness: Readiness = field(default_factory=Readiness)
     stuck: set[str] = field(default_factory=set)
     """Devices that answer nobody, because what they do takes too long."""
+    lost: dict[str, float] = field(default_factory=dict)
+    """Devices whose process was lost, since when (clock), until their models are loaded again."""
+    lost_grace_s: float = 0.0
+    """Such a device counts as up for so long, which its successor needs to answer; then as down until it does."""
     views: dict[str, ModelView] = field(default_factory=dict)
     revision: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,13 +86,20 @@ class StatePublisher:
 
     @property
     def any_device_up(self) -> bool:
-        return any(not device.down for device in self.scheduler.devices.values())
+        return any(map(self._is_up, self.scheduler.devices.values()))
+
+    def _is_up(self, device: Device) -> bool:
+        lost_at = self.lost.get(device.name)
+        if lost_at is None or not self.lost_grace_s:
+            return not device.down
+        return self.clock() - lost_at < self.lost_grace_s
 
     @property
     def ready(self) -> bool:
         # One that rests is out of service for a while as if by request.
         states = {name: "Unloaded" if view.resting else view.state for name, view in self.views.items()}
-        answering = any(not device.down and device.name not in self.stuck for device in self.scheduler.devices.values())
+        devices = self.scheduler.devices.values()
+        answering = any(self._is_up(device) and device.name not in self.stuck for device in devices)
         return self.readiness.is_ready(states, device_up=answering)
 
     def what_is_missing(self) -> str:

@@ -62,6 +62,10 @@ class BatchFailed(RuntimeTrouble):
     """The model raised on this batch (or cannot be loaded, from `load`)."""
 
 
+class LoadRefused(BatchFailed):
+    """From `load`: the model cannot be loaded as it is declared, and trying again is of no use."""
+
+
 class WrongOutputs(RuntimeTrouble):
     """The model's answer is not what it declares; the message names the output, what is wanted and what was given."""
 

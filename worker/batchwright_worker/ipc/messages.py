@@ -158,8 +158,8 @@ class Ran(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class RequestFailed(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """Response to a request that failed. kind: OutOfMemory, WrongOutputs, or Failed for everything else; `message` is
-    the model's or the system's own."""
+    """Response to a request that failed. kind: OutOfMemory, WrongOutputs, Refused (a load that only another manifest
+    or artifact helps), or Failed for everything else; `message` is the model's or the system's own."""
 
     call: int
     kind: str

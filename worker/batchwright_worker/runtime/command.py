@@ -56,6 +56,13 @@ def libraries(deployment: Path) -> list[str]:
 
     if not deployment.is_file():
         return []
-    models = msgspec.json.decode(deployment.read_bytes()).get("spec", {}).get("models", [])
-    formats = {artifact.get("format", "") for model in models for artifact in model.get("artifacts", [])}
-    return sorted({library for name in formats & FORMATS.keys() for library in FORMATS[name].preload})
+    spec = msgspec.json.decode(deployment.read_bytes()).get("spec", {})
+    artifacts = [artifact for model in spec.get("models", []) for artifact in model.get("artifacts", [])]
+    formats = {artifact.get("format", "") for artifact in artifacts} & FORMATS.keys()
+    found = {library for name in formats for library in FORMATS[name].preload}
+    if (spec.get("layerwise") or {}).get("mode", "Off") != "Off":
+        # What a spare process has imported, its models need not wait for.
+        found.add("batchwright_worker.runtime.layerwise_models")
+        divisible = (FORMATS[name] for name in formats if FORMATS[name].divisible)
+        found |= {f"batchwright_worker.layerwise.networks.{one.loader}" for one in divisible}
+    return sorted(found)

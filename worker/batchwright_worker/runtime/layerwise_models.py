@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from batchwright_worker.backends.base import Host, LoadError
+from batchwright_worker.backends.base import Host, LoadRefusedError
 from batchwright_worker.host.memory import Meter, release_memory
 from batchwright_worker.inference.runtime import StreamedModel
 from batchwright_worker.ipc.messages import Load, Loaded, Ran, Run, RuntimeResponse, Unload, Unloaded
@@ -37,6 +39,11 @@ class LayerwiseModels:
         self._slots = slots
         self._on_loaded = on_loaded
         self._digests = ModelDigests()
+        self._ended: dict[str, float] = {}
+        """When the last batch of each model ended."""
+        self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        """Loads and unloads, one after the other: batches of other models run meanwhile."""
+        threading.Thread(target=self._change, name="layerwise loads", daemon=True).start()
 
     @classmethod
     def of(
@@ -50,7 +57,7 @@ class LayerwiseModels:
         if isinstance(request, Run):
             self._submit(request, sender)
         else:
-            sender.send(self._response(request))
+            self._changes.put(lambda: sender.send_if_connected(self._response(request)))
 
     def finish(self) -> None:
         """See `RuntimeModels.finish`."""
@@ -58,7 +65,15 @@ class LayerwiseModels:
 
     def unload_all(self) -> None:
         """See `RuntimeModels.unload_all`."""
+        # What is still loaded for a sidecar that is gone would stay behind, unknown to the next one.
+        done = threading.Event()
+        self._changes.put(done.set)
+        done.wait()
         self._service.remove_all()
+
+    def _change(self) -> None:
+        while True:
+            self._changes.get()()
 
     def used_bytes(self) -> int:
         """What the process holds, and the memory for weights in flight (which is shared memory to the kernel)."""
@@ -91,13 +106,13 @@ class LayerwiseModels:
     def _load(self, request: Load) -> Loaded:
         source = request.source
         if source.mode == "Whole" or not all(spec.batched for spec in (*source.inputs, *source.outputs)):
-            raise LoadError(
+            raise LoadRefusedError(
                 f"model {source.name!r}: layer by layer only models of rows are served, without batching.mode: Whole "
                 'and batched: false; write layerwise: {mode: "Off"}'
             )
         digest = self._digests.begin(source)
         begin, before = time.monotonic(), self._meter.used()
-        added = self._service.add(source)
+        added = self._service.add(source, again=request.plan is not None)
         plan = request.plan
         if plan is None and source.format != "emulated":
             try:
@@ -130,6 +145,9 @@ class LayerwiseModels:
             return failed(request.call, batch.error)
         try:
             ended = time.perf_counter()
+            # What it waited behind the batch of its model before it is no time of its own.
+            began = max(received, self._ended.get(request.model, 0.0))
+            self._ended[request.model] = ended
             outputs = {name: np.asarray(array) for name, array in batch.outputs.items()}
             slot.grow(sized(request.offset_free, outputs))
             written = write(slot.view, request.offset_free, outputs)
@@ -138,7 +156,7 @@ class LayerwiseModels:
         return Ran(
             call=request.call,
             outputs=written,
-            device_seconds=ended - received,
+            device_seconds=ended - began,
             batch_bytes=-1,
             slot_bytes=slot.size,
             memory_used_bytes=-1,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batchwright_worker.backends.base import LoadError
+from batchwright_worker.backends.base import LoadRefusedError
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchPlan, TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
@@ -19,16 +19,16 @@ _REMEDY = 'write layerwise: {mode: "Off"}'
 
 
 def rows_plan(service: Service, added: AddedModel, source: ModelSource, why_untried: str) -> BatchPlan:
-    """The plan of a model that the service holds. Raises LoadError for one that is not of rows, or not shown to be:
-    whole requests are not run layer by layer."""
+    """The plan of a model that the service holds. Raises LoadRefusedError for one that is not of rows, or not shown to
+    be: whole requests are not run layer by layer."""
     plan = settled(_Added(service, added, source.name), source, why_untried)
     if plan.whole:
-        raise LoadError(
+        raise LoadRefusedError(
             f"model {source.name!r}: layer by layer only models of rows are served: {plan.reason}; or {_REMEDY}"
         )
     if plan.piece or plan.unbatched_inputs or plan.unbatched_outputs:
         why = plan.reason or f"it takes exactly {plan.piece} rows at once, or has outputs without rows"
-        raise LoadError(
+        raise LoadRefusedError(
             f"model {source.name!r}: layer by layer only models that take any number of rows are served; {why}; "
             f"{_REMEDY}"
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from batchwright_worker.backends import scripts
-from batchwright_worker.backends.base import OutOfDeviceMemoryError
+from batchwright_worker.backends.base import LoadRefusedError, OutOfDeviceMemoryError
 from batchwright_worker.inference.runtime import WrongOutputs
 from batchwright_worker.ipc.frames import encode
 from batchwright_worker.ipc.messages import RequestFailed, RuntimeResponse
@@ -54,8 +54,10 @@ def failed(call: int, error: BaseException) -> RequestFailed:
     """The response to a request that ended in this error."""
     out_of_memory = isinstance(error, OutOfDeviceMemoryError | MemoryError | SlotsFullError)
     text = text_of(error) if out_of_memory else _message(error)
-    other = "WrongOutputs" if isinstance(error, WrongOutputs) else "Failed"
-    return RequestFailed(call=call, kind="OutOfMemory" if out_of_memory else other, message=_logged_if_cut(text))
+    kind = "OutOfMemory" if out_of_memory else "Failed"
+    if isinstance(error, WrongOutputs | LoadRefusedError):
+        kind = "WrongOutputs" if isinstance(error, WrongOutputs) else "Refused"
+    return RequestFailed(call=call, kind=kind, message=_logged_if_cut(text))
 
 
 def row_errors(errors: Mapping[int, str]) -> dict[int, str]:

@@ -139,8 +139,9 @@ class Flight(Struct, frozen=True, kw_only=True, gc=False):
 @dataclass(slots=True, kw_only=True)
 class DeviceTimeline:
     """One device's work and when it is predicted to end. `depth`: how many batches it may be given at a time; it runs
-    them one after the other, or concurrently if it `interleaves` (then at most one per model). `overlaps_loads`: a
-    load takes no device time. `until`: when all its work is predicted to end; `began`: when what it works on began."""
+    them one after the other, or concurrently if it `interleaves` (then at most two per model, one behind the other).
+    `overlaps_loads`: a load takes no device time. `until`: when all its work is predicted to end; `began`: when what it
+    works on began."""
 
     overlaps_loads: bool = False
     depth: int = 1
@@ -157,6 +158,8 @@ class DeviceTimeline:
     busy_s: float = 0.0
     round_trip_s: float = 0.0
     """Smoothed time that a batch given to the idle device takes beyond its device time."""
+    model_ended: dict[str, float] = field(default_factory=dict)
+    """Where batches interleave: when the last one of each model ended, which the next one may have waited behind."""
     suspect: set[str] = field(default_factory=set)
     """Models whose last batch has failed or is run again in parts: they are not unloaded behind a batch before one has
     ended well, so that bad rows can be found."""
@@ -198,6 +201,15 @@ class DeviceTimeline:
         if self.loading or not self.in_flight:
             return not self.loading
         return self.overlaps_loads and not self.runs_isolated
+
+    def takes_behind(self, model: str, rows: int, full: bool) -> bool:
+        """Where batches interleave: is there one batch of the model in flight that this one may be put behind, so that
+        its first weights are fetched while the other computes? It should be no smaller: rows that wait a little share
+        a batch with those that come."""
+        flights = [flight for flight in self.in_flight if flight.model == model]
+        if not self.interleaves or len(flights) != 1 or self.loading == model:
+            return False
+        return not flights[0].isolated and (full or rows >= flights[0].rows)
 
     @property
     def follow_at(self) -> float:
@@ -247,7 +259,8 @@ class DeviceTimeline:
             if device_s is not None and ended.began == self.began:
                 self.round_trip_s += ROUND_TRIP_WEIGHT * (max(0.0, took - device_s) - self.round_trip_s)
             if self.interleaves:
-                took = now - ended.began
+                took = now - max(ended.began, self.model_ended.get(ended.model, 0.0))
+                self.model_ended[ended.model] = now
         self.began = now
         if self.in_flight:
             self.until = now + self._in_flight_s

@@ -216,7 +216,8 @@ def _decide(queues: Sequence[QueueView], devices: Sequence[DeviceView], loading:
 def serve(queue: QueueView, devices: Sequence[DeviceView], is_loading: bool = False) -> RunBatch | LoadModel | str:
     """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
     holders = [device for device in devices if queue.model in device.residents]
-    able = [device for device in holders if device.idle and queue.model not in device.busy_models]
+    able = [device for device in holders if device.idle]
+    able = [device for device in able if queue.model not in device.busy_models or _takes_behind(device.timeline, queue)]
     if isinstance(queue.bucket, IsolatedBucket):
         # Nor beside a load: if the runtime dies, it must be known what it died under.
         able = [device for device in able if not device.timeline.loading]
@@ -242,7 +243,7 @@ def fast_path(queue: QueueView, devices: Iterable[Device]) -> RunBatch | None:
         able = device.idle and queue.model in device.memory.residents
         if able and (best is None or _room(device) < _room(best)):
             best = device
-    if best is None or (best.timeline.in_flight and best.runs(queue.model)):
+    if best is None or (best.timeline.in_flight and best.runs(queue.model) and not _takes_behind(best.timeline, queue)):
         return None
     if best.timeline.loading and isinstance(queue.bucket, IsolatedBucket):
         return None
@@ -255,6 +256,12 @@ def fast_path(queue: QueueView, devices: Iterable[Device]) -> RunBatch | None:
     return RunBatch(
         device=best.name, model=queue.model, bucket=queue.bucket, rows=rows, unload=(), reason="LoadedAndIdle"
     )
+
+
+def _takes_behind(timeline: DeviceTimeline, queue: QueueView) -> bool:
+    if isinstance(queue.bucket, IsolatedBucket):
+        return False
+    return timeline.takes_behind(queue.model, queue.try_batch, queue.full)
 
 
 def _run_on(queue: QueueView, device: DeviceView) -> RunBatch | None:

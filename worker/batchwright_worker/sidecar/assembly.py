@@ -118,14 +118,15 @@ def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: in
         slots=settings.ipc_dir / f"slots-{index}",
         slots_limit_bytes=shares_of(settings, deployment).slots_bytes,
         paths=Paths(scripts=settings.scripts_dir),
-        overlaps_loads=bool(here) and all(_loads_beside_batches(each, deployment, settings.kind) for each in here),
+        overlaps_loads=interleaves(deployment)
+        or (bool(here) and all(_loads_beside_batches(each, settings.kind) for each in here)),
         interleaves=interleaves(deployment),
     )
 
 
-def _loads_beside_batches(artifact: Artifact, deployment: ModelDeployment, kind: str) -> bool:
-    """May a load of it run while batches of other models do? Not on a CPU whose models are cut into layers: these are
-    profiled when they are loaded."""
+def _loads_beside_batches(artifact: Artifact, kind: str) -> bool:
+    """May a load of it run while batches of other models do? Where models are cut into layers, all may: the runtime
+    loads on a thread of its own there, and measures when no batch runs."""
     if kind == KIND_EMULATED:
         return artifact.emulated is not None and artifact.emulated.load_overlaps
-    return kind == KIND_CPU and FORMATS[artifact.format].loads_beside_batches and not interleaves(deployment)
+    return kind == KIND_CPU and FORMATS[artifact.format].loads_beside_batches

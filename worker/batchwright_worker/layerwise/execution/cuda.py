@@ -275,7 +275,7 @@ class CudaAccelerator:
         loaded = self._loaded[name]
         network = loaded.network
         known = read_profile(network.folder, self.driver.name, rows)
-        if known is not None and known.runs >= effort.least and known.digest == network.index.digest:
+        if known is not None and effort.takes(known, network.index.digest):
             return known
         batch = LayerwiseBatch(
             model=name, inputs=example_inputs(network.inputs, rows), rows=rows, layers=(), settled=lambda _batch: None

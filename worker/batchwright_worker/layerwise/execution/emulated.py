@@ -26,12 +26,19 @@ class _PieceEngine:
 
     def __init__(self) -> None:
         self._begun: float | None = None
+        self._due = 0.0
+        self._pauses = 0
 
     def start(self, job: UnitJob) -> None:
-        start = time.monotonic()
+        # A sleep ends late; the next piece begins when the one before should have ended, unless it waited for room.
+        start = self._due if job.started and job.pauses == self._pauses else time.monotonic()
+        self._pauses = job.pauses
         self._begun = start if self._begun is None else self._begun
         seconds = seconds_of_steps(job.batch.layers[job.position].fetch) if job.batch.error is None else 0.0
-        job.fetch_s += _slept(seconds * (job.placed - job.started) / job.bytes if job.bytes else seconds)
+        seconds *= (job.placed - job.started) / job.bytes if job.bytes else 1.0
+        self._due = start + seconds
+        _slept(self._due - time.monotonic())
+        job.fetch_s += (self._due if job.placed < job.bytes else time.monotonic()) - start
 
     def finish(self, job: UnitJob) -> Interval:
         assert self._begun is not None

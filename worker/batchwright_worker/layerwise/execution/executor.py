@@ -125,10 +125,14 @@ class Executor:
             if prefetch is not None:
                 self._scheduler.timeline.prefetch = prefetch
 
-    def wait_idle(self, model: str | None = None) -> None:
-        """Until no batch (of this model) is here."""
+    def wait_idle(self, model: str | None = None, at_most_s: float | None = None) -> None:
+        """Until no batch (of this model) is here, or for so long."""
+
+        def idle() -> bool:
+            return all(model not in (None, each.model) for each in self._batches.values())
+
         with self._changed:
-            self._changed.wait_for(lambda: all(model not in (None, each.model) for each in self._batches.values()))
+            self._changed.wait_for(idle, at_most_s)
 
     def close(self) -> None:
         """Ends the threads when they have run what was submitted."""

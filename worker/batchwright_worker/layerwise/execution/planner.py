@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from batchwright_worker.layerwise.core.steps import seconds_of_steps, steps_of_seconds
 from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
@@ -22,8 +24,10 @@ _FOLLOW_SHARE: Final = 0.05
 """Share of a new measurement in the model's ratio; a unit's own follows as fast, from what the model's leaves."""
 _LARGEST_RATIO: Final = 1000.0
 """Planned times are corrected by this factor at most, either way: a profile of a busy machine can be that wrong."""
-_WRONG: Final = 2.0
-"""A profile that is off by more than this factor is measured anew."""
+_RIGHT: Final = 1.25
+"""A profile that is off by less than this factor stays as it is."""
+_LEAST_SEEN: Final = 20
+"""Batches that a correction is made from: a ratio follows with a twentieth of each."""
 
 
 @dataclass(slots=True)
@@ -33,6 +37,8 @@ class _ModelPlan:
     compute_ratio: float = 1.0
     fetch_ratio: float = 1.0
     unit_ratios: list[float] = field(default_factory=list)
+    seen: int = 0
+    """Units that have run."""
 
 
 @dataclass(slots=True)
@@ -74,16 +80,33 @@ class UnitPlans:
         if plan is None:
             return
         compute, fetch = record.compute_end - record.compute_start, record.fetch_s
+        plan.seen += 1
         planned, unit = seconds_of_steps(record.planned.compute), plan.unit_ratios
         plan.compute_ratio = _followed(plan.compute_ratio, compute, planned)
         unit[record.position] = _followed(unit[record.position], compute, planned)
         if record.bytes:
             plan.fetch_ratio = _followed(plan.fetch_ratio, fetch, seconds_of_steps(record.planned.fetch))
 
-    def is_wrong(self, model: str) -> bool:
-        """Do the measurements differ so much from the model's profiles that these should be measured anew?"""
+    def corrected(self, model: str) -> list[Profile]:
+        """The model's profiles as they should have been by what has run since; none if they were right, or little has
+        run."""
         plan = self._plans[model]
-        return any(not 1 / _WRONG <= ratio <= _WRONG for ratio in (plan.compute_ratio, plan.fetch_ratio))
+        ratios = (plan.compute_ratio, plan.fetch_ratio, *plan.unit_ratios)
+        if plan.seen < _LEAST_SEEN * len(plan.unit_ratios) or all(1 / _RIGHT <= each <= _RIGHT for each in ratios):
+            return []
+        return [
+            msgspec.structs.replace(
+                profile,
+                compute_s=[
+                    seconds * plan.compute_ratio * unit
+                    for seconds, unit in zip(profile.compute_s, plan.unit_ratios, strict=True)
+                ],
+                latency_s=profile.latency_s * plan.fetch_ratio,
+                bytes_per_second=profile.bytes_per_second / plan.fetch_ratio,
+                spread=0.0,
+            )
+            for profile in plan.profiles
+        ]
 
 
 def _followed(ratio: float, measured: float, planned: float) -> float:

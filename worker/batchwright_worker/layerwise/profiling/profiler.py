@@ -33,21 +33,29 @@ _VARIABLE: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """`runs` of every unit; when `seconds` are over, at least `least` of each."""
+    """`runs` of every unit; when `seconds` are over, at least `least` of each. `any_profile`: one on disk will do even
+    if it was disturbed. `gap` returns before each run when little else runs here."""
 
     runs: int = RUNS
     least: int = RUNS
     seconds: float = float("inf")
+    any_profile: bool = False
+    gap: Callable[[], object] = lambda: None
+
+    def takes(self, known: Profile | None, digest: str) -> bool:
+        """Need nothing be measured with this profile?"""
+        if known is None or known.digest != digest or known.runs < self.least:
+            return False
+        return self.any_profile or known.spread <= MOST_SPREAD
 
 
 def measured(network: Network, reader: UnitReader, rows: int, processor: str, effort: Effort) -> Profile:
-    """The profile on disk, else a new one, which is kept there unless something disturbed it."""
+    """The profile on disk, else a new one, which is kept there."""
     known = read_profile(network.folder, processor, rows)
-    if known is not None and known.runs >= effort.least and known.digest == network.index.digest:
+    if known is not None and effort.takes(known, network.index.digest):
         return known
     profile = measure(network, reader, rows, processor, effort)
-    if profile.spread <= MOST_SPREAD:
-        write_profile(network.folder, profile)
+    write_profile(network.folder, profile)
     return profile
 
 
@@ -141,6 +149,7 @@ class _UnitTimer:
             if run > effort.least and time.monotonic() > deadline:
                 break
             trial = [dict(values) for values in state]
+            effort.gap()
             begin = time.perf_counter()
             self._network.compute(position, weights, trial)
             times.append(time.perf_counter() - begin)

@@ -22,7 +22,6 @@ __all__ = [
     "Summary",
     "cache_folder",
     "fit_fetch",
-    "forget_profiles",
     "processor_name",
     "read_profile",
     "write_profile",
@@ -114,12 +113,6 @@ def read_profile(folder: Path, processor: str, rows: int) -> Profile | None:
         return msgspec.json.decode(_path(folder, processor, rows).read_bytes(), type=Profile)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def forget_profiles(folder: Path) -> None:
-    """Remove all profiles of a prepared network: they are measured anew at the next load."""
-    for path in folder.glob("profile-*.json"):
-        path.unlink(missing_ok=True)
 
 
 def write_profile(folder: Path, profile: Profile) -> None:

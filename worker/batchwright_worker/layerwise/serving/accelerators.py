@@ -10,7 +10,7 @@ import numpy as np
 
 from batchwright_worker.api.formats import DIVISIBLE, FORMATS, listed
 from batchwright_worker.api.names import KIND_EMULATED
-from batchwright_worker.backends.base import Host, LoadError, accelerator_for
+from batchwright_worker.backends.base import Host, LoadError, LoadRefusedError, accelerator_for
 from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.host.machine import processor_name
 from batchwright_worker.inference.requests import Array
@@ -22,12 +22,11 @@ from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBa
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
-from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, forget_profiles
+from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, write_profile
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 __all__ = ["AcceleratorAdapter", "AddedModel", "adapter_of"]
 
-_EFFORT: Final = Effort(runs=20, least=3, seconds=2.0)
 _PROFILED_ROWS: Final = (1, 4)
 """Compute in between and beyond follows from these."""
 _EMULATED_UNITS: Final = 8
@@ -75,10 +74,10 @@ class AcceleratorAdapter(Protocol):
     def reserved_bytes(self) -> int:
         """Memory for weights in flight that no measurement of what the process uses shows."""
 
-    def forget_profiles(self, name: str) -> None:
-        """Measure this model anew when it is loaded again."""
+    def keep_profile(self, name: str, profile: Profile) -> None:
+        """For the next load of a model that is here."""
 
-    def add(self, source: ModelSource) -> AddedModel:
+    def add(self, source: ModelSource, effort: Effort) -> AddedModel:
         """Load a model onto the device. Raises LoadError with what to change."""
 
     def remove(self, name: str) -> None:
@@ -103,8 +102,8 @@ def _cpu_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
     device = CpuAccelerator(max(PAGE, settings.flight_bytes))
     processor = f"{processor_name()} x{host.threads} serving"
 
-    def profile(name: str, rows: int) -> Profile:
-        return measured(device.network(name), device.reader(name), rows, processor, _EFFORT)
+    def profile(name: str, rows: int, effort: Effort) -> Profile:
+        return measured(device.network(name), device.reader(name), rows, processor, effort)
 
     # The pool is shared memory to the kernel: no part of what the process is seen to hold.
     return _NetworkAdapter(device, profile, settings, host, device.ring.capacity)
@@ -116,7 +115,7 @@ def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
 
     device = CudaAccelerator(settings.flight_bytes)
     # The driver counts the arena as used, like everything else on the device.
-    return _NetworkAdapter(device, lambda name, rows: device.measured(name, rows, _EFFORT), settings, host, 0)
+    return _NetworkAdapter(device, device.measured, settings, host, 0)
 
 
 class _NetworkAdapter:
@@ -125,7 +124,7 @@ class _NetworkAdapter:
     def __init__(
         self,
         device: NetworkAccelerator,
-        profile: Callable[[str, int], Profile],
+        profile: Callable[[str, int, Effort], Profile],
         settings: LayerwiseSettings,
         host: Host,
         reserved_bytes: int,
@@ -134,30 +133,34 @@ class _NetworkAdapter:
         self.reserved_bytes = reserved_bytes
         self._share = settings.resident_bytes // settings.models
 
-    def add(self, source: ModelSource) -> AddedModel:
+    def add(self, source: ModelSource, effort: Effort) -> AddedModel:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
             # Two units fit at least: one computes while the next one is fetched.
             network = self._opened(source, capacity // 2)
         except NotDivisible as error:
-            raise LoadError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
+            raise LoadRefusedError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
         resident = leading(network, self._share)
         flying = [unit.size for position, unit in enumerate(network.index.units) if position not in resident]
         if max(flying, default=0) > capacity:
             network.close()
-            raise LoadError(
+            raise LoadRefusedError(
                 f"model {source.name!r}: a unit of {max(flying)} bytes cannot be split further, and "
                 f"{capacity} of layerwise.memoryBudgetBytes are for weights in flight: raise memoryBudgetBytes to "
                 f"{-(-max(flying) * 4 // 3)} or more"
             )
         self.device.add(source.name, network)
         self.device.keep(source.name, resident)
-        profiles = [self._profile(source.name, rows) for rows in _PROFILED_ROWS]
+        try:
+            profiles = [self._profile(source.name, rows, effort) for rows in _PROFILED_ROWS]
+        except BaseException:
+            self.device.remove(source.name)
+            raise
         return AddedModel(inputs=network.inputs, outputs=network.outputs, profiles=profiles, resident=resident)
 
-    def forget_profiles(self, name: str) -> None:
-        forget_profiles(self.device.network(name).folder)
+    def keep_profile(self, name: str, profile: Profile) -> None:
+        write_profile(self.device.network(name).folder, profile)
 
     def remove(self, name: str) -> None:
         self.device.remove(name)
@@ -181,7 +184,7 @@ class _EmulatedAdapter:
         self._host = host
         self._models: dict[str, Any] = {}
 
-    def add(self, source: ModelSource) -> AddedModel:
+    def add(self, source: ModelSource, effort: Effort) -> AddedModel:
         from batchwright_worker.backends.emulated import answering
 
         emulated = source.emulated
@@ -189,7 +192,7 @@ class _EmulatedAdapter:
             raise LoadError(f"model {source.name!r} has no emulated section; the emulated accelerator runs no other")
         size = -(-emulated.weights_bytes // _EMULATED_UNITS)
         if size > self.device.ring.capacity:
-            raise LoadError(
+            raise LoadRefusedError(
                 f"model {source.name!r}: a unit of {size} bytes is larger than the {self.device.ring.capacity} of "
                 "layerwise.memoryBudgetBytes that are for weights in flight: raise memoryBudgetBytes"
             )
@@ -197,8 +200,8 @@ class _EmulatedAdapter:
         profiles = [_emulated_profile(source.name, emulated, size, rows) for rows in (1, 64)]
         return AddedModel(inputs=model.inputs, outputs=model.outputs, profiles=profiles, resident=frozenset())
 
-    def forget_profiles(self, name: str) -> None:
-        """They are what the manifest says."""
+    def keep_profile(self, name: str, profile: Profile) -> None:
+        """It is what the manifest says."""
 
     def remove(self, name: str) -> None:
         del self._models[name]

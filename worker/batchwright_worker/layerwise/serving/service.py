@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -17,6 +20,7 @@ from batchwright_worker.layerwise.core.values import Prefetch
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
 from batchwright_worker.layerwise.execution.planner import UnitPlans
+from batchwright_worker.layerwise.profiling.profiler import Effort
 from batchwright_worker.layerwise.serving.accelerators import AddedModel, adapter_of
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
@@ -29,8 +33,16 @@ _REVISED_AFTER: Final = 64
 """Batches after which the skip limit is worked out anew from what was measured meanwhile."""
 
 
+_WRITTEN_EVERY_S: Final = 30.0
+"""What was learned of the models is kept so often at most."""
+
+_GAP_S: Final = 0.02
+"""How long a measurement waits for the end of the batches that run: others are not held up, nor is the load."""
+
+
 class Service:
-    """`add`, `remove`, `submit` from one thread; batches are settled on another. `on_broken`: the device has failed."""
+    """`add` and `remove` from one thread, `submit` from one (another, say: batches of other models run meanwhile);
+    batches are settled on a third. `on_broken`: the device has failed."""
 
     def __init__(
         self, kind: str, settings: LayerwiseSettings, host: Host, on_broken: Callable[[BaseException], None]
@@ -42,6 +54,9 @@ class Service:
         self._rows: dict[str, int] = {}
         """Rows of each model's batches, as the policy knows them."""
         self._since_policy = 0
+        self._written = 0.0
+        self._lock = threading.Lock()
+        """Over the models and their plans: not while one is opened and measured, or its last batches are waited for."""
         self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
 
     @property
@@ -49,27 +64,38 @@ class Service:
         """Memory for weights in flight, which no measurement of the process shows."""
         return self._adapter.reserved_bytes
 
-    def add(self, source: ModelSource) -> AddedModel:
-        """Load a model, in the place of one of the same name. Raises LoadError."""
+    def add(self, source: ModelSource, *, again: bool = False) -> AddedModel:
+        """Load a model, in the place of one of the same name, and measure it while no batch runs. `again`: it was
+        served before, so that any profile of it will do for now. Raises LoadError."""
         self.remove(source.name)
-        added = self._adapter.add(source)
-        self._plans.add(source.name, added.profiles)
-        self._plans.keep(source.name, added.resident)
-        self._added[source.name] = added
-        self._rows[source.name] = 1
-        self._use_policy()
+        added = self._adapter.add(source, self._measuring(again=again))
+        with self._lock:
+            self._plans.add(source.name, added.profiles)
+            self._plans.keep(source.name, added.resident)
+            self._added[source.name] = added
+            self._rows[source.name] = 1
+            self._use_policy()
         return added
+
+    def _measuring(self, *, again: bool) -> Effort:
+        return Effort(
+            runs=20, least=3, seconds=2.0, any_profile=again, gap=lambda: self._executor.wait_idle(at_most_s=_GAP_S)
+        )
 
     def remove(self, name: str) -> None:
         """Wait for the model's batches, then unload it; nothing happens if it is not here."""
-        if self._added.pop(name, None) is not None:
-            self._executor.wait_idle(name)
-            if self._plans.is_wrong(name):
-                self._adapter.forget_profiles(name)
+        with self._lock:
+            if self._added.pop(name, None) is None:
+                return
+        self._executor.wait_idle(name)
+        with self._lock:
+            corrected = self._plans.corrected(name)
             self._plans.remove(name)
-            self._adapter.remove(name)
             del self._rows[name]
             self._use_policy()
+        for profile in corrected:
+            self._adapter.keep_profile(name, profile)
+        self._adapter.remove(name)
 
     def remove_all(self) -> None:
         """Wait for all batches, then unload all models."""
@@ -82,11 +108,12 @@ class Service:
 
     def submit(self, model: str, inputs: Mapping[str, Array], rows: int, settled: Settled) -> None:
         """Queue a batch; `settled` is called from another thread. Raises what is wrong with it."""
-        if model not in self._added:
-            raise LoadError(f"model {model!r} is not loaded here")
-        self._follow(model, rows)
-        layers = self._plans.layers(model, rows)
-        self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
+        with self._lock:
+            if model not in self._added:
+                raise LoadError(f"model {model!r} is not loaded here")
+            self._follow(model, rows)
+            layers = self._plans.layers(model, rows)
+            self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
 
     def streams(self) -> StreamCounters:
         """The counters of both engines, and the memory."""
@@ -117,6 +144,23 @@ class Service:
         if other_size or self._since_policy >= _REVISED_AFTER:
             self._rows[model] = rows
             self._use_policy(replanned=other_size)
+            self._write_back()
+
+    def _write_back(self) -> None:
+        """Keep what was learned of the models for their next load, which a lost process may bring at any time."""
+        now = time.monotonic()
+        if now - self._written < _WRITTEN_EVERY_S:
+            return
+        self._written = now
+        found = {name: self._plans.corrected(name) for name in self._added}
+        kept = [(name, profile) for name, profiles in found.items() for profile in profiles]
+
+        def write() -> None:
+            for name, profile in kept:
+                with contextlib.suppress(OSError, KeyError):  # the disk is full; the model is gone
+                    self._adapter.keep_profile(name, profile)
+
+        threading.Thread(target=write, name="layerwise profiles", daemon=True).start()
 
     def _use_policy(self, *, replanned: bool = True) -> None:
         self._since_policy = 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, TypeVar
 
-from batchwright_worker.inference.runtime import BatchFailed, OutOfMemory, WrongOutputs
+from batchwright_worker.inference.runtime import BatchFailed, LoadRefused, OutOfMemory, WrongOutputs
 from batchwright_worker.ipc.messages import RequestFailed, RuntimeResponse
 
 Response = TypeVar("Response")
-_KINDS: Final = {"OutOfMemory": OutOfMemory, "WrongOutputs": WrongOutputs}
+_KINDS: Final = {"OutOfMemory": OutOfMemory, "WrongOutputs": WrongOutputs, "Refused": LoadRefused}
 
 
 def expect(response: RuntimeResponse, wanted: type[Response]) -> Response:

@@ -133,7 +133,7 @@ def test_a_model_is_unloaded_and_loaded_again(served: Served, module: Any) -> No
         assert client.is_model_ready("echo-fp32")
         assert states(client)["echo-fp32"] == "READY"
         assert client.infer("echo-fp32", inputs(module, X[:1])).as_numpy("y").tolist() == X[:1].tolist()
-        with pytest.raises(InferenceServerException, match="no model 'nope'"):
+        with pytest.raises(InferenceServerException, match="unknown model: 'nope'"):
             client.load_model("nope")
 
 

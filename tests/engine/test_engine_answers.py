@@ -225,7 +225,7 @@ def test_an_unknown_model_is_named_with_those_that_exist() -> None:
     async def scenario() -> None:
         engine = engine_of([model("a"), model("b")], FakeDevice())
         await engine.start()
-        with pytest.raises(UnknownModel, match=r"no model 'c' here; there are \['a', 'b'\]"):
+        with pytest.raises(UnknownModel, match=r"unknown model: 'c' is not found; there are \['a', 'b'\]"):
             await engine.infer(request(engine, 1, model_name="c"))
         await engine.close()
 

@@ -83,7 +83,7 @@ def with_parameter(name: str, **value: Any) -> pb.ModelInferRequest:
 
 CASES = [
     Case("no inputs", ("input 'x' of model linear is missing",), pb.ModelInferRequest(model_name="linear")),
-    Case("an unknown model", ("no model 'nope'", "echo-bf16"), request("nope"), grpc.StatusCode.NOT_FOUND),
+    Case("an unknown model", ("unknown model: 'nope'", "echo-bf16"), request("nope"), grpc.StatusCode.NOT_FOUND),
     Case("an unknown version", ("no version '3'",), versioned("3"), grpc.StatusCode.NOT_FOUND),
     Case("an unknown input", ("'x'", "missing"), request(name="z")),
     Case("an input twice", ("'x' is there twice",), two_inputs()),
@@ -127,7 +127,7 @@ CASES = [
     ),
     Case("a timeout that is no number", ("'timeout'", "microseconds"), with_parameter("timeout", string_param="1s")),
     Case("a negative priority", ("'priority'",), with_parameter("priority", int64_param=-1)),
-    Case("classes", ("'y'", "'classification'"), asking("classification", int64_param=2)),
+    Case("classes", ("'y'", "'classification'"), asking("classification", int64_param=-2)),
     Case("an output to shared memory", ("'y'", "shared memory"), asking("shared_memory_region", string_param="r")),
     Case("an input in shared memory", ("'x'", "shared memory"), in_shared_memory()),
     Case("a sequence", ("'sequence_id'",), with_parameter("sequence_id", int64_param=4)),

@@ -126,9 +126,10 @@ CASES = [
     ),
     Case(
         "classification",
-        ("classification", "not served"),
-        body(tensor(), outputs=[{"name": "y", "parameters": {"classification": 3}}]),
+        ("'y'", "'classification'", "how many classes"),
+        body(tensor(), outputs=[{"name": "y", "parameters": {"classification": -3}}]),
     ),
+    Case("an output twice", ("'y'", "asked for twice"), body(tensor(), outputs=[{"name": "y"}, {"name": "y"}])),
     Case("header length with a sign", ("Inference-Header-Content-Length", "'+10'"), **binary(sized(64), RAW, "+10")),
     Case(
         "header length beyond the body", ("Inference-Header-Content-Length", "'9999'"), **binary(sized(64), RAW, 9999)
@@ -151,7 +152,7 @@ CASES = [
         path="/v2/models/echo-bytes/infer",
         **binary(BYTES_HEADER, struct.pack("<I", 4) + b"abcd" + struct.pack("<I", 9)),
     ),
-    Case("an unknown model", ("no model 'nope'", "echo-bf16"), body(tensor()), 404, "/v2/models/nope/infer"),
+    Case("an unknown model", ("unknown model: 'nope'", "echo-bf16"), body(tensor()), 404, "/v2/models/nope/infer"),
     Case("an unknown version", ("no version '2'", "'1'"), body(tensor()), 404, "/v2/models/linear/versions/2/infer"),
     Case("an unknown path", ("nothing at '/v2/model'",), body(tensor()), 404, "/v2/model"),
     Case("the wrong method", ("not allowed", "GET"), body(tensor()), 405, "/v2/health/ready"),

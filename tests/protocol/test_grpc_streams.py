@@ -44,11 +44,11 @@ def test_an_error_stays_in_its_place(stub: GRPCInferenceServiceStub) -> None:
     wrong.id = "wrong"
     refused = request("linear")
     refused.id = "refused"
-    refused.outputs.add(name="y").parameters["classification"].int64_param = 2
+    refused.outputs.add(name="y").parameters["classification"].int64_param = -2
     answers = list(stub.ModelStreamInfer(iter([slow(1), wrong, refused, slow(2)]), timeout=60))
     assert [answer.infer_response.id for answer in answers] == ["1", "wrong", "refused", "2"]
     assert [bool(answer.error_message) for answer in answers] == [False, True, True, False]
-    assert "no model 'nope'" in answers[1].error_message
+    assert "unknown model: 'nope'" in answers[1].error_message
     assert "classification" in answers[2].error_message
     assert answers[0].infer_response.parameters["triton_final_response"].bool_param
 

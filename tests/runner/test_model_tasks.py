@@ -75,7 +75,7 @@ async def test_a_row_that_does_not_fit_the_model_is_its_items_error(bench: MakeB
             "ShapeMismatch",
             "input 'x': wanted FP32, declared INT64",
         ),
-        ((cpu("row", "sample_functions:one_row"), model("n", "emu", "n", "row")), "UnknownModel", "no model 'n'"),
+        ((cpu("row", "sample_functions:one_row"), model("n", "emu", "n", "row")), "UnknownModel", "unknown model: 'n'"),
         ((cpu("row", "sample_functions:one_row"), model("n", "gone", "n", "row")), "UnknownDeployment", "'gone'"),
     ],
     ids=["declared type", "model", "deployment"],

@@ -72,7 +72,7 @@ def test_without_the_token_nothing_is_told_or_done(served: Served, path: str, bo
     [
         ("/v1/state?after=x", None, 400, "'after'"),
         ("/v1/load", {"models": "slow"}, 400, "model"),
-        ("/v1/unload", {"model": "nope"}, 404, "no model 'nope'"),
+        ("/v1/unload", {"model": "nope"}, 404, "unknown model: 'nope'"),
         ("/v1/nothing", None, 404, "/v1/state"),
     ],
 )

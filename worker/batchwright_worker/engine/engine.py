@@ -309,7 +309,7 @@ class Engine:
     def _served(self, name: str) -> ServedModel:
         served = self.scheduler.models.get(name)
         if served is None:
-            raise UnknownModel(f"there is no model '{name}' here; there are {sorted(self.models)}")
+            raise UnknownModel(f"Request for unknown model: '{name}' is not found; there are {sorted(self.models)}")
         return served
 
     def _accept(

@@ -21,7 +21,14 @@ from batchwright_worker.inference.runtime import TensorSpec
 
 VERSION: Final = "1"
 """Every model has this one version."""
-EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
 _SHOWN_NAMES: Final = 20
 _NEVER: Final = Tally()
 """There is no response cache here; Triton's clients expect its fields."""
@@ -51,7 +58,9 @@ class Catalogue:
     def check_name(self, name: str) -> None:
         """Raises UnknownModel unless the manifest has a model of this name."""
         if name not in self.models:
-            raise UnknownModel(f"there is no model {name!r} here; there are: {_few(sorted(self.models))}")
+            raise UnknownModel(
+                f"Request for unknown model: {name!r} is not found; there are: {_few(sorted(self.models))}"
+            )
 
     def expected_wait_ms(self, name: str) -> int:
         """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""

@@ -12,10 +12,11 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip.datatypes import RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.binary import BinarySection, split
+from batchwright_worker.protocol.classification import classes_of
 from batchwright_worker.protocol.json_tensors import InputTensor, input_array, place_of_input
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.nonfinite import has_tokens, loads, with_tokens
-from batchwright_worker.protocol.parameters import deadline_of, priority_of, refuse_unsupported
+from batchwright_worker.protocol.parameters import check_once, deadline_of, priority_of, refuse_unsupported
 from batchwright_worker.protocol.shared_memory import Place, Regions, SharedTensors, place_of
 from batchwright_worker.protocol.tensors import add_input, check_inputs_count, rows_of
 
@@ -61,12 +62,13 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A request, and how its response is to be written: `binary` by output name, `binary_default` for the others.
-    `shared`: where some of its tensors lie in shared memory."""
+    `shared`: where some of its tensors lie in shared memory; `classes`: how many of an output are wanted."""
 
     request: InferRequest
     binary: Mapping[str, bool]
     binary_default: bool
     shared: SharedTensors | None = None
+    classes: Mapping[str, int] | None = None
 
     def is_binary(self, output: str) -> bool:
         """Is this output to travel as raw bytes?"""
@@ -103,6 +105,7 @@ def parse(
         binary=binary,
         binary_default=default,
         shared=shared,
+        classes=_classes(decoded.outputs),
     )
 
 
@@ -196,13 +199,20 @@ def _inputs(
 
 def _binary(outputs: list[RequestedOutput], default: bool, placed: Mapping[str, Place]) -> dict[str, bool]:
     """Whether each requested output is to travel as raw bytes; those that go to a place of their own do."""
-    binary = {}
+    binary: dict[str, bool] = {}
     for output in outputs:
         where = f"output {output.name!r}"
+        check_once(output.name, binary)
         in_region = output.name in placed
         refuse_unsupported(output.parameters, where, regions=in_region)
         binary[output.name] = in_region or _flag(output.parameters, "binary_data", where, default)
     return binary
+
+
+def _classes(outputs: list[RequestedOutput]) -> dict[str, int] | None:
+    """Of which outputs how many classes are wanted; None: of none."""
+    wanted = {output.name: classes_of(output.parameters, f"output {output.name!r}") for output in outputs}
+    return {name: count for name, count in wanted.items() if count} or None
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str, default: bool = False) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from batchwright_worker.inference.errors import BadInput
@@ -11,7 +11,6 @@ PRIORITY_MAX: Final = 1 << 32
 REGION: Final = "shared_memory_region"
 _UNSUPPORTED: Final = {
     REGION: "shared memory of the client's machine cannot be read here; send the data in the body",
-    "classification": "the classification extension is not served; take the top classes of the scores yourself",
 }
 
 
@@ -51,6 +50,12 @@ def refuse_unsupported(parameters: Mapping[str, Any], where: str, *, regions: bo
     for name, remedy in _UNSUPPORTED.items():
         if parameters.get(name) and not (regions and name == REGION):
             raise BadInput(f"{where}: parameter {name!r} is not supported: {remedy}")
+
+
+def check_once(name: str, known: Collection[str]) -> None:
+    """Raises BadInput for an output that has been asked for already."""
+    if name in known:
+        raise BadInput(f"output {name!r} is asked for twice; name each output once")
 
 
 def check_load(parameters: Mapping[str, Any]) -> None:

@@ -30,12 +30,14 @@ Outcome = InferResult | InferenceError
 
 @dataclass(slots=True)
 class SubmittedCall:
-    """A request, and its outcome to come; `pending` once the engine has it. `places`: of outputs in shared memory."""
+    """A request, and its outcome to come; `pending` once the engine has it. `places`: of outputs in shared memory;
+    `classes`: of which outputs how many are wanted."""
 
     request: InferRequest
     outcome: asyncio.Future[Outcome]
     pending: PendingRequest | None = None
     places: Mapping[str, Place] | None = None
+    classes: Mapping[str, int] | None = None
 
 
 class Bursts:

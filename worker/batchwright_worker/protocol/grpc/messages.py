@@ -12,8 +12,9 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, RAW_ONLY, encode_bytes, name_of
+from batchwright_worker.protocol.classification import classes_of
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.parameters import REGION, deadline_of, priority_of, refuse_unsupported
+from batchwright_worker.protocol.parameters import REGION, check_once, deadline_of, priority_of, refuse_unsupported
 from batchwright_worker.protocol.shared_memory import Place, Regions, place_of
 from batchwright_worker.protocol.tensors import (
     DeclaredInput,
@@ -41,10 +42,14 @@ def parse(
         places = (_place(tensor, "input") for tensor in message.inputs)
         regions.check([place for place in places if place is not None], list(places_of(message).values()))
     inputs = _inputs(message, limits, regions)
+    named: list[str] = []
     for output in message.outputs:
+        check_once(output.name, named)
+        named.append(output.name)
         if output.parameters:
             given = by_name(output.parameters)
             refuse_unsupported(given, f"output {output.name!r}", regions=regions is not None)
+            classes_of(given, f"output {output.name!r}")
     return InferRequest(
         model=message.model_name,
         inputs=inputs,
@@ -55,7 +60,7 @@ def parse(
         ),
         priority=priority_of(parameters),
         request_id=message.id,
-        outputs=tuple(output.name for output in message.outputs),
+        outputs=tuple(named),
     )
 
 
@@ -91,6 +96,16 @@ def places_of(message: pb.ModelInferRequest) -> dict[str, Place]:
     """The outputs that go to shared memory, and where. Raises BadInput."""
     places = ((output.name, _place(output, "output")) for output in message.outputs)
     return {name: place for name, place in places if place is not None}
+
+
+def classes_in(message: pb.ModelInferRequest) -> dict[str, int] | None:
+    """Of which outputs how many classes are wanted; None: of none. Raises BadInput."""
+    wanted = {
+        output.name: classes_of(by_name(output.parameters), f"output {output.name!r}")
+        for output in message.outputs
+        if output.parameters
+    }
+    return {name: count for name, count in wanted.items() if count} or None
 
 
 def names_a_region(message: pb.ModelInferRequest) -> bool:

@@ -17,6 +17,7 @@ from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
+from batchwright_worker.protocol.classification import classified
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
 from batchwright_worker.protocol.grpc.region_calls import RegionCalls
@@ -152,9 +153,11 @@ class InferenceService(RegionCalls):
             request = messages.parse(message, arrival, left_s, self._limits, self._regions)
         else:
             request = messages.due_within(request_of(*apart, arrival), left_s)
+        classes = messages.classes_in(message)
         held = sum(array.nbytes for array in request.inputs.values())
         self._memory.hold(held)
         call = self._bursts.add(request)
+        call.classes = classes
         if self._regions is not None:
             call.places = messages.places_of(message)
         call.outcome.add_done_callback(lambda _: self._memory.release(held))
@@ -169,6 +172,9 @@ class InferenceService(RegionCalls):
             raise
         if isinstance(outcome, InferenceError):
             raise outcome
+        if call.classes:
+            whole = self._engine.model_metadata(call.request.model).max_batch_size == 0
+            outcome = classified(outcome, call.classes, whole=whole)
         return messages.response(call.request, VERSION, outcome, call.places, self._regions), outcome
 
     async def _read_stream(

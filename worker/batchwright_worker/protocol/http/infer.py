@@ -14,6 +14,7 @@ from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.protocol import json_bodies
 from batchwright_worker.protocol.catalogue import VERSION, Catalogue
+from batchwright_worker.protocol.classification import PARAMETER, classified
 from batchwright_worker.protocol.http.compression import codings_of
 from batchwright_worker.protocol.http.messages import (
     JSON,
@@ -43,6 +44,7 @@ from batchwright_worker.protocol.shared_memory import Regions
 EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
 _BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
 _REGION: Final = REGION.encode()
+_CLASSES: Final = PARAMETER.encode()
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 WAIT_FRESH_S: Final = 0.002
 HEADS_KEPT: Final = 256
@@ -110,8 +112,11 @@ class Inference:
         self._submit(request, self._parsed(request.content, head))
 
     def _is_read_apart(self, body: memoryview, head: InferHead) -> bool:
-        """Not where it may name a region: these are this process's."""
-        return _takes_long(body, head) and not (self._regions is not None and _REGION in _json_of(body, head))
+        """Not where it may name a region: these are this process's. Nor where classes are wanted of its outputs."""
+        if not _takes_long(body, head):
+            return False
+        json = _json_of(body, head)
+        return _CLASSES not in json and not (self._regions is not None and _REGION in json)
 
     def _submit(self, request: HttpRequest, parsed: ParsedRequest) -> None:
         if parsed.shared is not None:
@@ -167,7 +172,7 @@ class Inference:
         if template is not None:
             return template.parsed(head.model, body, arrival)
         parsed = json_bodies.parse(head.model, body, head.json_length, arrival, self._limits, self._regions)
-        if parsed.shared is None:
+        if parsed.shared is None and not parsed.classes:
             head.templates.learn(json, parsed, head.json_bytes, len(body))
         return parsed
 
@@ -175,6 +180,8 @@ class Inference:
         """The engine's callback. Never raises: the engine has other callers of the same batch to call back."""
         try:
             if isinstance(outcome, InferResult):
+                if parsed.classes:
+                    outcome = classified(outcome, parsed.classes, whole=self._is_whole(parsed.request.model))
                 self._send(request, parsed, outcome)
                 return
             response = error_response(outcome)
@@ -183,6 +190,9 @@ class Inference:
         except Exception:
             response = internal_error(request)
         request.caller.respond(self._with_common_headers(request, response))
+
+    def _is_whole(self, model: str) -> bool:
+        return self._engine.model_metadata(model).max_batch_size == 0
 
     def _send(self, request: HttpRequest, parsed: ParsedRequest, result: InferResult) -> None:
         """Requests of one template in one batch share all of the response but the tensors."""

@@ -1,0 +1,54 @@
+"""Triton's classification extension: the largest values of an output, as strings `VALUE:INDEX`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from batchwright_worker.inference.errors import BadInput
+from batchwright_worker.inference.requests import Array, InferResult
+
+PARAMETER: Final = "classification"
+
+
+def classes_of(parameters: Mapping[str, Any], where: str) -> int:
+    """How many are wanted; 0: the output as it is. Raises BadInput."""
+    count = parameters.get(PARAMETER, 0)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 1 << 31:
+        raise BadInput(
+            f"{where}: parameter {PARAMETER!r} is wrong: wanted how many classes, given {count!r}; leave it out for "
+            "the output as it is",
+            wanted="a whole number",
+            given=repr(count),
+        )
+    return count
+
+
+def classified(result: InferResult, classes: Mapping[str, int], *, whole: bool) -> InferResult:
+    """The result with the wanted classes in the place of these outputs; with `whole` an output has no rows, and its
+    classes are one list. Raises BadInput for an output that is no numbers."""
+    outputs = {
+        name: _top(name, array, classes[name], whole) if classes.get(name) else array
+        for name, array in result.outputs.items()
+    }
+    return msgspec.structs.replace(result, outputs=outputs, shared=None)
+
+
+def _top(name: str, array: Array, count: int, whole: bool) -> Array:
+    """[rows, classes], or [classes]; the largest first, of equal ones the first."""
+    if array.dtype.kind in "OSU":
+        raise BadInput(f"output {name!r} is text: only numbers have classes; leave out its {PARAMETER}")
+    scores = array.reshape(1 if whole else len(array), -1)
+    order = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :count]
+    top = np.empty(order.shape, dtype=np.object_)
+    for row, indices in enumerate(order.tolist()):
+        top[row] = [_text(scores[row, index], index) for index in indices]
+    return top[0] if whole else top
+
+
+def _text(score: Any, index: int) -> bytes:
+    value = f"{score:d}" if score.dtype.kind in "iu" else f"{float(score):f}"
+    return f"{value}:{index}".encode()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from batchwright_worker.api.documents import load_manifests
+from batchwright_worker.local.board import Board
 from batchwright_worker.local.job_summary import LocalResult
 from batchwright_worker.local.jobrun import run_job
 from batchwright_worker.local.local_job import LocalJob
@@ -100,9 +101,18 @@ def _run(folder: Path) -> LocalResult:
         folders=(str(EXAMPLE / "job"),),
     )
     try:
-        return asyncio.run(run_job(job, show_progress=True))
+        return asyncio.run(_on_a_board(job, folder / "page.html"))
     except (LocalFailed, StepFailed) as error:
         sys.exit(f"try: {error}")
+
+
+async def _on_a_board(job: LocalJob, page: Path) -> LocalResult:
+    """As `batchwright-worker run --dashboard`; the page stays as a file."""
+    board = Board("make try")
+    async with board.open():
+        result = await run_job(job, show_progress=True, board=board)
+    board.save(page)
+    return result
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def as_text(report: Report, folder: Path) -> str:
     first = min((folder / "data" / "results").glob("part-*.jsonl"))
     record = json.loads(first.read_text().splitlines()[0])
     batches = ", ".join(f"{task} {size:g}" for task, size in report.mean_batch_sizes.items())
-    shown = [_from_here(path) for path in (folder / "data" / "pages" / record["id"], first, folder / "report.json")]
+    shown = [_from_here(path) for path in _looked_at(folder, record["id"], first)]
     lines = [
         "",
         "Report",
@@ -133,9 +143,10 @@ def as_text(report: Report, folder: Path) -> str:
         "  ..",
         "",
         "Look further:",
-        f"  {shown[0]}   a page",
-        f"  {shown[1]}   what was read, one page a line",
-        f"  {shown[2]}   this report",
+        f"  {shown[0]}   the run as a page: open it in a browser",
+        f"  {shown[1]}   what was read from",
+        f"  {shown[2]}   what was read, one page a line",
+        f"  {shown[3]}   this report",
         "",
         "The job by itself, for manifests and data of your own (--help lists the options):",
         f"  {_from_here(Path(sys.executable).with_name('batchwright-worker'))} run \\",
@@ -145,6 +156,10 @@ def as_text(report: Report, folder: Path) -> str:
         f"Done in {report.seconds:.0f} s. On a cluster of two unequal nodes: make demo",
     ]
     return "\n".join(lines)
+
+
+def _looked_at(folder: Path, page: str, part: Path) -> list[Path]:
+    return [folder / "page.html", folder / "data" / "pages" / page, part, folder / "report.json"]
 
 
 def _from_here(path: Path) -> str:

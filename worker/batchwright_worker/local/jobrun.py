@@ -8,15 +8,16 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.local.job_engines import LocalEngines, local_engines
 from batchwright_worker.local.job_summary import LocalResult, result_of
 from batchwright_worker.local.local_job import LocalJob, deployments_of, job_of
-from batchwright_worker.local.progress_display import Counts, shown
+from batchwright_worker.local.local_progress import LocalProgress, job_here
+from batchwright_worker.local.progress_display import Counts, Rate, shown
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.progress import ShardProgress
@@ -27,11 +28,14 @@ from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.replacement import finish_replacement
 from batchwright_worker.runner.steps.shard import ShardStep, do_shard, load_plan, shard_step
 
+if TYPE_CHECKING:
+    from batchwright_worker.local.board import Board
+
 RETRY_SECONDS: Final = 2.0
 
 
-async def run_job(local: LocalJob, *, show_progress: bool) -> LocalResult:
-    """Run it to the end. Raises ManifestError, LocalFailed, StepFailed."""
+async def run_job(local: LocalJob, *, show_progress: bool, board: Board | None = None) -> LocalResult:
+    """Run it to the end, shown on the board if there is one. Raises ManifestError, LocalFailed, StepFailed."""
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
         job = job_of(local, Path(scratch))
         await asyncio.to_thread(finish_replacement, job.output())
@@ -43,7 +47,10 @@ async def run_job(local: LocalJob, *, show_progress: bool) -> LocalResult:
         started = time.monotonic()
         with cancelled_by_sigterm():
             async with local_engines(job, deployments) as here:
-                answered = await _run_shards(here, plan, show_progress=show_progress)
+                if board is not None:
+                    for deployment in deployments:
+                        board.follow(deployment, here.serving[deployment.name])
+                answered = await _run_shards(here, plan, show_progress=show_progress, board=board)
         done = await asyncio.to_thread(commit_job, job)
         ended = time.monotonic()
         return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
@@ -61,34 +68,11 @@ def cancelled_by_sigterm() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-@dataclass(slots=True)
-class LocalProgress:
-    """Items of all shards that have begun: shards that have ended are only counted."""
-
-    running: list[ShardProgress] = field(default_factory=list)
-    _ended_items: int = 0
-    _ended_failed: int = 0
-
-    @property
-    def done(self) -> int:
-        """Items that succeeded or failed."""
-        return self._ended_items + sum(shard.succeeded + shard.failed for shard in self.running)
-
-    @property
-    def failed(self) -> int:
-        """Items that failed."""
-        return self._ended_failed + sum(shard.failed for shard in self.running)
-
-    def end(self, shard: ShardProgress) -> None:
-        """A shard's part stands."""
-        self.running.remove(shard)
-        self._ended_items += shard.succeeded + shard.failed
-        self._ended_failed += shard.failed
-
-
-async def _run_shards(here: LocalEngines, plan: PlanResult, *, show_progress: bool) -> float:
+async def _run_shards(here: LocalEngines, plan: PlanResult, *, show_progress: bool, board: Board | None) -> float:
     """All shards to the end; when the models had answered (time.monotonic). Raises StepFailed(DeadlineExceeded) too."""
     progress = LocalProgress()
+    if board is not None:
+        board.job = partial(job_here, here.job, plan, progress, Rate(), time.time())
     seconds = here.job.spec.active_deadline_seconds
     deadline = None if seconds is None else time.monotonic() + seconds
 

@@ -63,6 +63,7 @@ GOES_ON: Final = "stopped; complete shards stay, the same command goes on from t
     help="Only so many items by chance, into a folder of their own (-sample-N-seed-S).",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which items --sample takes.")
+@click.option("--dashboard", is_flag=True, help="Show the run live on a page; its address is printed.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 def command(  # noqa: PLR0913, PLR0917 - the command line
@@ -78,6 +79,7 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
     limit: int | None,
     sample: int | None,
     seed: int,
+    dashboard: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -110,13 +112,15 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
             selection=_selection(limit, sample, seed),
         )
 
-    result = _ran(job, plan_only=plan_only, show_progress=not quiet, as_json=as_json)
+    result = _ran(job, plan_only=plan_only, show_progress=not quiet, as_json=as_json, dashboard=dashboard)
     click.echo(json.dumps(result.as_json()) if as_json else result.as_text())
     if result.failed:
         sys.exit(EXIT_FAILED_ITEMS)
 
 
-def _ran(make: Callable[[], LocalJob], *, plan_only: bool, show_progress: bool, as_json: bool) -> LocalResult | Preview:
+def _ran(
+    make: Callable[[], LocalJob], *, plan_only: bool, show_progress: bool, as_json: bool, dashboard: bool
+) -> LocalResult | Preview:
     """The job, planned or run; ends the process where it cannot be."""
     import asyncio
 
@@ -130,6 +134,8 @@ def _ran(make: Callable[[], LocalJob], *, plan_only: bool, show_progress: bool, 
         local = make()
         if plan_only:
             return asyncio.run(preview(local))
+        if dashboard:
+            return asyncio.run(_on_a_board(local, show_progress=show_progress))
         return asyncio.run(run_job(local, show_progress=show_progress))
     except ManifestError as error:
         _end("InvalidManifest", str(error), EXIT_PERMANENT, as_json=as_json)
@@ -141,6 +147,15 @@ def _ran(make: Callable[[], LocalJob], *, plan_only: bool, show_progress: bool, 
         _end("Terminated", GOES_ON, EXIT_TERMINATED, as_json=as_json)
     except KeyboardInterrupt:
         _end("Interrupted", GOES_ON, EXIT_INTERRUPTED, as_json=as_json)
+
+
+async def _on_a_board(local: LocalJob, *, show_progress: bool) -> LocalResult:
+    from batchwright_worker.local.board import Board
+    from batchwright_worker.local.jobrun import run_job
+
+    board = Board(local.name or "run")
+    async with board.open():
+        return await run_job(local, show_progress=show_progress, board=board)
 
 
 def _selection(limit: int | None, sample: int | None, seed: int) -> Selection | None:

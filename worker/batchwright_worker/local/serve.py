@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     is_flag=True,
     help="Read and write tensors in shared memory that callers of this machine register (/dev/shm).",
 )
+@click.option("--dashboard", is_flag=True, help="A page on this machine that shows it live; its address is printed.")
 @click.option("--http-front-end", type=click.Choice(["own", "uvicorn"]), default="own", help="What serves HTTP.")
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
 def command(
@@ -83,6 +85,7 @@ def command(
     **options: Any,
 ) -> None:
     """Serve a ModelDeployment with the sidecar and runtimes of a pod. Ready when /v2/health/ready answers 200."""
+    dashboard = options.pop("dashboard")
     try:
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
         deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
@@ -93,12 +96,15 @@ def command(
         extra += ("--shared-memory",) if options.pop("shared_memory") else ()
         extra += (f"--http-front-end={options.pop('http_front_end')}",)
         extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)
-        asyncio.run(_serve(deployment, LocalPorts(**options), extra, "https" if tls["tls-cert"] else "http"))
+        scheme = "https" if tls["tls-cert"] else "http"
+        asyncio.run(_serve(deployment, LocalPorts(**options), extra, scheme, dashboard=dashboard))
     except (ManifestError, LocalFailed) as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[str, ...], scheme: str) -> None:
+async def _serve(
+    deployment: LocalDeployment, ports: LocalPorts, extra: tuple[str, ...], scheme: str, *, dashboard: bool
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -110,11 +116,23 @@ async def _serve(deployment: LocalDeployment, ports: LocalPorts, extra: tuple[st
         )
         announcing = asyncio.create_task(_announce(here))
         here.ended.add_done_callback(lambda _: stop.set())
-        await stop.wait()
+        async with _shown(deployment, here) if dashboard else contextlib.nullcontext():
+            await stop.wait()
         announcing.cancel()
         if here.ended.done():
             raise LocalFailed(here.ended.result())
         click.echo("stopping")
+
+
+@contextlib.asynccontextmanager
+async def _shown(deployment: LocalDeployment, here: LocalServing) -> AsyncIterator[None]:
+    """On a page, while the body runs."""
+    from batchwright_worker.local.board import Board
+
+    board = Board(deployment.name)
+    board.follow(deployment, here)
+    async with board.open():
+        yield
 
 
 async def _announce(here: LocalServing) -> None:

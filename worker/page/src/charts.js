@@ -11,7 +11,7 @@ const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6,
 function axes(unit, whole) {
   const line = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
   return [
-    { ...line, space: 80, size: 26, values: (_, splits) => splits.map((v) => clock(v).slice(0, 5)) },
+    { ...line, space: 80, size: 26, values: (u, splits) => splits.map((v) => clock(v).slice(0, u.scales.x.max - u.scales.x.min < 120 ? 8 : 5)) },
     { ...line, size: 56, ...(whole ? { incrs: WHOLE } : {}), values: (_, splits) => splits.map((v) => (v === null ? "" : number(v, 2) + (unit ?? ""))) },
   ];
 }

@@ -70,7 +70,7 @@ function Model({ model, deployment, state, theme, changes }) {
     ${model.message ? html`<p class="said">${model.message}</p>` : null}
     <div class="three">
       <p class="big"><b>${model.batchSize ?? "–"}</b><span>rows a batch${model.batchMin !== model.batchMax ? ` (${model.batchMin} to ${model.batchMax})` : ""}</span></p>
-      <p class=${`big ${late ? "late" : ""}`}><b>${milliseconds(model.p95)}</b><span>p95${model.target !== undefined ? `, wanted ${milliseconds(model.target)}${late ? " ✕" : " ✓"}` : ""}</span></p>
+      <p class=${`big ${late ? "late" : ""}`}><b>${milliseconds(model.p95)}</b><span>p95${model.target !== undefined ? `, wanted ${milliseconds(model.target)}${model.p95 === undefined ? "" : late ? " ✕" : " ✓"}` : ""}</span></p>
       <p class="big"><b>${number(model.queue)}</b><span>rows wait</span></p>
       <p class="big"><b>${number(model.throughput)}</b><span>rows/s${model.possible ? ` of ${number(model.possible)} possible` : ""}</span></p>
     </div>

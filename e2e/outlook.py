@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from e2e.cluster.build import components
 from e2e.cluster.machine.progress import say
 from e2e.debian import is_unpacked
 from e2e.demo import targets
+from e2e.page import SOURCE, is_installed
 from e2e.peers import is_made
 
 ELSEWHERE = "two cores (AMD EPYC), caches empty, 2026-11-30"
@@ -24,6 +26,8 @@ PEERS = ("fuzz", "kserve", "mlserver", "perfanalyzer", "schemathesis", "site")
 _PEERS_S = 60
 PACKAGES = ("libb64-0d", "prometheus", "prometheus-node-exporter")
 _PACKAGES_S = 5
+BROWSER = Path(__file__).resolve().parent / "browser"
+_BROWSER_S = 15
 _IMAGES_S = {"operator": 100, "worker": 70, "ocr": 35}  # the first one makes the base image too
 
 
@@ -45,7 +49,8 @@ def of_test() -> list[Part]:
     """What the whole suite needs."""
     peers = Part(name="others' clients and servers", seconds=_PEERS_S, there=all(map(is_made, PEERS)))
     packages = Part(name=f"Debian's {', '.join(PACKAGES)}", seconds=_PACKAGES_S, there=all(map(is_unpacked, PACKAGES)))
-    return [*_programs(*components.CATALOGUE), peers, packages, *_images()]
+    browser = Part(name="Chromium, by npm", seconds=_BROWSER_S, there=is_installed(BROWSER) and is_installed(SOURCE))
+    return [*_programs(*components.CATALOGUE), peers, packages, browser, *_images()]
 
 
 def _programs(*names: str) -> list[Part]:

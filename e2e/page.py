@@ -31,8 +31,7 @@ FILES = ("index.html", "dashboard.js", "dashboard.css")
 def packages(source: Path) -> Path:
     """The folder `node_modules` of a folder with package.json and its lock, in the cache; made first if need be.
     Raises RequirementError without npm, CalledProcessError with its words on the terminal."""
-    lock = source / "package-lock.json"
-    folder = cache_folder() / "npm" / f"{source.name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    folder = _folder(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(f"npm-{source.name}"):
         if not (folder / "done").exists():
@@ -46,6 +45,16 @@ def packages(source: Path) -> Path:
                 subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
                 (folder / "done").touch()
     return folder / "node_modules"
+
+
+def is_installed(source: Path) -> bool:
+    """Whether `packages` finds it in the cache."""
+    return (_folder(source) / "done").exists()
+
+
+def _folder(source: Path) -> Path:
+    digest = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:12]
+    return cache_folder() / "npm" / f"{source.name}-{digest}"
 
 
 def build(target: Path) -> None:

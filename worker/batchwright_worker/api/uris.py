@@ -3,7 +3,7 @@
     file:///PATH        PATH on this machine                     percent signs are decoded (RFC 8089)
     pvc://CLAIM/PATH    PATH below the root of the claim         likewise
     https://HOST/PATH   a URL                                    as it is, with its query
-    s3://BUCKET/KEY     the object of this key, letter by letter: a key may have any sign in it
+    s3://BUCKET/KEY     the object of this key, letter by letter: a key may have any sign in it (gs, az, hf likewise)
 
 A path may hold any bytes but NUL: what is no UTF-8 is as the file system's functions have it (surrogates).
 """
@@ -80,7 +80,7 @@ def base_name(uri: str) -> str:
 
 
 def is_folder_uri(uri: str) -> bool:
-    """Does the path end in a slash? A URL's query is not part of it."""
+    """Does the path end in a slash? A URL's query is not part of it. hf://ORG/MODEL@REVISION is a folder, too."""
     parts = split_uri(uri)
     path = re.split(r"[?#]", parts.rest, maxsplit=1)[0] if parts.scheme in OF_URLS else parts.rest
-    return path.endswith("/") or not path
+    return path.endswith("/") or not path or (parts.scheme == "hf" and "/" not in path)

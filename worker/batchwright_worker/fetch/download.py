@@ -127,4 +127,6 @@ def _check_digest(file: RemoteFile, part: Path) -> None:
     """Against what the folder's index says; the artifact's own digest is checked when all files are there."""
     if file.sha256 and (found := file_sha256(part)) != file.sha256:
         part.unlink()
-        raise FetchRefused(f"{file.uri}: its SHA-256 is {found}, the folder's SHA256SUMS says {file.sha256}")
+        raise FetchRefused(
+            f"{file.uri}: its SHA-256 is {found}, that of its index (SHA256SUMS, or the hub's) is {file.sha256}"
+        )

@@ -12,7 +12,7 @@ from batchwright_worker.fetch.errors import FetchRefused
 ENV_ALLOWED_HOSTS = "BATCHWRIGHT_ALLOWED_HOSTS"
 ENV_ALLOW_PRIVATE = "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES"
 ENV_ALLOW_HTTP = "BATCHWRIGHT_ALLOW_HTTP"
-SCHEMES = ("https", "s3", "gs", "az")
+SCHEMES = ("https", "s3", "gs", "az", "hf")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")})
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -38,7 +38,10 @@ class FetchPolicy:
             raise FetchRefused(f"{uri}: scheme {parts.scheme!r} is not fetched; use one of {', '.join(schemes)}")
         if not parts.hostname or not parts.path.strip("/"):
             raise FetchRefused(f"{uri}: names no file; write {parts.scheme}://HOST/PATH")
-        self._check_host(uri, parts.hostname)
+        if (
+            parts.scheme != "hf"
+        ):  # there it is the owner of a model; the hub's own addresses are checked as they are asked
+            self._check_host(uri, parts.hostname)
         return parts
 
     def _check_host(self, uri: str, host: str) -> None:

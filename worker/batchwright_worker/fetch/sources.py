@@ -18,6 +18,10 @@ def store_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> Store:
         from batchwright_worker.fetch.web import WebStore
 
         return WebStore(policy, authorization=secret.get("authorization", ""))
+    if scheme == "hf":
+        from batchwright_worker.fetch.hub import HubStore
+
+        return HubStore(policy, secret)
     from batchwright_worker.fetch.buckets import Buckets
     from batchwright_worker.fetch.objectstore import ObjectStore
 

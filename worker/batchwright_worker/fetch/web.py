@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -22,6 +23,12 @@ from batchwright_worker.fetch.source import CHUNK_BYTES, OpenedSource, RemoteFil
 REDIRECTS = 5
 TIMEOUT = aiohttp.ClientTimeout(total=None, connect=20, sock_connect=20, sock_read=60)
 _LARGEST_INDEX = 8 << 20
+ADVICE: Final[Mapping[int, str]] = {
+    401: "name a Secret with the entry `authorization` in artifacts[].secretRef",
+    403: "the credentials in artifacts[].secretRef do not suffice",
+    404: "there is no such file; correct artifacts[].uri",
+    410: "the file is gone; correct artifacts[].uri",
+}
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -59,7 +66,7 @@ class WebStore:
         """See Store; each file with the digest that the index gives it."""
         url = within(folder_uri, SUMS)
         try:
-            sums = parsed_lines((await self._read(url)).decode())
+            sums = parsed_lines((await self.source(url).read())[0].decode())
         except (FetchRefused, ArtifactError, UnicodeDecodeError) as error:
             raise FetchRefused(
                 f"{folder_uri}: a folder over https:// needs the index {SUMS} in it, as "
@@ -67,32 +74,44 @@ class WebStore:
             ) from error
         return [RemoteFile(name=name, uri=within(folder_uri, name), sha256=sha256) for name, sha256 in sums.items()]
 
-    async def _read(self, url: str) -> bytes:
-        text = bytearray()
-        async with self.source(url).open() as opened:
-            async for chunk in opened.chunks:
-                text += chunk
-                if len(text) > _LARGEST_INDEX:
-                    raise FetchRefused(f"{url}: larger than {_LARGEST_INDEX} bytes: no index of an artifact")
-        return bytes(text)
-
 
 class WebSource:
-    """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts again."""
+    """A file behind a URL; a resumed transfer is of the same version (If-Range) or starts again. `advice`: by status,
+    what a refusal asks users to do here."""
 
-    def __init__(self, url: str, policy: FetchPolicy, *, authorization: str = "") -> None:
+    def __init__(
+        self, url: str, policy: FetchPolicy, *, authorization: str = "", advice: Mapping[int, str] = ADVICE
+    ) -> None:
         self._url = url
+        self._advice = advice
         self._policy = policy
         self._authorization = authorization
 
     @asynccontextmanager
     async def open(self, offset: int = 0, version: str = "") -> AsyncIterator[OpenedSource]:
         """See FileSource."""
+        async with self._answer(offset if version else 0, version) as response:
+            yield _opened(response)
+
+    async def read(self) -> tuple[bytes, str]:
+        """The whole of an index, and where its next page is (empty for the last one). Raises FetchRefused,
+        Interrupted."""
+        text = bytearray()
+        async with self._answer(0, "") as response:
+            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                text += chunk
+                if len(text) > _LARGEST_INDEX:
+                    raise FetchRefused(f"{self._url}: larger than {_LARGEST_INDEX} bytes: no index of an artifact")
+            following = response.links.get("next")
+            return bytes(text), str(following["url"]) if following else ""
+
+    @asynccontextmanager
+    async def _answer(self, offset: int, version: str) -> AsyncIterator[aiohttp.ClientResponse]:
         connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy))
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
             try:
-                async with self._get(session, offset if version else 0, version) as response:
-                    yield _opened(response)
+                async with self._get(session, offset, version) as response:
+                    yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _error_of(self._url, error) from error
 
@@ -106,7 +125,7 @@ class WebSource:
             self._check(url)
             async with session.get(url, headers=self._headers(url, offset, version), allow_redirects=False) as response:
                 if response.status not in (301, 302, 303, 307, 308):
-                    _check_status(url, response)
+                    _check_status(url, response, self._advice)
                     yield response
                     return
                 url = urljoin(url, response.headers.get("Location", ""))
@@ -153,19 +172,14 @@ def _range_start(response: aiohttp.ClientResponse) -> int:
     return int(start)
 
 
-def _check_status(url: str, response: aiohttp.ClientResponse) -> None:
+def _check_status(url: str, response: aiohttp.ClientResponse, advices: Mapping[int, str]) -> None:
     status = response.status
     if status in (200, 206):
         return
     if status in _TRANSIENT or status == 416:
         after = response.headers.get("Retry-After", "")
         raise Interrupted(f"{url}: status {status}", retry_after_s=min(float(after), 60.0) if after.isdigit() else 0.0)
-    advice = {
-        401: "name a Secret with the entry `authorization` in artifacts[].secretRef",
-        403: "the credentials in artifacts[].secretRef do not suffice",
-        404: "there is no such file; correct artifacts[].uri",
-        410: "the file is gone; correct artifacts[].uri",
-    }.get(status, "the server will not give this file")
+    advice = advices.get(status, "the server will not give this file")
     raise FetchRefused(f"{url}: status {status}: {advice}")
 
 

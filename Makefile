@@ -12,7 +12,7 @@ LOCK = uv pip compile -q pyproject.toml --universal --python-version 3.11 --gene
 # `make try` needs a fifth of what the tests need; an environment that is there already serves it too.
 TRY := $(if $(wildcard $(VENV)/.installed),$(VENV),build/try/venv)
 
-.PHONY: help try install lock check format test soak bench demo demo-down docs generate page clean
+.PHONY: help try install lock check format test soak bench demo demo-down docs generate page release clean
 
 help: ## this list [at once]
 	@echo "In brackets: how long it takes on two cores, and the first time, when it also fills caches."
@@ -100,6 +100,9 @@ generate: install ## regenerate CRDs, the Helm chart and protocol stubs [10 s]
 
 page: install ## bundle the dashboard's page anew from worker/page (needs node and npm) [5 s]
 	$(BIN)/python -m e2e.page
+
+release: install ## the files of a release in dist/: wheel, chart, install.yaml, checksums (REGISTRY=..: where the images are) [1 min]
+	$(BIN)/python -m e2e.release dist $(if $(REGISTRY),--registry $(REGISTRY))
 
 clean: ## remove what builds left in this folder (the cache of binaries and images stays) [at once]
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

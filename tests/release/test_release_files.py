@@ -14,7 +14,7 @@ import yaml
 
 from e2e.release.chart import ROOT, version
 
-pytestmark = [pytest.mark.apiserver, pytest.mark.slow]
+pytestmark = [pytest.mark.apiserver, pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")

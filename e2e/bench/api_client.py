@@ -41,6 +41,8 @@ from e2e.cluster.control_plane import audit
 from e2e.faultproxy import FaultProxy, Rule
 
 ROOT = Path(__file__).resolve().parents[2]
+IMAGE = "localhost/batchwright-worker:dev"
+"""Of pods that no node runs here; there are no agents to take it from."""
 SYSTEM = "batchwright-system"
 USER = "operator"
 GROUP = "/apis/batchwright.dev/v1alpha1"
@@ -74,7 +76,7 @@ class Side:
     def operator(self, kubeconfig: Path, log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         """The operator of this checkout, until the block ends."""
         path = os.pathsep.join(str(self.checkout / part) for part in ("operator", "worker"))
-        environment = {**os.environ, "PYTHONPATH": path, **environ}
+        environment = {**os.environ, "PYTHONPATH": path, "BATCHWRIGHT_WORKER_IMAGE": IMAGE, **environ}
         command = [sys.executable, "-m", "batchwright_operator", "run", "--kubeconfig", str(kubeconfig)]
         command += ["--metrics-port", "0", "--namespace", SYSTEM]
         with log.open("ab") as file, subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process:

@@ -23,6 +23,8 @@ from e2e.cluster import ApiError, ControlPlane, kubectl_path, kwok
 from e2e.cluster.control_plane import audit
 
 ROOT = Path(__file__).resolve().parents[3]
+IMAGE = "localhost/batchwright-worker:dev"
+"""Of pods that no node runs here; there are no agents to take it from."""
 SYSTEM = "batchwright-system"
 USER = f"system:serviceaccount:{SYSTEM}:batchwright-operator"
 GROUP = "/apis/batchwright.dev/v1alpha1"
@@ -130,7 +132,7 @@ class Bed:
         path = os.pathsep.join(str(ROOT / part) for part in ("operator", "worker"))
         # As in the image, where everything is compiled once: else each start would compile a thousand modules.
         compiled = {"PYTHONPYCACHEPREFIX": str(self.folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
-        environment = {**os.environ, "PYTHONPATH": path, **compiled, **environ}
+        environment = {**os.environ, "PYTHONPATH": path, "BATCHWRIGHT_WORKER_IMAGE": IMAGE, **compiled, **environ}
         kubeconfig = self.plane.kubeconfig_for(USER, "system:serviceaccounts")
         command = [sys.executable, "-m", "batchwright_operator", "run", "--kubeconfig", str(kubeconfig)]
         command += ["--metrics-port", "0", "--namespace", SYSTEM]

@@ -74,7 +74,9 @@ async def opened(plane: ControlPlane, state: State) -> AsyncIterator[tuple[Page,
         feed.history.samples.clear()
         with_a_past(feed.history, feed.overview, state.busy)
         async with page_served(feed) as address:
-            page = await launched.new_page(locale="en-US")  # without one uPlot has no number format
+            # Without a locale uPlot has no number format.
+            context = await launched.new_context(locale="en-US")
+            page = await context.new_page()
             complaints = listened(page)
             await page.set_viewport_size(WIDE)  # type: ignore[arg-type]
             await page.goto(address)

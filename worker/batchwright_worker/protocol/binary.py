@@ -64,7 +64,8 @@ def _parsed(header_length: bytes, body_length: int) -> int:
     text = header_length.decode("latin-1").strip()
     if not text.isascii() or not text.isdigit() or len(text) > 18 or not 0 < int(text) <= body_length:
         raise BadInput(
-            f"the header {HEADER_LENGTH} is wrong: wanted the length of the JSON part, 1 to {body_length}, "
+            f"the header {HEADER_LENGTH} is wrong: wanted the length of the JSON part, 1 to {body_length}, or 0 "
+            "where the body is the only input, "
             f"given {text!r}; "
             "leave it out if the body is all JSON",
             wanted=f"1 to {body_length}",

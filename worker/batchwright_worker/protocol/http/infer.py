@@ -37,6 +37,7 @@ from batchwright_worker.protocol.large_bodies import (
 )
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import REGION
+from batchwright_worker.protocol.raw_requests import RAW, parse_raw
 from batchwright_worker.protocol.request_memory import HeldBytes, RequestMemory
 from batchwright_worker.protocol.request_templates import JSON_KEPT_BYTES, BodyTemplate, BodyTemplates
 from batchwright_worker.protocol.shared_memory import Regions
@@ -165,6 +166,9 @@ class Inference:
 
     def _parsed(self, body: memoryview, head: InferHead) -> ParsedRequest:
         arrival = self._engine.clock()
+        if head.json_length == RAW:
+            specs = self._engine.model_metadata(head.model).inputs
+            return parse_raw(head.model, specs, body, arrival, self._limits)
         if not head.json_bytes:
             return json_bodies.parse(head.model, body, head.json_length, arrival, self._limits, self._regions)
         json = bytes(body[: head.json_bytes])

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from batchwright_operator.jobs.reconciler import InferenceJobReconciler
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.objects import CONFIG_MAP, CORE_EVENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, PVC
 from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.reconcile.decisions import Create, Delete, Patch
 from batchwright_operator.reconcile.live_state import Rejection
+from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import CommitResult, ItemFailure, PlanResult
 from tests.deployments.crd_schema import problems
 from tests.deployments.deployment_objects import NAMESPACE, deployment, model
@@ -660,3 +662,19 @@ def test_a_refusal_wakes_the_job_that_it_is_about_and_no_other() -> None:
     [watch] = [each for each in world.reconciler.watches() if each.resource == CORE_EVENT]
     assert list(watch.keys(event)) == [KEY]
     assert list(watch.keys({**event, "involvedObject": {"kind": "Job", "uid": "another"}})) == []
+
+
+def test_an_upgrade_in_the_middle_of_a_job_leaves_its_later_steps_their_image() -> None:
+    """Its commit read a plan of another version, and took it for damaged (tests/nodes/test_upgrade_under_load.py)."""
+    world = World()
+    world.planned()
+    run = world.child("run")
+    assert run is not None
+    world.reconciler = InferenceJobReconciler(Settings(worker_image="worker:2"), world.live)
+    world.committed()
+    commit = world.child("commit")
+    assert commit is not None
+    children = [each for each in (world.child("plan"), run, commit) if each is not None]
+    images = [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in children]
+    assert len(images) == 3
+    assert set(images) == {Settings().worker_image}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_worker.layerwise.networks.cuts import Operation, aligned, boundaries, cut, weight_bytes
+from batchwright_worker.layerwise.networks.cuts import Operation, Span, aligned, boundaries, cut, weight_bytes
 
 
 def operation(index: int, reads: set[int], size: int, *, matrix: bool) -> Operation:
@@ -71,3 +73,15 @@ def test_a_mask_that_lives_throughout_does_not_stand_in_the_way() -> None:
     operations = [operation(0, set(), 0, matrix=False)]
     operations += [operation(index, {0, index - 1}, 100, matrix=True) for index in range(1, 8)]
     assert len(cut(operations, 1 << 20)) == 7
+
+
+@given(operations=graphs(), limit=st.integers(1, 6000), least=st.integers(0, 3000))
+def test_small_units_are_put_together_within_the_limit(operations: list[Operation], limit: int, least: int) -> None:
+    """Finding 15: starting a fetch would be most of it."""
+    alone, together = cut(operations, limit), cut(operations, limit, least_bytes=least)
+    assert {span.start for span in together} <= {span.start for span in alone}
+    assert [index for span in together for index in range(span.start, span.stop)] == list(range(len(operations)))
+    for one, other in itertools.pairwise(together):
+        small = min(weight_bytes(operations, one), weight_bytes(operations, other)) < least
+        assert not small or weight_bytes(operations, Span(one.start, other.stop)) > limit
+    assert all(span in alone or weight_bytes(operations, span) <= limit for span in together)

@@ -137,11 +137,13 @@ class Layerwise(Value, kw_only=True, frozen=True):
     """Layer-by-layer execution of several models whose weights exceed the memory (method C)."""
 
     mode: Annotated[
-        Literal["Off", "Literal", "Balanced", "Rollout"],
+        Literal["Off", "Literal", "Balanced", "Rollout", "Auto"],
         doc(
             '"Off" (write the quotes: bare Off is a boolean in YAML), Literal: the published rule, Balanced: the '
             "better tie-break, Rollout: each candidate is tried and finished by simple rules over a horizon, for "
-            "networks that change their character from layer to layer."
+            "networks that change their character from layer to layer. Auto: Balanced where it gains; models stay "
+            "whole where all fit memoryBudgetBytes, and run whole in turn where the plan says that this is as fast; "
+            "the status says which, and why."
         ),
     ] = "Off"
     skip_limit: Annotated[

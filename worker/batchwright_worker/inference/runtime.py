@@ -285,6 +285,8 @@ class StreamCounters(msgspec.Struct, frozen=True, array_like=True):
     bytes: int
     peak_bytes: int
     capacity_bytes: int
+    way: str = ""
+    """How the models are served now, and why."""
 
 
 class StreamedModel(msgspec.Struct, frozen=True, array_like=True):

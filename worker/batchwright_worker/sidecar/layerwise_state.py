@@ -15,12 +15,16 @@ def with_layerwise(state: SidecarState, runtimes: Iterable[StreamingRuntime]) ->
     devices = {runtime.device: runtime for runtime in runtimes if runtime.streamed}
     if not devices:
         return state
-    cut = {model: streamed for runtime in devices.values() for model, streamed in runtime.streamed.items()}
+    cut = {
+        model: (streamed, "" if runtime.streams is None else runtime.streams.way)
+        for runtime in devices.values()
+        for model, streamed in runtime.streamed.items()
+    }
     counted = {name: runtime.streams for name, runtime in devices.items()}
     return msgspec.structs.replace(
         state,
         models=[
-            msgspec.structs.replace(each, layerwise=describe(cut[each.name])) if each.name in cut else each
+            msgspec.structs.replace(each, layerwise=describe(*cut[each.name])) if each.name in cut else each
             for each in state.models
         ],
         devices=[
@@ -32,13 +36,14 @@ def with_layerwise(state: SidecarState, runtimes: Iterable[StreamingRuntime]) ->
     )
 
 
-def describe(cut: StreamedModel) -> str:
-    """A model's profile in one line."""
+def describe(cut: StreamedModel, way: str = "") -> str:
+    """A model's profile in one line, and how its device serves."""
     bound = "compute" if cut.compute_milliseconds >= cut.fetch_milliseconds else "memory"
     resident = f", {cut.resident_units} of them resident" if cut.resident_units else ""
     return (
         f"{cut.units} units{resident}, {cut.weight_bytes / 1e6:.1f} MB; "
         f"compute {cut.compute_milliseconds:.1f} ms, fetch {cut.fetch_milliseconds:.1f} ms: bound by {bound}"
+        f"{'; ' + way if way else ''}"
     )
 
 

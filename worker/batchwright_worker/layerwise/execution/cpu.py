@@ -27,7 +27,7 @@ class _CpuNetwork:
 
     network: Network
     reader: UnitReader
-    resident: dict[int, Bytes] = field(default_factory=dict)
+    resident: Mapping[int, Bytes | None] = field(default_factory=dict)
 
 
 class CpuAccelerator:
@@ -50,11 +50,12 @@ class CpuAccelerator:
         self._loaded[name] = _CpuNetwork(network=network, reader=reader)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
-        """Keep these of its units in memory (and no others); none of its batches may be in flight."""
+        """Keep these of its units in memory (and no others); batches that have begun keep what there was."""
         loaded = self._loaded[name]
-        loaded.resident.clear()
-        units = [loaded.network.index.units[position] for position in sorted(positions)]
-        loaded.resident = dict(zip(sorted(positions), read_all(loaded.reader, units), strict=True))
+        before, missing = loaded.resident, sorted(positions - loaded.resident.keys())
+        read = read_all(loaded.reader, [loaded.network.index.units[position] for position in missing])
+        new = dict(zip(missing, read, strict=True))
+        loaded.resident = {position: new.get(position, before.get(position)) for position in sorted(positions)}
 
     def remove(self, name: str) -> None:
         """Remove a network; none of its batches may be in flight."""
@@ -68,6 +69,10 @@ class CpuAccelerator:
             self.remove(name)
         self.pool.close()
 
+    def forget(self) -> None:
+        """Give the pool's pages back until they are used again; no unit may be in flight."""
+        self.pool.forget()
+
     def network(self, name: str) -> Network:
         return self._loaded[name].network
 
@@ -76,7 +81,9 @@ class CpuAccelerator:
 
     def begin(self, batch: LayerwiseBatch) -> None:
         """As Accelerator.begin."""
-        batch.state = self._loaded[batch.model].network.begin(batch.inputs, batch.rows)
+        loaded = self._loaded[batch.model]
+        batch.kept = loaded.resident
+        batch.state = loaded.network.begin(batch.inputs, batch.rows)
 
     def end(self, batch: LayerwiseBatch) -> Mapping[str, Array]:
         """As Accelerator.end."""
@@ -95,7 +102,7 @@ class CpuAccelerator:
     def run(self, job: UnitJob) -> None:
         """Run a unit on its weights."""
         loaded = self._loaded[job.batch.model]
-        weights = self.pool.view(job.offset, job.bytes) if job.bytes else loaded.resident.get(job.position)
+        weights = self.pool.view(job.offset, job.bytes) if job.bytes else job.batch.kept.get(job.position)
         loaded.network.compute(job.position, self.pool.view(0, 0) if weights is None else weights, job.batch.state)
 
 

@@ -126,15 +126,17 @@ class CudaAccelerator:
         self._loaded[name] = _CudaNetwork(network=network, memory=memory, host=host)
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
-        """Hold these of its units on the device (and no others); none of its batches may be in flight."""
+        """Hold these of its units on the device (and no others); batches that have begun keep what there was."""
         loaded = self._loaded[name]
-        loaded.resident = {position: loaded.host[position].to(self.driver.device) for position in sorted(positions)}
+        before, new = loaded.resident, positions - loaded.resident.keys()
+        brought = {position: loaded.host[position].to(self.driver.device) for position in sorted(new)}
+        loaded.resident = {**{position: before[position] for position in positions - new}, **brought}
 
     def remove(self, name: str) -> None:
         """Remove a network; none of its batches may be in flight."""
         loaded = self._loaded.pop(name)
         loaded.network.close()
-        loaded.resident.clear()
+        loaded.resident = {}
         self.driver.unpin(loaded.memory)
 
     def close(self) -> None:
@@ -145,6 +147,9 @@ class CudaAccelerator:
         self._buffers.close()
         self._arena.close()
 
+    def forget(self) -> None:
+        """The arena stays: what runs next would wait for new memory."""
+
     def network(self, name: str) -> TorchUnits:
         return self._loaded[name].network
 
@@ -153,6 +158,7 @@ class CudaAccelerator:
         staged = _Staged(arrived=self.driver.event())
         batch.staged = staged
         network = self._loaded[batch.model].network
+        batch.kept = self._loaded[batch.model].resident
         try:
             batch.state = network.begin(batch.inputs, batch.rows, lambda array: self._brought(array, staged))
         finally:
@@ -237,7 +243,7 @@ class CudaAccelerator:
     def _launch(self, job: UnitJob) -> None:
         loaded, state = self._loaded[job.batch.model], job.batch.state
         network = loaded.network
-        kept = loaded.resident.get(job.position)
+        kept = None if job.bytes else job.batch.kept.get(job.position)
         memory = self.arena[job.offset : job.offset + job.bytes] if kept is None else kept
         tensors = views(memory, network.index.units[job.position].pieces)
 

@@ -134,6 +134,17 @@ class Executor:
         with self._changed:
             self._changed.wait_for(idle, at_most_s)
 
+    def wait_begun(self, at_most_s: float) -> bool:
+        """Until none of the batches that are here now is any more; did that happen in time?"""
+        with self._changed:
+            begun = set(self._batches)
+            return self._changed.wait_for(lambda: begun.isdisjoint(self._batches), at_most_s)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes for weights in flight."""
+        return self._device.ring.capacity
+
     def close(self) -> None:
         """Ends the threads when they have run what was submitted."""
         with self._changed:

@@ -38,6 +38,8 @@ class LayerwiseBatch:
     arrival: float = 0.0
     order: int = 0
     state: Any = None
+    kept: Mapping[int, Any] = field(default_factory=dict)
+    """Its model's resident units as of `begin`, by position: they stay for this batch whatever changes meanwhile."""
     staged: object = None
     """The device's own: what it holds for the batch until all its units have passed."""
     outputs: Mapping[str, Array] = field(default_factory=dict)

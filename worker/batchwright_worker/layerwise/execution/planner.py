@@ -59,17 +59,18 @@ class UnitPlans:
     def remove(self, model: str) -> None:
         del self._plans[model]
 
-    def layers(self, model: str, rows: int) -> tuple[Layer, ...]:
+    def layers(self, model: str, rows: int, *, as_if_none_stayed: bool = False) -> tuple[Layer, ...]:
         """The units of a batch of this size, in steps and bytes."""
         plan = self._plans[model]
+        resident = frozenset[int]() if as_if_none_stayed else plan.resident
         profile = plan.profiles[0]
         slow = max(each.compute_slowdown for each in plan.profiles) * plan.compute_ratio
         fetch = profile.fetch_slowdown * plan.fetch_ratio
         return tuple(
             Layer(
                 compute=steps_of_seconds(slow * plan.unit_ratios[position] * _at(plan.profiles, position, rows)),
-                fetch=0 if position in plan.resident else steps_of_seconds(fetch * profile.fetch_s(size)),
-                bytes=0 if position in plan.resident else size,
+                fetch=0 if position in resident else steps_of_seconds(fetch * profile.fetch_s(size)),
+                bytes=0 if position in resident else size,
             )
             for position, size in enumerate(profile.bytes)
         )

@@ -26,6 +26,7 @@ Reads = Literal["cached", "cold", "direct"]
 from the disk. direct: past the page cache (O_DIRECT), where the file system can."""
 _FAILED: Final = ctypes.c_void_p(-1).value
 _MAP_FIXED: Final = 0x10
+_MADV_REMOVE: Final = 9
 
 
 class ShortReadError(OSError):
@@ -61,6 +62,10 @@ class Pool:
     def view(self, offset: int, size: int) -> Bytes:
         """The bytes of a unit that was placed at `offset`."""
         return self.memory[offset : offset + size]
+
+    def forget(self) -> None:
+        """Give the pages back; what they held is gone, and the next use takes new ones."""
+        self._libc.madvise(ctypes.c_void_p(self._base), ctypes.c_size_t(self.capacity), _MADV_REMOVE)
 
     def close(self) -> None:
         """Gives the memory back. Nothing may look at it any more."""

@@ -72,14 +72,30 @@ def boundaries(operations: Sequence[Operation], light: Collection[str] = ()) -> 
     return widths
 
 
-def cut(operations: Sequence[Operation], limit_bytes: int, light: Collection[str] = ()) -> list[Span]:
-    """The units, in order: all operations, each once. Only single operations are larger than `limit_bytes`."""
+def cut(
+    operations: Sequence[Operation], limit_bytes: int, light: Collection[str] = (), least_bytes: int = 0
+) -> list[Span]:
+    """The units, in order: all operations, each once. Only single operations are larger than `limit_bytes`; those
+    below `least_bytes` are put together as far as the limit allows."""
     widths = boundaries(operations, light)
     places = [index + 1 for index, width in enumerate(widths) if width <= 1]
     edges = [0, *places, len(operations)]
     blocks = [Span(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
     pieces = [piece for block in _fused(operations, blocks) for piece in _split(operations, block, limit_bytes, widths)]
-    return _fused(operations, pieces)
+    return _gathered(operations, _fused(operations, pieces), limit_bytes, least_bytes)
+
+
+def _gathered(operations: Sequence[Operation], spans: Sequence[Span], limit: int, least: int) -> list[Span]:
+    """Small neighbours as one: what starting a fetch takes would be most of theirs."""
+    found: list[Span] = []
+    for span in spans:
+        both = Span(found[-1].start, span.stop) if found else span
+        small = found and min(weight_bytes(operations, each) for each in (found[-1], span)) < least
+        if small and weight_bytes(operations, both) <= limit:
+            found[-1] = both
+        else:
+            found.append(span)
+    return found
 
 
 def _fused(operations: Sequence[Operation], spans: Sequence[Span]) -> list[Span]:

@@ -97,19 +97,21 @@ def _value(piece: Piece, data: Bytes) -> Any:
     return ort.OrtValue.ortvalue_from_numpy(data.view(helper.tensor_dtype_to_np_dtype(kind)).reshape(piece.shape))
 
 
-def open_onnx(source: ModelSource, host: Host, folder_of: Callable[[str], Path], limit_bytes: int) -> OnnxUnits:
+def open_onnx(
+    source: ModelSource, host: Host, folder_of: Callable[[str], Path], limit_bytes: int, least_bytes: int = 0
+) -> OnnxUnits:
     """Prepared on the first use (which takes the memory of the whole model for a moment), from then on opened without
     its weights. Raises LoadError, NotDivisible."""
     path = Path(source.path)
     if not path.is_file():
         raise LoadError(f"there is no file at {path}; check the artifact's uri")
     others = [file_digest(each) for each in external_files(path)]
-    digest = file_digest(path, *others, ort.__version__, _processor(), str(limit_bytes))
+    digest = file_digest(path, *others, ort.__version__, _processor(), str(limit_bytes), str(least_bytes))
     folder = folder_of(digest)
     index = read_index(folder)
     if index is None:
         try:
-            index = prepare(path, folder, source.name, digest, limit_bytes)
+            index = prepare(path, folder, source.name, digest, limit_bytes, least_bytes)
         except (NotDivisible, LoadError):
             raise
         except Exception as error:

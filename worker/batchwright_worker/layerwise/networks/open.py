@@ -14,8 +14,9 @@ from batchwright_worker.layerwise.networks.units import Network, NotDivisible
 __all__ = ["open_network"]
 
 
-def open_network(source: ModelSource, host: Host, cache: Path, limit_bytes: int) -> Network:
-    """Cut so that no unit is larger than `limit_bytes`, where that can be; prepared once, below `cache`.
+def open_network(source: ModelSource, host: Host, cache: Path, limit_bytes: int, least_bytes: int = 0) -> Network:
+    """Cut so that no unit is larger than `limit_bytes` or smaller than `least_bytes`, where that can be; prepared once,
+    below `cache`.
 
     Raises NotDivisible (this model cannot run unit by unit), LoadError (it cannot be loaded at all).
     """
@@ -24,11 +25,11 @@ def open_network(source: ModelSource, host: Host, cache: Path, limit_bytes: int)
     if source.format == "onnx":
         from batchwright_worker.layerwise.networks.onnx import open_onnx
 
-        return open_onnx(source, host, folder_of, limit_bytes)
+        return open_onnx(source, host, folder_of, limit_bytes, least_bytes)
     if source.format in DIVISIBLE:
         from batchwright_worker.layerwise.networks.torch import open_torch
 
-        return open_torch(source, host, folder_of, limit_bytes)
+        return open_torch(source, host, folder_of, limit_bytes, least_bytes)
     raise NotDivisible(
         f"format {source.format} cannot be cut into layers; layerwise serves {', '.join(DIVISIBLE)}: "
         'export the model, or write layerwise: {mode: "Off"}'

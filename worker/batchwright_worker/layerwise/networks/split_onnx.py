@@ -78,12 +78,12 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def prepare(path: Path, folder: Path, model: str, digest: str, limit_bytes: int) -> UnitIndex:
+def prepare(path: Path, folder: Path, model: str, digest: str, limit_bytes: int, least_bytes: int = 0) -> UnitIndex:
     """Fill the folder. Raises NotDivisible. Takes the memory of one whole model for a moment."""
     folder.mkdir(parents=True, exist_ok=True)
     _optimize(path, folder)
     graph = _read(folder)
-    spans = cut(graph.operations, limit_bytes)
+    spans = cut(graph.operations, limit_bytes, least_bytes=least_bytes)
     last = _last_reads(graph)
     crossing = {name for span in spans for name in _edges(graph, span, last)[1]} - set(graph.outputs)
     probe = _probe(graph, crossing)

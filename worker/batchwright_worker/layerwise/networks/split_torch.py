@@ -49,11 +49,11 @@ class _SortedGraph:
     outputs: tuple[str, ...]
 
 
-def prepare(program: Any, folder: Path, model: str, digest: str, limit_bytes: int) -> UnitIndex:
+def prepare(program: Any, folder: Path, model: str, digest: str, limit_bytes: int, least_bytes: int = 0) -> UnitIndex:
     """Fill the folder from a program with its weights. Raises NotDivisible."""
     tensors = _tensors(program)
     with UnitWriter(folder) as writer:
-        for position, graph in enumerate(unit_graphs(program, limit_bytes)):
+        for position, graph in enumerate(unit_graphs(program, limit_bytes, least_bytes)):
             pieces = [_piece(key, tensors[key]) for key in graph.weights]
             writer.add(_unit_name(position, graph.weights), pieces, graph.operations)
         index = writer.index(model, digest)
@@ -62,7 +62,7 @@ def prepare(program: Any, folder: Path, model: str, digest: str, limit_bytes: in
     return index
 
 
-def unit_graphs(program: Any, limit_bytes: int) -> list[UnitGraph]:
+def unit_graphs(program: Any, limit_bytes: int, least_bytes: int = 0) -> list[UnitGraph]:
     """The units, in order; the same for the same program and limit, whatever the weights hold."""
     plan = _plan(program)
     sizes = {key: value.numel() * value.element_size() for key, value in _tensors(program).items()}
@@ -70,7 +70,7 @@ def unit_graphs(program: Any, limit_bytes: int) -> list[UnitGraph]:
     if not operations:
         raise NotDivisible("the program computes nothing from its inputs")
     light = {node.name for node in plan.work if isinstance(node.meta.get("val"), torch.SymInt | int | bool)}
-    spans = cut(operations, limit_bytes, light)
+    spans = cut(operations, limit_bytes, light, least_bytes)
     last_read = _last_reads(plan, operations)
     return [_graph(program, plan, operations, span, last_read) for span in spans]
 

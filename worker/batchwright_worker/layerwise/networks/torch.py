@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +24,12 @@ from batchwright_worker.layerwise.networks.units import Bytes, NotDivisible, Sta
 
 __all__ = ["TorchUnits", "open_torch", "views"]
 
-_CPU: Final = torch.device("cpu")
-
 
 class TorchUnits:
     """See `Network`. On another device than the CPU its executor brings the activations and the weights there."""
 
     def __init__(
-        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, limit_bytes: int, device: Any = _CPU
+        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, graphs: list[UnitGraph], device: Any
     ) -> None:
         self.index = index
         self.folder = folder
@@ -40,7 +38,7 @@ class TorchUnits:
         self.inputs, self.outputs, self._piece = program_signature(program, source)
         self.takes = [str(name) for name in program.graph_signature.user_inputs]
         self.gives = [str(name) for name in program.graph_signature.user_outputs]
-        self.graphs: list[UnitGraph] = unit_graphs(program, limit_bytes)
+        self.graphs = graphs
         if device.type != "cpu":
             for graph in self.graphs:
                 onto(graph, device)
@@ -107,7 +105,7 @@ def _own(value: Any, storages: set[int]) -> Any:
     return value
 
 
-def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int) -> TorchUnits:
+def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int, least_bytes: int = 0) -> TorchUnits:
     """Prepared on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
     torch.set_num_threads(host.threads)
     path = Path(source.path)
@@ -115,16 +113,17 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
         raise LoadError(f"there is no file at {path}; check the artifact's uri")
     script = file_digest(Path(source.script)) if source.script.endswith(".py") else source.script
     shards = [file_digest(path.parent / name) for name in _shards(source)]
-    digest = file_digest(path, source.format, script, *shards, torch.__version__, str(limit_bytes))
+    digest = file_digest(path, source.format, script, *shards, torch.__version__, str(limit_bytes), str(least_bytes))
     folder = folder_of(digest)
     index = read_index(folder)
     with warnings.catch_warnings(), held_to_weights():
         warnings.simplefilter("ignore", UserWarning)
         if index is None:
-            index = prepare(_program(source), folder, source.name, digest, limit_bytes)
+            index = prepare(_program(source), folder, source.name, digest, limit_bytes, least_bytes)
         program = torch.export.load(folder / PROGRAM_FILE)
     device = torch.device(accelerator_for(host).torch_device)
-    return TorchUnits(program, source, index, folder, limit_bytes, device)
+    graphs = unit_graphs(program, limit_bytes, least_bytes)
+    return TorchUnits(program, source, index, folder, graphs, device)
 
 
 def _shards(source: ModelSource) -> list[str]:

@@ -29,6 +29,10 @@ __all__ = ["AcceleratorAdapter", "AddedModel", "adapter_of"]
 
 _PROFILED_ROWS: Final = (1, 4)
 """Compute in between and beyond follows from these."""
+_UNITS: Final = 4
+"""So many of the largest units fit: below two to three times the largest unit every order loses."""
+_LEAST_BYTES: Final = 1 << 20
+"""Of a unit: it is fetched in some multiple of what starting a read or a copy takes."""
 _EMULATED_UNITS: Final = 8
 _ON_GPU: Final = tuple(name for name in DIVISIBLE if FORMATS[name].loader == "torch")
 """Formats whose units are torch graphs; those of the others run in a library that keeps to the CPU here."""
@@ -54,7 +58,10 @@ class NetworkAccelerator(Accelerator, Protocol):
         """A network that runs here."""
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
-        """Keep these of its units in memory (and no others); none of its batches may be in flight."""
+        """Keep these of its units in memory (and no others); batches that have begun keep what there was."""
+
+    def forget(self) -> None:
+        """No unit is in flight, and none will be for a while: memory for them may be given back."""
 
     def remove(self, name: str) -> None:
         """Remove a network; none of its batches may be in flight."""
@@ -73,6 +80,20 @@ class AcceleratorAdapter(Protocol):
     @property
     def reserved_bytes(self) -> int:
         """Memory for weights in flight that no measurement of what the process uses shows."""
+
+    @property
+    def room_bytes(self) -> int:
+        """For units that stay beside those in flight."""
+
+    @property
+    def whole_bytes(self) -> int:
+        """For units that stay where none is ever in flight."""
+
+    def keep(self, name: str, positions: frozenset[int]) -> None:
+        """Keep these of its units in memory (and no others); batches that have begun keep what there was."""
+
+    def forget(self) -> None:
+        """As NetworkAccelerator.forget."""
 
     def keep_profile(self, name: str, profile: Profile) -> None:
         """For the next load of a model that is here."""
@@ -132,13 +153,15 @@ class _NetworkAdapter:
         self.device, self._profile, self._host = device, profile, host
         self.reserved_bytes = reserved_bytes
         self._share = settings.resident_bytes // settings.models
+        self.room_bytes = settings.resident_bytes
+        # The memory for weights in flight can be given back where it is the kernel's; a GPU's arena stays.
+        self.whole_bytes = settings.memory_budget_bytes if reserved_bytes else settings.resident_bytes
 
     def add(self, source: ModelSource, effort: Effort) -> AddedModel:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
-            # Two units fit at least: one computes while the next one is fetched.
-            network = self._opened(source, capacity // 2)
+            network = self._opened(source, capacity // _UNITS)
         except NotDivisible as error:
             raise LoadRefusedError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
         resident = leading(network, self._share)
@@ -159,6 +182,12 @@ class _NetworkAdapter:
             raise
         return AddedModel(inputs=network.inputs, outputs=network.outputs, profiles=profiles, resident=resident)
 
+    def keep(self, name: str, positions: frozenset[int]) -> None:
+        self.device.keep(name, positions)
+
+    def forget(self) -> None:
+        self.device.forget()
+
     def keep_profile(self, name: str, profile: Profile) -> None:
         write_profile(self.device.network(name).folder, profile)
 
@@ -172,7 +201,7 @@ class _NetworkAdapter:
         on_gpu = accelerator_for(self._host).torch_device != "cpu"
         if on_gpu and source.format in DIVISIBLE and source.format not in _ON_GPU:
             raise NotDivisible(f"on a GPU layerwise serves {listed(_ON_GPU)}")
-        return open_network(source, self._host, cache_folder(), limit)
+        return open_network(source, self._host, cache_folder(), limit, min(_LEAST_BYTES, limit // 4))
 
 
 class _EmulatedAdapter:
@@ -181,6 +210,7 @@ class _EmulatedAdapter:
     def __init__(self, settings: LayerwiseSettings, host: Host) -> None:
         self.device = EmulatedAccelerator(settings.flight_bytes, self._answer)
         self.reserved_bytes = self.device.ring.capacity
+        self.room_bytes, self.whole_bytes = settings.resident_bytes, settings.memory_budget_bytes
         self._host = host
         self._models: dict[str, Any] = {}
 
@@ -199,6 +229,12 @@ class _EmulatedAdapter:
         self._models[source.name] = model = answering(source, emulated, self._host)
         profiles = [_emulated_profile(source.name, emulated, size, rows) for rows in (1, 64)]
         return AddedModel(inputs=model.inputs, outputs=model.outputs, profiles=profiles, resident=frozenset())
+
+    def keep(self, name: str, positions: frozenset[int]) -> None:
+        """There are no bytes: it is in the plan alone."""
+
+    def forget(self) -> None:
+        """There are no bytes."""
 
     def keep_profile(self, name: str, profile: Profile) -> None:
         """It is what the manifest says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,9 +23,12 @@ from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.profiling.profiler import Effort
 from batchwright_worker.layerwise.serving.accelerators import AddedModel, adapter_of
+from batchwright_worker.layerwise.serving.residency import Residency
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
 __all__ = ["Service"]
+
+_LOG = logging.getLogger(__name__)
 
 _OTHER_SIZE: Final = 1.5
 """Batches that are larger or smaller by this factor change the skip limit at once."""
@@ -35,6 +39,9 @@ _REVISED_AFTER: Final = 64
 
 _WRITTEN_EVERY_S: Final = 30.0
 """What was learned of the models is kept so often at most."""
+
+_RESIDENTS_EVERY_S: Final = 5.0
+"""What stays in memory follows the demand so often at most."""
 
 _GAP_S: Final = 0.02
 """How long a measurement waits for the end of the batches that run: others are not held up, nor is the load."""
@@ -58,23 +65,32 @@ class Service:
         self._lock = threading.Lock()
         """Over the models and their plans: not while one is opened and measured, or its last batches are waited for."""
         self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
+        self._residency = Residency(self._executor, self._adapter, self._plans, settings, self._lock)
+        self._revised = 0.0
+        self._revisions = threading.Event()
+        self._closing = False
+        threading.Thread(target=self._revise_all, name="layerwise residency", daemon=True).start()
 
     @property
     def reserved_bytes(self) -> int:
         """Memory for weights in flight, which no measurement of the process shows."""
-        return self._adapter.reserved_bytes
+        return 0 if self._residency.whole else self._adapter.reserved_bytes
 
     def add(self, source: ModelSource, *, again: bool = False) -> AddedModel:
         """Load a model, in the place of one of the same name, and measure it while no batch runs. `again`: it was
         served before, so that any profile of it will do for now. Raises LoadError."""
         self.remove(source.name)
-        added = self._adapter.add(source, self._measuring(again=again))
-        with self._lock:
-            self._plans.add(source.name, added.profiles)
-            self._plans.keep(source.name, added.resident)
-            self._added[source.name] = added
-            self._rows[source.name] = 1
-            self._use_policy()
+        with self._residency.paused():
+            self._residency.make_room()
+            added = self._adapter.add(source, self._measuring(again=again))
+            with self._lock:
+                self._plans.add(source.name, added.profiles)
+                self._plans.keep(source.name, added.resident)
+                self._added[source.name] = added
+                self._rows[source.name] = 1
+                self._residency.added(source.name, added.resident)
+                self._use_policy()
+        self._revisions.set()
         return added
 
     def _measuring(self, *, again: bool) -> Effort:
@@ -88,14 +104,17 @@ class Service:
             if self._added.pop(name, None) is None:
                 return
         self._executor.wait_idle(name)
-        with self._lock:
-            corrected = self._plans.corrected(name)
-            self._plans.remove(name)
-            del self._rows[name]
-            self._use_policy()
-        for profile in corrected:
-            self._adapter.keep_profile(name, profile)
-        self._adapter.remove(name)
+        with self._residency.paused():
+            with self._lock:
+                corrected = self._plans.corrected(name)
+                self._plans.remove(name)
+                del self._rows[name]
+                self._residency.removed(name)
+                self._use_policy()
+            for profile in corrected:
+                self._adapter.keep_profile(name, profile)
+            self._adapter.remove(name)
+        self._revisions.set()
 
     def remove_all(self) -> None:
         """Wait for all batches, then unload all models."""
@@ -112,6 +131,7 @@ class Service:
             if model not in self._added:
                 raise LoadError(f"model {model!r} is not loaded here")
             self._follow(model, rows)
+            self._residency.counted(model, rows)
             layers = self._plans.layers(model, rows)
             self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
 
@@ -128,10 +148,13 @@ class Service:
             bytes=totals.bytes,
             peak_bytes=ring.peak,
             capacity_bytes=ring.capacity,
+            way=self._residency.way,
         )
 
     def close(self) -> None:
         """Finish what was submitted, then give everything back."""
+        self._closing = True
+        self._revisions.set()
         self._executor.close()
         self._adapter.close()
 
@@ -145,6 +168,22 @@ class Service:
             self._rows[model] = rows
             self._use_policy(replanned=other_size)
             self._write_back()
+            if time.monotonic() - self._revised >= _RESIDENTS_EVERY_S:
+                self._revisions.set()
+
+    def _revise_all(self) -> None:
+        while True:
+            self._revisions.wait()
+            self._revisions.clear()
+            if self._closing:
+                return
+            self._revised = time.monotonic()
+            try:
+                self._residency.revise()
+            except Exception:
+                _LOG.exception("what stays in memory could not be changed")
+            with self._lock:
+                self._use_policy()
 
     def _write_back(self) -> None:
         """Keep what was learned of the models for their next load, which a lost process may bring at any time."""
@@ -180,6 +219,8 @@ class Service:
         budget = self._adapter.device.ring.capacity
         given = self._settings.skip_limit
         limit = auto_skip_limit(layers, budget) if given is None else given
+        if self._residency.in_turn:
+            return Fifo()
         if self._settings.mode == "Literal":
             return Literal(skip_limit=limit)
         if self._settings.mode == "Rollout":

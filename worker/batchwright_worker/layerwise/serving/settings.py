@@ -18,7 +18,7 @@ RESIDENT_SHARE: Final = 4
 class LayerwiseSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """`models`: how many share the memory; `skip_limit` None: from measured times."""
 
-    mode: Literal["Literal", "Balanced", "Rollout"]
+    mode: Literal["Literal", "Balanced", "Rollout", "Auto"]
     memory_budget_bytes: int
     skip_limit: int | None = None
     models: int = 1

@@ -1,0 +1,172 @@
+"""What stays in memory follows the demand, and mode Auto decides how models are served: on a thread of its own, beside
+the batches that run.
+
+A change takes two steps, so that memory never holds more than it may: units that go are kept by no batch that begins
+from now on, those that have begun are waited for, then units that come are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Final
+
+from batchwright_worker.layerwise.core.residency import Residents, best_residents, fits, makespan, resident, total_bytes
+from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.execution.executor import Executor
+from batchwright_worker.layerwise.execution.planner import UnitPlans
+from batchwright_worker.layerwise.serving.accelerators import AcceleratorAdapter
+from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
+
+__all__ = ["Residency"]
+
+_LOG = logging.getLogger(__name__)
+_HALF_LIFE_S: Final = 30.0
+"""Of the demand that is remembered."""
+_LEAST_GAIN: Final = 0.02
+"""Of the time: what layer by layer must gain over whole models in turn."""
+_TOLD_GAIN: Final = 0.1
+"""By how much the gain must move to be told anew."""
+_LONGEST_S: Final = 30.0
+"""For batches that have begun; a change that would wait longer is left for the next time."""
+
+
+class Residency:
+    """`lock` is over models, plans and the beginning of batches. `counted` and `in_turn` within it, the others
+    without."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        adapter: AcceleratorAdapter,
+        plans: UnitPlans,
+        settings: LayerwiseSettings,
+        lock: threading.Lock,
+    ) -> None:
+        self._executor, self._adapter, self._plans, self._settings = executor, adapter, plans, settings
+        self._lock = lock
+        self._rows: dict[str, int] = {}
+        self._residents: dict[str, frozenset[int]] = {}
+        self._demand: dict[str, tuple[float, float]] = {}
+        """By model: batches that decay, and as of when."""
+        self._changing = threading.Lock()
+        self.whole = False
+        """Do all units of all models stay?"""
+        self.in_turn = False
+        """Are models run whole, one after the other?"""
+        self.way = ""
+        self._told_gain = 0.0
+
+    def added(self, name: str, kept: frozenset[int]) -> None:
+        """Within the lock: a model is there, and keeps these units."""
+        self._residents[name], self._rows[name] = kept, 1
+
+    def removed(self, name: str) -> None:
+        """Within the lock."""
+        self._residents.pop(name, None)
+        self._rows.pop(name, None)
+        self._demand.pop(name, None)
+
+    def counted(self, name: str, rows: int) -> None:
+        """Within the lock: a batch of a model begins."""
+        now = time.monotonic()
+        self._rows[name] = rows
+        self._demand[name] = self._demand_at(name, now) + 1.0, now
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Nothing is revised within: what stays does not change while a model comes or goes."""
+        return self._changing
+
+    def make_room(self) -> None:
+        """Before a model is added, paused: every model keeps no more than its share."""
+        with self._lock:
+            models = self._models()
+            share = self._adapter.room_bytes // max(self._settings.models, len(models) + 1)
+            kept = {name: _within(layers, self._residents[name], share) for name, layers in models.items()}
+            self.whole = self.in_turn = False
+            self.way = ""
+            self._keep(kept)
+        self._executor.wait_begun(_LONGEST_S)
+
+    def revise(self) -> None:
+        """Let what stays follow the demand."""
+        with self._changing:
+            with self._lock:
+                models, now = self._models(), dict(self._residents)
+                demand = {name: self._demand_at(name, time.monotonic()) for name in models}
+            if not models:
+                return
+            whole = self._settings.mode == "Auto" and fits(models, self._adapter.whole_bytes)
+            room, flight = self._adapter.room_bytes, self._executor.capacity
+            wanted = best_residents(models, demand, self._adapter.whole_bytes if whole else room, flight, now)
+            if wanted != now:
+                self._change(wanted, whole=whole)
+            self._choose(models, wanted, demand, whole=whole)
+
+    def _change(self, wanted: Residents, *, whole: bool) -> None:
+        with self._lock:
+            here = dict(self._residents)
+            self._keep({name: here[name] & kept for name, kept in wanted.items()})
+        if not self._executor.wait_begun(_LONGEST_S):
+            return
+        if whole:
+            # More stays than has room beside weights in flight: none are in flight from here on.
+            with self._lock:
+                self._executor.wait_idle()
+                self._adapter.forget()
+                self._keep(wanted)
+            return
+        for name, kept in wanted.items():
+            # Read outside the lock; batches that begin before the plan knows of it fetch what they need.
+            self._adapter.keep(name, kept)
+            with self._lock:
+                self._keep({name: kept})
+
+    def _choose(
+        self, models: Mapping[str, tuple[Layer, ...]], kept: Residents, demand: Mapping[str, float], *, whole: bool
+    ) -> None:
+        flight = self._executor.capacity
+        self.whole = whole
+        megabytes = total_bytes(models) / 1e6
+        gain = 0.0
+        if whole:
+            self.in_turn = False
+            way = f"whole: all weights ({megabytes:.1f} MB) stay in memoryBudgetBytes"
+        else:
+            layers = resident(models, kept)
+            by_layer, by_model = (makespan(layers, demand, flight, in_turn=in_turn) for in_turn in (False, True))
+            gain = by_model / max(by_layer, 1) - 1
+            self.in_turn = self._settings.mode == "Auto" and gain < _LEAST_GAIN
+            way = f"{'whole models in turn' if self.in_turn else 'layer by layer'}: the plan gains {gain:.0%} by layers"
+        # The status says it: a gain that moves a little is not worth a write.
+        if way.split(":")[0] != self.way.split(":")[0] or abs(gain - self._told_gain) > _TOLD_GAIN:
+            _LOG.info("models are served %s", way)
+            self.way, self._told_gain = way, gain
+
+    def _keep(self, kept: Residents) -> None:
+        """Within the lock."""
+        for name, positions in kept.items():
+            self._adapter.keep(name, positions)
+            self._plans.keep(name, positions)
+            self._residents[name] = positions
+
+    def _models(self) -> dict[str, tuple[Layer, ...]]:
+        return {name: self._plans.layers(name, self._rows[name], as_if_none_stayed=True) for name in self._residents}
+
+    def _demand_at(self, name: str, now: float) -> float:
+        count, since = self._demand.get(name, (0.0, now))
+        return float(count * 0.5 ** ((now - since) / _HALF_LIFE_S))
+
+
+def _within(layers: tuple[Layer, ...], kept: frozenset[int], share: int) -> frozenset[int]:
+    """As many of the first units that stay as the share has room for."""
+    found: set[int] = set()
+    for position in sorted(kept):
+        share -= layers[position].bytes
+        if share < 0:
+            break
+        found.add(position)
+    return frozenset(found)

@@ -128,8 +128,6 @@ def test_streamed_through_a_small_arena_answers_are_those_of_the_whole_models(
     for request, outputs in zip(requests, run.outputs, strict=True):
         for name, array in rig.expected(request).items():
             np.testing.assert_array_equal(outputs[name], array)
-    if prefetch is Prefetch.FLUID:
-        assert run.totals.pauses
     rig.device.close()
 
 

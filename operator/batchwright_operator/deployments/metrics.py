@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import mean
 
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.phase import DeploymentPhase
@@ -52,4 +51,4 @@ def _reported(states: Sequence[SidecarState]) -> Iterator[tuple[str, float]]:
     if slow:
         yield "latency_p95_seconds", max(slow) / 1000
     if busy := [device.busy_ratio for state in states for device in state.devices]:
-        yield "utilization_ratio", mean(busy)
+        yield "utilization_ratio", sum(busy) / len(busy)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +49,7 @@ from batchwright_operator.kube.times import rfc3339, unix
 from batchwright_operator.placement.moves import ANNOTATION_SURGE, surge_of
 from batchwright_operator.processors.processor import processors_of
 from batchwright_operator.reconcile.decisions import Action, Apply, Delete, Patch
-from batchwright_operator.rendering.objects import digest
+from batchwright_operator.rendering.objects import copied, digest
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, KIND_CPU, LABEL_COMPONENT
 
@@ -216,7 +215,7 @@ def desired(facts: DeploymentFacts, settings: Settings, now: float) -> Desired:
     found = []
     for runtime in runtimes:
         count, revision = counts[runtime.kind], revisions[runtime.kind]
-        template = deepcopy(revision.template)
+        template = copied(revision.template)
         strategy = strategy_of(facts.deployment, runtime.kind)
         notes = {ANNOTATION_NO_FIT: json.dumps(plan.no_fit, sort_keys=True)} if plan.no_fit else {}
         if more := kept.get(runtime.kind):

@@ -6,13 +6,12 @@ rendered. docs/design/0006 has the reasons.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from batchwright_operator.deployments.children import COMPONENT_REVISION, own_labels
 from batchwright_operator.kube.metadata import annotation
 from batchwright_operator.kube.objects import CONTROLLER_REVISION, Raw
-from batchwright_operator.rendering.objects import child, digest
+from batchwright_operator.rendering.objects import child, copied, digest
 from batchwright_worker.api.names import ANNOTATION_KIND, LABEL_COMPONENT, LABEL_KIND, child_name, kind_slug
 
 
@@ -67,7 +66,7 @@ def revision_object(owner: Raw, revision: Revision) -> Raw:
     labels |= {LABEL_KIND: kind_slug(revision.kind), LABEL_COMPONENT: COMPONENT_REVISION}
     notes = {ANNOTATION_KIND: revision.kind}
     return child(
-        CONTROLLER_REVISION, owner, revision.name, labels, annotations=notes, data=deepcopy(_data(revision)),
+        CONTROLLER_REVISION, owner, revision.name, labels, annotations=notes, data=copied(_data(revision)),
         revision=revision.number,
     )  # fmt: skip
 

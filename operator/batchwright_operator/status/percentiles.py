@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import ceil
+from operator import add
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS
 
@@ -14,8 +15,9 @@ def pool(histograms: Iterable[Sequence[int]]) -> list[int]:
     """Counts per bucket over all histograms; one that is shorter counts as zero beyond its end."""
     total = [0] * BUCKETS
     for histogram in histograms:
-        for index, count in enumerate(histogram[:BUCKETS]):
-            total[index] += max(0, count)
+        sound = histogram if not histogram or min(histogram) >= 0 else [max(0, count) for count in histogram]
+        known = list(map(add, total, sound))
+        total[: len(known)] = known
     return total
 
 

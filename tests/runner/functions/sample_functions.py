@@ -25,6 +25,29 @@ def unlucky(inputs: Mapping[str, Any], number: int) -> int:
     return value
 
 
+def members(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a sample of a tar file: pictures as their first byte, arrays as lists."""
+    found = {name: value for name, value in inputs["item"]["data"].items() if name != "__key__"}
+    return {
+        name: value[0] if isinstance(value, bytes) else value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in found.items()
+    }
+
+
+def sleeps_at(inputs: Mapping[str, Any], numbers: list[int]) -> int:
+    value = int(inputs["item"]["data"]["v"])
+    if value in numbers:
+        time.sleep(60)
+    return value
+
+
+def sleeps_at_in_batch(inputs: Mapping[str, Any], numbers: list[int]) -> Any:
+    values = [int(value) for value in inputs["item"]["data"]["v"]]
+    if set(values) & set(numbers):
+        time.sleep(60)
+    return values
+
+
 def needs_a_file(inputs: Mapping[str, Any], numbers: list[int], path: str, *, fraction: bool = False) -> float:
     """Fails at these numbers as long as there is no file, or the file names others."""
     value = int(inputs["item"]["data"]["v"])

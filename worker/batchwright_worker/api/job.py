@@ -40,10 +40,11 @@ class Input(Value, kw_only=True, frozen=True):
         ),
     ]
     format: Annotated[
-        Literal["images", "jsonl", "csv", "parquet", "npy", "text"],
+        Literal["images", "jsonl", "csv", "parquet", "npy", "text", "arrow", "webdataset"],
         doc(
-            "images: one item per file; jsonl and text: per line; csv and parquet: per record; npy: per element of the "
-            "first dimension. Lines may be compressed (.gz, .zst)."
+            "images: one item per file; jsonl and text: per line; csv, parquet and arrow (as `datasets` saves it): "
+            "per record; npy: per element of the first dimension; webdataset: per key of a tar file. Lines may be "
+            "compressed (.gz, .zst), tar files as well (.gz)."
         ),
     ]
     secret_ref: Annotated[
@@ -52,8 +53,8 @@ class Input(Value, kw_only=True, frozen=True):
     id_field: Annotated[
         str,
         doc(
-            "Field of jsonl, csv and parquet records whose value is the item's id. Where a record has none, and in all "
-            'records if this is "", the id is made of the file\'s name and the place in it.',
+            "Field of jsonl, csv, parquet and arrow records whose value is the item's id; of webdataset the key is. "
+            'Where there is none, and in all if this is "", the id is made of the file\'s name and the place in it.',
             max_length=253,
         ),
     ] = "id"
@@ -91,7 +92,7 @@ class Output(Value, kw_only=True, frozen=True):
         tuple[Column, ...],
         doc(
             "Fields of the input's records that each result carries along, under their names. Inputs of records only: "
-            "jsonl, csv, parquet.",
+            "jsonl, csv, parquet, arrow, webdataset.",
             max_length=256,
             extra_json_schema=UNIQUE,
         ),

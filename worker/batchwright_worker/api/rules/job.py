@@ -49,7 +49,7 @@ def _same_place(spec: InferenceJobSpec) -> bool:
 
 RESERVED_TASKS: Final = ("id", "error", "item")
 """What records, error records and the inputs of functions call their own fields."""
-OF_RECORDS: Final = ("jsonl", "csv", "parquet")
+OF_RECORDS: Final = ("jsonl", "csv", "parquet", "arrow", "webdataset")
 """Input formats whose items have fields."""
 
 
@@ -130,10 +130,10 @@ _JOB = (
     Rule(
         on=InferenceJobSpec,
         names="output.passThrough",
-        cel="!has(self.output.passThrough) || self.input.format in ['jsonl', 'csv', 'parquet']",
+        cel=f"!has(self.output.passThrough) || self.input.format in {list(OF_RECORDS)}",
         holds=lambda spec: not spec.output.pass_through or spec.input.format in OF_RECORDS,
         wrong="items of this input.format have no fields",
-        remedy="leave passThrough out, or write input.format jsonl, csv or parquet",
+        remedy=f"leave passThrough out, or write input.format {', '.join(OF_RECORDS)}",
     ),
     Rule(
         on=InferenceJobSpec,

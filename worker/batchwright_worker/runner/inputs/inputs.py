@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import Any, Final
 
 from batchwright_worker.api.job import Input
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.inputs.arrow_files import Arrow
 from batchwright_worker.runner.inputs.contents import check_unchanged, fingerprint
 from batchwright_worker.runner.inputs.csv import Csv
 from batchwright_worker.runner.inputs.images import Images
 from batchwright_worker.runner.inputs.items import Format, Item, SourceFile
 from batchwright_worker.runner.inputs.lines import JsonLines, TextLines
 from batchwright_worker.runner.inputs.tables import Npy, Parquet
+from batchwright_worker.runner.inputs.tars import WebDataset
 from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, path_text, shown
 from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlannedSegment, PlannedShard
 
@@ -27,9 +30,12 @@ FORMATS: Final[dict[str, Callable[[Input], Format]]] = {
     "text": lambda _: TextLines(),
     "parquet": lambda spec: Parquet(spec.id_field),
     "npy": lambda _: Npy(),
+    "arrow": lambda spec: Arrow(spec.id_field),
+    "webdataset": lambda spec: WebDataset(spec.id_field),
 }
 _READ_AHEAD = 4
 """Small files that are opened ahead, so that an object store's latency does not hold the CPU up."""
+_CACHED: Final = re.compile(r"(^|/)cache-[^/]*[.]arrow$")
 _OF_OUTPUTS: Final = frozenset({WORK_DIR, ERRORS_DIR, MANIFEST_NAME})
 
 
@@ -103,8 +109,13 @@ def _source(info: dict[str, Any], root: str, *, single: bool) -> SourceFile:
 
 
 def _belongs(file: SourceFile, form: Format, outputs: Collection[str]) -> bool:
-    """Hidden files and the results of other jobs that lie below are no input."""
-    if _is_hidden(file.name) or any(file.name.startswith(f"{output}/") for output in outputs):
+    """Hidden files, the results of other jobs that lie below, and what `Dataset.map` keeps beside its data are no
+    input."""
+    if (
+        _is_hidden(file.name)
+        or _CACHED.search(file.name)
+        or any(file.name.startswith(f"{output}/") for output in outputs)
+    ):
         return False
     return file.name.lower().endswith(form.suffixes)
 

@@ -40,14 +40,8 @@ class Parquet:
             for batch in table.iter_batches(batch_size=_RECORDS_AT_ONCE, row_groups=groups):
                 for record in batch.to_pylist():
                     if segment.start <= index < segment.start + segment.count:
-                        yield self._item(record, f"{segment.name}:{index}")
+                        yield record_item(record, self._id_field, f"{segment.name}:{index}")
                     index += 1
-
-    def _item(self, record: dict[str, Any], place: str) -> Item:
-        try:
-            return Item(id=id_of(record.get(self._id_field), place), data=record)
-        except BadId as error:
-            return Item(id=place, error=str(error))
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Places of the records with this id."""
@@ -55,6 +49,14 @@ class Parquet:
             for index, name in enumerate(_ids(table, self._id_field, file.name)):
                 if name == wanted:
                     yield f"{file.name}:{index}"
+
+
+def record_item(record: dict[str, Any], id_field: str, place: str) -> Item:
+    """The item of a record; one whose id cannot be used is an error."""
+    try:
+        return Item(id=id_of(record.get(id_field), place), data=record)
+    except BadId as error:
+        return Item(id=place, error=str(error))
 
 
 def _parquet(location: Location, path: str) -> Any:

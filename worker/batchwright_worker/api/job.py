@@ -128,6 +128,13 @@ class CpuTask(Value, kw_only=True, frozen=True):
             "it is called again for each item alone. Not for built-ins."
         ),
     ] = False
+    timeout_seconds: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=86_400)] | None,
+        doc(
+            "The longest time that the function may take for an item, its input decoded. Then the item fails, and the "
+            "process that was in the function is replaced. Unset: no limit."
+        ),
+    ] = None
 
 
 class ModelTask(Value, kw_only=True, frozen=True):

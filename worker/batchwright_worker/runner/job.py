@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from batchwright_worker.api import names as contract
-from batchwright_worker.api.job import InferenceJobSpec, Input, Output, parse_job_spec
+from batchwright_worker.api.job import InferenceJobSpec, Input, Output, Task, parse_job_spec
 from batchwright_worker.api.messages import JobConfig, TrustedServer
 from batchwright_worker.artifacts.digest import file_sha256
 from batchwright_worker.runner.cpu import functions
@@ -42,10 +42,12 @@ class Job:
 
     @property
     def identity(self) -> str:
-        """Digest of what is asked for: input, tasks with their arguments, form of the output, which items."""
+        """Digest of what is asked for: input, tasks with their arguments, form of the output, which items; not how long
+        tasks may take, which may be raised to repeat what failed."""
         output = self.spec.output
+        tasks = tuple(_without_time_limit(task) for task in self.spec.tasks)
         parts: tuple[object, ...] = (
-            self.spec.input, self.spec.tasks, output.format, output.compression, output.pass_through,
+            self.spec.input, tasks, output.format, output.compression, output.pass_through,
         )  # fmt: skip
         if self.selection is not None:
             parts = (*parts, self.selection)
@@ -91,6 +93,12 @@ class Job:
             return self.spec.runner.cpu_workers
         millis = int(os.environ.get(contract.ENV_CPU_MILLIS) or 0)
         return max(1, math.ceil(millis / 1000)) if millis else max(1, len(os.sched_getaffinity(0)))
+
+
+def _without_time_limit(task: Task) -> Task:
+    if task.cpu is None or task.cpu.timeout_seconds is None:
+        return task
+    return msgspec.structs.replace(task, cpu=msgspec.structs.replace(task.cpu, timeout_seconds=None))
 
 
 def _located(place: Input | Output) -> Location:

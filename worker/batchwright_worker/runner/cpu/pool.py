@@ -159,11 +159,21 @@ class CpuPool:
                 return call
         return None
 
-    def answered(self, worker: _Worker, calls: list[Call], reply: _Reply | None) -> None:
-        """Called on the loop: a process has answered a chunk, or (None) died with it and was replaced."""
+    def time_limit(self, calls: Sequence[Call]) -> float | None:
+        """Seconds that these may take together; None: any time."""
+        limits = [self._specs[call.function].timeout_s for call in calls]
+        return (
+            sum(limit * len(call.items) for limit, call in zip(limits, calls, strict=True) if limit is not None)
+            if None not in limits
+            else None
+        )
+
+    def answered(self, worker: _Worker, calls: list[Call], reply: _Reply | None, *, late: bool = False) -> None:
+        """Called on the loop: a process has answered a chunk, or (None) died with it, or was `late` and was ended, and
+        was replaced."""
         self._idle.append(worker)
         if reply is None:
-            self._crashed(calls)
+            self._lost(calls, late=late)
         else:
             self._settle(calls, reply)
         self.wake()
@@ -179,11 +189,15 @@ class CpuPool:
         """What the function lately took for an item; None if it has not run."""
         return self._seconds[function]
 
-    def _crashed(self, calls: list[Call]) -> None:
+    def _lost(self, calls: list[Call], *, late: bool) -> None:
         """In company nobody knows whose fault it was: every item is tried again, alone."""
         for call in calls:
             if len(call.items) > 1:
                 self._retries.extend(apart(call))
+                continue
+            if late and len(calls) == 1:
+                seconds = self._specs[call.function].timeout_s
+                call.done(_NOTHING, {call.items[0]: f"it took longer than timeoutSeconds ({seconds:g})"})
                 continue
             call.crashes += len(calls) == 1
             if call.crashes < 2:
@@ -252,23 +266,31 @@ class _Worker:
 
     def _run(self) -> None:
         while (calls := self.calls.get()) is not None:
-            reply = self._ask(calls)
+            reply, late = self._ask(calls)
             if self._stopping:
                 return
             assert self._pool.loop is not None
+            tell = functools.partial(self._pool.answered, self, calls, reply, late=late)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._pool.loop.call_soon_threadsafe(functools.partial(self._pool.answered, self, calls, reply))
+                self._pool.loop.call_soon_threadsafe(tell)
 
-    def _ask(self, calls: list[Call]) -> _Reply | None:
+    def _ask(self, calls: list[Call]) -> tuple[_Reply | None, bool]:
+        """The answer; without one, whether the process was ended because its time was over."""
         assert self._stream is not None
         heads = [(call.function, tuple(name for name, _ in call.inputs), tuple(call.items)) for call in calls]
         try:
             send(self._stream, heads, [blob for call in calls for _, blob in call.inputs])
+            # A chunk is answered as a whole, so that nothing comes until its last call has ended.
+            self._stream.settimeout(self._pool.time_limit(calls))
             outcomes, blobs = receive(self._stream)
-            return _Reply(outcomes=outcomes, blobs=blobs)
+            self._stream.settimeout(None)
+            return _Reply(outcomes=outcomes, blobs=blobs), False
+        except TimeoutError:
+            self._replace()
+            return None, True
         except (EOFError, OSError):
             self._replace()
-            return None
+            return None, False
 
     def _replace(self) -> None:
         assert self._stream is not None

@@ -43,6 +43,8 @@ class FunctionSpec:
     reference: str
     args: dict[str, Any]
     batch: bool = False
+    timeout_s: float | None = None
+    """The longest time that an item may take."""
 
 
 def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]) -> None:

@@ -90,7 +90,13 @@ def _check_source(job: Job, number: int, signature: InputSignature) -> None:
 
 def _function_specs(job: Job) -> list[FunctionSpec]:
     return [
-        FunctionSpec(task=task.name, reference=task.cpu.function, args=dict(task.cpu.args), batch=task.cpu.batch)
+        FunctionSpec(
+            task=task.name,
+            reference=task.cpu.function,
+            args=dict(task.cpu.args),
+            batch=task.cpu.batch,
+            timeout_s=task.cpu.timeout_seconds,
+        )
         for task in job.spec.tasks
         if task.cpu is not None
     ]

@@ -1,4 +1,4 @@
-"""Servers on the loopback with folders in them: plain HTTP, and what s3fs asks of S3."""
+"""Servers on the loopback with folders in them: plain HTTP, and what a client asks of S3."""
 
 from __future__ import annotations
 

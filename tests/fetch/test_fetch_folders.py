@@ -147,11 +147,8 @@ async def test_files_that_are_cut_go_on_and_others_wait_for_nothing(scheme: str,
 
 
 @both
-async def test_a_process_that_comes_after_one_that_failed_goes_on(
-    scheme: str, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_comes_after_one_that_failed_goes_on(scheme: str, served: Served) -> None:
     """The container is restarted; the volume with what has arrived is still there."""
-    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
     uri = served.put(scheme, {**BODIES, "model.onnx": b"model" * 500_000})
     served.files.cuts = {"m/model.onnx": 100}
     with pytest.raises(Interrupted):
@@ -165,10 +162,7 @@ async def test_a_process_that_comes_after_one_that_failed_goes_on(
     assert scheme == "http" or set(served.files.names("GET")) == {"m/model.onnx"}
 
 
-async def test_what_changed_between_two_processes_is_fetched_anew(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
+async def test_what_changed_between_two_processes_is_fetched_anew(served: Served) -> None:
     uri = served.put("s3", {"model.onnx": b"model" * 500_000, "small": b"1"})
     served.files.cuts = {"m/model.onnx": 100}
     with pytest.raises(Interrupted):

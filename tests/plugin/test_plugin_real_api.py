@@ -120,7 +120,7 @@ def test_names_are_completed_by_what_is_there(kubeconfig: Path) -> None:
     assert completed("-n", "sh") == ["shop", ":4"]
     assert completed("bench", "") == ["fast", "slow", ":4"]
     assert completed("plan", "-f", "") == [":0"]
-    assert [line.split("\t")[0] for line in completed("r")] == ["restart", "rollback", ":4"]
+    assert [line.split("\t")[0] for line in completed("r")] == ["restart", "retry", "rollback", ":4"]
 
 
 def test_kubectl_completes_the_plugin(kubeconfig: Path, tmp_path: Path) -> None:

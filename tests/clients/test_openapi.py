@@ -65,6 +65,7 @@ def right(whole: Document) -> None:
     schemas["InferInput"]["properties"]["parameters"] = {"type": "object", "maxProperties": 0}
     schemas["InferInput"]["additionalProperties"] = False
     schemas["InferRequest"]["properties"]["inputs"]["maxItems"] = 1
+    schemas["InferRequest"]["properties"]["outputs"]["maxItems"] = 1  # of `linear`, and each may be named once
     schemas["InferRequest"]["additionalProperties"] = False
     schemas["RequestedOutput"]["properties"]["name"] = {"enum": ["y"]}
     schemas["Parameters"]["properties"]["timeout"]["minimum"] = 60_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import signal
@@ -19,6 +20,10 @@ from batchwright_operator.settings import load_settings
 from batchwright_worker.api.names import OPERATOR_METRICS_PORT
 
 logger = logging.getLogger("batchwright_operator")
+
+if importlib.util.find_spec("kopf") is None:
+    # Its own thread loads it (`kopf_watch`), much later, and would only say so again and again.
+    raise ModuleNotFoundError("No module named 'kopf'", name="kopf")
 
 
 @click.command()

@@ -35,13 +35,22 @@ def assemble(folder: Path) -> list[dict[str, list[str]]]:
     """Writes all pages into the folder; the navigation as Zensical wants it."""
     found = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")]
     sections = all_pages(found)
-    targets = {page.source: page.target for pages in sections.values() for page in pages if page.source}
+    pictures = {path: path.removeprefix("docs/") for path in _pictures()}
+    named = {page.source: page.target for pages in sections.values() for page in pages if page.source}
+    targets = named | pictures
+    folder.mkdir(parents=True)
+    for source, target in pictures.items():
+        shutil.copyfile(ROOT / source, folder / target)
     for pages in sections.values():
         for page in pages:
             path = folder / page.target
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(_text(page, targets))
     return [{section: [page.target for page in pages]} for section, pages in sections.items()]
+
+
+def _pictures() -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.png")]
 
 
 def _text(page: Page, targets: dict[str, str]) -> str:

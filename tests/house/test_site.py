@@ -20,7 +20,8 @@ from e2e.site.reference import kind_page, settings_page
 def test_the_site_builds_and_has_no_dead_link(tmp_path: Path) -> None:
     build(tmp_path / "site")
     assert "InferenceJob" in (tmp_path / "site" / "reference" / "inferencejobs" / "index.html").read_text()
-    assert (tmp_path / "site" / "index.html").exists()
+    assert 'src="dashboard.png"' in (tmp_path / "site" / "index.html").read_text()
+    assert (tmp_path / "site" / "dashboard.png").exists()
 
 
 @pytest.mark.parametrize("name", ["modeldeployments", "inferencejobs", "acceleratorprofiles"])

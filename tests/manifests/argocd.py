@@ -1,4 +1,4 @@
-"""Argo CD's health scripts, in a Lua as bare as Argo's."""
+"""Argo CD's scripts for health and actions, in a Lua as bare as Argo's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "manifests" / "argocd"
 
 def argo_health(kind: str, document: dict[str, Any]) -> dict[str, str]:
     """What the script of this kind says of an object."""
-    runtime = lua51.LuaRuntime(register_eval=False, register_builtins=False)
-    runtime.globals().obj = _as_lua(runtime, document)
-    return dict(runtime.execute((FOLDER / kind / "health.lua").read_text()))
+    return dict(_run((FOLDER / kind / "health.lua").read_text(), document))
 
 
 def argo_actions(kind: str, document: dict[str, Any]) -> dict[str, bool]:

@@ -105,7 +105,7 @@ def test_what_is_generated_is_up_to_date_after_the_page_that_says_so(copy: Path)
 # --- against an API server -----------------------------------------------------------------------
 
 
-EXAMPLES = ("examples/ocr/serve/deployment.yaml",)
+SUPPOSED = ("examples/ocr/serve/deployment.yaml",)
 """Objects that a page's commands suppose to be there."""
 OF_OTHERS = ("keda.sh",)
 """API groups whose definitions this API server does not have."""
@@ -119,7 +119,7 @@ def plane() -> Iterator[ControlPlane]:
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         wait = [*command[:3], "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]
         subprocess.run(wait, check=True, capture_output=True)
-        for example in EXAMPLES:
+        for example in SUPPOSED:
             subprocess.run([*command[:3], "apply", "-f", example], cwd=ROOT, check=True, capture_output=True)
         yield plane
 

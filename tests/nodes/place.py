@@ -12,7 +12,6 @@ from e2e.demo.kubectl import Kubectl, condition, wait_for
 from tests.nodes.older_version import Version
 
 SYSTEM, PLACE = "batchwright-system", "shop"
-ITEMS = 400
 PATIENCE = float(os.environ.get("BATCHWRIGHT_PATIENCE", "1"))
 """On a machine that does other things too, everything takes longer."""
 FUNCTIONS = """

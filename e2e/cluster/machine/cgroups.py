@@ -54,7 +54,20 @@ def create_node(cluster: str, node: str, cpus: float) -> None:
     for hierarchy in hierarchies():
         for part in (Path(), Path(node), Path(node, "outside")):
             _create(hierarchy, Path(root_name(cluster)) / part)
-    _limit(cluster, node, cpus)
+    for folder in node_paths(cluster, node):
+        _weigh(folder, cpus)
+    limit_node(cluster, node, cpus)
+
+
+def limit_node(cluster: str, node: str, cpus: float) -> None:
+    """Set the quota of a node to `cpus` cores; it weighs as before."""
+    quota = round(cpus * _PERIOD_US)
+    for folder in node_paths(cluster, node):
+        if (folder / "cpu.max").exists():
+            (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
+        elif (folder / "cpu.cfs_quota_us").exists():
+            (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            (folder / "cpu.cfs_quota_us").write_text(str(quota))
 
 
 def create_system(cluster: str) -> list[Path]:
@@ -129,17 +142,6 @@ def _weigh(folder: Path, cpus: float) -> None:
     for name, usual in (("cpu.weight", 100), ("cpu.shares", 1024)):
         if (folder / name).exists():
             (folder / name).write_text(str(max(2, round(cpus * _WEIGHT * usual))))
-
-
-def _limit(cluster: str, node: str, cpus: float) -> None:
-    quota = round(cpus * _PERIOD_US)
-    for folder in node_paths(cluster, node):
-        _weigh(folder, cpus)
-        if (folder / "cpu.max").exists():
-            (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
-        elif (folder / "cpu.cfs_quota_us").exists():
-            (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-            (folder / "cpu.cfs_quota_us").write_text(str(quota))
 
 
 def _thaw(root: Path) -> None:

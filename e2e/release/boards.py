@@ -5,17 +5,16 @@ Three boards for three questions: is the cluster well, does a model serve as it 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, GridPos, VariableRefresh
 
-FOLDER = Path(__file__).resolve().parents[2] / "manifests" / "monitoring" / "dashboards"
+from e2e.release.generated import Generated
+
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH, HEIGHT, COLUMNS = 8, 7, 3
 MODEL = '{namespace=~"$namespace",modeldeployment=~"$modeldeployment",model=~"$model"}'
@@ -395,29 +394,12 @@ def _panel(panel: Panel, number: int) -> stat.Panel | timeseries.Panel:
     return made
 
 
-def differences(folder: Path = FOLDER) -> Iterator[str]:
-    """Lines of a diff between what lies in the folder and what should."""
-    for board in BOARDS:
-        path = folder / f"{board.name}.json"
-        found = path.read_text() if path.exists() else ""
-        yield from difflib.unified_diff(
-            found.splitlines(), written(board).splitlines(), str(path), "generated", lineterm=""
-        )
-
-
-@click.command()
-@click.option("--write", "action", flag_value="write", help="Write the files.")
-@click.option("--check", "action", flag_value="check", default=True, help="Compare them, exit 1 if they differ.")
-def main(action: str) -> None:
-    """Write or check the boards."""
-    if action == "write":
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        for board in BOARDS:
-            (FOLDER / f"{board.name}.json").write_text(written(board))
-    elif lines := list(differences()):
-        click.echo("\n".join(lines))
-        raise click.ClickException("the boards differ from their source: run `make generate`")
-
+GENERATED = Generated(
+    what="the boards",
+    source="their source",
+    folder=ROOT / "manifests" / "monitoring" / "dashboards",
+    files=lambda: {f"{board.name}.json": written(board) for board in BOARDS},
+)
 
 if __name__ == "__main__":
-    main()
+    GENERATED.command()()

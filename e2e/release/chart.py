@@ -7,7 +7,6 @@ in the manifest is an error, so that the chart follows the manifests or says tha
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from e2e.release.generated import Generated
 from e2e.release.values import schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,28 +189,9 @@ def _chart() -> str:
     )
 
 
-def differences(folder: Path = CHART) -> Iterator[str]:
-    """Lines of a diff between what lies in the folder and what should."""
-    for name, text in templates():
-        path = folder / name
-        found = path.read_text() if path.exists() else ""
-        yield from difflib.unified_diff(found.splitlines(), text.splitlines(), str(path), "generated", lineterm="")
-
-
-@click.command()
-@click.option("--write", "action", flag_value="write", help="Write the files.")
-@click.option("--check", "action", flag_value="check", default=True, help="Compare them, exit 1 if they differ.")
-def main(action: str) -> None:
-    """Write or check the generated files of charts/batchwright."""
-    if action == "write":
-        for name, text in templates():
-            path = CHART / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    elif lines := list(differences()):
-        click.echo("\n".join(lines))
-        raise click.ClickException("the chart differs from the manifests: run `make generate`")
-
+GENERATED = Generated(
+    what="the files of charts/batchwright", source="the manifests", folder=CHART, files=lambda: dict(templates())
+)
 
 if __name__ == "__main__":
-    main()
+    GENERATED.command()()

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,17 +29,20 @@ KUBERNETES = ">=1.33.0-0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A text of a manifest that is a value in the chart, and how often it stands there."""
+    """A text of a manifest that is a value in the chart; it stands there once."""
 
     text: str
     value: str
-    times: int = 1
 
 
 def version() -> str:
     """Of the product; the chart has the same."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return str(project["version"])
+    return str(_project()["version"])
+
+
+def _project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
 
 
 def _field(workload: str, name: str, indent: int = 6) -> str:
@@ -59,7 +63,10 @@ def _workload(name: str, image: str, resources: str) -> tuple[Exchange, ...]:
     """What both workloads take from the values."""
     pod = _field(name, "nodeSelector") + _field(name, "affinity") + _word(name, "priorityClassName")
     pod += _field("image", "pullSecrets").replace("pullSecrets:", "imagePullSecrets:")
-    notes = f"        {{{{- with .Values.{name}.podAnnotations }}}}\n        {{{{- toYaml . | nindent 8 }}}}\n"
+    notes = (
+        f"        {{{{- with .Values.{name}.podAnnotations }}}}\n"
+        "        {{- toYaml . | nindent 8 }}\n        {{- end }}\n"
+    )
     return (
         Exchange(
             text=f"        image: batchwright-{image}:{version()}\n",
@@ -67,10 +74,7 @@ def _workload(name: str, image: str, resources: str) -> tuple[Exchange, ...]:
             "        imagePullPolicy: {{ .Values.image.pullPolicy }}\n",
         ),
         Exchange(text="      nodeSelector:\n        kubernetes.io/os: linux\n", value=pod),
-        Exchange(
-            text="      annotations:\n",
-            value=f"      annotations:\n{notes}        {{{{- end }}}}\n",
-        ),
+        Exchange(text="      annotations:\n", value=f"      annotations:\n{notes}"),
         Exchange(
             text=f"        resources:\n          requests: {resources}\n",
             value=f"        resources:\n          {{{{- toYaml .Values.{name}.resources | nindent 10 }}}}\n",
@@ -142,7 +146,7 @@ def _template(name: str, exchanges: tuple[Exchange, ...]) -> str:
         text = text.partition("---\n")[2]
     for each in exchanges:
         found = text.count(each.text)
-        if found != each.times:
+        if found != 1:
             raise click.ClickException(f"manifests/base/{name} has {each.text!r} {found} times: correct {__file__}")
         text = text.replace(each.text, each.value)
     for before, after in EVERYWHERE:
@@ -179,7 +183,7 @@ def _in_some_namespaces() -> str:
 
 
 def _chart() -> str:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = _project()
     return (
         "# Generated from pyproject.toml by `make generate`; do not edit.\n"
         f"apiVersion: v2\nname: batchwright\ntype: application\nversion: {version()}\nappVersion: {version()}\n"

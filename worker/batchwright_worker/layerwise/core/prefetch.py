@@ -7,6 +7,7 @@ from typing import Final
 
 from batchwright_worker.layerwise.core.policy import Balanced
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
+from batchwright_worker.layerwise.core.simulator import run
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
@@ -34,9 +35,10 @@ def better_prefetch(models: Sequence[Sequence[Layer]], budget_bytes: float, piec
 def _makespan(models: Sequence[Sequence[Layer]], budget_bytes: float, piece_bytes: int, prefetch: Prefetch) -> int:
     policy = Balanced(auto_skip_limit(models, budget_bytes), fill_time(models, budget_bytes))
     scheduler = LayerScheduler(Timeline(budget_bytes, prefetch=prefetch, piece_bytes=piece_bytes), policy)
-    for order in range(_RUNS * len(models)):
-        number = order % len(models)
-        scheduler.submit(ModelRequest(model=str(number), layers=models[number], arrival=0, order=order))
-    while scheduler.step() is not None:
-        pass
+    requests = [
+        ModelRequest(model=str(number), layers=layers, arrival=0, order=turn * len(models) + number)
+        for turn in range(_RUNS)
+        for number, layers in enumerate(models)
+    ]
+    run(scheduler, requests)
     return scheduler.timeline.compute_free

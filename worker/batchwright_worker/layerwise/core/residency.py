@@ -13,6 +13,7 @@ from typing import Final
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Policy
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
+from batchwright_worker.layerwise.core.simulator import run
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest
@@ -75,10 +76,8 @@ def makespan(models: Models, demand: Mapping[str, float], flight: float, *, in_t
     if not in_turn:
         policy = Balanced(auto_skip_limit(layers, flight), fill_time(layers, flight))
     scheduler = LayerScheduler(Timeline(flight), policy)
-    for order, name in enumerate(_requests(models, demand)):
-        scheduler.submit(ModelRequest(model=name, layers=models[name], arrival=0, order=order))
-    while scheduler.step() is not None:
-        pass
+    names = enumerate(_requests(models, demand))
+    run(scheduler, [ModelRequest(model=name, layers=models[name], arrival=0, order=order) for order, name in names])
     return scheduler.timeline.compute_free
 
 

@@ -7,7 +7,7 @@ what is there. Where all weights fit, all stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +18,7 @@ from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_t
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest
 
-__all__ = ["Residents", "best_residents", "fits", "makespan", "total_bytes"]
+__all__ = ["Residents", "best_residents", "first_within", "fits", "makespan", "resident", "total_bytes"]
 
 Models = Mapping[str, Sequence[Layer]]
 Residents = Mapping[str, frozenset[int]]
@@ -37,6 +37,17 @@ def total_bytes(models: Models) -> int:
 def fits(models: Models, room: float) -> bool:
     """Can all units stay?"""
     return total_bytes(models) <= room
+
+
+def first_within(sizes: Iterable[tuple[int, int]], share: int) -> frozenset[int]:
+    """Of units, as (position, bytes), as many of the first as `share` bytes have room for."""
+    found: set[int] = set()
+    for position, size in sizes:
+        share -= size
+        if share < 0:
+            break
+        found.add(position)
+    return frozenset(found)
 
 
 def best_residents(
@@ -93,7 +104,10 @@ def _requests(models: Models, demand: Mapping[str, float]) -> list[str]:
 def _leading(models: Models, weights: Mapping[str, float], room: int) -> dict[str, frozenset[int]]:
     """The first units of every model, whose fetch nothing hides, by shares of the room."""
     total = sum(weights.get(name, 0.0) for name in models) or 1.0
-    return {name: _first(layers, int(room * weights.get(name, 0.0) / total)) for name, layers in models.items()}
+    return {
+        name: first_within(enumerate(layer.bytes for layer in layers), int(room * weights.get(name, 0.0) / total))
+        for name, layers in models.items()
+    }
 
 
 def _hot_first(models: Models, demand: Mapping[str, float], room: int) -> dict[str, frozenset[int]]:
@@ -111,16 +125,6 @@ def _hot_first(models: Models, demand: Mapping[str, float], room: int) -> dict[s
             room -= size
     others = {name: layers for name, layers in models.items() if name not in found}
     return found | _leading(others, dict.fromkeys(others, 1.0), room)
-
-
-def _first(layers: Sequence[Layer], share: int) -> frozenset[int]:
-    kept: set[int] = set()
-    for position, layer in enumerate(layers):
-        share -= layer.bytes
-        if share < 0:
-            break
-        kept.add(position)
-    return frozenset(kept)
 
 
 def _bytes(models: Models, residents: Residents) -> int:

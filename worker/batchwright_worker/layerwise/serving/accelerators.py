@@ -16,6 +16,7 @@ from batchwright_worker.host.machine import processor_name
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.core.residency import first_within
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch
@@ -255,13 +256,7 @@ class _EmulatedAdapter:
 
 def leading(network: Network, share: int) -> frozenset[int]:
     """The first units that fit into `share` bytes, in order (all of a small network)."""
-    kept: set[int] = set()
-    for position, unit in enumerate(network.index.units):
-        share -= unit.size
-        if share < 0:
-            break
-        kept.add(position)
-    return frozenset(kept)
+    return first_within(enumerate(unit.size for unit in network.index.units), share)
 
 
 def _emulated_profile(name: str, emulated: Any, size: int, rows: int) -> Profile:

@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final
 
-from batchwright_worker.layerwise.core.residency import Residents, best_residents, fits, makespan, resident, total_bytes
+from batchwright_worker.layerwise.core.residency import (
+    Residents,
+    best_residents,
+    first_within,
+    fits,
+    makespan,
+    resident,
+    total_bytes,
+)
 from batchwright_worker.layerwise.core.values import Layer
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.planner import UnitPlans
@@ -85,7 +93,12 @@ class Residency:
         with self._lock:
             models = self._models()
             share = self._adapter.room_bytes // max(self._settings.models, len(models) + 1)
-            kept = {name: _within(layers, self._residents[name], share) for name, layers in models.items()}
+            kept = {
+                name: first_within(
+                    sorted((position, layers[position].bytes) for position in self._residents[name]), share
+                )
+                for name, layers in models.items()
+            }
             self.whole = self.in_turn = False
             self.way = ""
             self._keep(kept)
@@ -159,14 +172,3 @@ class Residency:
     def _demand_at(self, name: str, now: float) -> float:
         count, since = self._demand.get(name, (0.0, now))
         return float(count * 0.5 ** ((now - since) / _HALF_LIFE_S))
-
-
-def _within(layers: tuple[Layer, ...], kept: frozenset[int], share: int) -> frozenset[int]:
-    """As many of the first units that stay as the share has room for."""
-    found: set[int] = set()
-    for position in sorted(kept):
-        share -= layers[position].bytes
-        if share < 0:
-            break
-        found.add(position)
-    return frozenset(found)

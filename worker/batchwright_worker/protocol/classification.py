@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,7 @@ from batchwright_worker.inference.requests import Array, InferResult
 PARAMETER: Final = "classification"
 
 
-def classes_of(parameters: Mapping[str, Any], where: str) -> int:
+def _classes_of(parameters: Mapping[str, Any], where: str) -> int:
     """How many are wanted; 0: the output as it is. Raises BadInput."""
     count = parameters.get(PARAMETER, 0)
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 1 << 31:
@@ -25,6 +25,14 @@ def classes_of(parameters: Mapping[str, Any], where: str) -> int:
             given=repr(count),
         )
     return count
+
+
+def classes_wanted(outputs: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, int] | None:
+    """Of which outputs, as (name, parameters), how many classes are wanted; None: of none. Raises BadInput."""
+    wanted = {
+        name: _classes_of(parameters, f"output {name!r}") for name, parameters in outputs if PARAMETER in parameters
+    }
+    return {name: count for name, count in wanted.items() if count} or None
 
 
 def classified(result: InferResult, classes: Mapping[str, int], *, whole: bool) -> InferResult:

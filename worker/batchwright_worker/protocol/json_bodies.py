@@ -12,7 +12,7 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip.datatypes import RAW_ONLY, encode_bytes, name_of
 from batchwright_worker.protocol.binary import BinarySection, split
-from batchwright_worker.protocol.classification import classes_of
+from batchwright_worker.protocol.classification import classes_wanted
 from batchwright_worker.protocol.json_tensors import InputTensor, input_array, place_of_input
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.nonfinite import has_tokens, loads, with_tokens
@@ -105,7 +105,7 @@ def parse(
         binary=binary,
         binary_default=default,
         shared=shared,
-        classes=_classes(decoded.outputs),
+        classes=classes_wanted((output.name, output.parameters) for output in decoded.outputs),
     )
 
 
@@ -207,12 +207,6 @@ def _binary(outputs: list[RequestedOutput], default: bool, placed: Mapping[str, 
         refuse_unsupported(output.parameters, where, regions=in_region)
         binary[output.name] = in_region or _flag(output.parameters, "binary_data", where, default)
     return binary
-
-
-def _classes(outputs: list[RequestedOutput]) -> dict[str, int] | None:
-    """Of which outputs how many classes are wanted; None: of none."""
-    wanted = {output.name: classes_of(output.parameters, f"output {output.name!r}") for output in outputs}
-    return {name: count for name, count in wanted.items() if count} or None
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str, default: bool = False) -> bool:

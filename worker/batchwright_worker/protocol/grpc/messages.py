@@ -12,7 +12,7 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, RAW_ONLY, encode_bytes, name_of
-from batchwright_worker.protocol.classification import classes_of
+from batchwright_worker.protocol.classification import classes_wanted
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import REGION, check_once, deadline_of, priority_of, refuse_unsupported
 from batchwright_worker.protocol.shared_memory import Place, Regions, place_of
@@ -49,7 +49,6 @@ def parse(
         if output.parameters:
             given = by_name(output.parameters)
             refuse_unsupported(given, f"output {output.name!r}", regions=regions is not None)
-            classes_of(given, f"output {output.name!r}")
     return InferRequest(
         model=message.model_name,
         inputs=inputs,
@@ -100,12 +99,7 @@ def places_of(message: pb.ModelInferRequest) -> dict[str, Place]:
 
 def classes_in(message: pb.ModelInferRequest) -> dict[str, int] | None:
     """Of which outputs how many classes are wanted; None: of none. Raises BadInput."""
-    wanted = {
-        output.name: classes_of(by_name(output.parameters), f"output {output.name!r}")
-        for output in message.outputs
-        if output.parameters
-    }
-    return {name: count for name, count in wanted.items() if count} or None
+    return classes_wanted((each.name, by_name(each.parameters)) for each in message.outputs if each.parameters)
 
 
 def names_a_region(message: pb.ModelInferRequest) -> bool:

@@ -17,7 +17,7 @@ from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Po
 from batchwright_worker.layerwise.core.prefetch import better_prefetch
 from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
-from batchwright_worker.layerwise.core.values import Prefetch
+from batchwright_worker.layerwise.core.values import Layer, Prefetch
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
 from batchwright_worker.layerwise.execution.planner import UnitPlans
@@ -207,20 +207,20 @@ class Service:
 
     def prefetch(self) -> Prefetch:
         """Fluid where the plan says that fetches which pause for room end sooner than those which wait for it."""
-        layers = [self._plans.layers(model, self._rows[model]) for model in self._added]
-        device = self._adapter.device
+        layers, device = self._layers(), self._adapter.device
         return better_prefetch(layers, device.ring.capacity, device.piece_bytes) if layers else Prefetch.WHOLE
+
+    def _layers(self) -> list[tuple[Layer, ...]]:
+        return [self._plans.layers(model, self._rows[model]) for model in self._added]
 
     def policy(self) -> Policy:
         """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
-        layers = [self._plans.layers(model, self._rows[model]) for model in self._added]
-        if not layers:
+        if self._residency.in_turn or not self._added:
             return Fifo()
+        layers = self._layers()
         budget = self._adapter.device.ring.capacity
         given = self._settings.skip_limit
         limit = auto_skip_limit(layers, budget) if given is None else given
-        if self._residency.in_turn:
-            return Fifo()
         if self._settings.mode == "Literal":
             return Literal(skip_limit=limit)
         if self._settings.mode == "Rollout":

@@ -39,7 +39,7 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.core.steps import steps_of_seconds
 from batchwright_worker.layerwise.execution.cuda import CudaAccelerator
-from batchwright_worker.layerwise.execution.cuda_driver import CudaDriver, DeviceEngineName
+from batchwright_worker.layerwise.execution.cuda_profiler import timed
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch, run_unit, views
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
@@ -226,7 +226,7 @@ def _co_run(device: CudaAccelerator, networks: Mapping[str, TorchUnits], rows: i
 
     def copy() -> float:
         place = device.arena[: host.numel()]
-        return _timed(device.driver, device.copy_stream, "copy in", lambda: place.copy_(host, non_blocking=True))
+        return timed(device.driver, device.copy_stream, "copy in", lambda: place.copy_(host, non_blocking=True))
 
     def compute() -> float:
         def work() -> None:
@@ -234,7 +234,7 @@ def _co_run(device: CudaAccelerator, networks: Mapping[str, TorchUnits], rows: i
             for graph, held in zip(network.graphs, tensors, strict=True):
                 run_unit(graph, held, values)
 
-        return _timed(device.driver, device.compute_stream, "compute", work)
+        return timed(device.driver, device.compute_stream, "compute", work)
 
     compute()
     copy_alone = statistics.median(copy() for _ in range(20))
@@ -267,15 +267,6 @@ def _beside(measured: Callable[[], float], other: Callable[[], float]) -> float:
     finally:
         stop.set()
         thread.join()
-
-
-def _timed(driver: CudaDriver, stream: Any, engine: DeviceEngineName, work: Callable[[], object]) -> float:
-    start, end = driver.event(), driver.event()
-    start.record(stream)
-    driver.queue(stream, engine, work)
-    end.record(stream)
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
 
 
 def _measured(

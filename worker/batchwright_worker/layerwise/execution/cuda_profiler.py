@@ -15,7 +15,7 @@ from batchwright_worker.layerwise.networks.units import State
 from batchwright_worker.layerwise.profiling.profiler import Effort
 from batchwright_worker.layerwise.profiling.profiles import Profile, fit_fetch
 
-__all__ = ["CudaProfiler"]
+__all__ = ["CudaProfiler", "timed"]
 
 
 class CudaProfiler:
@@ -50,7 +50,7 @@ class CudaProfiler:
         slot = torch.empty_like(host, device=self._driver.device)
         copy_stream, _ = self._streams
         return statistics.median(
-            self._timed(copy_stream, "copy in", lambda: slot.copy_(host, non_blocking=True)) for _ in range(5)
+            timed(self._driver, copy_stream, "copy in", lambda: slot.copy_(host, non_blocking=True)) for _ in range(5)
         )
 
     def _compute_s(self, state: State, runs: int) -> list[float]:
@@ -66,17 +66,18 @@ class CudaProfiler:
                     for values in trial:
                         run_unit(network.graphs[position], tensors, values)
 
-                times.append(self._timed(compute_stream, "compute", work))
+                times.append(timed(self._driver, compute_stream, "compute", work))
             times.popleft()  # whatever the library sets up
             medians.append(statistics.median(times))
             state = trial
         return medians
 
-    def _timed(self, stream: Any, engine: DeviceEngineName, work: Callable[[], object]) -> float:
-        """Device seconds of what `work` queues on the stream."""
-        start, end = self._driver.event(), self._driver.event()
-        start.record(stream)
-        self._driver.queue(stream, engine, work)
-        end.record(stream)
-        end.synchronize()
-        return float(start.elapsed_time(end) / 1e3)
+
+def timed(driver: CudaDriver, stream: Any, engine: DeviceEngineName, work: Callable[[], object]) -> float:
+    """Device seconds of what `work` queues on the stream."""
+    start, end = driver.event(), driver.event()
+    start.record(stream)
+    driver.queue(stream, engine, work)
+    end.record(stream)
+    end.synchronize()
+    return float(start.elapsed_time(end) / 1e3)

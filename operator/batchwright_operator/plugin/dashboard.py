@@ -15,12 +15,13 @@ from typing import Final
 import click
 
 from batchwright_operator.kube.client import ApiClient
-from batchwright_operator.plugin.observe import Sight, facts, fill, look
+from batchwright_operator.plugin.observe import Sight, facts, look, read_once
 from batchwright_operator.plugin.operator_metrics import OperatorMetrics, read_metrics
 from batchwright_operator.plugin.overview.cluster import overview
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_operator.reconcile.informer import Informer
 from batchwright_worker.dashboard.feed import SAMPLE_S, Feed
+from batchwright_worker.dashboard.history import History
 from batchwright_worker.dashboard.page import snapshot
 from batchwright_worker.dashboard.server import page_served
 
@@ -62,12 +63,8 @@ async def _serve(client: ApiClient, target: ClusterTarget, port: int, *, opens: 
 
 
 async def _save(client: ApiClient, target: ClusterTarget, path: Path) -> None:
-    sight = await look(client, target)
-    await fill(client, sight)
-    now = time.time()
-    feed = Feed()
-    seen = overview(facts(sight, await read_metrics(client, target.system, now), target.title, now))
-    await asyncio.to_thread(path.write_text, snapshot(seen, feed.history))
+    seen = overview(await read_once(client, target))
+    await asyncio.to_thread(path.write_text, snapshot(seen, History()))
 
 
 @contextlib.asynccontextmanager
@@ -83,7 +80,7 @@ async def following(
     tasks = [asyncio.create_task(each.run()) for each in informers]
     try:
         await asyncio.gather(*(each.synced.wait() for each in informers))
-        tasks.append(asyncio.create_task(_published(sight, target, feed, read, changed)))
+        tasks.append(asyncio.create_task(_published(sight, feed, read, changed)))
         yield
     finally:
         for task in tasks:
@@ -91,16 +88,14 @@ async def following(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _published(
-    sight: Sight, target: ClusterTarget, feed: Feed, read: ReadMetrics, changed: asyncio.Event
-) -> None:
+async def _published(sight: Sight, feed: Feed, read: ReadMetrics, changed: asyncio.Event) -> None:
     metrics, sampled = await read(), float("-inf")
     while True:
         changed.clear()
         now = time.time()
         if now - sampled >= SAMPLE_S:
             metrics, sampled = await read(), now
-        feed.publish(overview(facts(sight, metrics, target.title, time.time())))
+        feed.publish(overview(facts(sight, metrics, time.time())))
         if sampled == now:
             feed.sample()
         with contextlib.suppress(TimeoutError):

@@ -3,6 +3,7 @@ namespace, and where not even those, a note that says so."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,7 @@ from batchwright_operator.kube.objects import (
     POD,
     Raw,
 )
-from batchwright_operator.plugin.operator_metrics import OperatorMetrics
+from batchwright_operator.plugin.operator_metrics import OperatorMetrics, read_metrics
 from batchwright_operator.plugin.overview.facts import ClusterFacts
 from batchwright_operator.plugin.target import ClusterTarget
 from batchwright_operator.reconcile.cache import ListWatch, Store
@@ -32,6 +33,7 @@ OUR_EVENTS: Final = "reportingComponent=batchwright.dev/operator"
 class Sight:
     """What can be seen of a cluster: the cache, its list-watches (still to be filled), and what cannot be seen."""
 
+    title: str
     store: Store
     list_watches: list[ListWatch]
     notes: list[str]
@@ -60,7 +62,7 @@ async def look(client: ApiClient, target: ClusterTarget, on_change: Callable[[],
             namespace = fallback
             notes.append(f"of {watch.resource.plural} only those in namespace {namespace}: you may not list all")
         list_watches.append(store.register(watch, namespace))
-    return Sight(store=store, list_watches=list_watches, notes=notes)
+    return Sight(title=target.title, store=store, list_watches=list_watches, notes=notes)
 
 
 def _wanted(keys: Callable[[Raw], tuple[()]]) -> list[Watch]:
@@ -80,6 +82,14 @@ async def _allowed_here(client: ApiClient, watch: Watch, target: ClusterTarget) 
     return target.namespace
 
 
+async def read_once(client: ApiClient, target: ClusterTarget) -> ClusterFacts:
+    """The facts as they are now, without watches. Raises ApiError."""
+    sight = await look(client, target)
+    await fill(client, sight)
+    now = time.time()
+    return facts(sight, await read_metrics(client, target.system, now), now)
+
+
 async def fill(client: ApiClient, sight: Sight) -> None:
     """Lists everything once. Raises ApiError."""
     for list_watch in sight.list_watches:
@@ -92,11 +102,11 @@ async def fill(client: ApiClient, sight: Sight) -> None:
         sight.store.replace(list_watch, listing.items, listing.version)
 
 
-def facts(sight: Sight, metrics: OperatorMetrics, title: str, now: float) -> ClusterFacts:
+def facts(sight: Sight, metrics: OperatorMetrics, now: float) -> ClusterFacts:
     """What is in the cache at present."""
     store = sight.store
     return ClusterFacts(
-        title=title,
+        title=sight.title,
         now=now,
         nodes=store.all(NODE),
         profiles=store.all(ACCELERATOR_PROFILE),

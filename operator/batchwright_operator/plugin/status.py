@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from typing import Final
 
 import click
 
 from batchwright_operator.kube.client import ApiClient
-from batchwright_operator.plugin.observe import facts, fill, look
-from batchwright_operator.plugin.operator_metrics import read_metrics
+from batchwright_operator.plugin.observe import read_once
 from batchwright_operator.plugin.output import Form, TableColumn, age, output_option, print_document, print_table
 from batchwright_operator.plugin.overview.cluster import overview
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
@@ -32,10 +30,7 @@ def status(target: ClusterTarget, form: Form, *, exit_code: bool) -> None:
     """The whole system on one screen: what is wrong, and what to do. All namespaces, or that of -n."""
 
     async def read(client: ApiClient) -> Overview:
-        sight = await look(client, target)
-        await fill(client, sight)
-        now = time.time()
-        return overview(facts(sight, await read_metrics(client, target.system, now), target.title, now))
+        return overview(await read_once(client, target))
 
     seen = run_with_client(target, read)
     if not print_document(seen, form):

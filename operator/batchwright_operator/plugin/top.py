@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 
 import click
 
@@ -11,10 +10,8 @@ from batchwright_operator.errors import NotFound
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, Raw
 from batchwright_operator.plugin.completion import names_of
-from batchwright_operator.plugin.observe import facts, fill, look
-from batchwright_operator.plugin.operator_metrics import read_metrics
+from batchwright_operator.plugin.observe import read_once
 from batchwright_operator.plugin.output import Form, TableColumn, age, output_option, print_document, print_table
-from batchwright_operator.plugin.overview.facts import ClusterFacts
 from batchwright_operator.plugin.overview.processors import processors
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_operator.processors.processor import processors_of, render_entry
@@ -44,13 +41,7 @@ _TABLE = (
 def top(target: ClusterTarget, form: Form) -> None:
     """Every processor: how fast it is, how busy, and how many pods of models run on it."""
 
-    async def read(client: ApiClient) -> ClusterFacts:
-        sight = await look(client, target)
-        await fill(client, sight)
-        now = time.time()
-        return facts(sight, await read_metrics(client, target.system, now), target.title, now)
-
-    seen = run_with_client(target, read)
+    seen = run_with_client(target, lambda client: read_once(client, target))
     for note in (*seen.notes, *([seen.live_problem] if seen.live_problem else [])):
         click.echo(f"note: {note}", err=True)
     found = processors(seen)

@@ -89,7 +89,7 @@ async def following(
 
 
 async def _published(sight: Sight, feed: Feed, read: ReadMetrics, changed: asyncio.Event) -> None:
-    metrics, sampled = await read(), float("-inf")
+    metrics, sampled = OperatorMetrics(), float("-inf")
     while True:
         changed.clear()
         now = time.time()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, NODE, POD, PV, PVC
+from batchwright_operator.plugin.observe import fill
 from batchwright_operator.plugin.operator_metrics import read_metrics
 from batchwright_operator.plugin.overview.facts import Gauges, live_loads
 from batchwright_operator.plugin.target import ClusterTarget
@@ -32,15 +33,7 @@ async def read_view(client: ApiClient, target: ClusterTarget, watches: Iterable[
     """A view with what these watches name, besides nodes, pods, volumes, profiles and deployments, and the metrics."""
     store = Store()
     shown = [Watch(resource=one, keys=no_keys) for one in (NODE, POD, ACCELERATOR_PROFILE, MODEL_DEPLOYMENT, PV, PVC)]
-    list_watches = dict.fromkeys(store.register(watch) for watch in [*shown, *watches])
-    for list_watch in list_watches:
-        listing = await client.list(
-            list_watch.resource,
-            label_selector=list_watch.label_selector,
-            field_selector=list_watch.field_selector,
-            metadata_only=list_watch.metadata_only,
-        )
-        store.replace(list_watch, listing.items, listing.version)
+    await fill(client, store, dict.fromkeys(store.register(watch) for watch in [*shown, *watches]))
     live = LiveState(control_key=b"the plugin applies nothing")
     metrics = await read_metrics(client, target.system, time.time())
     for place, load in live_loads(metrics.gauges).items():

@@ -4,7 +4,7 @@ namespace, and where not even those, a note that says so."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,21 +85,22 @@ async def _allowed_here(client: ApiClient, watch: Watch, target: ClusterTarget) 
 async def read_once(client: ApiClient, target: ClusterTarget) -> ClusterFacts:
     """The facts as they are now, without watches. Raises ApiError."""
     sight = await look(client, target)
-    await fill(client, sight)
+    await fill(client, sight.store, sight.list_watches)
     now = time.time()
     return facts(sight, await read_metrics(client, target.system, now), now)
 
 
-async def fill(client: ApiClient, sight: Sight) -> None:
+async def fill(client: ApiClient, store: Store, list_watches: Iterable[ListWatch]) -> None:
     """Lists everything once. Raises ApiError."""
-    for list_watch in sight.list_watches:
+    for list_watch in list_watches:
         listing = await client.list(
             list_watch.resource,
             namespace=list_watch.namespace,
             label_selector=list_watch.label_selector,
             field_selector=list_watch.field_selector,
+            metadata_only=list_watch.metadata_only,
         )
-        sight.store.replace(list_watch, listing.items, listing.version)
+        store.replace(list_watch, listing.items, listing.version)
 
 
 def facts(sight: Sight, metrics: OperatorMetrics, now: float) -> ClusterFacts:

@@ -14,7 +14,7 @@ from batchwright_operator.plugin.output import Form, TableColumn, age, output_op
 from batchwright_operator.plugin.overview.cluster import overview
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_worker.dashboard.history import queue_of, rate_of
-from batchwright_worker.dashboard.overview import DeploymentView, Finding, JobView, Level, Overview
+from batchwright_worker.dashboard.overview import WORST_FIRST, DeploymentView, Finding, JobView, Level, Overview
 
 SIGNS: Final[dict[Level, str]] = {"error": "✗", "warning": "!", "busy": "…", "ok": "✓", "idle": "-"}
 COLORS: Final[dict[Level, str]] = {"error": "red", "warning": "yellow", "busy": "cyan", "ok": "green", "idle": "white"}
@@ -62,8 +62,7 @@ def print_status(seen: Overview, form: Form = None) -> None:
 
 def _first(views: list, form: Form) -> list:  # type: ignore[type-arg]
     """Those that need a look first."""
-    order: dict[Level, int] = {level: n for n, level in enumerate(SIGNS)}
-    ordered = sorted(views, key=lambda each: order[each.level])
+    ordered = sorted(views, key=lambda each: WORST_FIRST.index(each.level))
     return ordered if form == "wide" else ordered[:ONE_SCREEN]
 
 

@@ -10,6 +10,7 @@ from batchwright_operator.kube.conditions import holds
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
 from batchwright_operator.plugin.overview.facts import ClusterFacts, LiveLoad, Place, live_loads
+from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.processors.processor import BENCHMARKED, ESTIMATED, Processor, kinds_on, processors_of
 from batchwright_worker.api.names import LABEL_KIND, kind_slug
 from batchwright_worker.dashboard.overview import Level, ProcessorView
@@ -32,7 +33,7 @@ def _model_pods(pods: list[Raw]) -> Counter[tuple[str, str]]:
     """(node, slug of the kind) -> pods that have not ended."""
     found: Counter[tuple[str, str]] = Counter()
     for pod in pods:
-        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        if is_over(pod):
             continue
         node = str((pod.get("spec") or {}).get("nodeName") or "")
         found[node, str((pod["metadata"].get("labels") or {}).get(LABEL_KIND, ""))] += 1

@@ -42,7 +42,7 @@ def top(target: ClusterTarget, form: Form) -> None:
     """Every processor: how fast it is, how busy, and how many pods of models run on it."""
 
     seen = run_with_client(target, lambda client: read_once(client, target))
-    for note in (*seen.notes, *([seen.live_problem] if seen.live_problem else [])):
+    for note in seen.unseen:
         click.echo(f"note: {note}", err=True)
     found = processors(seen)
     if not print_document({"processors": found}, form):

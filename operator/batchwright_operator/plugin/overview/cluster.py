@@ -26,14 +26,13 @@ def overview(facts: ClusterFacts) -> Overview:
     waiting = _waiting(facts.pods)
     found = findings(facts, shown, waiting)
     level = worst([one.level for one in found], default="ok" if served or running else "idle")
-    notes = [*facts.notes, *([facts.live_problem] if facts.live_problem else [])]
     return Overview(
         source="cluster",
         title=facts.title,
         time=facts.now,
         level=level,
         headline=headline(found, level, empty=not served and not running),
-        notes=notes,
+        notes=facts.unseen,
         findings=found[:MOST_FINDINGS],
         findings_left_out=max(0, len(found) - MOST_FINDINGS),
         processors=shown,

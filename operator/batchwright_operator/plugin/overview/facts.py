@@ -37,6 +37,11 @@ class ClusterFacts:
     operator_missing: bool = False
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def unseen(self) -> list[str]:
+        """What cannot be seen, live values among it, and why."""
+        return [*self.notes, *([self.live_problem] if self.live_problem else [])]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveLoad:

@@ -123,19 +123,16 @@ def _model(wanted: Mapping[str, Any], written: Mapping[str, Any]) -> ServedModel
 def _pods(status: Mapping[str, Any], pods: list[Raw]) -> list[PodView]:
     """From the pods themselves; where they may not be listed, from the status, which has at most 50."""
     said = {str(each.get("pod")): each for each in status.get("replicaStatuses") or ()}
-    observed = {str(each.get("pod")): number(each.get("observedThroughput")) for each in status.get("placements") or ()}
+    placed = {str(each.get("pod")): each for each in status.get("placements") or ()}
     if pods:
-        views = [
-            _pod(pod, said.get(str(pod["metadata"]["name"]), {}), observed.get(str(pod["metadata"]["name"])))
-            for pod in pods
-        ]
+        named = [(str(pod["metadata"]["name"]), pod) for pod in pods]
+        views = [_pod(pod, said.get(name, {}), placed.get(name, {})) for name, pod in named]
     else:
-        placed = {str(each.get("pod")): each for each in status.get("placements") or ()}
         views = [_told(each, placed.get(name, {})) for name, each in said.items()]
     return sorted(views, key=lambda one: one.name)
 
 
-def _pod(pod: Raw, said: Mapping[str, Any], observed: float | None) -> PodView:
+def _pod(pod: Raw, said: Mapping[str, Any], placed: Mapping[str, Any]) -> PodView:
     receipt, waiting = receipts.parse(pod), receipts.pending_reason(pod)
     annotations = pod["metadata"].get("annotations") or {}
     message = str(said.get("message") or "") or ("" if waiting is None else waiting.render())
@@ -145,14 +142,14 @@ def _pod(pod: Raw, said: Mapping[str, Any], observed: float | None) -> PodView:
         processor=str(annotations.get(ANNOTATION_KIND) or (receipt.processor if receipt else "")),
         ready=bool(said.get("ready", holds((pod.get("status") or {}).get("conditions"), "Ready"))),
         message=message,
-        receipt=None if receipt is None else _receipt(receipt, observed),
+        receipt=None if receipt is None else _receipt(receipt, number(placed.get("observedThroughput"))),
     )
 
 
 def _receipt(receipt: Receipt, observed: float | None) -> ReceiptView:
     return ReceiptView(
         load=number(receipt.load),
-        terms={name: value for name, text in receipt.terms.items() if (value := number(text)) is not None},
+        terms=_terms(receipt.terms),
         runners_up=[(each.node, each.processor, number(each.load)) for each in receipt.runners_up],
         reason=receipts.describe(receipt),
         policy=receipt.policy,
@@ -162,17 +159,18 @@ def _receipt(receipt: Receipt, observed: float | None) -> ReceiptView:
     )
 
 
+def _terms(texts: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, text in texts.items() if (value := number(text)) is not None}
+
+
 def _told(said: Mapping[str, Any], placed: Mapping[str, Any]) -> PodView:
     """A pod as the status tells of it."""
     receipt = None
     if placed:
-        terms = {
-            name: value for name, text in (placed.get("terms") or {}).items() if (value := number(text)) is not None
-        }
         losers = placed.get("runnersUp") or ()
         receipt = ReceiptView(
             load=number(placed.get("load")),
-            terms=terms,
+            terms=_terms(placed.get("terms") or {}),
             runners_up=[(str(e.get("node")), str(e.get("processor") or ""), number(e.get("load"))) for e in losers],
             reason=str(placed.get("reason") or ""),
             predicted=number(placed.get("predictedThroughput")),

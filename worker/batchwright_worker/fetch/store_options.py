@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from batchwright_worker.fetch.errors import FetchRefused
 
-STORE_SCHEMES: Final = ("s3", "gs", "az")
 _ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "gs": ("STORAGE_EMULATOR_HOST",),

@@ -9,7 +9,13 @@ from typing import Any, Final
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ItemFailure, TaskState
 from batchwright_worker.runner.job import Job
-from batchwright_worker.runner.outputs.error_records import FailureReason, error_records, reason_fields, reasons
+from batchwright_worker.runner.outputs.error_records import (
+    FailureReason,
+    error_records,
+    reason_fields,
+    reason_line,
+    reasons,
+)
 from batchwright_worker.runner.steps.commit import Committed, Manifest, Retry
 
 _SHOWN: Final = 5
@@ -80,7 +86,7 @@ class LocalResult:
             names = ", ".join(manifest.left_out_names[:5])
             lines.append(f"left out of the input: {manifest.files_left_out} files of other suffixes, first {names}")
         lines += [_task_line(task) for task in self.tasks]
-        lines += [_reason_line(reason) for reason in self.reasons[:_SHOWN]]
+        lines += map(reason_line, self.reasons[:_SHOWN])
         if manifest.failed:
             lines.append(f"every failed item: {uri}/_errors; --retry-failed repeats these alone")
         return "\n".join(lines)
@@ -125,10 +131,6 @@ def _task_line(task: TaskState) -> str:
     if (p95 := p95_ms(task.latency_counts)) is not None:
         words.append(f"p95 {p95:g} ms with the wait for its turn")
     return ", ".join(words)
-
-
-def _reason_line(reason: FailureReason) -> str:
-    return f"failed: {reason.items} in task {reason.task}, first {reason.first_item}: {reason.message}"
 
 
 def p95_ms(counts: Sequence[int]) -> float | None:

@@ -10,7 +10,13 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from batchwright_worker.runner.outputs.error_records import FailureReason, error_records, reason_fields, reasons
+from batchwright_worker.runner.outputs.error_records import (
+    FailureReason,
+    error_records,
+    reason_fields,
+    reason_line,
+    reasons,
+)
 from batchwright_worker.runner.outputs.occupation import foreign
 from batchwright_worker.runner.outputs.parts import TEMPORARY_DIR, PartStatistics, whole_part
 from batchwright_worker.runner.steps.commit import Manifest, read_manifest
@@ -237,7 +243,6 @@ def _lines(status: OutputStatus) -> Iterable[str]:
         yield f"model {pin.deployment}/{pin.model} on {pin.accelerator}: {pin.digest[:12]}"
     yield from (f"code of task {task}: {digest[:12]}" for task, digest in status.code.functions.items())
     yield from (f"file {path}: {digest[:12]}" for path, digest in status.code.files.items())
-    for reason in status.reasons:
-        yield f"failed: {reason.items} in task {reason.task}, first {reason.first_item}: {reason.message}"
+    yield from map(reason_line, status.reasons)
     if status.foreign:
         yield f"not of a job: {', '.join(status.foreign[:5])}"

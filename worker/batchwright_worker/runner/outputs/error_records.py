@@ -66,6 +66,11 @@ def reasons(records: Iterable[ErrorRecord]) -> list[FailureReason]:
     return sorted(found.values(), key=lambda each: -each.items)[:MOST_REASONS]
 
 
+def reason_line(reason: FailureReason) -> str:
+    """For people."""
+    return f"failed: {reason.items} in task {reason.task}, first {reason.first_item}: {reason.message}"
+
+
 def reason_fields(reason: FailureReason) -> Mapping[str, object]:
     """For programs."""
     return {

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.ids import BadId, id_hash, id_of
+from batchwright_worker.runner.inputs.ids import id_hash, ids_in_place
 from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile
 from batchwright_worker.runner.inputs.tables import record_item
 from batchwright_worker.runner.storage.locations import Location, real_path
@@ -72,11 +72,7 @@ class Arrow:
             first += batch.num_rows
 
     def _ids(self, batch: Any, name: str, first: int) -> Iterator[str]:
-        for number, own in enumerate(batch.column(self._id_field).to_pylist(), first):
-            try:
-                yield id_of(own, f"{name}:{number}")
-            except BadId:
-                yield f"{name}:{number}"
+        return ids_in_place(batch.column(self._id_field).to_pylist(), name, first)
 
 
 def _batches(location: Location, path: str) -> Iterator[Any]:

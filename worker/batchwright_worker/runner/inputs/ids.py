@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -32,6 +33,17 @@ def id_of(value: Any, place: str) -> str:
     if isinstance(value, bool | list | dict):
         raise BadId(f"its id is {type(value).__name__}, not text or a number: set input.idField to another field")
     return str(value)
+
+
+def ids_in_place(values: Iterable[Any], name: str, first: int = 0) -> Iterator[str]:
+    """The ids of neighbouring records of a file by the values of their id field, from record `first` on; of one whose
+    value cannot be used its place."""
+    for number, value in enumerate(values, first):
+        place = f"{name}:{number}"
+        try:
+            yield id_of(value, place)
+        except BadId:
+            yield place
 
 
 def id_hash(name: str) -> int:

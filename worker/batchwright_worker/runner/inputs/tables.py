@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.ids import BadId, id_hash, id_of
+from batchwright_worker.runner.inputs.ids import BadId, id_hash, id_of, ids_in_place
 from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
@@ -72,14 +73,8 @@ def _parquet(location: Location, path: str) -> Any:
 
 
 def _ids(table: Any, id_field: str, name: str) -> Iterator[str]:
-    index = 0
-    for batch in table.iter_batches(columns=[id_field]):
-        for own in batch.column(0).to_pylist():
-            try:
-                yield id_of(own, f"{name}:{index}")
-            except BadId:
-                yield f"{name}:{index}"
-            index += 1
+    batches = table.iter_batches(columns=[id_field])
+    return ids_in_place(chain.from_iterable(batch.column(0).to_pylist() for batch in batches), name)
 
 
 def _row_groups(metadata: Any, start: int, end: int) -> tuple[list[int], int]:

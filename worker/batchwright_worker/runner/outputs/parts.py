@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import secrets
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from batchwright_worker.api.messages import ItemFailure, TaskState
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.outputs.arrow_types import storable, unified
 from batchwright_worker.runner.outputs.part_files import PartFile, part_file
 from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock
 from batchwright_worker.runner.storage.locations import (
@@ -159,6 +160,24 @@ def decoded_schema(text: str) -> Any:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
+def common_schema(parts: Iterable[PartStatistics]) -> Any:
+    """The schema that holds the records of all of them; None where parts have none."""
+    schemas = [decoded_schema(part.schema) for part in parts if part.schema]
+    return storable(unified(schemas)) if schemas else None
+
+
+def has_schema(part: PartStatistics, schema: Any) -> bool:
+    """Is the part's schema this one, to the letter?"""
+    return bool(decoded_schema(part.schema).equals(schema, check_metadata=True))
+
+
+def in_form(part: PartStatistics, path: Path, schema: Any) -> PartStatistics:
+    """The statistics of a part whose records are in this file, in this schema."""
+    return msgspec.structs.replace(
+        part, bytes=path.stat().st_size, digest=digest_of_file(path), schema=encoded_schema(schema)
+    )
+
+
 def statistics_name(name: str, digest: str) -> str:
     """Where the statistics of a part with this digest lie."""
     return f"{WORK_DIR}/{name}.{digest[:_DIGEST_CHARACTERS]}.json"
@@ -222,12 +241,7 @@ def replace_part(output: Location, part: PartStatistics, temporary: Path, schema
     """Put another form of the same records in the place of a whole part; a crash leaves the one or the other."""
     with output_errors(output):
         sync_file(temporary)
-        changed = msgspec.structs.replace(
-            part,
-            bytes=temporary.stat().st_size,
-            digest=digest_of_file(temporary),
-            schema=encoded_schema(schema),
-        )
+        changed = in_form(part, temporary, schema)
         write_atomically(output, statistics_name(part.name, changed.digest), msgspec.json.encode(changed))
         if output.local:
             temporary.replace(output.at(part.name))

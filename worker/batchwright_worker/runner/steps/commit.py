@@ -16,11 +16,12 @@ from batchwright_worker.runner.inputs.contents import differences
 from batchwright_worker.runner.inputs.inputs import format_of, source_files
 from batchwright_worker.runner.inputs.items import SourceFile
 from batchwright_worker.runner.job import Job
-from batchwright_worker.runner.outputs.arrow_types import storable, unified
 from batchwright_worker.runner.outputs.part_files import rewrite_parquet
 from batchwright_worker.runner.outputs.parts import (
     PartStatistics,
+    common_schema,
     decoded_schema,
+    has_schema,
     remove_errors,
     remove_temporaries,
     replace_part,
@@ -225,14 +226,10 @@ def verified_parts(output: Location, plan: PlanFile) -> list[PartStatistics]:
 def _of_one_schema(output: Location, parts: list[PartStatistics]) -> list[PartStatistics]:
     """Rewrite the parts whose schema is narrower than that of all: a shard may have met whole numbers or nothing where
     others met fractions."""
-    schemas = [decoded_schema(part.schema) for part in parts if part.schema]
-    if not schemas:
+    schema = common_schema(parts)
+    if schema is None:
         return parts
-    schema = storable(unified(schemas))
-    return [
-        part if decoded_schema(part.schema).equals(schema, check_metadata=True) else _rewritten(output, part, schema)
-        for part in parts
-    ]
+    return [part if has_schema(part, schema) else _rewritten(output, part, schema) for part in parts]
 
 
 def _rewritten(output: Location, part: PartStatistics, schema: Any) -> PartStatistics:

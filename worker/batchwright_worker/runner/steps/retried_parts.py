@@ -10,16 +10,15 @@ import msgspec
 
 from batchwright_worker.api.messages import ItemFailure
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.outputs.arrow_types import storable, unified
 from batchwright_worker.runner.outputs.error_records import ErrorRecord, error_records
 from batchwright_worker.runner.outputs.merged_parts import MergeOrder, merge
 from batchwright_worker.runner.outputs.part_files import rewrite_parquet
 from batchwright_worker.runner.outputs.parts import (
     PartStatistics,
-    decoded_schema,
-    digest_of_file,
-    encoded_schema,
+    common_schema,
     errors_name,
+    has_schema,
+    in_form,
     statistics_name,
     whole_part,
 )
@@ -56,9 +55,7 @@ class RetriedParts:
             old, new = parts[each.shard], self._result(parts[each.shard].name)
             if new.succeeded:
                 parts[each.shard] = self._merged(old, new, each)
-        schemas = [decoded_schema(part.schema) for part in parts if part.schema]
-        if schemas:
-            schema = storable(unified(schemas))
+        if (schema := common_schema(parts)) is not None:
             parts = [self._of_schema(part, schema) for part in parts]
         for part in parts:
             if (self._folder / part.name).exists():
@@ -79,21 +76,18 @@ class RetriedParts:
         order = MergeOrder(
             items=old.items, retried=frozenset(retried.positions), failed=frozenset(each.position for each in errors)
         )
-        path, schema = self._folder / old.name, None
+        path = self._folder / old.name
         with (
             self._output.fs.open(self._output.at(old.name), "rb") as before,
             self._results.fs.open(self._results.at(old.name), "rb") as after,
         ):
             schema = merge(before, after, order, path, self._plan.suffix)
-        digest = digest_of_file(path)
+        made = in_form(old, path, schema)
         return msgspec.structs.replace(
-            old,
+            made,
             succeeded=old.items - len(errors),
             failed=len(errors),
-            bytes=path.stat().st_size,
-            digest=digest,
-            schema=encoded_schema(schema),
-            errors=self._write_errors(old.name, digest, errors),
+            errors=self._write_errors(old.name, made.digest, errors),
             tasks=repeated_tasks(old.tasks, new.tasks, [each.error.task for each in errors_of(self._output, old)]),
             failures=[
                 ItemFailure(shard=retried.shard, item=each.id, task=each.error.task, message=each.error.message)
@@ -110,7 +104,7 @@ class RetriedParts:
 
     def _of_schema(self, part: PartStatistics, schema: Any) -> PartStatistics:
         """A part that does not change by the repeated items may have to by the schema of those that do."""
-        if decoded_schema(part.schema).equals(schema, check_metadata=True):
+        if has_schema(part, schema):
             return part
         path = self._folder / part.name
         with contextlib.ExitStack() as stack:
@@ -121,6 +115,4 @@ class RetriedParts:
             else:
                 source = stack.enter_context(self._output.fs.open(self._output.at(part.name), "rb"))
             rewrite_parquet(source, path, schema)
-        return msgspec.structs.replace(
-            part, bytes=path.stat().st_size, digest=digest_of_file(path), schema=encoded_schema(schema)
-        )
+        return in_form(part, path, schema)

@@ -15,12 +15,11 @@ def repeated_tasks(old: Sequence[TaskState], new: Sequence[TaskState], causes: S
     """Rows, requests and times are those of both runs; items count once: a task's failures of the first run, of which
     `causes` has the task of each item, are those of the second one now."""
     before, after = {task.name: task for task in old}, {task.name: task for task in new}
-    gone = Counter(causes)
+    gone, items = Counter(causes), max((each.succeeded + each.failed for each in old), default=0)
     found = []
     for task in merged_tasks([old, new]):
         first, second = before.get(task.name), after.get(task.name)
         failed = (first.failed if first else 0) - gone[task.name] + (second.failed if second else 0)
-        items = max(((each.succeeded + each.failed) for each in old), default=0)
         failed = max(0, failed)
         found.append(
             msgspec.structs.replace(task, failed=failed, succeeded=min(task.succeeded, max(0, items - failed)))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import KIND_EMULATED, STATE_PATH
+from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.local.deployment import local_deployment
 from batchwright_worker.local.processes import LocalPorts, LocalServing, served
 
@@ -60,9 +60,8 @@ async def replica(
 
 async def state_of(here: LocalServing, after: int = -1) -> SidecarState:
     """What the replica's control port tells, as soon as its revision is larger than `after`."""
-    headers = {"Authorization": f"Bearer {here.token}"}
-    url = f"http://{here.host}:{here.control}{STATE_PATH}?after={after}&waitSeconds=20"
-    async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as response:
+    url = f"{here.state_url}?after={after}&waitSeconds=20"
+    async with aiohttp.ClientSession(headers=here.authorization) as session, session.get(url) as response:
         return msgspec.json.decode(await response.read(), type=SidecarState)
 
 

@@ -15,7 +15,6 @@ import click
 import msgspec
 
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import STATE_PATH
 from batchwright_worker.dashboard.feed import Feed
 from batchwright_worker.dashboard.page import snapshot
 from batchwright_worker.dashboard.server import page_served
@@ -87,11 +86,12 @@ class Board:
     async def _follow(self, name: str, here: LocalServing) -> None:
         """The newest state of one sidecar, by long polls."""
         revision = -1
-        url = f"http://{here.host}:{here.control}{STATE_PATH}"
-        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {here.token}"}) as session:
+        async with aiohttp.ClientSession(headers=here.authorization) as session:
             while True:
                 try:
-                    async with session.get(url, params={"after": revision, "waitSeconds": WAIT_S}) as response:
+                    async with session.get(
+                        here.state_url, params={"after": revision, "waitSeconds": WAIT_S}
+                    ) as response:
                         state = msgspec.json.decode(await response.read(), type=SidecarState)
                 except (aiohttp.ClientError, OSError, msgspec.DecodeError):
                     await asyncio.sleep(PACE_S)

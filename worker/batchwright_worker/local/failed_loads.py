@@ -10,7 +10,6 @@ import aiohttp
 import msgspec
 
 from batchwright_worker.api.messages import SidecarState
-from batchwright_worker.api.names import STATE_PATH
 from batchwright_worker.local.processes import LocalServing
 
 LOOK_SECONDS: Final = 1.0
@@ -21,8 +20,7 @@ LOOKS: Final = 3
 async def failed_for_good(deployment: str, here: LocalServing, models: Collection[str]) -> str:
     """Returns when one of these models has failed to load for several looks, with its reason."""
     failed: dict[str, int] = {}
-    headers = {"Authorization": f"Bearer {here.token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with aiohttp.ClientSession(headers=here.authorization) as session:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for name, message in _failures(await _state(session, here), models):
@@ -39,7 +37,7 @@ def _failures(state: SidecarState | None, models: Collection[str]) -> Iterator[t
 
 async def _state(session: aiohttp.ClientSession, here: LocalServing) -> SidecarState | None:
     try:
-        async with session.get(f"http://{here.host}:{here.control}{STATE_PATH}") as response:
+        async with session.get(here.state_url) as response:
             return msgspec.json.decode(await response.read(), type=SidecarState)
     except (aiohttp.ClientError, OSError, msgspec.MsgspecError):  # it starts, or ends: others see that
         return None

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET
+from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET, STATE_PATH
 from batchwright_worker.local.deployment import LocalDeployment
 
 _PREFIX: Final = "batchwright-"
@@ -57,6 +57,16 @@ class LocalServing:
     def url(self) -> str:
         """Of the HTTP port."""
         return f"http://{self.host}:{self.http}"
+
+    @property
+    def state_url(self) -> str:
+        """Where the control port tells the sidecar's state."""
+        return f"http://{self.host}:{self.control}{STATE_PATH}"
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """Headers that the control port asks for."""
+        return {"Authorization": f"Bearer {self.token}"}
 
 
 @contextlib.asynccontextmanager

@@ -140,14 +140,11 @@ async def _announce(here: LocalServing) -> None:
     import aiohttp
     import msgspec
 
-    from batchwright_worker.api.names import STATE_PATH
-
     revision, news = -1, News()
-    url = f"http://{here.host}:{here.control}{STATE_PATH}"
-    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {here.token}"}) as session:
+    async with aiohttp.ClientSession(headers=here.authorization) as session:
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                async with session.get(url, params={"after": revision, "waitSeconds": 30}) as response:
+                async with session.get(here.state_url, params={"after": revision, "waitSeconds": 30}) as response:
                     state = msgspec.json.decode(await response.read(), type=SidecarState)
                 revision = state.revision
                 for text in news.of(state):

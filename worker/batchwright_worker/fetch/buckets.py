@@ -105,11 +105,15 @@ class Buckets:
         """An endpoint of the user's own must be one that the policy allows, too."""
         host = self.policy.check_uri(f"{url.rstrip('/')}/x").hostname or ""
         try:
-            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            check_host(self.policy, host)
         except OSError as error:
             raise Interrupted(f"{url}: host {host} has no address ({error})") from error
-        for entry in found:
-            self.policy.check_address(host, str(entry[4][0]))
+
+
+def check_host(policy: FetchPolicy, host: str) -> None:
+    """Are all addresses that a host has now allowed? Blocking. Raises FetchRefused, OSError where it has none."""
+    for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+        policy.check_address(host, str(entry[4][0]))
 
 
 def _provided(options: StoreOptions) -> dict[str, Any]:

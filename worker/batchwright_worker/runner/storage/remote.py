@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from batchwright_worker.fetch.buckets import Buckets, address_of
+from batchwright_worker.fetch.buckets import Buckets, address_of, check_host
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy, policy_of
 from batchwright_worker.fetch.sources import read_secret
@@ -39,12 +39,10 @@ def file_system(uri: str, scheme: str, secret_name: str | None) -> tuple[Any, st
 def _check_host(policy: FetchPolicy, host: str, uri: str) -> None:
     """Says early what would fail when connecting. Raises FetchRefused, StepFailed(InputNotFound)."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        check_host(policy, host)
     except OSError as error:
         message = f"{uri}: host {host} has no address ({error}): check the name"
         raise StepFailed("InputNotFound", message, permanent=False) from error
-    for entry in found:
-        policy.check_address(host, str(entry[4][0]))
 
 
 def _client(policy: FetchPolicy, headers: dict[str, str]) -> Any:

@@ -8,6 +8,17 @@ NO_PYTHON := $(PYTHON) 3.11 or newer with venv is missing: apt-get install pytho
 LOCK = uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
        --no-emit-index-url --no-header --no-annotate
 
+# Makes the environment that the target is in, from the lock that it needs first.
+define FILL
+@test -x $(@D)/bin/python || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+  { echo "$(NO_PYTHON)" >&2; exit 1; }
+@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+@$(@D)/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --require-hashes -r $<
+@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --no-deps -e .
+@touch $@
+endef
+
 .DEFAULT_GOAL := help
 # `make try` needs a fifth of what the tests need; an environment that is there already serves it too.
 TRY := $(if $(wildcard $(VENV)/.installed),$(VENV),build/try/venv)
@@ -23,25 +34,13 @@ try: $(TRY)/.installed ## two minutes to a first result: the OCR example on this
 
 build/try/venv/.installed: locks/ocr.txt pyproject.toml
 	@echo "== $(@D): installing what the example needs (1 min; nothing outside this folder)"
-	@test -x $(@D)/bin/python || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "$(NO_PYTHON)" >&2; exit 1; }
-	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
-	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --require-hashes -r locks/ocr.txt
-	@$(@D)/bin/uv pip install -q --python $(@D)/bin/python --no-deps -e .
-	@touch $@
+	$(FILL)
 
 install: $(VENV)/.installed ## make .venv with all extras, from the hash-pinned lock [30 s; 5 min the first time]
 
 $(VENV)/.installed: locks/all.txt pyproject.toml
 	@echo "== $(VENV): installing the locked packages (30 s with a warm cache of packages, 5 min without)"
-	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "$(NO_PYTHON)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r locks/all.txt
-	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
-	@touch $@
+	$(FILL)
 
 lock: install ## resolve the locks anew [2 min]
 	$(BIN)/$(LOCK) --group dev --group bench --all-extras -o locks/all.txt

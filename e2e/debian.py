@@ -25,6 +25,11 @@ def unpacked(package: str) -> Path:
     return folder
 
 
+def program(package: str, name: str = "") -> str:
+    """The path of a program of the package: that of the package's name, or another one."""
+    return str(unpacked(package) / "usr" / "bin" / (name or package))
+
+
 def is_unpacked(package: str) -> bool:
     """Whether `unpacked` finds it in the cache."""
     return _folder(package).is_dir()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.debian import unpacked
+from e2e.debian import program
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = yaml.safe_load((ROOT / "manifests" / "monitoring" / "rules.yaml").read_text())["spec"]
@@ -95,8 +95,8 @@ def case(series: dict[str, str], *firing: str) -> dict[str, Any]:
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = unpacked("prometheus") / "usr" / "bin" / "promtool"
-    return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+    command = [program("prometheus", "promtool"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_every_alert_has_a_case() -> None:

@@ -25,7 +25,7 @@ from batchwright_operator.kube.objects import INFERENCE_JOB, MODEL_DEPLOYMENT, R
 from e2e.cluster import ControlPlane, kubectl_path
 from e2e.cluster.machine.ports import free_port
 from e2e.cluster.machine.waiting import wait_until
-from e2e.debian import unpacked
+from e2e.debian import program
 from e2e.release.boards import BOARDS
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 from tests.release.test_alerts import ROOT, RULES
@@ -62,10 +62,6 @@ def running(log: Path, *command: str, **environ: str) -> Iterator[None]:
         finally:
             process.terminate()
             process.wait(20)
-
-
-def debian(package: str) -> str:
-    return str(unpacked(package) / "usr" / "bin" / package)
 
 
 def make(plane: ControlPlane, resource: Resource, name: str, spec: Any) -> None:
@@ -116,9 +112,9 @@ def prometheus(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) ->
         (folder / "rules.yaml").write_text(yaml.safe_dump(RULES))
         url = f"http://127.0.0.1:{port}"
         for command in (
-            (debian("prometheus-node-exporter"), f"--web.listen-address=127.0.0.1:{exporter}",
+            (program("prometheus-node-exporter"), f"--web.listen-address=127.0.0.1:{exporter}",
              "--collector.disable-defaults", "--collector.cpu", "--collector.meminfo"),
-            (debian("prometheus"), f"--config.file={folder / 'prometheus.yaml'}",
+            (program("prometheus"), f"--config.file={folder / 'prometheus.yaml'}",
              f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"),
             (*python, "batchwright_worker", "agent", f"--port={agent}", "--host=127.0.0.1", "--node=n"),
             (*python, "batchwright_operator", "run", "--namespace=batchwright-system", f"--metrics-port={operator}",

@@ -24,7 +24,7 @@ from batchwright_operator.reconcile.live_state import Sample
 from batchwright_operator.settings import Settings
 from batchwright_operator.telemetry.prometheus import PrometheusSource, PrometheusUnavailable
 from e2e.cluster.machine.ports import free_port
-from e2e.debian import unpacked
+from e2e.debian import program
 from tests.placement.placement_objects import NOW, Facts, node
 
 SCRAPES = Path(__file__).parent / "scrapes"
@@ -147,11 +147,6 @@ async def test_slow_server_is_given_up_and_never_asked_twice_at_once() -> None:
 
 
 # --- the real thing -----------------------------------------------------------------------------------
-
-
-def program(package: str) -> str:
-    """Debian's program of that name; it needs no other package to run."""
-    return str(unpacked(package) / "usr" / "bin" / package)
 
 
 @contextmanager

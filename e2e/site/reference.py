@@ -14,6 +14,7 @@ import msgspec
 
 from batchwright_operator import settings
 from batchwright_operator.settings import ENV_PREFIX, Settings
+from batchwright_worker.api.defaults import default_of
 
 Schema = dict[str, Any]
 PARTS = ("spec", "status")
@@ -127,15 +128,10 @@ def _settings_table(section: type[msgspec.Struct]) -> list[str]:
     for field in msgspec.structs.fields(section):
         variable = f" Environment: `{ENV_PREFIX}{field.name.upper()}`." if section is Settings else ""
         kind, doc = told[field.name]
-        about = f"{_one_line(doc)} Default: `{_default(field)}`.{variable}"
+        about = f"{_one_line(doc)} Default: `{json.dumps(msgspec.to_builtins(default_of(field)))}`."
+        about += variable
         rows.append(Row(name=field.encode_name, kind=kind, about=about.strip()))
     return _table(rows, ("setting", "type", "what"))
-
-
-def _default(field: msgspec.structs.FieldInfo) -> str:
-    factory = field.default_factory
-    value = field.default if factory is msgspec.NODEFAULT else factory()
-    return json.dumps(msgspec.to_builtins(value))
 
 
 def attributes(path: Path, name: str) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from batchwright_worker.api.defaults import without_defaults
 from batchwright_worker.api.deployment import ModelDeploymentSpec
 from batchwright_worker.api.documents import Document, ManifestError, load_manifests, validate
 from batchwright_worker.api.job import InferenceJobSpec
@@ -97,22 +98,12 @@ def load(*paths: Path | str) -> list[Manifest]:
 
 
 def _manifest(kind: str, name: str, spec: msgspec.Struct, metadata: Mapping[str, Any]) -> Manifest:
+    """Without what is at its default: the object then says what its author has said."""
     given = {key: dict(value) if isinstance(value, Mapping) else value for key, value in metadata.items() if value}
-    document = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name, **given}, "spec": _plain(spec)}
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, **given},
+        "spec": without_defaults(spec),
+    }
     return Manifest(document).checked()
-
-
-def _plain(value: Any) -> Any:
-    """As it is written, without what is at its default: the object then says what its author has said."""
-    if isinstance(value, msgspec.Struct):
-        pairs = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
-        return {field.encode_name: _plain(each) for field, each in pairs if field.required or each != _default(field)}
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
-
-
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

@@ -6,12 +6,13 @@ fills in is left out of both, so that it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Final
 
 import msgspec
 
 from batchwright_operator.kube.objects import Raw
+from batchwright_worker.api.defaults import without_defaults
 from batchwright_worker.api.deployment import ModelDeploymentSpec, Runtime, parse_spec
 from batchwright_worker.api.names import KIND_CPU
 
@@ -46,20 +47,6 @@ def shape(spec: ModelDeploymentSpec, kind: str, live: Collection[str] = ()) -> R
         for model in spec.models
     ]
     return whole | {"models": models, "runtimes": without_defaults(runtime), "placement": placement}
-
-
-def without_defaults(value: Any) -> Any:
-    """The value as JSON; fields that have their default are left out."""
-    if isinstance(value, msgspec.Struct):
-        fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
-        return {field.encode_name: without_defaults(found) for field, found in fields if found != _default(field)}
-    if isinstance(value, tuple | list):
-        return [without_defaults(each) for each in value]
-    return {name: without_defaults(each) for name, each in value.items()} if isinstance(value, Mapping) else value
-
-
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _without(model: Raw, paths: Collection[str]) -> Raw:

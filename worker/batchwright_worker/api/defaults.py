@@ -1,6 +1,7 @@
-"""The defaults of what stands in lists, filled in: the one place, for a cluster and for local mode; pure.
+"""The defaults of what stands in lists, filled in: the one place, for a cluster and for local mode; and what is at its
+default, left out. Pure.
 
-The CRDs have none of them. A default that the API server writes into an element of a list is a difference that a
+The CRDs have none of the first. A default that the API server writes into an element of a list is a difference that a
 three-way merge (kubectl apply, Argo CD) can never settle, since it compares lists as a whole; in a map it leaves it
 alone. So the schema's defaults end at lists, and from there on the structs' hold.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,21 @@ def _filled(value: Raw, kind: type[msgspec.Struct], *, in_list: bool) -> Raw:
         elif not field.is_list and isinstance(there, dict):
             found[field.name] = _filled(there, field.inner, in_list=in_list)
     return found
+
+
+def without_defaults(value: Any) -> Any:
+    """The value as JSON; fields that have their default are left out."""
+    if isinstance(value, msgspec.Struct):
+        fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+        return {field.encode_name: without_defaults(found) for field, found in fields if found != default_of(field)}
+    if isinstance(value, tuple | list):
+        return [without_defaults(each) for each in value]
+    return {name: without_defaults(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> Any:
+    """Its default; `msgspec.NODEFAULT` where it has none."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 @functools.cache

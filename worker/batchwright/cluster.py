@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from batchwright.manifests import Manifest
+from batchwright_worker.api.documents import KINDS
 from batchwright_worker.api.names import GROUP, VERSION
 
 Raw = dict[str, Any]
-PLURALS = {"ModelDeployment": "modeldeployments", "InferenceJob": "inferencejobs"}
 MANAGER = "batchwright-sdk"
 _APPLY = "application/apply-patch+yaml"
 _WATCH_S = 60
@@ -48,7 +48,7 @@ class Cluster:
 
     def plan(self, manifest: Manifest) -> str:
         """What `apply` would change, as a unified diff; empty: nothing. Nothing is written."""
-        there = self._find(manifest)
+        there = self._unless_missing(self._objects.get_namespaced_custom_object, manifest)
         after = self._apply(manifest.checked(), force=True, dry_run="All")
         before, new = (_comparable(each).splitlines(keepends=True) for each in (there, after))
         return "".join(difflib.unified_diff(before, new, "as it is", "as it would be"))
@@ -60,12 +60,7 @@ class Cluster:
 
     def delete(self, manifest: Manifest) -> None:
         """Deletes it; one that is not there is none."""
-        client, _ = _kubernetes()
-        try:
-            self._objects.delete_namespaced_custom_object(**self._place(manifest))
-        except client.ApiException as error:
-            if error.status != 404:
-                raise
+        self._unless_missing(self._objects.delete_namespaced_custom_object, manifest)
 
     def wait(
         self, manifest: Manifest, *, timeout_s: float = 600.0, progress: Callable[[Raw], None] | None = None
@@ -102,10 +97,11 @@ class Cluster:
                 if event["type"] in ("ADDED", "MODIFIED"):
                     yield event["object"]
 
-    def _find(self, manifest: Manifest) -> Raw:
+    def _unless_missing(self, call: Callable[..., Raw], manifest: Manifest) -> Raw:
+        """What the call answers; empty where there is no such object."""
         client, _ = _kubernetes()
         try:
-            return self.get(manifest)
+            return call(**self._place(manifest))
         except client.ApiException as error:
             if error.status != 404:
                 raise
@@ -125,7 +121,7 @@ class Cluster:
 
     def _place(self, manifest: Manifest) -> dict[str, str]:
         namespace = manifest.namespace or self._namespace
-        return {"group": GROUP, "version": VERSION, "plural": PLURALS[manifest.kind], "namespace": namespace,
+        return {"group": GROUP, "version": VERSION, "plural": KINDS[manifest.kind], "namespace": namespace,
                 "name": manifest.name}  # fmt: skip
 
 

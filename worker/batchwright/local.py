@@ -56,7 +56,7 @@ _SOME_FAILED = 3
 
 
 def _summary(text: bytes) -> dict[str, Any]:
-    """The last line that is JSON; empty where there is none."""
+    """What `run --json` has printed; empty where it printed nothing, or was cut off."""
     try:
         found: dict[str, Any] = json.loads(text)
     except ValueError:

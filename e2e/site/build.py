@@ -21,9 +21,9 @@ def build(out: Path) -> None:
     """The site in the folder `out`, made anew. Raises CalledProcessError; Zensical says on the terminal why."""
     work = out.with_name(f"{out.name}-pages")
     shutil.rmtree(work, ignore_errors=True)
-    nav = assemble(work / "pages")
-    repository = {"repo_url": _repository()} if _repository() else {}
-    added = {"nav": nav, "docs_dir": "pages", "site_dir": "site"} | repository
+    repository = _repository()
+    nav = assemble(work / "pages", f"{repository}/blob/main" if repository else "")
+    added = {"nav": nav, "docs_dir": "pages", "site_dir": "site"} | ({"repo_url": repository} if repository else {})
     (work / "zensical.yml").write_text(CONFIG.read_text() + yaml.safe_dump(added))
     program = peer_python("site").with_name("zensical")
     subprocess.run([str(program), "build", "--strict", "-f", "zensical.yml"], cwd=work, check=True)
@@ -31,8 +31,8 @@ def build(out: Path) -> None:
     (work / "site").rename(out)
 
 
-def assemble(folder: Path) -> list[dict[str, list[str]]]:
-    """Writes all pages into the folder; the navigation as Zensical wants it."""
+def assemble(folder: Path, files_url: str) -> list[dict[str, list[str]]]:
+    """Writes all pages into the folder; the navigation as Zensical wants it. `files_url`: as for `pages.relinked`."""
     found = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")]
     sections = all_pages(found)
     pictures = {path: path.removeprefix("docs/") for path in _pictures()}
@@ -45,7 +45,7 @@ def assemble(folder: Path) -> list[dict[str, list[str]]]:
         for page in pages:
             path = folder / page.target
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_text(page, targets))
+            path.write_text(_text(page, targets, files_url))
     return [{section: [page.target for page in pages]} for section, pages in sections.items()]
 
 
@@ -53,10 +53,9 @@ def _pictures() -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.png")]
 
 
-def _text(page: Page, targets: dict[str, str]) -> str:
+def _text(page: Page, targets: dict[str, str], files_url: str) -> str:
     if page.source:
-        files = f"{_repository()}/blob/main" if _repository() else ""
-        return relinked((ROOT / page.source).read_text(), page, targets, files)
+        return relinked((ROOT / page.source).read_text(), page, targets, files_url)
     name = Path(page.target).stem
     if name == "settings":
         return settings_page()

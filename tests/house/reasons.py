@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,7 @@ def all_words() -> set[str]:
     return {word for tree in _trees().values() for node in ast.walk(tree) if WORD.fullmatch(word := _text(node))}
 
 
+@functools.cache
 def _trees() -> dict[str, ast.Module]:
     files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in files}

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from batchwright.manifests import Manifest
+from batchwright_worker.api.names import EXIT_FAILED_ITEMS
 
 
 class LocalRunFailed(Exception):  # noqa: N818 - what happened to the run
@@ -47,12 +48,9 @@ def run_local(
             command += ["--functions", str(folder)]
         done = subprocess.run([*command, *(["--overwrite"] if overwrite else [])], stdout=subprocess.PIPE, check=False)
     said = _summary(done.stdout)
-    if done.returncode not in (0, _SOME_FAILED):
+    if done.returncode not in (0, EXIT_FAILED_ITEMS):
         raise LocalRunFailed(done.returncode, str(said.get("reason", "")), str(said.get("error", "see above")))
     return said
-
-
-_SOME_FAILED = 3
 
 
 def _summary(text: bytes) -> dict[str, Any]:

@@ -137,6 +137,8 @@ ENV_LOAD_TABLE: Final = "BATCHWRIGHT_LOAD_TABLE"
 """Of the sidecar: the value of ANNOTATION_LOAD_TABLE, empty where the processor was not measured."""
 EXIT_PERMANENT: Final = 42
 """Exit status of a runner whose failure no retry can cure (input changed, output not writable, bad task)."""
+EXIT_FAILED_ITEMS: Final = 3
+"""Of `batchwright-worker run`: the data set is whole, and some of its items failed."""
 ENV_SHARD: Final = "JOB_COMPLETION_INDEX"
 
 # HTTP.

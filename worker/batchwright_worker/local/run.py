@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from batchwright_worker.api.names import EXIT_PERMANENT
+from batchwright_worker.api.names import EXIT_FAILED_ITEMS, EXIT_PERMANENT
 from batchwright_worker.local.serve import volume
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from batchwright_worker.local.preview_report import Preview
     from batchwright_worker.runner.storage.plan_file import Selection
 
-EXIT_FAILED_ITEMS: Final = 3
 EXIT_INTERRUPTED: Final = 130
 EXIT_TERMINATED: Final = 143
 GOES_ON: Final = "stopped; complete shards stay, the same command goes on from there"

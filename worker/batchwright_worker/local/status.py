@@ -7,8 +7,7 @@ from typing import Final
 
 import click
 
-from batchwright_worker.api.names import EXIT_PERMANENT
-from batchwright_worker.local.run import EXIT_FAILED_ITEMS
+from batchwright_worker.api.names import EXIT_FAILED_ITEMS, EXIT_PERMANENT
 
 _EXITS: Final = {"Partial": 1, "Running": 1, "Replacing": 1}
 

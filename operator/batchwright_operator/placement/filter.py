@@ -34,13 +34,13 @@ def rejection_of(
 ) -> NodeRejection | None:
     """Why the pod cannot run on the node's processor of its kind, or None when it can."""
     return (
-        unsuitable(demand, node, processor) or insufficient(demand, node, used) or unmeasured(demand, node, processor)
+        _usable(demand, node)
+        or _selected(demand, node)
+        or _tolerated(demand, node)
+        or _memory(demand, processor)
+        or insufficient(demand, node, used)
+        or _measured(demand, node, processor)
     )
-
-
-def unsuitable(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
-    """Why the pod could not run there even if it were alone."""
-    return _usable(demand, node) or _selected(demand, node) or _tolerated(demand, node) or _memory(demand, processor)
 
 
 def insufficient(demand: Demand, node: NodeInfo, used: Mapping[str, float]) -> NodeRejection | None:
@@ -107,8 +107,7 @@ def _memory(demand: Demand, processor: Processor | None) -> NodeRejection | None
     return None
 
 
-def unmeasured(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
-    """Whether the node's first benchmark is waited for."""
+def _measured(demand: Demand, node: NodeInfo, processor: Processor | None) -> NodeRejection | None:
     # Only what is to be benchmarked is waited for: not a node that is opted out, nor a resource of an unknown vendor.
     if node.opted_out or demand.kind not in node.kinds:
         return None

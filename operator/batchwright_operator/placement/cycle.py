@@ -17,12 +17,7 @@ from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.placement import binding, receipts
 from batchwright_operator.placement.candidate_pool import CandidatePool
 from batchwright_operator.placement.cluster_state import ClusterState
-from batchwright_operator.placement.demand import (
-    Demand,
-    DeploymentInfo,
-    demand_of,
-    preferences_of,
-)
+from batchwright_operator.placement.demand import DeploymentInfo, demand_of, preferences_of
 from batchwright_operator.placement.filter import AWAITING_BENCHMARK, describe_counts
 from batchwright_operator.placement.placed_pods import PlacedPod
 from batchwright_operator.placement.pools import Pools
@@ -79,20 +74,13 @@ class Memory:
                     del table[uid]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RevisionGroup:
-    """What pods of one revision and kind share during a cycle."""
-
-    demand: Demand
-    pool: CandidatePool
-
-
 class Cycle:
     """Iterate to decide; `outcome` tells the rest. What has been iterated over is expected to be carried out."""
 
     def __init__(self, state: ClusterState, memory: Memory, settings: Settings, now: float) -> None:
         self._state, self._memory, self._settings, self._now = state, memory, settings, now
-        self._groups: dict[tuple[str, ...], _RevisionGroup | PendingReason] = {}
+        self._groups: dict[tuple[str, ...], CandidatePool | PendingReason] = {}
+        """What pods of one revision and kind share: where they may go, or why nowhere."""
         self._messages: dict[tuple[str, str, str], str] = {}
         """(namespace, deployment, event reason) -> the sentence about the first pod."""
         self._pods_told_of: Counter[tuple[str, str, str]] = Counter()
@@ -161,11 +149,11 @@ class Cycle:
             return ()  # its owner has been deleted, and garbage collection will delete the pod
         if isinstance(group, PendingReason):
             return self._keep_pending(pod, group)
-        group.pool.catch_up(self._now)
-        pick = group.pool.pick(pod)
+        group.catch_up(self._now)
+        pick = group.pick(pod)
         if pick is None:
             return self._handle_no_fit(pod, group)
-        receipt = receipts.of(pick, left_out=group.pool.left_out(pod), now=self._now)
+        receipt = receipts.of(pick, left_out=group.left_out(pod), now=self._now)
         processor = pick.best.candidate.processor
         table = processor.load_table if processor is not None else ()
         self._record_event(pod, PLACED, f"{pod.name}: {receipt.reason}")
@@ -200,9 +188,9 @@ class Cycle:
         self._ages_s.append(max(0.0, self._now - pod.created_at))
         self._latencies_s.append(max(0.0, self._now - self._memory.first_seen.get(pod.uid, self._now)))
 
-    def _handle_no_fit(self, pod: PlacedPod, group: _RevisionGroup) -> tuple[Action, ...]:
+    def _handle_no_fit(self, pod: PlacedPod, pool: CandidatePool) -> tuple[Action, ...]:
         """Waits for a node or its benchmark, but not longer than the settings say."""
-        reasons = group.pool.reasons(pod)
+        reasons = pool.reasons(pod)
         message = describe_counts(reasons, len(self._state.nodes))
         # Only where no measured node has room. A node that is never measured (its profile is somebody else's, say)
         # holds nobody for longer than a node that is never idle.
@@ -242,13 +230,13 @@ class Cycle:
         if info is None:
             return
         group = self._group_of(pod, info)
-        if isinstance(group, _RevisionGroup):
+        if isinstance(group, CandidatePool):
             # Of a cycle that ends meanwhile the pool is kept, and the next one goes on where this one was.
-            for _ in group.pool.building:
+            for _ in group.building:
                 yield ()
         self._groups[pod.group] = group
 
-    def _group_of(self, pod: PlacedPod, info: DeploymentInfo | InvalidSpec) -> _RevisionGroup | PendingReason:
+    def _group_of(self, pod: PlacedPod, info: DeploymentInfo | InvalidSpec) -> CandidatePool | PendingReason:
         if isinstance(info, InvalidSpec):
             return PendingReason(reason=INVALID, message=str(info))
         try:
@@ -258,9 +246,7 @@ class Cycle:
         demand = demand_of(pod, info, self._state.claims)
         if demand.impossible:
             return PendingReason(reason=NO_FIT, message=demand.impossible)
-        return _RevisionGroup(
-            demand=demand, pool=self._memory.pools.of(self._state, pod, demand, preferences, self._now)
-        )
+        return self._memory.pools.of(self._state, pod, demand, preferences, self._now)
 
     # --- events
 

@@ -48,7 +48,8 @@ def ranking(candidate_of: Callable[[str], Candidate | None], nodes: Iterable[str
         return None if found is None else score(found, context)
 
     made = Ranking(score_of)
-    made.fill(nodes)
+    for _ in made.filling(list(nodes), 1000):
+        pass
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -35,13 +35,8 @@ class Ranking:
         self._order: list[_Place] = []
         self._place_of: dict[str, _Place] = {}
 
-    def fill(self, nodes: Iterable[str]) -> None:
-        """Puts all of these in at once, in place of what is there."""
-        for _ in self.filling(list(nodes), 1000):
-            pass
-
     def filling(self, nodes: Sequence[str], at_once: int) -> Iterator[None]:
-        """As `fill`; comes up for air every so many."""
+        """Puts all of these in, in place of what is there; comes up for air every so many."""
         self._place_of.clear()
         for first in range(0, len(nodes), at_once):
             for node in nodes[first : first + at_once]:

@@ -11,7 +11,7 @@ from batchwright_operator.deployments.live_configuration import CONFIGURED, Conf
 from batchwright_operator.deployments.phase import DeploymentPhase
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.tuning_status import most_frequent, tuning_status
-from batchwright_operator.kube.conditions import Condition, few, find, render, shorten, truth
+from batchwright_operator.kube.conditions import Condition, as_written, few, find, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339_milli, unix
 from batchwright_operator.status.percentiles import percentile_ms, pool
@@ -101,7 +101,7 @@ def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unre
     kind = "ModelsReady"
     written = find(old.get("conditions"), kind)
     if unreported and written:
-        return Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
+        return as_written(written)
     named = [(model.name, states.get(model.name, ())) for model in facts.deployment.spec.models]
     failed = [f"{name}: {text}" for name, of_model in named if (text := _failure(of_model))]
     if failed:
@@ -120,9 +120,7 @@ def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unre
 def _configured(found: Configured, old: Raw) -> Condition:
     written = find(old.get("conditions"), CONFIGURED)
     if found.unreported and written and not found.behind:
-        return Condition(
-            type=CONFIGURED, status=written["status"], reason=written["reason"], message=written["message"]
-        )
+        return as_written(written)
     return configured_condition(found)
 
 
@@ -149,17 +147,14 @@ def _latency(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unreporte
     if not targets:
         return Condition(type=kind, status="Unknown", reason="NoTarget", message="no model has a latency target")
     written = find(old.get("conditions"), kind)
-    said: Condition | None = None
-    if written:
-        said = Condition(type=kind, status=written["status"], reason=written["reason"], message=written["message"])
-    if unreported and said is not None:
-        return said
+    if unreported and written:
+        return as_written(written)
     known = written.get("status") in ("True", "False") and written.get("observedGeneration") == generation
     before = written.get("status") == "True" if known else None
     answers = {name: target_met(states.get(name, ()), target, before=before) for name, target in targets.items()}
     if all(answer is None for answer in answers.values()):
-        if known and said is not None:
-            return said  # the last answer stands until there is another
+        if known:
+            return as_written(written)  # the last answer stands until there is another
         return Condition(type=kind, status="Unknown", reason="NoTraffic", message="nothing was measured lately")
     if missed := [f"{name} misses {targets[name]} ms" for name, answer in answers.items() if answer is False]:
         return Condition(type=kind, status="False", reason="TargetMissed", message=few(missed, "; "))

@@ -22,8 +22,8 @@ MESSAGE_LIMIT = 1024
 class Condition:
     """A condition as a decision wants it; `reason` is CamelCase, `message` a sentence that says what to do.
 
-    `Condition` of `crds/status_types` is the schema of what is written: it also has the generation and the transition
-    time, which `render` adds.
+    `crds/conditions` has the schema of what is written: it also has the generation and the transition time, which
+    `render` adds.
     """
 
     type: str
@@ -73,6 +73,13 @@ def find(conditions: object, kind: str) -> Mapping[str, Any]:
             if isinstance(each, Mapping) and each.get("type") == kind:
                 return each
     return {}
+
+
+def as_written(written: Mapping[str, Any]) -> Condition:
+    """The condition as it is written, to be wanted again."""
+    return Condition(
+        type=written["type"], status=written["status"], reason=written["reason"], message=written["message"]
+    )
 
 
 def holds(conditions: object, kind: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchwright_operator.kube import conditions
-from batchwright_operator.kube.conditions import Condition, find
+from batchwright_operator.kube.conditions import Condition, as_written, find
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.processors.processor import (
     AWAITING,
@@ -130,7 +130,7 @@ def _degraded(view: View, written: object) -> Condition:
         return Condition(type="Degraded", status="True", reason="CapacityFell", message=message)
     earlier = find(written, "Degraded")
     if earlier.get("status") == "True" and not measured:
-        return Condition(type="Degraded", status="True", reason=earlier["reason"], message=earlier["message"])
+        return as_written(earlier)
     if all(each.capacity is None or each.estimated_from for each in view.processors):
         return Condition(
             type="Degraded", status="Unknown", reason="NoMeasurement", message="nothing was measured here yet"

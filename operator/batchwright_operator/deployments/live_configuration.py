@@ -58,22 +58,20 @@ class Configured:
     """Which replicas, by the states of their sidecars, serve by the newest configuration of their template.
 
     `newest`: how many. `behind`: names of those that do not yet. `silent`: of those that do not tell, being of an older
-    version. `refused`: why one of them does not take it over. `unreported`: some have not reported at all yet."""
+    version. `refused`: why one of them does not take it over."""
 
     newest: int
     behind: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     refused: str = ""
-    unreported: bool = False
 
 
 def configured(facts: DeploymentFacts, revisions: Sequence[Revision], configurations: Sequence[Raw]) -> Configured:
     """`configurations`: the ConfigMaps that there are to be."""
     current = {config_of(each.template["spec"]) for each in revisions}
     wanted = {each["metadata"]["name"]: _text_of(each).digest for each in configurations if not each.get("immutable")}
-    running = [each for each in facts.present if each.serves_state]
     newest, behind, silent, refused = 0, [], [], ""
-    for each in running:
+    for each in (one for one in facts.present if one.serves_state):
         state = each.state.configuration if each.state is not None else None
         if each.config not in wanted:
             newest += each.config in current  # what is not in force in others is so with their replacement
@@ -86,8 +84,7 @@ def configured(facts: DeploymentFacts, revisions: Sequence[Revision], configurat
         else:
             behind.append(each.name)
             refused = refused or _refusal(each, state.message)
-    unreported = any(each.state is None for each in running)
-    return Configured(newest=newest, behind=tuple(behind), silent=tuple(silent), refused=refused, unreported=unreported)
+    return Configured(newest=newest, behind=tuple(behind), silent=tuple(silent), refused=refused)
 
 
 def _refusal(replica: Replica, message: str) -> str:

@@ -43,6 +43,7 @@ def status_of(
     unreported = any(each.serves_state and each.state is None for each in present)
     states = states_by_model(present)
     models = _kept_models(facts, old) if unreported else _models(facts, states, old)
+    keeps_configured = unreported and not configuration.behind
     wanted = [
         *_three(phase),
         _available(phase),
@@ -50,7 +51,7 @@ def status_of(
         _models_ready(facts, states, old, unreported=unreported),
         _latency(facts, states, old, unreported=unreported),
         upgrade,
-        _configured(configuration, old),
+        _configured(configuration, old, kept=keeps_configured),
     ]
     name, namespace = facts.deployment.name, facts.deployment.namespace
     return {
@@ -58,7 +59,7 @@ def status_of(
         "conditions": render(wanted, old.get("conditions") or (), generation=facts.deployment.generation, now=now),
         "replicas": len(present),
         "readyReplicas": sum(each.ready for each in present),
-        "configuredReplicas": _configured_replicas(configuration, old),
+        "configuredReplicas": int(old.get("configuredReplicas") or 0) if keeps_configured else configuration.newest,
         "selector": f"{LABEL_DEPLOYMENT}={name},{LABEL_COMPONENT}={COMPONENT_MODEL}",
         "address": {"url": f"http://{name}.{namespace}.svc:{HTTP_PORT}"},
         "models": models,
@@ -117,15 +118,9 @@ def _models_ready(facts: DeploymentFacts, states: ModelStates, old: Raw, *, unre
     return Condition(type=kind, status="True", reason="AllModelsReady", message="every model can be called")
 
 
-def _configured(found: Configured, old: Raw) -> Condition:
+def _configured(found: Configured, old: Raw, *, kept: bool) -> Condition:
     written = find(old.get("conditions"), CONFIGURED)
-    if found.unreported and written and not found.behind:
-        return as_written(written)
-    return configured_condition(found)
-
-
-def _configured_replicas(found: Configured, old: Raw) -> int:
-    return int(old.get("configuredReplicas") or 0) if found.unreported and not found.behind else found.newest
+    return as_written(written) if kept and written else configured_condition(found)
 
 
 def _failure(states: Sequence[ModelState]) -> str:

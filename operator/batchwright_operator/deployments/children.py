@@ -57,6 +57,8 @@ ANNOTATION_SINCE: Final = f"{GROUP}/since-generation"
 """On ConfigMaps that change as their pods run: the generation of the ModelDeployment that made it what it is."""
 LABEL_METRICS: Final = f"{GROUP}/metrics"
 """On namespaces whose Prometheus may read the metrics of agents and sidecars: "true"."""
+_FILE: Final = "deployment.json"
+"""Of ConfigMaps; pods see it as `names.DEPLOYMENT_FILE`."""
 
 
 def own_labels(name: str) -> dict[str, str]:
@@ -95,7 +97,12 @@ def config_map(owner: Raw, name: str, text: str, generation: int | None = None) 
     """The ConfigMap with deployment.json, which changes as its pods run if it is of a generation."""
     labels = own_labels(owner["metadata"]["name"]) | {LABEL_COMPONENT: COMPONENT_CONFIG}
     parts: Raw = {"immutable": True} if generation is None else {"annotations": {ANNOTATION_SINCE: str(generation)}}
-    return child(CONFIG_MAP, owner, name, labels, data={"deployment.json": text}, **parts)
+    return child(CONFIG_MAP, owner, name, labels, data={_FILE: text}, **parts)
+
+
+def configuration_text(raw: Raw) -> str:
+    """The deployment.json in a ConfigMap; empty where somebody took it out."""
+    return str((raw.get("data") or {}).get(_FILE, ""))
 
 
 def control_secret(owner: Raw, labels: Mapping[str, str], token: str) -> Raw:

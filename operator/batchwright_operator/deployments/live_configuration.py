@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from batchwright_operator.deployments.children import configuration_text
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.replicas import Replica, config_of
 from batchwright_operator.deployments.revision import Revision
@@ -21,7 +22,6 @@ from batchwright_operator.reconcile.interfaces import StoreView
 from batchwright_worker.api.names import configuration_digest
 
 CONFIGURED: Final = "Configured"
-FILE: Final = "deployment.json"
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ def _is_of(raw: Raw, key: Key) -> bool:
 
 
 def _text_of(raw: Raw) -> ConfigurationText:
-    text = str((raw.get("data") or {}).get(FILE, ""))
+    text = configuration_text(raw)
     return ConfigurationText(text=text, digest=configuration_digest(text.encode()))
 
 

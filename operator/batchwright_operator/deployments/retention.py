@@ -9,6 +9,7 @@ from batchwright_operator.deployments.children import (
     ANNOTATION_SINCE,
     COMPONENT_CONFIG,
     config_map,
+    configuration_text,
     deployment_json,
 )
 from batchwright_operator.deployments.facts import DeploymentFacts
@@ -43,7 +44,7 @@ def _configuration(facts: DeploymentFacts, revision: Revision, name: str) -> Raw
     if there is not None and (since := annotation(there, ANNOTATION_SINCE)).isdigit():
         # A new number of replicas is a new generation too, and nothing that a sidecar had to be told.
         text = deployment_json(raw, spec, int(since))
-        if text == (there.get("data") or {}).get("deployment.json"):
+        if text == configuration_text(there):
             return config_map(raw, name, text, int(since))
     generation = facts.deployment.generation
     return config_map(raw, name, deployment_json(raw, spec, generation), generation)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from batchwright_operator.api.eligible_kinds import RuntimePlan
 from batchwright_operator.api.model_deployment import ModelDeployment
-from batchwright_operator.deployments.children import deployment_name
+from batchwright_operator.deployments.children import configuration_text, deployment_name
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.pod_template import pod_template
 from batchwright_operator.deployments.replicas import config_of
@@ -125,7 +125,7 @@ def _adopted(facts: DeploymentFacts, plan: RuntimePlan, settings: Settings) -> R
     template = live["spec"]["template"]
     mounted = config_of(template["spec"])
     config = next((each for each in facts.config_maps if each["metadata"]["name"] == mounted), None)
-    text = (config or {}).get("data", {}).get("deployment.json", "")
+    text = "" if config is None else configuration_text(config)
     if not text or not _says_the_same(facts.deployment, text, template, plan, settings):
         return None
     head = {name: value for name, value in template["metadata"].items() if value is not None}

@@ -15,11 +15,10 @@ from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.live_configuration import Configured, configured_condition
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.rollout import Rollout
-from batchwright_operator.kube.conditions import few, find, shorten
+from batchwright_operator.kube.conditions import few, find
 from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.pods.refusals import with_remedy
 from batchwright_operator.processors.processor import AWAITING
-from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.status.progress_deadline import DEADLINE_EXCEEDED, time_left_s
 
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
@@ -142,7 +141,7 @@ def _problem(facts: DeploymentFacts, replica: Replica) -> Problem | None:
 def _impossible(facts: DeploymentFacts) -> Problem | None:
     """What nothing but another spec (or another object's name) helps against."""
     if facts.rejection is not None and facts.rejection.is_final:
-        return Problem(reason=facts.rejection.reason, message=_refused(facts.rejection), is_fault=True)
+        return Problem(reason=facts.rejection.reason, message=with_remedy(facts.rejection.text), is_fault=True)
     if not facts.kinds.plans:
         text = (
             "there is no accelerator that every model has an artifact and a runtime for: "
@@ -155,7 +154,7 @@ def _impossible(facts: DeploymentFacts) -> Problem | None:
 def _obstacle(facts: DeploymentFacts) -> Problem | None:
     """What keeps the pods as a whole from running, until somebody or something else has changed it."""
     if facts.rejection is not None:
-        return Problem(reason=facts.rejection.reason, message=_refused(facts.rejection), is_fault=True)
+        return Problem(reason=facts.rejection.reason, message=with_remedy(facts.rejection.text), is_fault=True)
     if facts.missing_claims:
         text = (
             f"PersistentVolumeClaim {few(facts.missing_claims)} does not exist in namespace "
@@ -163,10 +162,6 @@ def _obstacle(facts: DeploymentFacts) -> Problem | None:
         )
         return Problem(reason=CLAIM_NOT_FOUND, message=text, is_fault=True)
     return None
-
-
-def _refused(rejection: Rejection) -> str:
-    return with_remedy(shorten(rejection.text, 600))
 
 
 def _behind(configured: Configured) -> Problem | None:
@@ -179,5 +174,5 @@ def _behind(configured: Configured) -> Problem | None:
 def _failure(rollout: Rollout) -> Problem | None:
     if not rollout.failure:
         return None
-    text = f"pods cannot be created: {with_remedy(shorten(rollout.failure, 600))}"
+    text = f"pods cannot be created: {with_remedy(rollout.failure)}"
     return Problem(reason=NOT_CREATED, message=text, is_fault=True, weight=6)

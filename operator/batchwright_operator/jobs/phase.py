@@ -50,7 +50,7 @@ def phase_of(facts: JobFacts, *, failed_items: int, now: float) -> JobPhase:
         return JobPhase(name="Completed", reason="Completed", message="all shards are written and so is the manifest")
     phase = _unended(facts)
     if (refused := facts.rejection) is not None:
-        text = with_remedy(shorten(refused.text, 600))
+        text = with_remedy(refused.text)
         phase = replace(
             phase, reason=refused.reason, message=text, stalled=refused.is_final, waits=not refused.is_final
         )
@@ -84,7 +84,7 @@ def _unended(facts: JobFacts) -> JobPhase:
     if queued and child is not None and child.raw["spec"].get("suspend") and not child.ended:
         return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
     if facts.refusal is not None:
-        text = f"pods cannot be created: {with_remedy(shorten(facts.refusal.message, 600))}"
+        text = f"pods cannot be created: {with_remedy(facts.refusal.message)}"
         return replace(phase, reason=PODS_REFUSED, message=text, waits=True)
     if (problem := facts.pod_problem) is None:
         return phase

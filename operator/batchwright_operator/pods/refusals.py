@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from batchwright_operator.kube.conditions import shorten
+
 REMEDIES: Final = (
     ("exceeded quota", "raise the ResourceQuota that it names, or ask for less"),
     ("must specify", "the ResourceQuota wants these amounts: set them in the spec, or by a LimitRange's defaults"),
@@ -23,6 +25,7 @@ REMEDIES: Final = (
 
 
 def with_remedy(message: str) -> str:
-    """The message, and what helps where that is known."""
-    found = next((remedy for words, remedy in REMEDIES if words in message), "")
-    return f"{message}; {found}" if found else message
+    """The message, cut to a length that leaves room for more, and what helps where that is known."""
+    said = shorten(message, 600)
+    found = next((remedy for words, remedy in REMEDIES if words in said), "")
+    return f"{said}; {found}" if found else said

@@ -50,7 +50,7 @@ class KopfWatch:
         self._settings = settings
         self._credentials = credentials
         self._store = store
-        self._list_watches = list_watches
+        self._of_place = {(each.resource, each.namespace): each for each in list_watches}
         for list_watch in list_watches:
             list_watch.ordered = False  # kopf handles different objects at the same time
         self._relist = relist
@@ -90,7 +90,7 @@ class KopfWatch:
         from batchwright_operator.process.kopf_run import run_kopf
 
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        resources = list(dict.fromkeys(list_watch.resource for list_watch in self._list_watches))
+        resources = list(dict.fromkeys(resource for resource, _ in self._of_place))
         failures, rng = 0, Random()  # noqa: S311 - jitter
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -110,8 +110,7 @@ class KopfWatch:
             await asyncio.sleep(delay)
 
     def _on_event(self, resource: Resource, kind: str | None, obj: Raw) -> None:
-        mine = {one.namespace: one for one in self._list_watches if one.resource == resource}
-        list_watch = mine.get("") or mine[obj["metadata"]["namespace"]]
+        list_watch = self._of_place.get((resource, "")) or self._of_place[resource, obj["metadata"]["namespace"]]
         self._main.call_soon_threadsafe(self._enter, list_watch, kind, obj)
 
     def _enter(self, list_watch: ListWatch, kind: str | None, obj: Raw) -> None:

@@ -94,7 +94,7 @@ class Credentials:
 def find_credentials(kubeconfig: Path | None = None, context: str | None = None) -> Credentials:
     """Credentials of a kubeconfig if one is named, of the pod's service account if there is one, else of the user's
     kubeconfig. Blocks, and needs a thread without an event loop. Raises SettingsError when there is none."""
-    paths = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
+    paths = _paths(kubeconfig)
     named = kubeconfig is not None or context is not None
 
     async def load() -> Configuration:
@@ -125,8 +125,8 @@ def _service_account() -> Path:
 
 def _current_context(paths: str) -> str | None:
     """The context that kubectl takes: that of the first file that names one (the official loader: of the last)."""
-    for file in _existing(paths):
-        if found := (yaml.safe_load(file.read_text()) or {}).get("current-context"):
+    for document in _documents(paths):
+        if found := document.get("current-context"):
             return str(found)
     return None
 
@@ -141,13 +141,13 @@ class Context:
 
 def context_of(kubeconfig: Path | None = None, context: str | None = None) -> Context:
     """The context that `find_credentials` takes for the same arguments. Raises SettingsError for an unreadable file."""
-    paths = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
         if kubeconfig is None and context is None and _in_pod():
             return Context(name="in-cluster", namespace=_service_account().with_name("namespace").read_text().strip())
+        paths = _paths(kubeconfig)
         name = context or _current_context(paths) or ""
-        for path in _existing(paths):
-            for each in (yaml.safe_load(path.read_text()) or {}).get("contexts") or ():
+        for document in _documents(paths):
+            for each in document.get("contexts") or ():
                 if each.get("name") == name:
                     return Context(name=name, namespace=str((each.get("context") or {}).get("namespace") or "default"))
     except _UNREADABLE as error:
@@ -155,7 +155,12 @@ def context_of(kubeconfig: Path | None = None, context: str | None = None) -> Co
     return Context(name=name, namespace="default")
 
 
-def _existing(paths: str) -> Iterator[Path]:
+def _paths(kubeconfig: Path | None) -> str:
+    return str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _documents(paths: str) -> Iterator[dict[str, Any]]:
+    """What is in those of the files that exist."""
     for text in paths.split(os.pathsep):
         if text and (path := Path(text).expanduser()).exists():
-            yield path
+            yield yaml.safe_load(path.read_text()) or {}

@@ -13,7 +13,7 @@ from batchwright_operator.plugin.observe import read_once
 from batchwright_operator.plugin.output import Form, TableColumn, age, output_option, print_document, print_table
 from batchwright_operator.plugin.overview.cluster import overview
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
-from batchwright_worker.dashboard.history import queue_of, rate_of
+from batchwright_worker.dashboard.history import queue_of, rate_of, system_values
 from batchwright_worker.dashboard.overview import WORST_FIRST, DeploymentView, Finding, JobView, Level, Overview
 
 SIGNS: Final[dict[Level, str]] = {"error": "✗", "warning": "!", "busy": "…", "ok": "✓", "idle": "-"}
@@ -68,19 +68,17 @@ def _first(views: list, form: Form) -> list:  # type: ignore[type-arg]
 
 def totals(seen: Overview) -> Iterator[str]:
     """The numbers of the first lines."""
-    busy = [each.utilization for each in seen.processors if each.utilization is not None]
-    mean = f", {sum(busy) / len(busy):.0%} busy" if busy else ""
+    busy, queue, rate, waiting = system_values(seen)
+    mean = "" if busy is None else f", {busy:.0%} busy"
     yield f"{len({each.node for each in seen.processors})} nodes, {len(seen.processors)} processors{mean}"
     wanted, ready = sum(each.wanted for each in seen.deployments), sum(each.ready for each in seen.deployments)
     yield f"{len(seen.deployments)} deployments, {ready} of {wanted} replicas ready"
-    rates = [found for each in seen.deployments if (found := rate_of(each)) is not None]
-    queues = [found for each in seen.deployments if (found := queue_of(each)) is not None]
-    if rates:
-        yield f"{sum(rates):.0f} rows/s, {sum(queues):.0f} waiting"
+    if rate is not None:
+        yield f"{rate:.0f} rows/s, {queue or 0:.0f} waiting"
     running = sum(each.level == "busy" for each in seen.jobs)
     yield f"{len(seen.jobs)} jobs, {running} under way"
-    if waiting := len(seen.waiting) + seen.waiting_left_out:
-        yield f"{waiting} pods without a place"
+    if waiting:
+        yield f"{waiting:.0f} pods without a place"
 
 
 def told(finding: Finding) -> list[str]:

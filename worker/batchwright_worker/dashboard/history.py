@@ -50,7 +50,7 @@ class History:
 
 
 def _limited(overview: Overview) -> Iterator[tuple[str, list[float | None]]]:
-    yield "system", _system(overview)
+    yield "system", system_values(overview)
     for number, found in enumerate(_series(overview)):
         if number == MOST_SERIES:
             return
@@ -65,7 +65,8 @@ def _series(overview: Overview) -> Iterator[tuple[str, list[float | None]]]:
             yield f"model:{deployment.id}/{model.name}", _model(deployment, model)
 
 
-def _system(overview: Overview) -> list[float | None]:
+def system_values(overview: Overview) -> list[float | None]:
+    """Of the whole overview, in the order of FIELDS: mean utilization, rows that wait, rows/s, pods without a place."""
     busy = [each.utilization for each in overview.processors if each.utilization is not None]
     queues = [found for each in overview.deployments if (found := queue_of(each)) is not None]
     rates = [found for each in overview.deployments if (found := rate_of(each)) is not None]

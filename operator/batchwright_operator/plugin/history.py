@@ -17,7 +17,7 @@ from batchwright_operator.kube.metadata import controller_uid
 from batchwright_operator.kube.objects import CONTROLLER_REVISION, MODEL_DEPLOYMENT
 from batchwright_operator.plugin.completion import names_of
 from batchwright_operator.plugin.output import Form, TableColumn, output_option, print_document, print_table
-from batchwright_operator.plugin.target import ClusterTarget, run_with_client
+from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RESTARTED_AT, LABEL_DEPLOYMENT
 
 _COLUMNS = (
@@ -101,7 +101,7 @@ def restart(target: ClusterTarget, name: str) -> None:
         try:
             await client.patch(MODEL_DEPLOYMENT, target.namespace, name, patch, style="merge")
         except NotFound as error:
-            raise _missing(target, name) from error
+            raise missing(target, MODEL_DEPLOYMENT, name) from error
 
     run_with_client(target, write)
     click.echo(f"{name} restarts")
@@ -111,7 +111,7 @@ async def _history(client: ApiClient, target: ClusterTarget, name: str) -> tuple
     try:
         raw = await client.get(MODEL_DEPLOYMENT, target.namespace, name)
     except NotFound as error:
-        raise _missing(target, name) from error
+        raise missing(target, MODEL_DEPLOYMENT, name) from error
     listing = await client.list(
         CONTROLLER_REVISION, namespace=target.namespace, label_selector=f"{LABEL_DEPLOYMENT}={name}"
     )
@@ -127,10 +127,6 @@ def _chosen(found: list[Step], number: int | None, name: str) -> Step:
         what = "older revision" if number is None else f"revision {number}"
         raise click.ClickException(f"{name} has no {what}; its revisions are: {there}")
     return step
-
-
-def _missing(target: ClusterTarget, name: str) -> click.ClickException:
-    return click.ClickException(f"namespace {target.namespace} has no ModelDeployment {name}; -n names another one")
 
 
 def _image(revision: Revision) -> str:

@@ -14,7 +14,7 @@ from batchwright_operator.plugin.cluster_view import ClusterView, read_view
 from batchwright_operator.plugin.completion import names_of
 from batchwright_operator.plugin.dry_run import PlannedPod, as_desired, plan, reconcilers
 from batchwright_operator.plugin.output import Form, output_option, print_document
-from batchwright_operator.plugin.target import ClusterTarget, run_with_client
+from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_operator.plugin.why import print_receipts
 from batchwright_operator.settings import Settings
 
@@ -39,7 +39,7 @@ def plan_command(
         view = await _view_of_all(client, target, settings)
         stored = None if name is None else view.store.get(MODEL_DEPLOYMENT, namespace, name)
         if name is not None and stored is None:
-            raise click.ClickException(f"namespace {namespace} has no ModelDeployment {name}; -n names another one")
+            raise missing(target, MODEL_DEPLOYMENT, name)
         document = stored if stored is not None else _manifest(filename)
         desired = as_desired(document, stored, namespace, replicas)
         return plan(view, settings, desired), view.note

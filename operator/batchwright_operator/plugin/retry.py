@@ -14,7 +14,7 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import holds
 from batchwright_operator.kube.objects import INFERENCE_JOB, Raw
 from batchwright_operator.plugin.completion import names_of
-from batchwright_operator.plugin.target import ClusterTarget, run_with_client
+from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RETRY_OF, child_name
 
 _OF_KUBECTL: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -37,8 +37,7 @@ def retry(target: ClusterTarget, name: str, wanted: str, *, dry_run: bool) -> No
         try:
             stored = await client.get(INFERENCE_JOB, target.namespace, name)
         except NotFound as error:
-            text = f"namespace {target.namespace} has no InferenceJob {name}; -n names another one"
-            raise click.ClickException(text) from error
+            raise missing(target, INFERENCE_JOB, name) from error
         listing = await client.list(INFERENCE_JOB, namespace=target.namespace)
         body = retried(stored, wanted, {each["metadata"]["name"] for each in listing.items})
         if not dry_run:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import click
+
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import context_of, find_credentials
+from batchwright_operator.kube.objects import Resource
 
 T = TypeVar("T")
 
@@ -32,6 +35,11 @@ class ClusterTarget:
     def title(self) -> str:
         """The context's name."""
         return context_of(self.kubeconfig, self.context).name
+
+
+def missing(target: ClusterTarget, resource: Resource, name: str) -> click.ClickException:
+    """That the target's namespace has no such object."""
+    return click.ClickException(f"namespace {target.namespace} has no {resource.kind} {name}; -n names another one")
 
 
 def run_with_client(target: ClusterTarget, work: Callable[[ApiClient], Awaitable[T]]) -> T:

@@ -6,16 +6,18 @@ before its description), then a colon and a number.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-if TYPE_CHECKING:
-    from batchwright_operator.kube.objects import Resource
-    from batchwright_operator.plugin.target import ClusterTarget
+from batchwright_operator.errors import OperatorError
+from batchwright_operator.kube.client import ApiClient
+from batchwright_operator.kube.objects import Resource
+from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 
 PROGRAM: Final = "kubectl-batchwright"
 COMPLETE_VAR: Final = "_KUBECTL_BATCHWRIGHT_COMPLETE"
@@ -74,8 +76,6 @@ def names_of(resource: Resource) -> Proposals:
 
 def target_of(context: click.Context) -> ClusterTarget:
     """Of a command line that is not complete: no callback of the group has run."""
-    from batchwright_operator.plugin.target import ClusterTarget
-
     given: dict[str, Any] = context.find_root().params
     kubeconfig = given.get("kubeconfig")
     return ClusterTarget(
@@ -88,11 +88,6 @@ def target_of(context: click.Context) -> ClusterTarget:
 
 def _listed(target: ClusterTarget, resource: Resource) -> list[str]:
     """Sorted; a keystroke waits for no slow cluster, and gets no traceback from one that is not there."""
-    import asyncio
-
-    from batchwright_operator.errors import OperatorError
-    from batchwright_operator.kube.client import ApiClient
-    from batchwright_operator.plugin.target import run_with_client
 
     async def read(client: ApiClient) -> list[str]:
         namespace = target.namespace if resource.namespaced else ""

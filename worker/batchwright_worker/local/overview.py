@@ -38,6 +38,11 @@ class ServedHere:
         """As a cluster would have it."""
         return str(self.document["metadata"].get("namespace", "default"))
 
+    @property
+    def models(self) -> Sequence[ModelState]:
+        """None of them is known until its sidecar has answered."""
+        return () if self.state is None else self.state.models
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobHere:
@@ -90,7 +95,7 @@ def overview_here(title: str, now: float, served: Sequence[ServedHere], job: Job
 def _deployment(each: ServedHere) -> DeploymentView:
     state = each.state
     ready = state is not None and state.ready
-    failed = state is not None and any(model.state == "Failed" for model in state.models)
+    failed = any(model.state == "Failed" for model in each.models)
     level: Level = "error" if failed else "ok" if ready else "busy"
     return DeploymentView(
         id=f"{each.namespace}/{each.name}",
@@ -102,7 +107,7 @@ def _deployment(each: ServedHere) -> DeploymentView:
         wanted=1,
         ready=int(ready),
         url=each.url,
-        models=[_model(model) for model in (state.models if state is not None else ())],
+        models=[_model(model) for model in each.models],
         pods=[PodView(name="this process", node="this machine", processor=each.kind, ready=ready,
                       message="it runs here: nothing was placed")],
     )  # fmt: skip
@@ -162,7 +167,7 @@ def _processor(each: ServedHere, device: DeviceState) -> ProcessorView:
 
 
 def _findings(each: ServedHere) -> list[Finding]:
-    failed = [model for model in (each.state.models if each.state is not None else ()) if model.state == "Failed"]
+    failed = [model for model in each.models if model.state == "Failed"]
     return [
         Finding(level="error", kind="Model", namespace=each.name, name=model.name, reason="ModelLoadFailed",
                 text=model.message)
@@ -179,7 +184,7 @@ def _changes(each: ServedHere) -> list[ChangeView]:
             reason=change.reason,
             text=f"{model.name}: batch size {change.from_size} -> {change.to_size}: {change.message}",
         )
-        for model in (each.state.models if each.state is not None else ())
+        for model in each.models
         for change in model.changes
     ]
 

@@ -26,7 +26,6 @@ class Feed:
         self.overview: Overview | None = None
         self.history = History()
         self._encoded: Encoded = {}
-        self._sampled = 0
         self._sample: tuple[float, Sample] | None = None
         self._changed = asyncio.Event()
 
@@ -39,22 +38,21 @@ class Feed:
         """Keep the present values for the charts."""
         if self.overview is not None:
             self._sample = (self.overview.time, self.history.add(self.overview))
-            self._sampled += 1
             self._wake()
 
     async def events(self, *, pace_s: float = PACE_S, silence_s: float = SILENCE_S) -> AsyncIterator[bytes]:
         """Server-sent events for one page: the history, all of the overview, then what changes."""
         before: Encoded | None = None
-        sampled = self._sampled
+        sampled = self._sample
         yield event("history", msgspec.json.encode(self.history.as_json()))
         while True:
-            changed, now, count, sample = self._changed, self._encoded, self._sampled, self._sample
+            changed, now, sample = self._changed, self._encoded, self._sample
             if self.overview is not None and now is not before:
                 yield event("update", update(before, now, self.overview.time))
                 before = now
-            if sample is not None and sampled != count:
+            if sample is not None and sample is not sampled:
                 yield event("sample", msgspec.json.encode({"time": sample[0], "values": sample[1]}))
-                sampled = count
+                sampled = sample
             try:
                 async with asyncio.timeout(silence_s):
                     await changed.wait()

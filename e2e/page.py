@@ -63,9 +63,6 @@ def build(target: Path) -> None:
     command = [str(modules / ".bin" / "esbuild"), str(SOURCE / "src" / "main.js"), "--bundle", "--minify"]
     command += ["--target=es2022", "--legal-comments=eof", "--log-level=warning", f"--outfile={target}/dashboard.js"]
     subprocess.run(command, check=True, env={**os.environ, "NODE_PATH": str(modules)})
-    # The style sheet was named after the script's entry.
-    if (target / "main.css").exists():
-        (target / "main.css").replace(target / "dashboard.css")
     shutil.copy(SOURCE / "src" / "index.html", target / "index.html")
 
 

@@ -16,7 +16,7 @@ function axes(unit, whole) {
   ];
 }
 
-// `lines`: [{label, values, color, step, fill}], `marks`: [{at, text}] are thin lines with their text beside the chart.
+// `lines`: [{label, values, color, step, fill, dash}], `marks`: the times of thin lines with a dot.
 export function TimeChart({ times, lines, unit, height = 140, marks = [], theme, label, max, whole }) {
   const place = useRef(null);
   const chart = useRef(null);
@@ -70,9 +70,9 @@ function drawMarks(u, marks) {
   ctx.strokeStyle = css("--accent");
   ctx.fillStyle = css("--accent");
   ctx.lineWidth = devicePixelRatio;
-  for (const mark of marks) {
-    if (mark.at < u.scales.x.min || mark.at > u.scales.x.max) continue;
-    const x = Math.round(u.valToPos(mark.at, "x", true)) + 0.5;
+  for (const at of marks) {
+    if (at < u.scales.x.min || at > u.scales.x.max) continue;
+    const x = Math.round(u.valToPos(at, "x", true)) + 0.5;
     ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
     ctx.beginPath();
     ctx.moveTo(x, u.bbox.top);

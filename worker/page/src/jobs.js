@@ -5,7 +5,7 @@ import { TimeChart } from "./charts.js";
 import { clock, duration, milliseconds, number, plural, speed, words } from "./format.js";
 import { Bar, Choices, Facts, Filter, Level, Nothing } from "./parts.js";
 import { Changes } from "./overview.js";
-import { matching, series, shardsIn } from "./state.js";
+import { doneOf, matching, series, shardsIn, shareOf } from "./state.js";
 
 const MOST_SHARDS = 2000;
 
@@ -20,30 +20,28 @@ export function Jobs({ state, theme, chosen, choose }) {
       <div class="tools"><${Filter} value=${text} onInput=${setText} placeholder="name, state, task" count=${plural(shown.length, "job")} /></div>
       <${Choices} items=${shown} chosen=${one?.id} choose=${choose} label="InferenceJobs">
         ${(each) => html`<${Level} level=${each.level} />
-          <span class="grow"><b>${each.name}</b> <small>${each.namespace} · ${words(each.reason)}</small><br /><${Bar} value=${share(each)} label=${`${Math.round(share(each) * 100)} % done`} kind=${each.level} /></span>
-          <span class="figure">${Math.round(share(each) * 100)} %<br /><small>${each.etaS !== undefined ? duration(each.etaS) : ""}</small></span>`}
+          <span class="grow"><b>${each.name}</b> <small>${each.namespace} · ${words(each.reason)}</small><br /><${Bar} value=${shareOf(each)} label=${`${Math.round(shareOf(each) * 100)} % done`} kind=${each.level} /></span>
+          <span class="figure">${Math.round(shareOf(each) * 100)} %<br /><small>${each.etaS !== undefined ? duration(each.etaS) : ""}</small></span>`}
       <//>
     </div>
     ${one ? html`<${Job} one=${one} state=${state} theme=${theme} key=${one.id} />` : null}
   </div>`;
 }
 
-const share = (job) => (job.total ? ((job.succeeded ?? 0) + (job.failed ?? 0)) / job.total : 0);
-
 function Job({ one, state, theme }) {
   const past = series(state.history, `job:${one.id}`);
   const changes = (state.head.changes ?? []).filter((each) => each.about === one.id);
-  const done = (one.succeeded ?? 0) + (one.failed ?? 0);
+  const done = doneOf(one);
   return html`<article class="detail" aria-label=${one.id}>
     <h2><${Level} level=${one.level} /> ${one.name} <small>${one.namespace}</small></h2>
     <p class="said">${one.reason}${one.message ? `: ${one.message}` : ""}</p>
     <div class="three">
-      <p class="big"><b>${Math.round(share(one) * 100)} %</b><span>${number(done)} of ${number(one.total)} items</span></p>
+      <p class="big"><b>${Math.round(shareOf(one) * 100)} %</b><span>${number(done)} of ${number(one.total)} items</span></p>
       <p class="big"><b>${speed(one.rate)}</b><span>items/s</span></p>
       <p class="big"><b>${one.endedAt ? duration(one.endedAt - (one.startedAt ?? one.endedAt)) : duration(one.etaS)}</b><span>${one.endedAt ? "from start to end" : "left at this rate"}</span></p>
       <p class=${`big ${one.failed ? "late" : ""}`}><b>${number(one.failed ?? 0)}</b><span>failed</span></p>
     </div>
-    <${Bar} value=${share(one)} label=${`${done} of ${one.total} items`} kind=${`thick ${one.level}`} />
+    <${Bar} value=${shareOf(one)} label=${`${done} of ${one.total} items`} kind=${`thick ${one.level}`} />
     <${Facts} facts=${[
       ["started", one.startedAt ? `${clock(one.startedAt)}, ${duration(state.time - one.startedAt)} ago` : undefined],
       ["ended", one.endedAt ? clock(one.endedAt) : undefined],
@@ -61,7 +59,7 @@ function Job({ one, state, theme }) {
           <thead><tr><th>task</th><th>runs on</th><th class="wide">done</th><th class="number">succeeded</th><th class="number">failed</th><th class="number">mean batch</th><th class="number">p95</th></tr></thead>
           <tbody>${one.tasks.map(
             (task) => html`<tr key=${task.name}><th>${task.name}</th><td>${task.kind === "Model" ? "model" : "CPU"}</td>
-              <td class="wide"><${Bar} value=${one.total ? ((task.succeeded ?? 0) + (task.failed ?? 0)) / one.total : 0} label=${`${task.succeeded ?? 0} items`} /></td>
+              <td class="wide"><${Bar} value=${one.total ? doneOf(task) / one.total : 0} label=${`${task.succeeded ?? 0} items`} /></td>
               <td class="number">${number(task.succeeded ?? 0)}</td><td class="number">${number(task.failed ?? 0)}</td>
               <td class="number">${task.meanBatch === undefined ? "" : number(task.meanBatch, 1)}</td><td class="number">${milliseconds(task.p95)}</td></tr>`,
           )}</tbody></table>`

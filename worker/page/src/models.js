@@ -78,7 +78,7 @@ function Model({ model, deployment, state, theme, changes }) {
     ${past && past.times.length > 1
       ? html`<div class="charts">
           <figure><figcaption>Batch size${own.length ? ", dots: why it changed" : ""}</figcaption>
-            <${TimeChart} theme=${theme} label=${`batch size of ${model.name}`} whole times=${past.times} lines=${[{ label: "rows", values: past.batch, color: "--c1", step: true, fill: true }]} marks=${own.map((each) => ({ at: each.at, text: each.reason }))} /></figure>
+            <${TimeChart} theme=${theme} label=${`batch size of ${model.name}`} whole times=${past.times} lines=${[{ label: "rows", values: past.batch, color: "--c1", step: true, fill: true }]} marks=${own.map((each) => each.at)} /></figure>
           <figure><figcaption>p95${model.target !== undefined ? " and its target (dashed)" : ""}</figcaption>
             <${TimeChart} theme=${theme} label=${`latency of ${model.name}`} unit=" ms" times=${past.times}
               lines=${[{ label: "p95", values: past.p95, color: "--c3", fill: true }, ...(model.target !== undefined ? [{ label: "target", values: past.times.map(() => model.target), color: "--muted", dash: [6, 4] }] : [])]} /></figure>

@@ -3,7 +3,7 @@ import { html } from "htm/preact";
 import { TimeChart } from "./charts.js";
 import { clock, duration, number, percent, plural, speed } from "./format.js";
 import { Bar, Command, Level, Nothing, Tile } from "./parts.js";
-import { byLevel, queueOf, rateOf, series } from "./state.js";
+import { byLevel, doneOf, queueOf, rateOf, series, shareOf } from "./state.js";
 
 const SHOWN = 8;
 
@@ -67,12 +67,12 @@ export function Overview({ state, theme, go }) {
           <table class="rows">
             <thead><tr><th></th><th>InferenceJob</th><th>state</th><th class="wide">progress</th><th class="number">items</th><th class="number">failed</th><th class="number">items/s</th><th class="number">left</th></tr></thead>
             <tbody>${jobs.slice(0, SHOWN).map((each) => {
-              const done = (each.succeeded ?? 0) + (each.failed ?? 0);
+              const done = doneOf(each);
               return html`<tr key=${each.id}>
                 <td><${Level} level=${each.level} /></td>
                 <td><button type="button" class="link" onClick=${() => go("jobs", each.id)}>${each.id}</button></td>
                 <td>${each.reason}</td>
-                <td class="wide"><${Bar} value=${each.total ? done / each.total : 0} label=${`${done} of ${each.total} items`} kind=${each.level} /></td>
+                <td class="wide"><${Bar} value=${shareOf(each)} label=${`${done} of ${each.total} items`} kind=${each.level} /></td>
                 <td class="number">${number(done)}/${number(each.total)}</td>
                 <td class="number">${number(each.failed ?? 0)}</td>
                 <td class="number">${speed(each.rate)}</td>

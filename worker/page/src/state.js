@@ -76,6 +76,15 @@ function sum(models, field) {
   return known.length ? known.reduce((a, b) => a + b, 0) : undefined;
 }
 
+// Items, or those of one task, that are through.
+export function doneOf(job) {
+  return (job.succeeded ?? 0) + (job.failed ?? 0);
+}
+
+export function shareOf(job) {
+  return job.total ? doneOf(job) / job.total : 0;
+}
+
 // How many shards of each kind a job has: ranges are inclusive.
 export function shardsIn(ranges) {
   return (ranges ?? []).reduce((count, [first, last]) => count + last - first + 1, 0);

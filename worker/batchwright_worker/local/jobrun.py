@@ -20,9 +20,10 @@ from batchwright_worker.local.local_progress import LocalProgress, job_here
 from batchwright_worker.local.progress_display import Counts, Rate, shown
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
+from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.by_mode import commit_job, plan_job
-from batchwright_worker.runner.steps.commit import committed
+from batchwright_worker.runner.steps.commit import Committed, committed, read_manifest
 from batchwright_worker.runner.steps.engines import TaskEngines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.replacement import finish_replacement
@@ -39,8 +40,8 @@ async def run_job(local: LocalJob, *, show_progress: bool, board: Board | None =
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
         job = job_of(local, Path(scratch))
         await asyncio.to_thread(finish_replacement, job.output())
-        done = await asyncio.to_thread(committed, job)
-        if done is not None and not (job.retries and done.manifest.failed):
+        done = await asyncio.to_thread(_complete, job)
+        if done is not None:
             return await asyncio.to_thread(result_of, job, done)
         plan = await asyncio.to_thread(plan_job, job)
         deployments = deployments_of(local, job)
@@ -54,6 +55,13 @@ async def run_job(local: LocalJob, *, show_progress: bool, board: Board | None =
         done = await asyncio.to_thread(commit_job, job)
         ended = time.monotonic()
         return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
+
+
+def _complete(job: Job) -> Committed | None:
+    """What stands, if nothing is left to do. Parts whose failed items are repeated are verified by the plan of that."""
+    if job.retries and (manifest := read_manifest(job.output())) is not None and manifest.failed:
+        return None
+    return committed(job)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Policy
 from batchwright_worker.layerwise.core.values import Prefetch
-from batchwright_worker.layerwise.serving import service as serving
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
@@ -79,22 +78,4 @@ def test_fetches_are_fluid_where_the_plan_gains_by_it(service: Service) -> None:
     assert service.prefetch() is Prefetch.FLUID
     assert service._executor._scheduler.timeline.prefetch is Prefetch.FLUID
     run(service, "b", 16)
-    service.close()
-
-
-def test_sizes_that_change_with_every_batch_are_not_planned_for_each_time(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planned: list[str] = []
-
-    def counting(*_: object) -> Prefetch:
-        planned.append(threading.current_thread().name)
-        return Prefetch.WHOLE
-
-    service.add(source("a"))
-    monkeypatch.setattr(serving, "_PREFETCH_EVERY_S", 3600.0)
-    monkeypatch.setattr(serving, "better_prefetch", counting)
-    for rows in (16, 1, 16, 1, 16):
-        run(service, "a", rows)
-    assert planned.count(threading.current_thread().name) == 1
     service.close()

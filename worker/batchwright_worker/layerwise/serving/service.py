@@ -43,10 +43,6 @@ _WRITTEN_EVERY_S: Final = 30.0
 _RESIDENTS_EVERY_S: Final = 5.0
 """What stays in memory follows the demand so often at most."""
 
-_PREFETCH_EVERY_S: Final = 1.0
-"""How fetches are made follows the sizes of batches so often at most where one begins (planning takes 5 to 40 ms); the
-thread that revises what stays plans it too."""
-
 _GAP_S: Final = 0.02
 """How long a measurement waits for the end of the batches that run: others are not held up, nor is the load."""
 
@@ -65,7 +61,7 @@ class Service:
         self._rows: dict[str, int] = {}
         """Rows of each model's batches, as the policy knows them."""
         self._since_policy = 0
-        self._written = self._planned = 0.0
+        self._written = 0.0
         self._lock = threading.Lock()
         """Over the models and their plans: not while one is opened and measured, or its last batches are waited for."""
         self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
@@ -170,12 +166,9 @@ class Service:
         other_size = not known / _OTHER_SIZE < rows < known * _OTHER_SIZE
         if other_size or self._since_policy >= _REVISED_AFTER:
             self._rows[model] = rows
-            now = time.monotonic()
-            replanned = other_size and now - self._planned >= _PREFETCH_EVERY_S
-            self._planned = now if replanned else self._planned
-            self._use_policy(replanned=replanned)
+            self._use_policy(replanned=other_size)
             self._write_back()
-            if now - self._revised >= _RESIDENTS_EVERY_S:
+            if time.monotonic() - self._revised >= _RESIDENTS_EVERY_S:
                 self._revisions.set()
 
     def _revise_all(self) -> None:

@@ -6,13 +6,21 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.block_values import BlockValues
-from batchwright_worker.runner.outputs.parts import MadePart, PartStatistics, PartWriter, remove_temporaries, whole_part
+from batchwright_worker.runner.outputs.parts import (
+    TEMPORARY_DIR,
+    MadePart,
+    PartStatistics,
+    PartWriter,
+    remove_temporaries,
+    whole_part,
+)
 from batchwright_worker.runner.outputs.records import BlockResults
 from batchwright_worker.runner.steps.plan import make_plan
 from batchwright_worker.runner.storage.locations import Location, locate
@@ -164,3 +172,15 @@ async def test_a_full_disk_fails_the_shard_and_says_so(bench: MakeBench, tmp_pat
         assert not list((job.output / "_batchwright" / "tmp").iterdir())
     finally:
         await (await asyncio.create_subprocess_exec("umount", str(job.output))).wait()
+
+
+def test_two_commits_may_remove_what_killed_runners_left(tmp_path: Path) -> None:
+    """Each may find the folder, or a file in it, gone from under it."""
+    for number in range(50):
+        output = locate(str(tmp_path / str(number)))
+        folder = Path(output.at(TEMPORARY_DIR))
+        folder.mkdir(parents=True)
+        for name in "abcdef":
+            (folder / name).touch()
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(remove_temporaries, (output, output)))

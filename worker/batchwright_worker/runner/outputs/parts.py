@@ -29,6 +29,7 @@ from batchwright_worker.runner.storage.locations import (
     Location,
     commit_file,
     output_errors,
+    remove,
     sync_file,
     write_atomically,
 )
@@ -259,9 +260,8 @@ def temporary_path(output: Location, name: str) -> Path:
 
 def remove_temporaries(output: Location) -> None:
     """Remove what killed runners left; only when no runner of this job runs any more."""
-    folder = output.at(TEMPORARY_DIR)
-    if output.local and output.fs.exists(folder):
-        output.fs.rm(folder, recursive=True)
+    if output.local:
+        remove(output, TEMPORARY_DIR)
 
 
 def _digest_of_part(output: Location, name: str) -> str | None:

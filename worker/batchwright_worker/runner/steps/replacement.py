@@ -17,7 +17,13 @@ import msgspec
 
 from batchwright_worker.runner.outputs.parts import remove_errors
 from batchwright_worker.runner.steps.commit import Manifest, manifest_text
-from batchwright_worker.runner.storage.locations import Location, output_errors, sync_file, write_atomically
+from batchwright_worker.runner.storage.locations import (
+    Location,
+    output_errors,
+    remove,
+    sync_file,
+    write_atomically,
+)
 from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME
 from batchwright_worker.runner.storage.retry_files import (
     MERGED_DIR,
@@ -78,9 +84,3 @@ def _move(output: Location, source: str, target: str) -> None:
         else:
             output.fs.cp_file(output.at(source), output.at(target))
             output.fs.rm_file(output.at(source))
-
-
-def remove(output: Location, name: str) -> None:
-    """A file or folder of ours, if it is there."""
-    with output_errors(output), contextlib.suppress(FileNotFoundError):
-        output.fs.rm(output.at(name), recursive=True)

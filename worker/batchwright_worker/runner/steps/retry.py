@@ -22,10 +22,10 @@ from batchwright_worker.runner.steps.commit import (
 )
 from batchwright_worker.runner.steps.model_pins import pinned_models
 from batchwright_worker.runner.steps.plan import check_tasks
-from batchwright_worker.runner.steps.replacement import decide_replacement, finish_replacement, remove, staging
+from batchwright_worker.runner.steps.replacement import decide_replacement, finish_replacement, staging
 from batchwright_worker.runner.steps.retried_parts import RetriedParts, errors_of
 from batchwright_worker.runner.steps.shard import load_plan
-from batchwright_worker.runner.storage.locations import Location
+from batchwright_worker.runner.storage.locations import Location, remove
 from batchwright_worker.runner.storage.plan_file import PlanFile
 from batchwright_worker.runner.storage.retry_files import RETRY_DIR, RetriedShard, RetryPlan, read_retry, write_retry
 

@@ -151,6 +151,12 @@ def write_atomically(location: Location, name: str, data: bytes) -> None:
         _sync_folder(target.parent)
 
 
+def remove(location: Location, name: str) -> None:
+    """A file or folder of ours, if it is there; another process may be removing it, too."""
+    with output_errors(location), contextlib.suppress(FileNotFoundError):
+        location.fs.rm(location.at(name), recursive=True)
+
+
 def create(location: Location, name: str, data: bytes) -> bool:
     """Put an entry there, whole, unless there is one; False: there was."""
     with output_errors(location):

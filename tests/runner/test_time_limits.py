@@ -13,7 +13,8 @@ MakeBench = Callable[..., Bench]
 
 
 def limited(*, batch: bool = False) -> dict[str, object]:
-    task = cpu("a", "sample_functions:sleeps_at" + ("_in_batch" if batch else ""), numbers=[3, 7])
+    function = "sample_functions:sleeps_at_in_batch" if batch else "sample_functions:sleeps_at"
+    task = cpu("a", function, numbers=[3, 7])
     task["cpu"] |= {"timeoutSeconds": 1, "batch": batch}
     return task
 

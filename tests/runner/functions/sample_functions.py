@@ -41,6 +41,13 @@ def sleeps_at(inputs: Mapping[str, Any], numbers: list[int]) -> int:
     return value
 
 
+def sleeps_at_in_batch(inputs: Mapping[str, Any], numbers: list[int]) -> Any:
+    values = [int(value) for value in inputs["item"]["data"]["v"]]
+    if set(values) & set(numbers):
+        time.sleep(60)
+    return values
+
+
 def needs_a_file(inputs: Mapping[str, Any], numbers: list[int], path: str, *, fraction: bool = False) -> float:
     """Fails at these numbers as long as there is no file, or the file names others."""
     value = int(inputs["item"]["data"]["v"])

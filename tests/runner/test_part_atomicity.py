@@ -18,11 +18,13 @@ from batchwright_worker.runner.outputs.parts import (
     MadePart,
     PartStatistics,
     PartWriter,
+    drop_damaged,
+    remove_errors,
     remove_temporaries,
     whole_part,
 )
 from batchwright_worker.runner.outputs.records import BlockResults
-from batchwright_worker.runner.steps.plan import make_plan
+from batchwright_worker.runner.steps.plan import make_plan, prepare_output
 from batchwright_worker.runner.storage.locations import Location, locate
 from tests.runner.bench import Bench, cpu
 
@@ -184,3 +186,60 @@ def test_two_commits_may_remove_what_killed_runners_left(tmp_path: Path) -> None
             (folder / name).touch()
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(remove_temporaries, (output, output)))
+
+
+def test_two_commits_may_remove_the_same_error_records(tmp_path: Path) -> None:
+    for number in range(50):
+        output = locate(str(tmp_path / str(number)))
+        folder = Path(output.at("_errors"))
+        folder.mkdir(parents=True)
+        for name in "abcdef":
+            (folder / f"part-{name}").touch()
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(remove_errors, (output, output)))
+        assert not list(folder.iterdir())
+
+
+def test_two_plans_may_try_the_output_at_once(tmp_path: Path) -> None:
+    output = locate(str(tmp_path / "out"))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(prepare_output, [output] * 400))
+    assert not list(Path(output.at("_batchwright")).iterdir())
+
+
+def test_a_part_that_another_runner_has_made_meanwhile_is_not_dropped(tmp_path: Path) -> None:
+    output = locate(tmp_path.as_uri())
+    assert whole_part(output, "part-00007.jsonl", PLAN) is None
+    made = write_part(output)
+    drop_damaged(output, "part-00007.jsonl", PLAN)
+    assert whole_part(output, "part-00007.jsonl", PLAN) == made
+    drop_damaged(output, "part-00007.jsonl", "of another plan")
+    assert not Path(output.at("part-00007.jsonl")).exists()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_a_runner_whose_temporaries_a_commit_removed_sees_the_part_of_the_first(
+    bench: MakeBench, failing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench(cpu("a", "sample_functions:unlucky", number=13 if failing else -1))
+    job.write_records([{"v": number} for number in range(20)])
+    make_plan(job.job())
+    opened = PartWriter.__enter__
+
+    def other_run() -> None:
+        asyncio.run(job.run_shard(0))
+        remove_temporaries(job.job().output())
+
+    def opens_late(writer: PartWriter) -> PartWriter:
+        """The first look has found no part; another run comes and goes while this one makes its own."""
+        monkeypatch.setattr(PartWriter, "__enter__", opened)
+        made = opened(writer)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(other_run).result()
+        return made
+
+    monkeypatch.setattr(PartWriter, "__enter__", opens_late)
+    assert (await job.run_shard(0)).done
+    assert PartWriter.__enter__ is opened
+    assert len(job.parts()) == 1
+    await job.commit()

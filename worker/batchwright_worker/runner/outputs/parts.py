@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import secrets
 import tempfile
@@ -214,16 +215,17 @@ def parts_made(output: Location) -> set[str]:
     return {name.rsplit(".", 2)[0] for name in names if name.startswith("part-")}
 
 
-def drop_damaged(output: Location, name: str) -> None:
-    """Remove a part that is not whole (cut off or changed by others), so that it can be made again. Raises
-    StepFailed(OutputInUse) for a file of this name that no runner of ours has made."""
+def drop_damaged(output: Location, name: str, plan: str) -> None:
+    """Remove a part that is not whole (cut off or changed by others) or of another plan, so that it can be made again.
+    Raises StepFailed(OutputInUse) for a file of this name that no runner of ours has made."""
     with output_errors(output):
         if not output.exists(name):
             return
         if name not in parts_made(output):
             message = f"{output.uri}/{name} is in the way and was not made by this job: move it somewhere else"
             raise StepFailed("OutputInUse", message)
-        output.fs.rm_file(output.at(name))
+        if whole_part(output, name, plan) is None:  # it was not there a moment ago: another runner may have made it
+            remove(output, name)
 
 
 def remove_errors(output: Location, kept: Collection[str] = ()) -> None:
@@ -235,7 +237,7 @@ def remove_errors(output: Location, kept: Collection[str] = ()) -> None:
     for path in paths:
         name = str(path).rpartition("/")[2]
         if name.startswith("part-") and f"{ERRORS_DIR}/{name}" not in kept:
-            output.fs.rm_file(path)
+            remove(output, f"{ERRORS_DIR}/{name}")
 
 
 def replace_part(output: Location, part: PartStatistics, temporary: Path, schema: Any) -> PartStatistics:
@@ -259,9 +261,14 @@ def temporary_path(output: Location, name: str) -> Path:
 
 
 def remove_temporaries(output: Location) -> None:
-    """Remove what killed runners left; only when no runner of this job runs any more."""
-    if output.local:
+    """Remove what killed runners left, when every part stands: a runner that still makes one finds that it does."""
+    if not output.local:
+        return
+    try:
         remove(output, TEMPORARY_DIR)
+    except StepFailed as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENOTEMPTY:
+            raise  # such a runner has put a file there in between
 
 
 def _digest_of_part(output: Location, name: str) -> str | None:

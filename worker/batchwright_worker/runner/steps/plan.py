@@ -17,7 +17,7 @@ from batchwright_worker.runner.outputs.occupation import clear, foreign, own_par
 from batchwright_worker.runner.steps import shards
 from batchwright_worker.runner.steps.selection import first_items, sampled
 from batchwright_worker.runner.steps.shard import REPLACE, check_meaning
-from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
+from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors, remove
 from batchwright_worker.runner.storage.plan_file import (
     PLAN_NAME,
     PlanFile,
@@ -84,7 +84,7 @@ def prepare_output(output: Location) -> None:
             output.fs.makedirs(output.at(WORK_DIR), exist_ok=True)
         probe = output.at(f"{WORK_DIR}/.probe")
         output.fs.pipe_file(probe, b"writable")
-        output.fs.rm_file(probe)
+    remove(output, f"{WORK_DIR}/.probe")
 
 
 def _replaces(job: Job, earlier: PlanFile, output: Location) -> bool:

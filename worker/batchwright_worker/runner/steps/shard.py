@@ -189,7 +189,21 @@ async def do_shard(
     known = await asyncio.to_thread(whole_part, step.output, step.part, step.plan)
     if known is not None:
         return known
-    drop_damaged(step.output, step.part)
+    drop_damaged(step.output, step.part, step.plan)
+    try:
+        made = await _make_part(step, engines, progress, limit, on_read)
+    except StepFailed as error:
+        if error.permanent or error.reason != "OutputNotWritable":
+            raise
+        # another run of this job made the part, ended, and removed the temporary files, ours among them
+        return _winner(step, error)
+    return made or _winner(step)
+
+
+async def _make_part(
+    step: ShardStep, engines: TaskEngines, progress: ShardProgress, limit: FailureLimit, on_read: Callable[[], None]
+) -> PartStatistics | None:
+    """None: another runner was first."""
     pool = engines.pool
     window = Window(
         budget_bytes=step.budget_bytes, first_items=2 * max(1, pool.size) + 2, need_bytes=engines.pace.need_bytes
@@ -202,8 +216,7 @@ async def do_shard(
         finally:
             pool.on_broken.remove(run.fail)
         await engines.confirm_models()
-        made = await asyncio.to_thread(writer.finish, _statistics(progress, step.plan))
-    return made or _winner(step)
+        return await asyncio.to_thread(writer.finish, _statistics(progress, step.plan))
 
 
 def _items(step: ShardStep) -> Iterator[Item]:
@@ -225,10 +238,12 @@ def _statistics(progress: ShardProgress, plan: str) -> Callable[[MadePart], Part
     return make
 
 
-def _winner(step: ShardStep) -> PartStatistics:
-    """Another runner of this index was first: its part stands."""
+def _winner(step: ShardStep, failure: StepFailed | None = None) -> PartStatistics:
+    """Another runner of this index was first: its part stands. Raises the failure if it does not."""
     known = whole_part(step.output, step.part, step.plan)
     if known is None:
+        if failure is not None:
+            raise failure
         message = f"{step.output.uri}/{step.part} was replaced by something else: remove it, the shard is repeated"
         raise StepFailed("PartDamaged", message, permanent=False)
     return known

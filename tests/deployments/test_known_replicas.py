@@ -58,7 +58,10 @@ def test_remembered_replicas_are_as_read_anew(changes: list[tuple[Raw, SidecarSt
         there[name] = (there[name][0] if said is not None and name in there else raw, said)
         timeouts = PendingTimeouts(now=now, no_fit_s=30.0)
         for _ in range(2):
-            assert known.of(there.values(), timeouts) == tuple(replica(*each, timeouts) for each in there.values())
+            before, kept = known, known.replicas
+            known = known.after(there.values(), timeouts)
+            assert known.replicas == tuple(replica(*each, timeouts) for each in there.values())
+            assert before.replicas == kept, "what an earlier pass read is a value"
 
 
 def test_a_pod_that_did_not_change_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +75,9 @@ def test_a_pod_that_did_not_change_is_read_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(known_replicas, "replica", reading)
     known, pods = KnownReplicas(), [pod(name, age_s=5.0, phase="Ready") for name in "abc"]
     for number in range(5):
-        found = known.of([(raw, state(revision=number)) for raw in pods], PendingTimeouts(now=NOW + number, no_fit_s=3))
-        assert [each.state.revision for each in found if each.state] == [number] * 3
-    known.of([(pod("b", age_s=4.0, phase="Ready"), None)], PendingTimeouts(now=NOW + 9, no_fit_s=3))
+        timeouts = PendingTimeouts(now=NOW + number, no_fit_s=3)
+        known = known.after([(raw, state(revision=number)) for raw in pods], timeouts)
+        assert [each.state.revision for each in known.replicas if each.state] == [number] * 3
+    known = known.after([(pod("b", age_s=4.0, phase="Ready"), None)], PendingTimeouts(now=NOW + 9, no_fit_s=3))
+    assert [each.name for each in known.replicas] == ["b"], "those that are gone are forgotten"
     assert read == ["a", "b", "c", "b"]

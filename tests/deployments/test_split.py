@@ -91,7 +91,7 @@ def planned(replicas: int, profiles: tuple[Raw, ...], count: int = 1) -> dict[st
     runtimes = [{"accelerator": "cpu"}, {"accelerator": EMULATED, "count": count}]
     raw = deployment(models=[both], runtimes=runtimes, replicas=replicas)
     observed = ObservedDeployment(raw=raw, settings=Settings(), token="t", profiles=Profiles(profiles))
-    return plan_replicas(facts_of(observed, parse(raw), 0.0), 0.0, 30.0).replicas
+    return plan_replicas(facts_of(observed.read(0.0), parse(raw)), 0.0, 30.0).replicas
 
 
 @pytest.mark.parametrize(

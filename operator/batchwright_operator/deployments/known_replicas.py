@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from batchwright_operator.deployments.replicas import PendingTimeouts, Replica, has_failed_models, replica
@@ -24,22 +24,25 @@ class _Read:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
 class KnownReplicas:
     """Gives what `replicas.replica` gives. Objects of the cache are never mutated: the same one is the same version."""
 
-    def __init__(self) -> None:
-        self._read: dict[str, _Read] = {}
+    _read: Mapping[str, _Read] = field(default_factory=dict)
+    """By the uid of its pod, in the order that the pods were given in."""
 
-    def of(self, pods: Iterable[tuple[Raw, SidecarState | None]], timeouts: PendingTimeouts) -> tuple[Replica, ...]:
-        """The replicas of these pods, in their order. Those of all others are forgotten."""
-        before, self._read = self._read, {}
-        found = []
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """In the order of their pods."""
+        return tuple(each.replica for each in self._read.values())
+
+    def after(self, pods: Iterable[tuple[Raw, SidecarState | None]], timeouts: PendingTimeouts) -> KnownReplicas:
+        """The replicas of these pods as they are now; what was read of others is left out."""
+        found = {}
         for pod, state in pods:
             uid = pod["metadata"]["uid"]
-            read = _read(pod, state, timeouts, before.get(uid))
-            self._read[uid] = read
-            found.append(read.replica)
-        return tuple(found)
+            found[uid] = _read(pod, state, timeouts, self._read.get(uid))
+        return KnownReplicas(found)
 
 
 def _read(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts, before: _Read | None) -> _Read:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchwright_operator.api.eligible_kinds import EligibleKinds, eligible_kinds
 from batchwright_operator.api.model_deployment import ModelDeployment
@@ -41,21 +41,25 @@ class ObservedDeployment:
     pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
     """Each with the newest state of its sidecar (None: not reported yet)."""
     known_replicas: KnownReplicas = field(default_factory=KnownReplicas)
-    """What was read of them in earlier passes."""
+    """What an earlier pass read of them; `read` has what they are now."""
     profiles: Profiles = field(default_factory=Profiles)
     taken: Mapping[str, int] = field(default_factory=dict)
     """As in DeploymentFacts."""
     claims: frozenset[str] = frozenset()
     rejection: Rejection | None = None
 
+    def read(self, now: float) -> ObservedDeployment:
+        """The same with its pods read as of now."""
+        timeouts = PendingTimeouts(now=now, no_fit_s=self.settings.unfit_seconds)
+        return replace(self, known_replicas=self.known_replicas.after(self.pods, timeouts))
 
-def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: float) -> DeploymentFacts:
-    """What the raw objects mean."""
+
+def facts_of(observed: ObservedDeployment, deployment: ModelDeployment) -> DeploymentFacts:
+    """What the raw objects mean; `observed` was read."""
     kinds = eligible_kinds(deployment, observed.settings)
     old_name = old_headless_name(deployment.name)
     if old_name == headless_name(deployment.name):  # a long one, which was cut and so had a digest
         old_name = ""
-    timeouts = PendingTimeouts(now=now, no_fit_s=observed.settings.unfit_seconds)
     return DeploymentFacts(
         deployment=deployment,
         kinds=kinds,
@@ -67,7 +71,7 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment, now: flo
         policies=observed.policies,
         old_headless=tuple(each for each in observed.services if each["metadata"]["name"] == old_name),
         has_namesake=observed.has_namesake,
-        replicas=observed.known_replicas.of(observed.pods, timeouts),
+        replicas=observed.known_replicas.replicas,
         profiles=observed.profiles,
         taken=observed.taken,
         missing_claims=tuple(sorted(_named_claims(deployment, kinds) - observed.claims)),

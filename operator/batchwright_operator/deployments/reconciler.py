@@ -44,7 +44,7 @@ from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.pods.problems import VOLUMES_S
 from batchwright_operator.reconcile.decisions import Decision, Key, StatusWrite
 from batchwright_operator.reconcile.interfaces import Changes, StoreView, Watch
-from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER, label_keys, no_keys, own_keys
+from batchwright_operator.reconcile.keys import MODEL_DEPLOYMENT_RECONCILER, key_of, label_keys, no_keys, own_keys
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.settings import Settings
 from batchwright_operator.status.invalid_spec import invalid_spec
@@ -124,7 +124,7 @@ class ModelDeploymentReconciler:
             services=tuple(store.owned(SERVICE, uid)),
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),
-            known_replicas=self._replicas.setdefault(key, KnownReplicas()),
+            known_replicas=self._replicas.get(key, KnownReplicas()),
             profiles=self._profiles_of(store),
             taken=_taken(raw, store),
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
@@ -155,8 +155,10 @@ class ModelDeploymentReconciler:
             yield pod, received.state if received else None
 
     def decide(self, observed: ObservedDeployment, now: float) -> Decision:
-        """Pure."""
-        return decide(observed, now)
+        """See `decide_on`; what was read of the pods is kept for the next pass."""
+        read = observed.read(now)
+        self._replicas[key_of(self.name, observed.raw)] = read.known_replicas
+        return decide_on(read, now)
 
 
 def _of(uid: str, pods: Iterable[Raw], chains: OwnerChains) -> Iterator[Raw]:
@@ -192,12 +194,18 @@ def _namesake_keys(raw: Raw) -> Iterator[Key]:
 
 
 def decide(observed: ObservedDeployment, now: float) -> Decision:
-    """All actions, the status if it is worth a write, and the events that go with that write."""
+    """See `decide_on`."""
+    return decide_on(observed.read(now), now)
+
+
+def decide_on(observed: ObservedDeployment, now: float) -> Decision:
+    """All actions, the status if it is worth a write, and the events that go with that write; pure. `observed` was
+    read."""
     try:
         deployment = parse(observed.raw)
     except InvalidSpec as error:
         return invalid_spec(MODEL_DEPLOYMENT, observed.raw, error, conditions=INVALID, now=now)
-    facts = facts_of(observed, deployment, now)
+    facts = facts_of(observed, deployment)
     settings = observed.settings
     wanted = desired(facts, settings, now)
     rolled = rollout(wanted.deployments, facts.deployments)

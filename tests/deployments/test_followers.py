@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from batchwright_operator.deployments.follower import NOTIFY_S, SidecarFollower, sidecar_targets
+from batchwright_operator.deployments.live_configuration import LiveTexts
 from batchwright_operator.jobs.follower import RunnerFollower
 from batchwright_operator.kube.objects import CONFIG_MAP, DEPLOYMENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.pods import configuration_sender
@@ -321,6 +322,22 @@ async def test_nothing_is_sent_where_nothing_is_to_be_taken_over(said: SidecarSt
         await until(lambda: bool(live.sidecars))
         await asyncio.sleep(2 * SCAN_S)
         assert peer.sent == []
+
+
+def test_texts_that_no_pod_mounts_any_more_are_forgotten() -> None:
+    api, texts = TinyApi(), LiveTexts()
+    for number in range(3):
+        raw = config_map(f"text {number}")
+        api.put(CONFIG_MAP, {**raw, "metadata": {**raw["metadata"], "name": f"ocr-config-{number}"}})
+    for number in range(3):
+        texts.look_anew()
+        first, again = (texts.of(api, KEY, f"ocr-config-{number}") for _ in range(2))
+        assert first is not None
+        assert first is again
+        assert len(texts) <= 2, "of this look and the one before"
+    texts.look_anew()
+    texts.look_anew()
+    assert len(texts) == 0
 
 
 def said(shard: int, revision: int = 1, **parts: Any) -> RunnerState:

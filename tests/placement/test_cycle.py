@@ -18,7 +18,7 @@ from batchwright_operator.kube.objects import (
     Raw,
     Resource,
 )
-from batchwright_operator.placement import candidate_pool, pools, scoreboard
+from batchwright_operator.placement import candidate_pool, node_changes, pools, scoreboard
 from batchwright_operator.placement.cycle import TOLD_AGAIN_S
 from batchwright_operator.placement.reconciler import KEY, PlacementReconciler
 from batchwright_operator.placement.scoring import Candidate, Score, ScoreContext, score
@@ -178,6 +178,26 @@ def test_what_changed_between_cycles_is_seen_in_a_pool_that_is_kept() -> None:
     cluster.store.not_found(POD, "user", "a")
     cluster.put(NODE, node("n1", ready=False))
     assert placed(cluster.decide().actions) == {"c": "n0"}
+
+
+def test_nodes_and_deployments_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_changes, "GONE_MAX", 5)
+    cluster = Cluster(nodes=1)
+    state = cluster.reconciler._state
+    for number in range(20):
+        cluster.put(NODE, node(f"spot-{number}", cpu="9"))
+        cluster.put(ACCELERATOR_PROFILE, profile(f"spot-{number}"))
+        cluster.deploy(f"d{number}")
+        cluster.wait(f"p{number}", owner=f"d{number}", cpu="5")
+        decision = cluster.decide()
+        assert placed(decision.actions) == {f"p{number}": f"spot-{number}"}, "none of those that are gone"
+        cluster.apply(decision.actions)
+        cluster.store.not_found(POD, "user", f"p{number}")
+        cluster.store.not_found(MODEL_DEPLOYMENT, "user", f"d{number}")
+        cluster.store.not_found(NODE, "", f"spot-{number}")
+    cluster.decide()
+    assert len(state.changes) <= 2 * 1 + 5
+    assert len(state._deployments) == 0
 
 
 def test_pods_of_others_count_as_they_come_and_go() -> None:

@@ -100,15 +100,21 @@ def test_fields_of_others_are_not_in_the_owned_part(body: Any, more: Any) -> Non
 def test_a_status_that_the_server_reshapes_is_written_once() -> None:
     written = WrittenStatuses()
     wanted = {"replicas": 1, "note": None}
-    before = {"metadata": {"uid": "u"}, "status": {"observedGeneration": -1}}
-    after = {"metadata": {"uid": "u"}, "status": {"replicas": 1, "observedGeneration": -1}}
-    assert not written.is_settled(before, wanted)
-    written.remember(wanted, after)
-    assert written.is_settled(after, wanted)
-    assert not written.is_settled(before, wanted), "somebody undid it"
-    assert not written.is_settled(after, {"replicas": 2})
+    head = {"name": "x", "namespace": "user", "uid": "u"}
+    before = {"metadata": head, "status": {"observedGeneration": -1}}
+    after = {"metadata": head, "status": {"replicas": 1, "observedGeneration": -1}}
+    assert not written.is_settled(DEPLOYMENT, before, wanted)
+    written.remember(DEPLOYMENT, wanted, after)
+    assert written.is_settled(DEPLOYMENT, after, wanted)
+    assert not written.is_settled(DEPLOYMENT, before, wanted), "somebody undid it"
+    assert not written.is_settled(DEPLOYMENT, after, {"replicas": 2})
+    assert not written.is_settled(DEPLOYMENT, {**after, "metadata": {**head, "uid": "v"}}, wanted), "made anew"
+    written.prune(lambda _, namespace, name: (namespace, name) == ("user", "x"))
+    assert not written.is_settled(DEPLOYMENT, after, wanted), "forgotten"
 
 
 def test_an_equal_status_is_not_written_even_after_a_restart() -> None:
-    stored = {"metadata": {"uid": "u"}, "status": {"replicas": 1, "items": [{"a": 1}]}}
-    assert WrittenStatuses().is_settled(stored, {"items": [{"a": 1, "b": None}], "replicas": 1, "missing": None})
+    stored = {"metadata": {"name": "x", "uid": "u"}, "status": {"replicas": 1, "items": [{"a": 1}]}}
+    assert WrittenStatuses().is_settled(
+        DEPLOYMENT, stored, {"items": [{"a": 1, "b": None}], "replicas": 1, "missing": None}
+    )

@@ -58,6 +58,7 @@ class SidecarFollower:
         return found
 
     def _behind(self, store: StoreView, targets: list[FollowedPod]) -> Iterator[tuple[FollowedPod, ConfigurationText]]:
+        self._texts.look_anew()
         for target in targets:
             received = self._live.sidecars.get(target.uid)
             if received is None or received.state.configuration is None:

@@ -26,20 +26,29 @@ CONFIGURED: Final = "Configured"
 
 @dataclass(slots=True)
 class LiveTexts:
-    """The texts of ConfigMaps that pods take over as they run; each is digested once."""
+    """The texts of ConfigMaps that pods take over as they run; each is digested once. `look_anew` before each look."""
 
     _known: dict[tuple[str, str], tuple[str, ConfigurationText]] = field(default_factory=dict)
+    _before: dict[tuple[str, str], tuple[str, ConfigurationText]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._known.keys() | self._before.keys())
+
+    def look_anew(self) -> None:
+        """A look begins. What the last one did not ask for is forgotten: its pods are gone."""
+        self._before, self._known = self._known, {}
 
     def of(self, store: StoreView, key: Key, name: str) -> ConfigurationText | None:
         """None: there is none (yet) that is ours, or its pods read it but once."""
         raw = store.get(CONFIG_MAP, key.namespace, name)
         if raw is None or raw.get("immutable") or not _is_of(raw, key):
-            self._known.pop((key.namespace, name), None)
             return None
-        version = str(raw["metadata"].get("resourceVersion", ""))
-        known = self._known.get((key.namespace, name))
+        version, at = str(raw["metadata"].get("resourceVersion", "")), (key.namespace, name)
+        known = self._known.get(at) or self._before.get(at)
         if known is None or known[0] != version:
-            known = self._known[key.namespace, name] = version, _text_of(raw)
+            known = version, _text_of(raw)
+        self._known[at] = known
         return known[1]
 
 

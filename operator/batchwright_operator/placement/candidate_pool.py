@@ -57,6 +57,10 @@ class CandidatePool:
         self._ranking = Ranking(self._board.by(self._context))
         yield from self._ranking.filling([each.node.name for each in known], _AT_ONCE)
 
+    def is_usable(self, oldest: float) -> bool:
+        """Was it made since then, and can it still find what changed since it looked?"""
+        return self.made_at >= oldest and self._seen >= self._state.changes.forgotten
+
     def catch_up(self, now: float) -> None:
         """Looks again at the nodes that changed since the last look."""
         # To look may change more: a forecast that has become another one concerns all nodes of its replicas.

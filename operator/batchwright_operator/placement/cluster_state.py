@@ -45,6 +45,8 @@ Place = tuple[str, str]
 AT_ONCE: Final = 200
 """Changes that are looked at without a pause."""
 AIR: Final = 50
+SHAPES_MAX: Final = 5000
+"""Requests that pods of others share; those of an autoscaler are others every hour."""
 RATIO_MOVED: Final = 0.05
 """A forecast that moved by more than this share counts."""
 _NONE: Final[frozenset[str]] = frozenset()
@@ -231,6 +233,7 @@ class ClusterState:
             if number % AIR == 0:
                 yield
                 chains = OwnerChains(self._store)
+        self.changes.forget_gone(self._nodes)
         self._look_at_samples()
         self.usage.update()
         self._refusals.update(self.refused.values(), self.usage.requested, self.nodes)
@@ -273,6 +276,8 @@ class ClusterState:
             known = [place for of, place in self._uids if of == resource]
             for place in self._changed(resource, known):
                 raw = self._store.get(resource, *place)
+                if raw is None and resource == MODEL_DEPLOYMENT:
+                    self._deployments.of(place, None)
                 uid = raw["metadata"]["uid"] if raw is not None else None
                 before = self._uids.pop((resource, place), None)
                 if uid is not None:
@@ -351,6 +356,8 @@ class ClusterState:
 
     def _shared(self, requests: Amounts) -> Amounts:
         """One dict for all pods of others that request the same: most come by the hundred."""
+        if len(self._amounts) > SHAPES_MAX:
+            self._amounts.clear()
         return self._amounts.setdefault(tuple(requests.items()), requests)
 
     def _parsed(self, raw: Raw) -> DeploymentInfo | InvalidSpec:

@@ -34,7 +34,7 @@ class Pools:
         """The pool for a pod that asks for this."""
         at = _signature(state, pod, demand, preferences)
         pool = self._pools.get(at)
-        if pool is None or now - pool.made_at > LASTS_S:
+        if pool is None or not pool.is_usable(now - LASTS_S):
             board = self._board(state, pod, preferences, now)
             pool = self._pools[at] = CandidatePool(state, demand, preferences, board)
         self._pools.move_to_end(at)

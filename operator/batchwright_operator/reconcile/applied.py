@@ -115,23 +115,25 @@ class WrittenStatuses:
     """Memory of statuses: the one that was asked for, and what the server made of it."""
 
     def __init__(self) -> None:
-        self._written: dict[str, tuple[bytes, bytes]] = {}
+        self._written: dict[tuple[Resource, str, str], tuple[str, bytes, bytes]] = {}
 
-    def is_settled(self, regarding: Raw, status: Raw) -> bool:
+    def is_settled(self, resource: Resource, regarding: Raw, status: Raw) -> bool:
         """Whether writing `status` to `regarding` would change nothing."""
         current = without_nulls(regarding.get("status") or {})
         if current == without_nulls(status):
             return True
-        return self._written.get(regarding["metadata"]["uid"]) == (digest(status), digest(current))
+        asked_for = (regarding["metadata"]["uid"], digest(status), digest(current))
+        return self._written.get(_place(resource, regarding)) == asked_for
 
-    def remember(self, status: Raw, response: Raw) -> None:
+    def remember(self, resource: Resource, status: Raw, response: Raw) -> None:
         """Remembers the server's response to a write of `status`."""
         current = without_nulls(response.get("status") or {})
-        self._written[response["metadata"]["uid"]] = (digest(status), digest(current))
+        self._written[_place(resource, response)] = (response["metadata"]["uid"], digest(status), digest(current))
 
-    def forget(self, uid: str) -> None:
-        """Forgets an object that was deleted."""
-        self._written.pop(uid, None)
+    def prune(self, is_deleted: Callable[[Resource, str, str], bool]) -> None:
+        """Forgets the objects that are deleted."""
+        for at in [at for at in self._written if is_deleted(*at)]:
+            del self._written[at]
 
 
 def without_nulls(value: Any) -> Any:

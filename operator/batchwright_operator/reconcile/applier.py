@@ -104,14 +104,13 @@ class Applier:
 
     async def write_status(self, write: StatusWrite, key: Key) -> bool:
         """Writes the status unless that would change nothing; whether it was written. Raises ActionFailed."""
-        if self._statuses.is_settled(write.regarding, write.status):
+        if self._statuses.is_settled(write.resource, write.regarding, write.status):
             return False
         metadata = write.regarding["metadata"]
         place = (write.resource, metadata.get("namespace", ""), metadata["name"])
         try:
             response = await self._client.apply_status(write.resource, write.regarding, write.status)
         except NotFound:
-            self._statuses.forget(metadata["uid"])
             self._store.not_found(*place, metadata["uid"])
             return False
         except ApiError as error:
@@ -119,17 +118,20 @@ class Applier:
                 await self._refresh(*place)
             raise ActionFailed(f"status of {_name(write.resource, metadata['name'])}", error) from error
         self._count("status", write.resource)
-        self._statuses.remember(write.status, response)
+        self._statuses.remember(write.resource, write.status, response)
         # The pass that wrote this status must not be followed by another one because of it.
         self._store.written(write.resource, response, skip=key)
         return True
 
     def prune(self) -> None:
-        """Forgets what was applied to objects that are deleted."""
+        """Forgets what was written to objects that are deleted."""
         watched = self._watched()
-        self._children.prune(
-            lambda resource, namespace, name: resource in watched and self._store.get(resource, namespace, name) is None
-        )
+
+        def is_deleted(resource: Resource, namespace: str, name: str) -> bool:
+            return resource in watched and self._store.get(resource, namespace, name) is None
+
+        self._children.prune(is_deleted)
+        self._statuses.prune(is_deleted)
 
     def on_leadership_gained(self) -> None:
         """Forgets what was applied to objects without a watch: another leader may have changed them meanwhile."""

@@ -37,6 +37,10 @@ class ParsedOnDemand(Generic[T]):
         self._read = read
         self._known: dict[tuple[str, str], tuple[object, T]] = {}
 
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._known)
+
     def of(self, place: tuple[str, str], raw: Raw | None) -> T | None:
         """The value of this object; None without one."""
         if raw is None:

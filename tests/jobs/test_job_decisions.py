@@ -670,11 +670,14 @@ def test_an_upgrade_in_the_middle_of_a_job_leaves_its_later_steps_their_image() 
     world.planned()
     run = world.child("run")
     assert run is not None
+    # A webhook put a container before ours.
+    run["spec"]["template"]["spec"]["containers"].insert(0, {"name": "proxy", "image": "proxy:1"})
     world.reconciler = InferenceJobReconciler(Settings(worker_image="worker:2"), world.live)
     world.committed()
     commit = world.child("commit")
     assert commit is not None
     children = [each for each in (world.child("plan"), run, commit) if each is not None]
-    images = [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in children]
+    containers = [each["spec"]["template"]["spec"]["containers"] for each in children]
+    images = [each["image"] for of_one in containers for each in of_one if each["name"] == "runner"]
     assert len(images) == 3
     assert set(images) == {Settings().worker_image}

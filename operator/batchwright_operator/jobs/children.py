@@ -155,7 +155,7 @@ def network_policy(job: InferenceJob, operator_namespace: str) -> Raw:
     return child(NETWORK_POLICY, job.raw, policy_name(job), job_labels(job), spec=spec)
 
 
-def step_job(
+def step_job(  # noqa: PLR0913 - a Job is made of all of them
     job: InferenceJob,
     step: Step,
     *,
@@ -163,13 +163,15 @@ def step_job(
     shards: int,
     certificates: Certificates,
     settings: Settings,
+    image: str | None = None,
 ) -> Raw:
-    """A child Job: one pod for plan and commit, one per shard for run, which alone calls models."""
+    """A child Job: one pod for plan and commit, one per shard for run, which alone calls models. `image`: to run, where
+    it is given already."""
     certificates = certificates if step == "run" else {}
     labels = job_labels(job) | {LABEL_STEP: step}
     spec: Raw = {
         "suspend": desired.suspend,
-        "template": _template(job, step, labels, certificates, settings),
+        "template": _template(job, labels, certificates, _runner(job, step, certificates, settings, image)),
         "podFailurePolicy": {"rules": _failure_rules("FailIndex" if step == "run" else "FailJob")},
         **_size(job, step, desired, shards),
     }
@@ -205,9 +207,7 @@ def _failure_rules(action: str) -> list[Raw]:
     ]
 
 
-def _template(
-    job: InferenceJob, step: Step, labels: Mapping[str, str], certificates: Certificates, settings: Settings
-) -> Raw:
+def _template(job: InferenceJob, labels: Mapping[str, str], certificates: Certificates, runner: Raw) -> Raw:
     options = job.spec.runner.pod
     metadata: Raw = {"labels": {**options.labels, **labels}}
     if options.annotations:
@@ -216,7 +216,7 @@ def _template(
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         **pod_options(options),
-        "containers": [_runner(job, step, certificates, settings)],
+        "containers": [runner],
         "volumes": [*_volumes(job, certificates), *plain(options.volumes)],
     }
     if options.node_selector:
@@ -226,7 +226,7 @@ def _template(
     return {"metadata": metadata, "spec": body}
 
 
-def _runner(job: InferenceJob, step: Step, certificates: Certificates, settings: Settings) -> Raw:
+def _runner(job: InferenceJob, step: Step, certificates: Certificates, settings: Settings, image: str | None) -> Raw:
     runner = job.spec.runner
     resources = settings.runner_resources.as_dict()
     if runner.resources is not None:
@@ -234,7 +234,7 @@ def _runner(job: InferenceJob, step: Step, certificates: Certificates, settings:
         resources = {name: values for name, values in given.items() if values}
     return container(
         RUNNER,
-        runner.image or settings.worker_image,
+        (runner.image or settings.worker_image) if image is None else image,
         settings,
         command=[PROGRAM, "runner", step],
         env=merged_env(plain(runner.env), identity_env(), fetch_env(settings)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batchwright_operator.api.inference_job import InferenceJob
-from batchwright_operator.jobs.children import Certificate, Step
+from batchwright_operator.jobs.children import RUNNER, Certificate, Step
 from batchwright_operator.jobs.runner_pods import RunPod
 from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.metadata import controller_of
@@ -152,6 +152,15 @@ class JobFacts:
             return self.run.completions
         total = (self.old.get("shards") or {}).get("total")
         return int(total) if total else None
+
+    @property
+    def image(self) -> str | None:
+        """That the runner of the first step was made with; None: there is no step yet."""
+        for child in self.children().values():
+            for each in child.raw["spec"]["template"]["spec"]["containers"]:
+                if each["name"] == RUNNER:  # a webhook may have put others beside it
+                    return str(each["image"])
+        return None
 
     def children(self) -> dict[Step, ChildJob]:
         """The child Jobs that exist, in the order in which they run."""

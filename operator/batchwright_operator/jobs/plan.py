@@ -58,20 +58,11 @@ def actions(facts: JobFacts, phase: JobPhase, settings: Settings, *, token: str,
             shards=facts.shards or 1,
             certificates=facts.certificates,
             settings=settings,
+            # Also if the operator has been upgraded since: another version may write plans and parts in another way.
+            image=facts.image,
         )
-        wanted.append(Create(resource=JOB, body=_by_one_image(facts, body)))
+        wanted.append(Create(resource=JOB, body=body))
     return tuple(wanted)
-
-
-def _by_one_image(facts: JobFacts, body: Raw) -> Raw:
-    """All steps run the image of the first one, also if the operator has been upgraded since: another version may write
-    plans and parts in another way."""
-    earlier = next(iter(facts.children().values()), None)
-    if earlier is not None:
-        [first] = earlier.raw["spec"]["template"]["spec"]["containers"]
-        [container] = body["spec"]["template"]["spec"]["containers"]
-        container["image"] = first["image"]
-    return body
 
 
 def _of_old_names(facts: JobFacts, token: str) -> Iterator[Action]:

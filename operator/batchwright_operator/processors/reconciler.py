@@ -13,7 +13,7 @@ from batchwright_operator.pods.owner_chain import OwnerChains, chain_watches
 from batchwright_operator.processors import plan
 from batchwright_operator.processors.benchmark_jobs import ANNOTATION_CLASS
 from batchwright_operator.processors.benchmark_outcome import is_finished
-from batchwright_operator.processors.plan import ObservedNode
+from batchwright_operator.processors.node_pass import ObservedNode
 from batchwright_operator.processors.processor import Processor, kinds_on, processors_of
 from batchwright_operator.processors.start import NodeUse
 from batchwright_operator.reconcile.decisions import Create, Decision, Key

@@ -25,6 +25,8 @@ from batchwright_operator.kube.responses import Decode, WatchEvent, error_from, 
 
 FIELD_MANAGER: Final = "batchwright-operator"
 CONNECTIONS: Final = 32
+DECODED_AT_ONCE: Final = 100
+"""Objects of a list: a page of 500 pods takes 30 ms, in which nobody else has a turn."""
 _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 _JSON = "application/json"
@@ -145,14 +147,15 @@ class ApiClient:
         whole: bool = False,
         decode: Decode | None = None,
     ) -> AsyncIterator[Listing]:
-        """The pages of a list, all as of one version. Raises Gone when a continue token has expired: then ask for it
+        """A list in parts, all as of one version. Raises Gone when a continue token has expired: then ask for it
         `whole`. `decode` makes an object of its JSON, so that what nobody needs never is one."""
         accept = _METADATA_LIST if metadata_only else _JSON
         params = _selectors(label_selector, field_selector) | ({} if whole else {"limit": str(self._page_size)})
         call = _Call(method="GET", path=path_of(resource, namespace), accept=accept, timeout=_LIST_TIMEOUT, verb="list")
         while True:
-            page = page_from(await self._bytes(replace(call, params=params)), decode)
-            yield Listing(items=page.items, version=page.version)
+            page = page_from(await self._bytes(replace(call, params=params)))
+            for items in page.parts(decode, DECODED_AT_ONCE):
+                yield Listing(items=items, version=page.version)
             if not page.token:
                 return
             params = params | {"continue": page.token}

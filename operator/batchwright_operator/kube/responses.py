@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -91,16 +91,23 @@ _OF_THE_WATCH: Final = ("ERROR", "BOOKMARK")
 class Page:
     """A part of a list; `token` asks for the next one, empty: it is the last."""
 
-    items: list[Raw]
+    items: Sequence[msgspec.Raw]
     version: int
     token: str
 
+    def parts(self, decode: Decode | None, at_once: int) -> Iterator[list[Raw]]:
+        """Its objects, so many at a time, decoded when they are asked for; at least one part. Raises Unavailable."""
+        for first in range(0, len(self.items) or 1, at_once):
+            try:
+                yield [(decode or msgspec.json.decode)(each) for each in self.items[first : first + at_once]]
+            except msgspec.MsgspecError as error:
+                raise Unavailable(f"a list is broken: {error}") from error
 
-def page_from(body: bytes, decode: Decode | None = None) -> Page:
+
+def page_from(body: bytes) -> Page:
     """One page of a list. Raises Unavailable for anything else."""
     try:
         page = _PAGE.decode(body)
-        items = [(decode or msgspec.json.decode)(each) for each in page.items or ()]
     except msgspec.MsgspecError as error:
         raise Unavailable(f"a list is broken: {error}") from error
-    return Page(items=items, version=int(page.metadata.resource_version or 0), token=page.metadata.token)
+    return Page(items=page.items or (), version=int(page.metadata.resource_version or 0), token=page.metadata.token)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from random import Random
 
 from batchwright_operator.errors import ApiError, Gone
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 5.0
-ENTERED_AT_ONCE = 100
-"""Objects of a list that enter the cache before anybody else has a turn."""
+SLICE_S = 0.005
+"""Events that came together enter the cache for so long before anybody else has a turn."""
 
 
 class Informer:
@@ -96,9 +97,8 @@ class Informer:
         replacement = None
         async for page in pages:
             replacement = replacement or self._store.replacement(list_watch, page.version)
-            for first in range(0, len(page.items), ENTERED_AT_ONCE):
-                replacement.add(page.items[first : first + ENTERED_AT_ONCE])
-                await asyncio.sleep(0)
+            replacement.add(page.items)
+            await asyncio.sleep(0)
         assert replacement is not None, "an empty list is a page too"
         replacement.finish()
 
@@ -114,6 +114,7 @@ class Informer:
             stale_s=self._stale_s,
             decode=self._decode,
         )
+        pause_at = time.monotonic() + SLICE_S
         async for event in stream:
             self._failures = 0
             if event.type == "BOOKMARK":
@@ -122,6 +123,10 @@ class Informer:
                 self._store.deleted(list_watch, event.object)
             else:
                 self._store.changed(list_watch, event.object)
+            # What the socket has at once are some dozens of pods, and the stream waits for nothing between them.
+            if time.monotonic() >= pause_at:
+                await asyncio.sleep(0)
+                pause_at = time.monotonic() + SLICE_S
 
     async def _pause(self, error: ApiError | None = None) -> None:
         self._failures += 1

@@ -136,6 +136,7 @@ def templates() -> Iterator[tuple[str, str]]:
     for name, exchanges in EXCHANGES.items():
         yield f"templates/{name}", _template(name, exchanges)
     yield "templates/rbac-namespaced.yaml", _in_some_namespaces()
+    yield "templates/rbac-resource-slices.yaml", _resource_slices()
     yield "values.schema.json", json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
     yield "Chart.yaml", _chart()
 
@@ -180,6 +181,16 @@ def _in_some_namespaces() -> str:
     every = f"{{{{- range .Values.settings.watchNamespaces }}}}\n---\n{tenant.rstrip()}\n{{{{- end }}}}\n"
     body = _PART_OF.sub(_LABELS, system.rstrip() + "\n" + every)
     return HEADER % "manifests/overlays/namespaced" + _guarded(body, ".Values.settings.watchNamespaces")
+
+
+def _resource_slices() -> str:
+    """components/resource-slices: a right that only a setting needs."""
+    text = (ROOT / "manifests/components/resource-slices/rbac.yaml").read_text()
+    for before, after in EVERYWHERE:
+        text = text.replace(before, after)
+    return HEADER % "manifests/components/resource-slices/rbac.yaml" + _guarded(
+        _PART_OF.sub(_LABELS, text), ".Values.settings.publishResourceSlices"
+    )
 
 
 def _chart() -> str:

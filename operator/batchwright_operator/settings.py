@@ -117,6 +117,9 @@ class Settings(_Section, kw_only=True, frozen=True):
     """A benchmark that does not run after so long (its image is still being pulled) is given up likewise."""
     benchmark_retry_seconds: float = 60.0
     """The first wait after a failed benchmark; each further one is twice as long, up to 6 hours."""
+    publish_resource_slices: bool = False
+    """Publish what was measured as a ResourceSlice per node too, for readers of those (Kubernetes 1.34 and newer; it
+    takes rights of its own, see docs/accelerators.md). Off, as nothing of ours reads them."""
     image_architectures: list[str] = []
     """Architectures that the worker image is built for, e.g. [amd64, arm64]; empty: that of the operator's node."""
 

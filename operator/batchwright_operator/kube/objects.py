@@ -55,6 +55,10 @@ RESOURCE_CLAIM_TEMPLATE = Resource(
     group="resource.k8s.io", version="v1", kind="ResourceClaimTemplate", plural="resourceclaimtemplates"
 )
 """Not every cluster serves it: never watched."""
+RESOURCE_SLICE = Resource(
+    group="resource.k8s.io", version="v1", kind="ResourceSlice", plural="resourceslices", namespaced=False
+)
+"""Likewise; and those of drivers are theirs, and large."""
 CORE_EVENT = _core("Event", "events")
 """Events as the core API has them: only there may a watch select by reason."""
 LEASE = Resource(group="coordination.k8s.io", version="v1", kind="Lease", plural="leases")

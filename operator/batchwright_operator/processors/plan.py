@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, Raw
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, RESOURCE_SLICE, Raw
 from batchwright_operator.processors import benchmark_jobs, status
 from batchwright_operator.processors.benchmark_outcome import is_finished
 from batchwright_operator.processors.benchmarks import measure
@@ -22,6 +22,7 @@ from batchwright_operator.processors.processor import (
     slots_on,
     slots_per_device,
 )
+from batchwright_operator.processors.resource_slice import resource_slice
 from batchwright_operator.processors.spot_checks import watched
 from batchwright_operator.processors.start import kept_away
 from batchwright_operator.reconcile.decisions import Apply, Decision, Delete, StatusWrite
@@ -56,6 +57,9 @@ def decide(observed: ObservedNode, settings: Settings, now: float) -> Decision:
         stale_s=settings.sample_stale_seconds,
         obstacle=_no_pods(turn),
     )
+    if settings.publish_resource_slices and (published := resource_slice(profile, found)) is not None:
+        # The last action: where the cluster does not take it, everything else is done.
+        turn.actions.append(Apply(resource=RESOURCE_SLICE, body=published))
     if (turns_stale_s := status.next_change_s(view)) is not None:
         turn.requeue(turns_stale_s)
     return Decision(

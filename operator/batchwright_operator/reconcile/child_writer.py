@@ -16,6 +16,7 @@ from batchwright_operator.kube.objects import (
     INFERENCE_JOB,
     MODEL_DEPLOYMENT,
     RESOURCE_CLAIM_TEMPLATE,
+    RESOURCE_SLICE,
     SECRET,
     Raw,
     Resource,
@@ -31,7 +32,10 @@ REPAIRS_PER_S: Final = 1 / 60
 """How often one child is brought back to a body that has not changed. Who undoes it again and again (another operator,
 a webhook) would else be answered at the speed of the network: 36 writes a second of one Service were seen."""
 
-OPTIONAL: Final = {RESOURCE_CLAIM_TEMPLATE: "remove deviceClaim from spec.runtimes, or upgrade to Kubernetes 1.34"}
+OPTIONAL: Final = {
+    RESOURCE_CLAIM_TEMPLATE: "remove deviceClaim from spec.runtimes, or upgrade to Kubernetes 1.34",
+    RESOURCE_SLICE: "turn publishResourceSlices off in the operator's settings, or upgrade to Kubernetes 1.34",
+}
 """What not every cluster serves, and what its users are to do there."""
 OWNERS: Final = {each.kind: each for each in (MODEL_DEPLOYMENT, INFERENCE_JOB)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,13 @@ os.environ.setdefault("BATCHWRIGHT_WORKER_IMAGE", "localhost/batchwright-worker:
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)
 settings.register_profile("search", print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("BATCHWRIGHT_HYPOTHESIS", "suite"))
+
+
+def pytest_configure() -> None:
+    """A suite that is terminated ends as one that is interrupted: its fixtures end the servers that they started."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,6 +85,8 @@ spec:
     rebalance: OnSustainedImbalance
   strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 25%}}
   repositoryControl: true
+  tls: {secretRef: {name: ocr-tls}, serverName: ocr.example.org, clientAuth: Required,
+        clientCaSecretRef: {name: clients}, jobsSecretRef: {name: jobs}}
   pod:
     serviceAccountName: models
     imagePullSecrets: [{name: pull}]

@@ -135,6 +135,15 @@ def samples() -> dict[str, Raw]:
         ),
         "own-server": deployment("own-server", runtimes=[server]),
         "tls": deployment("tls", tls={"secretRef": {"name": "tls-certificate"}}),
+        "client-certificates": deployment(
+            "client-certificates",
+            tls={
+                "secretRef": {"name": "certificate"},
+                "clientAuth": "Required",
+                "clientCaSecretRef": {"name": "clients"},
+                "jobsSecretRef": {"name": "jobs"},
+            },
+        ),
     }
 
 

@@ -314,6 +314,7 @@ def test_the_shape_has_no_defaults_and_only_what_pods_are_made_from() -> None:
 RENDERINGS: dict[int, dict[str, str]] = {
     2: {
         "claimed-devices": "01b9d6dab7",
+        "client-certificates": "55394c5e29",
         "cpu-claim": "f41d2b73ab",
         "emulated": "d58bf46d99",
         "fetched": "9ef7aea3d7",

@@ -19,6 +19,14 @@ Found = tuple[set[Field], set[str]]
 LAYERWISE: Final = "worker/batchwright_worker/layerwise/serving/settings.py"
 BY_HAND: Final = {
     "ModelDeployment.spec.tls.serverName": ("operator/batchwright_operator/jobs/facts.py", 'tls.get("serverName")'),
+    "ModelDeployment.spec.tls.jobsSecretRef": (
+        "operator/batchwright_operator/jobs/facts.py",
+        'tls.get("jobsSecretRef")',
+    ),
+    "ModelDeployment.spec.tls.jobsSecretRef.name": (
+        "operator/batchwright_operator/jobs/facts.py",
+        '(tls.get("jobsSecretRef") or {}).get("name")',
+    ),
     "ModelDeployment.spec.layerwise.skipLimit": (LAYERWISE, "skip_limit: int | None"),
     "ModelDeployment.spec.layerwise.memoryBudgetBytes": (LAYERWISE, "memory_budget_bytes: int"),
 }

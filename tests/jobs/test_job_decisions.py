@@ -51,6 +51,31 @@ def test_runners_verify_deployments_that_are_served_by_tls() -> None:
     assert json.loads(config["data"]["job.json"])["tls"]["ocr"]["serverName"] == "ocr.shop.svc"
 
 
+def test_runners_show_a_certificate_where_one_is_asked_for() -> None:
+    world = World(served=False)
+    world.serve(tls={"secretRef": {"name": "ocr-tls"}, "clientAuth": "Required", "jobsSecretRef": {"name": "jobs"}})
+    world.planned()
+    run = world.child("run")
+    assert run is not None
+    pod = run["spec"]["template"]["spec"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "client-tls-ocr"]
+    assert volume["secret"]["secretName"] == "jobs"
+    [place] = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "client-tls-ocr"]
+    [config] = [each for each in world.api.all(CONFIG_MAP) if "job.json" in each["data"]]
+    trusted = json.loads(config["data"]["job.json"])["tls"]["ocr"]
+    pair = [f"{place['mountPath']}/{item['path']}" for item in volume["secret"]["items"]]
+    assert [trusted["certFile"], trusted["keyFile"]] == pair
+
+
+def test_no_runner_starts_without_the_certificate_that_is_asked_for() -> None:
+    world = World(served=False)
+    world.serve(tls={"secretRef": {"name": "ocr-tls"}, "clientAuth": "Required"})
+    world.settle()
+    assert world.status["summary"]["reason"] == "ClientCertificateMissing"
+    assert "spec.tls.jobsSecretRef" in find(world.status["conditions"], "WaitingForModels")["message"]
+    assert world.child("plan") is None
+
+
 def test_from_plan_over_shards_to_commit() -> None:
     world = World()
     world.planned()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import trustme
 from cryptography import x509
 
 from batchwright_worker.protocol.tls import CHECK_S, Certificates, TlsFiles
+from batchwright_worker.protocol.tls_refusals import SILENT_S, Refusals
 from tests.protocol.raw_http import infer_request, read_response
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 
@@ -150,60 +152,117 @@ def ask_on(connection: ssl.SSLSocket, stop: threading.Event, failures: list[Base
 def test_files_that_do_not_fit_leave_the_old_certificate(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificates = Certificates(authority.files())
-    changes: list[ssl.SSLContext] = []
-    certificates.on_change.append(changes.append)
     old, good = certificates.context, (tmp_path / "tls.key").read_bytes()
     authority.renew()
     (tmp_path / "tls.key").write_bytes(good)
     certificates.check()
     (tmp_path / "tls.crt").unlink()
     certificates.check()
-    assert (certificates.context, changes) == (old, [])
+    assert certificates.context is old
     authority.renew()
     certificates.check()
+    new = certificates.context
     certificates.check()
-    assert changes == [certificates.context] != [old]
+    assert certificates.context is new is not old
 
 
 async def test_the_files_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchwright_worker.protocol.tls.CHECK_S", 0.001)
     authority = Authority(tmp_path)
     certificates = Certificates(authority.files())
-    changed = asyncio.Event()
-    certificates.on_change.append(lambda _: changed.set())
+    old = certificates.context
     watching = asyncio.create_task(certificates.watch())
     authority.renew()
-    await asyncio.wait_for(changed.wait(), 20)
+    await asyncio.to_thread(wait_for_another, certificates, old)
     watching.cancel()
 
 
-def test_client_certificates(tmp_path: Path) -> None:
-    """Only clients that the authority has signed are served, over both protocols."""
+def wait_for_another(certificates: Certificates, old: ssl.SSLContext) -> None:
+    end = time.monotonic() + 20
+    while certificates.context is old:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Client:
+    """A client with a certificate by an authority of its own."""
+
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        folder.mkdir()
+        self.own = Authority(folder)
+        self._serving = authority
+
+    def context(self) -> ssl.SSLContext:
+        context = self._serving.client()
+        context.load_cert_chain(self.own.folder / "tls.crt", self.own.folder / "tls.key")
+        return context
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        key, chain = ((self.own.folder / name).read_bytes() for name in ("tls.key", "tls.crt"))
+        return grpc.ssl_channel_credentials(self._serving.root.read_bytes(), key, chain)
+
+    def is_served(self, served: Served) -> tuple[str, bool]:
+        """What HTTP says, and whether gRPC is spoken."""
+        with grpc.secure_channel(f"127.0.0.1:{served.grpc}", self.credentials()) as made:
+            return answered(served, self.context()), reached(made)
+
+
+@pytest.mark.parametrize("front_end", ["own", "uvicorn"])
+def test_client_certificates(tmp_path: Path, capfd: pytest.CaptureFixture[str], front_end: str) -> None:
+    """Only clients that the client CA has signed are served, over both protocols; a new CA counts at once, and what
+    probes ask needs no certificate."""
     authority = Authority(tmp_path)
+    first, second = (Client(tmp_path / name, authority) for name in ("first", "second"))
+    client_ca = tmp_path / "clients.crt"
+    client_ca.write_bytes(first.own.root.read_bytes())
     documents = manifest("mutual", [emulated_model("m", 1)])
-    with serving(tmp_path, documents, *authority.options(), f"--tls-client-ca={authority.root}") as served:
-        stranger, known = authority.client(), authority.client()
-        known.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
-        with connected(served, known) as good:
-            good.sendall(infer_request("m", BITS))
-            assert read_response(good)[0] == 200
-        assert answer_to_a_stranger(served, stranger) == b""
-        chain, key = (tmp_path / "tls.crt").read_bytes(), (tmp_path / "tls.key").read_bytes()
-        pair = {"private_key": key, "certificate_chain": chain}
-        for proof, is_served in (({}, False), (pair, True)):
-            credentials = grpc.ssl_channel_credentials(authority.root.read_bytes(), **proof)
-            with grpc.secure_channel(f"127.0.0.1:{served.grpc}", credentials) as made:
-                assert reached(made) == is_served
+    options = (*authority.options(), f"--tls-client-ca={client_ca}", f"--http-front-end={front_end}")
+    with serving(tmp_path, documents, *options) as served:
+        assert first.is_served(served) == ("200", True)
+        said, by_grpc = second.is_served(served)
+        assert (said != "200", by_grpc) == (True, False)
+        unknown = answered(served, authority.client())
+        if front_end == "own":  # which alone tells the client and the log
+            assert "CERTIFICATE_REQUIRED" in unknown
+            assert "UNKNOWN_CA" in said
+            log = capfd.readouterr().err
+            assert "refused a connection from 127.0.0.1: it showed no certificate" in log
+            assert "refused a connection from 127.0.0.1: its certificate is not accepted" in log
+        (tmp_path / "new.crt").write_bytes(second.own.root.read_bytes())
+        (tmp_path / "new.crt").replace(client_ca)
+        end = time.monotonic() + 10 * CHECK_S
+        while second.is_served(served) != ("200", True):
+            assert time.monotonic() < end
+        said, by_grpc = first.is_served(served)
+        assert (said != "200", by_grpc) == (True, False)
+        with urllib.request.urlopen(f"http://127.0.0.1:{served.control}/v2/health/ready") as probe:
+            assert probe.status == 200
 
 
-def answer_to_a_stranger(served: Served, context: ssl.SSLContext) -> bytes:
-    """TLS 1.3 says no only after the client's side of the handshake is done."""
+def answered(served: Served, context: ssl.SSLContext) -> str:
+    """The status of an infer request, or why there is none: TLS 1.3 says no after the client's side is done."""
     try:
-        with connected(served, context) as stranger:
-            stranger.sendall(infer_request("m", BITS))
-            return stranger.recv(4096)
-    except (ssl.SSLError, ConnectionError):
-        return b""
+        with connected(served, context) as client:
+            client.sendall(infer_request("m", BITS))
+            return str(read_response(client)[0])
+    except (IndexError, OSError) as error:  # it has only gone
+        return str(error)
+
+
+def test_the_log_is_not_filled(caplog: pytest.LogCaptureFixture) -> None:
+    """The same reason again is counted; connections that only end are not told at all."""
+    now = 0.0
+    refusals = Refusals(lambda: now)
+    error = ssl.SSLError(1, "[SSL: PEER_DID_NOT_RETURN_A_CERTIFICATE] peer did not return a certificate")
+    error.reason = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+    for each in (error, error, error, ssl.SSLEOFError(8, "EOF"), ConnectionResetError()):
+        refusals.tell("10.0.0.7", each)
+    now = SILENT_S
+    refusals.tell("10.0.0.8", error)
+    first, second = caplog.messages
+    assert first.startswith("refused a connection from 10.0.0.7: it showed no certificate")
+    assert second.startswith("refused a connection from 10.0.0.8")
+    assert second.endswith("(and 2 more since this was last said)")
 
 
 def reached(made: grpc.Channel) -> bool:

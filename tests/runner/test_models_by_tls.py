@@ -20,6 +20,7 @@ class Secret:
     """A Secret with a certificate for NAME, as it is mounted."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         authority = trustme.CA()
         issued = authority.issue_cert(NAME)
         self.ca, self.cert, self.key = (str(folder / name) for name in ("ca.crt", "tls.crt", "tls.key"))
@@ -48,6 +49,64 @@ async def test_a_job_goes_by_tls_where_its_deployment_does(bench: Callable[..., 
         job.write_records([{"v": value} for value in range(20)])
         await job.run_all()
     assert job.results("m") == [value % 8 for value in range(20)]
+
+
+def trusting(secret: Secret, shown: Secret | None) -> TrustedServer:
+    pair = {"cert_file": shown.cert, "key_file": shown.key} if shown is not None else {}
+    return TrustedServer(server_name=NAME, ca_file=secret.ca, **pair)
+
+
+async def run_with(job: Bench, items: int = 20) -> None:
+    job.write_records([{"v": value} for value in range(items)])
+    await job.run_all()
+
+
+async def test_a_job_shows_its_certificate_where_one_is_asked_for(
+    bench: Callable[..., Bench], secret: Secret, tmp_path: Path
+) -> None:
+    """One by another authority is refused, and so is none."""
+    mine, other = (Secret(folder) for folder in (tmp_path / "mine", tmp_path / "other"))
+    async with replica(deployment(), options=(*secret.options, "--tls-client-ca", mine.ca)) as here:
+
+        def job(name: str, shown: Secret | None) -> Bench:
+            made = bench(
+                cpu("row", "sample_functions:one_row"),
+                model("m", "emu", "m", "row"),
+                endpoints={"emu": f"{here.host}:{here.http}"},
+                tls={"emu": trusting(secret, shown)},
+            )
+            made.folder = tmp_path / f"job-{name}"
+            return made
+
+        served = job("served", mine)
+        await run_with(served)
+        assert served.results("m") == [value % 8 for value in range(20)]
+        for name, shown in (("none", None), ("other", other)):
+            with pytest.raises(StepFailed, match=r"spec\.tls\.jobsSecretRef") as failed:
+                await run_with(job(name, shown), 1)
+            assert failed.value.reason == "CertificateRefused"
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Secret:
+    """No certificate stands in it."""
+    made = Secret(tmp_path / "broken")
+    Path(made.cert).write_text("no certificate")
+    return made
+
+
+async def test_a_certificate_of_the_job_that_is_none_says_so(
+    bench: Callable[..., Bench], secret: Secret, broken: Secret
+) -> None:
+    job = bench(
+        cpu("row", "sample_functions:one_row"),
+        model("m", "emu", "m", "row"),
+        endpoints={"emu": "127.0.0.1:1"},
+        tls={"emu": trusting(secret, broken)},
+    )
+    with pytest.raises(StepFailed, match="cannot be used") as failed:
+        await run_with(job, 1)
+    assert failed.value.reason == "CertificateRefused"
 
 
 @pytest.mark.parametrize(

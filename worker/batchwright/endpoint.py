@@ -30,10 +30,20 @@ class Endpoint:
     """Models at `url` (`http://NAME.NAMESPACE.svc:8000` in a cluster). Connections are kept, threads may share it.
 
     `retries`: how often a request that a busy server turns away is sent again, when the server says it may be.
-    `ca_file`: who signs its certificate, for https of one's own authority.
+    `ca_file`: who signs its certificate, for https of one's own authority; `cert_file` and `key_file`: what it is to
+    be shown where it asks for a certificate.
     """
 
-    def __init__(self, url: str, *, retries: int = 3, timeout_s: float = 60.0, ca_file: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        retries: int = 3,
+        timeout_s: float = 60.0,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+    ) -> None:
         import urllib3
 
         self._url = url.rstrip("/")
@@ -42,7 +52,9 @@ class Endpoint:
             total=retries, status_forcelist=(_BUSY,), allowed_methods=None, respect_retry_after_header=True,
             backoff_factor=0.1, raise_on_status=False,
         )  # fmt: skip
-        self._pool = urllib3.PoolManager(retries=retry, timeout=timeout_s, maxsize=16, ca_certs=ca_file)
+        self._pool = urllib3.PoolManager(
+            retries=retry, timeout=timeout_s, maxsize=16, ca_certs=ca_file, cert_file=cert_file, key_file=key_file
+        )
 
     def metadata(self, model: str) -> dict[str, Any]:
         """Inputs and outputs: name, datatype, shape. Raises InferenceFailed."""

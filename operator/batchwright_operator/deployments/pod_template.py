@@ -12,8 +12,10 @@ from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import own_labels
 from batchwright_operator.deployments.device_claims import container_claims, pod_claims
 from batchwright_operator.deployments.volumes import (
+    CLIENT_CA,
     TLS_CERT,
     TLS_KEY,
+    asks_clients,
     certificate_mounts,
     common_mounts,
     fetch_mounts,
@@ -39,6 +41,7 @@ from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_KIND,
     ANNOTATION_LOAD_TABLE,
+    CLIENT_CA_DIR,
     COMPONENT_MODEL,
     CONTROL_PORT,
     DEPLOYMENT_FILE,
@@ -109,6 +112,14 @@ def _env(plan: RuntimePlan) -> list[Raw]:
     return env
 
 
+def _tls_options(deployment: ModelDeployment) -> list[str]:
+    tls = deployment.spec.tls
+    if tls is None:
+        return []
+    options = ["--tls-cert", f"{TLS_DIR}/{TLS_CERT}", "--tls-key", f"{TLS_DIR}/{TLS_KEY}"]
+    return [*options, "--tls-client-ca", f"{CLIENT_CA_DIR}/{CLIENT_CA}"] if asks_clients(tls) else options
+
+
 def _from_annotation(name: str, annotation: str) -> Raw:
     """What only placement knows: the template names the annotation that it will write."""
     path = f"metadata.annotations['{annotation}']"
@@ -117,13 +128,12 @@ def _from_annotation(name: str, annotation: str) -> Raw:
 
 def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
     ports = {"http": HTTP_PORT, "grpc": GRPC_PORT, "control": CONTROL_PORT}
-    tls = ["--tls-cert", f"{TLS_DIR}/{TLS_CERT}", "--tls-key", f"{TLS_DIR}/{TLS_KEY}"]
     return container(
         SIDECAR,
         settings.worker_image,
         settings,
         restartPolicy="Always",
-        command=[PROGRAM, "sidecar", *(tls if deployment.spec.tls is not None else [])],
+        command=[PROGRAM, "sidecar", *_tls_options(deployment)],
         env=merged_env(
             [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
             [{"name": ENV_WAS_READY, "value": WAS_READY_FILE}],

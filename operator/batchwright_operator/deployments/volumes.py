@@ -11,6 +11,7 @@ from batchwright_operator.kube.objects import Raw
 from batchwright_operator.rendering.mounts import mount, volume_name
 from batchwright_worker.api.deployment import Artifact, Tls
 from batchwright_worker.api.names import (
+    CLIENT_CA_DIR,
     CONFIG_DIR,
     IPC_DIR,
     SCRIPTS_DIR,
@@ -24,6 +25,7 @@ from batchwright_worker.api.names import (
 TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
 """Keys of a Secret of type kubernetes.io/tls."""
+CLIENT_CA: Final = "ca.crt"
 
 
 def common_mounts() -> list[Raw]:
@@ -36,8 +38,17 @@ def common_mounts() -> list[Raw]:
 
 
 def certificate_mounts(deployment: ModelDeployment) -> list[Raw]:
-    """The certificate of the inference ports, where there is one: the sidecar's alone."""
-    return [mount("tls", TLS_DIR)] if deployment.spec.tls is not None else []
+    """The certificate of the inference ports and who signs those of clients, where there are any: the sidecar's
+    alone."""
+    tls = deployment.spec.tls
+    if tls is None:
+        return []
+    return [mount("tls", TLS_DIR), *([mount("client-ca", CLIENT_CA_DIR)] if asks_clients(tls) else [])]
+
+
+def asks_clients(tls: Tls) -> bool:
+    """Do clients have to show a certificate?"""
+    return tls.client_auth == "Required"
 
 
 def weight_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
@@ -103,7 +114,7 @@ def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact
     return [
         {"name": "config", "configMap": {"name": config_name(owner, kind)}},
         {"name": "control", "secret": {"secretName": control}},
-        *([_certificate(tls)] if tls is not None else []),
+        *(_certificates(tls) if tls is not None else []),
         {"name": "ipc", "emptyDir": {"medium": "Memory"}},
         {"name": "tmp", "emptyDir": {}},
         *(
@@ -116,6 +127,13 @@ def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact
     ]
 
 
-def _certificate(tls: Tls) -> Raw:
-    items = [{"key": key, "path": key} for key in (TLS_CERT, TLS_KEY)]
-    return {"name": "tls", "secret": {"secretName": tls.secret_ref.name, "items": items}}
+def _certificates(tls: Tls) -> list[Raw]:
+    own = _secret_volume("tls", tls.secret_ref.name, TLS_CERT, TLS_KEY)
+    if not asks_clients(tls):
+        return [own]
+    # Not optional: without it nobody could be told from anybody, and the pod must not start.
+    return [own, _secret_volume("client-ca", (tls.client_ca_secret_ref or tls.secret_ref).name, CLIENT_CA)]
+
+
+def _secret_volume(volume: str, secret: str, *keys: str) -> Raw:
+    return {"name": volume, "secret": {"secretName": secret, "items": [{"key": key, "path": key} for key in keys]}}

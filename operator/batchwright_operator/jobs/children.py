@@ -32,6 +32,7 @@ from batchwright_operator.rendering.pod_parts import (
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import JobConfig, TrustedServer
 from batchwright_worker.api.names import (
+    CLIENT_TLS_DIR,
     CONFIG_DIR,
     CONTROL_PORT,
     DATA_DIR,
@@ -80,15 +81,19 @@ class DesiredSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """How a ModelDeployment is served by TLS: the Secret that may have the CA, and the name in the certificate."""
+    """How a ModelDeployment is served by TLS: the Secret that may have the CA, and the name in the certificate. Where
+    it asks clients for certificates, `client_secret` has the one that runners show; None: nobody has named it."""
 
     secret: str
     server_name: str
+    asks_clients: bool = False
+    client_secret: str | None = None
 
 
 Certificates = Mapping[str, Certificate]
 """By ModelDeployment, of those that are served by TLS."""
 _CA: Final = "ca.crt"
+_PAIR: Final = ("tls.crt", "tls.key")
 
 
 def job_labels(job: InferenceJob) -> dict[str, str]:
@@ -113,7 +118,12 @@ def job_config(job: InferenceJob, certificates: Certificates) -> JobConfig:
         spec=spec,
         endpoints={name: headless_host(name, job.namespace) for name in job.deployments()},
         tls={
-            name: TrustedServer(server_name=each.server_name, ca_file=f"{TLS_DIR}/{name}/{_CA}")
+            name: TrustedServer(
+                server_name=each.server_name,
+                ca_file=f"{TLS_DIR}/{name}/{_CA}",
+                cert_file=f"{CLIENT_TLS_DIR}/{name}/{_PAIR[0]}" if each.client_secret else "",
+                key_file=f"{CLIENT_TLS_DIR}/{name}/{_PAIR[1]}" if each.client_secret else "",
+            )
             for name, each in certificates.items()
         },
     )
@@ -268,6 +278,11 @@ def _mounts(job: InferenceJob, certificates: Certificates) -> list[Raw]:
         *(mount(volume_name("functions", name), f"{FUNCTIONS_DIR}/{name}") for name in job.spec.runner.config_maps),
         *(mount(volume_name("secret", name), f"{SECRETS_DIR}/{name}") for name in _secrets(job)),
         *(mount(volume_name("tls", name), f"{TLS_DIR}/{name}") for name in certificates),
+        *(
+            mount(volume_name("client-tls", name), f"{CLIENT_TLS_DIR}/{name}")
+            for name, each in certificates.items()
+            if each.client_secret
+        ),
     ]
 
 
@@ -290,5 +305,16 @@ def _volumes(job: InferenceJob, certificates: Certificates) -> list[Raw]:
                 "secret": {"secretName": each.secret, "items": [{"key": _CA, "path": _CA}], "optional": True},
             }
             for name, each in certificates.items()
+        ),
+        *(
+            {
+                "name": volume_name("client-tls", name),
+                "secret": {
+                    "secretName": each.client_secret,
+                    "items": [{"key": key, "path": key} for key in _PAIR],
+                },
+            }
+            for name, each in certificates.items()
+            if each.client_secret
         ),
     ]

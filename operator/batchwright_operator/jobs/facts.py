@@ -102,7 +102,16 @@ def server(raw: Raw | None) -> Server:
         ready_replicas=int(status.get("readyReplicas") or 0),
         models=frozenset(str(model.get("name")) for model in (raw.get("spec") or {}).get("models") or ()),
         note=note.strip(": "),
-        tls=Certificate(secret=tls["secretRef"]["name"], server_name=tls.get("serverName") or service) if tls else None,
+        tls=_certificate(tls, service) if tls else None,
+    )
+
+
+def _certificate(tls: Raw, service: str) -> Certificate:
+    return Certificate(
+        secret=tls["secretRef"]["name"],
+        server_name=tls.get("serverName") or service,
+        asks_clients=tls.get("clientAuth") == "Required",
+        client_secret=(tls.get("jobsSecretRef") or {}).get("name"),
     )
 
 

@@ -114,6 +114,12 @@ def _obstacle(facts: JobFacts) -> JobPhase | None:
     if unknown := deployments_unknown(facts):
         text = f"{'; '.join(unknown)}; add it there, or create the job again with a model that exists"
         return JobPhase(name="Waiting", reason="UnknownModel", message=text, waits=True)
+    if nameless := [name for name, tls in facts.certificates.items() if tls.asks_clients and not tls.client_secret]:
+        text = (
+            f"ModelDeployment {', '.join(nameless)} serves only clients with a certificate and names none for jobs; "
+            "write a Secret with tls.crt and tls.key into its spec.tls.jobsSecretRef"
+        )
+        return JobPhase(name="Waiting", reason="ClientCertificateMissing", message=text, waits=True)
     return None
 
 

@@ -107,7 +107,7 @@ def _waiting_for_models(facts: JobFacts, phase: JobPhase) -> Condition:
     if missing := [name for name, there in servers.items() if not there.exists]:
         text = f"there is no ModelDeployment {', '.join(missing)} in namespace {facts.job.namespace}; create it"
         return Condition(type=kind, status="True", reason="DeploymentMissing", message=text)
-    if phase.reason == "UnknownModel":
+    if phase.reason in ("UnknownModel", "ClientCertificateMissing"):
         return Condition(type=kind, status="True", reason=phase.reason, message=phase.message)
     if idle := [_idle(name, there) for name, there in servers.items() if not there.ready_replicas]:
         return Condition(type=kind, status="True", reason="DeploymentNotReady", message=shorten("; ".join(idle)))

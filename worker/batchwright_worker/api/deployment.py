@@ -266,6 +266,27 @@ class Tls(Value, kw_only=True, frozen=True):
         Annotated[str, msgspec.Meta(min_length=1, max_length=253)] | None,
         doc("The name in the certificate, as jobs verify it. Unset: NAME.NAMESPACE.svc, the Service's."),
     ] = None
+    client_auth: Annotated[
+        Literal["None", "Required"],
+        doc(
+            "Required: only clients with a certificate that the client CA has signed are served, /metrics included. "
+            "Probes and the operator use the control port, which asks for none."
+        ),
+    ] = "None"
+    client_ca_secret_ref: Annotated[
+        LocalObjectReference | None,
+        doc(
+            "A Secret with ca.crt: who signs clients' certificates. Unset: the ca.crt of secretRef. A changed one is "
+            "taken over at once, for new connections."
+        ),
+    ] = None
+    jobs_secret_ref: Annotated[
+        LocalObjectReference | None,
+        doc(
+            "A Secret with tls.crt and tls.key that the runners of InferenceJobs of this namespace show. With "
+            "clientAuth Required jobs wait for it."
+        ),
+    ] = None
 
 
 class ModelDeploymentSpec(Value, kw_only=True, frozen=True):

@@ -212,12 +212,15 @@ class BenchmarkResult(_Message, kw_only=True, frozen=True):
     error: str = ""
 
 
-class TrustedServer(_Message, kw_only=True, frozen=True):
+class TrustedServer(_Message, kw_only=True, frozen=True, omit_defaults=True):
     """How a runner verifies the certificate of a deployment that is served by TLS: `server_name` is to be in it;
-    `ca_file`: PEM, the only CA that is trusted where the file exists."""
+    `ca_file`: PEM, the only CA that is trusted where the file exists. `cert_file`, `key_file`: PEM, what the runner
+    shows of itself; empty: nothing."""
 
     server_name: str
     ca_file: str
+    cert_file: str = ""
+    key_file: str = ""
 
 
 class JobConfig(_Message, kw_only=True, frozen=True):

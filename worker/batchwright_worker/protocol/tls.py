@@ -10,15 +10,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 CHECK_S: Final = 2.0
 """How often the files are looked at: one `stat` each."""
+_ALERT: Final = "batchwright_alert"
 _LOG = logging.getLogger(__name__)
 _Stamp = tuple[tuple[int, int, int], ...]
+
+
+class _Handshake(ssl.SSLObject):
+    """Leaves the alert of a handshake that fails with the error: event loops do not send it."""
+
+    outgoing: ssl.MemoryBIO
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            vars(error)[_ALERT] = self.outgoing.read()
+            raise
+
+
+class _Context(ssl.SSLContext):
+    sslobject_class = _Handshake
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        made = super().wrap_bio(incoming, outgoing, *args, **kwargs)
+        cast(_Handshake, made).outgoing = outgoing
+        return made
+
+
+def alert_of(error: OSError) -> bytes:
+    """What the client is still to be told, of a handshake that has failed; empty: nothing."""
+    alert: bytes = vars(error).get(_ALERT, b"")
+    return alert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +61,7 @@ class TlsFiles:
 
     def context(self) -> ssl.SSLContext:
         """Of a server, from the files as they are now. Raises OSError, ssl.SSLError where they do not fit together."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = _Context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(self.cert, self.key)
@@ -47,11 +77,10 @@ class TlsFiles:
 
 
 class Certificates:
-    """The certificate in force. `on_change` are called, in the event loop of `watch`, with the context of a new one."""
+    """The certificate in force: `context`, for each new connection."""
 
     def __init__(self, files: TlsFiles) -> None:
         """Raises OSError, ssl.SSLError for files that cannot be served with."""
-        self.on_change: list[Callable[[ssl.SSLContext], None]] = []
         self._files = files
         self._stamp = files.stamp()
         self.context = files.context()
@@ -75,12 +104,16 @@ class Certificates:
             return
         self._stamp, self.context, self._grpc = stamp, context, grpc
         _LOG.info("a new certificate from %s is in force", self._files.cert)
-        for each in self.on_change:
-            each(context)
 
-    def renew(self, context: ssl.SSLContext) -> None:
-        """Put the certificate in force into a context that a server keeps; its client CA stays."""
-        context.load_cert_chain(self._files.cert, self._files.key)
+    def following(self) -> ssl.SSLContext:
+        """For a server that keeps one context: each handshake goes on with what is in force then, client CA and all."""
+        context = self._files.context()
+
+        def go_on(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = self.context
+
+        context.sni_callback = go_on
+        return context
 
     def grpc_credentials(self) -> Any:
         """Credentials of a gRPC server, which asks for the certificate in force at each handshake."""

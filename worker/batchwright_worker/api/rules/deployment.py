@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from batchwright_worker.api.deployment import (
     NetworkAccess,
     Runtime,
     Strategy,
+    Tls,
     Weights,
 )
 from batchwright_worker.api.rules.model import distinct, kind_of, kinds_of
@@ -32,6 +34,18 @@ def _served_somewhere(spec: ModelDeploymentSpec) -> bool:
     return bool(spec.runtimes) or bool(set.intersection(*(_kinds(model) for model in spec.models)))
 
 
+def _of_clients(name: str, value: Callable[[Tls], object]) -> Rule:
+    """A field of `tls` that means something only where clients show certificates."""
+    return Rule(
+        on=Tls,
+        names=name,
+        cel=f"!has(self.{name}) || self.clientAuth == 'Required'",
+        holds=lambda tls: value(tls) is None or tls.client_auth == "Required",
+        wrong="it goes with clientAuth Required",
+        remedy="write clientAuth: Required, or remove it",
+    )
+
+
 RULES: Final = (
     Rule(
         on=NetworkAccess,
@@ -41,6 +55,8 @@ RULES: Final = (
         wrong="it lists who may call, and so goes with mode Managed and is not empty",
         remedy='write at least one of podSelector, namespaceSelector and ipBlock; remove from with mode "None"',
     ),
+    _of_clients("clientCaSecretRef", lambda tls: tls.client_ca_secret_ref),
+    _of_clients("jobsSecretRef", lambda tls: tls.jobs_secret_ref),
     Rule(
         on=ModelDeployment,
         cel=f"self.metadata.name.matches('{SERVICE_NAME}')",

@@ -221,8 +221,7 @@ class UvicornServer:
         """Serve on this socket until `stop`; by TLS where there are certificates."""
         self._config.load()
         if certificates is not None:
-            self._config.ssl = context = certificates.context
-            certificates.on_change.append(lambda _: certificates.renew(context))
+            self._config.ssl = certificates.following()
         serving = self._server.serve(sockets=[listener])
         return asyncio.create_task(serving, name=f"http {listener.getsockname()[1]}")
 

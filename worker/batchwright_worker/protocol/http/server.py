@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
+import ssl
 from typing import Final
 
 from batchwright_worker.protocol.http.connection import HttpConnection
@@ -16,7 +18,8 @@ from batchwright_worker.protocol.http.receive_buffers import ReceiveBuffers
 from batchwright_worker.protocol.http.request_reader import END
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.request_memory import RequestMemory
-from batchwright_worker.protocol.tls import Certificates
+from batchwright_worker.protocol.tls import Certificates, alert_of
+from batchwright_worker.protocol.tls_refusals import Refusals
 
 _GRACE_S: Final = 5.0
 """How long responses that are due may still go out after `stop`."""
@@ -24,6 +27,8 @@ _LINGER_S: Final = 2.0
 """How long the rest of a refused request is read over, so that its sender gets to see the response."""
 _BACKLOG: Final = 2048
 """Connections that may wait to be accepted."""
+_ACCEPT_AGAIN_S: Final = 1.0
+_LOG = logging.getLogger(__name__)
 
 
 class HttpServer:
@@ -49,6 +54,8 @@ class HttpServer:
         self._stop = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._refusals = Refusals()
 
     def start(self, listener: socket.socket, certificates: Certificates | None = None) -> asyncio.Task[None]:
         """Serve on this socket until `stop`; by TLS where there are certificates."""
@@ -79,27 +86,46 @@ class HttpServer:
         server.close()
 
     async def _listen_tls(self, listener: socket.socket, certificates: Certificates) -> None:
-        """The same by TLS. A new certificate takes a new server on the same socket: connections that wait to be
-        accepted stay in its backlog, those that are there go on."""
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        certificates.on_change.append(lambda _: changed.set())
-        stopping = loop.create_task(self._stop.wait())
-        while not stopping.done():
-            changed.clear()
-            server = await loop.create_server(
-                lambda: HttpConnection(self),
-                sock=listener.dup(),
-                backlog=_BACKLOG,
-                ssl=certificates.context,
-                ssl_handshake_timeout=self.limits.header_seconds,
-                ssl_shutdown_timeout=_GRACE_S,
-            )
-            renewing = loop.create_task(changed.wait())
-            await asyncio.wait((stopping, renewing), return_when=asyncio.FIRST_COMPLETED)
-            renewing.cancel()
-            server.close()
+        """The same by TLS, each connection with the certificate that is in force as it comes."""
+        accepting = asyncio.create_task(self._accept_tls(listener, certificates))
+        await self._stop.wait()
+        accepting.cancel()
+        await asyncio.gather(accepting, *self._handshakes, return_exceptions=True)
         listener.close()
+
+    async def _accept_tls(self, listener: socket.socket, certificates: Certificates) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listener)
+                again = accepted.dup()
+            except OSError as error:  # out of file descriptors, most likely
+                _LOG.warning("no connection can be accepted: %s", error)
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+                continue
+            handshake = loop.create_task(self._shake_hands(accepted, again, peer[0], certificates.context))
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(
+        self, accepted: socket.socket, again: socket.socket, peer: str, context: ssl.SSLContext
+    ) -> None:
+        """Through `loop.connect_accepted_socket`, which says why a handshake fails; `loop.create_server` does not. The
+        event loop closes `accepted` then; `again` is the same connection."""
+        with again:
+            try:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: HttpConnection(self),
+                    accepted,
+                    ssl=context,
+                    ssl_handshake_timeout=self.limits.header_seconds,
+                    ssl_shutdown_timeout=_GRACE_S,
+                )
+            except OSError as error:  # ssl's errors, too
+                self._refusals.tell(peer, error)
+                with contextlib.suppress(OSError):
+                    await _last_words(again, alert_of(error))
 
     # --- for its connections (`connection.ConnectionPort`) ---
 
@@ -139,6 +165,18 @@ class HttpServer:
     def _in_ticks(self, seconds: float) -> int:
         """At least as long: one tick more, because the first may be about to end."""
         return math.ceil(seconds / self._tick_s) + 1
+
+
+async def _last_words(connection: socket.socket, alert: bytes) -> None:
+    """Tell the client why; what it sends meanwhile is read over, or it would see a reset instead. Raises OSError."""
+    if not alert:
+        return
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(_LINGER_S):
+        await loop.sock_sendall(connection, alert)
+        connection.shutdown(socket.SHUT_WR)
+        while await loop.sock_recv(connection, 1 << 16):
+            pass
 
 
 def bound(host: str, port: int) -> socket.socket:

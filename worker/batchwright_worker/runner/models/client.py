@@ -16,6 +16,7 @@ from batchwright_worker.runner.errors import StepFailed, shortened
 from batchwright_worker.runner.models.call import Outputs, PendingRows
 from batchwright_worker.runner.models.replica_load import backoff_s
 from batchwright_worker.runner.models.replicas import (
+    NotAccepted,
     NotTrusted,
     Replica,
     ReplicaRefused,
@@ -73,17 +74,17 @@ class ModelClient:
 
     async def learn(self) -> InputSignature:
         """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel |
-        CertificateNotTrusted)."""
+        CertificateNotTrusted | CertificateRefused)."""
         attempt, not_trusted = 0, 0
         while self.signature is None:
             for replica in list(self._replicas.replicas):
                 try:
                     self.signature = await self._ask_metadata(replica)
                     break
-                except NotTrusted as error:
+                except (NotTrusted, NotAccepted) as error:
                     not_trusted += 1
                     if not_trusted >= NOT_TRUSTED_TRIES:
-                        raise self._not_trusted(error) from error
+                        raise self._no_trust(error) from error
                 except (Unreachable, ReplicaRefused):
                     continue
             else:
@@ -92,7 +93,14 @@ class ModelClient:
                 await asyncio.sleep(backoff_s(attempt, share=random.random(), most=2.0))  # noqa: S311 - jitter
         return self.signature
 
-    def _not_trusted(self, error: NotTrusted) -> StepFailed:
+    def _no_trust(self, error: NotTrusted | NotAccepted) -> StepFailed:
+        if isinstance(error, NotAccepted):
+            return StepFailed(
+                "CertificateRefused",
+                f"deployment {self._replicas.deployment!r}: {error}; it asks for a certificate that its client CA has "
+                "signed: put one into the Secret that its spec.tls.jobsSecretRef names, and the CA into ca.crt of "
+                "spec.tls.clientCaSecretRef",
+            )
         return StepFailed(
             "CertificateNotTrusted",
             f"deployment {self._replicas.deployment!r}: {error}; put the CA into ca.crt of the Secret that its "

@@ -6,6 +6,7 @@ What a call may raise, by what happens next:
     ReplicaRefused  503, 429, 504: it is there and has no room now; come back after `retry_after_s`
     ReplicaRejected 4xx or 500: the rows (or one of them) are to blame
     NotTrusted      Unreachable, because its certificate is not the one that is expected
+    NotAccepted     Unreachable, because it does not accept the certificate that we show, or that we show none
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import aiohttp
 
 from batchwright_worker.api.messages import TrustedServer
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
-from batchwright_worker.runner.errors import RunnerError
+from batchwright_worker.runner.errors import RunnerError, StepFailed
 from batchwright_worker.runner.models.replica_load import ReplicaLoad, backoff_s
 from batchwright_worker.runner.models.wire import HEADER_LENGTH
 
@@ -41,6 +42,10 @@ class Unreachable(RunnerError):  # noqa: N818
 
 class NotTrusted(Unreachable):
     """The certificate is not signed by whom we trust, is not for the expected name, or has expired."""
+
+
+class NotAccepted(Unreachable):
+    """It asks for a certificate, and ours is none that it trusts."""
 
 
 class ReplicaRefused(RunnerError):  # noqa: N818
@@ -119,6 +124,7 @@ class ReplicaSet:
         self._session: aiohttp.ClientSession | None = None
         self._tls = tls
         self._verifying: dict[str, Any] = {}
+        self._read: tuple[object, ...] = ()  # of the certificates' files, when they were read
         self._resolver: asyncio.Task[None] | None = None
         self._stale = asyncio.Event()
 
@@ -128,8 +134,14 @@ class ReplicaSet:
         return any(replica.answers for replica in self.replicas)
 
     async def open(self) -> None:
-        """Resolve once, and again from time to time."""
-        self._read_trusted()
+        """Resolve once, and again from time to time. Raises StepFailed(CertificateRefused) for a certificate of our own
+        that cannot be read."""
+        try:
+            self._read_trusted()
+        except OSError as error:  # ssl's errors too
+            text = f"the certificate for deployment {self.deployment!r} cannot be used: {error}"
+            remedy = "put PEM files into tls.crt, tls.key and ca.crt of the Secrets that its spec.tls names"
+            raise StepFailed("CertificateRefused", f"{text}; {remedy}") from error
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=3.0),
@@ -180,9 +192,23 @@ class ReplicaSet:
 
     def _read_trusted(self) -> None:
         if self._tls is not None:
+            self._read = self._stamp()
             ca_file = self._tls.ca_file if Path(self._tls.ca_file).exists() else None
             context = ssl.create_default_context(cafile=ca_file)
+            if self._tls.cert_file:
+                context.load_cert_chain(self._tls.cert_file, self._tls.key_file)
             self._verifying = {"ssl": context, "server_hostname": self._tls.server_name}
+
+    def _renew_trusted(self) -> None:
+        """Read the files again where they are others by now; those that do not fit together leave the old ones."""
+        if self._tls is not None and self._stamp() != self._read:
+            with contextlib.suppress(OSError):  # ssl's errors too: one is written, the other is not yet
+                self._read_trusted()
+
+    def _stamp(self) -> tuple[object, ...]:
+        assert self._tls is not None
+        files = [Path(name) for name in (self._tls.ca_file, self._tls.cert_file, self._tls.key_file) if name]
+        return tuple((found.st_ino, found.st_mtime_ns) for found in (file.stat() for file in files if file.exists()))
 
     async def _call(self, replica: Replica, method: str, path: str, **request: Any) -> ReplicaResponse:
         assert self._session is not None
@@ -193,10 +219,13 @@ class ReplicaSet:
                 return _answer(response, body)
         except aiohttp.ClientConnectorCertificateError as error:
             replica.failed(time.monotonic())
-            self._read_trusted()  # a CA that is renewed is another file
+            self._renew_trusted()
             raise NotTrusted(f"{replica.host}:{replica.port}: {error.certificate_error}") from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             replica.failed(time.monotonic())
+            if self._tls is not None and _is_not_accepted(error):
+                self._renew_trusted()
+                raise NotAccepted(f"{replica.host}:{replica.port}: {error}") from error
             self.refresh()
             raise Unreachable(f"{replica.host}:{replica.port}: {type(error).__name__}: {error}") from error
 
@@ -206,6 +235,7 @@ class ReplicaSet:
                 await asyncio.wait_for(self._stale.wait(), RESOLVE_SECONDS)
                 await asyncio.sleep(0.2 + 0.3 * random.random())  # noqa: S311 - many failures, one look-up
             self._stale.clear()
+            self._renew_trusted()
             await self._resolve()
 
     async def _resolve(self) -> None:
@@ -222,6 +252,13 @@ class ReplicaSet:
         if changed:
             for listener in self.listeners:
                 listener()
+
+
+def _is_not_accepted(error: BaseException) -> bool:
+    """TLS alerts that servers send for a client's certificate: `TLSV13_ALERT_CERTIFICATE_REQUIRED`, `.._UNKNOWN_CA`,
+    `.._BAD_CERTIFICATE`, `.._CERTIFICATE_EXPIRED`."""
+    text = str(error).upper()
+    return "ALERT" in text and ("CERTIFICATE" in text or "UNKNOWN_CA" in text)
 
 
 def _answer(response: aiohttp.ClientResponse, body: bytes) -> ReplicaResponse:

@@ -45,7 +45,7 @@ class TaskEngines:
 @contextlib.asynccontextmanager
 async def open_engines(job: Job, *, workers: int, writes: bool = True) -> AsyncIterator[TaskEngines]:
     """Process pool and model clients of a job; `writes=False`: nothing is put into the output. Raises
-    StepFailed(InvalidTask)."""
+    StepFailed(InvalidTask | CertificateRefused ..)."""
     numbers = [number for number, task in enumerate(job.spec.tasks) if task.cpu is not None]
     pool = CpuPool(_function_specs(job), workers=workers, folders=job.folders)
     deployments = {name: ReplicaSet(name, endpoint, job.tls.get(name)) for name, endpoint in _endpoints(job)}
@@ -57,7 +57,13 @@ async def open_engines(job: Job, *, workers: int, writes: bool = True) -> AsyncI
         deployments=deployments,
     )
     try:
-        await asyncio.gather(pool.start(), *(replicas.open() for replicas in deployments.values()))
+        # All of them, even if one fails: what is half open cannot be closed.
+        opened = await asyncio.gather(
+            pool.start(), *(replicas.open() for replicas in deployments.values()), return_exceptions=True
+        )
+        for failure in opened:
+            if failure is not None:
+                raise failure
         yield engines
     finally:
         for client in models.values():

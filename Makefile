@@ -100,8 +100,8 @@ generate: install ## regenerate CRDs, the Helm chart and protocol stubs [10 s]
 page: install ## bundle the dashboard's page anew from worker/page (needs node and npm) [5 s]
 	$(BIN)/python -m e2e.page
 
-release: install ## the files of a release in dist/: wheel, chart, install.yaml, checksums (REGISTRY=..: where the images are) [1 min]
-	$(BIN)/python -m e2e.release dist $(if $(REGISTRY),--registry $(REGISTRY))
+release: install ## the files of a release in dist/: wheel, chart, install.yaml, plugin, SBOMs, checksums (REGISTRY=..: where images are; PROJECT=https://..: where the project is) [1 min]
+	$(BIN)/python -m e2e.release dist $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PROJECT),--project $(PROJECT))
 
 clean: ## remove what builds left in this folder (the cache of binaries and images stays) [at once]
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache

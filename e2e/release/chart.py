@@ -199,7 +199,7 @@ def _chart() -> str:
         "# Generated from pyproject.toml by `make generate`; do not edit.\n"
         f"apiVersion: v2\nname: batchwright\ntype: application\nversion: {version()}\nappVersion: {version()}\n"
         f"kubeVersion: '{KUBERNETES}'\ndescription: {json.dumps(project['description'])}\n"
-        f"home: {project['urls']['Homepage']}\nkeywords: [inference, batch, gpu, operator, machine-learning]\n"
+        "keywords: [inference, batch, gpu, operator, machine-learning]\n"
         "annotations:\n  artifacthub.io/license: Apache-2.0\n"
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,6 +16,7 @@ import yaml
 
 from e2e.release.chart import ROOT, version
 
+PROJECT = "https://git.example/team/batchwright"
 pytestmark = [pytest.mark.apiserver, pytest.mark.soak]
 
 
@@ -21,6 +24,7 @@ pytestmark = [pytest.mark.apiserver, pytest.mark.soak]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("release")
     command = [sys.executable, "-m", "e2e.release", str(made), "--registry", "registry.example/team"]
+    command += ["--project", PROJECT]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return made
 
@@ -29,7 +33,10 @@ def test_the_files_are_there_with_their_sums(folder: Path) -> None:
     sums = dict(line.split("  ")[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
     assert set(sums) == {
         f"batchwright-{version()}-py3-none-any.whl", f"batchwright-{version()}.tar.gz", f"batchwright-{version()}.tgz",
-        "install.yaml", "crds.yaml", "monitoring.yaml",
+        "install.yaml", "crds.yaml", "monitoring.yaml", "kubectl-batchwright", "krew.yaml",
+        f"kubectl-batchwright-{version()}.tar.gz",
+        *(f"{name}.cdx.json" for name in ("batchwright-operator", "batchwright-worker", "batchwright-ocr",
+                                          "kubectl-batchwright")),
     }  # fmt: skip
     for name, digest in sums.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
@@ -56,4 +63,37 @@ def test_the_wheel_has_both_packages_and_its_addresses(folder: Path) -> None:
         names = wheel.namelist()
         metadata = wheel.read(f"batchwright-{version()}.dist-info/METADATA").decode()
     assert {"batchwright_operator/__main__.py", "batchwright_worker/crds/modeldeployments.yaml"} <= set(names)
-    assert "Project-URL: Changelog" in metadata
+    assert f"Project-URL: Homepage, {PROJECT}" in metadata
+
+
+def test_krew_is_told_what_is_there(folder: Path, tmp_path: Path) -> None:
+    plugin = yaml.safe_load((folder / "krew.yaml").read_text())
+    (platform,) = plugin["spec"]["platforms"]
+    packed = folder / platform["uri"].rpartition("/")[2]
+    assert platform["uri"].startswith(f"{PROJECT}/releases/download/{plugin['spec']['version']}/")
+    assert hashlib.sha256(packed.read_bytes()).hexdigest() == platform["sha256"]
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert {each["from"] for each in platform["files"]} == {each.name for each in tmp_path.iterdir()}
+    said = subprocess.run([tmp_path / platform["bin"], "--help"], capture_output=True, text=True, check=True).stdout
+    assert "status" in said
+
+
+@pytest.mark.parametrize("name", ["batchwright-operator", "batchwright-worker", "batchwright-ocr"])
+def test_the_bill_of_materials_names_what_is_locked(folder: Path, name: str) -> None:
+    bill = json.loads((folder / f"{name}.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["metadata"]["component"]["version"]) == ("CycloneDX", version())
+    lock = (ROOT / "locks" / f"{name.removeprefix('batchwright-')}.txt").read_text()
+    listed = {f"{each['name']}=={each['version']}" for each in bill["components"]}
+    assert listed == set(re.findall(r"^[\w.-]+==[^ ;]+", lock, flags=re.M))
+    assert all(each["purl"].startswith("pkg:pypi/") for each in bill["components"])
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("image", ["operator", "worker", "ocr"])
+def test_every_package_of_an_image_has_a_wheel_for(machine: str, image: str, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "install", "-q", "--dry-run", "--no-deps"]
+    command += ["--target", str(tmp_path), "--only-binary", ":all:", "--require-hashes", "--python-version", "3.12"]
+    command += ["--python-platform", f"{machine}-manylinux_2_36", "-r", str(ROOT / "locks" / f"{image}.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

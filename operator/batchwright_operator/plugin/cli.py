@@ -11,6 +11,7 @@ from batchwright_operator.errors import OperatorError
 from batchwright_operator.kube.objects import Resource
 from batchwright_operator.plugin.completion import COMPLETE_VAR, completion, names_of, proposals
 from batchwright_operator.plugin.dashboard import dashboard
+from batchwright_operator.plugin.decisions import decisions
 from batchwright_operator.plugin.history import history, restart, rollback
 from batchwright_operator.plugin.planned import plan_command
 from batchwright_operator.plugin.retry import retry
@@ -40,7 +41,10 @@ def cli(found: click.Context, kubeconfig: Path | None, context: str | None, name
     found.obj = ClusterTarget(kubeconfig=kubeconfig, context=context, asked=namespace, system=system)
 
 
-for command in (status, dashboard, why, plan_command, top, bench, history, rollback, restart, retry, completion):
+COMMANDS = (
+    status, dashboard, why, decisions, plan_command, top, bench, history, rollback, restart, retry, completion,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
 
 

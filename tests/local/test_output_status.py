@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -11,6 +12,9 @@ from click.testing import CliRunner
 
 from batchwright_worker.local.output_status import ranges
 from batchwright_worker.local.status import command
+from batchwright_worker.runner.storage.locations import locate
+from batchwright_worker.runner.storage.output_lock import alone
+from batchwright_worker.runner.storage.presence import Presence
 from tests.local.conftest import MakeWorld, World
 
 
@@ -51,8 +55,26 @@ def test_of_what_is_not_complete(world: MakeWorld) -> None:
     assert (code, told["state"], told["missingShards"], told["succeeded"]) == (1, "Partial", "1-2,4", 8)
     folder = made.output / "_batchwright" / "tmp"
     folder.mkdir()
-    (folder / "part-00001.jsonl.x.tmp").touch()
-    assert status(made)[1]["state"] == "Running"
+    (folder / "part-00001.jsonl.x.tmp").touch()  # a killed run's
+    code, told = status(made)
+    assert (code, told["state"], told["runs"]) == (1, "Partial", [])
+    assert 0 <= told["lastWriteSeconds"] < 60
+
+
+def test_of_what_a_run_is_at_work_on(world: MakeWorld) -> None:
+    made = world(20)
+    made.run()
+    (made.output / "_manifest.json").unlink()
+    output = locate(made.output.as_uri())
+    present = Presence(output)
+    present.begin()
+    code, told = status(made)
+    assert (code, told["state"], [run["process"] for run in told["runs"]]) == (1, "Running", [os.getpid()])
+    assert f"at work: process {os.getpid()} of " in CliRunner().invoke(command, [str(made.output)]).stdout
+    present.end()
+    assert status(made)[1]["state"] == "Partial"
+    with alone(output):
+        assert status(made)[1]["state"] == "Running"
 
 
 def test_damage_is_seen_by_size_and_by_digest(world: MakeWorld) -> None:

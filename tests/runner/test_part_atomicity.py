@@ -14,18 +14,17 @@ import pytest
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.block_values import BlockValues
 from batchwright_worker.runner.outputs.parts import (
-    TEMPORARY_DIR,
     MadePart,
     PartStatistics,
     PartWriter,
     drop_damaged,
     remove_errors,
-    remove_temporaries,
     whole_part,
 )
 from batchwright_worker.runner.outputs.records import BlockResults
+from batchwright_worker.runner.outputs.temporaries import TEMPORARY_DIR, remove_temporaries
 from batchwright_worker.runner.steps.plan import make_plan, prepare_output
-from batchwright_worker.runner.storage.locations import Location, locate
+from batchwright_worker.runner.storage.locations import Location, locate, remove
 from tests.runner.bench import Bench, cpu
 
 MakeBench = Callable[..., Bench]
@@ -228,7 +227,7 @@ async def test_a_runner_whose_temporaries_a_commit_removed_sees_the_part_of_the_
 
     def other_run() -> None:
         asyncio.run(job.run_shard(0))
-        remove_temporaries(job.job().output())
+        remove(job.job().output(), TEMPORARY_DIR)  # as one does that knows nothing of the first
 
     def opens_late(writer: PartWriter) -> PartWriter:
         """The first look has found no part; another run comes and goes while this one makes its own."""

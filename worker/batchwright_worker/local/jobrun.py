@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.local.job_engines import LocalEngines, local_engines
@@ -22,16 +23,19 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.progress import ShardProgress
-from batchwright_worker.runner.steps.by_mode import commit_job, plan_job
+from batchwright_worker.runner.steps.by_mode import commit_job, end_replacement, plan_job
 from batchwright_worker.runner.steps.commit import Committed, committed, read_manifest
 from batchwright_worker.runner.steps.engines import TaskEngines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
-from batchwright_worker.runner.steps.replacement import finish_replacement
+from batchwright_worker.runner.steps.retry import retried_since
 from batchwright_worker.runner.steps.shard import ShardStep, do_shard, load_plan, shard_step
+from batchwright_worker.runner.storage.presence import Presence, running
+from batchwright_worker.runner.storage.retry_files import read_retry
 
 if TYPE_CHECKING:
     from batchwright_worker.local.board import Board
 
+T = TypeVar("T")
 RETRY_SECONDS: Final = 2.0
 
 
@@ -39,22 +43,66 @@ async def run_job(local: LocalJob, *, show_progress: bool, board: Board | None =
     """Run it to the end, shown on the board if there is one. Raises ManifestError, LocalFailed, StepFailed."""
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
         job = job_of(local, Path(scratch))
-        await asyncio.to_thread(finish_replacement, job.output())
+        await _until_cancelled(partial(end_replacement, job.output()))
         done = await asyncio.to_thread(_complete, job)
         if done is not None:
             return await asyncio.to_thread(result_of, job, done)
-        plan = await asyncio.to_thread(plan_job, job)
-        deployments = deployments_of(local, job)
-        started = time.monotonic()
-        with cancelled_by_sigterm():
-            async with local_engines(job, deployments) as here:
-                if board is not None:
-                    for deployment in deployments:
-                        board.follow(deployment, here.serving[deployment.name])
-                answered = await _run_shards(here, plan, show_progress=show_progress, board=board)
-        done = await asyncio.to_thread(commit_job, job)
-        ended = time.monotonic()
-        return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
+        presence = Presence(job.output())
+        try:
+            return await _run(local, job, presence, show_progress=show_progress, board=board)
+        except StepFailed as error:
+            if error.reason != "NothingFailed":
+                raise
+            done = await asyncio.to_thread(committed, job)  # another run repeated the failed items just now
+            if done is None:
+                raise
+            return await asyncio.to_thread(result_of, job, done)
+        finally:
+            await asyncio.to_thread(presence.end)
+
+
+async def _run(
+    local: LocalJob, job: Job, presence: Presence, *, show_progress: bool, board: Board | None
+) -> LocalResult:
+    output = job.output()
+    others = await asyncio.to_thread(running, output)
+    plan = await _until_cancelled(partial(plan_job, job, presence))
+    retry = await asyncio.to_thread(read_retry, output) if job.retries else None
+    deployments = deployments_of(local, job)
+    started = answered = time.monotonic()
+    with cancelled_by_sigterm():
+        async with local_engines(job, deployments) as here:
+            if board is not None:
+                for deployment in deployments:
+                    board.follow(deployment, here.serving[deployment.name])
+            order = shard_order(plan.shards, len(others))
+            try:
+                answered = await _run_shards(here, plan, order, show_progress=show_progress, board=board)
+            except StepFailed:
+                # the results of repeated items are gone as soon as another run has put them where they belong
+                if retry is None or not await asyncio.to_thread(retried_since, output, retry.base):
+                    raise
+    done = await _until_cancelled(partial(commit_job, job, presence))
+    ended = time.monotonic()
+    return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
+
+
+def shard_order(shards: int, others: int) -> Sequence[int]:
+    """The shards as a run does them beside so many others: from the first on, from the last on, or from a third place
+    on, so that they meet, and each finds the parts of the others. Pure."""
+    if others == 1:
+        return range(shards - 1, -1, -1)
+    first = shards * others // (others + 1) if others else 0
+    return [*range(first, shards), *range(first)]
+
+
+async def _until_cancelled(step: Callable[..., T]) -> T:
+    """A step that may have to wait for another run, in a thread; that ends when this task is cancelled."""
+    given_up = threading.Event()
+    try:
+        return await asyncio.to_thread(step, given_up=given_up.is_set)
+    finally:
+        given_up.set()
 
 
 def _complete(job: Job) -> Committed | None:
@@ -76,7 +124,9 @@ def cancelled_by_sigterm() -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _run_shards(here: LocalEngines, plan: PlanResult, *, show_progress: bool, board: Board | None) -> float:
+async def _run_shards(
+    here: LocalEngines, plan: PlanResult, order: Sequence[int], *, show_progress: bool, board: Board | None
+) -> float:
     """All shards to the end; when the models had answered (time.monotonic). Raises StepFailed(DeadlineExceeded) too."""
     progress = LocalProgress()
     if board is not None:
@@ -96,7 +146,7 @@ async def _run_shards(here: LocalEngines, plan: PlanResult, *, show_progress: bo
         async with asyncio.timeout(seconds) as limit, shown(here.job.name, plan.items, counts, show=show_progress):
             await here.check_models()
             answered = time.monotonic()
-            await here.unless_ended(_shards(here, plan.shards, progress))
+            await here.unless_ended(_shards(here, order, progress))
             return answered
     except TimeoutError as error:
         if not limit.expired():
@@ -108,9 +158,9 @@ async def _run_shards(here: LocalEngines, plan: PlanResult, *, show_progress: bo
         raise StepFailed("DeadlineExceeded", message, permanent=False) from error
 
 
-async def _shards(here: LocalEngines, shards: int, progress: LocalProgress) -> None:
-    """All shards in order, `parallelism` at a time, and the next one as soon as one of these has read its items; they
-    share the process pool and the models' clients. Raises the StepFailed of the first shard that cannot be done."""
+async def _shards(here: LocalEngines, order: Sequence[int], progress: LocalProgress) -> None:
+    """All shards in this order, `parallelism` at a time, and the next one as soon as one of these has read its items;
+    they share the process pool and the models' clients. Raises the StepFailed of the first shard that fails."""
     job = here.job
     most = job.spec.parallelism + 1
     opened, reading = asyncio.Semaphore(most), asyncio.Semaphore(job.spec.parallelism)
@@ -128,7 +178,7 @@ async def _shards(here: LocalEngines, shards: int, progress: LocalProgress) -> N
 
     try:
         async with asyncio.TaskGroup() as group:
-            for index in range(shards):
+            for index in order:
                 await opened.acquire()
                 group.create_task(one(index))
     except* StepFailed as failures:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from batchwright_worker.runner.outputs.error_records import (
+    ErrorRecord,
     FailureReason,
     error_records,
     reason_fields,
@@ -18,15 +20,17 @@ from batchwright_worker.runner.outputs.error_records import (
     reasons,
 )
 from batchwright_worker.runner.outputs.occupation import foreign
-from batchwright_worker.runner.outputs.parts import TEMPORARY_DIR, PartStatistics, whole_part
+from batchwright_worker.runner.outputs.parts import PartStatistics, whole_part
+from batchwright_worker.runner.outputs.temporaries import TEMPORARY_DIR
 from batchwright_worker.runner.steps.commit import Manifest, read_manifest
 from batchwright_worker.runner.steps.model_pins import PinnedModel, pinned_models
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location
+from batchwright_worker.runner.storage.output_lock import is_held
 from batchwright_worker.runner.storage.plan_file import CodeDigests, PlanFile, part_name, read_plan
+from batchwright_worker.runner.storage.presence import RunningRun, running
 from batchwright_worker.runner.storage.retry_files import read_replacement, read_retry, retry_output
 
 State = Literal["Complete", "Partial", "Running", "Replacing", "Damaged", "Foreign", "Empty"]
-RECENT_SECONDS: Final = 60.0
 _THREADS: Final = 8
 
 
@@ -68,6 +72,8 @@ class OutputStatus:
     retrying: int = 0
     """Failed items that are run again, and not yet in the parts."""
     written_s: float | None = None
+    runs: Sequence[RunningRun] = ()
+    """At work on it now."""
 
     @property
     def missing(self) -> list[int]:
@@ -105,6 +111,7 @@ class OutputStatus:
             "retryingItems": self.retrying,
             "filesLeftOut": plan.left_out if plan else None,
             "foreign": list(self.foreign),
+            "runs": msgspec.to_builtins(list(self.runs)),
             "lastWriteSeconds": None if self.written_s is None else round(self.written_s, 1),
         }
 
@@ -120,16 +127,17 @@ def output_status(output: Location, *, verify: bool = False) -> OutputStatus:
     others = foreign(output, plan)
     if plan is None:
         return OutputStatus(uri=output.uri, state="Foreign" if others else "Empty", foreign=others)
-    parts, written_s = _parts(output, plan, verify=verify), _written_s(output)
+    parts = _parts(output, plan, verify=verify)
+    runs = running(output)
     errors = [part.errors for part in parts.whole.values() if part.errors]
     retry = read_retry(output)
     state: State = "Complete"
     if read_replacement(output) is not None:
         state = "Replacing"
+    elif (manifest is None or retry is not None or len(parts.whole) < len(plan.shards)) and (runs or is_held(output)):
+        state = "Running"
     elif manifest is not None and len(parts.whole) < len(plan.shards):
         state = "Damaged"
-    elif written_s is not None and written_s < RECENT_SECONDS:
-        state = "Running"
     elif manifest is None:
         state = "Partial"
     return OutputStatus(
@@ -139,11 +147,17 @@ def output_status(output: Location, *, verify: bool = False) -> OutputStatus:
         manifest=manifest,
         parts=parts,
         models=pinned_models(output),
-        reasons=reasons(record for name in errors for record in error_records(output, name)),
+        reasons=reasons(record for name in errors for record in _records(output, name)),
         foreign=others,
         retrying=retry.items if retry is not None else 0,
-        written_s=written_s,
+        written_s=_written_s(output),
+        runs=runs,
     )
+
+
+def _records(output: Location, name: str) -> Iterator[ErrorRecord]:
+    with contextlib.suppress(FileNotFoundError):  # a run has put others in their place meanwhile
+        yield from error_records(output, name)
 
 
 def _parts(output: Location, plan: PlanFile, *, verify: bool) -> Parts:
@@ -214,7 +228,7 @@ def ranges(numbers: Iterable[int]) -> str:
 _WORDS: Final[Mapping[State, str]] = {
     "Complete": "complete",
     "Partial": "not complete; the command that made it goes on from here",
-    "Running": "not complete; something is being written",
+    "Running": "a run is at work on it",
     "Replacing": "the results of repeated items are being put in; the next command on this output ends that",
     "Damaged": "the manifest stands, but not every part; remove _manifest.json and run the job again",
     "Foreign": "not an output of a job",
@@ -224,6 +238,7 @@ _WORDS: Final[Mapping[State, str]] = {
 
 def _lines(status: OutputStatus) -> Iterable[str]:
     yield f"{status.uri}: {_WORDS[status.state]}"
+    yield from (f"at work: {run.title}, for {time.time() - run.started:.0f} s" for run in status.runs)
     if (plan := status.plan) is not None:
         parts, of = status.parts, "all items" if plan.selection is None else plan.selection.title
         yield f"job {plan.job}, {of} of the input: {len(plan.files())} files, {plan.left_out} left out"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from batchwright_worker.runner.outputs.parts import parts_made, remove_errors
-from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, output_errors
-from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PlanFile, part_name
+from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, output_errors, remove
+from batchwright_worker.runner.storage.output_lock import LOCK_NAME
+from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME, PLAN_NAME, PlanFile, part_name
 
 _NO_DATA: Final = (".", "_")
 """Names that begin so are skipped by whatever reads a folder as a data set."""
@@ -37,19 +38,21 @@ def clear(output: Location, plan: PlanFile) -> None:
         for name in parts:
             output.fs.rm_file(output.at(name))
         remove_errors(output)
-        if output.exists(WORK_DIR):
-            output.fs.rm(output.at(WORK_DIR), recursive=True)
+        work = {f"{WORK_DIR}/{name}" for name in _entries(output, WORK_DIR)} - {LOCK_NAME}  # which is held
+        for name in sorted(work, key=PLAN_NAME.__eq__):  # the plan last: it is what vouches for the rest
+            remove(output, name)
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(_NO_DATA) or name in _OF_THE_VOLUME
 
 
-def _entries(output: Location) -> Iterator[str]:
+def _entries(output: Location, folder: str = "") -> Iterator[str]:
+    place = output.at(folder) if folder else output.path
     with output_errors(output):
         try:
-            found = output.fs.ls(output.path, detail=False)
+            found = output.fs.ls(place, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return iter(())
     paths = (str(path).rstrip("/") for path in found)
-    return (path.rpartition("/")[2] for path in paths if path != output.path.rstrip("/"))  # a file lists itself
+    return (path.rpartition("/")[2] for path in paths if path != place.rstrip("/"))  # a file lists itself

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import hashlib
-import secrets
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +21,7 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.outputs.arrow_types import storable, unified
 from batchwright_worker.runner.outputs.part_files import PartFile, part_file
 from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock
+from batchwright_worker.runner.outputs.temporaries import temporary_path
 from batchwright_worker.runner.storage.locations import (
     ERRORS_DIR,
     WORK_DIR,
@@ -36,7 +34,6 @@ from batchwright_worker.runner.storage.locations import (
 )
 from batchwright_worker.runner.storage.plan_file import part_name
 
-TEMPORARY_DIR = f"{WORK_DIR}/tmp"  # noqa: S108 - below the output
 _DIGEST_CHARACTERS = 16
 _BUFFER = 1 << 20
 
@@ -252,23 +249,6 @@ def replace_part(output: Location, part: PartStatistics, temporary: Path, schema
             output.fs.put_file(str(temporary), output.at(part.name))
             temporary.unlink()
     return changed
-
-
-def temporary_path(output: Location, name: str) -> Path:
-    """Where a file of the output is made: beside it, or on this machine's disk for an object store."""
-    folder = Path(output.at(TEMPORARY_DIR)) if output.local else Path(tempfile.gettempdir())
-    return folder / f"{name}.{secrets.token_hex(6)}.tmp"
-
-
-def remove_temporaries(output: Location) -> None:
-    """Remove what killed runners left, when every part stands: a runner that still makes one finds that it does."""
-    if not output.local:
-        return
-    try:
-        remove(output, TEMPORARY_DIR)
-    except StepFailed as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENOTEMPTY:
-            raise  # such a runner has put a file there in between
 
 
 def _digest_of_part(output: Location, name: str) -> str | None:

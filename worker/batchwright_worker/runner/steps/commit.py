@@ -23,11 +23,10 @@ from batchwright_worker.runner.outputs.parts import (
     decoded_schema,
     has_schema,
     remove_errors,
-    remove_temporaries,
     replace_part,
-    temporary_path,
     whole_part,
 )
+from batchwright_worker.runner.outputs.temporaries import remove_temporaries, temporary_path
 from batchwright_worker.runner.progress import FIRST_FAILURES, merged_tasks
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
 from batchwright_worker.runner.steps.model_pins import PinnedModel, pinned_models

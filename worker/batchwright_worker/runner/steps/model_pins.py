@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.storage.locations import WORK_DIR, Location, create
+from batchwright_worker.runner.storage.locations import WORK_DIR, Location, create, output_errors
 
 MODELS_DIR = f"{WORK_DIR}/models"
 
@@ -61,11 +61,14 @@ class ModelPins:
 
 def pinned_models(output: Location) -> list[PinnedModel]:
     """The models of the results so far, sorted."""
-    folder = output.at(MODELS_DIR)
-    if not output.fs.exists(folder):
-        return []
-    raw = [output.fs.cat_file(path) for path in sorted(output.fs.ls(folder, detail=False))]
-    found = [msgspec.json.decode(each, type=PinnedModel) for each in raw]
+    with output_errors(output):
+        try:
+            paths = [str(path).rpartition("/")[2] for path in output.fs.ls(output.at(MODELS_DIR), detail=False)]
+        except FileNotFoundError:
+            return []
+    names = [name for name in paths if not name.startswith(".")]  # such are on their way to their names
+    raw = [output.read(f"{MODELS_DIR}/{name}") for name in names]
+    found = [msgspec.json.decode(each, type=PinnedModel) for each in raw if each is not None]
     return sorted(found, key=lambda pin: (pin.deployment, pin.model, pin.accelerator))
 
 

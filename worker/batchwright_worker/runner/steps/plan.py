@@ -28,6 +28,7 @@ from batchwright_worker.runner.storage.plan_file import (
     write_plan,
 )
 from batchwright_worker.runner.storage.plan_index import write_index
+from batchwright_worker.runner.storage.presence import STALE_S, running
 
 SHOWN_NAMES = 20
 MAX_SHARDS = 100_000
@@ -50,6 +51,7 @@ def make_plan(job: Job) -> PlanResult:
     plan = plan_input(job, earlier)
     check_same(earlier, plan, job, output)
     if earlier is not None and earlier.key != plan.key:
+        _check_idle(earlier, output)
         clear(output, earlier)
     if plan != earlier:
         write_index(output, plan)
@@ -102,6 +104,17 @@ def check_same(earlier: PlanFile | None, plan: PlanFile, job: Job, output: Locat
             f"for the new input, or {REPLACE}"
         )
         raise StepFailed("InputChanged", message)
+
+
+def _check_idle(earlier: PlanFile, output: Location) -> None:
+    """Raise StepFailed(OutputInUse) while a run makes parts of the plan that would be replaced."""
+    found = running(output)
+    if found:
+        message = (
+            f"{found[0].title} makes results of {earlier.job!r} in {output.uri}: they are not replaced meanwhile. Wait "
+            f"for it, or end it (in a bucket, one that was killed counts for another {STALE_S:g} s)"
+        )
+        raise StepFailed("OutputInUse", message, permanent=False)
 
 
 def plan_input(job: Job, earlier: PlanFile | None) -> PlanFile:

@@ -19,6 +19,7 @@ from batchwright_worker.runner.outputs.parts import remove_errors
 from batchwright_worker.runner.steps.commit import Manifest, manifest_text
 from batchwright_worker.runner.storage.locations import (
     Location,
+    create,
     output_errors,
     remove,
     sync_file,
@@ -58,7 +59,7 @@ def decide_replacement(output: Location, folder: Path, manifest: Manifest) -> No
             else:
                 output.fs.put_file(str(folder / name), output.at(f"{MERGED_DIR}/{name}"))
     replacement = Replacement(parts=names, manifest=manifest_text(manifest).decode())
-    write_atomically(output, REPLACEMENT_NAME, msgspec.json.encode(replacement))
+    create(output, REPLACEMENT_NAME, msgspec.json.encode(replacement))
 
 
 def finish_replacement(output: Location) -> None:

@@ -13,6 +13,7 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.steps.commit import (
     Committed,
+    Manifest,
     Retry,
     check_input,
     committed_parts,
@@ -36,10 +37,7 @@ def plan_retry(job: Job) -> PlanResult:
     output = job.output()
     check_tasks(job)
     finish_replacement(output)
-    manifest = read_manifest(output)
-    if manifest is None:
-        message = f"{output.uri} is not complete: run the job as it was run first, which goes on where it ended"
-        raise StepFailed("OutputIncomplete", message)
+    manifest = check_complete(output)
     plan = load_plan(job, output)
     check_input(job, plan, output)
     if not manifest.failed:
@@ -50,6 +48,21 @@ def plan_retry(job: Job) -> PlanResult:
             remove(output, RETRY_DIR)
         write_retry(output, wanted)
     return PlanResult(shards=len(wanted.shards), items=wanted.items, digest=wanted.key)
+
+
+def check_complete(output: Location) -> Manifest:
+    """Of the whole data set. Raises StepFailed(OutputIncomplete | ManifestDamaged)."""
+    manifest = read_manifest(output)
+    if manifest is None:
+        message = f"{output.uri} is not complete: run the job as it was run first, which goes on where it ended"
+        raise StepFailed("OutputIncomplete", message)
+    return manifest
+
+
+def retried_since(output: Location, base: str) -> bool:
+    """Were the failed items of the data set with the digest `base` repeated to the end, by whomever?"""
+    manifest = read_manifest(output)
+    return manifest is not None and bool(manifest.retries) and manifest.retries[-1].base == base
 
 
 def _failed_items(output: Location, plan: PlanFile) -> Iterator[RetriedShard]:
@@ -71,7 +84,8 @@ def commit_retry(job: Job) -> Committed:
     manifest = read_manifest(output)
     if manifest is None or (retry is None and not manifest.retries):
         raise StepFailed("PlanMissing", f"{output.uri} has no plan to repeat failed items: run the plan step first")
-    if retry is None:  # done, by a commit whose end nobody saw
+    if retry is None:  # done, by another run, or by a commit whose end nobody saw
+        remove(output, RETRY_DIR)  # to which that run's shards may have come back
         return committed_parts(manifest, verified_parts(output, plan), manifest.retries[-1])
     if retry.base != manifest.digest:
         message = f"the results in {output.uri} changed since the failed items were planned: plan them again"

@@ -33,6 +33,7 @@ from batchwright_worker.runner.storage.plan_file import (
     read_plan,
 )
 from batchwright_worker.runner.storage.plan_index import read_shard
+from batchwright_worker.runner.storage.presence import Presence
 from batchwright_worker.runner.storage.retry_files import read_retry, retry_output
 
 DEFAULT_BUDGET_BYTES = 256 << 20
@@ -166,6 +167,7 @@ async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
         if known is not None:
             return state_of(known, step)
         async with (
+            present(step.job.output()),
             open_engines(step.job, workers=step.job.cpu_workers) as engines,
             publishing(published, progress, engines),
         ):
@@ -195,7 +197,7 @@ async def do_shard(
     except StepFailed as error:
         if error.permanent or error.reason != "OutputNotWritable":
             raise
-        # another run of this job made the part, ended, and removed the temporary files, ours among them
+        # another run of this job may have made the part, and removed the temporary files, ours among them
         return _winner(step, error)
     return made or _winner(step)
 
@@ -262,6 +264,17 @@ def state_of(part: PartStatistics, step: ShardStep) -> RunnerState:
         tasks=part.tasks,
         failures=part.failures,
     )
+
+
+@contextlib.asynccontextmanager
+async def present(output: Location) -> AsyncIterator[None]:
+    """Others know that this run is at work."""
+    presence = Presence(output)
+    await asyncio.to_thread(presence.begin)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(presence.end)
 
 
 @contextlib.asynccontextmanager

@@ -129,6 +129,39 @@ class BucketFiles(AbstractFileSystem):  # type: ignore[misc] # fsspec has no typ
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._put(rpath, content, mode)
 
+    def read_version(self, path: str) -> tuple[bytes, object]:
+        """The object, and what `put_version` wants to replace just this one."""
+        address = self._address(path)
+        try:
+            found = self._store(address).get(address.key)
+            return bytes(found.bytes()), _version(found.meta)
+        except Exception as error:
+            raise _os_error(address, error) from error
+
+    def put_version(self, path: str, value: bytes, version: object) -> object | None:
+        """Put it in the place of that version, or where there is none if that is None; the new version, None if
+        another one stands there."""
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        address, mode = self._address(path), "create" if version is None else version
+        try:
+            return _version(self._store(address).put(address.key, value, mode=mode))
+        except (AlreadyExistsError, PreconditionError):
+            return None
+        except Exception as error:
+            if version is not None and isinstance(error, FileNotFoundError):
+                return None
+            raise _os_error(address, error) from error
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        source, target = self._address(path1), self._address(path2)
+        if source.bucket != target.bucket:
+            raise OSError(f"{target.uri}: objects are copied within one bucket")
+        try:
+            self._store(source).copy(source.key, target.key)
+        except Exception as error:
+            raise _os_error(source, error) from error
+
     def rm_file(self, path: str) -> None:
         address = self._address(path)
         try:
@@ -197,6 +230,11 @@ class _ObjectFile(AbstractBufferedFile):  # type: ignore[misc] # fsspec has no t
         if start >= end:
             return b""
         return bytes(self.fs.read_range(self.path, self.details["ETag"], start, end))
+
+
+def _version(meta: Any) -> dict[str, str]:
+    """As a conditional put names it; which of the two there are is the store's business."""
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name)}
 
 
 def _is_there(store: Any, key: str) -> bool:

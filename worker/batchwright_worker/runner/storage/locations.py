@@ -24,6 +24,7 @@ WORK_DIR: Final = "_batchwright"
 """Folder of the output that holds the plan, statistics and temporary files; no part of the data set."""
 ERRORS_DIR: Final = "_errors"
 """Folder of the output with the error records, a file for each part of which items failed."""
+_REMOVALS: Final = 5
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -152,9 +153,30 @@ def write_atomically(location: Location, name: str, data: bytes) -> None:
 
 
 def remove(location: Location, name: str) -> None:
-    """A file or folder of ours, if it is there; another process may be removing it, too."""
-    with output_errors(location), contextlib.suppress(FileNotFoundError):
-        location.fs.rm(location.at(name), recursive=True)
+    """A file or folder of ours, if it is there; others may be removing it, too, or put something into it."""
+    with output_errors(location):
+        if not location.local:
+            with contextlib.suppress(FileNotFoundError):
+                location.fs.rm(location.at(name), recursive=True)
+            return
+        for left in reversed(range(_REMOVALS)):
+            try:
+                _remove_path(Path(location.at(name)))
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or not left:
+                    raise
+            else:
+                return
+
+
+def _remove_path(path: Path) -> None:
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        for each in list(path.iterdir()):
+            _remove_path(each)
+        path.rmdir()
 
 
 def create(location: Location, name: str, data: bytes) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from batchwright_worker.runner.cpu.builtin import wordpiece
 from batchwright_worker.runner.cpu.builtin.source import value_of
+from batchwright_worker.tokenization.tokenizer_file import TokenizerError, shared_tokenizer
 
 
 class _Tokens(NamedTuple):
@@ -61,28 +60,12 @@ def _by_words(text: str, vocabulary: str, max_length: int, lower: bool) -> _Toke
 
 
 def _by_file(text: str, path: str, max_length: int) -> _Tokens:
-    tokenizer, filler = _loaded(path, max_length)
+    try:
+        tokenizer, filler = shared_tokenizer(path, max_length)
+    except TokenizerError as error:
+        raise ValueError(f"args.tokenizer {error}") from error
     encoding = tokenizer.encode(text)
     return _Tokens(encoding.ids, encoding.type_ids, filler)
-
-
-@functools.lru_cache(maxsize=4)
-def _loaded(path: str, max_length: int) -> tuple[Any, int]:
-    """The tokenizer of a tokenizer.json and the number of its padding token. Raises ValueError."""
-    try:
-        library: Any = importlib.import_module("tokenizers")
-    except ImportError as error:
-        raise ValueError("args.tokenizer needs the package tokenizers: add it to the runner's image") from error
-    try:
-        tokenizer = library.Tokenizer.from_file(path)
-    except Exception as error:  # the library raises Exception itself
-        raise ValueError(f"args.tokenizer {path!r} cannot be read: {error}") from error
-    numbers = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
-    padding = tokenizer.padding or {}
-    filler = padding.get("pad_id", next((number for number in numbers if number is not None), 0))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    return tokenizer, int(filler)
 
 
 def _padded(values: list[int], length: int, filler: int) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""Tokenizers from their files, for jobs and for served models alike."""

@@ -30,6 +30,7 @@ NAV: Mapping[str, tuple[Page, ...]] = {
         Page(source="docs/batching.md", target="batching.md"),
         Page(source="docs/tuning.md", target="tuning.md"),
         Page(source="docs/protocol.md", target="protocol.md"),
+        Page(source="docs/openai.md", target="openai.md"),
         Page(source="docs/autoscaling.md", target="autoscaling.md"),
         Page(source="docs/accelerators.md", target="accelerators.md"),
     ),

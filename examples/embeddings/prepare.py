@@ -3,7 +3,8 @@
     python -m examples.embeddings.prepare FOLDER [--count 200] [--seed 1]
 
 Writes FOLDER/minilm.onnx (input_ids and attention_mask to sentence embeddings: mean over the tokens, scaled to length
-1), FOLDER/tokenizer.json, and FOLDER/sentences.jsonl: each sentence beside another one that says nearly the same.
+1), beside it tokenizer.json and what sentence-transformers writes of how texts are read (modules.json, ..), and
+FOLDER/sentences.jsonl: each sentence beside another one that says nearly the same.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     source = package() / "model"
-    shutil.copyfile(source / "tokenizer.json", args.folder / "tokenizer.json")
+    for path in sorted(source.rglob("*.json")):
+        target = args.folder / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
     if not (args.folder / "minilm.onnx").exists():
         export(source / "model.safetensors", args.folder / "minilm.onnx")
     with (args.folder / "sentences.jsonl").open("w") as file:

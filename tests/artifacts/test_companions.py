@@ -144,6 +144,8 @@ ENTRIES = {
     "the format's own name": ("onnx", ["model.onnx", "other.onnx", "README.md"], "model.onnx"),
     "the only one of its suffix": ("onnx", ["net.onnx", "net.onnx.data", "tokenizer.json"], "net.onnx"),
     "a whole safetensors file": ("safetensors", ["model.safetensors", "tokenizer.json"], "model.safetensors"),
+    "where the hub has it": ("onnx", ["onnx/model.onnx", "onnx/model_O4.onnx", "tokenizer.json"], "onnx/model.onnx"),
+    "the folder's own first": ("onnx", ["onnx/model.onnx", "net.onnx"], "net.onnx"),
     "shards by their index": (
         "safetensors",
         ["model.safetensors.index.json", "model-1-of-2.safetensors", "model-2-of-2.safetensors"],
@@ -161,6 +163,7 @@ ENTRIES = {
 def test_the_model_of_a_folder(case: str, tmp_path: Path) -> None:
     format_, names, wanted = ENTRIES[case]
     for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     if isinstance(wanted, ArtifactError):
         with pytest.raises(ArtifactError, match=str(wanted)):

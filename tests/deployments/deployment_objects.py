@@ -107,6 +107,13 @@ def samples() -> dict[str, Raw]:
         "emulated": deployment("emulated", models=[model("echo", emulated())], replicas=2),
         "fetched": deployment("fetched", models=[model("ranker", fetched)]),
         "folder": deployment("folder", models=[model("ranker", folder), model("checked", claimed)], readiness="Any"),
+        "texts": deployment(
+            "texts",
+            models=[
+                model("words", claimed | {"sha256": "2" * 64}, task={"type": "Embedding", "pooling": "Mean"}),
+                model("plain", fetched),
+            ],
+        ),
         "two-devices": deployment(
             "two-devices",
             models=[model("recognizer", gpu)],

@@ -20,7 +20,11 @@ from tests.house.ways import NOT_RUN, needs, offers, runnable, script
 BIN = Path(sys.executable).parent
 TYPED = [(page, kind) for page in (*PAGES, *EXAMPLES) for kind in ("", "apiserver", "cluster")
          if any(runnable(block) and needs(block) == kind for block in scripts(page))]  # fmt: skip
-OF_PACKAGES = {"examples/embeddings/job.yaml": ("minilm",), "examples/filetypes/job.yaml": ("magika",)}
+OF_PACKAGES = {
+    "docs/openai.md": ("minilm",),
+    "examples/embeddings/job.yaml": ("minilm",),
+    "examples/filetypes/job.yaml": ("magika",),
+}
 """Packages whose models an example takes: page -> environments of their own (`e2e.peers`)."""
 LINES = [line for page in PAGES for block in scripts(page) for line in block.lines]
 INLINE = sorted({command for page in PAGES for command in inline(page)})

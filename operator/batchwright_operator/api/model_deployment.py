@@ -46,6 +46,11 @@ class ModelDeployment(Identified):
         found = (artifact_for(model, kind) for model in self.spec.models)
         return tuple(artifact for artifact in found if artifact is not None)
 
+    def task_artifacts_for(self, kind: str) -> tuple[Artifact, ...]:
+        """Those of models with a task, whose tokenizers the sidecar reads from beside them."""
+        found = (artifact_for(model, kind) for model in self.spec.models if model.task is not None)
+        return tuple(artifact for artifact in found if artifact is not None)
+
 
 def artifact_for(model: Model, kind: str) -> Artifact | None:
     """The model's artifact for this accelerator kind."""

@@ -22,8 +22,9 @@ from batchwright_worker.api.rules.deployment import RULES as DEPLOYMENT_RULES
 from batchwright_worker.api.rules.job import RULES as JOB_RULES
 from batchwright_worker.api.rules.model import RULES as MODEL_RULES
 from batchwright_worker.api.rules.rule import Rule
+from batchwright_worker.api.rules.text_task import RULES as TASK_RULES
 
-RULES: tuple[Rule, ...] = (*DEPLOYMENT_RULES, *MODEL_RULES, *JOB_RULES)
+RULES: tuple[Rule, ...] = (*DEPLOYMENT_RULES, *MODEL_RULES, *TASK_RULES, *JOB_RULES)
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = (ROOT / "crds", ROOT / "worker" / "batchwright_worker" / "crds")
 HEADER = "# Generated from worker/batchwright_worker/api by `make generate`; do not edit.\n"

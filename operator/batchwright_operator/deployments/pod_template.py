@@ -150,6 +150,7 @@ def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence
             mount("control", _directory(TOKEN_FILE)),
             *certificate_mounts(deployment),
             *script_mounts(artifacts),
+            *weight_mounts(deployment.task_artifacts_for(plan.kind)),
         ],
     )
 

@@ -145,5 +145,11 @@ def _rules() -> tuple[Rule, ...]:
     from batchwright_worker.api.rules import deployment as manifest_rules_deployment
     from batchwright_worker.api.rules import job as manifest_rules_job
     from batchwright_worker.api.rules import model as manifest_rules_model
+    from batchwright_worker.api.rules import text_task as manifest_rules_text_task
 
-    return (*manifest_rules_deployment.RULES, *manifest_rules_model.RULES, *manifest_rules_job.RULES)
+    return (
+        *manifest_rules_deployment.RULES,
+        *manifest_rules_model.RULES,
+        *manifest_rules_text_task.RULES,
+        *manifest_rules_job.RULES,
+    )

@@ -33,6 +33,8 @@ class ModelFormat:
     entries: tuple[str, ...] = ()
     """Names that the model may have in a folder, best first; else it is the only file with the first one's suffix.
     Empty: the loader takes the folder itself."""
+    entry_below: str = ""
+    """Where it is in a repository of a model hub that has it among others, where the folder itself has none."""
     loads_beside_batches: bool = False
     """On a CPU a load may run on a thread of its own while batches of other models run: its library lets go of the
     interpreter's lock, and does not care which thread loads and which one runs. Code of a user's own may."""
@@ -51,6 +53,7 @@ _ROWS: Final = (
         loads_beside_batches=True,
         divisible=True,
         entries=("model.onnx",),
+        entry_below="onnx/model.onnx",
     ),
     ModelFormat(
         name="torch-export",

@@ -18,6 +18,7 @@ from batchwright_worker.api.fields import (
     keyed,
 )
 from batchwright_worker.api.formats import DECLARING, SCRIPTED, Format, listed
+from batchwright_worker.api.text_task import TextTask
 
 Datatype = Literal[
     "BOOL",
@@ -252,7 +253,7 @@ class Artifact(Value, kw_only=True, frozen=True):
         doc(
             "What the model is. python: `script` builds it; emulated: no file, see `emulated`. In a folder it is "
             "model.onnx, model.pt2 (torch-export), model.pt (torchscript), model.safetensors or its index, else the "
-            "only file with that suffix; a python model gets the folder itself."
+            "only file with that suffix, else onnx/model.onnx; a python model gets the folder itself."
         ),
     ]
     uri: Annotated[
@@ -342,3 +343,10 @@ class Model(Value, kw_only=True, frozen=True):
         ),
     ] = Batching()
     warmup: Annotated[WarmUp, doc("What the model is tried with when it is loaded.")] = WarmUp()
+    task: Annotated[
+        TextTask | None,
+        doc(
+            "Serve it to OpenAI's and Cohere's clients, with texts: /v1/embeddings and /v1/rerank. Unset: with tensors "
+            "alone."
+        ),
+    ] = None

@@ -11,8 +11,9 @@ _SHOWN = 5
 
 
 def entry_of(format_: str, path: Path) -> Path:
-    """Of a folder: the first of the format's file names that is there, else the only file with its suffix; the folder
-    itself for a format that takes one. Anything else is the model itself. Raises ArtifactError."""
+    """Of a folder: the first of the format's file names that is there, else the only file with its suffix, else the one
+    where model hubs have it; the folder itself for a format that takes one. Anything else is the model itself. Raises
+    ArtifactError."""
     known = FORMATS[format_]
     if not path.is_dir() or not known.entries:
         return path
@@ -28,6 +29,8 @@ def entry_of(format_: str, path: Path) -> Path:
             f"the folder {path} has several {suffix} files ({_shown(found)}): name the model {known.entries[0]}, or "
             "write the uri of the file"
         )
+    if known.entry_below and (path / known.entry_below).is_file():
+        return path / known.entry_below
     names = sorted(each.name for each in path.iterdir())
     raise ArtifactError(
         f"the folder {path} has no {' or '.join(known.entries)} and no other {suffix} file; there are: {_shown(names)}"

@@ -19,6 +19,8 @@ from batchwright_worker.engine.readiness import Readiness
 from batchwright_worker.host.memory import freeze_objects
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import StreamingRuntime
+from batchwright_worker.language.routes import TextRoutes
+from batchwright_worker.language.service import TextService
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.health import add_health_and_reflection
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
@@ -43,6 +45,7 @@ from batchwright_worker.sidecar.probes import Probes
 from batchwright_worker.sidecar.runtimes.client import RuntimeClient
 from batchwright_worker.sidecar.runtimes.external.server import ExternalServer
 from batchwright_worker.sidecar.settings import Settings, SidecarFailed, certificates_of, load_table_of
+from batchwright_worker.sidecar.text_models import text_models_of
 from batchwright_worker.sidecar.tracing.instrumented import TracedApp, TracedEngine, TracedService
 
 _LOG = logging.getLogger(__name__)
@@ -114,6 +117,7 @@ class Sidecar:
         self._servers: list[HttpServer | UvicornServer] = []
         self._control_thread: ControlThread | None = None
         self._grpc: Any = None
+        self._texts: TextService | None = None
         self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
         engine.publisher.readiness = Readiness(rule=deployment.spec.readiness, was_ready=self._noted)
         self._watching: list[asyncio.Task[None]] = []
@@ -141,6 +145,9 @@ class Sidecar:
         settings, limits = self._settings, self._limits
         metrics = Metrics(self._engine.counters, self.state, self._memory)
         is_traced = isinstance(self._engine, TracedEngine)
+        text_models = await asyncio.to_thread(text_models_of, self._configuration.deployment, settings.kind)
+        if text_models:
+            self._texts = TextService(self._engine, self._catalogue, text_models, self._memory)
         app = (TracedApp if is_traced else HttpApp)(
             self._engine,
             self._catalogue,
@@ -151,6 +158,7 @@ class Sidecar:
             memory=self._memory,
             large=self._large,
             regions=self._regions,
+            more=TextRoutes(self._texts, limits) if self._texts is not None else None,
         )
         try:
             self._watching.append(asyncio.create_task(self._configuration.watch(), name="configuration"))
@@ -214,6 +222,8 @@ class Sidecar:
         if self._grpc is not None:
             await self._grpc.stop(1.0)
         self._large.close()
+        if self._texts is not None:
+            self._texts.close()
         for server in self._servers:
             server.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)

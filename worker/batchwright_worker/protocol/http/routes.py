@@ -22,6 +22,7 @@ from batchwright_worker.protocol.http.messages import (
     error_response,
     json_response,
 )
+from batchwright_worker.protocol.http.more_routes import MoreRoutes
 from batchwright_worker.protocol.http.plain_bodies import decoded, plain_body
 from batchwright_worker.protocol.http.region_routes import RegionRoutes
 from batchwright_worker.protocol.large_bodies import LargeBodies
@@ -86,8 +87,10 @@ class HttpApp(TaskApp):
         memory: RequestMemory | None = None,
         large: LargeBodies | None = None,
         regions: Regions | None = None,
+        more: MoreRoutes | None = None,
     ) -> None:
         super().__init__()
+        self._more = more
         self._engine = engine
         self._catalogue = catalogue
         self._metrics = metrics
@@ -103,6 +106,8 @@ class HttpApp(TaskApp):
 
     def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         """See `App`: every response carries the wait that a new row would meet."""
+        if self._more is not None:
+            response = self._more.in_their_form(request.path, response)
         route = request.head.route
         model = route.target.model if route is not None else ""
         response.headers.append((EXPECTED_WAIT, b"%d" % self._catalogue.expected_wait_ms(model)))
@@ -168,7 +173,18 @@ class HttpApp(TaskApp):
                 if rest[:1] == ["versions"] and len(rest) > 1:
                     return self._of_model(ModelTarget(model=model, version=rest[1]), rest[2:])
                 return self._of_model(ModelTarget(model=model), rest)
-        return self._of_server("/".join(parts))
+        return self._of_server("/".join(parts)) or self._of_others(parts)
+
+    def _of_others(self, parts: list[str]) -> Route | None:
+        found = None if self._more is None else self._more.found(parts)
+        if found is None:
+            return None
+        method, answer = found
+
+        async def handler(request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+            return await answer(request)
+
+        return HandlerRoute(method=method, handler=handler, target=ModelTarget())
 
     def _of_regions(self, kind: str, rest: list[str]) -> Route | None:
         found = self._regions.found(kind, rest)

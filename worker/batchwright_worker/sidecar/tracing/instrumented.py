@@ -15,10 +15,11 @@ from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.inference.runtime import RunResult, Runtime
+from batchwright_worker.language.routes import CALLS_WITH_TEXTS
 from batchwright_worker.protocol.grpc.bursts import Singly, SubmittedCall
 from batchwright_worker.protocol.grpc.server import InferenceService, ReadApart
 from batchwright_worker.protocol.http.infer import Inference, InferHead
-from batchwright_worker.protocol.http.messages import HttpRequest
+from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse
 from batchwright_worker.protocol.http.routes import HttpApp
 from batchwright_worker.sidecar.tracing.spans import RequestSpans, Tracing
 
@@ -78,17 +79,28 @@ class TracedInference(Inference):
 
     def begin(self, request: HttpRequest, head: InferHead) -> None:
         """See `Inference`."""
-        names = (b"traceparent", b"tracestate")
-        headers = request.headers
-        carrier = {name.decode(): headers[name].decode("latin-1") for name in names if name in headers}
-        with _tracing(self._engine).request(carrier, "http", head.model):
+        with _tracing(self._engine).request(_carrier(request), "http", head.model):
             super().begin(request, head)
+
+
+def _carrier(request: HttpRequest) -> dict[str, str]:
+    names, headers = (b"traceparent", b"tracestate"), request.headers
+    return {name.decode(): headers[name].decode("latin-1") for name in names if name in headers}
 
 
 class TracedApp(HttpApp):
     """The inference port of a `TracedEngine`."""
 
     inference = TracedInference
+
+    async def respond_to(self, request: HttpRequest) -> HttpResponse:
+        """See `HttpApp`: the requests to the engine that a call with texts makes are its spans' children."""
+        if not request.path.startswith(CALLS_WITH_TEXTS):
+            return await super().respond_to(request)
+        with _tracing(self._engine).call(_carrier(request), f"{request.method} {request.path}") as span:
+            response = await super().respond_to(request)
+            span.set_attribute("http.response.status_code", response.status)
+            return response
 
 
 class TracedService(InferenceService):

@@ -111,6 +111,15 @@ class Tracing:
             if not spans.owned:
                 span.end()
 
+    @contextmanager
+    def call(self, carrier: Mapping[str, str], name: str) -> Iterator[Span]:
+        """A call that makes requests to the engine inside: their spans are children of its span."""
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        with self.tracer.start_as_current_span(name, context=extract(carrier), kind=SpanKind.SERVER) as span:
+            yield span
+
     def accepted(self, request: InferRequest) -> RequestSpans:
         """The engine has this request (of the front end that calls, or of a caller of its own)."""
         spans = _CURRENT.get()

@@ -7,8 +7,9 @@ In an environment variable a text field is taken as it is; any other field is re
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -64,6 +65,36 @@ class BenchmarkPod(_Section, kw_only=True, frozen=True):
     image_pull_secrets: list[str] = []
     """Names of Secrets in the operator's namespace."""
     priority_class_name: str = ""
+
+
+class WeightsCache(_Section, kw_only=True, frozen=True):
+    """Where the pods of a node, or of the cluster, share fetched weights: exactly one of claim, csi and hostPath. Each
+    namespace has a folder of its own there, and sees no other."""
+
+    claim_name: str = ""
+    """A PersistentVolumeClaim of this name in each namespace: ReadWriteMany (file systems with locks: NFS 4, CephFS,
+    ..), or ReadWriteOnce where all pods of the namespace are on one node."""
+    csi: dict[str, Any] = {}
+    """An inline volume, as in a pod, of a driver whose volumes are folders of the node."""
+    host_path: str = ""
+    """A folder of every node, of group 65532 and mode 2775. Pod Security allows it in privileged namespaces alone."""
+    namespaces: list[str] = []
+    """Only pods of these have the cache, by shell patterns (`team-*`); empty: all."""
+    max_bytes: int = 100 << 30
+    """Of a namespace, on one volume; the least recently used weights that no pod holds go."""
+    keep_free_percent: Annotated[int, msgspec.Meta(ge=0, le=99)] = 10
+    """Of the volume's file system."""
+
+    def __post_init__(self) -> None:
+        given = [bool(self.claim_name), bool(self.csi), bool(self.host_path)]
+        if given.count(True) != 1:
+            raise ValueError("write exactly one of claimName, csi and hostPath")
+        if self.host_path and not self.host_path.startswith("/"):
+            raise ValueError(f"hostPath {self.host_path!r}: write an absolute path")
+
+    def serves(self, namespace: str) -> bool:
+        """Have pods of this namespace the cache?"""
+        return not self.namespaces or any(fnmatchcase(namespace, pattern) for pattern in self.namespaces)
 
 
 class Settings(_Section, kw_only=True, frozen=True):
@@ -164,6 +195,8 @@ class Settings(_Section, kw_only=True, frozen=True):
     """Hosts of https, s3 and gs URIs; empty: every public host. `*.example.org` matches below it."""
     allow_private_addresses: bool = False
     allow_http: bool = False
+    weights_cache: WeightsCache | None = None
+    """Unset: each pod fetches for itself. `docs/models.md` says which volume suits whom."""
 
     # Upgrades.
     upgrade_policy: Literal["Required", "All"] = "Required"

@@ -20,7 +20,7 @@ from batchwright_operator.deployments.reconciler import decide
 from batchwright_operator.deployments.shape import configuration
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.decisions import Apply, Delete
-from batchwright_operator.settings import RuntimeEntry, Settings
+from batchwright_operator.settings import RuntimeEntry, Settings, WeightsCache
 from tests.deployments.deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, samples
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -218,3 +218,39 @@ def test_without_a_policy_none_is_made_and_an_older_one_goes() -> None:
     )  # fmt: skip
     deleted = [each for each in decide(observed, 1_800_000_000.0).actions if isinstance(each, Delete)]
     assert [(each.resource.kind, each.name, each.uid) for each in deleted] == [("NetworkPolicy", "ocr", "u")]
+
+
+CACHES: list[tuple[dict[str, Any], Raw]] = [
+    ({"claim_name": "weights"}, {"persistentVolumeClaim": {"claimName": "weights"}}),
+    ({"csi": {"driver": "local.example.org"}}, {"csi": {"driver": "local.example.org"}}),
+    ({"host_path": "/var/lib/weights"}, {"hostPath": {"path": "/var/lib/weights", "type": "Directory"}}),
+]
+
+
+@pytest.mark.parametrize(("where", "volume"), CACHES)
+def test_what_is_fetched_is_shared_by_the_pods_of_a_namespace(where: dict[str, Any], volume: Raw) -> None:
+    settings = Settings(weights_cache=WeightsCache(**where, namespaces=["sh*"], max_bytes=10**9))
+    spec = template(samples()["fetched"], settings)["spec"]
+    assert [each for each in spec["volumes"] if each["name"] == "weights-cache"] == [
+        {"name": "weights-cache", **volume}
+    ]
+    mounts = {
+        each["name"]: next((m for m in each["volumeMounts"] if m["name"] == "weights-cache"), None)
+        for each in (*spec["initContainers"], *spec["containers"])
+    }
+    shared = {"name": "weights-cache", "mountPath": "/var/lib/batchwright/cache", "subPath": "shop"}
+    assert mounts == {"fetch": shared, **dict.fromkeys(("sidecar", "runtime"), shared | {"readOnly": True})}
+    env = {each["name"]: each.get("value") for each in spec["initContainers"][0]["env"]}
+    assert (env["BATCHWRIGHT_CACHE"], env["BATCHWRIGHT_CACHE_BYTES"]) == (shared["mountPath"], "1000000000")
+
+
+@pytest.mark.parametrize(("name", "namespaces"), [("cpu-claim", []), ("fetched", ["other", "s"])])
+def test_pods_without_a_use_for_the_cache_do_not_have_it(name: str, namespaces: list[str]) -> None:
+    settings = Settings(weights_cache=WeightsCache(host_path="/x", namespaces=namespaces))
+    assert template(samples()[name], settings) == template(samples()[name], Settings())
+
+
+def test_a_claim_of_the_cache_that_is_not_there_is_told() -> None:
+    settings = Settings(worker_image="w", weights_cache=WeightsCache(claim_name="weights"))
+    decision = decide(ObservedDeployment(raw=samples()["fetched"], settings=settings, token="t"), 1_800_000_000.0)
+    assert "PersistentVolumeClaim weights does not exist" in str(decision)

@@ -166,7 +166,7 @@ async def test_an_endpoint_within_the_cluster_must_be_allowed(store: str, tmp_pa
 async def test_many_artifacts_are_fetched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     running, most = 0, 0
 
-    async def fetch(artifact: Artifact, _policy: FetchPolicy) -> None:
+    async def fetch(artifact: Artifact, *_: object) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)

@@ -108,4 +108,6 @@ def test_a_digest_that_is_wrong_is_told_before_anything_starts(site: tuple[Path,
         command = [sys.executable, "-m", "batchwright_worker", "serve", "-f", str(tmp_path / "d.yaml")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, digest_of(onnx, "onnx") in done.stderr) == (1, True), done.stderr
-    assert not any(os.scandir(tmp_path / "cache" / "batchwright" / "fetched"))
+    weights = tmp_path / "cache" / "batchwright" / "weights"
+    assert not any(os.scandir(weights / "entries"))
+    assert not any(os.scandir(weights / "staging"))

@@ -42,6 +42,9 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("", {"BATCHWRIGHT_WORKERS": "many"}, "workers"),
         ("", {"BATCHWRIGHT_WORKERS": "[1"}, "BATCHWRIGHT_WORKERS"),
         ("imagePullPolicy: Sometimes", {}, "imagePullPolicy"),
+        ("weightsCache: {maxBytes: 5}", {}, "exactly one of claimName, csi and hostPath"),
+        ("weightsCache: {hostPath: /a, claimName: b}", {}, "exactly one of claimName, csi and hostPath"),
+        ("weightsCache: {hostPath: a}", {}, "absolute path"),
     ],
 )
 def test_a_bad_setting_is_named(tmp_path: Path, text: str, environ: dict[str, str], named: str) -> None:

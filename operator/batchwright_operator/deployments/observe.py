@@ -13,6 +13,7 @@ from batchwright_operator.deployments.known_replicas import KnownReplicas
 from batchwright_operator.deployments.profiles import Profiles
 from batchwright_operator.deployments.replicas import PendingTimeouts
 from batchwright_operator.deployments.revision import parse_revision
+from batchwright_operator.deployments.volumes import cache_of
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.rendering.objects import headless_name
@@ -74,11 +75,13 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment) -> Deplo
         replicas=observed.known_replicas.replicas,
         profiles=observed.profiles,
         taken=observed.taken,
-        missing_claims=tuple(sorted(_named_claims(deployment, kinds) - observed.claims)),
+        missing_claims=tuple(sorted(_named_claims(deployment, kinds, observed.settings) - observed.claims)),
         rejection=observed.rejection,
     )
 
 
-def _named_claims(deployment: ModelDeployment, kinds: EligibleKinds) -> set[str]:
-    uris = [artifact.uri for kind in kinds.kinds for artifact in deployment.artifacts_for(kind) if artifact.uri]
-    return {claim for uri in uris if (claim := claim_of(uri))}
+def _named_claims(deployment: ModelDeployment, kinds: EligibleKinds, settings: Settings) -> set[str]:
+    artifacts = [each for kind in kinds.kinds for each in deployment.artifacts_for(kind) if each.uri]
+    cache = cache_of(deployment, artifacts, settings)
+    of_cache = {cache.claim_name} if cache is not None and cache.claim_name else set()
+    return of_cache | {claim for each in artifacts if (claim := claim_of(each.uri or ""))}

@@ -16,11 +16,13 @@ from batchwright_operator.deployments.volumes import (
     TLS_CERT,
     TLS_KEY,
     asks_clients,
+    cache_of,
     certificate_mounts,
     common_mounts,
     fetch_mounts,
     needs_fetch,
     script_mounts,
+    sidecar_weight_mounts,
     volumes,
     weight_mounts,
 )
@@ -41,10 +43,14 @@ from batchwright_worker.api.names import (
     ANNOTATION_EMULATED_DEVICE,
     ANNOTATION_KIND,
     ANNOTATION_LOAD_TABLE,
+    CACHE_DIR,
     CLIENT_CA_DIR,
     COMPONENT_MODEL,
     CONTROL_PORT,
     DEPLOYMENT_FILE,
+    ENV_CACHE,
+    ENV_CACHE_BYTES,
+    ENV_CACHE_KEEP_FREE,
     ENV_EMULATED_DEVICE,
     ENV_KIND,
     ENV_LOAD_TABLE,
@@ -81,14 +87,14 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
         "annotations": {**spec.pod.annotations, ANNOTATION_KIND: plan.kind},
     }
     artifacts = deployment.artifacts_for(plan.kind)
-    fetch = [_fetch(plan, artifacts, settings)] if needs_fetch(artifacts) else []
+    fetch = [_fetch(deployment, plan, artifacts, settings)] if needs_fetch(artifacts) else []
     body: Raw = {
         "schedulingGates": [{"name": SCHEDULING_GATE}],
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         **pod_options(spec.pod),
         "initContainers": [*fetch, _sidecar(deployment, plan, artifacts, settings)],
         "containers": _runtimes(deployment, plan, artifacts, settings),
-        "volumes": [*volumes(deployment, plan.kind, artifacts), *plain(spec.pod.volumes)],
+        "volumes": [*volumes(deployment, plan.kind, artifacts, settings), *plain(spec.pod.volumes)],
     }
     if spec.placement.node_selector:
         body["nodeSelector"] = dict(spec.placement.node_selector)
@@ -138,6 +144,7 @@ def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence
             [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
             [{"name": ENV_WAS_READY, "value": WAS_READY_FILE}],
             [*_env(plan), _from_annotation(ENV_LOAD_TABLE, ANNOTATION_LOAD_TABLE)],
+            _cache_env(deployment, artifacts, settings),
         ),
         ports=[{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         resources=settings.sidecar_resources.as_dict(),
@@ -150,7 +157,7 @@ def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence
             mount("control", _directory(TOKEN_FILE)),
             *certificate_mounts(deployment),
             *script_mounts(artifacts),
-            *weight_mounts(deployment.task_artifacts_for(plan.kind)),
+            *sidecar_weight_mounts(deployment, artifacts, deployment.task_artifacts_for(plan.kind), settings),
         ],
     )
 
@@ -178,7 +185,7 @@ def _runtime(
         "resources": _device_resources(plan, index),
         "volumeMounts": [
             *common_mounts(),
-            *weight_mounts(artifacts),
+            *weight_mounts(deployment, artifacts, settings),
             *script_mounts(artifacts),
             *plain(deployment.spec.pod.volume_mounts),
         ],
@@ -207,16 +214,28 @@ def _device_resources(plan: RuntimePlan, index: int) -> Raw:
     return resources
 
 
-def _fetch(plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
+def _fetch(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence[Artifact], settings: Settings) -> Raw:
     return container(
         FETCH,
         settings.worker_image,
         settings,
         command=[PROGRAM, "fetch", "--deployment", DEPLOYMENT_FILE],
-        env=[*_env(plan), *fetch_env(settings)],
+        env=[*_env(plan), *fetch_env(settings), *_cache_env(deployment, artifacts, settings)],
         resources=settings.fetch_resources.as_dict(),
-        volumeMounts=fetch_mounts(artifacts),
+        volumeMounts=fetch_mounts(deployment, artifacts, settings),
     )
+
+
+def _cache_env(deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings) -> list[Raw]:
+    """Where the cache is and what it may hold; nothing without one."""
+    if (cache := cache_of(deployment, artifacts, settings)) is None:
+        return []
+    values = {
+        ENV_CACHE: CACHE_DIR,
+        ENV_CACHE_BYTES: str(cache.max_bytes),
+        ENV_CACHE_KEEP_FREE: str(cache.keep_free_percent),
+    }
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _directory(path: str) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from batchwright_operator.api.eligible_kinds import RuntimePlan
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import configuration_text, deployment_name
@@ -48,7 +50,8 @@ def platform(settings: Settings) -> str:
         settings.allow_private_addresses,
         settings.allow_http,
     )  # fmt: skip
-    return digest(parts)
+    cache = settings.weights_cache
+    return digest(parts if cache is None else (*parts, msgspec.to_builtins(cache)))
 
 
 def _resources(found: Any) -> Any:

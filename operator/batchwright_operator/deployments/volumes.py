@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Final
 
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import config_name
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.rendering.mounts import mount, volume_name
+from batchwright_operator.settings import Settings, WeightsCache
 from batchwright_worker.api.deployment import Artifact, Tls
 from batchwright_worker.api.names import (
+    CACHE_DIR,
     CLIENT_CA_DIR,
     CONFIG_DIR,
+    FETCHED_DIR,
     IPC_DIR,
     SCRIPTS_DIR,
     SECRETS_DIR,
@@ -22,6 +26,7 @@ from batchwright_worker.api.names import (
     claim_of,
 )
 
+CACHE_VOLUME: Final = "weights-cache"
 TLS_CERT: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
 """Keys of a Secret of type kubernetes.io/tls."""
@@ -51,10 +56,45 @@ def asks_clients(tls: Tls) -> bool:
     return tls.client_auth == "Required"
 
 
-def weight_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
+def weight_mounts(deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings) -> list[Raw]:
     """Mounts of a runtime: claims and what was fetched, read-only."""
     mounts = [mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in _claim_volumes(artifacts).items()]
-    return [*mounts, mount("fetched", f"{WEIGHTS_DIR}/fetched")] if fetched(artifacts) else mounts
+    if fetched(artifacts):
+        mounts += [mount("fetched", FETCHED_DIR), *_cache_mounts(deployment, artifacts, settings)]
+    return mounts
+
+
+def sidecar_weight_mounts(
+    deployment: ModelDeployment, artifacts: Sequence[Artifact], read: Sequence[Artifact], settings: Settings
+) -> list[Raw]:
+    """Mounts of a sidecar: the artifacts that it reads itself, and the cache, where it holds what the pod uses."""
+    cache = _cache_mounts(deployment, artifacts, settings)
+    held = [mount("fetched", FETCHED_DIR), *cache] if cache else []
+    return list({each["mountPath"]: each for each in (*held, *weight_mounts(deployment, read, settings))}.values())
+
+
+def cache_of(deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings) -> WeightsCache | None:
+    """The cache that the pods have, if they fetch anything."""
+    cache = settings.weights_cache
+    used = cache is not None and fetched(artifacts) and cache.serves(deployment.namespace)
+    return cache if used else None
+
+
+def _cache_mounts(
+    deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings, *, read_only: bool = True
+) -> list[Raw]:
+    """The folder of the namespace alone: what others may fetch stays theirs."""
+    if cache_of(deployment, artifacts, settings) is None:
+        return []
+    return [mount(CACHE_VOLUME, CACHE_DIR, read_only=read_only) | {"subPath": deployment.namespace}]
+
+
+def _cache_volume(cache: WeightsCache) -> Raw:
+    if cache.claim_name:
+        return {"name": CACHE_VOLUME, "persistentVolumeClaim": {"claimName": cache.claim_name}}
+    if cache.csi:
+        return {"name": CACHE_VOLUME, "csi": deepcopy(cache.csi)}
+    return {"name": CACHE_VOLUME, "hostPath": {"path": cache.host_path, "type": "Directory"}}
 
 
 def script_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
@@ -92,21 +132,23 @@ def _script_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
     return {key.name: volume_name("script", key.name) for key in keys if key}
 
 
-def fetch_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
+def fetch_mounts(deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings) -> list[Raw]:
     """Mounts of the fetch container: where it writes, claims with what it checks, and the credentials that artifacts
     name."""
     claims = _claim_volumes(_checked(artifacts))
     return [
         mount("config", CONFIG_DIR),
-        *([mount("fetched", f"{WEIGHTS_DIR}/fetched", read_only=False)] if fetched(artifacts) else []),
+        *([mount("fetched", FETCHED_DIR, read_only=False)] if fetched(artifacts) else []),
+        *_cache_mounts(deployment, artifacts, settings, read_only=False),
         *(mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in claims.items()),
         mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
         *(mount(volume, f"{SECRETS_DIR}/{name}") for name, volume in _secret_volumes(artifacts).items()),
     ]
 
 
-def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact]) -> list[Raw]:
+def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact], settings: Settings) -> list[Raw]:
     """The volumes that the mounts above name."""
+    cache = cache_of(deployment, artifacts, settings)
     owner, tls = deployment.raw, deployment.spec.tls
     control = child_name(owner["metadata"]["name"], "control")
     claims, secrets, scripts = _claim_volumes(artifacts), _secret_volumes(artifacts), _script_volumes(artifacts)
@@ -122,6 +164,7 @@ def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact
             for claim, volume in claims.items()
         ),
         *([{"name": "fetched", "emptyDir": {"sizeLimit": size}}] if fetched(artifacts) else []),
+        *([_cache_volume(cache)] if cache is not None else []),
         *({"name": volume, "secret": {"secretName": name}} for name, volume in secrets.items()),
         *({"name": volume, "configMap": {"name": name}} for name, volume in scripts.items()),
     ]

@@ -17,7 +17,7 @@ from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.fetch.addresses import beside
 from batchwright_worker.fetch.at_once import at_once
 from batchwright_worker.fetch.download import Transfers, attempts, download
-from batchwright_worker.fetch.errors import FetchRefused, Interrupted
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted, NoSpace, NotCached
 from batchwright_worker.fetch.source import RemoteFile, Store
 from batchwright_worker.fetch.staging import Allowance, Staging
 
@@ -36,23 +36,30 @@ class WantedArtifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedArtifact:
-    """`already`: it was there and of the right digest."""
+    """`already`: it was there and of the right digest. `contents`: each file as it is now, with its name relative to
+    the folder of the target, where it came from and in which version; empty with `already`."""
 
     files: int
     total_bytes: int
     already: bool = False
+    contents: tuple[RemoteFile, ...] = ()
 
 
 async def fetch_artifact(
-    wanted: WantedArtifact, store: Store, say: Callable[[str], None], *, base_wait_s: float = 1.0
+    wanted: WantedArtifact,
+    store: Store,
+    say: Callable[[str], None],
+    *,
+    base_wait_s: float = 1.0,
+    on_growth: Callable[[int], None] | None = None,
 ) -> FetchedArtifact:
     """Fetches all files of the artifact, or keeps it if it is there and of the right digest. It appears by one rename.
-    Raises FetchRefused, or Interrupted after the last attempt."""
+    `on_growth`: see Allowance. Raises FetchRefused, or Interrupted after the last attempt."""
     if _is_there(wanted):
         return FetchedArtifact(files=0, total_bytes=0, already=True)
     place = wanted.target.parent
     staging = Staging(place.with_name(f".{place.name}.part"))
-    allowance = Allowance(wanted.uri, wanted.max_bytes)
+    allowance = Allowance(wanted.uri, wanted.max_bytes, on_growth)
     transfers = Transfers(staging=staging, allowance=allowance, say=say, base_wait_s=base_wait_s)
     try:
         fetch = _fetch_folder if is_folder_uri(wanted.uri) else _fetch_file
@@ -61,9 +68,15 @@ async def fetch_artifact(
     except FetchRefused:
         staging.remove()  # what the next process would go on with has been refused
         raise
-    total = sum(staging.whole(file.name).stat().st_size for file in files)
+    contents = tuple(_as_fetched(file, staging) for file in files)
     staging.move_to(place)
-    return FetchedArtifact(files=len(files), total_bytes=total)
+    return FetchedArtifact(
+        files=len(files), total_bytes=sum(each.total_bytes or 0 for each in contents), contents=contents
+    )
+
+
+def _as_fetched(file: RemoteFile, staging: Staging) -> RemoteFile:
+    return replace(file, total_bytes=staging.whole(file.name).stat().st_size, version=staging.version(file.name))
 
 
 def _is_there(wanted: WantedArtifact) -> bool:
@@ -86,6 +99,8 @@ async def _fetch_file(wanted: WantedArtifact, store: Store, transfers: Transfers
     others = [RemoteFile(name=name, uri=beside(wanted.uri, name)) for name in names]
     try:
         await _fetch_all(others, store, transfers)
+    except (NoSpace, NotCached):
+        raise
     except FetchRefused as error:
         raise FetchRefused(
             f"{main.name} keeps its weights in {_listed(names)} beside it, and they cannot all be fetched: {error}; "
@@ -96,7 +111,7 @@ async def _fetch_file(wanted: WantedArtifact, store: Store, transfers: Transfers
 
 async def _fetch_folder(wanted: WantedArtifact, store: Store, transfers: Transfers) -> list[RemoteFile]:
     listed: list[RemoteFile] = []
-    async for attempt in attempts(transfers):
+    async for attempt in attempts(transfers.say, transfers.base_wait_s):
         with attempt:
             listed = await store.files(wanted.uri)
     if not listed:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from batchwright_worker.artifacts.digest import file_sha256
-from batchwright_worker.fetch.errors import FetchRefused, Interrupted
+from batchwright_worker.fetch.errors import FetchRefused, Interrupted, NoSpace
 from batchwright_worker.fetch.source import FileSource, RemoteFile
-from batchwright_worker.fetch.staging import Allowance, Staging
+from batchwright_worker.fetch.staging import FULL, Allowance, Staging
 
 ATTEMPTS = 6
 
@@ -41,7 +41,7 @@ async def download(file: RemoteFile, source: FileSource, transfers: Transfers) -
     part = staging.part(file.name)
     if not staging.version(file.name):
         staging.begin(file.name)
-    async for attempt in attempts(transfers):
+    async for attempt in attempts(transfers.say, transfers.base_wait_s):
         with attempt:
             await _transfer(file, source, part, transfers)
     _check_digest(file, part)
@@ -49,13 +49,13 @@ async def download(file: RemoteFile, source: FileSource, transfers: Transfers) -
     return whole
 
 
-def attempts(transfers: Transfers) -> AsyncRetrying:
+def attempts(say: Callable[[str], None], base_wait_s: float) -> AsyncRetrying:
     """`async for attempt in ..: with attempt: ..` repeats what is Interrupted."""
     return AsyncRetrying(
         retry=retry_if_exception_type(Interrupted),
         stop=stop_after_attempt(ATTEMPTS),
-        wait=_Wait(transfers.base_wait_s),
-        before_sleep=lambda state: transfers.say(f"attempt {state.attempt_number} of {ATTEMPTS}: {_failure(state)}"),
+        wait=_Wait(base_wait_s),
+        before_sleep=lambda state: say(f"attempt {state.attempt_number} of {ATTEMPTS}: {_failure(state)}"),
         reraise=True,
     )
 
@@ -95,11 +95,11 @@ async def _transfer(file: RemoteFile, source: FileSource, part: Path, transfers:
         transfers.allowance.check(file.name, max(opened.total_bytes or 0, opened.offset))
         if not opened.offset:
             staging.begin(file.name, opened.version)
-        with part.open("r+b" if opened.offset else "wb") as written:
+        with _room_for(file.uri), part.open("r+b" if opened.offset else "wb") as written:
             written.seek(opened.offset)
             async for chunk in opened.chunks:
                 transfers.allowance.check(file.name, max(opened.total_bytes or 0, written.tell() + len(chunk)))
-                _write(written.write, chunk, file.uri)
+                written.write(chunk)
             written.truncate()
             written.flush()
             os.fsync(written.fileno())
@@ -112,14 +112,14 @@ def _size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _write(write: Callable[[bytes], int], chunk: bytes, uri: str) -> None:
+@contextlib.contextmanager
+def _room_for(uri: str) -> Iterator[None]:
+    """A disk may be found full as late as by fsync, or when the file is closed. Raises NoSpace."""
     try:
-        write(chunk)
+        yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FetchRefused(
-                f"{uri}: no space left for it; raise artifacts[].maxBytes or free the node's disk"
-            ) from error
+        if error.errno in FULL:
+            raise NoSpace(f"{uri}: no space left for it; raise artifacts[].maxBytes or free the node's disk") from error
         raise
 
 

@@ -2,6 +2,8 @@
 
 FetchError
 +-- FetchRefused  against the rules, wrong or missing: never try again; the message says what to change
+|   +-- NoSpace       the disk is full
+|   +-- NotCached     the cache of weights cannot take it: fetch it past the cache
 +-- Interrupted   the network or the server failed: try again from where it stopped
 """
 
@@ -14,6 +16,14 @@ class FetchError(Exception):
 
 class FetchRefused(FetchError):  # noqa: N818 - the tree reads better without the suffix
     """No retry can help."""
+
+
+class NoSpace(FetchRefused):
+    """Not on this volume."""
+
+
+class NotCached(FetchRefused):
+    """Not through the cache; the message says why."""
 
 
 class Interrupted(FetchError):  # noqa: N818

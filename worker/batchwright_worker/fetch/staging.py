@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from batchwright_worker.fetch.errors import FetchRefused
+from batchwright_worker.fetch.errors import FetchRefused, NoSpace
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,8 @@ class Staging:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FetchRefused(
+            refusal = NoSpace if error.errno in FULL else FetchRefused
+            raise refusal(
                 f"{path.parent}: {error.strerror}: the volume for fetched artifacts is not writable"
             ) from error
         return path
@@ -61,12 +67,15 @@ class Staging:
 
 @dataclass(slots=True)
 class Allowance:
-    """artifacts[].maxBytes, over all files of the artifact."""
+    """artifacts[].maxBytes, over all files of the artifact. `on_growth` is told each larger total before any byte of it
+    is written, and may raise FetchRefused."""
 
     uri: str
     max_bytes: int
+    on_growth: Callable[[int], None] | None = None
     _sizes: dict[str, int] = field(default_factory=dict)
     _total: int = 0
+    _most: int = 0
 
     def check(self, name: str, size: int) -> None:
         """This file has, or is to have, so many bytes. Raises FetchRefused."""
@@ -78,3 +87,7 @@ class Allowance:
                 f"{self.uri}: larger than artifacts[].maxBytes, {self.max_bytes} bytes (at least {self._total}); raise "
                 f"it if {whole} should be fetched"
             )
+        if self._total > self._most:
+            self._most = self._total
+            if self.on_growth is not None:
+                self.on_growth(self._total)

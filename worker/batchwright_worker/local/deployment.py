@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
-from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED, WEIGHTS_DIR, weights_path
+from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
 from batchwright_worker.api.uris import file_uri, path_of, split_uri
+from batchwright_worker.local.weights import LocalCache, fetched, local_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +50,11 @@ def local_deployment(
     kind: str | None,
     volumes: Mapping[str, Path],
     server: ExternalServerAddress | None = None,
+    cache: LocalCache | None = None,
 ) -> LocalDeployment:
     """The ModelDeployment of this name (None: the only one). `volumes` maps claims to folders, `server` says where the
-    user's own server is. Raises ManifestError for manifests that the API server would refuse too, and for files that
-    are not here."""
+    user's own server is, `cache` where fetched weights are kept. Raises ManifestError for manifests that the API server
+    would refuse too, and for files that are not here."""
     document = with_defaults(_chosen(documents, name))
     problems = validate(document)
     if problems:
@@ -63,7 +63,7 @@ def local_deployment(
     kind = _kind(spec, kind)
     runtime: Document = next((each for each in spec.get("runtimes", []) if each["accelerator"] == kind), {})
     _check_server(runtime, kind, server)
-    local = document if server is not None else _with_local_files(document, kind, volumes)
+    local = document if server is not None else _with_local_files(document, kind, volumes, cache or local_cache())
     return LocalDeployment(
         name=document["metadata"]["name"],
         document=local,
@@ -120,16 +120,16 @@ def _kind(spec: Document, wanted: str | None) -> str:
     return next((kind for kind in (KIND_CPU, KIND_EMULATED) if kind in common), common[0])
 
 
-def _with_local_files(document: Document, kind: str, volumes: Mapping[str, Path]) -> Document:
+def _with_local_files(document: Document, kind: str, volumes: Mapping[str, Path], cache: LocalCache) -> Document:
     local = copy.deepcopy(document)
     for index, model in enumerate(local["spec"]["models"]):
         for artifact in model["artifacts"]:
             if artifact["accelerator"] == kind and artifact.get("uri"):
-                artifact["uri"] = _local_uri(artifact, f"spec.models[{index}].artifacts", volumes)
+                artifact["uri"] = _local_uri(artifact, f"spec.models[{index}].artifacts", volumes, cache)
     return local
 
 
-def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path]) -> str:
+def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path], cache: LocalCache) -> str:
     uri = artifact["uri"]
     parts = split_uri(uri)
     if parts.scheme == "file":
@@ -139,7 +139,7 @@ def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path]) -> s
             raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.host}=FOLDER")
         path = volumes[parts.host] / path_of(uri)
     else:
-        return _fetched(artifact, where)
+        return _fetched(artifact, where, cache)
     if not path.exists():
         raise ManifestError(f"{where}: {uri}: there is no file {path}: put it there or correct the address")
     _check_digest(artifact, path, f"{where}: {uri}")
@@ -161,30 +161,13 @@ def _check_digest(artifact: Document, path: Path, where: str) -> None:
         raise ManifestError(f"{where}: its digest is {found}, sha256 says {artifact['sha256']}: correct either")
 
 
-def _fetched(artifact: Document, where: str) -> str:
-    """Downloads with the same checks as a pod's init container, into the user's cache; kept there for the next time."""
-    from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
+def _fetched(artifact: Document, where: str, cache: LocalCache) -> str:
     from batchwright_worker.fetch.errors import FetchError
-    from batchwright_worker.fetch.policy import policy_of
-    from batchwright_worker.fetch.sources import store_of
 
-    uri = artifact["uri"]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchwright"
-    target = cache / Path(weights_path(uri)).relative_to(WEIGHTS_DIR)
-    wanted = WantedArtifact(
-        uri=uri,
-        format=artifact["format"],
-        target=target,
-        max_bytes=artifact["maxBytes"],
-        sha256=artifact.get("sha256", ""),
-    )
-    policy = policy_of(os.environ)
     try:
-        policy.check_uri(uri)
-        asyncio.run(fetch_artifact(wanted, store_of(uri, policy, {}), print))
+        return file_uri(fetched(artifact, cache))
     except FetchError as error:
         raise ManifestError(f"{where}: {error}; or download it yourself and map it with file:// or --volume") from error
-    return file_uri(target)
 
 
 def _scripts(document: Document, kind: str, documents: Sequence[Document]) -> Mapping[str, Mapping[str, str]]:

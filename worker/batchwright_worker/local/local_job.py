@@ -13,6 +13,7 @@ from batchwright_worker.api.messages import JobConfig
 from batchwright_worker.api.names import claim_of
 from batchwright_worker.api.uris import file_uri, path_of
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
+from batchwright_worker.local.weights import LocalCache
 from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.storage.plan_file import Selection
 
@@ -34,6 +35,8 @@ class LocalJob:
     """Another output.uri than the manifest's; a path will do."""
     selection: Selection | None = None
     """Only these items, into an output of their own: beside the manifest's, unless `output` says otherwise."""
+    cache: LocalCache | None = None
+    """Of fetched weights; None: the user's."""
 
 
 def job_of(local: LocalJob, scratch: Path) -> Job:
@@ -106,4 +109,6 @@ def _config_maps(documents: Sequence[Document], spec: Mapping[str, Any], scratch
 def deployments_of(local: LocalJob, job: Job) -> list[LocalDeployment]:
     """The ModelDeployments that the tasks name. Raises ManifestError."""
     names = dict.fromkeys(task.model.deployment for task in job.spec.tasks if task.model is not None)
-    return [local_deployment(local.documents, name, local.accelerator, local.volumes) for name in names]
+    return [
+        local_deployment(local.documents, name, local.accelerator, local.volumes, cache=local.cache) for name in names
+    ]

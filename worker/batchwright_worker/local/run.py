@@ -16,6 +16,7 @@ import click
 
 from batchwright_worker.api.names import EXIT_FAILED_ITEMS, EXIT_PERMANENT
 from batchwright_worker.local.serve import volume
+from batchwright_worker.local.weights import cache_bytes_option, cache_option, local_cache
 
 if TYPE_CHECKING:
     from batchwright_worker.local.job_summary import LocalResult
@@ -62,6 +63,8 @@ GOES_ON: Final = "stopped; complete shards stay, the same command goes on from t
     help="Only so many items by chance, into a folder of their own (-sample-N-seed-S).",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which items --sample takes.")
+@cache_option
+@cache_bytes_option
 @click.option("--dashboard", is_flag=True, help="Show the run live on a page; its address is printed.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
@@ -78,6 +81,8 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
     limit: int | None,
     sample: int | None,
     seed: int,
+    cache_folder: Path | None,
+    cache_bytes: int,
     dashboard: bool,
     quiet: bool,
     as_json: bool,
@@ -109,6 +114,7 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
             retry_failed=retry_failed,
             output=output,
             selection=_selection(limit, sample, seed),
+            cache=local_cache(cache_folder, cache_bytes),
         )
 
     result = _ran(job, plan_only=plan_only, show_progress=not quiet, as_json=as_json, dashboard=dashboard)

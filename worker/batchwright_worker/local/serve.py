@@ -18,6 +18,7 @@ from batchwright_worker.api.documents import ManifestError, load_manifests
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.local.deployment import ExternalServerAddress, LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, LocalServing, served
+from batchwright_worker.local.weights import cache_bytes_option, cache_option, local_cache
 
 
 def volume(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
@@ -72,6 +73,8 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     is_flag=True,
     help="Read and write tensors in shared memory that callers of this machine register (/dev/shm).",
 )
+@cache_option
+@cache_bytes_option
 @click.option("--dashboard", is_flag=True, help="A page on this machine that shows it live; its address is printed.")
 @click.option("--http-front-end", type=click.Choice(["own", "uvicorn"]), default="own", help="What serves HTTP.")
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
@@ -86,13 +89,14 @@ def command(
 ) -> None:
     """Serve a ModelDeployment with the sidecar and runtimes of a pod. Ready when /v2/health/ready answers 200."""
     dashboard = options.pop("dashboard")
+    cache = local_cache(options.pop("cache_folder"), options.pop("cache_bytes"))
     try:
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
-        deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server)
+        deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server, cache)
         tls = {name: options.pop(name.replace("-", "_")) for name in ("tls-cert", "tls-key", "tls-client-ca")}
         if deployment.document["spec"].get("tls") and not tls["tls-cert"]:
             click.echo("spec.tls: no Secret is read here, so this is plain; --tls-cert and --tls-key serve by TLS")
-        files = {"dispatch-log": dispatch_log, **tls}
+        files = {"dispatch-log": dispatch_log, "cache": cache.root, **tls}
         extra += ("--shared-memory",) if options.pop("shared_memory") else ()
         extra += (f"--http-front-end={options.pop('http_front_end')}",)
         extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ModelState, SidecarState, TuningState
 from batchwright_worker.engine.counters import ModelCounters
+from batchwright_worker.protocol.cache_metrics import CacheCollector
 from batchwright_worker.protocol.catalogue import VERSION
 from batchwright_worker.protocol.request_memory import RequestMemory
 
@@ -219,10 +221,13 @@ class Metrics:
         measures: Mapping[str, ModelCounters],
         state: Callable[[], SidecarState],
         memory: RequestMemory | None = None,
+        cache: Path | None = None,
     ) -> None:
         self._measures = measures
         self._registry = CollectorRegistry()
         self._registry.register(SidecarCollector(measures, state, memory or RequestMemory()))
+        if cache is not None:
+            self._registry.register(CacheCollector(cache))
 
     def text(self) -> bytes:
         """Prometheus text format."""

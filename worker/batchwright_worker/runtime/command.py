@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from batchwright_worker.api.formats import FORMATS
-from batchwright_worker.api.names import DEPLOYMENT_FILE
+from batchwright_worker.api.names import DEPLOYMENT_FILE, FETCHED_DIR
+from batchwright_worker.fetch.cache.holding import hold_linked
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.ipc.supervision import listen_for_requests, supervision_socket
 from batchwright_worker.runtime.supervisor import Supervisor, listen
@@ -30,6 +31,7 @@ def command(path: Path, deployment: Path, parent: int) -> None:
     if parent:
         die_with_parent(parent)
     path.parent.mkdir(parents=True, exist_ok=True)
+    hold_linked(Path(FETCHED_DIR))
     announce_layerwise(deployment)
     serve = "batchwright_worker.runtime.process:serve"
     with listen(path) as listener, listen_for_requests(path) as requests:

@@ -12,6 +12,7 @@ import click
 from batchwright_worker.api.names import (
     CONTROL_PORT,
     DEPLOYMENT_FILE,
+    ENV_CACHE,
     ENV_DISPATCH_LOG,
     ENV_KIND,
     ENV_LOAD_TABLE,
@@ -92,6 +93,9 @@ from batchwright_worker.api.names import (
     default="own",
     show_default=True,
     help="What serves the HTTP port; uvicorn takes about twice the CPU per request.",
+)
+@click.option(
+    "--cache", type=click.Path(path_type=Path), envvar=ENV_CACHE, default=None, hidden=True, help="Shown by /metrics."
 )
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
 @click.option("--was-ready-file", type=click.Path(path_type=Path), envvar=ENV_WAS_READY, default=None, hidden=True)

@@ -9,13 +9,16 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.names import FETCHED_DIR
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.engine.readiness import Readiness
+from batchwright_worker.fetch.cache.holding import hold_linked
 from batchwright_worker.host.memory import freeze_objects
 from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import StreamingRuntime
@@ -63,6 +66,8 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # The runtimes of ours do so, too: one of them may be starting again, and a server of the user's does not.
+    hold_linked(Path(FETCHED_DIR))
     async with runtimes_of(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
         engine = engine_of(settings, deployment, clients, stack)
         engine.load_table = load_table_of(settings.load_table)
@@ -143,7 +148,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Sidecar:
         settings, limits = self._settings, self._limits
-        metrics = Metrics(self._engine.counters, self.state, self._memory)
+        metrics = Metrics(self._engine.counters, self.state, self._memory, self._settings.cache)
         is_traced = isinstance(self._engine, TracedEngine)
         text_models = await asyncio.to_thread(text_models_of, self._configuration.deployment, settings.kind)
         if text_models:

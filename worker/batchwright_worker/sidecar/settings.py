@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     request_memory_bytes: int | None = None
     shared_memory: bool = False
+    cache: Path | None = None
+    """The node's cache of weights, whose counters /metrics shows; None: the pod has none."""
 
 
 def certificates_of(settings: Settings) -> Certificates | None:

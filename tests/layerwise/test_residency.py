@@ -134,7 +134,7 @@ def test_auto_serves_whole_models_while_all_fit_and_layers_when_another_comes(ri
     for name in "abc":
         rig.run(name)
     assert rig.service.streams().bytes > before
-    assert isinstance(rig.service.policy(), Balanced)
+    assert isinstance(rig.service.planned()[0], Balanced)
     rig.service.remove("c")
     rig.until(lambda: rig.way().startswith("whole:"))
 
@@ -145,7 +145,7 @@ def test_auto_runs_whole_models_in_turn_where_layers_gain_nothing(rigs: Callable
     for name in "ab":
         rig.add(name, 8000, load_ms=80, fixed_us=80)
     rig.until(lambda: rig.way().startswith("whole models in turn:"))
-    rig.until(lambda: isinstance(rig.service.policy(), Fifo))
+    rig.until(lambda: isinstance(rig.service.planned()[0], Fifo))
     rig.run("a")
 
 

@@ -11,8 +11,10 @@ from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
-from batchwright_worker.layerwise.core.policy import Balanced, Policy
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo
 from batchwright_worker.layerwise.core.values import Prefetch
+from batchwright_worker.layerwise.serving import policy_plans
+from batchwright_worker.layerwise.serving import service as serving
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
@@ -27,7 +29,8 @@ def source(name: str, weights: int = 8000) -> ModelSource:
     return ModelSource(name=name, format="emulated", path="", inputs=[], outputs=[], emulated=emulated)
 
 
-def skip_limit(policy: Policy) -> int:
+def skip_limit(service: Service) -> int:
+    policy, _ = service.planned()
     assert isinstance(policy, Balanced)
     return policy.skip_limit
 
@@ -50,14 +53,14 @@ def service() -> Service:
 def test_the_skip_limit_falls_when_batches_grow_and_rises_when_they_shrink(service: Service) -> None:
     for name in "ab":
         service.add(source(name))
-    alone = skip_limit(service.policy())
+    alone = skip_limit(service)
     for name in "ab":
         run(service, name, 32)
-    large = skip_limit(service.policy())
+    large = skip_limit(service)
     for name in "ab":
         run(service, name, 1)
     assert large < alone
-    assert skip_limit(service.policy()) > large
+    assert skip_limit(service) > large
     service.close()
 
 
@@ -75,7 +78,74 @@ def test_fetches_are_fluid_where_the_plan_gains_by_it(service: Service) -> None:
     for name in "ab":
         service.add(source(name, weights=56_000))
     run(service, "a", 16)
-    assert service.prefetch() is Prefetch.FLUID
-    assert service._executor._scheduler.timeline.prefetch is Prefetch.FLUID
+    assert service.planned()[1] is Prefetch.FLUID
     run(service, "b", 16)
+    service.close()
+
+
+class SlowPlans:
+    """Plans that take until they are let, and who made them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.let = threading.Event()
+        self.threads: list[str] = []
+        monkeypatch.setattr(serving, "better_prefetch", self.plan)
+
+    def plan(self, *_: object) -> Prefetch:
+        self.threads.append(threading.current_thread().name)
+        assert self.let.wait(20)
+        return Prefetch.WHOLE
+
+
+def test_no_batch_waits_for_a_plan_and_sizes_that_come_again_have_theirs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add(source("a"))
+    service.planned()
+    plans = SlowPlans(monkeypatch)
+    for rows in (16, 1, 16):
+        run(service, "a", rows)  # answered although nothing is planned for it
+    plans.let.set()
+    large, small = skip_limit(service), skip_limit_at(service, 1)
+    assert large < small
+    made = len(plans.threads)
+    for rows, limit in ((16, large), (1, small)) * 10:
+        run(service, "a", rows)
+        assert skip_limit(service) == limit
+    assert len(plans.threads) == made
+    assert set(plans.threads) == {"layerwise plans"}
+    service.close()
+
+
+def skip_limit_at(service: Service, rows: int) -> int:
+    run(service, "a", rows)
+    return skip_limit(service)
+
+
+def test_a_plan_is_made_anew_once_it_is_old(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.add(source("a"))
+    skip_limit_at(service, 16)
+    plans = SlowPlans(monkeypatch)
+    monkeypatch.setattr(policy_plans, "MOST_AGE_S", 0.0)
+    run(service, "a", 1)
+    run(service, "a", 16)
+    plans.let.set()
+    service.planned()
+    assert plans.threads
+    service.close()
+
+
+def test_a_model_that_goes_while_it_is_planned_for_leaves_the_others_their_plan(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        service.add(source(name))
+    plans = SlowPlans(monkeypatch)
+    run(service, "a", 16)
+    service.remove("b")
+    plans.let.set()
+    assert skip_limit(service) >= 1
+    run(service, "a", 1)
+    service.remove("a")
+    assert isinstance(service.planned()[0], Fifo)
     service.close()

@@ -125,6 +125,16 @@ class Executor:
             if prefetch is not None:
                 self._scheduler.timeline.prefetch = prefetch
 
+    @property
+    def policy(self) -> Policy:
+        """In force now."""
+        return self._scheduler.policy
+
+    @property
+    def prefetch(self) -> Prefetch:
+        """In force now."""
+        return self._scheduler.timeline.prefetch
+
     def wait_idle(self, model: str | None = None, at_most_s: float | None = None) -> None:
         """Until no batch (of this model) is here, or for so long."""
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from batchwright_worker.backends.base import Host, LoadError
@@ -23,6 +23,7 @@ from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.profiling.profiler import Effort
 from batchwright_worker.layerwise.serving.accelerators import AddedModel, adapter_of
+from batchwright_worker.layerwise.serving.policy_plans import PolicyPlan, PolicyPlans
 from batchwright_worker.layerwise.serving.residency import Residency
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
@@ -31,7 +32,7 @@ __all__ = ["Service"]
 _LOG = logging.getLogger(__name__)
 
 _OTHER_SIZE: Final = 1.5
-"""Batches that are larger or smaller by this factor change the skip limit at once."""
+"""Batches that are larger or smaller by this factor are planned for anew."""
 
 _REVISED_AFTER: Final = 64
 """Batches after which the skip limit is worked out anew from what was measured meanwhile."""
@@ -65,6 +66,7 @@ class Service:
         self._lock = threading.Lock()
         """Over the models and their plans: not while one is opened and measured, or its last batches are waited for."""
         self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
+        self._policies = PolicyPlans(self._policy_plan, self._use)
         self._residency = Residency(self._executor, self._adapter, self._plans, settings, self._lock)
         self._revised = 0.0
         self._revisions = threading.Event()
@@ -89,7 +91,7 @@ class Service:
                 self._added[source.name] = added
                 self._rows[source.name] = 1
                 self._residency.added(source.name, added.resident)
-                self._use_policy()
+                self._plan_anew()
         self._revisions.set()
         return added
 
@@ -110,7 +112,7 @@ class Service:
                 self._plans.remove(name)
                 del self._rows[name]
                 self._residency.removed(name)
-                self._use_policy()
+                self._plan_anew()
             for profile in corrected:
                 self._adapter.keep_profile(name, profile)
             self._adapter.remove(name)
@@ -155,18 +157,21 @@ class Service:
         """Finish what was submitted, then give everything back."""
         self._closing = True
         self._revisions.set()
+        self._policies.close()
         self._executor.close()
         self._adapter.close()
 
     def _follow(self, model: str, rows: int) -> None:
         """The skip limit is that of the batches that come: it falls as they grow, since compute grows with them and
-        weights do not."""
+        weights do not. Within the lock, so nothing is planned here."""
         self._since_policy += 1
         known = self._rows[model]
         other_size = not known / _OTHER_SIZE < rows < known * _OTHER_SIZE
         if other_size or self._since_policy >= _REVISED_AFTER:
-            self._rows[model] = rows
-            self._use_policy(replanned=other_size)
+            if other_size:
+                self._rows[model] = rows
+            self._since_policy = 0
+            self._policies.follow(self._rows)
             self._write_back()
             if time.monotonic() - self._revised >= _RESIDENTS_EVERY_S:
                 self._revisions.set()
@@ -183,7 +188,7 @@ class Service:
             except Exception:
                 _LOG.exception("what stays in memory could not be changed")
             with self._lock:
-                self._use_policy()
+                self._plan_anew()
 
     def _write_back(self) -> None:
         """Keep what was learned of the models for their next load, which a lost process may bring at any time."""
@@ -201,28 +206,40 @@ class Service:
 
         threading.Thread(target=write, name="layerwise profiles", daemon=True).start()
 
-    def _use_policy(self, *, replanned: bool = True) -> None:
+    def _plan_anew(self) -> None:
+        """Within the lock: models, or what stays of them, have changed."""
         self._since_policy = 0
-        self._executor.use(self.policy(), self.prefetch() if replanned else None)
-
-    def prefetch(self) -> Prefetch:
-        """Fluid where the plan says that fetches which pause for room end sooner than those which wait for it."""
-        layers, device = self._layers(), self._adapter.device
-        return better_prefetch(layers, device.ring.capacity, device.piece_bytes) if layers else Prefetch.WHOLE
-
-    def _layers(self) -> list[tuple[Layer, ...]]:
-        return [self._plans.layers(model, self._rows[model]) for model in self._added]
-
-    def policy(self) -> Policy:
-        """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
+        self._policies.forget()
         if self._residency.in_turn or not self._added:
-            return Fifo()
-        layers = self._layers()
-        budget = self._adapter.device.ring.capacity
-        given = self._settings.skip_limit
+            self._executor.use(Fifo())
+        self._policies.follow(self._rows)
+
+    def _policy_plan(self, rows: Mapping[str, int]) -> PolicyPlan | None:
+        """On the planning thread: the lock is held for the models' layers alone."""
+        with self._lock:
+            if rows.keys() != self._added.keys():
+                return None
+            in_turn = self._residency.in_turn or not rows
+            layers = [self._plans.layers(model, number) for model, number in rows.items()]
+        device = self._adapter.device
+        prefetch = better_prefetch(layers, device.ring.capacity, device.piece_bytes) if layers else Prefetch.WHOLE
+        return PolicyPlan(policy=Fifo if in_turn else self._policy_of(layers), prefetch=prefetch)
+
+    def _policy_of(self, layers: Sequence[tuple[Layer, ...]]) -> Callable[[], Policy]:
+        """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
+        budget, given = self._adapter.device.ring.capacity, self._settings.skip_limit
         limit = auto_skip_limit(layers, budget) if given is None else given
         if self._settings.mode == "Literal":
-            return Literal(skip_limit=limit)
+            return lambda: Literal(skip_limit=limit)
+        filled = fill_time(layers, budget)
         if self._settings.mode == "Rollout":
-            return Rollout(skip_limit=limit, fill_time=fill_time(layers, budget))
-        return Balanced(skip_limit=limit, fill_time=fill_time(layers, budget))
+            return lambda: Rollout(skip_limit=limit, fill_time=filled)
+        return lambda: Balanced(skip_limit=limit, fill_time=filled)
+
+    def _use(self, plan: PolicyPlan) -> None:
+        self._executor.use(plan.policy(), plan.prefetch)
+
+    def planned(self, at_most_s: float = 20.0) -> tuple[Policy, Prefetch]:
+        """What is in force once everything that has come is planned for."""
+        self._policies.settled(at_most_s)
+        return self._executor.policy, self._executor.prefetch

@@ -70,6 +70,26 @@ class Encoder(nn.Module):
         return x @ self.words.weight.t(), x.mean(1)
 
 
+class Sentences(nn.Module):
+    """Words and places from tables of 1.2 MB each; places by the mask, as RoBERTa has them. `tied`: the table of words
+    is the last layer's too."""
+
+    def __init__(self, width: int = 32, *, tied: bool = False) -> None:
+        super().__init__()
+        self.tied = tied
+        self.words = nn.Embedding(9_400, width, padding_idx=0)
+        self.places = nn.Embedding(9_400, width)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        places = (mask.cumsum(1) * mask).long() + 1
+        x = self.norm(self.words(ids) + self.places(places)) * mask[:, :, None]
+        for layer in self.layers:
+            x = x + torch.nn.functional.gelu(layer(x))
+        return x @ self.words.weight[:5].t() if self.tied else x.mean(1)
+
+
 def export(module: nn.Module, examples: tuple[torch.Tensor, ...], path: Path, *, dynamic: bool = True) -> Path:
     """As torch-export artifacts are made."""
     torch.manual_seed(7)
@@ -80,7 +100,7 @@ def export(module: nn.Module, examples: tuple[torch.Tensor, ...], path: Path, *,
 
 
 def answer(network: Network, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """Every unit on a copy of its weights, which is overwritten at once."""
+    """Every unit on a copy of its weights, which is overwritten at once. Tables are read from their file alone."""
     weights = np.fromfile(network.folder / WEIGHTS_FILE, np.uint8)
     state = network.begin(inputs, rows)
     for position, unit in enumerate(network.index.units):

@@ -27,7 +27,7 @@ from batchwright_worker.layerwise.networks.torch import TorchUnits, open_torch
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.tools.comparison import TrialRequest, policy_named, run_streamed
 from e2e.bench.gpu.stand_in import StandIn, Work
-from tests.layerwise.splits import ConvNet, Encoder, export
+from tests.layerwise.splits import ConvNet, Encoder, Sentences, export
 
 pytestmark = pytest.mark.slow
 
@@ -182,6 +182,31 @@ def test_inputs_wait_for_a_piece_of_the_weights_at_most(networks: Networks) -> N
             # One that runs, and what the stand-in's threads are late.
             assert sum(work.stream == weights for work in between) <= 4, "inputs waited for a unit of twelve pieces"
     executor.close()
+
+
+def test_rows_of_a_table_are_gathered_on_the_host_and_come_with_the_inputs(tmp_path: Path) -> None:
+    """The device never sees the table; answers are those of the whole model."""
+    examples = (torch.zeros(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.int64))
+    path = export(Sentences(), examples, tmp_path / "net.pt2")
+    source = ModelSource(name="net", format="torch-export", path=str(path), inputs=[], outputs=[])
+    network = open_torch(source, HOST, lambda digest: tmp_path / digest, 1 << 20)
+    rig = Rig({"net": (network, source)}, jittery(), units=1.5)
+    assert rig.driver.pinned_bytes < network.index.table_bytes
+    assert not any(
+        node.target is torch.ops.aten.embedding.default for g in network.graphs for node in g.module.graph.nodes
+    )
+    random = np.random.default_rng(4)
+    requests = [
+        TrialRequest(
+            model="net", rows=2, inputs={"ids": random.integers(0, 9_400, (2, 6)), "mask": np.ones((2, 6), int)}
+        )
+        for _ in range(3)
+    ]
+    run = run_streamed(rig.device, rig.plans, requests, Fifo())
+    for request, outputs in zip(requests, run.outputs, strict=True):
+        for name, array in rig.expected(request).items():
+            np.testing.assert_array_equal(outputs[name], array)
+    rig.device.close()
 
 
 def test_nothing_is_pinned_any_more_once_batches_have_run(networks: Networks) -> None:

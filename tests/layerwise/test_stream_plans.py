@@ -98,6 +98,28 @@ def test_units_of_another_shape_than_measured_are_corrected_each() -> None:
     assert found == pytest.approx([0.005, 0.015], rel=0.1)
 
 
+def test_each_size_of_batches_is_corrected_by_its_own() -> None:
+    """C9: a GPU takes as long for 1 to 16 rows as for one, then more with each: two measured sizes say nothing of 32,
+    and what batches of 32 take says nothing of those of one row."""
+    taken = {1: 0.010, 4: 0.010, 32: 0.020, 128: 0.080}
+    plans = UnitPlans()
+    plans.add("m", [profile(1, [0.010], [500]), profile(4, [0.0101], [500])])
+    for turn in range(600):
+        rows = (1, 32, 128)[turn % 3]
+        planned = plans.layers("m", rows)[0]
+        plans.learn(record(planned, taken[rows], 0.501)._replace(rows=rows))
+    for rows, seconds in taken.items():
+        assert seconds_of_steps(plans.layers("m", rows)[0].compute) == pytest.approx(seconds, rel=0.1), rows
+
+
+def test_a_new_size_begins_with_what_the_nearest_one_has_learned() -> None:
+    plans = UnitPlans()
+    plans.add("m", [profile(1, [0.010], [500])])
+    for _ in range(200):
+        plans.learn(record(plans.layers("m", 1)[0], 0.030, 0.501))
+    assert seconds_of_steps(plans.layers("m", 8)[0].compute) == pytest.approx(0.240, rel=0.1)
+
+
 def test_a_profile_that_something_disturbed_is_measured_anew_unless_any_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

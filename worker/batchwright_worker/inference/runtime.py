@@ -298,6 +298,8 @@ class StreamedModel(msgspec.Struct, frozen=True, array_like=True):
     weight_bytes: int
     compute_milliseconds: float
     fetch_milliseconds: float
+    table_bytes: int = 0
+    """Of tables that are never fetched, because a batch needs a few rows of them."""
 
 
 class StreamingRuntime(Protocol):

@@ -180,4 +180,5 @@ def _summary(added: AddedModel) -> StreamedModel:
         weight_bytes=sum(profile.bytes),
         compute_milliseconds=profile.total_compute_s * 1e3,
         fetch_milliseconds=profile.total_fetch_s * 1e3,
+        table_bytes=added.table_bytes,
     )

@@ -39,9 +39,10 @@ def with_layerwise(state: SidecarState, runtimes: Iterable[StreamingRuntime]) ->
 def describe(cut: StreamedModel, way: str = "") -> str:
     """A model's profile in one line, and how its device serves."""
     bound = "compute" if cut.compute_milliseconds >= cut.fetch_milliseconds else "memory"
+    tables = f", rows of {cut.table_bytes / 1e6:.1f} MB gathered" if cut.table_bytes else ""
     resident = f", {cut.resident_units} of them resident" if cut.resident_units else ""
     return (
-        f"{cut.units} units{resident}, {cut.weight_bytes / 1e6:.1f} MB; "
+        f"{cut.units} units{resident}, {cut.weight_bytes / 1e6:.1f} MB{tables}; "
         f"compute {cut.compute_milliseconds:.1f} ms, fetch {cut.fetch_milliseconds:.1f} ms: bound by {bound}"
         f"{'; ' + way if way else ''}"
     )

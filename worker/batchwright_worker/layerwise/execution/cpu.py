@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
-from batchwright_worker.layerwise.memory.pool import Pool, Reads, UnitReader, read_all
+from batchwright_worker.layerwise.memory.pool import Pool, Reads, UnitReader, page_aligned, read_all
 from batchwright_worker.layerwise.memory.ring import Ring
-from batchwright_worker.layerwise.networks.units import PAGE, Bytes, Network
+from batchwright_worker.layerwise.networks.units import PAGE, WEIGHTS_FILE, Bytes, Network, Unit
+from batchwright_worker.layerwise.profiling.fetch_floor import PROBE_BYTES
+from batchwright_worker.layerwise.profiling.profiles import cache_folder
 
 __all__ = ["CpuAccelerator"]
 
@@ -72,6 +77,25 @@ class CpuAccelerator:
     def forget(self) -> None:
         """Give the pool's pages back until they are used again; no unit may be in flight."""
         self.pool.forget()
+
+    @contextmanager
+    def fetch_probe(self) -> Iterator[Callable[[int], float]]:
+        """Reads of a file that lies where prepared networks do."""
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_folder()) as name:
+            memory = page_aligned(PROBE_BYTES)
+            (Path(name) / WEIGHTS_FILE).write_bytes(memory.tobytes())
+            reader = UnitReader(Path(name), self._reads)
+
+            def fetch(size: int) -> float:
+                begin = time.perf_counter()
+                reader.read(Unit(name="probe", offset=0, size=size, pieces=[]), memory[:size])
+                return time.perf_counter() - begin
+
+            try:
+                yield fetch
+            finally:
+                reader.close()
 
     def network(self, name: str) -> Network:
         return self._loaded[name].network

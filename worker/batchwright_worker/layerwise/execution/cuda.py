@@ -16,7 +16,8 @@ Times are those of the events, converted to the host's clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,13 +29,14 @@ from batchwright_worker.backends.torch_values import tensor_of
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.cuda_clock import EventClock
 from batchwright_worker.layerwise.execution.cuda_driver import CudaDriver, TorchCuda
-from batchwright_worker.layerwise.execution.cuda_profiler import CudaProfiler
+from batchwright_worker.layerwise.execution.cuda_profiler import CudaProfiler, timed
 from batchwright_worker.layerwise.execution.cuda_staging import StagingBuffers
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import UnitReader
 from batchwright_worker.layerwise.memory.ring import Ring
 from batchwright_worker.layerwise.networks.torch import TorchUnits, run_unit, views
 from batchwright_worker.layerwise.networks.units import PAGE, Network, State
+from batchwright_worker.layerwise.profiling.fetch_floor import PROBE_BYTES
 from batchwright_worker.layerwise.profiling.profiler import Effort, example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, read_profile, write_profile
 
@@ -149,6 +151,23 @@ class CudaAccelerator:
 
     def forget(self) -> None:
         """The arena stays: what runs next would wait for new memory."""
+
+    @contextmanager
+    def fetch_probe(self) -> Iterator[Callable[[int], float]]:
+        """Copies from pinned memory, by the device's clock."""
+        host = self.driver.pinned(PROBE_BYTES)
+        slot = torch.empty_like(host, device=self.driver.device)
+
+        def fetch(size: int) -> float:
+            return timed(
+                self.driver, self.copy_stream, "copy in", lambda: slot[:size].copy_(host[:size], non_blocking=True)
+            )
+
+        try:
+            yield fetch
+        finally:
+            self.driver.synchronize()
+            self.driver.unpin(host)
 
     def network(self, name: str) -> TorchUnits:
         return self._loaded[name].network

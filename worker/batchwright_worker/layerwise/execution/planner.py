@@ -2,12 +2,13 @@
 
 Compute is interpolated between the measured sizes and follows the last two beyond; both engines are planned as slowed
 down by each other (they are meant to work at once), and by ratios that follow the measurements: of the whole model, and
-of each unit beside it.
+of each unit beside it, for batches of about one size. What two measured sizes promise of a third is often wrong (a GPU
+takes as long for few rows as for one), so that each size is corrected by its own batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,14 +32,40 @@ _LEAST_SEEN: Final = 20
 
 
 @dataclass(slots=True)
+class _SizePlan:
+    """Corrections of compute for batches of one size class; `seen`: units of such batches that have run."""
+
+    compute_ratio: float
+    unit_ratios: list[float]
+    seen: int = 0
+
+
+@dataclass(slots=True)
 class _ModelPlan:
     profiles: list[Profile]
     resident: frozenset[int] = frozenset()
-    compute_ratio: float = 1.0
     fetch_ratio: float = 1.0
-    unit_ratios: list[float] = field(default_factory=list)
-    seen: int = 0
-    """Units that have run."""
+    sizes: dict[int, _SizePlan] = field(default_factory=dict)
+
+    def size(self, rows: int) -> _SizePlan:
+        """The corrections for this size: its own, or the nearest known one's."""
+        wanted = _size_class(rows)
+        if wanted in self.sizes:
+            return self.sizes[wanted]
+        return _nearest(self.sizes, rows) if self.sizes else _SizePlan(1.0, [1.0] * len(self.profiles[0].bytes))
+
+    def own_size(self, rows: int) -> _SizePlan:
+        """The same to be corrected: a new size begins with what the nearest one has learned."""
+        own = self.sizes.get(_size_class(rows))
+        if own is None:
+            known = self.size(rows)
+            own = self.sizes[_size_class(rows)] = _SizePlan(known.compute_ratio, list(known.unit_ratios))
+        return own
+
+
+def _size_class(rows: int) -> int:
+    """1, 2, 3 to 4, 5 to 8, .. rows."""
+    return max(0, rows - 1).bit_length()
 
 
 @dataclass(slots=True)
@@ -49,8 +76,7 @@ class UnitPlans:
 
     def add(self, model: str, profiles: Sequence[Profile]) -> None:
         """Plan a model from the profiles of its network at one or more batch sizes."""
-        ordered = sorted(profiles, key=lambda profile: profile.rows)
-        self._plans[model] = _ModelPlan(ordered, unit_ratios=[1.0] * len(ordered[0].bytes))
+        self._plans[model] = _ModelPlan(sorted(profiles, key=lambda profile: profile.rows))
 
     def keep(self, model: str, resident: frozenset[int]) -> None:
         """These of its units need no fetch."""
@@ -64,15 +90,16 @@ class UnitPlans:
         plan = self._plans[model]
         resident = frozenset[int]() if as_if_none_stayed else plan.resident
         profile = plan.profiles[0]
-        slow = max(each.compute_slowdown for each in plan.profiles) * plan.compute_ratio
+        size = plan.size(rows)
+        slow = max(each.compute_slowdown for each in plan.profiles) * size.compute_ratio
         fetch = profile.fetch_slowdown * plan.fetch_ratio
         return tuple(
             Layer(
-                compute=steps_of_seconds(slow * plan.unit_ratios[position] * _at(plan.profiles, position, rows)),
-                fetch=0 if position in resident else steps_of_seconds(fetch * profile.fetch_s(size)),
-                bytes=0 if position in resident else size,
+                compute=steps_of_seconds(slow * size.unit_ratios[position] * _at(plan.profiles, position, rows)),
+                fetch=0 if position in resident else steps_of_seconds(fetch * profile.fetch_s(count)),
+                bytes=0 if position in resident else count,
             )
-            for position, size in enumerate(profile.bytes)
+            for position, count in enumerate(profile.bytes)
         )
 
     def learn(self, record: UnitRecord) -> None:
@@ -81,10 +108,10 @@ class UnitPlans:
         if plan is None:
             return
         compute, fetch = record.compute_end - record.compute_start, record.fetch_s
-        plan.seen += 1
-        planned, unit = seconds_of_steps(record.planned.compute), plan.unit_ratios
-        plan.compute_ratio = _followed(plan.compute_ratio, compute, planned)
-        unit[record.position] = _followed(unit[record.position], compute, planned)
+        size, planned = plan.own_size(record.rows), seconds_of_steps(record.planned.compute)
+        size.seen += 1
+        size.compute_ratio = _followed(size.compute_ratio, compute, planned)
+        size.unit_ratios[record.position] = _followed(size.unit_ratios[record.position], compute, planned)
         if record.bytes:
             plan.fetch_ratio = _followed(plan.fetch_ratio, fetch, seconds_of_steps(record.planned.fetch))
 
@@ -92,22 +119,29 @@ class UnitPlans:
         """The model's profiles as they should have been by what has run since; none if they were right, or little has
         run."""
         plan = self._plans[model]
-        ratios = (plan.compute_ratio, plan.fetch_ratio, *plan.unit_ratios)
-        if plan.seen < _LEAST_SEEN * len(plan.unit_ratios) or all(1 / _RIGHT <= each <= _RIGHT for each in ratios):
+        units = len(plan.profiles[0].bytes)
+        seen = {number: size for number, size in plan.sizes.items() if size.seen >= _LEAST_SEEN * units}
+        ratios = [ratio for size in seen.values() for ratio in (size.compute_ratio, *size.unit_ratios)]
+        if not seen or all(1 / _RIGHT <= each <= _RIGHT for each in (*ratios, plan.fetch_ratio)):
             return []
-        return [
-            msgspec.structs.replace(
-                profile,
-                compute_s=[
-                    seconds * plan.compute_ratio * unit
-                    for seconds, unit in zip(profile.compute_s, plan.unit_ratios, strict=True)
-                ],
-                latency_s=profile.latency_s * plan.fetch_ratio,
-                bytes_per_second=profile.bytes_per_second / plan.fetch_ratio,
-                spread=0.0,
-            )
-            for profile in plan.profiles
-        ]
+        return [_corrected(profile, plan.fetch_ratio, _nearest(seen, profile.rows)) for profile in plan.profiles]
+
+
+def _nearest(sizes: Mapping[int, _SizePlan], rows: int) -> _SizePlan:
+    return sizes[min(sizes, key=lambda known: abs(known - _size_class(rows)))]
+
+
+def _corrected(profile: Profile, fetch_ratio: float, size: _SizePlan) -> Profile:
+    return msgspec.structs.replace(
+        profile,
+        compute_s=[
+            seconds * size.compute_ratio * unit
+            for seconds, unit in zip(profile.compute_s, size.unit_ratios, strict=True)
+        ],
+        latency_s=profile.latency_s * fetch_ratio,
+        bytes_per_second=profile.bytes_per_second / fetch_ratio,
+        spread=0.0,
+    )
 
 
 def _followed(ratio: float, measured: float, planned: float) -> float:

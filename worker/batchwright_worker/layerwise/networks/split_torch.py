@@ -7,7 +7,7 @@ works it out again from weights of its own, so that nothing in flight is a view 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +17,25 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from batchwright_worker.layerwise.networks.cuts import Operation, Span, cut
-from batchwright_worker.layerwise.networks.units import Bytes, NotDivisible, Piece, UnitIndex, UnitWriter, write_index
+from batchwright_worker.layerwise.networks.units import (
+    Bytes,
+    NotDivisible,
+    Piece,
+    UnitIndex,
+    UnitWriter,
+    write_index,
+    write_tables,
+)
 
-__all__ = ["PROGRAM_FILE", "UnitGraph", "onto", "prepare", "unit_graphs"]
+__all__ = ["GATHERED_BYTES", "PROGRAM_FILE", "SplitProgram", "UnitGraph", "onto", "prepare", "split"]
 
 PROGRAM_FILE: Final = "program.pt2"
 """The program with weights that have shapes and no contents."""
 _HELD: Final = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+GATHERED_BYTES: Final = 1 << 20
+"""Tables from this size on are not fetched for the few rows of them that a batch looks up."""
+_MOST_BEFORE: Final = 32
+"""Operations that make the indices of a look-up from the inputs; they are done on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +51,21 @@ class UnitGraph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitProgram:
+    """The units in order, and what is done on the host before the first one: rows of large tables are gathered there
+    instead of fetching the tables (None: there are none)."""
+
+    units: list[UnitGraph]
+    gather: UnitGraph | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _SortedGraph:
-    """The graph sorted out: `work` depends on the inputs, `fixed` on weights alone."""
+    """The graph sorted out: `work` depends on the inputs, `fixed` on weights alone, `gather` looks rows up on the host
+    (what makes its indices is there, and in `work` where units need it too)."""
 
     work: list[Any]
+    gather: list[Any]
     fixed: frozenset[Any]
     weights: Mapping[str, str]
     """Placeholder -> key of the weight."""
@@ -52,18 +75,20 @@ class _SortedGraph:
 def prepare(program: Any, folder: Path, model: str, digest: str, limit_bytes: int, least_bytes: int = 0) -> UnitIndex:
     """Fill the folder from a program with its weights. Raises NotDivisible."""
     tensors = _tensors(program)
+    found = split(program, limit_bytes, least_bytes)
+    tables = write_tables(folder, [_piece(key, tensors[key]) for key in (found.gather.weights if found.gather else ())])
     with UnitWriter(folder) as writer:
-        for position, graph in enumerate(unit_graphs(program, limit_bytes, least_bytes)):
+        for position, graph in enumerate(found.units):
             pieces = [_piece(key, tensors[key]) for key in graph.weights]
             writer.add(_unit_name(position, graph.weights), pieces, graph.operations)
-        index = writer.index(model, digest)
+        index = writer.index(model, digest, tables)
     _save_hollow(program, folder / PROGRAM_FILE)
     write_index(folder, index)
     return index
 
 
-def unit_graphs(program: Any, limit_bytes: int, least_bytes: int = 0) -> list[UnitGraph]:
-    """The units, in order; the same for the same program and limit, whatever the weights hold."""
+def split(program: Any, limit_bytes: int, least_bytes: int = 0) -> SplitProgram:
+    """The same for the same program and limits, whatever the weights hold."""
     plan = _plan(program)
     sizes = {key: value.numel() * value.element_size() for key, value in _tensors(program).items()}
     operations = [_operation(node, plan, program, sizes) for node in plan.work]
@@ -72,7 +97,10 @@ def unit_graphs(program: Any, limit_bytes: int, least_bytes: int = 0) -> list[Un
     light = {node.name for node in plan.work if isinstance(node.meta.get("val"), torch.SymInt | int | bool)}
     spans = cut(operations, limit_bytes, light, least_bytes)
     last_read = _last_reads(plan, operations)
-    return [_graph(program, plan, operations, span, last_read) for span in spans]
+    units = [_unit(program, plan, operations, span, last_read) for span in spans]
+    gives = tuple(node.name for node in plan.gather if _looks_up(node))
+    gather = _graph(program, plan, plan.gather, gives, {}) if gives else None
+    return SplitProgram(units=units, gather=gather)
 
 
 def _plan(program: Any) -> _SortedGraph:
@@ -98,7 +126,61 @@ def _plan(program: Any) -> _SortedGraph:
     outputs = tuple(str(name) for name in signature.user_outputs)
     if any(name not in {node.name for node in work} for name in outputs):
         raise NotDivisible("an output of the program does not depend on its inputs, or is one of them")
-    return _SortedGraph(work=work, fixed=frozenset(fixed), weights=weights, outputs=outputs)
+    plan = _SortedGraph(work=work, gather=[], fixed=frozenset(fixed), weights=weights, outputs=outputs)
+    return _without_look_ups(plan, _look_ups(plan, _tensors(program)))
+
+
+def _looks_up(node: Any) -> bool:
+    return node.target is torch.ops.aten.embedding.default
+
+
+def _look_ups(plan: _SortedGraph, tensors: Mapping[str, Any]) -> list[Any]:
+    """Nodes that look rows up in large tables which nothing else uses, by indices that follow from the inputs alone."""
+    found = []
+    for node in plan.work:
+        key = plan.weights.get(node.args[0].name) if _looks_up(node) else None
+        if key is None or tensors[key].numel() * tensors[key].element_size() < GATHERED_BYTES:
+            continue
+        users = [user for table in _placeholders(plan, node.graph, key) for user in table.users]
+        alone = all(_looks_up(user) and user.name not in plan.outputs for user in users)
+        if alone and all(_before(user, plan) is not None for user in users):
+            found.append(node)
+    return found
+
+
+def _placeholders(plan: _SortedGraph, graph: Any, key: str) -> list[Any]:
+    return [node for node in graph.nodes if node.op == "placeholder" and plan.weights.get(node.name) == key]
+
+
+def _before(look_up: Any, plan: _SortedGraph) -> set[Any] | None:
+    """What makes its indices from the inputs; None if that is more than a few operations, or takes weights."""
+    before: set[Any] = set()
+    open_nodes = [look_up.args[1]]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node.op != "call_function" or node in before:
+            continue
+        before.add(node)
+        if len(before) > _MOST_BEFORE or _mutates(node) or _weights_of([node], plan):
+            return None
+        open_nodes += node.all_input_nodes
+    return before
+
+
+def _without_look_ups(plan: _SortedGraph, look_ups: Sequence[Any]) -> _SortedGraph:
+    gather = set(look_ups).union(*(_before(node, plan) or () for node in look_ups))
+    gone = set(look_ups)
+    for node in reversed(plan.work):
+        # What only the look-ups need is not worked out again in a unit.
+        if node in gather and all(user in gone for user in node.users) and node.name not in plan.outputs:
+            gone.add(node)
+    return _SortedGraph(
+        work=[node for node in plan.work if node not in gone],
+        gather=[node for node in plan.work if node in gather],
+        fixed=plan.fixed,
+        weights=plan.weights,
+        outputs=plan.outputs,
+    )
 
 
 def _mutates(node: Any) -> bool:
@@ -154,15 +236,22 @@ def _last_reads(plan: _SortedGraph, operations: Sequence[Operation]) -> dict[str
     return {**last, **dict.fromkeys(plan.outputs, len(operations))}
 
 
-def _graph(
+def _unit(
     program: Any, plan: _SortedGraph, operations: Sequence[Operation], span: Span, last_read: Mapping[str, int]
 ) -> UnitGraph:
-    """The unit as a module of its own."""
     nodes = plan.work[span.start : span.stop]
-    written = {name for operation in operations[span.start : span.stop] for name in operation.writes}
-    read = {name for operation in operations[span.start : span.stop] for name in operation.reads}
-    takes = tuple(sorted(read - written))
     gives = tuple(node.name for node in nodes if last_read.get(node.name, -1) >= span.stop)
+    return _graph(program, plan, nodes, gives, {name for name, last in last_read.items() if last < span.stop})
+
+
+def _graph(
+    program: Any, plan: _SortedGraph, nodes: Sequence[Any], gives: tuple[str, ...], dead: Collection[str]
+) -> UnitGraph:
+    """These nodes as a module of its own; behind it `dead` activations are needed no more."""
+    written = {node.name for node in nodes}
+    takes = tuple(
+        sorted({each.name for node in nodes for each in node.all_input_nodes if each not in plan.fixed} - written)
+    )
     weights = tuple(_weights_of(nodes, plan))
     graph, made = fx.Graph(), {}
     for name in takes:
@@ -179,21 +268,30 @@ def _graph(
         takes=takes,
         weights=weights,
         gives=gives,
-        drops=tuple(sorted(name for name in takes if last_read[name] < span.stop)),
+        drops=tuple(name for name in takes if name in dead),
         operations=len(nodes),
     )
 
 
 def onto(graph: UnitGraph, device: Any) -> None:
-    """Let what the unit makes by itself (ranges, constants) be made on this device; in place."""
+    """Let what the unit makes by itself (ranges, constants) be made on this device, also in the bodies of branches and
+    loops; in place. Raises NotDivisible for operations that run on a CPU alone."""
 
     def moved(value: Any) -> Any:
         return device if isinstance(value, torch.device) else value
 
-    for node in graph.module.graph.nodes:
-        node.args = fx.node.map_aggregate(node.args, moved)
-        node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
-    graph.module.recompile()
+    for module in graph.module.modules():
+        if not isinstance(module, fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            if node.op == "call_function" and "_for_cpu" in str(node.target):
+                raise NotDivisible(
+                    f"the program was exported with {node.target}, which runs on a CPU alone: export it with "
+                    "torch.export.export and without run_decompositions, or on the GPU"
+                )
+            node.args = fx.node.map_aggregate(node.args, moved)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
+        module.recompile()
 
 
 def _piece(key: str, tensor: Any) -> tuple[Piece, Bytes]:

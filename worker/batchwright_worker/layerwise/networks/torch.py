@@ -19,8 +19,23 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.networks.split_torch import PROGRAM_FILE, UnitGraph, onto, prepare, unit_graphs
-from batchwright_worker.layerwise.networks.units import Bytes, NotDivisible, State, UnitIndex, file_digest, read_index
+from batchwright_worker.layerwise.networks.split_torch import (
+    PROGRAM_FILE,
+    SplitProgram,
+    UnitGraph,
+    onto,
+    prepare,
+    split,
+)
+from batchwright_worker.layerwise.networks.units import (
+    Bytes,
+    NotDivisible,
+    State,
+    Tables,
+    UnitIndex,
+    file_digest,
+    read_index,
+)
 
 __all__ = ["TorchUnits", "open_torch", "views"]
 
@@ -29,7 +44,7 @@ class TorchUnits:
     """See `Network`. On another device than the CPU its executor brings the activations and the weights there."""
 
     def __init__(
-        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, graphs: list[UnitGraph], device: Any
+        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, found: SplitProgram, device: Any
     ) -> None:
         self.index = index
         self.folder = folder
@@ -38,21 +53,35 @@ class TorchUnits:
         self.inputs, self.outputs, self._piece = program_signature(program, source)
         self.takes = [str(name) for name in program.graph_signature.user_inputs]
         self.gives = [str(name) for name in program.graph_signature.user_outputs]
-        self.graphs = graphs
+        self.graphs = found.units
+        self._gather = found.gather
         if device.type != "cpu":
             for graph in self.graphs:
                 onto(graph, device)
-        if [list(graph.weights) for graph in self.graphs] != [[p.name for p in unit.pieces] for unit in index.units]:
+        tables = [] if self._gather is None else list(self._gather.weights)
+        here = [[piece.name for piece in unit.pieces] for unit in index.units], [table.name for table in index.tables]
+        if ([list(graph.weights) for graph in self.graphs], tables) != here:
             raise LoadError(f"{folder} does not fit this version; remove it")
+        self._needed = frozenset(name for graph in self.graphs for name in graph.takes)
+        """Of the inputs: the names that units take."""
+        self._tables = Tables(folder) if tables else None
 
     def begin(
         self, inputs: Mapping[str, Array], rows: int, brought: Callable[[Array], torch.Tensor] | None = None
     ) -> State:
         """As Network.begin; the inputs are copied (their memory is reused by the caller), by `brought` to wherever it
-        brings them."""
-        copied = brought or (lambda array: tensor_of(np.array(array)))
+        brings them, and with them the rows that are gathered on the host. Else the first unit gathers them."""
         names = list(zip((spec.name for spec in self.inputs), self.takes, strict=True))
-        return [{inner: copied(piece[outer]) for outer, inner in names} for piece in pieces(inputs, rows, self._piece)]
+        given = [{inner: piece[outer] for outer, inner in names} for piece in pieces(inputs, rows, self._piece)]
+        if brought is None:
+            return [{name: tensor_of(np.array(array)) for name, array in values.items()} for values in given]
+        state: State = []
+        for values in given:
+            on_host = {name: tensor_of(np.array(array)) for name, array in values.items()} if self._gather else {}
+            rest = {name: array for name, array in values.items() if name in self._needed}
+            gathered = {name: array_of(value) for name, value in self._gathered(on_host).items()}
+            state.append({name: brought(array) for name, array in (rest | gathered).items()})
+        return state
 
     def compute(self, position: int, weights: Bytes, state: State) -> None:
         """As Network.compute."""
@@ -60,7 +89,21 @@ class TorchUnits:
         tensors = views(torch.from_numpy(weights), unit.pieces)
         with torch.inference_mode():
             for values in state:
+                if position == 0:
+                    values.update(self._gathered(values))
                 run_unit(graph, tensors, values)
+
+    def _gathered(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Rows of large tables, by what the inputs ask for; nothing where there are no such tables."""
+        graph, tables = self._gather, self._tables
+        if graph is None or tables is None:
+            return {}
+        with torch.inference_mode():
+            given = graph.module(
+                *(values[name] for name in graph.takes), *views(torch.from_numpy(tables.memory), self.index.tables)
+            )
+        tables.forget()
+        return dict(zip(graph.gives, given, strict=True))
 
     def end(self, state: State, rows: int) -> Mapping[str, Array]:
         """As Network.end."""
@@ -74,7 +117,7 @@ class TorchUnits:
 
     def close(self) -> None:
         """As Network.close."""
-        self.graphs = []
+        self.graphs, self._gather, self._tables = [], None, None
 
 
 def views(memory: Any, pieces: Sequence[Any]) -> list[Any]:
@@ -122,8 +165,8 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
             index = prepare(_program(source), folder, source.name, digest, limit_bytes, least_bytes)
         program = torch.export.load(folder / PROGRAM_FILE)
     device = torch.device(accelerator_for(host).torch_device)
-    graphs = unit_graphs(program, limit_bytes, least_bytes)
-    return TorchUnits(program, source, index, folder, graphs, device)
+    found = split(program, limit_bytes, least_bytes)
+    return TorchUnits(program, source, index, folder, found, device)
 
 
 def _shards(source: ModelSource) -> list[str]:

@@ -2,12 +2,14 @@
 
 A prepared network is a folder: `weights.bin` (the units' weights in order; a unit begins at a multiple of PAGE and is
 read in one piece), `units.json` (`UnitIndex`: what lies where), and what the library needs to run the units. A weight
-that several units use lies in each of them: a unit's weights can be read from the file alone.
+that several units use lies in each of them: a unit's weights can be read from the file alone. `tables.bin` has the
+large tables of which a batch needs a few rows: those are gathered from it on the host.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,18 +30,21 @@ __all__ = [
     "NotDivisible",
     "Piece",
     "State",
+    "Tables",
     "Unit",
     "UnitIndex",
     "UnitWriter",
     "file_digest",
     "read_index",
+    "write_tables",
 ]
 
 PAGE: Final = 4096
 """Units begin and end at multiples of this, in the file and in memory: direct reads ask for it."""
 WEIGHTS_FILE: Final = "weights.bin"
 INDEX_FILE: Final = "units.json"
-FORMAT: Final = 2
+TABLES_FILE: Final = "tables.bin"
+FORMAT: Final = 3
 """Of the folder; part of the digest."""
 
 Bytes = NDArray[np.uint8]
@@ -74,16 +79,23 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnitIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """`digest` names the model's file and everything else that the folder was made from."""
+    """`digest` names the model's file and everything else that the folder was made from. `tables` lie in a file of
+    their own, at their offsets."""
 
     model: str
     digest: str
     units: list[Unit]
+    tables: list[Piece] = []
 
     @property
     def weight_bytes(self) -> int:
         """Of all units."""
         return sum(unit.size for unit in self.units)
+
+    @property
+    def table_bytes(self) -> int:
+        """Of the tables that are never fetched."""
+        return sum(table.size for table in self.tables)
 
     @property
     def largest_bytes(self) -> int:
@@ -153,9 +165,40 @@ class UnitWriter:
         self._end = begin + unit.size
         return unit
 
-    def index(self, model: str, digest: str) -> UnitIndex:
+    def index(self, model: str, digest: str, tables: Sequence[Piece] = ()) -> UnitIndex:
         """Of all that was added."""
-        return UnitIndex(model=model, digest=digest, units=self._units)
+        return UnitIndex(model=model, digest=digest, units=self._units, tables=list(tables))
+
+
+def write_tables(folder: Path, tables: Sequence[tuple[Piece, Bytes]]) -> list[Piece]:
+    """Write the file of tables, if there are any; each begins at a multiple of PAGE."""
+    found, at = list[Piece](), 0
+    if not tables:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / TABLES_FILE).open("wb") as file:
+        for piece, data in tables:
+            file.seek(at)
+            file.write(data.data)
+            found.append(msgspec.structs.replace(piece, offset=at, size=data.nbytes))
+            at = aligned(at + data.nbytes, PAGE)
+    return found
+
+
+class Tables:
+    """The tables of a prepared folder, mapped: `memory` shows the file. What is read of it is no memory of this process
+    once it has been forgotten; the kernel keeps pages in its cache as long as nobody needs the room."""
+
+    def __init__(self, folder: Path) -> None:
+        with (folder / TABLES_FILE).open("rb") as file:
+            # A copy that is never written: libraries take no memory that they may not write to.
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._mapped.madvise(mmap.MADV_RANDOM)
+        self.memory: Bytes = np.frombuffer(self._mapped, np.uint8)
+
+    def forget(self) -> None:
+        """Unmap the pages that were read."""
+        self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def write_index(folder: Path, index: UnitIndex) -> None:
@@ -170,9 +213,11 @@ def read_index(folder: Path) -> UnitIndex | None:
     try:
         index = msgspec.json.decode((folder / INDEX_FILE).read_bytes(), type=UnitIndex)
         size = (folder / WEIGHTS_FILE).stat().st_size
+        tables = (folder / TABLES_FILE).stat().st_size if index.tables else 0
     except (OSError, msgspec.DecodeError):
         return None
-    return index if size == index.weight_bytes else None
+    end = max((table.offset + table.size for table in index.tables), default=0)
+    return index if size == index.weight_bytes and tables == end else None
 
 
 def file_digest(path: Path, *more: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -22,6 +23,7 @@ from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
+from batchwright_worker.layerwise.profiling.fetch_floor import fetch_floor
 from batchwright_worker.layerwise.profiling.profiler import Effort, measured
 from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder, write_profile
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
@@ -32,8 +34,6 @@ _PROFILED_ROWS: Final = (1, 4)
 """Compute in between and beyond follows from these."""
 _UNITS: Final = 4
 """So many of the largest units fit: below two to three times the largest unit every order loses."""
-_LEAST_BYTES: Final = 1 << 20
-"""Of a unit: it is fetched in some multiple of what starting a read or a copy takes."""
 _EMULATED_UNITS: Final = 8
 _ON_GPU: Final = tuple(name for name in DIVISIBLE if FORMATS[name].loader == "torch")
 """Formats whose units are torch graphs; those of the others run in a library that keeps to the CPU here."""
@@ -41,12 +41,14 @@ _ON_GPU: Final = tuple(name for name in DIVISIBLE if FORMATS[name].loader == "to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedModel:
-    """A model that can run: its signature, what its units take, and which of them stay in memory."""
+    """A model that can run: its signature, what its units take, and which of them stay in memory. `table_bytes` are
+    never fetched: the rows that a batch needs are gathered on the host."""
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     profiles: Sequence[Profile]
     resident: frozenset[int]
+    table_bytes: int = 0
 
 
 class NetworkAccelerator(Accelerator, Protocol):
@@ -63,6 +65,9 @@ class NetworkAccelerator(Accelerator, Protocol):
 
     def forget(self) -> None:
         """No unit is in flight, and none will be for a while: memory for them may be given back."""
+
+    def fetch_probe(self) -> AbstractContextManager[Callable[[int], float]]:
+        """Makes fetches of so many bytes (PROBE_BYTES at most) into memory of their own, and gives their seconds."""
 
     def remove(self, name: str) -> None:
         """Remove a network; none of its batches may be in flight."""
@@ -128,7 +133,7 @@ def _cpu_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
         return measured(device.network(name), device.reader(name), rows, processor, effort)
 
     # The pool is shared memory to the kernel: no part of what the process is seen to hold.
-    return _NetworkAdapter(device, profile, settings, host, device.ring.capacity)
+    return _NetworkAdapter(device, profile, settings, host, processor, device.ring.capacity)
 
 
 def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
@@ -137,7 +142,7 @@ def _cuda_adapter(settings: LayerwiseSettings, host: Host) -> _NetworkAdapter:
 
     device = CudaAccelerator(settings.flight_bytes)
     # The driver counts the arena as used, like everything else on the device.
-    return _NetworkAdapter(device, device.measured, settings, host, 0)
+    return _NetworkAdapter(device, device.measured, settings, host, device.driver.name, 0)
 
 
 class _NetworkAdapter:
@@ -149,9 +154,10 @@ class _NetworkAdapter:
         profile: Callable[[str, int, Effort], Profile],
         settings: LayerwiseSettings,
         host: Host,
+        processor: str,
         reserved_bytes: int,
     ) -> None:
-        self.device, self._profile, self._host = device, profile, host
+        self.device, self._profile, self._host, self._processor = device, profile, host, processor
         self.reserved_bytes = reserved_bytes
         self._share = settings.resident_bytes // settings.models
         self.room_bytes = settings.resident_bytes
@@ -181,7 +187,13 @@ class _NetworkAdapter:
         except BaseException:
             self.device.remove(source.name)
             raise
-        return AddedModel(inputs=network.inputs, outputs=network.outputs, profiles=profiles, resident=resident)
+        return AddedModel(
+            inputs=network.inputs,
+            outputs=network.outputs,
+            profiles=profiles,
+            resident=resident,
+            table_bytes=network.index.table_bytes,
+        )
 
     def keep(self, name: str, positions: frozenset[int]) -> None:
         self.device.keep(name, positions)
@@ -202,7 +214,9 @@ class _NetworkAdapter:
         on_gpu = accelerator_for(self._host).torch_device != "cpu"
         if on_gpu and source.format in DIVISIBLE and source.format not in _ON_GPU:
             raise NotDivisible(f"on a GPU layerwise serves {listed(_ON_GPU)}")
-        return open_network(source, self._host, cache_folder(), limit, min(_LEAST_BYTES, limit // 4))
+        folder = cache_folder()
+        floor = fetch_floor(folder, self._processor, self.device.fetch_probe)
+        return open_network(source, self._host, folder, limit, min(floor.least_bytes, limit // 4))
 
 
 class _EmulatedAdapter:

@@ -1,8 +1,8 @@
 """How batches of these sizes are decided and fetched, planned ahead on a thread of its own: a simulation of some
 milliseconds that no batch waits for.
 
-Plans are kept by the sizes that they are for, because sizes that alternate come again. Until there is one for the newest
-sizes, the one in force stays; one that is older than `MOST_AGE_S` is used, and made anew meanwhile.
+Plans are kept by the sizes that they are for, because sizes that alternate come again. Until there is one for the
+newest sizes, the one in force stays; one that is older than `MOST_AGE_S` is used, and made anew meanwhile.
 """
 
 from __future__ import annotations

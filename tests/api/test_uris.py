@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from batchwright_worker.api.documents import ManifestError
 from batchwright_worker.api.model import Artifact
 from batchwright_worker.api.names import DATA_DIR, WEIGHTS_DIR, data_path, weights_path
 from batchwright_worker.api.rules.model import path_rules
-from batchwright_worker.api.uris import base_name, file_uri, is_folder_uri, path_of, pvc_uri
+from batchwright_worker.api.uris import OciAddress, base_name, file_uri, is_folder_uri, oci_address, path_of, pvc_uri
 from batchwright_worker.fetch.addresses import beside, within
 from batchwright_worker.local.deployment import local_deployment
 from batchwright_worker.runner.errors import StepFailed
@@ -127,3 +128,41 @@ def test_serve_finds_files_of_any_name_on_disk_and_on_claims(name: str, tmp_path
     for uri in (file_uri(folder / name), pvc_uri("claim", f"{name}/{name}")):
         found = local_deployment(manifest(uri), None, None, {"claim": tmp_path}).document
         assert weights_path(found["spec"]["models"][0]["artifacts"][0]["uri"]) == str(folder / name)
+
+
+PINNED = f"host/team/net@sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("rest", "reference", "path"),
+    [
+        (PINNED, PINNED, ""),
+        (f"{PINNED}/", PINNED, ""),
+        (f"{PINNED}/models/a b@c:1.onnx", PINNED, "models/a b@c:1.onnx"),
+        ("host:5000/net:1.2-x/model.onnx", "host:5000/net:1.2-x", "model.onnx"),
+        (f"host/net:1@sha256:{'b' * 64}/m/", f"host/net:1@sha256:{'b' * 64}", "m/"),
+        ("host/team/net", "host/team/net", ""),
+        ("host/team/net/model.onnx", "host/team/net/model.onnx", ""),
+    ],
+)
+def test_an_address_of_an_image_is_a_reference_and_a_path_in_it(rest: str, reference: str, path: str) -> None:
+    uri = f"oci://{rest}"
+    assert oci_address(uri) == OciAddress(reference, path)
+    assert is_folder_uri(uri) is (path in ("", "m/"))
+    assert weights_path(uri).startswith(f"{WEIGHTS_DIR}/oci/")
+    assert weights_path(uri).endswith(f"/{path}")
+
+
+def test_files_of_one_image_lie_beside_each_other_and_apart_from_others() -> None:
+    folders = [Path(weights_path(f"oci://{image}/m.onnx")).parent for image in (PINNED, PINNED, "host/net:1")]
+    assert folders[0] == folders[1] != folders[2]
+
+
+def test_serve_finds_the_files_of_an_image_where_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "m.onnx").touch()
+    uri = f"oci://{PINNED}/models/m.onnx"
+    found = local_deployment(manifest(uri), None, None, {PINNED: tmp_path}).document
+    assert weights_path(found["spec"]["models"][0]["artifacts"][0]["uri"]) == str(tmp_path / "models" / "m.onnx")
+    with pytest.raises(ManifestError, match=f"--volume {PINNED}=FOLDER"):
+        local_deployment(manifest(uri), None, None, {})

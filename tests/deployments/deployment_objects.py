@@ -84,6 +84,9 @@ def samples() -> dict[str, Raw]:
         "script": {"file": "model.py"},
     }
     claimed = {"accelerator": "cpu", "format": "onnx", "uri": "pvc://models/checked/", "sha256": "1" * 64}
+    image = f"oci://registry.example.org:5000/team/ranker@sha256:{'2' * 64}"
+    in_image = {"format": "onnx", "uri": f"{image}/models/model.onnx", "secretRef": {"name": "registry"}}
+    checked_image = {"format": "onnx", "uri": "oci://registry.example.org/team/net:1.2", "sha256": "3" * 64}
     gpu = {"accelerator": NVIDIA, "format": "onnx", "uri": "pvc://models.v2/rec.onnx"}
     runtime = {
         "accelerator": "cpu",
@@ -107,6 +110,11 @@ def samples() -> dict[str, Raw]:
         "emulated": deployment("emulated", models=[model("echo", emulated())], replicas=2),
         "fetched": deployment("fetched", models=[model("ranker", fetched)]),
         "folder": deployment("folder", models=[model("ranker", folder), model("checked", claimed)], readiness="Any"),
+        "image-volumes": deployment(
+            "image-volumes",
+            models=[model("ranker", in_image), model("again", in_image), model("net", checked_image)],
+            pod={"imagePullSecrets": [{"name": "registry"}, {"name": "others"}]},
+        ),
         "texts": deployment(
             "texts",
             models=[

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from batchwright_operator.kube.objects import Raw
+from batchwright_operator.pods.refusals import with_remedy
+from batchwright_operator.settings import Settings, WeightsCache
 from e2e.cluster import ControlPlane
 from e2e.cluster.control_plane import audit
 from tests.deployments.deployment_objects import NAMESPACE, samples
@@ -35,7 +38,33 @@ def shop(with_crds: Kubectl) -> str:
 
 @pytest.mark.parametrize("name", sorted(samples()))
 def test_the_api_server_takes_every_child_and_pod_security_every_pod(name: str, shop: str, with_crds: Kubectl) -> None:
-    bodies = children(samples()[name])
+    done = dry_run(children(samples()[name]), name, shop, with_crds)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+
+
+CACHES: dict[str, dict[str, Any]] = {
+    "claim": {"claim_name": "models"},
+    "csi": {"csi": {"driver": "local.example.org"}},
+    "folder": {"host_path": "/var/lib/weights"},
+}
+
+
+@pytest.mark.parametrize("where", CACHES)
+def test_pod_security_takes_pods_with_a_cache_that_is_no_folder_of_the_node(
+    where: str, shop: str, with_crds: Kubectl
+) -> None:
+    settings = Settings(worker_image="example.org/worker:1", weights_cache=WeightsCache(**CACHES[where]))
+    done = dry_run(children(samples()["fetched"], settings), "fetched", shop, with_crds)
+    if where != "folder":
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert 'restricted volume type "hostPath"' in done.stderr
+    assert "the level that the namespace enforces" in with_remedy(done.stderr)
+
+
+def dry_run(bodies: list[Raw], name: str, shop: str, with_crds: Kubectl) -> Any:
+    """What kubectl says of these children and of their pod."""
     pods = []
     for body in bodies:
         del body["metadata"]["ownerReferences"]
@@ -44,8 +73,21 @@ def test_the_api_server_takes_every_child_and_pod_security_every_pod(name: str, 
             pods.append({**pod, "metadata": {**pod["metadata"], "name": name, "namespace": shop}})
     assert len(pods) == 1
     text = yaml.safe_dump_all([*bodies, *pods])
-    done = with_crds("apply", "--server-side", "--dry-run=server", "-f", "-", text=text)
-    assert "Warning" not in done.stderr, done.stderr
+    return with_crds("apply", "--server-side", "--dry-run=server", "-f", "-", text=text, check=False)
+
+
+def test_a_server_that_does_not_know_image_volumes_says_so_and_mounts_nothing_else(
+    shop: str, with_crds: Kubectl
+) -> None:
+    """Any server is one that lacks some field: what it says of this one is what an older says of `image`."""
+    [body] = [each for each in children(samples()["image-volumes"]) if each["kind"] == "Deployment"]
+    del body["metadata"]["ownerReferences"]
+    for volume in body["spec"]["template"]["spec"]["volumes"]:
+        if "image" in volume:
+            volume["later_image"] = volume.pop("image")
+    done = with_crds("apply", "--server-side", "--dry-run=server", "-f", "-", text=yaml.safe_dump(body), check=False)
+    assert done.returncode != 0
+    assert "this cluster has no image volumes" in with_remedy(done.stderr)
 
 
 @pytest.fixture

@@ -27,10 +27,10 @@ GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = Settings(worker_image="example.org/worker:1")
 
 
-def children(raw: Raw) -> list[Raw]:
+def children(raw: Raw, settings: Settings = SETTINGS) -> list[Raw]:
     """All bodies that a first visit applies."""
     claims = frozenset({"models", "models.v2"})
-    decision = decide(ObservedDeployment(raw=raw, settings=SETTINGS, token="t0ken", claims=claims), 1_800_000_000.0)
+    decision = decide(ObservedDeployment(raw=raw, settings=settings, token="t0ken", claims=claims), 1_800_000_000.0)
     return [action.body for action in decision.actions if isinstance(action, Apply)]
 
 
@@ -254,3 +254,19 @@ def test_a_claim_of_the_cache_that_is_not_there_is_told() -> None:
     settings = Settings(worker_image="w", weights_cache=WeightsCache(claim_name="weights"))
     decision = decide(ObservedDeployment(raw=samples()["fetched"], settings=settings, token="t"), 1_800_000_000.0)
     assert "PersistentVolumeClaim weights does not exist" in str(decision)
+
+
+def test_an_image_is_mounted_once_and_read_only_where_its_models_are_read() -> None:
+    spec = template(samples()["image-volumes"])["spec"]
+    images = {each["name"]: each["image"]["reference"] for each in spec["volumes"] if "image" in each}
+    assert sorted(images.values()) == [
+        "registry.example.org/team/net:1.2",
+        f"registry.example.org:5000/team/ranker@sha256:{'2' * 64}",
+    ]
+    [fetch, _], [runtime] = spec["initContainers"], spec["containers"]
+    mounted = {each["name"]: each for each in runtime["volumeMounts"] if each["name"] in images}
+    assert mounted.keys() == images.keys()
+    assert all(each["readOnly"] for each in mounted.values())
+    checked = [images[each["name"]] for each in fetch["volumeMounts"] if each["name"] in images]
+    assert checked == ["registry.example.org/team/net:1.2"]
+    assert spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "others"}]

@@ -19,11 +19,12 @@ from aiohttp.test_utils import TestServer
 from msgspec.structs import replace
 
 from batchwright_worker.api.deployment import Artifact, ModelDeployment, parse_deployment
+from batchwright_worker.api.names import is_mounted
 from batchwright_worker.artifacts.digest import digest_of
 from batchwright_worker.fetch import command as fetch_command
 from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
 from batchwright_worker.fetch.at_once import AT_ONCE
-from batchwright_worker.fetch.command import artifacts_of, is_mounted
+from batchwright_worker.fetch.command import artifacts_of
 from batchwright_worker.fetch.errors import FetchRefused
 from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.sources import read_secret, store_of
@@ -98,10 +99,13 @@ def parsed(raw: dict[str, Any]) -> ModelDeployment:
 
 
 def test_only_what_is_not_mounted_is_fetched_and_once() -> None:
-    uris = ["pvc://c/x.onnx", "https://h/x.onnx", "s3://b/y.onnx", "https://h/x.onnx"]
+    uris = ["pvc://c/x.onnx", "https://h/x.onnx", "s3://b/y.onnx", "https://h/x.onnx", "oci://h/m:1/x.onnx"]
     found = artifacts_of(parsed(deployment(*uris)), "cpu")
-    assert [artifact.uri for artifact in found if not is_mounted(artifact)] == ["https://h/x.onnx", "s3://b/y.onnx"]
-    assert len(found) == 3
+    assert [artifact.uri for artifact in found if not is_mounted(artifact.uri or "")] == [
+        "https://h/x.onnx",
+        "s3://b/y.onnx",
+    ]
+    assert len(found) == 4
 
 
 def test_other_kinds_of_accelerators_are_left_out() -> None:

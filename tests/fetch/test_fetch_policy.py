@@ -47,7 +47,7 @@ def test_public_addresses_are_fine(address: str) -> None:
     [
         ("http://example.org/x", "scheme 'http' is not fetched"),
         ("ftp://example.org/x", "scheme 'ftp' is not fetched"),
-        ("oci://registry/x", "image volumes"),
+        ("oci://registry/x", "--volume IMAGE=FOLDER"),
         ("https://example.org", "write https://HOST/PATH"),
         ("s3://bucket", "write s3://HOST/PATH"),
     ],

@@ -86,8 +86,11 @@ def test_models_of_several_files_and_a_broken_one_beside_them(site: tuple[Path, 
         model("folder", "onnx", f"{url}/folder/", sha256=digest_of(root / "folder", "onnx")),
         model("python", "python", f"{url}/python/", script={"file": "model.py"}) | SIGNATURE,
         model("broken", "onnx", f"{url}/broken.onnx"),
+        model("image", "onnx", "oci://registry.example.org/net:1/folder/", sha256=digest_of(root / "folder", "onnx")),
     ]
-    with serving(tmp_path, manifest("d", models, readiness="Any")) as served:
+    mounted = f"registry.example.org/net:1={root}"  # emulated: a kubelet mounts the image's files
+    with serving(tmp_path, manifest("d", models, readiness="Any"), "--volume", mounted) as served:
+        assert answer(served, "image") == answer(served, "folder")
         assert answer(served, "external") == answer(served, "folder")
         assert answer(served, "python") == [2.5, 2.5, 2.5]
         ready = {name: served.get(f"/v2/models/{name}/ready")[0] for name in ("external", "folder", "python", "broken")}

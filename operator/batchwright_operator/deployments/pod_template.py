@@ -21,6 +21,7 @@ from batchwright_operator.deployments.volumes import (
     common_mounts,
     fetch_mounts,
     needs_fetch,
+    pull_secrets,
     script_mounts,
     sidecar_weight_mounts,
     volumes,
@@ -96,6 +97,9 @@ def pod_template(deployment: ModelDeployment, plan: RuntimePlan, settings: Setti
         "containers": _runtimes(deployment, plan, artifacts, settings),
         "volumes": [*volumes(deployment, plan.kind, artifacts, settings), *plain(spec.pod.volumes)],
     }
+    named = [each["name"] for each in body.get("imagePullSecrets", ())]
+    if secrets := dict.fromkeys([*named, *pull_secrets(artifacts)]):
+        body["imagePullSecrets"] = [{"name": name} for name in secrets]
     if spec.placement.node_selector:
         body["nodeSelector"] = dict(spec.placement.node_selector)
     if spec.placement.tolerations:

@@ -10,6 +10,7 @@ from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import config_name
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.rendering.mounts import mount, volume_name
+from batchwright_operator.rendering.objects import digest
 from batchwright_operator.settings import Settings, WeightsCache
 from batchwright_worker.api.deployment import Artifact, Tls
 from batchwright_worker.api.names import (
@@ -24,7 +25,10 @@ from batchwright_worker.api.names import (
     WEIGHTS_DIR,
     child_name,
     claim_of,
+    image_path,
+    is_mounted,
 )
+from batchwright_worker.api.uris import oci_address
 
 CACHE_VOLUME: Final = "weights-cache"
 TLS_CERT: Final = "tls.crt"
@@ -57,8 +61,8 @@ def asks_clients(tls: Tls) -> bool:
 
 
 def weight_mounts(deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings) -> list[Raw]:
-    """Mounts of a runtime: claims and what was fetched, read-only."""
-    mounts = [mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in _claim_volumes(artifacts).items()]
+    """Mounts of a runtime: claims, images and what was fetched, read-only."""
+    mounts = _mounted(artifacts)
     if fetched(artifacts):
         mounts += [mount("fetched", FETCHED_DIR), *_cache_mounts(deployment, artifacts, settings)]
     return mounts
@@ -104,7 +108,7 @@ def script_mounts(artifacts: Sequence[Artifact]) -> list[Raw]:
 
 def fetched(artifacts: Sequence[Artifact]) -> dict[str, int]:
     """URI -> size limit of what must be downloaded."""
-    return {each.uri: each.max_bytes for each in artifacts if each.uri and claim_of(each.uri) is None}
+    return {each.uri: each.max_bytes for each in artifacts if each.uri and not is_mounted(each.uri)}
 
 
 def needs_fetch(artifacts: Sequence[Artifact]) -> bool:
@@ -113,13 +117,29 @@ def needs_fetch(artifacts: Sequence[Artifact]) -> bool:
 
 
 def _checked(artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Those on claims with a digest."""
-    return [each for each in artifacts if each.uri and each.sha256 and claim_of(each.uri)]
+    """Those on claims and in images with a digest."""
+    return [each for each in artifacts if each.uri and each.sha256 and is_mounted(each.uri)]
 
 
 def _claim_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
     claims = (claim_of(each.uri) for each in artifacts if each.uri)
     return {claim: volume_name("pvc", claim) for claim in claims if claim}
+
+
+def _image_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    images = (oci_address(each.uri) for each in artifacts if each.uri)
+    return {image.reference: f"image-{digest(image.reference)}" for image in images if image}
+
+
+def _mounted(artifacts: Sequence[Artifact]) -> list[Raw]:
+    """Claims and images, read-only."""
+    claims = [mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in _claim_volumes(artifacts).items()]
+    return [*claims, *(mount(volume, image_path(image)) for image, volume in _image_volumes(artifacts).items())]
+
+
+def pull_secrets(artifacts: Sequence[Artifact]) -> list[str]:
+    """Secrets that images of artifacts are pulled with."""
+    return [each.secret_ref.name for each in artifacts if each.secret_ref and oci_address(each.uri or "")]
 
 
 def _secret_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
@@ -133,14 +153,13 @@ def _script_volumes(artifacts: Sequence[Artifact]) -> dict[str, str]:
 
 
 def fetch_mounts(deployment: ModelDeployment, artifacts: Sequence[Artifact], settings: Settings) -> list[Raw]:
-    """Mounts of the fetch container: where it writes, claims with what it checks, and the credentials that artifacts
-    name."""
-    claims = _claim_volumes(_checked(artifacts))
+    """Mounts of the fetch container: where it writes, claims and images with what it checks, and the credentials that
+    artifacts name."""
     return [
         mount("config", CONFIG_DIR),
         *([mount("fetched", FETCHED_DIR, read_only=False)] if fetched(artifacts) else []),
         *_cache_mounts(deployment, artifacts, settings, read_only=False),
-        *(mount(volume, f"{WEIGHTS_DIR}/pvc/{claim}") for claim, volume in claims.items()),
+        *_mounted(_checked(artifacts)),
         mount("tmp", "/tmp", read_only=False),  # noqa: S108 - the pod's own emptyDir
         *(mount(volume, f"{SECRETS_DIR}/{name}") for name, volume in _secret_volumes(artifacts).items()),
     ]
@@ -163,6 +182,7 @@ def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact
             {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
             for claim, volume in claims.items()
         ),
+        *({"name": volume, "image": {"reference": image}} for image, volume in _image_volumes(artifacts).items()),
         *([{"name": "fetched", "emptyDir": {"sizeLimit": size}}] if fetched(artifacts) else []),
         *([_cache_volume(cache)] if cache is not None else []),
         *({"name": volume, "secret": {"secretName": name}} for name, volume in secrets.items()),

@@ -6,8 +6,15 @@ from typing import Final
 
 from batchwright_operator.kube.conditions import shorten
 
+_NO_IMAGE_VOLUMES: Final = (
+    "this cluster has no image volumes (feature gate ImageVolume, on from Kubernetes 1.35): "
+    "write another uri than oci://"
+)
 REMEDIES: Final = (
     ("exceeded quota", "raise the ResourceQuota that it names, or ask for less"),
+    # Which of them comes: the server knows the field and its feature gate is off, or it does not know the field.
+    ("must specify a volume type", _NO_IMAGE_VOLUMES),
+    ("image: field not declared in schema", _NO_IMAGE_VOLUMES),
     ("must specify", "the ResourceQuota wants these amounts: set them in the spec, or by a LimitRange's defaults"),
     ("violates PodSecurity", "correct the securityContext in the spec, or the level that the namespace enforces"),
     ("usage per", "keep the amounts in the spec within the namespace's LimitRange, or change that"),

@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Final
 
-from batchwright_worker.api.uris import base_name, path_of, split_uri
+from batchwright_worker.api.uris import base_name, oci_address, path_of, split_uri
 
 GROUP: Final = "batchwright.dev"
 VERSION: Final = "v1alpha1"
@@ -199,10 +199,21 @@ def claim_of(uri: str) -> str | None:
     return parts.host if parts.scheme == "pvc" else None
 
 
+def is_mounted(uri: str) -> bool:
+    """Does the cluster, or this machine, bring it to where the runtime reads it, without a fetch?"""
+    return split_uri(uri).scheme in ("pvc", "oci", "file")
+
+
+def image_path(reference: str) -> str:
+    """Where the image of an oci:// address is mounted in a model pod."""
+    return f"{WEIGHTS_DIR}/oci/{hashlib.sha256(reference.encode()).hexdigest()[:16]}"
+
+
 def weights_path(uri: str) -> str:
     """Where the artifact of this URI, a file or a folder, lies in a runtime container. Raises ValueError as `path_of`.
 
     `pvc://claim/a/b.onnx` -> WEIGHTS_DIR/pvc/claim/a/b.onnx (the claim is mounted read-only there);
+    `oci://host/repository@digest/a.onnx` -> WEIGHTS_DIR/oci/DIGEST/a.onnx (the image is mounted read-only there);
     `file:///x%20y` -> /x y (local mode); anything else is fetched to WEIGHTS_DIR/fetched/DIGEST/BASENAME.
     """
     parts = split_uri(uri)
@@ -210,6 +221,8 @@ def weights_path(uri: str) -> str:
         return f"{WEIGHTS_DIR}/pvc/{parts.host}/{path_of(uri)}"
     if parts.scheme == "file":
         return path_of(uri)
+    if (image := oci_address(uri)) is not None:
+        return f"{image_path(image.reference)}/{image.path}"
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
     return f"{WEIGHTS_DIR}/fetched/{digest}/{base_name(uri)}"
 

@@ -4,6 +4,7 @@
     pvc://CLAIM/PATH    PATH below the root of the claim         likewise
     https://HOST/PATH   a URL                                    as it is, with its query
     s3://BUCKET/KEY     the object of this key, letter by letter: a key may have any sign in it (gs, az, hf likewise)
+    oci://HOST/REPOSITORY@DIGEST/PATH    PATH in an image, letter by letter; also HOST/REPOSITORY:TAG/PATH
 
 A path may hold any bytes but NUL: what is no UTF-8 is as the file system's functions have it (surrogates).
 """
@@ -19,6 +20,10 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 OF_PATHS: Final = ("file", "pvc")
 OF_URLS: Final = ("http", "https")
+_IN_IMAGE: Final = re.compile(
+    r"(?P<image>[^:@]+(?:@sha256:[0-9a-f]{64}|:\w[\w.-]{0,127}(?:@sha256:[0-9a-f]{64})?))(?:/(?P<path>.*))?", re.ASCII
+)
+"""What follows the host of oci://. A path needs a tag or a digest before it: nothing else ends a repository's name."""
 _HIDDEN_STEP: Final = re.compile(r"%(2e|2f|00)", re.IGNORECASE)
 """An encoded dot, slash or NUL: nobody needs one, and `..` could hide behind it."""
 _LONGEST_NAME: Final = 200
@@ -63,6 +68,25 @@ def path_of(uri: str) -> str:
     return f"/{path}" if parts.scheme == "file" else path.lstrip("/")
 
 
+@dataclass(frozen=True, slots=True)
+class OciAddress:
+    """`reference` as image fields of a pod have it; `path` within the image, empty for all of it."""
+
+    reference: str
+    path: str
+
+
+def oci_address(uri: str) -> OciAddress | None:
+    """What an oci:// address means, None for other schemes. Without tag and digest all of it names the image."""
+    parts = split_uri(uri)
+    if parts.scheme != "oci":
+        return None
+    match = _IN_IMAGE.fullmatch(parts.rest)
+    if match is None:
+        return OciAddress(f"{parts.host}/{parts.rest.rstrip('/')}", "")
+    return OciAddress(f"{parts.host}/{match['image']}", (match["path"] or "").lstrip("/"))
+
+
 def base_name(uri: str) -> str:
     """What a fetched file or folder is called on disk: the last part of the address, decoded where it is a URL."""
     parts = split_uri(uri)
@@ -80,7 +104,10 @@ def base_name(uri: str) -> str:
 
 
 def is_folder_uri(uri: str) -> bool:
-    """Does the path end in a slash? A URL's query is not part of it. hf://ORG/MODEL@REVISION is a folder, too."""
+    """Does the path end in a slash? A URL's query is not part of it. hf://ORG/MODEL@REVISION is a folder, too, and an
+    image without a path."""
     parts = split_uri(uri)
+    if (image := oci_address(uri)) is not None:
+        return not image.path or image.path.endswith("/")
     path = re.split(r"[?#]", parts.rest, maxsplit=1)[0] if parts.scheme in OF_URLS else parts.rest
     return path.endswith("/") or not path or (parts.scheme == "hf" and "/" not in path)

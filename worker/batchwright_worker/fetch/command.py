@@ -23,6 +23,7 @@ from batchwright_worker.api.names import (
     ENV_KIND,
     TERMINATION_LOG,
     TERMINATION_MESSAGE_MAX_BYTES,
+    is_mounted,
     weights_path,
 )
 from batchwright_worker.artifacts.digest import digest_of
@@ -39,8 +40,6 @@ from batchwright_worker.fetch.source import Store
 from batchwright_worker.fetch.sources import read_secret, store_of
 from batchwright_worker.texts import presentable
 
-LOCAL_SCHEMES = ("pvc", "file")
-
 
 def artifacts_of(deployment: ModelDeployment, kind: str) -> list[Artifact]:
     """Those of one accelerator kind (of all if empty) that have files; each URI once."""
@@ -51,11 +50,6 @@ def artifacts_of(deployment: ModelDeployment, kind: str) -> list[Artifact]:
         if artifact.uri and kind in ("", artifact.accelerator)
     }
     return list(found.values())
-
-
-def is_mounted(artifact: Artifact) -> bool:
-    """Is it where the runtime reads it, without a fetch?"""
-    return (artifact.uri or "").split(":")[0] in LOCAL_SCHEMES
 
 
 def check_mounted(artifact: Artifact) -> None:
@@ -89,7 +83,7 @@ async def fetch_all(
 
 async def _fetch(artifact: Artifact, policy: FetchPolicy, cache: WeightsCache | None) -> None:
     uri, start = artifact.uri or "", time.monotonic()
-    if is_mounted(artifact):
+    if is_mounted(uri):
         await asyncio.to_thread(check_mounted, artifact)
         return
     policy.check_uri(uri)

@@ -32,7 +32,8 @@ class FetchPolicy:
         schemes = (*SCHEMES, "http") if self.allow_http else SCHEMES
         if parts.scheme == "oci":
             raise FetchRefused(
-                f"{uri}: oci:// is mounted by clusters with image volumes, not fetched; use https://, s3:// or gs://"
+                f"{uri}: an image is mounted by a cluster, and not fetched here; say where its files are, "
+                "--volume IMAGE=FOLDER, or use https://, s3:// or gs://"
             )
         if parts.scheme not in schemes:
             raise FetchRefused(f"{uri}: scheme {parts.scheme!r} is not fetched; use one of {', '.join(schemes)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchwright_worker.api.documents import Document, ManifestError, validate, with_defaults
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
-from batchwright_worker.api.uris import file_uri, path_of, split_uri
+from batchwright_worker.api.uris import file_uri, oci_address, path_of, split_uri
 from batchwright_worker.local.weights import LocalCache, fetched, local_cache
 
 
@@ -138,6 +138,13 @@ def _local_uri(artifact: Document, where: str, volumes: Mapping[str, Path], cach
         if parts.host not in volumes:
             raise ManifestError(f"{where}: {uri} is on a claim: say where it is here, --volume {parts.host}=FOLDER")
         path = volumes[parts.host] / path_of(uri)
+    elif (image := oci_address(uri)) is not None:
+        if image.reference not in volumes:
+            raise ManifestError(
+                f"{where}: {uri} is in an image, which a cluster mounts: say where its files are here, "
+                f"--volume {image.reference}=FOLDER"
+            )
+        path = volumes[image.reference] / image.path
     else:
         return _fetched(artifact, where, cache)
     if not path.exists():

@@ -36,7 +36,11 @@ GOES_ON: Final = "stopped; complete shards stay, the same command goes on from t
 )  # fmt: skip
 @click.option("--name", default=None, help="Which InferenceJob, if the files hold several.")
 @click.option(
-    "--volume", "volumes", multiple=True, callback=volume, help="CLAIM=FOLDER: where a claim's files are here."
+    "--volume",
+    "volumes",
+    multiple=True,
+    callback=volume,
+    help="CLAIM=FOLDER or IMAGE=FOLDER: where its files are here.",
 )
 @click.option(
     "--functions", "folders", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -22,7 +22,7 @@ from batchwright_worker.local.weights import cache_bytes_option, cache_option, l
 
 
 def volume(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
-    """click callback: CLAIM=FOLDER, each folder must exist."""
+    """click callback: CLAIM=FOLDER or IMAGE=FOLDER, each folder must exist."""
     mapped = {}
     for value in values:
         claim, _, folder = value.partition("=")
@@ -51,7 +51,11 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     "--accelerator", default=None, help="Which kind of artifact; default: cpu, else emulated, else the first."
 )
 @click.option(
-    "--volume", "volumes", multiple=True, callback=volume, help="CLAIM=FOLDER: where a claim's files are here."
+    "--volume",
+    "volumes",
+    multiple=True,
+    callback=volume,
+    help="CLAIM=FOLDER or IMAGE=FOLDER: where its files are here.",
 )
 @click.option("--runtime-url", default=None, help="http://HOST:PORT of your own server (protocol open-inference).")
 @click.option("--runtime-grpc", default="", help="HOST:PORT of its gRPC side; batches then travel over gRPC.")

@@ -103,7 +103,8 @@ _ARTIFACT = (
         holds=_is_address,
         wrong="not an address that pods can read",
         remedy="write pvc://CLAIM/PATH, https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/PATH, "
-        "hf://ORG/MODEL@REVISION or oci://REGISTRY/REPOSITORY; file:// works only with batchwright-worker serve",
+        "hf://ORG/MODEL@REVISION or oci://HOST/REPOSITORY@sha256:../PATH; file:// works only with batchwright-worker "
+        "serve",
     ),
     *path_rules(Artifact),
     Rule(

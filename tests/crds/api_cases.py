@@ -49,8 +49,8 @@ spec:
     - {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}
   models:
   - name: det_v4.1
-    inputs: [{name: x, datatype: FP32, shape: [3, -1, -1]}]
-    outputs: [{name: y, datatype: FP32, shape: [1, -1, -1]}]
+    inputs: [{name: x, datatype: FP32, shape: [3, -1, -1], layout: NCHW}]
+    outputs: [{name: y, datatype: FP32, shape: [1, -1, -1], labels: [cat, "", straße]}]
     targets: {latencyMilliseconds: 100, throughput: 400}
     batching: {minSize: 2, maxSize: 64, initialSize: 8, step: 4, windowMilliseconds: 500, trendLength: 10,
                maxQueueDelayMilliseconds: 5, maxQueueLength: 500, controller: MannKendall,

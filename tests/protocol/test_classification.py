@@ -20,7 +20,7 @@ X = np.random.default_rng(4).normal(size=(3, 16)).astype(np.float32)
 
 def classes(array: Any, count: int, *, whole: bool = False) -> Any:
     result = InferResult(outputs={"y": np.asarray(array)}, batch_size=1, queue_ms=0.0, run_ms=0.0)
-    return classified(result, {"y": count}, whole=whole).outputs["y"].tolist()
+    return classified(result, {"y": count}, {}, whole=whole).outputs["y"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,13 @@ def classes(array: Any, count: int, *, whole: bool = False) -> Any:
 )
 def test_the_largest_come_first(array: Any, count: int, whole: bool, wanted: Any) -> None:
     assert classes(array, count, whole=whole) == wanted
+
+
+def test_labels_follow_where_there_are_any() -> None:
+    """One that is not there is left out, not made up."""
+    result = InferResult(outputs={"y": np.float32([[0.5, 2, 1]])}, batch_size=1, queue_ms=0.0, run_ms=0.0)
+    named = classified(result, {"y": 3}, {"y": ("cat", "dog"), "z": ("x",)}, whole=False)
+    assert named.outputs["y"].tolist() == [[b"2.000000:1:dog", b"1.000000:2", b"0.500000:0:cat"]]
 
 
 def test_text_has_no_classes() -> None:

@@ -10,6 +10,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
+from google.protobuf.json_format import ParseDict
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from tests.protocol.serving import DATATYPES, WEIGHTS, Served
@@ -149,7 +151,12 @@ def test_configuration_and_repository_agree_on_both_protocols(http, grpc) -> Non
         by_grpc.dynamic_batching.preferred_batch_size,
     ):
         assert [1 <= size <= 32 for size in preferred] == [True]
-    assert by_http["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [16]}]
+    [only] = by_http["input"]
+    assert (only["name"], only["data_type"], only["dims"], only["format"]) == ("x", "TYPE_FP32", [16], "FORMAT_NONE")
+    told = ParseDict(by_http, ModelConfig())
+    for each in (told, by_grpc):
+        each.ClearField("dynamic_batching")  # whose size is tuned meanwhile
+    assert told == by_grpc
     assert list(by_grpc.output[0].dims) == [4]
     states = {model["name"]: model["state"] for model in http.get_model_repository_index()}
     assert states == {model.name: model.state for model in grpc.get_model_repository_index().models}

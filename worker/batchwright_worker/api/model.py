@@ -60,6 +60,22 @@ class Tensor(Value, kw_only=True, frozen=True):
             "output as it is."
         ),
     ] = True
+    layout: Annotated[
+        Literal["NCHW", "NHWC"] | None,
+        doc(
+            "What the dimensions of a picture are, for clients: the model configuration says FORMAT_NCHW or "
+            "FORMAT_NHWC of the input. Changes no number."
+        ),
+    ] = None
+    labels: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=256)], ...],
+        doc(
+            "Of an output: the names of its classes, in the order of its numbers. Callers that ask for classes "
+            "(class_count of Triton's clients) get VALUE:INDEX:LABEL with them, VALUE:INDEX without.",
+            max_length=16_384,
+            extra_json_schema=ATOMIC,
+        ),
+    ] = ()
 
 
 class Targets(Value, kw_only=True, frozen=True):

@@ -5,18 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Final, Literal, assert_never
 
 from batchwright_worker.inference.errors import InferenceError, UnknownModel
 from batchwright_worker.language.errors import BadCall, TaskUnusable, error_response, of_other_errors
 from batchwright_worker.language.openai_bodies import model_entry
 from batchwright_worker.language.service import TextService
 from batchwright_worker.protocol.http.messages import HttpError, HttpRequest, HttpResponse, json_response
+from batchwright_worker.protocol.http.paths import PathTable, PathTemplate
 from batchwright_worker.protocol.http.plain_bodies import plain_body
 from batchwright_worker.protocol.limits import Limits
 
 CALLS_WITH_TEXTS: Final = ("/v1/", "/v2/rerank")
 """What paths begin with."""
+TextAnswer = Literal["embeddings", "model", "models", "rerank 1", "rerank 2"]
+PATHS: Final[PathTable[TextAnswer]] = PathTable(
+    PathTemplate("POST", "/v1/embeddings", "embeddings"),
+    PathTemplate("POST", "/v1/rerank", "rerank 1"),
+    PathTemplate("POST", "/v2/rerank", "rerank 2"),
+    PathTemplate("GET", "/v1/models", "models"),
+    PathTemplate("GET", "/v1/models/{model}", "model"),
+)
 Answer = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
@@ -30,16 +39,23 @@ class TextRoutes:
 
     def found(self, parts: list[str]) -> tuple[str, Answer] | None:
         """The method and the handler of a path."""
-        match parts:
-            case ["v1", "embeddings"]:
-                return "POST", partial(self._answered, self._embeddings)
-            case ["v1" | "v2" as version, "rerank"]:
-                return "POST", partial(self._answered, partial(self._rerank, version[1:]))
-            case ["v1", "models"]:
-                return "GET", partial(self._answered, self._models)
-            case ["v1", "models", name]:
-                return "GET", partial(self._answered, partial(self._model, name))
-        return None
+        found = PATHS.found(parts)
+        if found is None:
+            return None
+        path, target = found
+        return path.method, partial(self._answered, self._answer(path.answer, target.model))
+
+    def _answer(self, name: TextAnswer, model: str) -> Answer:
+        match name:
+            case "embeddings":
+                return self._embeddings
+            case "rerank 1" | "rerank 2":
+                return partial(self._rerank, name[-1])
+            case "models":
+                return self._models
+            case "model":
+                return partial(self._model, model)
+        assert_never(name)
 
     def in_their_form(self, path: str, response: HttpResponse) -> HttpResponse:
         """An error that somebody else has made, as clients of this path read it."""

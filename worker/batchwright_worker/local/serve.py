@@ -79,6 +79,12 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
 )
 @cache_option
 @cache_bytes_option
+@click.option(
+    "--server-name",
+    default="batchwright",
+    show_default=True,
+    help="The name in the server's metadata; some of Triton's clients look for triton.",
+)
 @click.option("--dashboard", is_flag=True, help="A page on this machine that shows it live; its address is printed.")
 @click.option("--http-front-end", type=click.Choice(["own", "uvicorn"]), default="own", help="What serves HTTP.")
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
@@ -102,7 +108,7 @@ def command(
             click.echo("spec.tls: no Secret is read here, so this is plain; --tls-cert and --tls-key serve by TLS")
         files = {"dispatch-log": dispatch_log, "cache": cache.root, **tls}
         extra += ("--shared-memory",) if options.pop("shared_memory") else ()
-        extra += (f"--http-front-end={options.pop('http_front_end')}",)
+        extra += tuple(f"--{each}={options.pop(each.replace('-', '_'))}" for each in ("http-front-end", "server-name"))
         extra += tuple(f"--{name}={path.absolute()}" for name, path in files.items() if path is not None)
         scheme = "https" if tls["tls-cert"] else "http"
         asyncio.run(_serve(deployment, LocalPorts(**options), extra, scheme, dashboard=dashboard))

@@ -45,6 +45,7 @@ class Catalogue:
     kind: str
     more_extensions: tuple[str, ...] = ()
     """Extensions that are served here because somebody asked for them."""
+    server_name: str = "batchwright"
 
     def check(self, name: str, version: str = "") -> None:
         """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
@@ -62,6 +63,10 @@ class Catalogue:
                 f"Request for unknown model: {name!r} is not found; there are: {_few(sorted(self.models))}"
             )
 
+    def labels(self, name: str) -> dict[str, tuple[str, ...]]:
+        """The names of classes, by output."""
+        return {tensor.name: tensor.labels for tensor in self.models[name].outputs if tensor.labels}
+
     def expected_wait_ms(self, name: str) -> int:
         """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""
         if name in self.engine.publisher.views:
@@ -73,7 +78,7 @@ class Catalogue:
     def server(self) -> Body:
         """GET /v2."""
         extensions = [*EXTENSIONS, *self.more_extensions]
-        return {"name": "batchwright", "version": package_version("batchwright"), "extensions": extensions}
+        return {"name": self.server_name, "version": package_version("batchwright"), "extensions": extensions}
 
     def metadata(self, name: str) -> Body:
         """GET /v2/models/NAME; shapes with the batch dimension in front."""
@@ -87,26 +92,42 @@ class Catalogue:
         }
 
     def config(self, name: str) -> Body:
-        """GET /v2/models/NAME/config: Triton's model configuration; `dims` without the batch dimension."""
-        known, batching = self.engine.model_metadata(name), self.models[name].batching
-        preferred = [self.engine.scheduler.models[name].tuner.size] if known.max_batch_size else []
+        """GET /v2/models/NAME/config: Triton's model configuration; `dims` without the batch dimension. What nobody has
+        set is as clients expect it; what means nothing here (how a backend is optimised) is left out."""
+        known, model = self.engine.model_metadata(name), self.models[name]
         served_as = self._format(name)
-        return {
+        layouts = {tensor.name: tensor.layout for tensor in model.inputs}
+        body: Body = {
             "name": name,
             "platform": served_as.platform,
             "backend": served_as.backend,
+            "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": known.max_batch_size,
-            "input": [_dims(spec) for spec in known.inputs],
-            "output": [_dims(spec) for spec in known.outputs],
-            "instance_group": [{"name": name, "count": 1, "kind": "KIND_GPU" if is_gpu(self.kind) else "KIND_CPU"}],
-            "dynamic_batching": {
-                "preferred_batch_size": preferred,
-                "max_queue_delay_microseconds": batching.max_queue_delay_milliseconds * 1000,
-            },
+            "input": [_config_input(spec, layouts.get(spec.name)) for spec in known.inputs],
+            "output": [_config_output(spec) for spec in known.outputs],
+            "batch_input": [],
+            "batch_output": [],
+            "instance_group": [_instance_group(name, is_gpu(self.kind))],
+            "default_model_filename": "",
+            "cc_model_filenames": {},
+            "metric_tags": {},
             "parameters": {
                 f"{CONFIG_DIGEST}{kind}": {"string_value": digest} for kind, digest in sorted(known.digests.items())
             },
+            "model_warmup": [],
+            "model_transaction_policy": {"decoupled": False},
         }
+        if known.max_batch_size:
+            body["dynamic_batching"] = {
+                "preferred_batch_size": [self.engine.scheduler.models[name].tuner.size],
+                "max_queue_delay_microseconds": model.batching.max_queue_delay_milliseconds * 1000,
+                "preserve_ordering": False,
+                "priority_levels": 0,
+                "default_priority_level": 0,
+                "default_queue_policy": {"max_queue_size": model.batching.max_queue_length},
+                "priority_queue_policy": {},
+            }
+        return body
 
     def statistics(self, name: str | None) -> Body:
         """GET /v2/models[/NAME]/stats. Every model's where name is None."""
@@ -151,9 +172,25 @@ def _tensor(spec: TensorSpec) -> Body:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.full_shape)}
 
 
-def _dims(spec: TensorSpec) -> Body:
+def _config_input(spec: TensorSpec, layout: str | None) -> Body:
+    more = {"allow_ragged_batch": False, "optional": False}
+    return {**_config_tensor(spec), "format": f"FORMAT_{layout or 'NONE'}", **more}
+
+
+def _config_output(spec: TensorSpec) -> Body:
+    return {**_config_tensor(spec), "label_filename": ""}
+
+
+def _config_tensor(spec: TensorSpec) -> Body:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape)}
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape), "is_shape_tensor": False}
+
+
+def _instance_group(name: str, gpu: bool) -> Body:
+    """One: a model is loaded once per device, and its batches follow each other there."""
+    lists: Body = {"gpus": [], "secondary_devices": [], "profile": []}
+    kind = "KIND_GPU" if gpu else "KIND_CPU"
+    return {"name": name, "kind": kind, "count": 1, **lists, "passive": False, "host_policy": ""}
 
 
 def _statistics(name: str, measures: ModelCounters) -> Body:

@@ -17,6 +17,7 @@ from batchwright_worker.api.names import (
     ENV_KIND,
     ENV_LOAD_TABLE,
     ENV_REQUEST_MEMORY,
+    ENV_SERVER_NAME,
     ENV_STUCK_SECONDS,
     ENV_WAS_READY,
     GRPC_PORT,
@@ -96,6 +97,13 @@ from batchwright_worker.api.names import (
 )
 @click.option(
     "--cache", type=click.Path(path_type=Path), envvar=ENV_CACHE, default=None, hidden=True, help="Shown by /metrics."
+)
+@click.option(
+    "--server-name",
+    default="batchwright",
+    show_default=True,
+    envvar=ENV_SERVER_NAME,
+    help="The name in the server's metadata; some of Triton's clients look for triton.",
 )
 @click.option("--parent", default=0, hidden=True, help="Die with this process (local mode).")
 @click.option("--was-ready-file", type=click.Path(path_type=Path), envvar=ENV_WAS_READY, default=None, hidden=True)

@@ -114,7 +114,13 @@ class Sidecar:
         )
         self._regions = Regions(body_bytes) if settings.shared_memory else None
         extensions = (SHARED_MEMORY,) if self._regions is not None else ()
-        self._catalogue = Catalogue(engine=engine, models=engine.models, kind=settings.kind, more_extensions=extensions)
+        self._catalogue = Catalogue(
+            engine=engine,
+            models=engine.models,
+            kind=settings.kind,
+            more_extensions=extensions,
+            server_name=settings.server_name,
+        )
         self._control = deployment.spec.repository_control
         self._runtimes = runtimes
         self._streaming: list[StreamingRuntime] = [each for each in runtimes if isinstance(each, RuntimeClient)]

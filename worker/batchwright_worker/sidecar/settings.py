@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shared_memory: bool = False
     cache: Path | None = None
     """The node's cache of weights, whose counters /metrics shows; None: the pod has none."""
+    server_name: str = "batchwright"
 
 
 def certificates_of(settings: Settings) -> Certificates | None:

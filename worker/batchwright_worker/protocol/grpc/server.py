@@ -173,8 +173,9 @@ class InferenceService(RegionCalls):
         if isinstance(outcome, InferenceError):
             raise outcome
         if call.classes:
-            whole = self._engine.model_metadata(call.request.model).max_batch_size == 0
-            outcome = classified(outcome, call.classes, whole=whole)
+            model = call.request.model
+            whole = self._engine.model_metadata(model).max_batch_size == 0
+            outcome = classified(outcome, call.classes, self._catalogue.labels(model), whole=whole)
         return messages.response(call.request, VERSION, outcome, call.places, self._regions), outcome
 
     async def _read_stream(

@@ -185,7 +185,9 @@ class Inference:
         try:
             if isinstance(outcome, InferResult):
                 if parsed.classes:
-                    outcome = classified(outcome, parsed.classes, whole=self._is_whole(parsed.request.model))
+                    model = parsed.request.model
+                    labels = self._catalogue.labels(model)
+                    outcome = classified(outcome, parsed.classes, labels, whole=self._is_whole(model))
                 self._send(request, parsed, outcome)
                 return
             response = error_response(outcome)

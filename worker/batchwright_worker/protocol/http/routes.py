@@ -23,6 +23,7 @@ from batchwright_worker.protocol.http.messages import (
     json_response,
 )
 from batchwright_worker.protocol.http.more_routes import MoreRoutes
+from batchwright_worker.protocol.http.paths import PATHS, Answer, Target
 from batchwright_worker.protocol.http.plain_bodies import decoded, plain_body
 from batchwright_worker.protocol.http.region_routes import RegionRoutes
 from batchwright_worker.protocol.large_bodies import LargeBodies
@@ -32,16 +33,7 @@ from batchwright_worker.protocol.parameters import check_load, check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.shared_memory import Regions
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTarget:
-    """The model that a path names, and its version; empty where it names none."""
-
-    model: str = ""
-    version: str = ""
-
-
-Handler = Callable[[HttpRequest, ModelTarget], Awaitable[HttpResponse]]
+Handler = Callable[[HttpRequest, Target], Awaitable[HttpResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +42,7 @@ class HandlerRoute:
 
     method: str
     handler: Handler
-    target: ModelTarget
+    target: Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +50,7 @@ class InferRoute:
     """The path of a model's infer requests, which the engine's callbacks answer."""
 
     method: ClassVar[str] = "POST"
-    target: ModelTarget
+    target: Target
 
 
 Route = HandlerRoute | InferRoute
@@ -98,7 +90,23 @@ class HttpApp(TaskApp):
         self._is_ready = ready
         self._repository_control = repository_control
         memory, large = memory or RequestMemory(), large or LargeBodies()
-        self._regions = RegionRoutes(regions, limits)
+        of_regions = RegionRoutes(regions, limits)
+        self._handlers: dict[Answer, Handler] = {
+            "config": self._config,
+            "index": self._index,
+            "live": self._live,
+            "load": self._load,
+            "metrics": self._metrics_text,
+            "model": self._model,
+            "model_ready": self._model_ready,
+            "ready": self._ready,
+            "region_register": of_regions.register,
+            "region_status": of_regions.status,
+            "region_unregister": of_regions.unregister,
+            "server": self._server,
+            "statistics": self._statistics,
+            "unload": self._unload,
+        }
         self._inference = self.inference(
             engine, catalogue, limits, memory, large, self.with_common_headers, regions=regions
         )
@@ -163,113 +171,74 @@ class HttpApp(TaskApp):
         return known
 
     def _found(self, parts: list[str]) -> Route | None:
-        match parts:
-            case ["v2", "repository", "models", model, "load" | "unload" as action]:
-                handler = self._load if action == "load" else self._unload
-                return HandlerRoute(method="POST", handler=handler, target=ModelTarget(model=model))
-            case ["v2", "systemsharedmemory" | "cudasharedmemory" as kind, *rest]:
-                return self._of_regions(kind, rest)
-            case ["v2", "models", model, *rest] if parts != ["v2", "models", "stats"]:
-                if rest[:1] == ["versions"] and len(rest) > 1:
-                    return self._of_model(ModelTarget(model=model, version=rest[1]), rest[2:])
-                return self._of_model(ModelTarget(model=model), rest)
-        return self._of_server("/".join(parts)) or self._of_others(parts)
+        found = PATHS.found(parts)
+        if found is None:
+            return None if self._more is None else self._of_others(self._more, parts)
+        path, target = found
+        if path.answer == "infer":
+            return InferRoute(target=target)
+        return HandlerRoute(method=path.method, handler=self._handlers[path.answer], target=target)
 
-    def _of_others(self, parts: list[str]) -> Route | None:
-        found = None if self._more is None else self._more.found(parts)
+    def _of_others(self, more: MoreRoutes, parts: list[str]) -> Route | None:
+        found = more.found(parts)
         if found is None:
             return None
         method, answer = found
 
-        async def handler(request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+        async def handler(request: HttpRequest, _target: Target) -> HttpResponse:
             return await answer(request)
 
-        return HandlerRoute(method=method, handler=handler, target=ModelTarget())
-
-    def _of_regions(self, kind: str, rest: list[str]) -> Route | None:
-        found = self._regions.found(kind, rest)
-        if found is None:
-            return None
-        method, answer = found
-
-        async def handler(request: HttpRequest, _target: ModelTarget) -> HttpResponse:
-            return answer(request)
-
-        return HandlerRoute(method=method, handler=handler, target=ModelTarget())
-
-    def _of_server(self, path: str) -> Route | None:
-        if path == "v2/repository/index":
-            return HandlerRoute(method="POST", handler=self._index, target=ModelTarget())
-        handlers: dict[str, Handler] = {
-            "v2": self._server,
-            "v2/health/live": self._live,
-            "v2/health/ready": self._ready,
-            "v2/models/stats": self._statistics,
-            "metrics": self._metrics_text,
-        }
-        return _get(handlers[path]) if path in handlers else None
-
-    def _of_model(self, target: ModelTarget, rest: list[str]) -> Route | None:
-        if rest == ["infer"]:
-            return InferRoute(target=target)
-        handlers: dict[tuple[str, ...], Handler] = {
-            (): self._model,
-            ("ready",): self._model_ready,
-            ("config",): self._config,
-            ("stats",): self._statistics,
-        }
-        handler = handlers.get(tuple(rest))
-        return None if handler is None else _get(handler, target)
+        return HandlerRoute(method=method, handler=handler, target=Target())
 
     # --- handlers ---------------------------------------------------------------------------------
 
-    async def _server(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+    async def _server(self, _request: HttpRequest, _target: Target) -> HttpResponse:
         return json_response(self._catalogue.server())
 
-    async def _live(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+    async def _live(self, _request: HttpRequest, _target: Target) -> HttpResponse:
         return json_response({"live": True})
 
-    async def _ready(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+    async def _ready(self, _request: HttpRequest, _target: Target) -> HttpResponse:
         ready = self._is_ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
-    async def _metrics_text(self, _request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+    async def _metrics_text(self, _request: HttpRequest, _target: Target) -> HttpResponse:
         return HttpResponse(200, self._metrics.text(), [(b"content-type", CONTENT_TYPE)])
 
-    async def _model(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
+    async def _model(self, _request: HttpRequest, target: Target) -> HttpResponse:
         self._catalogue.check(target.model, target.version)
         return json_response(self._catalogue.metadata(target.model))
 
-    async def _model_ready(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
+    async def _model_ready(self, _request: HttpRequest, target: Target) -> HttpResponse:
         self._catalogue.check(target.model, target.version)
         ready = self._engine.model_ready(target.model)
         return json_response({"name": target.model, "ready": ready}, 200 if ready else 503)
 
-    async def _config(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
+    async def _config(self, _request: HttpRequest, target: Target) -> HttpResponse:
         self._catalogue.check(target.model, target.version)
         return json_response(self._catalogue.config(target.model))
 
-    async def _statistics(self, _request: HttpRequest, target: ModelTarget) -> HttpResponse:
+    async def _statistics(self, _request: HttpRequest, target: Target) -> HttpResponse:
         if target.model:
             self._catalogue.check(target.model, target.version)
         return json_response(self._catalogue.statistics(target.model or None))
 
-    async def _index(self, request: HttpRequest, _target: ModelTarget) -> HttpResponse:
+    async def _index(self, request: HttpRequest, _target: Target) -> HttpResponse:
         body = plain_body(request, self._limits)
         filters = decoded(body, dict[str, object], '{} or {"ready": true}')
         return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
 
-    async def _load(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
+    async def _load(self, request: HttpRequest, target: Target) -> HttpResponse:
         check_load(self._control_parameters(request, target))
         await self._engine.load(target.model)
         return HttpResponse(200, b"{}")
 
-    async def _unload(self, request: HttpRequest, target: ModelTarget) -> HttpResponse:
+    async def _unload(self, request: HttpRequest, target: Target) -> HttpResponse:
         check_unload(self._control_parameters(request, target))
         await self._engine.unload(target.model)
         return HttpResponse(200, b"{}")
 
-    def _control_parameters(self, request: HttpRequest, target: ModelTarget) -> dict[str, Any]:
+    def _control_parameters(self, request: HttpRequest, target: Target) -> dict[str, Any]:
         body = plain_body(request, self._limits)
         self._catalogue.check(target.model)
         if not self._repository_control:
@@ -277,7 +246,3 @@ class HttpApp(TaskApp):
                 403, "loading and unloading is off here; set spec.repositoryControl: true in the ModelDeployment"
             )
         return decoded(body, ControlBody, "{}").parameters
-
-
-def _get(handler: Handler, target: ModelTarget | None = None) -> HandlerRoute:
-    return HandlerRoute(method="GET", handler=handler, target=target or ModelTarget())

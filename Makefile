@@ -44,8 +44,8 @@ $(VENV)/.installed: locks/all.txt pyproject.toml
 
 lock: install ## resolve the locks anew [2 min]
 	$(BIN)/$(LOCK) --group dev --group bench --all-extras -o locks/all.txt
-	$(BIN)/$(LOCK) --extra operator -c locks/all.txt -o locks/operator.txt
-	$(BIN)/$(LOCK) --extra worker --extra tracing -c locks/all.txt -o locks/worker.txt
+	$(BIN)/$(LOCK) --extra operator --extra otlp -c locks/all.txt -o locks/operator.txt
+	$(BIN)/$(LOCK) --extra worker --extra otlp -c locks/all.txt -o locks/worker.txt
 	$(BIN)/$(LOCK) --extra worker --extra ocr -c locks/all.txt -o locks/ocr.txt
 	$(BIN)/$(subst pyproject.toml,,$(LOCK)) --group build -o locks/build.txt
 	for peer in locks/peers-*.in; do $(BIN)/$(subst pyproject.toml,,$(LOCK)) $$(sed -n 's/^# \(no-deps\).*/--\1/p' $$peer) $$peer -o $${peer%.in}.txt; done

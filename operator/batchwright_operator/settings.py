@@ -112,6 +112,9 @@ class Settings(_Section, kw_only=True, frozen=True):
     runner_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
     benchmark_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
     fetch_resources: Resources = Resources(requests=_RESTRICTED)
+    otlp_env: dict[str, str] = {}
+    """OpenTelemetry's environment variables (OTEL_EXPORTER_OTLP_ENDPOINT, ..) of sidecars, runners and benchmarks; the
+    operator has its own in its Deployment. With an endpoint they send traces by OTLP, else nothing."""
     sidecar_env: dict[str, str] = {}
     """Environment variables of all sidecars, for example OTEL_EXPORTER_OTLP_ENDPOINT (traces) or
     BATCHWRIGHT_DISPATCH_LOG (a file under /tmp that `batchwright-worker replay` reads)."""

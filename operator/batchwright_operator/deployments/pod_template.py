@@ -35,6 +35,7 @@ from batchwright_operator.rendering.pod_parts import (
     fetch_env,
     identity_env,
     merged_env,
+    otlp_env,
     plain,
     pod_options,
 )
@@ -145,6 +146,7 @@ def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence
         restartPolicy="Always",
         command=[PROGRAM, "sidecar", *_tls_options(deployment)],
         env=merged_env(
+            otlp_env(settings),
             [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
             [{"name": ENV_WAS_READY, "value": WAS_READY_FILE}],
             [*_env(plan), _from_annotation(ENV_LOAD_TABLE, ANNOTATION_LOAD_TABLE)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 import uuid
@@ -24,7 +25,9 @@ from batchwright_operator.process.kopf_watch import KopfWatch
 from batchwright_operator.process.lease import identity_of
 from batchwright_operator.process.loop_watch import LoopWatch
 from batchwright_operator.process.metrics_server import serve_metrics
+from batchwright_operator.process.otlp_metrics import MetricsExport
 from batchwright_operator.process.registry import build_backgrounds, build_reconcilers, namespaces_of
+from batchwright_operator.process.tracing import TracedPasses
 from batchwright_operator.process.worker_image import agents_run_another, with_worker_image
 from batchwright_operator.reconcile.applier import LOOK_AGAIN_S, Applier
 from batchwright_operator.reconcile.cache import ListWatch, Store
@@ -34,9 +37,11 @@ from batchwright_operator.reconcile.informer import Informer
 from batchwright_operator.reconcile.interfaces import Background, Reconciler
 from batchwright_operator.reconcile.live_state import LiveState
 from batchwright_operator.reconcile.metrics import Metrics
+from batchwright_operator.reconcile.passes import UNTOLD
 from batchwright_operator.reconcile.workqueue import WorkQueue, backoff_s
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import GROUP
+from batchwright_worker.otlp.providers import traces_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +100,8 @@ class Operator:
         self._relist_wanted: dict[ListWatch, None] = {}
         self._relist_event = asyncio.Event()
         self._stopping = False
+        self._traces = traces_of(os.environ, "batchwright-operator")
+        self._metrics_export = MetricsExport.of(self._metrics.registry, os.environ)
 
     async def run(self) -> None:
         """Runs until cancelled; then stops within a few seconds."""
@@ -119,10 +126,14 @@ class Operator:
                     tasks.create_task(self._resync())
                     tasks.create_task(self._recorder.run())
                     tasks.create_task(self._elect())
+                    if self._metrics_export is not None:
+                        tasks.create_task(self._metrics_export.run())
             finally:
                 # The Lease is released by now (`Elector.run`), so that another replica need not wait for this thread.
                 self._stopping = True
                 await self._kopf_watch.stop(STOP_S)
+                if self._traces is not None:
+                    await asyncio.to_thread(self._traces.stop)
 
     # --- leading
 
@@ -160,6 +171,7 @@ class Operator:
                 metrics=self._metrics,
                 circuit_breaker=self._client.writes,
                 now=time.time,
+                passes=UNTOLD if self._traces is None else TracedPasses(self._traces.tracer),
             )
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(controller.run(self._settings.workers))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 from batchwright_operator.errors import (
     AlreadyExists,
@@ -27,9 +27,11 @@ from batchwright_operator.reconcile.event_recorder import EventRecorder
 from batchwright_operator.reconcile.interfaces import Reconciler, Stepwise
 from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.reconcile.metrics import Metrics
+from batchwright_operator.reconcile.passes import UNTOLD, Passes, current
 from batchwright_operator.reconcile.workqueue import LAST_DELAY_S, WorkQueue
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SLICE_S: Final = 0.01
 """A pass that decides in steps lets others have a turn after this long,"""
@@ -69,7 +71,9 @@ class Controller:
         metrics: Metrics,
         circuit_breaker: CircuitBreaker,
         now: Callable[[], float],
+        passes: Passes = UNTOLD,
     ) -> None:
+        self._passes = passes
         self._reconcilers = {reconciler.name: reconciler for reconciler in reconcilers}
         self._stepwise = {name: one for name, one in self._reconcilers.items() if isinstance(one, Stepwise)}
         self._store = store
@@ -120,6 +124,10 @@ class Controller:
 
     async def reconcile(self, key: Key) -> None:
         """One pass. Raises ActionFailed."""
+        with self._passes.passing(key):
+            await self._reconcile(key)
+
+    async def _reconcile(self, key: Key) -> None:
         stepwise = self._stepwise.get(key.reconciler)
         decision = await (self._at_once(key) if stepwise is None else self._in_steps(key, stepwise))
         if decision is None:
@@ -163,13 +171,14 @@ class Controller:
     async def _cycle(self, key: Key, reconciler: Stepwise[Any], sending: Sending) -> Decision | None:
         async with self._turn:
             await asyncio.sleep(0)
-            observed = self._reconcilers[key.reconciler].observe(self._store, key)
+            with current.get().step("observe"):
+                observed = self._reconcilers[key.reconciler].observe(self._store, key)
         if observed is None:
             return None
         steps = reconciler.steps(observed, self._now())
         until = time.monotonic() + PASS_S
         pause_at = time.monotonic() + SLICE_S
-        for actions in steps:
+        for actions in _told(steps):
             sent = [await sending.send(action) for action in actions]
             now = time.monotonic()
             if now >= until or not all(sent):
@@ -180,9 +189,13 @@ class Controller:
         return steps.outcome()
 
     def _decide(self, key: Key) -> Decision | None:
-        reconciler = self._reconcilers[key.reconciler]
-        observed = reconciler.observe(self._store, key)
-        return None if observed is None else reconciler.decide(observed, self._now())
+        reconciler, here = self._reconcilers[key.reconciler], current.get()
+        with here.step("observe"):
+            observed = reconciler.observe(self._store, key)
+        if observed is None:
+            return None
+        with here.step("decide"):
+            return reconciler.decide(observed, self._now())
 
     async def _report(self, key: Key, decision: Decision) -> None:
         self._metrics.decided(key, decision.metrics)
@@ -190,6 +203,7 @@ class Controller:
         self._metrics.counted(decision.counts)
         if decision.status is not None:
             await self._applier.write_status(decision.status, key)
+            current.get().wrote(decision.status)
         for event in decision.events:
             self._recorder.record(event)
 
@@ -246,6 +260,17 @@ class Controller:
             logger.info("%s: %s", _text(key), second)
         except Exception:
             logger.exception("%s: deciding after a rejection", _text(key))
+
+
+def _told(steps: Iterable[T]) -> Iterator[T]:
+    """The same; each is a step of the pass that is being done."""
+    here, left = current.get(), iter(steps)
+    while True:
+        with here.step("decide"):
+            found = next(left, None)
+        if found is None:
+            return
+        yield found
 
 
 def _text(key: Key) -> str:

@@ -92,6 +92,11 @@ def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
     }
 
 
+def otlp_env(settings: Settings) -> list[Raw]:
+    """OpenTelemetry's variables, where the administrator has set any."""
+    return [{"name": name, "value": value} for name, value in settings.otlp_env.items()]
+
+
 def fetch_env(settings: Settings) -> list[Raw]:
     """The administrator's rules about where data may come from."""
     rules = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import msgspec
 
 from batchwright_worker.api.messages import BenchmarkResult, DeviceInfo, LoadTableRow
 from batchwright_worker.api.names import EXIT_PERMANENT, KIND_CPU, TERMINATION_MESSAGE_MAX_BYTES
+from batchwright_worker.otlp.steps import done, step, traced
 from batchwright_worker.texts import presentable, text_of
 
 if TYPE_CHECKING:
@@ -40,14 +42,30 @@ def command(
 ) -> None:
     """Measure the load table of a processor (method A1): ResNet-50 with growing batches, then growing services."""
     budget_s = budget_seconds or (BUDGET_CPU_S if kind == KIND_CPU else BUDGET_S)
-    with _progress(kind) as report:
-        result = measure(kind, budget_s, report, spot_check=spot_check)
+    with traced(os.environ, "batchwright-benchmark"), _progress(kind) as report:
+        result = _traced_measure(kind, budget_s, report, spot_check)
     encoded = msgspec.json.encode(result)
     if termination_log:
         termination_log.write_bytes(encoded)
     click.echo(encoded.decode() if as_json else _table(result))
     if result.error:
         sys.exit(EXIT_PERMANENT)
+
+
+def _traced_measure(kind: str, budget_s: float, report: Report, spot_check: int | None) -> BenchmarkResult:
+    """`measure` as a span, and each of its steps as one in it."""
+    began = time.time_ns()
+
+    def told(line: str) -> None:
+        nonlocal began
+        done("measure", began, step=line)
+        began = time.time_ns()
+        report(line)
+
+    with step("benchmark" if spot_check is None else "spot check", kind=kind, budget_seconds=budget_s) as whole:
+        result = measure(kind, budget_s, told, spot_check=spot_check)
+        whole.set(images_per_second=result.capacity_images_per_second, product=result.product, error=result.error)
+    return result
 
 
 def measure(kind: str, budget_s: float, report: Report, *, spot_check: int | None = None) -> BenchmarkResult:

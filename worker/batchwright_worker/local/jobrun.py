@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from batchwright_worker.local.job_summary import LocalResult, result_of
 from batchwright_worker.local.local_job import LocalJob, deployments_of, job_of
 from batchwright_worker.local.local_progress import LocalProgress, job_here
 from batchwright_worker.local.progress_display import Counts, Rate, shown
+from batchwright_worker.otlp.steps import step, traced
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.job import Job
@@ -41,6 +43,11 @@ RETRY_SECONDS: Final = 2.0
 
 async def run_job(local: LocalJob, *, show_progress: bool, board: Board | None = None) -> LocalResult:
     """Run it to the end, shown on the board if there is one. Raises ManifestError, LocalFailed, StepFailed."""
+    with traced(os.environ, "batchwright-job"), step("InferenceJob", job=local.name or ""):
+        return await _run_job(local, show_progress=show_progress, board=board)
+
+
+async def _run_job(local: LocalJob, *, show_progress: bool, board: Board | None) -> LocalResult:
     with tempfile.TemporaryDirectory(prefix="batchwright-functions-") as scratch:
         job = job_of(local, Path(scratch))
         await _until_cancelled(partial(end_replacement, job.output()))
@@ -66,7 +73,9 @@ async def _run(
 ) -> LocalResult:
     output = job.output()
     others = await asyncio.to_thread(running, output)
-    plan = await _until_cancelled(partial(plan_job, job, presence))
+    with step("plan", job=job.name) as planning:
+        plan = await _until_cancelled(partial(plan_job, job, presence))
+        planning.set(items=plan.items, shards=plan.shards)
     retry = await asyncio.to_thread(read_retry, output) if job.retries else None
     deployments = deployments_of(local, job)
     started = answered = time.monotonic()
@@ -82,7 +91,8 @@ async def _run(
                 # the results of repeated items are gone as soon as another run has put them where they belong
                 if retry is None or not await asyncio.to_thread(retried_since, output, retry.base):
                     raise
-    done = await _until_cancelled(partial(commit_job, job, presence))
+    with step("commit", job=job.name):
+        done = await _until_cancelled(partial(commit_job, job, presence))
     ended = time.monotonic()
     return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
 
@@ -173,8 +183,9 @@ async def _shards(here: LocalEngines, order: Sequence[int], progress: LocalProgr
             end.callback(opened.release)
             await reading.acquire()
             turn.callback(reading.release)
-            step = shard_step(job, index, share=most, form=form, plan=plan)
-            await _shard(step, here.engines, progress, limit, turn.close)
+            shard = shard_step(job, index, share=most, form=form, plan=plan)
+            with step(f"shard {index}", job=job.name, shard=index, items=shard.shard.items):
+                await _shard(shard, here.engines, progress, limit, turn.close)
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -20,6 +20,8 @@ import click
 
 from batchwright_worker.api import messages
 from batchwright_worker.api import names as contract
+from batchwright_worker.otlp.steps import step, traced
+from batchwright_worker.otlp.trace_ids import ids_of
 from batchwright_worker.runner.errors import StepFailed
 
 if TYPE_CHECKING:
@@ -57,7 +59,10 @@ def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> No
     from batchwright_worker.api.messages import PlanResult
 
     try:
-        result = _planned(_load(job_file), wait_input_seconds)
+        job = _load(job_file)
+        with traced(os.environ, "batchwright-job", ids_of(job.uid)), step("plan", job=job.name) as planning:
+            result = _planned(job, wait_input_seconds)
+            planning.set(items=result.items, shards=result.shards)
     except StepFailed as error:
         _refuse(termination_log, _encoded(PlanResult(error=_cut(error), reason=error.reason)), error)
     _tell(termination_log, _encoded(result))
@@ -74,7 +79,10 @@ def commit(job_file: Path, termination_log: Path) -> None:
     from batchwright_worker.runner.steps.by_mode import commit_job
 
     try:
-        result = commit_job(_load(job_file)).result()
+        job = _load(job_file)
+        with traced(os.environ, "batchwright-job", ids_of(job.uid)), step("commit", job=job.name) as committing:
+            result = commit_job(job).result()
+            committing.set(items=result.items, succeeded=result.succeeded, failed=result.failed)
     except StepFailed as error:
         _refuse(termination_log, fit(CommitResult(error=_cut(error), reason=error.reason)), error)
     _tell(termination_log, fit(result))
@@ -98,8 +106,9 @@ def run(job_file: Path, termination_log: Path, shard: int | None, control_port: 
 
     index = shard if shard is not None else int(os.environ.get(contract.ENV_SHARD, "-1"))
     try:
-        step = shard_step(_load(job_file), index)
-        state = asyncio.run(_until_signal(step, control_port, token_file))
+        job = _load(job_file)
+        with traced(os.environ, "batchwright-job", ids_of(job.uid)):
+            state = asyncio.run(_until_signal(shard_step(job, index), control_port, token_file))
     except StepFailed as error:
         empty = RunnerState(revision=0, time=0.0, shard=index, items_total=0, items_succeeded=0, items_failed=0)
         _refuse(termination_log, fit(_with_error(empty, error)), error)
@@ -125,7 +134,7 @@ def _planned(job: Job, wait_s: float) -> messages.PlanResult:
             time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
 
 
-async def _until_signal(step: ShardStep, port: int, token_file: Path) -> messages.RunnerState | None:
+async def _until_signal(shard: ShardStep, port: int, token_file: Path) -> messages.RunnerState | None:
     """The final state; None when SIGTERM came first (nothing is left behind but whole parts)."""
     from batchwright_worker.runner.control import ControlPort, read_token
     from batchwright_worker.runner.steps.shard import run_shard
@@ -143,7 +152,7 @@ async def _until_signal(step: ShardStep, port: int, token_file: Path) -> message
             if control is not None:
                 await control.stop()
 
-    task = asyncio.ensure_future(run_shard(step, publish_to))
+    task = asyncio.ensure_future(run_shard(shard, publish_to))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)

@@ -39,6 +39,8 @@ class Job:
     folders: tuple[str, ...] = ()
     selection: Selection | None = None
     """None: every item of the input."""
+    uid: str = ""
+    """Of the InferenceJob."""
 
     @property
     def identity(self) -> str:
@@ -127,6 +129,7 @@ def make_job(config: JobConfig, *, folders: tuple[str, ...] = ()) -> Job:
     return Job(
         name=config.name,
         namespace=config.namespace,
+        uid=config.uid,
         spec=spec,
         dag=graph,
         endpoints=config.endpoints,

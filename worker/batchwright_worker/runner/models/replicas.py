@@ -26,6 +26,7 @@ import aiohttp
 
 from batchwright_worker.api.messages import TrustedServer
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
+from batchwright_worker.otlp.steps import carrier
 from batchwright_worker.runner.errors import RunnerError, StepFailed
 from batchwright_worker.runner.models.replica_load import ReplicaLoad, backoff_s
 from batchwright_worker.runner.models.wire import HEADER_LENGTH
@@ -143,6 +144,7 @@ class ReplicaSet:
             remedy = "put PEM files into tls.crt, tls.key and ca.crt of the Secrets that its spec.tls names"
             raise StepFailed("CertificateRefused", f"{text}; {remedy}") from error
         self._session = aiohttp.ClientSession(
+            headers=carrier(),  # all requests are the shard's (or the job's, on one machine)
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=3.0),
             auto_decompress=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from batchwright_worker.api.messages import RunnerState
+from batchwright_worker.otlp.steps import step as traced_step
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.inputs import format_of, shard_items
@@ -160,6 +161,13 @@ Publish = Callable[[Published], contextlib.AbstractAsyncContextManager[None]]
 
 async def run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
     """Do the shard with engines of its own and publish its state meanwhile; the final state. Raises StepFailed."""
+    with traced_step(f"shard {step.index}", job=step.job.name, shard=step.index, items=step.shard.items) as shard:
+        state = await _run_shard(step, publish_to)
+        shard.set(succeeded=state.items_succeeded, failed=state.items_failed)
+        return state
+
+
+async def _run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
     progress = ShardProgress(step.index, step.job.dag, step.shard.items)
     published = Published(progress.state(0))
     async with publish_to(published):

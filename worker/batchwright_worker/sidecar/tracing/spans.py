@@ -12,30 +12,23 @@ it: without an endpoint none of it runs, and OpenTelemetry is not even imported.
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any, Final
 
-from batchwright_worker.api.names import ENV_NAMESPACE, ENV_NODE, ENV_POD
 from batchwright_worker.engine.pending import PendingRequest
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import InferRequest, InferResult
+from batchwright_worker.otlp.providers import traces_of
 from batchwright_worker.scheduler.steps import Batch, Step
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _MOST_LINKS: Final = 128
-_FLUSH_S: Final = 2.0
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -238,40 +231,6 @@ class Tracing:
 
 
 def tracing_of(environment: Mapping[str, str], deployment: str) -> Tracing | None:
-    """None unless an endpoint is configured (and the packages of the extra `tracing` are here)."""
-    if not any(environment.get(name) for name in ENDPOINTS):
-        return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as error:
-        _LOG.warning("no traces although an endpoint is configured: %s; pip install batchwright[tracing]", error)
-        return None
-    provider = TracerProvider(resource=Resource.create(_attributes(environment, deployment)))
-    exporter = OTLPSpanExporter()
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-
-    def stop() -> None:
-        # Flushed in a thread of its own: the exporter tries again for ten seconds where nobody listens, and the pod
-        # does not wait for that.
-        flushing = threading.Thread(target=provider.force_flush, daemon=True)
-        flushing.start()
-        flushing.join(_FLUSH_S)
-        exporter.shutdown()  # type: ignore[no-untyped-call]
-        provider.shutdown()
-
-    return Tracing(provider.get_tracer("batchwright", package_version("batchwright")), stop)
-
-
-def _attributes(environment: Mapping[str, str], deployment: str) -> dict[str, str]:
-    """OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES lie over these."""
-    named = {"k8s.pod.name": ENV_POD, "k8s.node.name": ENV_NODE, "k8s.namespace.name": ENV_NAMESPACE}
-    found = {name: environment[variable] for name, variable in named.items() if environment.get(variable)}
-    return {
-        "service.name": environment.get("OTEL_SERVICE_NAME") or deployment,
-        "service.version": package_version("batchwright"),
-        "process.pid": str(os.getpid()),
-        **found,
-    }
+    """None unless an endpoint is configured (and the packages of the extra `otlp` are here)."""
+    traces = traces_of(environment, deployment)
+    return None if traces is None else Tracing(traces.tracer, traces.stop)

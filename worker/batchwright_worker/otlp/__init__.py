@@ -1,0 +1,1 @@
+"""OpenTelemetry, where its standard variables name an endpoint; without one nothing of it is imported."""

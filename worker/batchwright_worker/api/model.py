@@ -275,12 +275,12 @@ class Artifact(Value, kw_only=True, frozen=True):
     uri: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=URI_PATTERN)] | None,
         doc(
-            "Where the model is: pvc://CLAIM/PATH (mounted read-only), https://, s3://, gs://, az://, "
-            "hf://ORG/MODEL@REVISION (fetched before the pod starts) or oci://HOST/REPOSITORY@sha256:../PATH, an image "
-            "that is mounted read-only (or :TAG; clusters with image volumes). file:// works only with "
-            "`batchwright-worker serve`. What ends in / is a folder and is fetched whole (over https:// it has an "
-            "index, SHA256SUMS); with any other come the files that it names: external data of ONNX, the shards of a "
-            "safetensors index. Not with format emulated."
+            "Where the model is: pvc://CLAIM/PATH (mounted read-only); https://, s3://, gs://, az://, "
+            "hf://ORG/MODEL@REVISION, or models:/NAME/VERSION and models:/NAME@ALIAS of MLflow (fetched before the pod "
+            "starts); oci://HOST/REPOSITORY@sha256:../PATH, an image that is mounted read-only (or :TAG; clusters with "
+            "image volumes). file:// works only with `batchwright-worker serve`. What ends in / is a folder and is "
+            "fetched whole (over https:// it has an index, SHA256SUMS); with any other come the files that it names: "
+            "external data of ONNX, the shards of a safetensors index. Not with format emulated."
         ),
     ] = None
     sha256: Annotated[
@@ -300,8 +300,9 @@ class Artifact(Value, kw_only=True, frozen=True):
             "Secret with the credentials of the fetch: entries AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
             "AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL for s3; credentials.json for gs; "
             "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN for az; HF_TOKEN for "
-            "hf; authorization (the header) for https. For oci a Secret of type kubernetes.io/dockerconfigjson: one of "
-            "the pod's imagePullSecrets."
+            "hf; MLFLOW_TRACKING_URI, with MLFLOW_TRACKING_TOKEN or MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, for models, beside those of the bucket; authorization (the header) for https. "
+            "For oci a Secret of type kubernetes.io/dockerconfigjson: one of the pod's imagePullSecrets."
         ),
     ] = None
     script: Annotated[Script | None, doc(f"The inference script, for formats {listed(SCRIPTED)}.")] = None

@@ -4,6 +4,7 @@
     pvc://CLAIM/PATH    PATH below the root of the claim         likewise
     https://HOST/PATH   a URL                                    as it is, with its query
     s3://BUCKET/KEY     the object of this key, letter by letter: a key may have any sign in it (gs, az, hf likewise)
+    models:/NAME/VERSION a version of a registered model of MLflow, or models:/NAME@ALIAS; NAME is the host here
     oci://HOST/REPOSITORY@DIGEST/PATH    PATH in an image, letter by letter; also HOST/REPOSITORY:TAG/PATH
 
 A path may hold any bytes but NUL: what is no UTF-8 is as the file system's functions have it (surrogates).
@@ -19,6 +20,7 @@ from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 OF_PATHS: Final = ("file", "pvc")
+_REGISTRY: Final = "models:/"
 OF_URLS: Final = ("http", "https")
 _IN_IMAGE: Final = re.compile(
     r"(?P<image>[^:@]+(?:@sha256:[0-9a-f]{64}|:\w[\w.-]{0,127}(?:@sha256:[0-9a-f]{64})?))(?:/(?P<path>.*))?", re.ASCII
@@ -40,8 +42,10 @@ class SplitUri:
 
 
 def split_uri(uri: str) -> SplitUri:
-    """The parts of SCHEME://HOST/REST; a text without :// has no scheme and is all rest."""
+    """The parts of SCHEME://HOST/REST and of models:/HOST/REST; any other text has no scheme and is all rest."""
     scheme, mark, rest = uri.partition("://")
+    if not mark and uri.startswith(_REGISTRY):
+        scheme, mark, rest = "models", ":/", uri.removeprefix(_REGISTRY)
     if not mark:
         return SplitUri("", "", uri)
     host, _, rest = rest.partition("/")
@@ -104,9 +108,11 @@ def base_name(uri: str) -> str:
 
 
 def is_folder_uri(uri: str) -> bool:
-    """Does the path end in a slash? A URL's query is not part of it. hf://ORG/MODEL@REVISION is a folder, too, and an
-    image without a path."""
+    """Does the path end in a slash? A URL's query is not part of it. hf://ORG/MODEL@REVISION is a folder, too, and so
+    are an image without a path and a registered model."""
     parts = split_uri(uri)
+    if parts.scheme == "models":
+        return True
     if (image := oci_address(uri)) is not None:
         return not image.path or image.path.endswith("/")
     path = re.split(r"[?#]", parts.rest, maxsplit=1)[0] if parts.scheme in OF_URLS else parts.rest

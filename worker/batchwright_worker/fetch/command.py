@@ -95,7 +95,7 @@ async def _fetch(artifact: Artifact, policy: FetchPolicy, cache: WeightsCache | 
         max_bytes=artifact.max_bytes,
         sha256=artifact.sha256 or "",
     )
-    store = store_of(uri, policy, secret)
+    store = store_of(uri, policy, secret, artifact.format)
     if cache is not None and await _linked(wanted, store, cache, origin_of(secret, os.environ), start):
         return
     fetched = await fetch_artifact(wanted, store, click.echo)

@@ -12,7 +12,7 @@ from batchwright_worker.fetch.errors import FetchRefused
 ENV_ALLOWED_HOSTS = "BATCHWRIGHT_ALLOWED_HOSTS"
 ENV_ALLOW_PRIVATE = "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES"
 ENV_ALLOW_HTTP = "BATCHWRIGHT_ALLOW_HTTP"
-SCHEMES = ("https", "s3", "gs", "az", "hf")
+SCHEMES = ("https", "s3", "gs", "az", "hf", "models")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")})
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,6 +37,8 @@ class FetchPolicy:
             )
         if parts.scheme not in schemes:
             raise FetchRefused(f"{uri}: scheme {parts.scheme!r} is not fetched; use one of {', '.join(schemes)}")
+        if parts.scheme == "models":
+            return parts  # it names no host; the registry's addresses are checked as they are asked
         if not parts.hostname or not parts.path.strip("/"):
             raise FetchRefused(f"{uri}: names no file; write {parts.scheme}://HOST/PATH")
         if (

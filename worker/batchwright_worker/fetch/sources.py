@@ -11,8 +11,8 @@ from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.source import Store
 
 
-def store_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> Store:
-    """The store of a URI's scheme; the policy has been asked about the URI itself."""
+def store_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str], format_: str = "") -> Store:
+    """The store of a URI's scheme, for an artifact of this format; the policy has been asked about the URI itself."""
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
         from batchwright_worker.fetch.web import WebStore
@@ -22,6 +22,10 @@ def store_of(uri: str, policy: FetchPolicy, secret: Mapping[str, str]) -> Store:
         from batchwright_worker.fetch.hub import HubStore
 
         return HubStore(policy, secret)
+    if scheme == "models":
+        from batchwright_worker.fetch.registry import RegistryStore
+
+        return RegistryStore(policy, secret, format_, lambda location: store_of(location, policy, secret))
     from batchwright_worker.fetch.buckets import Buckets
     from batchwright_worker.fetch.objectstore import ObjectStore
 

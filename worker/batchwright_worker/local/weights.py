@@ -72,7 +72,7 @@ def fetched(artifact: Document, cache: LocalCache) -> Path:
         max_bytes=artifact["maxBytes"],
         sha256=artifact.get("sha256", ""),
     )
-    return asyncio.run(_brought(wanted, store_of(uri, policy, {}), cache))
+    return asyncio.run(_brought(wanted, store_of(uri, policy, {}, wanted.format), cache))
 
 
 async def _brought(wanted: WantedArtifact, store: Store, cache: LocalCache) -> Path:

@@ -12,6 +12,7 @@ from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
 from batchwright_worker.api.rules.rule import Rule, or_default
 
 _SCHEMES: Final = ("https", "s3", "gs", "az", "hf", "oci", "pvc")
+_REGISTRY: Final = "models:"
 
 
 def no_parent_steps(uri: str) -> bool:
@@ -59,7 +60,10 @@ def path_rules(struct: type) -> tuple[Rule, ...]:
 
 
 def _is_address(uri: str) -> bool:
-    """SCHEME://HOST/PATH; local mode reads file:///PATH, too."""
+    """SCHEME://HOST/PATH or models:/NAME..; local mode reads file:///PATH, too."""
+    registered = uri.split("/", 3)
+    if registered[0] == _REGISTRY:
+        return len(registered) in (2, 3) and registered[1] != ""
     scheme, _, rest = uri.partition("://")
     host, _, path = rest.partition("/")
     return uri.startswith("file:///") or (scheme in _SCHEMES and bool(host and path))
@@ -98,13 +102,13 @@ _ARTIFACT = (
         on=Artifact,
         at="uri",
         # `matches` would cost more than the API server allows: by the length of the text times that of the pattern.
-        cel="[self.split('/', 4)].exists(p, size(p) == 4 && "
+        cel=f"[self.split('/', 4)].exists(p, p[0] == '{_REGISTRY}' ? size(p) in [2, 3] && p[1] != '' : size(p) == 4 && "
         f"p[0] in {[f'{scheme}:' for scheme in _SCHEMES]} && p[1] == '' && p[2] != '' && p[3] != '')",
         holds=_is_address,
         wrong="not an address that pods can read",
         remedy="write pvc://CLAIM/PATH, https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/PATH, "
-        "hf://ORG/MODEL@REVISION or oci://HOST/REPOSITORY@sha256:../PATH; file:// works only with batchwright-worker "
-        "serve",
+        "hf://ORG/MODEL@REVISION, models:/NAME/VERSION or oci://HOST/REPOSITORY@sha256:../PATH; file:// works only "
+        "with batchwright-worker serve",
     ),
     *path_rules(Artifact),
     Rule(

@@ -23,7 +23,7 @@ endef
 # `make try` needs a fifth of what the tests need; an environment that is there already serves it too.
 TRY := $(if $(wildcard $(VENV)/.installed),$(VENV),build/try/venv)
 
-.PHONY: help try install lock check format test soak bench demo demo-down docs generate page release clean
+.PHONY: help try install lock check format test soak audit bench demo demo-down docs generate page release clean
 
 help: ## this list [at once]
 	@echo "In brackets: how long it takes on two cores, and the first time, when it also fills caches."
@@ -46,6 +46,7 @@ lock: install ## resolve the locks anew [2 min]
 	$(BIN)/$(LOCK) --group dev --group bench --all-extras -o locks/all.txt
 	$(BIN)/$(LOCK) --extra operator --extra otlp -c locks/all.txt -o locks/operator.txt
 	$(BIN)/$(LOCK) --extra worker --extra otlp -c locks/all.txt -o locks/worker.txt
+	$(BIN)/$(LOCK) --extra serving --extra otlp -c locks/all.txt -o locks/serving.txt
 	$(BIN)/$(LOCK) --extra worker --extra ocr -c locks/all.txt -o locks/ocr.txt
 	$(BIN)/$(subst pyproject.toml,,$(LOCK)) --group build -o locks/build.txt
 	for peer in locks/peers-*.in; do $(BIN)/$(subst pyproject.toml,,$(LOCK)) $$(sed -n 's/^# \(no-deps\).*/--\1/p' $$peer) $$peer -o $${peer%.in}.txt; done
@@ -74,6 +75,9 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 soak: install ## what takes long: minutes of silence, kill matrices, free searches by hypothesis [1 h]
 	BATCHWRIGHT_HYPOTHESIS=search $(BIN)/pytest -m "hypothesis and not apiserver and not cluster" --timeout 3600 tests
 	$(BIN)/pytest -m soak --timeout 3600 tests
+
+audit: install ## known vulnerabilities of what is locked (where the service can be reached), and bandit's findings [1 min]
+	$(BIN)/python -m e2e.audit
 
 demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours) [3.5 min; 14 min the first time]
 	$(BIN)/python -m e2e.demo up

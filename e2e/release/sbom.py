@@ -9,7 +9,7 @@ from pathlib import Path
 from e2e.peers import peer_python
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_IMAGES = ("operator", "worker", "ocr")
+OF_IMAGES = ("operator", "worker", "serving", "ocr")
 
 
 def write(lock: str, target: Path) -> None:

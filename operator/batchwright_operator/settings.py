@@ -103,6 +103,8 @@ class Settings(_Section, kw_only=True, frozen=True):
     # Images.
     worker_image: str = ""
     """Of sidecars, runtimes, runners and benchmarks. Empty: that of the DaemonSet of agents, also when it changes."""
+    runner_image: str = ""
+    """Of runners alone, where the worker image is the smaller one for serving; empty: `worker_image`."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     runtime_table: list[RuntimeEntry] = []
     """Most specific row wins: (kind, format), (kind, *), (*, format), (*, *); none: the worker image."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from batchwright_operator.api.inference_job import parse
 from batchwright_operator.jobs.children import (
@@ -57,14 +58,14 @@ def jobs() -> dict[str, Raw]:
     }
 
 
-def children(raw: Raw) -> list[Raw]:
+def children(raw: Raw, settings: Settings = SETTINGS) -> list[Raw]:
     parsed = parse(raw)
     desired = DesiredSettings(
         suspend=False, parallelism=2, deadline_s=590, stated_deadline_s=parsed.spec.active_deadline_seconds
     )
     steps: tuple[Step, ...] = ("plan", "run", "commit")
     tls = CERTIFICATES if "runner" in raw["spec"] else {}
-    made = [step_job(parsed, step, desired=desired, shards=3, certificates=tls, settings=SETTINGS) for step in steps]
+    made = [step_job(parsed, step, desired=desired, shards=3, certificates=tls, settings=settings) for step in steps]
     return [
         config_map(parsed, tls),
         control_secret(parsed, "t0ken"),
@@ -114,3 +115,17 @@ def test_input_is_read_only_where_it_is_another_claim_than_the_output() -> None:
     assert mounts["/var/lib/batchwright/data/pvc/out.v1"] is False
     same = children(job())[3]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert [each.get("readOnly", False) for each in same if each["mountPath"].endswith("/data")] == [False]
+
+
+def test_runners_may_have_an_image_of_their_own_in_settings_and_in_the_spec() -> None:
+    settings = replace(SETTINGS, runner_image="example.org/worker:full")
+    images = {
+        name: {
+            container["image"]
+            for each in children(raw, settings)
+            if each["kind"] == "Job"
+            for container in each["spec"]["template"]["spec"]["containers"]
+        }
+        for name, raw in jobs().items()
+    }
+    assert images == {"claims": {"example.org/worker:full"}, "everything": {"example.org/runner:2"}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -153,3 +155,15 @@ def test_long_elements_take_the_loop() -> None:
     assert raw == naive_encode(elements)
     assert byte_pages.decode(raw, MANY) is None
     assert decoded(raw, MANY) == elements
+
+
+def test_an_image_without_pyarrow_encodes_and_decodes_many_elements_too() -> None:
+    program = (
+        "import sys; sys.modules['pyarrow'] = None;"
+        "import numpy as np; from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes;"
+        f"a = np.array([b'%d' % n for n in range({2 * MANY})], dtype=object); raw = encode_bytes(a);"
+        f"assert list(decode_bytes(raw, {2 * MANY})) == list(a); print(len(raw))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(naive_encode([b"%d" % number for number in range(2 * MANY)]))

@@ -35,7 +35,8 @@ def test_the_files_are_there_with_their_sums(folder: Path) -> None:
         f"batchwright-{version()}-py3-none-any.whl", f"batchwright-{version()}.tar.gz", f"batchwright-{version()}.tgz",
         "install.yaml", "crds.yaml", "monitoring.yaml", "kubectl-batchwright", "krew.yaml",
         f"kubectl-batchwright-{version()}.tar.gz",
-        *(f"{name}.cdx.json" for name in ("batchwright-operator", "batchwright-worker", "batchwright-ocr",
+        *(f"{name}.cdx.json" for name in (
+              "batchwright-operator", "batchwright-worker", "batchwright-serving", "batchwright-ocr",
                                           "kubectl-batchwright")),
     }  # fmt: skip
     for name, digest in sums.items():
@@ -79,7 +80,9 @@ def test_krew_is_told_what_is_there(folder: Path, tmp_path: Path) -> None:
     assert "status" in said
 
 
-@pytest.mark.parametrize("name", ["batchwright-operator", "batchwright-worker", "batchwright-ocr"])
+@pytest.mark.parametrize(
+    "name", ["batchwright-operator", "batchwright-worker", "batchwright-serving", "batchwright-ocr"]
+)
 def test_the_bill_of_materials_names_what_is_locked(folder: Path, name: str) -> None:
     bill = json.loads((folder / f"{name}.cdx.json").read_text())
     assert (bill["bomFormat"], bill["metadata"]["component"]["version"]) == ("CycloneDX", version())
@@ -90,7 +93,7 @@ def test_the_bill_of_materials_names_what_is_locked(folder: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("image", ["operator", "worker", "ocr"])
+@pytest.mark.parametrize("image", ["operator", "worker", "serving", "ocr"])
 def test_every_package_of_an_image_has_a_wheel_for(machine: str, image: str, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("uv")), "pip", "install", "-q", "--dry-run", "--no-deps"]
     command += ["--target", str(tmp_path), "--only-binary", ":all:", "--require-hashes", "--python-version", "3.12"]

@@ -245,7 +245,7 @@ def _runner(job: InferenceJob, step: Step, certificates: Certificates, settings:
         resources = {name: values for name, values in given.items() if values}
     return container(
         RUNNER,
-        (runner.image or settings.worker_image) if image is None else image,
+        (runner.image or settings.runner_image or settings.worker_image) if image is None else image,
         settings,
         command=[PROGRAM, "runner", step],
         env=merged_env(otlp_env(settings), plain(runner.env), identity_env(), fetch_env(settings)),

@@ -6,6 +6,7 @@ BF16 is `ml_dtypes.bfloat16`, a type of its own, so that it is never taken for U
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Any, Final
 
@@ -82,15 +83,23 @@ def name_of(dtype: np.dtype[Any]) -> str:
     return name
 
 
+@functools.cache
+def _byte_pages() -> Any:
+    """The faster way for many elements; None where the image has no pyarrow."""
+    try:
+        from batchwright_worker.oip import byte_pages
+    except ModuleNotFoundError:
+        return None
+    return byte_pages
+
+
 def encode_bytes(array: NDArray[Any]) -> bytes:
     """Every element as 4 bytes little-endian length and its bytes; text is written as UTF-8."""
     if is_encoded(array):
         return bytes(array.data)
     elements = array.reshape(-1)
-    if elements.dtype == object and elements.size >= _MANY:
-        from batchwright_worker.oip import byte_pages
-
-        encoded = byte_pages.encode(elements)
+    if elements.dtype == object and elements.size >= _MANY and (pages := _byte_pages()) is not None:
+        encoded: bytes | None = pages.encode(elements)
         if encoded is not None:
             return encoded
     parts: list[bytes] = []
@@ -113,10 +122,8 @@ def decode_bytes(data: bytes | memoryview, count: int) -> NDArray[Any]:
     """`count` elements, one-dimensional. Raises BadBytesError unless they fill `data` exactly."""
     if count * _LENGTH.size > len(data):
         raise BadBytesError(f"it has {len(data)} bytes, too few for the lengths of {count} elements")
-    if count >= _MANY:
-        from batchwright_worker.oip import byte_pages
-
-        decoded = byte_pages.decode(data, count)
+    if count >= _MANY and (pages := _byte_pages()) is not None:
+        decoded: NDArray[Any] | None = pages.decode(data, count)
         if decoded is not None:
             return decoded
     return _decode_each(memoryview(data), count)

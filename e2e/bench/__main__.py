@@ -62,6 +62,7 @@ _passed_on("operator", "e2e.bench.api_client", "The operator's rates and recover
 _passed_on("scale", "e2e.bench.scale", "The operator on a thousand simulated nodes, beside the cluster's own ceiling.")
 _passed_on("ocr", "e2e.bench.ocr_local", "OCR in local mode beside RapidOCR page by page.")
 _passed_on("jobs", "e2e.bench.jobs", "A job of many small items in local mode, beside a script, with the same output.")
+_passed_on("beside", "e2e.bench.jobs.beside", "Sentences and pictures beside Ray Data, Daft and sentence-transformers.")
 
 
 def _chosen(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

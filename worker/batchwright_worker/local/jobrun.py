@@ -25,7 +25,7 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.progress import ShardProgress
-from batchwright_worker.runner.steps.by_mode import commit_job, end_replacement, plan_job
+from batchwright_worker.runner.steps.by_mode import commit_job, end_replacement, plan_job, tidy
 from batchwright_worker.runner.steps.commit import Committed, committed, read_manifest
 from batchwright_worker.runner.steps.engines import TaskEngines
 from batchwright_worker.runner.steps.failure_limit import FailureLimit
@@ -53,6 +53,7 @@ async def _run_job(local: LocalJob, *, show_progress: bool, board: Board | None)
         await _until_cancelled(partial(end_replacement, job.output()))
         done = await asyncio.to_thread(_complete, job)
         if done is not None:
+            await _until_cancelled(partial(tidy, job.output()))
             return await asyncio.to_thread(result_of, job, done)
         presence = Presence(job.output())
         try:

@@ -23,6 +23,7 @@ import msgspec
 
 from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET, STATE_PATH
 from batchwright_worker.local.deployment import LocalDeployment
+from batchwright_worker.local.own_folders import own_folder
 
 _PREFIX: Final = "batchwright-"
 _STOP_S: Final = 12.0
@@ -174,11 +175,7 @@ async def _stopped(process: asyncio.subprocess.Process) -> None:
 
 
 def _folder() -> Path:
-    """A new folder in shared memory, named after this process; those of dead processes are removed."""
+    """A new folder in shared memory."""
     shared = Path("/dev/shm")  # noqa: S108 - tensors travel in it
     root = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    for old in root.glob(f"{_PREFIX}*-*"):
-        pid = old.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
+    return own_folder(root, _PREFIX)

@@ -100,6 +100,7 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
 
     from batchwright_worker.api.documents import load_manifests
     from batchwright_worker.local.local_job import LocalJob
+    from batchwright_worker.local.own_folders import own_temporary_files
 
     if limit is not None and sample is not None:
         raise click.UsageError("--limit and --sample exclude each other")
@@ -121,7 +122,8 @@ def command(  # noqa: PLR0913, PLR0917 - the command line
             cache=local_cache(cache_folder, cache_bytes),
         )
 
-    result = _ran(job, plan_only=plan_only, show_progress=not quiet, as_json=as_json, dashboard=dashboard)
+    with own_temporary_files():
+        result = _ran(job, plan_only=plan_only, show_progress=not quiet, as_json=as_json, dashboard=dashboard)
     click.echo(json.dumps(result.as_json()) if as_json else result.as_text())
     if result.failed:
         sys.exit(EXIT_FAILED_ITEMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import signal
@@ -53,18 +54,17 @@ def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     stream = socket.socket(fileno=os.dup(connection.fileno()))
     connection.close()
+    problem: tuple[str, str] | None = None
+    table: list[Run] = []
     try:
         functions.add_paths(folders)
         table = [_runner(spec) for spec in specs]
     except StepFailed as error:
-        send(stream, (error.reason, str(error)), ())
-        return
-    send(stream, None, ())
-    try:
-        while True:
+        problem = error.reason, str(error)
+    with contextlib.suppress(EOFError, OSError):  # the runner has ended
+        send(stream, problem, ())
+        while problem is None:
             _answer(stream, table)
-    except (EOFError, OSError):
-        return
 
 
 def _runner(spec: FunctionSpec) -> Run:

@@ -10,7 +10,7 @@ from typing import Final
 
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors, remove
 from batchwright_worker.runner.storage.plan_file import MANIFEST_NAME
-from batchwright_worker.runner.storage.presence import forget_the_dead, running
+from batchwright_worker.runner.storage.presence import RUNS_DIR, forget_the_dead, running
 
 TEMPORARY_DIR: Final = f"{WORK_DIR}/tmp"  # noqa: S108 - below the output
 
@@ -32,6 +32,13 @@ def remove_temporaries(output: Location) -> None:
         with output_errors(output):
             for path in _left(Path(output.path)):
                 path.unlink(missing_ok=True)
+
+
+def has_temporaries(output: Location) -> bool:
+    """Is there anything that `remove_temporaries` may remove? On file systems alone."""
+    if not output.local:
+        return False
+    return any(output.exists(name) for name in (TEMPORARY_DIR, RUNS_DIR)) or any(_left(Path(output.path)))
 
 
 def _left(folder: Path) -> Iterator[Path]:

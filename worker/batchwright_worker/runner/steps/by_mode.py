@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchwright_worker.api.messages import PlanResult
 from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.outputs.temporaries import has_temporaries, remove_temporaries
 from batchwright_worker.runner.steps.commit import Committed, commit
 from batchwright_worker.runner.steps.plan import check_free, check_tasks, make_plan
 from batchwright_worker.runner.steps.replacement import finish_replacement
@@ -43,6 +44,13 @@ def commit_job(job: Job, presence: Presence | None = None, given_up: GivenUp = _
         if presence is not None:
             presence.end()
         return commit_retry(job) if job.retries else commit(job)
+
+
+def tidy(output: Location, given_up: GivenUp = _never) -> None:
+    """Remove what a killed run left beside an output that another one completed meanwhile. Waits as `plan_job`."""
+    if has_temporaries(output):
+        with alone(output, given_up):
+            remove_temporaries(output)
 
 
 def end_replacement(output: Location, given_up: GivenUp = _never) -> None:

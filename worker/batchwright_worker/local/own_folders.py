@@ -1,0 +1,43 @@
+"""Temporary folders that are named after their process, so that what a killed one left is removed by the next."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = "bw-"
+_SOCKET_NAME: Final = 108 - len("/pymp-xxxxxxxx/listener-xxxxxxxx") - 1
+"""The longest folder in which multiprocessing can make its sockets."""
+
+
+def own_folder(root: Path, prefix: str) -> Path:
+    """A new folder below `root`; those of dead processes are removed."""
+    for old in root.glob(f"{prefix}*-*"):
+        pid = old.name.removeprefix(prefix).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=root))
+
+
+@contextlib.contextmanager
+def own_temporary_files() -> Iterator[None]:
+    """All temporary files of a command, those of libraries too, lie in a folder of its own, which is removed when the
+    process ends. Where it is not this process's only business nothing is changed."""
+    if "multiprocessing.util" in sys.modules:  # it removes its own at the end of the process, and must find them
+        yield
+        return
+    before, folder = tempfile.tempdir, own_folder(Path(tempfile.gettempdir()), _PREFIX)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if len(os.fsencode(folder)) <= _SOCKET_NAME:
+        tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

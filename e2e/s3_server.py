@@ -1,4 +1,8 @@
-"""A local S3: moto's server, in an environment of its own (`locks/peers-moto.txt`)."""
+"""A local S3: moto's server, in an environment of its own (`locks/peers-moto.txt`).
+
+python -m e2e.s3_server up --port 9100 --bucket records
+python -m e2e.s3_server down --port 9100
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import click
+
+from e2e import background
 from e2e.cluster.machine.ports import free_port
 from e2e.peers import peer_python
 
@@ -62,3 +69,46 @@ def _wait_for(server: S3Server, process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.1)
     raise RuntimeError(f"moto's S3 server did not start within {_START_S:g} s (exit status {process.poll()})")
+
+
+def names(url: str, bucket: str) -> list[str]:
+    """Keys of all objects in a bucket, sorted."""
+    import obstore
+
+    store = obstore.store.S3Store(
+        bucket, endpoint=url, region="us-east-1", access_key_id="key", secret_access_key="secret",  # noqa: S106
+        client_options={"allow_http": True},
+    )  # fmt: skip
+    return sorted(each["path"] for batch in obstore.list(store) for each in batch)
+
+
+@click.group()
+def main() -> None:
+    """An S3 on this machine that keeps its objects in memory, for an hour at most."""
+
+
+@main.command("up")
+@click.option("--port", type=int, default=9100, show_default=True, help="Port on the loopback.")
+@click.option("--bucket", "buckets", multiple=True, help="A bucket to make.")
+def _up(port: int, buckets: tuple[str, ...]) -> None:
+    """Start it; any credentials do."""
+    program = peer_python("moto").with_name("moto_server")
+    try:
+        background.up([str(program), "-H", "127.0.0.1", "-p", str(port)], port)
+    except background.NotStarted as error:
+        raise click.ClickException(str(error)) from error
+    server = S3Server(f"http://localhost:{port}")
+    for bucket in buckets:
+        server.make_bucket(bucket)
+    click.echo(f"{server.url}: {', '.join(buckets) or 'no bucket'}")
+
+
+@main.command("down")
+@click.option("--port", type=int, default=9100, show_default=True)
+def _down(port: int) -> None:
+    """End it."""
+    background.down(port)
+
+
+if __name__ == "__main__":
+    main()

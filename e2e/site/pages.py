@@ -23,6 +23,14 @@ NAV: Mapping[str, tuple[Page, ...]] = {
     "Start": (
         Page(source="README.md", target="index.md"),
         Page(source="docs/tutorials/own-model.md", target="tutorials/own-model.md"),
+        Page(source="docs/tutorials/job-over-s3.md", target="tutorials/job-over-s3.md"),
+        Page(
+            source="docs/tutorials/embeddings-from-hugging-face.md", target="tutorials/embeddings-from-hugging-face.md"
+        ),
+        Page(source="docs/tutorials/two-models-one-gpu.md", target="tutorials/two-models-one-gpu.md"),
+        Page(source="docs/tutorials/gpu-cluster.md", target="tutorials/gpu-cluster.md"),
+        Page(source="docs/faq.md", target="faq.md"),
+        Page(source="docs/comparison.md", target="comparison.md"),
         Page(source="docs/python.md", target="python.md"),
     ),
     "Serve": (

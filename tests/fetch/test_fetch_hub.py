@@ -19,8 +19,8 @@ from batchwright_worker.fetch.errors import FetchRefused
 from batchwright_worker.fetch.hub import HubAddress, hub_address
 from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.sources import store_of
+from e2e.model_hub import Hub
 from tests.artifacts.test_companions import model_with
-from tests.fetch.hub import Hub
 from tests.fetch.stores import LOOPBACK
 
 OLD, NEW = "0" * 40, "1" * 40

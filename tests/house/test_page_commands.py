@@ -22,6 +22,8 @@ TYPED = [(page, kind) for page in (*PAGES, *EXAMPLES) for kind in ("", "apiserve
          if any(runnable(block) and needs(block) == kind for block in scripts(page))]  # fmt: skip
 OF_PACKAGES = {
     "docs/openai.md": ("minilm",),
+    "docs/tutorials/embeddings-from-hugging-face.md": ("minilm",),
+    "docs/tutorials/job-over-s3.md": ("moto",),
     "examples/embeddings/job.yaml": ("minilm",),
     "examples/filetypes/job.yaml": ("magika",),
 }

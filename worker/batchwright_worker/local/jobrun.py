@@ -78,7 +78,7 @@ async def _run(
         plan = await _until_cancelled(partial(plan_job, job, presence))
         planning.set(items=plan.items, shards=plan.shards)
     retry = await asyncio.to_thread(read_retry, output) if job.retries else None
-    deployments = deployments_of(local, job)
+    deployments = await asyncio.to_thread(deployments_of, local, job)  # it fetches weights in a loop of its own
     started = answered = time.monotonic()
     with cancelled_by_sigterm():
         async with local_engines(job, deployments) as here:

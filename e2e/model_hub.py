@@ -1,11 +1,20 @@
-"""A server of the Hugging Face Hub's API on the loopback: revisions, trees in pages, files, large ones by redirect."""
+"""A server of the Hugging Face Hub's API on the loopback: revisions, trees in pages, files, large ones by redirect.
+
+python -m e2e.model_hub up --port 9200 --model ORG/NAME=FOLDER
+python -m e2e.model_hub down --port 9200
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import click
 from aiohttp import web
+
+from e2e import background
 
 LARGE_BYTES = 1000
 PAGE = 2
@@ -102,7 +111,58 @@ class Hub:
 
 def _entry(name: str, body: bytes) -> dict[str, object]:
     digest = hashlib.sha256(body).hexdigest()
-    entry: dict[str, object] = {"type": "file", "oid": hashlib.sha1(body).hexdigest(), "size": len(body), "path": name}
+    entry: dict[str, object] = {"type": "file", "oid": _git_oid(body), "size": len(body), "path": name}
     if len(body) > LARGE_BYTES:
         entry["lfs"] = {"oid": digest, "size": len(body), "pointerSize": 130}
     return entry
+
+
+def _git_oid(body: bytes) -> str:
+    return hashlib.sha1(body, usedforsecurity=False).hexdigest()
+
+
+@click.group()
+def main() -> None:
+    """A model hub on this machine, for an hour at most."""
+
+
+_port = click.option("--port", type=int, default=9200, show_default=True, help="Port on the loopback.")
+_models = click.option("--model", "models", multiple=True, help="ORG/NAME=FOLDER: its revision main.")
+
+
+@main.command("up")
+@_port
+@_models
+def _up(port: int, models: tuple[str, ...]) -> None:
+    """Start it."""
+    options = [part for model in models for part in ("--model", model)]
+    try:
+        background.up([sys.executable, "-m", "e2e.model_hub", "serve", "--port", str(port), *options], port)
+    except background.NotStarted as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"http://localhost:{port}: {', '.join(models)}")
+
+
+@main.command("down")
+@_port
+def _down(port: int) -> None:
+    """End it."""
+    background.down(port)
+
+
+@main.command("serve")
+@_port
+@_models
+def _serve(port: int, models: tuple[str, ...]) -> None:
+    """In this terminal."""
+    repositories = {}
+    for model in models:
+        name, _, folder = model.partition("=")
+        root = Path(folder)
+        files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        repositories[name] = {"c" * 40: files}
+    web.run_app(Hub(repositories, {"main": "c" * 40}).app(), host="127.0.0.1", port=port, print=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -39,6 +39,7 @@ NAV: Mapping[str, tuple[Page, ...]] = {
         Page(source="docs/tuning.md", target="tuning.md"),
         Page(source="docs/protocol.md", target="protocol.md"),
         Page(source="docs/openai.md", target="openai.md"),
+        Page(source="docs/triton.md", target="triton.md"),
         Page(source="docs/autoscaling.md", target="autoscaling.md"),
         Page(source="docs/accelerators.md", target="accelerators.md"),
     ),

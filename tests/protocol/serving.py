@@ -183,8 +183,15 @@ def serving(folder: Path, documents: list[dict[str, Any]], *options: str) -> Ite
 @contextlib.contextmanager
 def started(path: Path, *options: str) -> Iterator[Served]:
     """`serve` that listens but may not be ready yet."""
-    command = [sys.executable, "-m", "batchwright_worker", "serve", "-f", str(path), "--http", "0", "--grpc", "0"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+    with listening("-f", str(path), *options) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def listening(*options: str) -> Iterator[Served]:
+    """The same with all of its options but the ports."""
+    command = [sys.executable, "-m", "batchwright_worker", "serve", "--http", "0", "--grpc", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield _listening(process)
         finally:
@@ -204,9 +211,14 @@ def wait_ready(served: Served) -> None:
     raise AssertionError(f"never ready: {state}")
 
 
+_LISTENS = re.compile(r"https?://127.0.0.1:(\d+), gRPC 127.0.0.1:(\d+), control 127.0.0.1:(\d+) \(token (\w+)\)")
+
+
 def _listening(process: subprocess.Popen[str]) -> Served:
     assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"https?://127.0.0.1:(\d+), gRPC 127.0.0.1:(\d+), control 127.0.0.1:(\d+) \(token (\w+)\)", line)
-    assert found is not None, f"serve said {line!r}"
+    said = ""
+    while (line := process.stdout.readline()) and (found := _LISTENS.search(line)) is None:
+        said += line
+    assert line, f"serve said {said!r}"
+    assert found is not None
     return Served(process, int(found[1]), int(found[2]), int(found[3]), found[4])

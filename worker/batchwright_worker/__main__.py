@@ -45,6 +45,10 @@ ROLES: Final = {
         target="batchwright_worker.local.serve:command",
         help="Run a ModelDeployment on this machine, without a cluster.",
     ),
+    "repository": Role(
+        target="batchwright_worker.local.triton.command:command",
+        help="Print the ModelDeployment that serves a Triton model repository.",
+    ),
     "replay": Role(
         target="batchwright_worker.local.replay:command",
         help="Repeat the decisions of a dispatch log, and say what happened in it.",

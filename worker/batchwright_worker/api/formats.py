@@ -94,6 +94,15 @@ _ROWS: Final = (
         file="optional",
     ),
     ModelFormat(
+        name="triton-python",
+        loader="triton_python",
+        platform="python",
+        backend="python",
+        title="Triton's Python",
+        needs_script=True,
+        declares_signature=False,
+    ),
+    ModelFormat(
         name="emulated",
         loader="emulated",
         platform="batchwright_emulated",

@@ -267,7 +267,8 @@ class Artifact(Value, kw_only=True, frozen=True):
     format: Annotated[
         Format,
         doc(
-            "What the model is. python: `script` builds it; emulated: no file, see `emulated`. In a folder it is "
+            "What the model is. python: `script` builds it; triton-python: a folder of a Triton model repository, "
+            "whose `script.file` has a TritonPythonModel; emulated: no file, see `emulated`. In a folder it is "
             "model.onnx, model.pt2 (torch-export), model.pt (torchscript), model.safetensors or its index, else the "
             "only file with that suffix, else onnx/model.onnx; a python model gets the folder itself."
         ),
@@ -321,6 +322,13 @@ class Model(Value, kw_only=True, frozen=True):
             pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
         ),
     ]
+    version: Annotated[
+        Annotated[str, msgspec.Meta(max_length=10, pattern=r"^[1-9][0-9]*$")] | None,
+        doc(
+            "The model's one version, which requests may name (/v2/models/NAME/versions/VERSION/infer) and answers do. "
+            "Unset: 1."
+        ),
+    ] = None
     artifacts: Annotated[
         tuple[Artifact, ...],
         doc(
@@ -369,3 +377,8 @@ class Model(Value, kw_only=True, frozen=True):
             "alone."
         ),
     ] = None
+
+    @property
+    def served_version(self) -> str:
+        """The version that callers see."""
+        return self.version or "1"

@@ -57,6 +57,7 @@ class Answers:
 class ModelCounters:
     """Counters of one model since the start; requests unless another unit is named."""
 
+    version: str = "1"
     success: Tally = field(default_factory=Tally)
     """Answered with a result; time from arrival to answer."""
     fail: Tally = field(default_factory=Tally)

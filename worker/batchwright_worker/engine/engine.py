@@ -83,7 +83,9 @@ class Engine:
         self.models = {model.name: model for model in models}
         self.runtimes: Mapping[str, Runtime] = {runtime.device: runtime for runtime in runtimes}
         self.scheduler = scheduler or Scheduler()
-        self.counters: Mapping[str, ModelCounters] = {model.name: ModelCounters() for model in models}
+        self.counters: Mapping[str, ModelCounters] = {
+            model.name: ModelCounters(version=model.served_version) for model in models
+        }
         self.requests = PendingRequests(scheduler=self.scheduler, counters=self.counters, clock=clock)
         self._deadlines = DeadlineTimer(self.requests, clock)
         self.publisher = StatePublisher(scheduler=self.scheduler, counters=self.counters, clock=clock, wall=wall)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from batchwright_worker.api.documents import ManifestError, load_manifests
+from batchwright_worker.api.documents import Document, ManifestError, load_manifests
 from batchwright_worker.api.messages import SidecarState
+from batchwright_worker.api.uris import file_uri
 from batchwright_worker.local.deployment import ExternalServerAddress, LocalDeployment, local_deployment
 from batchwright_worker.local.processes import LocalFailed, LocalPorts, LocalServing, served
 from batchwright_worker.local.weights import cache_bytes_option, cache_option, local_cache
@@ -44,8 +45,37 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     return ExternalServerAddress(url=url, grpc=grpc)
 
 
+def documents_of(
+    paths: Sequence[Path], repository: Path | None, accelerator: str | None, chosen: Sequence[str]
+) -> list[Document]:
+    """The manifests in the files, or that of a Triton model repository, whose notes are told. Raises ManifestError."""
+    if (repository is None) == (not paths):
+        raise ManifestError("write either -f FILE, a manifest, or --model-repository FOLDER, a Triton model repository")
+    if repository is None:
+        if chosen:
+            raise ManifestError("--load-model goes with --model-repository; leave it out, or the model out of the file")
+        return load_manifests(paths)
+    from batchwright_worker.local.triton.repository import read_repository
+
+    root = repository.absolute()
+    found = read_repository(root, lambda path: file_uri(root / path), accelerator, chosen)
+    for note in found.notes:
+        click.echo(note)
+    return [found.document]
+
+
 @click.command()
-@click.option("-f", "--filename", "paths", multiple=True, required=True, type=click.Path(path_type=Path))
+@click.option("-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model-repository",
+    "repository",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Instead of -f: a Triton model repository, every model of it.",
+)
+@click.option(
+    "--load-model", "chosen", multiple=True, help="Of a repository only this model; may be given several times."
+)
 @click.option("--name", default=None, help="Which ModelDeployment, if the files hold several.")
 @click.option(
     "--accelerator", default=None, help="Which kind of artifact; default: cpu, else emulated, else the first."
@@ -102,7 +132,8 @@ def command(
     cache = local_cache(options.pop("cache_folder"), options.pop("cache_bytes"))
     try:
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
-        deployment = local_deployment(load_manifests(paths), name, accelerator, volumes, server, cache)
+        documents = documents_of(paths, options.pop("repository"), accelerator, options.pop("chosen"))
+        deployment = local_deployment(documents, name, accelerator, volumes, server, cache)
         tls = {name: options.pop(name.replace("-", "_")) for name in ("tls-cert", "tls-key", "tls-client-ca")}
         if deployment.document["spec"].get("tls") and not tls["tls-cert"]:
             click.echo("spec.tls: no Secret is read here, so this is plain; --tls-cert and --tls-key serve by TLS")

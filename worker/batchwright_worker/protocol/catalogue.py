@@ -19,8 +19,6 @@ from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
 from batchwright_worker.inference.runtime import TensorSpec
 
-VERSION: Final = "1"
-"""Every model has this one version."""
 EXTENSIONS: Final = (
     "binary_tensor_data",
     "classification",
@@ -51,8 +49,8 @@ class Catalogue:
         """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
         before the engine has started."""
         self.check_name(name)
-        if version not in ("", VERSION):
-            raise UnknownModel(f"model {name!r} has no version {version!r}; its only version is {VERSION!r}")
+        if version and version != (only := self.version(name)):
+            raise UnknownModel(f"model {name!r} has no version {version!r}; its only version is {only!r}")
         if name not in self.engine.publisher.views:
             raise ModelUnavailable("this replica is starting; try again soon", retry_after_s=1.0)
 
@@ -62,6 +60,10 @@ class Catalogue:
             raise UnknownModel(
                 f"Request for unknown model: {name!r} is not found; there are: {_few(sorted(self.models))}"
             )
+
+    def version(self, name: str) -> str:
+        """The one that is served."""
+        return self.models[name].served_version
 
     def labels(self, name: str) -> dict[str, tuple[str, ...]]:
         """The names of classes, by output."""
@@ -85,7 +87,7 @@ class Catalogue:
         known = self.engine.model_metadata(name)
         return {
             "name": name,
-            "versions": [VERSION],
+            "versions": [self.version(name)],
             "platform": self._format(name).platform,
             "inputs": [_tensor(spec) for spec in known.inputs],
             "outputs": [_tensor(spec) for spec in known.outputs],
@@ -132,7 +134,7 @@ class Catalogue:
     def statistics(self, name: str | None) -> Body:
         """GET /v2/models[/NAME]/stats. Every model's where name is None."""
         names = sorted(self.models) if name is None else [name]
-        counts = [_statistics(each, self.engine.counters[each]) for each in names]
+        counts = [_statistics(each, self.version(each), self.engine.counters[each]) for each in names]
         return {"model_stats": [{**each, "memory_usage": self._memory(each["name"])} for each in counts]}
 
     def index(self, *, ready_only: bool = False) -> list[Body]:
@@ -144,7 +146,7 @@ class Catalogue:
             if state == "Ready" or not ready_only:
                 name_of_state = {"Ready": "READY", "Loading": "LOADING"}.get(state, "UNAVAILABLE")
                 reason = "" if view is None else view.message
-                entries.append({"name": name, "version": VERSION, "state": name_of_state, "reason": reason})
+                entries.append({"name": name, "version": self.version(name), "state": name_of_state, "reason": reason})
         return entries
 
     def _memory(self, name: str) -> list[Body]:
@@ -193,7 +195,7 @@ def _instance_group(name: str, gpu: bool) -> Body:
     return {"name": name, "kind": kind, "count": 1, **lists, "passive": False, "host_policy": ""}
 
 
-def _statistics(name: str, measures: ModelCounters) -> Body:
+def _statistics(name: str, version: str, measures: ModelCounters) -> Body:
     durations = {
         "success": measures.success,
         "fail": measures.fail,
@@ -206,7 +208,7 @@ def _statistics(name: str, measures: ModelCounters) -> Body:
     }
     return {
         "name": name,
-        "version": VERSION,
+        "version": version,
         "last_inference": int(measures.last_inference * 1000),
         "inference_count": measures.rows,
         "execution_count": measures.executions.count,

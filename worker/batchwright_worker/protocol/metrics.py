@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ModelState, SidecarState, TuningState
 from batchwright_worker.engine.counters import ModelCounters
 from batchwright_worker.protocol.cache_metrics import CacheCollector
-from batchwright_worker.protocol.catalogue import VERSION
 from batchwright_worker.protocol.request_memory import RequestMemory
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -78,7 +77,7 @@ class SidecarCollector(Collector):
         for name, (text, value) in _OWN.items():
             family = CounterMetricFamily(name, text, labels=_LABELS)
             for model, measures in self._measures.items():
-                family.add_metric([model, VERSION], value(measures))
+                family.add_metric([model, measures.version], value(measures))
             yield family
 
     def _by_reason(self) -> Iterator[Metric]:
@@ -89,11 +88,11 @@ class SidecarCollector(Collector):
         batches = CounterMetricFamily("batchwright_batches", "Batches by their size", labels=[*_LABELS, "size"])
         for model, measures in self._measures.items():
             for reason, count in sorted(measures.dispatched.items()):
-                dispatched.add_metric([model, VERSION, reason], count)
+                dispatched.add_metric([model, measures.version, reason], count)
             for reason, count in sorted(measures.refused.items()):
-                refused.add_metric([model, VERSION, reason], count)
+                refused.add_metric([model, measures.version, reason], count)
             for size, tally in sorted(measures.batches.items()):
-                batches.add_metric([model, VERSION, str(size)], tally.compute.count)
+                batches.add_metric([model, measures.version, str(size)], tally.compute.count)
         decided = CounterMetricFamily(
             "batchwright_batch_size_decisions",
             "Windows by the rule that decided on the batch size, and its reason",
@@ -101,7 +100,7 @@ class SidecarCollector(Collector):
         )
         for model, measures in self._measures.items():
             for (rule, reason), count in sorted(measures.decided.items()):
-                decided.add_metric([model, VERSION, rule, reason], count)
+                decided.add_metric([model, measures.version, rule, reason], count)
         yield from (dispatched, refused, batches, decided)
 
     def _latencies(self) -> Metric:
@@ -111,7 +110,7 @@ class SidecarCollector(Collector):
             for bound, count in zip((*LATENCY_BOUNDS_MS, None), measures.latency_counts, strict=True):
                 total += count
                 buckets.append(("+Inf" if bound is None else f"{bound / 1000:g}", total))
-            family.add_metric([model, VERSION], buckets, measures.success.ns / 1e9)
+            family.add_metric([model, measures.version], buckets, measures.success.ns / 1e9)
         return family
 
     def _request_memory(self) -> Iterator[Metric]:
@@ -125,8 +124,8 @@ class SidecarCollector(Collector):
         size = GaugeMetricFamily("batchwright_batch_size", "The tuned batch size", labels=_LABELS)
         queue = GaugeMetricFamily("batchwright_queue_length", "Rows that wait", labels=_LABELS)
         for model in state.models:
-            size.add_metric([model.name, VERSION], model.batch_size)
-            queue.add_metric([model.name, VERSION], model.queue_length)
+            size.add_metric([model.name, self._measures[model.name].version], model.batch_size)
+            queue.add_metric([model.name, self._measures[model.name].version], model.queue_length)
         labels = ("kind", "device")
         busy = GaugeMetricFamily("batchwright_device_busy_ratio", "Busy share of the last window", labels=labels)
         used = GaugeMetricFamily("batchwright_device_memory_used_bytes", "Memory of models and batches", labels=labels)
@@ -134,7 +133,7 @@ class SidecarCollector(Collector):
             busy.add_metric([device.kind, device.device], device.busy_ratio)
             used.add_metric([device.kind, device.device], device.memory_used_bytes)
         yield from (size, queue, busy, used)
-        yield from _tuning(state)
+        yield from _tuning(state, self._measures)
         yield from _engines(state)
 
 
@@ -170,18 +169,18 @@ _TUNING: Final[dict[str, tuple[str, Callable[[ModelState, TuningState], float | 
 }
 
 
-def _tuning(state: SidecarState) -> Iterator[Metric]:
+def _tuning(state: SidecarState, measures: Mapping[str, ModelCounters]) -> Iterator[Metric]:
     """How batch sizes are decided; what is not known of a model has no sample."""
     told = [(model, model.tuning) for model in state.models if model.tuning is not None]
     for name, (text, value) in _TUNING.items():
         family = GaugeMetricFamily(name, text, labels=_LABELS)
         for model, tuning in told:
             if (number := value(model, tuning)) is not None:
-                family.add_metric([model.name, VERSION], float(number))
+                family.add_metric([model.name, measures[model.name].version], float(number))
         yield family
     bound = GaugeMetricFamily("batchwright_batch_bound", "1 for what bounds a batch now", labels=[*_LABELS, "by"])
     for model, tuning in told:
-        bound.add_metric([model.name, VERSION, tuning.bounds.bound_by], 1)
+        bound.add_metric([model.name, measures[model.name].version, tuning.bounds.bound_by], 1)
     yield bound
 
 
@@ -239,22 +238,22 @@ def triton_lines(measures: Mapping[str, ModelCounters]) -> Iterator[str]:
     for name, (text, value) in _TRITON.items():
         yield _header(name, "counter", text)
         for model, counts in measures.items():
-            yield f"{name}{{{_of_model(model)}}} {float(value(counts))}\n"
+            yield f"{name}{{{_of_model(model, counts)}}} {float(value(counts))}\n"
     name = "nv_inference_request_failure"
     yield _header(name, "counter", "Requests answered with an error, by reason")
     for model, counts in measures.items():
         for reason, number in _FAILURES.items():
-            yield f'{name}{{{_of_model(model)},reason="{reason}"}} {float(number(counts))}\n'
+            yield f'{name}{{{_of_model(model, counts)},reason="{reason}"}} {float(number(counts))}\n'
     name = "nv_inference_pending_request_count"
     yield _header(name, "gauge", "Requests that wait or run")
     for model, counts in measures.items():
-        yield f"{name}{{{_of_model(model)}}} {float(counts.pending)}\n"
+        yield f"{name}{{{_of_model(model, counts)}}} {float(counts.pending)}\n"
 
 
 def _header(name: str, kind: str, text: str) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
 
 
-def _of_model(model: str) -> str:
+def _of_model(model: str, counts: ModelCounters) -> str:
     """Labels; the manifest's rules leave nothing to escape in a model's name."""
-    return f'model="{model}",version="{VERSION}"'
+    return f'model="{model}",version="{counts.version}"'

@@ -16,7 +16,7 @@ from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from batchwright_worker.protocol.catalogue import VERSION, Catalogue
+from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.classification import classified
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
@@ -176,7 +176,8 @@ class InferenceService(RegionCalls):
             model = call.request.model
             whole = self._engine.model_metadata(model).max_batch_size == 0
             outcome = classified(outcome, call.classes, self._catalogue.labels(model), whole=whole)
-        return messages.response(call.request, VERSION, outcome, call.places, self._regions), outcome
+        version = self._catalogue.version(call.request.model)
+        return messages.response(call.request, version, outcome, call.places, self._regions), outcome
 
     async def _read_stream(
         self,

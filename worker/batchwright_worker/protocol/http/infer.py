@@ -13,7 +13,7 @@ from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.protocol import json_bodies
-from batchwright_worker.protocol.catalogue import VERSION, Catalogue
+from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.classification import PARAMETER, classified
 from batchwright_worker.protocol.http.compression import codings_of
 from batchwright_worker.protocol.http.messages import (
@@ -208,7 +208,7 @@ class Inference:
             return
         known = shared.get(template)
         if known is None:
-            json = _json_part(template, parsed, result)
+            json = _json_part(template, parsed, result, self._catalogue.version(parsed.request.model))
             known = shared[template] = (None, b"") if json is None else (self._head(parsed, result, json), json)
         head, json = known
         if head is not None:
@@ -217,14 +217,15 @@ class Inference:
             self._send_own(request, parsed, result)
 
     def _send_own(self, request: HttpRequest, parsed: ParsedRequest, result: InferResult) -> None:
+        version = self._catalogue.version(parsed.request.model)
         texts = sum(array.size for name, array in result.outputs.items() if not parsed.is_binary(name))
         if texts > LARGE_ELEMENTS and parsed.shared is None:
             model, request_id = parsed.request.model, parsed.request.request_id
-            job = WriteHttp(model, VERSION, request_id, parsed.binary, parsed.binary_default, [])
+            job = WriteHttp(model, version, request_id, parsed.binary, parsed.binary_default, [])
             writing = self._large.write_http(job, result.outputs)
             writing.add_done_callback(partial(self._was_written, request, parsed, result))
             return
-        self._send_body(request, parsed, result, *json_bodies.response(parsed, VERSION, result, self._regions))
+        self._send_body(request, parsed, result, *json_bodies.response(parsed, version, result, self._regions))
 
     def _was_written(
         self,
@@ -287,7 +288,7 @@ def _json_of(body: memoryview, head: InferHead) -> bytes:
     return bytes(body if digits is None or not digits.isdigit() else body[: int(digits)])
 
 
-def _json_part(template: BodyTemplate, parsed: ParsedRequest, result: InferResult) -> bytes | None:
+def _json_part(template: BodyTemplate, parsed: ParsedRequest, result: InferResult, version: str) -> bytes | None:
     """The JSON part of the response; None unless all outputs travel as raw bytes of fixed size."""
     outputs = result.outputs
     key = tuple((name, array.dtype.str, array.dtype.num, array.shape) for name, array in outputs.items())
@@ -296,7 +297,7 @@ def _json_part(template: BodyTemplate, parsed: ParsedRequest, result: InferResul
         return known
     if any(array.dtype.kind in "OSU" or not parsed.is_binary(name) for name, array in outputs.items()) or not outputs:
         return None
-    body, json_bytes = json_bodies.response(parsed, VERSION, result)
+    body, json_bytes = json_bodies.response(parsed, version, result)
     if json_bytes is None:
         return None
     if len(template.responses) >= 16:

@@ -1,0 +1,1 @@
+"""A Triton model repository as a ModelDeployment: `repository` reads it, `mapping` says what its words mean here."""

@@ -1,0 +1,105 @@
+"""Reads a Triton model repository from disk: folders of models, config.pbtxt, folders of versions, labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from batchwright_worker.api.documents import ManifestError
+from batchwright_worker.api.names import API_VERSION, KIND_CPU
+from batchwright_worker.artifacts.names import ArtifactError
+from batchwright_worker.artifacts.triton_config import CONFIG, read_config
+from batchwright_worker.local.triton.mapping import (
+    Document,
+    FoundModel,
+    backend_of,
+    model_document,
+    version_of,
+)
+from batchwright_worker.local.triton.refusals import notes, refusals
+from batchwright_worker.oip import inference_pb2 as pb
+
+_VERSION: Final = re.compile(r"[1-9][0-9]*")
+_NO_NAME: Final = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """The ModelDeployment of a repository, and what is different here without changing an answer."""
+
+    document: Document
+    notes: tuple[str, ...]
+
+
+def read_repository(
+    folder: Path, uri_of: Callable[[PurePosixPath], str], kind: str | None = None, chosen: Collection[str] = ()
+) -> Repository:
+    """`kind`: the accelerator to serve on (None: the CPU); `chosen`: only these models (none: all). Raises
+    ManifestError, which lists everything that is refused, by model and field."""
+    kind = kind or KIND_CPU
+    names = sorted(each.name for each in _folders(folder) if not chosen or each.name in chosen)
+    if missing := sorted(set(chosen) - set(names)):
+        raise ManifestError(f"{folder} has no model {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+    if not names:
+        raise ManifestError(f"{folder} holds no model: each is a folder with {CONFIG} and a folder 1 with its file")
+    models, refused, told = [], [], []
+    for name in names:
+        try:
+            found = _found(folder / name)
+            problems = list(refusals(found.config, backend_of(found.config, found.files), kind))
+            refused += [f"{name}: {problem}" for problem in problems]
+            told += [f"{name}: {note}" for note in notes(found.config)]
+            if not problems:
+                models.append(model_document(found, kind, uri_of))
+        except (ArtifactError, ValueError, OSError) as error:
+            refused.append(f"{name}: {error}")
+    if refused:
+        raise ManifestError("the repository is not served as it is:\n" + "\n".join(refused))
+    spec: Document = {"models": models, "repositoryControl": True}
+    if (devices := _devices(folder, names)) > 1 and kind != KIND_CPU:
+        spec["runtimes"] = [{"accelerator": kind, "count": devices}]
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": "ModelDeployment",
+        "metadata": {"name": _NO_NAME.sub("-", folder.resolve().name.lower()).strip("-") or "models"},
+        "spec": spec,
+    }
+    return Repository(document=document, notes=tuple(told))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Of models. Raises ManifestError."""
+    try:
+        return [each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+    except OSError as error:
+        raise ManifestError(f"{folder}: {error.strerror}: give the folder of a model repository") from error
+
+
+def _found(folder: Path) -> FoundModel:
+    """Raises ArtifactError, ValueError, OSError."""
+    config = read_config(folder)
+    if config.name and config.name != folder.name:
+        raise ValueError(f"{CONFIG} says name {config.name!r}; it has to be that of the folder, or left out")
+    versions = [each.name for each in folder.iterdir() if each.is_dir() and _VERSION.fullmatch(each.name)]
+    version = version_of(config, versions)
+    files = {f"{each.name}/" if each.is_dir() else each.name for each in (folder / version).iterdir()}
+    return FoundModel(
+        name=folder.name, config=config, version=version, files=frozenset(files), labels=_labels(folder, config)
+    )
+
+
+def _labels(folder: Path, config: pb.ModelConfig) -> dict[str, tuple[str, ...]]:
+    return {
+        output.name: tuple((folder / output.label_filename).read_text().splitlines())
+        for output in config.output
+        if output.label_filename
+    }
+
+
+def _devices(folder: Path, names: Collection[str]) -> int:
+    """As many as the instance groups name at most."""
+    groups = [group for name in names for group in read_config(folder / name).instance_group]
+    return max((len(group.gpus) for group in groups), default=1)

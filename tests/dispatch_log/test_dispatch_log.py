@@ -191,6 +191,7 @@ def test_any_simulated_load_is_decided_again_in_the_same_way(
     scheduler = recorder(log, lambda: 0.0, order)
     for name, value in state_of(simulation.scheduler).items():
         setattr(scheduler, name, value)
+    scheduler.__post_init__()  # what it is made of by now
     simulation.scheduler = scheduler
     load = sorted(
         arrival

@@ -204,12 +204,9 @@ def _step(step: steps.Step) -> Any:
 
 def state_of(scheduler: Scheduler) -> dict[str, Any]:
     """All fields of a scheduler by name: what a log that begins in mid-life begins with."""
-    return {one.name: getattr(scheduler, one.name) for one in fields(Scheduler)}
+    return {one.name: getattr(scheduler, one.name) for one in fields(Scheduler) if one.init}
 
 
 def with_state(state: Mapping[str, Any]) -> Scheduler:
     """The scheduler of these fields."""
-    scheduler = Scheduler()
-    for name, value in state.items():
-        setattr(scheduler, name, value)
-    return scheduler
+    return Scheduler(**state)

@@ -1,4 +1,5 @@
-"""The scheduler of batches: queues, admission, residency and dispatch in one state machine. Pure: no clock, no I/O.
+"""The scheduler of batches: what happened (offers, ends of batches and loads, losses), and what is begun in answer.
+Pure: no clock, no I/O. What goes next `choosing` says.
 
 Something happens (`offer`, `cancel`, `batch_ended`, `load_ended`, `runtime_lost`, ...), then the caller asks `next`
 until it answers `Nothing` (method B6: decisions on events only). `engine` performs the answers on real runtimes, the
@@ -14,12 +15,13 @@ import msgspec
 
 from batchwright_worker.api.deployment import Eviction, QueueOrder
 from batchwright_worker.inference.runtime import LoadReport, MemoryReport
-from batchwright_worker.scheduler import admission, dispatch, fair_share, offers, turns, views
+from batchwright_worker.scheduler import admission, fair_share, offers
 from batchwright_worker.scheduler.backlog import expected_backlog
 from batchwright_worker.scheduler.batch_size.tuning import TuningDecision
+from batchwright_worker.scheduler.choosing import Chooser
 from batchwright_worker.scheduler.devices import Device, DeviceConfig, Flight, ResidentModel, new_device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
-from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState
+from batchwright_worker.scheduler.order import ORDERS, FairShareState
 from batchwright_worker.scheduler.queues import MIDDLE_PRIORITY, Bucket, IsolatedBucket, QueuedRequest, level_of
 from batchwright_worker.scheduler.served_model import ModelConfig, ServedModel, start_serving
 from batchwright_worker.scheduler.steps import Batch, QueueRequest, Refusal, Step
@@ -28,8 +30,6 @@ from batchwright_worker.scheduler.window_counts import WindowCounts
 NOTHING = Step(action=Nothing(why={}))
 REBALANCE_S = 0.02
 """What the models leave to each other may lag this much behind: it takes a pass over all of them."""
-MIXED_S = 5.0
-"""Priorities count as mixed for this long after a request of another one."""
 
 
 @dataclass(slots=True)
@@ -57,6 +57,19 @@ class Scheduler:
     """When a request of each level of priority was offered last."""
     _displaced: list[int] = field(default_factory=list)
     """Requests that have made room for others and are not reported yet."""
+    _chooser: Chooser = field(init=False, repr=False, compare=False)
+    """Made of the above."""
+
+    def __post_init__(self) -> None:
+        self._chooser = Chooser(
+            order=self.order,
+            eviction=self.eviction,
+            models=self.models,
+            devices=self.devices,
+            levels=self._levels,
+            fair_share=self._fair_share,
+            load_share=self._load_share,
+        )
 
     # --- models and devices ---
 
@@ -165,14 +178,15 @@ class Scheduler:
             return self._next_behind(now) if waiting and behind else NOTHING
         # Late rows go before the queues are ordered: they must neither fill a batch nor make their queue the first.
         late = tuple(key for served in waiting for key in self._drop_late(served, now, now))
-        found, wake_at = self._in_turn(waiting, now, now)
+        chooser = self._chooser
+        found, wake_at = chooser.in_turn(waiting, now, now)
         if not found:
             return Step(action=Nothing(why={}), late=late, wake_at=wake_at)
-        run = self._fast_path(found)
+        run = chooser.on_idle_device(found)
         if run is not None:
             return Step(action=self._begin_batch(run, now), late=late)
-        seen = self._device_views(now)
-        match self._decide(found, seen):
+        seen = chooser.device_views(now)
+        match chooser.among(found, seen):
             case RunBatch() as run:
                 return Step(action=self._begin_batch(run, now), late=late)
             case LoadModel() as load:
@@ -185,108 +199,28 @@ class Scheduler:
                 then = nothing if isinstance(step.action, Nothing) else step.action
                 return Step(action=then, late=late + step.late, wake_at=wake_at)
 
-    def _fast_path(self, found: list[Choice]) -> RunBatch | None:
-        """The first queue on an idle device that holds its model, as nearly always; no views are built for that."""
-        if any(self.models[choice.model].queue.passed_over >= dispatch.PASS_LIMIT for choice in found):
-            return None  # an overdue queue comes first, wherever it stands in this order
-        first = found[0]
-        run = dispatch.fast_path(views.queue_view(first, self.models[first.model]), self.devices.values())
-        if run is not None:
-            self._displace(run.model)
-        return run
-
-    def _decide(self, found: list[Choice], seen: list[DeviceView]) -> RunBatch | LoadModel | Nothing:
-        """B5 for the queues in this order."""
-        queued = [views.queue_view(choice, self.models[choice.model]) for choice in found]
-        outcome = dispatch.decide(queued, seen, self._loading())
-        if not isinstance(outcome.action, Nothing):
-            for name in outcome.passed_over:
-                self.models[name].queue.passed_over += 1
-            self._displace(outcome.action.model)
-        return outcome.action
-
-    def _in_turn(self, waiting: list[ServedModel], now: float, begins: float) -> tuple[list[Choice], float | None]:
-        """The queues in the order in which they are to be served, by a batch that begins then (see `turns`)."""
-        moment = views.Moment(now=now, begins=begins, mixed=self._is_mixed(now))
-        return turns.in_turn(waiting, self.devices, moment, ORDERS[self.order], (self._fair_share, self._load_share))
-
-    def _displace(self, model: str) -> None:
-        """Count that a queue was to be first but for the deadlines of others."""
-        displaced = self._fair_share.displaced
-        if displaced and displaced != model:
-            self.models[displaced].queue.passed_over += 1
-
     def _next_behind(self, now: float, seen: list[DeviceView] | None = None) -> Step:
-        """A batch to put behind one that runs, on devices that take two (see `dispatch.follow`); `seen`: the devices,
-        where they have been viewed already."""
+        """A batch, or a load, to put behind one that runs; `seen`: the devices, where they have been viewed already."""
+        chooser = self._chooser
         late: tuple[int, ...] = ()
         while True:
             waiting = [served for served in self.models.values() if served.queue.rows]
-            if not self._may_follow(waiting, now):
-                break
-            begins = min((one.free_at(now) for one in self.devices.values() if one.followable), default=now)
-            found, _ = self._in_turn(waiting, now, begins)
-            if not found:
-                break
-            # Only the first queue may follow: a full batch of another one would take the device from it for as long as
-            # both batches run.
-            first = min(found, key=lambda choice: self.models[choice.model].queue.passed_over < dispatch.PASS_LIMIT)
-            queue = views.queue_view(first, self.models[first.model])
-            run = None if first.load_s else dispatch.follow_fast(queue, self.devices.values(), now)
-            if run is None:
-                seen = seen or self._device_views(now, with_costs=first.load_s > 0)
-            if first.load_s:
-                assert seen is not None
-                load = dispatch.load_behind(queue, seen, self._loading())
-                if load is None:
-                    break
-                return Step(action=self._begin_load_in_turn(load, now), late=late)
-            if run is None and seen is not None:
-                run = dispatch.follow(queue, seen)
-            if run is None:
-                break
+            action = chooser.behind_a_batch(waiting, now, seen) if chooser.may_follow(waiting, now) else None
+            if action is None:
+                return Step(action=Nothing(why={}), late=late, wake_at=chooser.follow_at(now))
+            if isinstance(action, LoadModel):
+                return Step(action=self._begin_load_in_turn(action, now), late=late)
             # The batch begins when what runs has ended. Rows that are late by then are dropped now, and the batch is
             # chosen again: without them it is smaller, or another queue is first.
-            begins = self.devices[run.device].free_at(now)
-            dropped = self._drop_late(self.models[run.model], now, begins)
+            dropped = self._drop_late(self.models[action.model], now, self.devices[action.device].free_at(now))
             if not dropped:
-                return Step(action=self._begin_batch(run, now), late=late)
+                return Step(action=self._begin_batch(action, now), late=late)
             late += tuple(dropped)
             seen = None
-        later = [
-            follow_at
-            for device in self.devices.values()
-            if device.followable and (follow_at := device.timeline.follow_at) > now
-        ]
-        return Step(action=Nothing(why={}), late=late, wake_at=min(later, default=None))
-
-    def _may_follow(self, waiting: list[ServedModel], now: float) -> bool:
-        """Cheaply: could any of these be put behind a running batch?"""
-        most = max((served.queue.rows for served in waiting), default=0)
-        for device in self.devices.values():
-            if device.followable:
-                timeline = device.timeline
-                # Learned caps make batches full that are not counted as full below.
-                if device.memory.caps or (most >= timeline.least_behind and now >= timeline.follow_at):
-                    return True
-        return views.any_full(waiting, now)
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
-        """Where to load a model that nobody waits for (start, explicit load): options 3 and 4, on one device if it is
-        given; or why not now."""
-        footprint = self.models[model].footprint
-        queued = dispatch.QueueView(
-            model=model,
-            bucket=(),
-            try_batch=1,
-            load_bytes=footprint.load_bytes,
-            bytes_per_row=footprint.bytes_per_row,
-        )
-        seen = self._device_views(now, reserved=True)
-        lacking = [one for one in seen if model not in one.residents and device in (None, one.name)]
-        action = dispatch.serve(queued, lacking, model in self._loading())
-        assert not isinstance(action, RunBatch)
-        return action
+        """See `Chooser.load`."""
+        return self._chooser.load(model, now, device)
 
     # --- batches ---
 
@@ -345,7 +279,7 @@ class Scheduler:
         """The device has found that not even one row of the model fits, or its load: the idle model that is to be
         unloaded, the cheapest to evict, None if there is none. What was learned of batches that do not fit is
         forgotten."""
-        view = next((one for one in self._device_views(now) if one.name == device), None)
+        view = next((one for one in self._chooser.device_views(now) if one.name == device), None)
         idle = [] if view is None else view.unprotected().unloadable(model)
         if not idle:
             return None
@@ -457,11 +391,6 @@ class Scheduler:
 
     # --- inside ---
 
-    def _is_mixed(self, now: float) -> bool:
-        """Have requests of several priorities come lately?"""
-        levels = self._levels
-        return len(levels) > 1 and sum(now - seen < MIXED_S for seen in levels.values()) > 1
-
     def _push(self, served: ServedModel, offer: QueueRequest, drop_after: float | None) -> int:
         if not served.queue.has_room(offer.rows):
             self._displaced += served.queue.displace(level_of(offer.priority), offer.rows)
@@ -492,14 +421,6 @@ class Scheduler:
         for key in late:
             self.cancel(key)
         return late
-
-    def _device_views(self, now: float, *, reserved: bool = False, with_costs: bool = True) -> list[DeviceView]:
-        return views.device_views(
-            self.models, self.devices, self.eviction, now, reserved=reserved, with_costs=with_costs
-        )
-
-    def _loading(self) -> frozenset[str]:
-        return frozenset(one.timeline.loading for one in self.devices.values() if one.timeline.loading)
 
     def _begin_batch(self, run: RunBatch, now: float) -> Batch:
         served, device = self.models[run.model], self.devices[run.device]

@@ -320,7 +320,9 @@ RENDERINGS: dict[int, dict[str, str]] = {
         "fetched": "9ef7aea3d7",
         "folder": "d70a7af3fe",
         "hatches": "b741dbd165",
+        "image-volumes": "37cc4d2e48",
         "own-server": "ebb44e2a30",
+        "texts": "4096cbb69d",
         "tls": "c268022045",
         "two-devices": "860916b588",
     }

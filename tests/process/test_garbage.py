@@ -31,8 +31,27 @@ async def collecting(seconds: float, *, is_quiet: bool) -> int:
 
 
 async def test_what_lives_is_set_aside_and_given_back() -> None:
+    thresholds = gc.get_threshold()
     assert await collecting(0.05, is_quiet=True) > 1000
     assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == thresholds
+
+
+async def test_python_itself_looks_at_the_youngest_alone_meanwhile() -> None:
+    looked: list[int] = []
+    running = asyncio.ensure_future(GarbageCollection(lambda: False).run())
+    await asyncio.sleep(0.01)
+    gc.callbacks.append(lambda phase, info: looked.append(info["generation"]) if phase == "start" else None)
+    try:
+        kept = [[number] for number in range(300_000)]  # at the usual thresholds this is seen whole again and again
+    finally:
+        gc.callbacks.pop()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(kept) == 300_000
+    assert len(looked) > 10
+    assert set(looked) == {0}
 
 
 async def test_circles_among_what_was_set_aside_go_in_a_quiet_moment(monkeypatch: pytest.MonkeyPatch) -> None:

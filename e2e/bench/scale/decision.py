@@ -9,6 +9,7 @@ from typing import Any
 
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, DEPLOYMENT, MODEL_DEPLOYMENT, NODE, POD, REPLICA_SET
 from batchwright_operator.placement.reconciler import KEY, PlacementReconciler
+from batchwright_operator.process.garbage import young_alone
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.live_state import LiveState, Sample
 from batchwright_operator.settings import Settings
@@ -50,13 +51,12 @@ def _spent(processors: int, pods: int) -> float:
     observed = reconciler.observe(store, KEY)
     assert observed is not None
     gc.collect()
-    gc.freeze()  # as `process/garbage` does in the operator
-    began, placed = time.process_time(), 0
-    while placed < pods:
-        placed += len(reconciler.decide(observed, time.time()).actions)
-    spent_us = 1e6 * (time.process_time() - began)
-    gc.unfreeze()
-    return spent_us
+    with young_alone():  # as in the operator
+        gc.freeze()
+        began, placed = time.process_time(), 0
+        while placed < pods:
+            placed += len(reconciler.decide(observed, time.time()).actions)
+        return 1e6 * (time.process_time() - began)
 
 
 def _fill(store: Store, live: LiveState, processors: int, pods: int) -> None:

@@ -113,6 +113,8 @@ class Operator:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._loop_watch.run())
+                    # From the beginning: while long lists come in, nearly all that is made stays.
+                    tasks.create_task(GarbageCollection(lambda: self._queue.schedule.is_idle).run())
                     for informer in self._informers:
                         tasks.create_task(informer.run())
                     # A leader decides from the cache, where an object that is not listed yet does not exist: so nobody
@@ -121,7 +123,6 @@ class Operator:
                         await informer.synced.wait()
                     logger.info("caches are filled: %s", ", ".join(str(one.list_watch) for one in self._informers))
                     self._kopf_watch.start()
-                    tasks.create_task(GarbageCollection(lambda: self._queue.schedule.is_idle).run())
                     tasks.create_task(self._recount_own())
                     tasks.create_task(self._resync())
                     tasks.create_task(self._recorder.run())

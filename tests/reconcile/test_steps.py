@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -141,6 +142,39 @@ async def test_nothing_more_is_sent_to_a_server_that_does_not_answer() -> None:
         await made.reconcile(KEY)
     assert 0 < len(api.sent) < 50
     assert len(reconciler.answers) == len(api.sent)
+
+
+async def test_what_takes_long_is_decided_in_a_thread_while_others_have_their_turns() -> None:
+    class Large:
+        name, decided_in = "steps", 0
+
+        def watches(self) -> Iterable[Watch]:
+            return ()
+
+        def observe(self, store: StoreView, key: Key) -> int:
+            return 1
+
+        def takes_long(self, observed: int) -> bool:
+            return True
+
+        def decide(self, observed: int, now: float) -> Decision:
+            self.decided_in, until = threading.get_ident(), time.thread_time() + 0.1
+            while time.thread_time() < until:
+                pass
+            return Decision(actions=(patch(1),))
+
+    reconciler, api = Large(), Api()
+    made, queue = controller(reconciler, api)
+    deciding, turns = asyncio.ensure_future(made.reconcile(KEY)), 0
+    while not deciding.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    await deciding
+    assert reconciler.decided_in != threading.get_ident()
+    assert turns > 5
+    assert len(api.sent) == 1, "it is carried out like any other"
+    queue.add(KEY)
+    assert queue.schedule.next_at() is not None, "the thread's time counts"
 
 
 async def test_a_key_that_takes_long_is_not_decided_on_all_the_time() -> None:

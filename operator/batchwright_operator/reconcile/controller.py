@@ -24,7 +24,7 @@ from batchwright_operator.reconcile.applier import ActionFailed, Applier, Sendin
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Action, Decision, Event, Key
 from batchwright_operator.reconcile.event_recorder import EventRecorder
-from batchwright_operator.reconcile.interfaces import Reconciler, Stepwise
+from batchwright_operator.reconcile.interfaces import Detached, Reconciler, Stepwise
 from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.reconcile.metrics import Metrics
 from batchwright_operator.reconcile.passes import UNTOLD, Passes, current
@@ -76,6 +76,7 @@ class Controller:
         self._passes = passes
         self._reconcilers = {reconciler.name: reconciler for reconciler in reconcilers}
         self._stepwise = {name: one for name, one in self._reconcilers.items() if isinstance(one, Stepwise)}
+        self._detached = {name: one for name, one in self._reconcilers.items() if isinstance(one, Detached)}
         self._store = store
         self._queue = queue
         self._applier = applier
@@ -86,6 +87,8 @@ class Controller:
         self._now = now
         self._turn = asyncio.Lock()
         """Held while somebody decides: one pass per turn of the event loop, so that nobody waits for sixteen."""
+        self._thread = asyncio.Lock()
+        """Held while somebody decides in a thread: two would only take the time from each other."""
         self._forbidden_since: dict[Key, float] = {}
 
     async def run(self, workers: int) -> None:
@@ -138,11 +141,22 @@ class Controller:
             self._queue.add(key, after_s=decision.requeue_after_s)
 
     async def _at_once(self, key: Key) -> Decision | None:
+        reconciler, detached = self._reconcilers[key.reconciler], self._detached.get(key.reconciler)
         async with self._turn:
             await asyncio.sleep(0)
-            began = time.thread_time()
-            decision = self._decide(key)
+            began, decision = time.thread_time(), None
+            with current.get().step("observe"):
+                observed = reconciler.observe(self._store, key)
+            is_long = observed is not None and detached is not None and detached.takes_long(observed)
+            if observed is not None and not is_long:
+                with current.get().step("decide"):
+                    decision = reconciler.decide(observed, self._now())
             spent_s = time.thread_time() - began
+        if is_long:
+            async with self._thread:
+                with current.get().step("decide"):
+                    decision, more_s = await asyncio.to_thread(_timed, reconciler, observed, self._now())
+            spent_s += more_s
         self._queue.rest(key, spent_s * (1 / SHARE_OF_A_CORE - 1))
         if decision is not None:
             await self._applier.perform(decision.actions)
@@ -271,6 +285,12 @@ def _told(steps: Iterable[T]) -> Iterator[T]:
         if found is None:
             return
         yield found
+
+
+def _timed(reconciler: Reconciler[Any], observed: Any, now: float) -> tuple[Decision, float]:
+    """The decision and the seconds of CPU that it took this thread."""
+    began = time.thread_time()
+    return reconciler.decide(observed, now), time.thread_time() - began
 
 
 def _text(key: Key) -> str:

@@ -100,6 +100,15 @@ class Stepwise(Protocol[T_contra]):
         action, and would refuse it again; else empty."""
 
 
+@runtime_checkable
+class Detached(Protocol[T_contra]):
+    """A `Reconciler` whose `decide` depends on `observed` alone, of which nobody changes anything: what takes long is
+    decided in a thread, and the event loop has a turn every few milliseconds meanwhile."""
+
+    def takes_long(self, observed: T_contra) -> bool:
+        """Whether to decide takes more than some milliseconds."""
+
+
 class Background(Protocol):
     """A task that runs while this replica leads (scraping agents, following sidecars); cancelled when it stops."""
 

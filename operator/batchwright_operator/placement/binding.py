@@ -74,9 +74,10 @@ def undo(pod: PlacedPod) -> Delete:
 
 
 def _ungate(pod: PlacedPod, annotations: Raw, spec: Raw) -> Patch:
-    annotations = {**annotations, **eviction_annotations(pod.raw)}
+    """Adds to these annotations, which are the patch's own."""
+    annotations |= eviction_annotations(pod.raw)
     if pod.waiting is not None:
-        annotations = {**annotations, ANNOTATION_WAITING: None}
+        annotations[ANNOTATION_WAITING] = None
     removed = [{"$patch": "delete", "name": SCHEDULING_GATE}]
     return _patch(pod, {"metadata": {"annotations": annotations}, "spec": {"schedulingGates": removed, **spec}})
 

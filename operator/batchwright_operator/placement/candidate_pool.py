@@ -20,6 +20,7 @@ from batchwright_operator.processors.processor import Processor
 _AT_ONCE: Final = 100
 """Nodes that are looked at before whoever waits may have a turn."""
 REFUSED: Final = "refused by the scheduler before"
+_NOTHING: Final[Mapping[str, Score | None]] = {}
 
 
 class CandidatePool:
@@ -95,7 +96,8 @@ class CandidatePool:
         return self._reasons + Counter({reason: number for reason, number in more.items() if number})
 
     def _refused(self, pod: PlacedPod) -> int:
-        return sum(node in self._ranking for node in self._state.excluded(pod))
+        excluded = self._state.excluded(pod)
+        return sum(node in self._ranking for node in excluded) if excluded else 0
 
     # --- one node
 
@@ -131,13 +133,15 @@ class CandidatePool:
 
     # --- what is special for one deployment
 
-    def _special(self, pod: PlacedPod) -> dict[str, Score | None]:
+    def _special(self, pod: PlacedPod) -> Mapping[str, Score | None]:
         """Nodes that refused its pods, and the node of all its replicas if they are to be spread."""
-        special: dict[str, Score | None] = dict.fromkeys(self._state.excluded(pod))
-        if self._preferences.spread:
-            nodes = self._state.usage.replicas.get(pod.owner, ())
-            if len(nodes) == 1:
-                (only,) = nodes
-                if only in self._ranking and only not in special and (found := self._board.candidate(only)):
-                    special[only] = score(replace(found, all_replicas_here=True), self._context)
+        excluded = self._state.excluded(pod)
+        nodes = self._state.usage.replicas.get(pod.owner, ()) if self._preferences.spread else ()
+        if not excluded and len(nodes) != 1:
+            return _NOTHING
+        special: dict[str, Score | None] = dict.fromkeys(excluded)
+        if len(nodes) == 1:
+            (only,) = nodes
+            if only in self._ranking and only not in special and (found := self._board.candidate(only)):
+                special[only] = score(replace(found, all_replicas_here=True), self._context)
         return special

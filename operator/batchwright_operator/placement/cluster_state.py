@@ -174,7 +174,7 @@ class ClusterState:
     def assume(self, pod: PlacedPod, node: str) -> None:
         """Something was decided for the pod: it counts on this node (empty: on none), and is not to be decided on
         again, until that was `answered` and the next update."""
-        place = (pod.namespace, pod.name)
+        place = pod.place
         self._assumed[place] = False
         self._take_out(place)
         self._put_in(place, _Entry(node=node, pod=pod), pod.requests)
@@ -329,8 +329,9 @@ class ClusterState:
         if entry is None:
             return False
         self.refused.pop(place, None)
-        was_gated = self.gated.get(place[0], {}).pop(place, None) is not None
-        if was_gated and not self.gated[place[0]]:
+        gated = self.gated.get(place[0])
+        was_gated = gated is not None and gated.pop(place, None) is not None
+        if was_gated and not gated:
             del self.gated[place[0]]
         if entry.pod is not None:
             of_owner = self._replicas[entry.pod.owner]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from batchwright_operator.kube.conditions import find
@@ -58,21 +58,22 @@ class PlacedPod:
     waiting: PendingReason | None = None
     unschedulable: str = ""
     """The scheduler's message, where it found no node for the pod."""
+    # Fields and no properties: a decision asks for them a dozen times.
+    place: tuple[str, str] = field(init=False, repr=False, compare=False)
+    """(namespace, name)"""
+    owner: Owner = field(init=False, repr=False, compare=False)
+    """Its ModelDeployment."""
+    group: tuple[str, str, str, str] = field(init=False, repr=False, compare=False)
+    """Pods of one group are of one revision and kind, and ask for the same."""
+    claims_devices: bool = field(init=False, repr=False, compare=False)
+    """Does it get its devices by ResourceClaims?"""
 
-    @property
-    def claims_devices(self) -> bool:
-        """Does it get its devices by ResourceClaims?"""
-        return bool((self.raw.get("spec") or {}).get("resourceClaims"))
-
-    @property
-    def owner(self) -> Owner:
-        """Its ModelDeployment."""
-        return self.namespace, self.deployment
-
-    @property
-    def group(self) -> tuple[str, str, str, str]:
-        """Pods of one group are of one revision and kind, and ask for the same."""
-        return self.namespace, self.deployment, self.kind, self.revision
+    def __post_init__(self) -> None:
+        put, namespace, deployment = object.__setattr__, self.namespace, self.deployment
+        put(self, "place", (namespace, self.name))
+        put(self, "owner", (namespace, deployment))
+        put(self, "group", (namespace, deployment, self.kind, self.revision))
+        put(self, "claims_devices", bool((self.raw.get("spec") or {}).get("resourceClaims")))
 
     @property
     def refused(self) -> bool:

@@ -81,7 +81,8 @@ def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
     best, candidate = pick.best, pick.best.candidate
     sample = candidate.sample
     age_s = 0.0 if sample is None else round(max(0.0, now - sample.last_at), 1)
-    terms = {name: f"{value:.2f}" for name, value in best.terms.items() if _is_known(best, name)}
+    is_all_known = sample is not None and candidate.capacity is not None
+    terms = {name: f"{value:.2f}" for name, value in best.terms.items() if is_all_known or _is_known(best, name)}
     said = [_as_sum(best, terms)]
     said += [f"{each.candidate.node.name} lost {_against(best, each)}" for each in pick.runners_up]
     if left_out:
@@ -150,6 +151,15 @@ def _state(sample: Sample, age_s: float) -> str:
     return f"state: {seconds}, {age_s:.0f} s old{without}"
 
 
+def _worst(ours: Mapping[str, float], others: Mapping[str, float]) -> str:
+    """The term by which it lost most; the first of equal ones."""
+    worst, most = "", float("-inf")
+    for name, value in ours.items():
+        if (lost := others[name] - value) > most:
+            worst, most = name, lost
+    return worst
+
+
 def _against(best: Score, other: Score) -> str:
     """Why `other` came after `best`, in the order in which candidates are compared (`Score.rank`)."""
     mine, its = best.candidate, other.candidate
@@ -159,11 +169,9 @@ def _against(best: Score, other: Score) -> str:
         return "as it is not benchmarked"
     gap = other.load - best.load
     if gap >= ROUNDS_TO_ZERO:
-        ours, others = best.terms, other.terms
-        worst = max(ours, key=lambda name: others[name] - ours[name])
         # `other` would have won without the spread term: spreading is the reason, not `pending`, where it is added.
         spread = its.all_replicas_here and not mine.all_replicas_here and gap < SPREAD_TERM
-        return f"by {_decimal(gap)}: {'spread over nodes' if spread else worst}"
+        return f"by {gap:.2f}: {'spread over nodes' if spread else _worst(best.terms, other.terms)}"
     if gap > _TIE:
         return "by less than 0.01"
     return "the tie: smaller capacity" if (its.capacity or 0) < (mine.capacity or 0) else "the tie: name"

@@ -136,5 +136,7 @@ class Usage:
     def forecast(self, pod: PlacedPod, node: str) -> float | None:
         """Rows/s of one replica here: the processor's capacity times the model's own measured ratio."""
         ratio = self._observed.ratio(pod.owner)
+        if not ratio:
+            return None
         processor = self._observed.processor(node, pod.kind)
-        return ratio * processor.capacity if ratio and processor and processor.capacity else None
+        return ratio * processor.capacity if processor and processor.capacity else None

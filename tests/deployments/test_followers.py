@@ -18,10 +18,23 @@ from aiohttp import web
 from batchwright_operator.deployments.follower import NOTIFY_S, SidecarFollower, sidecar_targets
 from batchwright_operator.deployments.live_configuration import LiveTexts
 from batchwright_operator.jobs.follower import RunnerFollower
-from batchwright_operator.kube.objects import CONFIG_MAP, DEPLOYMENT, INFERENCE_JOB, JOB, MODEL_DEPLOYMENT, POD, Raw
+from batchwright_operator.kube.objects import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    INFERENCE_JOB,
+    JOB,
+    MODEL_DEPLOYMENT,
+    POD,
+    REPLICA_SET,
+    Raw,
+    Resource,
+)
 from batchwright_operator.pods import configuration_sender
 from batchwright_operator.pods.state_follower import SCAN_S, FollowedPod, PollPolicy, StateFollower
+from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Key
+from batchwright_operator.reconcile.interfaces import Watch
+from batchwright_operator.reconcile.keys import no_keys
 from batchwright_operator.reconcile.live_state import LiveState, control_token
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import ConfigurationState, RunnerState, SidecarState
@@ -360,6 +373,7 @@ def test_all_pods_together_are_polled_and_all_keys_reconciled_at_a_bounded_rate(
     for count in (1, 10, 100, 1000, 10_000):
         assert count / policy.pause_s(count) <= max(policy.polls_per_s, 1 / 0.1)
         assert count / policy.notify_pause_s(count) <= max(policy.notified_per_s, 1 / 0.5)
+        assert count / policy.numbers_pause_s(count) <= max(policy.numbers_per_s, 1 / 0.5)
     assert (policy.pause_s(1), policy.notify_pause_s(1)) == (0.1, 0.5)
 
 
@@ -376,6 +390,66 @@ async def test_news_of_runners_ask_for_one_pass_per_interval(job_api: TinyApi) -
         assert keys.added[0] == (key, 0.0)
         assert [found for found, _ in keys.added[1:]] == [key]
         assert 1.5 < keys.added[1][1] <= 2.0
+
+
+async def test_what_is_no_number_is_not_put_off_as_numbers_are() -> None:
+    address, api, keys, live = next(_addresses), TinyApi(), Keys(), LiveState(control_key=b"key")
+    api.put(POD, owned(api, model_pod("a", address)))
+    peer = Peer(control_token(b"key", "uid-of-ocr"), state(revision=1))
+    follower = SidecarFollower(Settings(), live, aiohttp.ClientSession)
+    follower._follower.policy = PollPolicy(poll_s=0.0, notify_s=0.5, numbers_per_s=0.01)
+    async with served(peer, address), followed(follower, api, keys):
+        await keys.next()
+        await peer.become(state(model_state(throughput=9.0), revision=2))
+        await keys.next()
+        await peer.become(state(model_state(state="Failed", message="no file"), revision=3))
+        await keys.next()
+        assert [key for key, _ in keys.added] == [KEY] * 3
+        first, numbers, words = (after_s for _, after_s in keys.added)
+        assert first == 0.0
+        assert numbers > 50.0
+        assert 0.0 < words <= 0.5
+
+
+def test_the_pods_to_follow_are_looked_for_when_something_changed_that_says_whose_they_are() -> None:
+    store = Store()
+    for resource in (MODEL_DEPLOYMENT, DEPLOYMENT, REPLICA_SET, POD):
+        store.register(Watch(resource=resource, keys=no_keys))
+    api = TinyApi()
+    pod = owned(api, model_pod("a", "10.0.0.1"))
+    version = itertools.count(2)
+
+    def put(resource: Resource, raw: Raw) -> None:
+        store.written(resource, {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(next(version))}})
+
+    for resource in (MODEL_DEPLOYMENT, DEPLOYMENT, REPLICA_SET):
+        for raw in api.all(resource):
+            put(resource, raw)
+    put(POD, pod)
+    follower = SidecarFollower(Settings(), LiveState(control_key=b"key"), aiohttp.ClientSession)
+
+    def look() -> list[FollowedPod]:
+        return follower._targets(store)
+
+    first = look()
+    assert [each.uid for each in first] == ["uid-of-a"]
+    [deployed] = api.all(MODEL_DEPLOYMENT)
+    put(MODEL_DEPLOYMENT, deployed)
+    look()
+    kept = look()
+    put(MODEL_DEPLOYMENT, {**deployed, "status": {"readyReplicas": 1}})
+    put(POD, {"metadata": {"name": "other", "namespace": NAMESPACE, "uid": "o"}, "spec": {}})
+    assert look() is kept, "a status, a pod of somebody else's"
+    put(POD, {**pod, "metadata": {**pod["metadata"], "ownerReferences": []}})
+    assert look() == []
+    put(POD, pod)
+    assert look() == first
+    [above] = api.all(REPLICA_SET)
+    put(REPLICA_SET, {**above, "metadata": {**above["metadata"], "ownerReferences": []}})
+    assert look() == []
+    put(REPLICA_SET, above)
+    store.not_found(MODEL_DEPLOYMENT, NAMESPACE, "ocr")
+    assert look() == []
 
 
 async def test_the_last_word_of_a_finished_shard_outlives_its_pod_but_not_its_job(job_api: TinyApi) -> None:

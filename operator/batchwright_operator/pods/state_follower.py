@@ -7,12 +7,13 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.reconcile.decisions import Key
@@ -26,6 +27,7 @@ SessionFactory = Callable[[], aiohttp.ClientSession]
 log = logging.getLogger(__name__)
 
 WAIT_S = 25
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=WAIT_S + 10, connect=5)
 
 ANSWER_LIMIT_BYTES = 8 << 20
 """A sidecar's state takes up to 3 kB per model."""
@@ -72,6 +74,8 @@ class PollPolicy:
     notified_per_s: float = 20.0
     """A pass of a ModelDeployment takes some ms, and of many objects each is written about less often than this
     anyway (`status/write_policy`)."""
+    numbers_per_s: float = 10.0
+    """The same of news in numbers alone: they are written about once a minute, and looked at by autoscalers."""
 
     def pause_s(self, pods: int) -> float:
         """Least time between two polls of one of so many pods."""
@@ -80,6 +84,10 @@ class PollPolicy:
     def notify_pause_s(self, keys: int) -> float:
         """Least time between two reconciliations of one of so many keys."""
         return max(self.notify_s, keys / self.notified_per_s)
+
+    def numbers_pause_s(self, keys: int) -> float:
+        """The same of news in numbers alone."""
+        return max(self.notify_s, keys / self.numbers_per_s)
 
     first_backoff_s: float = 0.2
     last_backoff_s: float = 10.0
@@ -97,9 +105,13 @@ class StateFollower(Generic[S]):
     states: MutableMapping[str, Received[S]]
     session_factory: SessionFactory
     on_state: Callable[[FollowedPod, S], None] | None = None
+    words: Callable[[S], object] = lambda state: state
+    """What of a state is no number: where it differs, the reconciliation is not put off as one for numbers is."""
     policy: PollPolicy = field(default_factory=PollPolicy)
     _tasks: dict[FollowedPod, asyncio.Task[None]] = field(default_factory=dict)
-    _notified: dict[Key, float] = field(default_factory=dict)
+    _matched: Collection[FollowedPod] | None = None
+    _notified: dict[tuple[Key, bool], float] = field(default_factory=dict)
+    """(key, for words) -> when a reconciliation was last asked for."""
     _keys: int = 0
     """How many are followed for."""
 
@@ -111,14 +123,19 @@ class StateFollower(Generic[S]):
                     self._match(session, store, queue)
                     await asyncio.sleep(SCAN_S)
             finally:
+                self._matched = None
                 await self._end(list(self._tasks))
 
     def _match(self, session: aiohttp.ClientSession, store: StoreView, queue: Queue) -> None:
         try:
-            wanted = set(self.targets(store))
+            found = self.targets(store)
+            if found is self._matched:
+                return
+            wanted = set(found)
         except Exception:
             log.exception("the pods to follow could not be read; trying again")
             return
+        self._matched = found if isinstance(found, Collection) else None
         for target in [each for each in self._tasks if each not in wanted]:
             self._tasks.pop(target).cancel()
             self.states.pop(target.uid, None)
@@ -126,7 +143,7 @@ class StateFollower(Generic[S]):
             self._tasks[target] = asyncio.create_task(self._follow(session, target, queue), name=f"follow {target.uid}")
         keys = {target.key for target in wanted}
         self._keys = len(keys)
-        self._notified = {key: when for key, when in self._notified.items() if key in keys}
+        self._notified = {at: when for at, when in self._notified.items() if at[0] in keys}
 
     async def _end(self, targets: list[FollowedPod]) -> None:
         tasks = [self._tasks.pop(target) for target in targets]
@@ -138,10 +155,12 @@ class StateFollower(Generic[S]):
 
     async def _follow(self, session: aiohttp.ClientSession, target: FollowedPod, queue: Queue) -> None:
         after, backoff_s = -1, self.policy.first_backoff_s
+        said: object = None
+        ask = _Question(target)
         while True:
             began = time.monotonic()
             try:
-                state, size = await self._ask(session, target, after)
+                state, size = await self._ask(session, ask, after)
             except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, OSError, ValueError) as error:
                 log.debug("state of pod %s: %s", target.uid, error)
                 after = -1
@@ -154,35 +173,47 @@ class StateFollower(Generic[S]):
                 self.states[target.uid] = Received(state=state, received_at=time.time())
                 if self.on_state is not None:
                     self.on_state(target, state)
-                self._notify(queue, target.key)
+                before, said = said, self.words(state)
+                self._notify(queue, target.key, in_words=before != said)
             pause_s = self.policy.pause_s(len(self._tasks)) - (time.monotonic() - began)
             await asyncio.sleep(max(0.0, pause_s, size / POLLED_BYTES_PER_S - self.policy.poll_s))
 
-    async def _ask(self, session: aiohttp.ClientSession, target: FollowedPod, after: int) -> tuple[S, int]:
+    async def _ask(self, session: aiohttp.ClientSession, ask: _Question, after: int) -> tuple[S, int]:
         """The state and its size in bytes."""
-        async with session.get(
-            f"http://{target.address}{STATE_PATH}",
-            params={"after": str(after), "waitSeconds": str(WAIT_S if after >= 0 else 0)},
-            headers={"Authorization": f"Bearer {target.token}"},
-            timeout=aiohttp.ClientTimeout(total=WAIT_S + 10, connect=5),
-            allow_redirects=False,
-        ) as answer:
+        async with session.get(ask.url(after), headers=ask.headers, timeout=_TIMEOUT, allow_redirects=False) as answer:
             body = await _body(answer)
             if answer.status != 200:
                 raise ValueError(f"answered {answer.status}: {body[:200]!r}")
             return msgspec.json.decode(body, type=self.message), len(body)
 
-    def _notify(self, queue: Queue, key: Key) -> None:
+    def _notify(self, queue: Queue, key: Key, *, in_words: bool) -> None:
         """Ask for a reconciliation, but not more often than the policy allows."""
-        now, last = time.monotonic(), self._notified.get(key, float("-inf"))
+        now, last = time.monotonic(), self._notified.get((key, in_words), float("-inf"))
         if last <= now:
-            due = max(now, last + self.policy.notify_pause_s(self._keys))
-            self._notified[key] = due
+            pause_s = self.policy.notify_pause_s if in_words else self.policy.numbers_pause_s
+            due = max(now, last + pause_s(self._keys))
+            self._notified[key, in_words] = due
+            if in_words:  # which is one for numbers too
+                self._notified[key, False] = max(due, self._notified.get((key, False), due))
             queue.add(key, after_s=due - now)
+
+
+class _Question:
+    """What a pod is asked again and again; the parts that stay the same are made once."""
+
+    def __init__(self, target: FollowedPod) -> None:
+        self._url = f"http://{target.address}{STATE_PATH}?after="
+        self.headers = {"Authorization": f"Bearer {target.token}"}
+
+    def url(self, after: int) -> URL:
+        """With the revision that is known, -1: none, which is answered at once."""
+        return URL(f"{self._url}{after}&waitSeconds={WAIT_S if after >= 0 else 0}", encoded=True)
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
     """The whole body; ValueError when it is longer than any honest state."""
+    if (answer.content_length or ANSWER_LIMIT_BYTES) < ANSWER_LIMIT_BYTES and "Content-Encoding" not in answer.headers:
+        return await answer.read()
     body = bytearray()
     async for chunk in answer.content.iter_chunked(1 << 16):
         body += chunk

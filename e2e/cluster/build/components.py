@@ -94,6 +94,7 @@ CATALOGUE: dict[str, Component] = {
         Component(name="kwok", programs=("kwok",), seconds=62),
         Component(name="k6", programs=("k6",), seconds=45, package="tool"),
         Component(name="helm", programs=("helm",), seconds=110, package="tool"),
+        Component(name="gitops", programs=("gitops",), seconds=120),
     )
 }
 

@@ -23,6 +23,7 @@ NAV: Mapping[str, tuple[Page, ...]] = {
     "Start": (
         Page(source="README.md", target="index.md"),
         Page(source="docs/tutorials/own-model.md", target="tutorials/own-model.md"),
+        Page(source="docs/tutorials/first-cluster.md", target="tutorials/first-cluster.md"),
         Page(source="docs/tutorials/job-over-s3.md", target="tutorials/job-over-s3.md"),
         Page(
             source="docs/tutorials/embeddings-from-hugging-face.md", target="tutorials/embeddings-from-hugging-face.md"

@@ -15,10 +15,11 @@ import yaml
 from e2e.cluster import ControlPlane, kubectl_path, teardown
 from e2e.peers import peer_python
 from tests.house.commands import EXAMPLES, PAGES, ROOT, Block, astray, blocks, inline, name_of, scripts
-from tests.house.ways import NOT_RUN, needs, offers, runnable, script
+from tests.house.ways import NOT_RUN, WALKED, needs, offers, runnable, script
 
 BIN = Path(sys.executable).parent
-TYPED = [(page, kind) for page in (*PAGES, *EXAMPLES) for kind in ("", "apiserver", "cluster")
+ALONE = [page for page in (*PAGES, *EXAMPLES) if name_of(page) not in WALKED]
+TYPED = [(page, kind) for page in ALONE for kind in ("", "apiserver", "cluster")
          if any(runnable(block) and needs(block) == kind for block in scripts(page))]  # fmt: skip
 OF_PACKAGES = {
     "docs/openai.md": ("minilm",),

@@ -93,6 +93,10 @@ NOT_RUN: dict[str, NotRun] = {
 }
 
 
+WALKED = ("docs/tutorials/first-cluster.md",)
+"""Pages whose blocks go on where the one before ended: `test_newcomers_walk.py` types each as a whole."""
+
+
 def runnable(block: Block) -> list[str]:
     """The commands of a block that a test types."""
     return [line for line in block.lines if line not in NOT_RUN]

@@ -31,7 +31,7 @@ from e2e.cluster.build.components import program
 from e2e.release import plugin, sbom
 from e2e.release.chart import CHART, ROOT, version
 
-NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "node_modules", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "*.egg-info")
 RENDERED = {"install.yaml": "manifests/base", "crds.yaml": "crds", "monitoring.yaml": "manifests/monitoring"}
 
 
@@ -77,7 +77,10 @@ def _addressed(project: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "batchwright"
-        shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+        made = {"build", "dist"}
+        shutil.copytree(
+            ROOT, copy, ignore=lambda at, names: {*NOT_COPIED(at, names), *(made if Path(at) == ROOT else ())}
+        )
         urls = {"Homepage": project, "Changelog": f"{project}/blob/v{version()}/CHANGELOG.md"}
         with (copy / "pyproject.toml").open("a") as file:
             file.write("\n[project.urls]\n" + "".join(f'{name} = "{url}"\n' for name, url in urls.items()))

@@ -193,7 +193,7 @@ class Settings(_Section, kw_only=True, frozen=True):
 
     # Who may call models.
     inference_open_to: Literal["SameNamespace", "Everywhere"] = "SameNamespace"
-    """What a ModelDeployment without `networkPolicy` lets in. Everywhere is what 0.1.0 did."""
+    """What a ModelDeployment without `networkPolicy` lets in. Everywhere is what builds before 0.1.0 did."""
 
     # Artifacts and data.
     allowed_hosts: list[str] = []

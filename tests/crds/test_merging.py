@@ -39,7 +39,7 @@ def kubectl(plane: ControlPlane, *arguments: str, documents: list[Document], che
 
 
 def test_elements_get_the_values_that_hold_for_them() -> None:
-    """Those that the schema of 0.1.0 had, to the letter: what pods are made from is this text."""
+    """Those that the schema had before 0.1.0, to the letter: what pods are made from is this text."""
     (model,) = effective(MINIMAL_DEPLOYMENT["spec"], ModelDeploymentSpec)["models"]
     (artifact,) = model.pop("artifacts")
     assert model == {
@@ -109,7 +109,7 @@ def test_what_is_applied_again_is_unchanged(control_plane: ControlPlane) -> None
 
 
 def former_crd() -> Document:
-    """The CRD with the defaults of elements in it, and artifacts as a list with keys, as it was in 0.1.0."""
+    """The CRD with the defaults of elements in it, and artifacts as a list with keys, as it was before 0.1.0."""
     crd = copy.deepcopy(next(definition(kind) for kind in KINDS if kind.resource.kind == "ModelDeployment"))
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     model = spec["models"]["items"]["properties"]

@@ -1,4 +1,5 @@
-"""Names of children meet those of no other object, however the objects are called; and what 0.1.0 named otherwise."""
+"""Names of children meet those of no other object, however the objects are called; and what was named otherwise before
+0.1.0."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def test_kinds_whose_children_would_have_one_name_are_not_used_together() -> Non
     assert [each["spec"]["replicas"] for each in world.api.all(DEPLOYMENT)] == [4]
 
 
-# --- objects that 0.1.0 made
+# --- objects from before 0.1.0
 
 
 def old_headless(world: World) -> Raw:

@@ -90,7 +90,8 @@ def test_the_defaults_of_a_newer_crd_restart_no_pod_and_are_no_news_for_old_side
 
 
 def as_of_0_1_0(world: World) -> None:
-    """The cluster as 0.1.0 leaves it: a template with the server's defaults, its configuration, and no revision."""
+    """The cluster as a build before 0.1.0 leaves it: a template with the server's defaults, its configuration, and no
+    revision."""
     for raw in world.api.all(CONTROLLER_REVISION):
         world.api.remove(CONTROLLER_REVISION, NAMESPACE, raw["metadata"]["name"])
     for raw in world.api.all(DEPLOYMENT):

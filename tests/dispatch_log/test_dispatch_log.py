@@ -119,7 +119,7 @@ def test_an_eventful_life_is_decided_again_in_the_same_way(story: Path) -> None:
 
 
 def test_a_log_that_another_version_wrote_is_decided_in_the_same_way_up_to_a_rule_that_has_changed() -> None:
-    """`format-1.log.gz` is an eventful life under 0.1.0, before its modules and classes got their names of today."""
+    """`format-1.log.gz` is an eventful life before 0.1.0, before its modules and classes got their names of today."""
     with gzip.open(Path(__file__).with_name("format-1.log.gz")) as lines:
         found = replay(lines)
     assert (found.version, found.calls, found.decisions) == ("0.1.0", 628, 321)

@@ -3,7 +3,7 @@ operator and agents are applied while callers ask its replicas and a job runs. N
 model pod and no runner is replaced or restarted, and the job's results are those of a job before.
 
 Real: kubelets, containerd, images of both versions, the whole operator. The older version is that of before revisions
-were kept (docs/design/0006), as 0.1.0 is.
+were kept (docs/design/0006).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def plane() -> Iterator[ControlPlane]:
 
 
 @pytest.mark.parametrize(("condition", "code", "said"), [
-    ("Complete", 0, 'done {"total": 4, "succeeded": 4, "failed": 0}'),
+    ("Complete", 0, 'done {"failed": 0, "succeeded": 4, "total": 4}'),
     ("Failed", 1, "NotReached: ItemsFailed: too many"),
 ])  # fmt: skip
 def test_the_task_ends_as_the_job_does(

@@ -63,6 +63,6 @@ def parse(raw: Raw) -> ModelDeployment:
         spec = parse_spec(raw.get("spec", {}))
     except msgspec.ValidationError as error:
         raise InvalidSpec(error) from error
-    # What pods are made from is the same text whether the API server, which did so in 0.1.0, or this filled it in.
+    # What pods are made from is the same text whether the API server, which did so before 0.1.0, or this filled it in.
     filled = {**raw, "spec": effective(raw["spec"], ModelDeploymentSpec)} if "spec" in raw else raw
     return ModelDeployment(identity=identity(raw), spec=spec, raw=filled)

@@ -154,7 +154,7 @@ def headless_service(owner: Raw, service_name: str = "") -> Raw:
 
 
 def old_headless_name(name: str) -> str:
-    """Its name in 0.1.0, which another ModelDeployment may have."""
+    """Its name before 0.1.0, which another ModelDeployment may have."""
     return child_name(name, "replicas")
 
 

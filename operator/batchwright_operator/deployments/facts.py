@@ -31,7 +31,7 @@ class DeploymentFacts:
     policies: tuple[Raw, ...] = ()
     """The NetworkPolicies that it owns."""
     old_headless: tuple[Raw, ...] = ()
-    """The headless Service under its name in 0.1.0, if it is there."""
+    """The headless Service under its name before 0.1.0, if it is there."""
     has_namesake: bool = False
     """Is there a ModelDeployment of that name?"""
     replicas: tuple[Replica, ...] = ()

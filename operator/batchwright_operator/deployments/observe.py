@@ -38,7 +38,7 @@ class ObservedDeployment:
     policies: tuple[Raw, ...] = ()
     services: tuple[Raw, ...] = ()
     has_namesake: bool = False
-    """Is there a ModelDeployment with the name that our headless Service had in 0.1.0?"""
+    """Is there a ModelDeployment with the name that our headless Service had before 0.1.0?"""
     pods: tuple[tuple[Raw, SidecarState | None], ...] = ()
     """Each with the newest state of its sidecar (None: not reported yet)."""
     known_replicas: KnownReplicas = field(default_factory=KnownReplicas)

@@ -314,8 +314,8 @@ def _shrunk(facts: DeploymentFacts, deployments: Sequence[Raw]) -> Iterator[Acti
 
 
 def _old_headless(facts: DeploymentFacts) -> Iterator[tuple[Resource, Raw]]:
-    """The headless Service of 0.1.0 serves on: runners of jobs that were made then call it. It is given up only for a
-    ModelDeployment that has its name, whose callers need the Service."""
+    """The headless Service from before 0.1.0 serves on: runners of jobs that were made then call it. It is given up
+    only for a ModelDeployment that has its name, whose callers need the Service."""
     raw = facts.deployment.raw
     if facts.old_headless and not facts.has_namesake:
         yield SERVICE, headless_service(raw, old_headless_name(facts.deployment.name))

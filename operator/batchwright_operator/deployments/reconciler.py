@@ -192,7 +192,7 @@ def _taken(raw: Raw, store: StoreView) -> dict[str, int]:
 
 
 def _namesake_keys(raw: Raw) -> Iterator[Key]:
-    """`x-replicas` concerns `x`, which may have a Service of that name since 0.1.0 and is to give it up."""
+    """`x-replicas` concerns `x`, which may have a Service of that name from before 0.1.0 and is to give it up."""
     metadata = raw["metadata"]
     base = metadata["name"].removesuffix("-replicas")
     if base != metadata["name"] and base:

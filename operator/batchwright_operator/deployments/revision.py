@@ -28,7 +28,7 @@ class Revision:
     live: tuple[str, ...] = ()
     """Fields of a model that its pods take over as they run."""
     config: str = ""
-    """The immutable configuration of pods of 0.1.0, as text; of all others it follows from the spec."""
+    """The immutable configuration of pods from before 0.1.0, as text; of all others it follows from the spec."""
     version: int = 0
     """The TEMPLATE_VERSION of the operator that rendered it."""
     platform: str = ""

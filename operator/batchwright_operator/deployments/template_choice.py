@@ -30,8 +30,8 @@ from batchwright_worker.api.deployment import parse_spec
 from batchwright_worker.api.names import ANNOTATION_RESTARTED_AT, LIVE_FIELDS
 
 TEMPLATE_VERSION: Final = 2
-"""Of the templates that this operator renders; 0 is that of templates of 0.1.0, which has no revisions. To be raised
-with every change of the rendering (`tests/deployments/test_upgrades.py` sees to it)."""
+"""Of the templates that this operator renders; 0 is that of templates from before 0.1.0, when there were no revisions.
+To be raised with every change of the rendering (`tests/deployments/test_upgrades.py` sees to it)."""
 REQUIRED_VERSION: Final = 0
 """Pods of an older template version must be replaced: they do not work with this operator, or should not run."""
 
@@ -120,7 +120,7 @@ def _rendered(
 
 
 def _adopted(facts: DeploymentFacts, plan: RuntimePlan, settings: Settings) -> Revision | None:
-    """The template of a Deployment that 0.1.0 has made, if the spec has not changed since."""
+    """The template of a Deployment that a build before 0.1.0 has made, if the spec has not changed since."""
     name = deployment_name(facts.deployment.name, plan.kind)
     live = next((each for each in facts.deployments if each["metadata"]["name"] == name), None)
     if live is None:
@@ -143,8 +143,8 @@ def _adopted(facts: DeploymentFacts, plan: RuntimePlan, settings: Settings) -> R
 def _says_the_same(
     deployment: ModelDeployment, text: str, template: Raw, plan: RuntimePlan, settings: Settings
 ) -> bool:
-    """Whether a configuration and a template of 0.1.0 are of this spec: the configuration has the parts that processes
-    read, and the template shows the others."""
+    """Whether a configuration and a template from before 0.1.0 are of this spec: the configuration has the parts that
+    processes read, and the template shows the others."""
     others = {name: value for name, value in deployment.raw["spec"].items() if name in NOT_OF_THE_POD}
     try:
         recorded = parse_spec({**json.loads(text)["spec"], **others})

@@ -142,7 +142,7 @@ def control_name(job: InferenceJob) -> str:
 
 
 def old_control_name(job: InferenceJob) -> str:
-    """Its name in 0.1.0, which that of a ModelDeployment may have."""
+    """Its name before 0.1.0, which that of a ModelDeployment may have."""
     return child_name(job.name, "job", "control")
 
 

@@ -66,7 +66,7 @@ def actions(facts: JobFacts, phase: JobPhase, settings: Settings, *, token: str,
 
 
 def _of_old_names(facts: JobFacts, token: str) -> Iterator[Action]:
-    """Jobs that 0.1.0 made mount a Secret under another name; its NetworkPolicy of another name is not needed."""
+    """Jobs from before 0.1.0 mount a Secret under another name; a NetworkPolicy of another name is not needed."""
     name = old_control_name(facts.job)
     if any(_mounts(child, name) for child in facts.children().values() if not child.ended):
         yield Apply(resource=SECRET, body=control_secret(facts.job, token, name))

@@ -1,4 +1,4 @@
-"""Logs of format 1 (version 0.1.0) as today's: the same calls, with other words and shapes for some. Pure."""
+"""Logs of format 1 (builds before 0.1.0) as today's: the same calls, with other words and shapes for some. Pure."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ELSEWHERE = "two cores (AMD EPYC), caches empty, 2026-11-30"
 
 _DEMO_S = 210
 _TEST_S = 18 * 60
-PEERS = ("fuzz", "kserve", "mlflow", "mlserver", "openai", "perfanalyzer", "schemathesis", "site")
+PEERS = ("datasets", "fuzz", "kserve", "mlflow", "mlserver", "openai", "perfanalyzer", "schemathesis", "site")
 _PEERS_S = 60
 PACKAGES = ("libb64-0d", "prometheus", "prometheus-node-exporter")
 _PACKAGES_S = 5

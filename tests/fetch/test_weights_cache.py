@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.fetch.artifact import WantedArtifact
 from batchwright_worker.fetch.cache.counters import Counters, read_counters
 from batchwright_worker.fetch.cache.flocks import taken
@@ -29,10 +30,12 @@ from batchwright_worker.fetch.cache.verification import damage_of
 from batchwright_worker.fetch.cache.weights_cache import CachedArtifact, WeightsCache
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.sources import store_of
+from batchwright_worker.protocol.metrics import Metrics
 from tests.artifacts.test_companions import model_with
 from tests.fetch.stores import LOOPBACK, Files
 
 BODY = b"weights" * 10_000
+STATE = SidecarState(revision=1, time=0.0, ready=True, models=[])
 
 
 def sha256(body: bytes) -> str:
@@ -96,6 +99,20 @@ async def test_with_a_digest_it_is_fetched_once_and_nobody_is_asked_again(node: 
     assert node.files.asked == asked
     assert (node.counters.hits, node.counters.hit_bytes, node.counters.fetches) == (1, len(BODY), 1)
     assert (node.counters.entries, node.counters.bytes, node.counters.max_bytes) == (1, len(BODY), 10**9)
+
+
+async def test_metrics_show_what_the_cache_has_counted(node: Node) -> None:
+    uri = node.put("m.onnx")
+    for _ in range(3):
+        await node.bring(node.process(), uri, sha256=sha256(BODY))
+    text = Metrics({}, lambda: STATE, cache=node.root).text().decode()
+    shown = dict(line.split() for line in text.splitlines() if line.startswith("batchwright_weights_cache_"))
+    name = "batchwright_weights_cache_{}".format
+    assert float(shown[name("hits_total")]) == 2
+    assert float(shown[name("hit_bytes_total")]) == 2 * len(BODY)
+    assert float(shown[name("fetched_bytes_total")]) == float(shown[name("bytes")]) == len(BODY)
+    assert float(shown[name("limit_bytes")]) == 10**9
+    assert name("hits_total") not in Metrics({}, lambda: STATE).text().decode()
 
 
 async def test_without_a_digest_its_version_decides(node: Node) -> None:

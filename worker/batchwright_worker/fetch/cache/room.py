@@ -104,9 +104,13 @@ class Room:
 
     def _gather_entry(self, removable: _Removable, key: str, size: int) -> None:
         path = self.layout.entry_file(key)
-        lock = taken(path)
+        try:
+            lock = taken(path)
+            if lock is None:
+                os.utime(path)  # it is in use now, which it may not be when somebody looks again
+        except PermissionError:
+            return  # of a pod that runs as another user and group: its own kind evicts it
         if lock is None:
-            os.utime(path)  # it is in use now, which it may not be when somebody looks again
             return
         removable.locks.append(lock)
         removable.entries[key] = size

@@ -120,7 +120,8 @@ class WeightsCache:
             fault = await asyncio.to_thread(damage_of, layout.content(key), entry)
             if not fault:
                 self._count(layout, hits=1, hit_bytes=entry.total_bytes)
-                os.utime(layout.entry_file(key))
+                with contextlib.suppress(PermissionError):  # of a pod of another user and group, who may read it
+                    os.utime(layout.entry_file(key))
                 return _cached(layout, key, entry, is_hit=True)
             self.say(f"{wanted.uri}: the cache's copy is damaged ({fault}): it is fetched anew")
         return None

@@ -36,6 +36,7 @@ NAV: Mapping[str, tuple[Page, ...]] = {
     ),
     "Serve": (
         Page(source="docs/models.md", target="models.md"),
+        Page(source="docs/exports.md", target="exports.md"),
         Page(source="docs/batching.md", target="batching.md"),
         Page(source="docs/tuning.md", target="tuning.md"),
         Page(source="docs/protocol.md", target="protocol.md"),

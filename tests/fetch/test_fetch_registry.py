@@ -236,7 +236,7 @@ async def _answers(url: str) -> None:
             await asyncio.sleep(0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_models_that_mlflow_has_registered_are_served_as_they_are(
     mlflow: tuple[str, dict[str, Any]], tmp_path: Path

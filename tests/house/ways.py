@@ -75,7 +75,25 @@ def _is_run_by_the_tests_of_the_demo(command: str) -> None:
     assert command in (DEMO, DEMO_DOWN)
 
 
+def _is_typed_by_a_soak_test(command: str) -> None:
+    """It imports transformers, which takes long: `tests/local/test_exports.py` types the page."""
+    text = (ROOT / "tests" / "local" / "test_exports.py").read_text()
+    assert '"docs" / "exports.md"' in text
+    assert "pytest.mark.soak" in text
+    assert command in (ROOT / "docs" / "exports.md").read_text()
+
+
+_EXPORTS = (
+    "MODEL=$(python -c \"from examples.embeddings.prepare import package; print(package() / 'model')\")",
+    "python -m examples.exports.texts $MODEL build/exported/vectors",
+    "batchwright-worker serve -f examples/exports/deployment.yaml --volume models=build/exported",
+    """curl localhost:8000/v1/embeddings -d '{"model": "vectors", "input": ["A cat sat on a mat."]}'""",
+)
 NOT_RUN: dict[str, NotRun] = {
+    **{
+        command: NotRun(why="imports transformers: a soak test types it", check=_is_typed_by_a_soak_test)
+        for command in _EXPORTS
+    },
     "make demo": NotRun(why="tests/e2e types it, once for all its scenarios", check=_is_run_by_the_tests_of_the_demo),
     "make demo-down": NotRun(why="tests/e2e types it at its end", check=_is_run_by_the_tests_of_the_demo),
     "make demo CLUSTER=current IMAGE=registry.example/batchwright": NotRun(

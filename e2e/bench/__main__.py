@@ -1,4 +1,4 @@
-"""The command line: `python -m e2e.bench serving`, `noop`, `operator`, `ocr`, `jobs`."""
+"""The command line: `python -m e2e.bench serving`, `noop`, `operator`, `ocr`, `jobs`, `layerwise`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ _passed_on("scale", "e2e.bench.scale", "The operator on a thousand simulated nod
 _passed_on("ocr", "e2e.bench.ocr_local", "OCR in local mode beside RapidOCR page by page.")
 _passed_on("jobs", "e2e.bench.jobs", "A job of many small items in local mode, beside a script, with the same output.")
 _passed_on("beside", "e2e.bench.jobs.beside", "Sentences and pictures beside Ray Data, Daft and sentence-transformers.")
+
+_passed_on("layerwise", "e2e.bench.layerwise", "Layer by layer: served live with a kill, real networks, decisions.")
 
 
 def _chosen(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:

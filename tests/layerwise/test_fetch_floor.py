@@ -32,7 +32,7 @@ HOST = Host(kind="cpu", threads=1, emulated_memory=EmulatedMemory(0))
 
 @given(latency=st.floats(1e-6, 5e-3), bandwidth=st.floats(1e8, 1e11))
 def test_a_unit_takes_some_latencies_of_a_fetch(latency: float, bandwidth: float) -> None:
-    found = measured_floor(lambda size: latency + size / bandwidth, handed_over_s=0.0)
+    found = measured_floor(lambda size, _at: latency + size / bandwidth, handed_over_s=0.0)
     assert found.latency_s == pytest.approx(latency, rel=0.02, abs=1e-7)
     assert found.bytes_per_second == pytest.approx(bandwidth, rel=0.02)
     if (16 << 10) < found.least_bytes < (64 << 20):
@@ -44,7 +44,7 @@ def test_a_unit_takes_some_latencies_of_a_fetch(latency: float, bandwidth: float
 
 def test_what_others_do_meanwhile_does_not_raise_it() -> None:
     tries = iter(range(10_000))
-    found = measured_floor(lambda size: 1e-4 + size / 1e9 + 0.01 * (next(tries) % 3 > 0), handed_over_s=0.0)
+    found = measured_floor(lambda size, _at: 1e-4 + size / 1e9 + 0.01 * (next(tries) % 3 > 0), handed_over_s=0.0)
     assert found.latency_s == pytest.approx(1e-4, rel=0.05)
 
 
@@ -52,9 +52,9 @@ def test_it_is_measured_once_per_processor(tmp_path: Path) -> None:
     made = []
 
     @contextlib.contextmanager
-    def probe() -> Iterator[Callable[[int], float]]:
+    def probe() -> Iterator[Callable[[int, int], float]]:
         made.append(1)
-        yield lambda size: 1e-4 + size / 1e9
+        yield lambda size, _at: 1e-4 + size / 1e9
 
     first = fetch_floor(tmp_path / "cache", "Some CPU x2", probe)
     assert fetch_floor(tmp_path / "cache", "Some CPU x2", probe) == first
@@ -67,7 +67,7 @@ def test_reads_of_this_machine_are_measured(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(ENV_CACHE, str(tmp_path))
     device = CpuAccelerator(1 << 20)
     with device.fetch_probe() as fetch:
-        assert all(0 < fetch(size) < 60 for size in (4096, PROBE_BYTES))
+        assert all(0 < fetch(size, PROBE_BYTES - size) < 60 for size in (4096, 4 << 20))
     assert list(tmp_path.iterdir()) == []
     device.close()
 

@@ -79,7 +79,7 @@ class CpuAccelerator:
         self.pool.forget()
 
     @contextmanager
-    def fetch_probe(self) -> Iterator[Callable[[int], float]]:
+    def fetch_probe(self) -> Iterator[Callable[[int, int], float]]:
         """Reads of a file that lies where prepared networks do."""
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_folder()) as name:
@@ -87,9 +87,9 @@ class CpuAccelerator:
             (Path(name) / WEIGHTS_FILE).write_bytes(memory.tobytes())
             reader = UnitReader(Path(name), self._reads)
 
-            def fetch(size: int) -> float:
+            def fetch(size: int, at: int) -> float:
                 begin = time.perf_counter()
-                reader.read(Unit(name="probe", offset=0, size=size, pieces=[]), memory[:size])
+                reader.read(Unit(name="probe", offset=at, size=size, pieces=[]), memory[at : at + size])
                 return time.perf_counter() - begin
 
             try:

@@ -153,15 +153,14 @@ class CudaAccelerator:
         """The arena stays: what runs next would wait for new memory."""
 
     @contextmanager
-    def fetch_probe(self) -> Iterator[Callable[[int], float]]:
+    def fetch_probe(self) -> Iterator[Callable[[int, int], float]]:
         """Copies from pinned memory, by the device's clock."""
         host = self.driver.pinned(PROBE_BYTES)
         slot = torch.empty_like(host, device=self.driver.device)
 
-        def fetch(size: int) -> float:
-            return timed(
-                self.driver, self.copy_stream, "copy in", lambda: slot[:size].copy_(host[:size], non_blocking=True)
-            )
+        def fetch(size: int, at: int) -> float:
+            part, source = slot[at : at + size], host[at : at + size]
+            return timed(self.driver, self.copy_stream, "copy in", lambda: part.copy_(source, non_blocking=True))
 
         try:
             yield fetch

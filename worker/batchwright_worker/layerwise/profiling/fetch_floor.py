@@ -24,15 +24,15 @@ __all__ = ["LATENCIES", "PROBE_BYTES", "FetchFloor", "fetch_floor", "measured_fl
 _LOG = logging.getLogger(__name__)
 LATENCIES: Final = 3
 _SIZES: Final = (16 << 10, 1 << 20, 4 << 20)
-PROBE_BYTES: Final = _SIZES[-1]
-"""The largest fetch that is made to measure."""
+PROBE_BYTES: Final = 64 << 20
+"""What fetches are made from and to, in turn: processors' caches hold less."""
 _TRIES: Final = 9
 _HANDED_OVER: Final = 60
 _LEAST: Final = 16 << 10
 _MOST: Final = 64 << 20
 
-Fetch = Callable[[int], float]
-"""Fetches so many bytes into memory of its own; the seconds that it took."""
+Fetch = Callable[[int, int], float]
+"""Fetches so many bytes from an offset of PROBE_BYTES on, into memory of its own; the seconds that it took."""
 
 
 class FetchFloor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -69,9 +69,13 @@ def fetch_floor(folder: Path, processor: str, probe: Callable[[], AbstractContex
 def measured_floor(fetch: Fetch, handed_over_s: float | None = None) -> FetchFloor:
     """The fastest of some fetches per size: what others do on the machine can only slow them down. `handed_over_s`:
     what it takes to wake another thread; None: measured."""
-    for size in _SIZES:
-        fetch(size)  # memory that is used for the first time
-    small, large, largest = (min(fetch(size) for _ in range(_TRIES)) for size in _SIZES)
+
+    def fastest(size: int) -> float:
+        return min(fetch(size, number * _SIZES[-1]) for number in range(_TRIES))
+
+    for begin in range(0, PROBE_BYTES, _SIZES[-1]):
+        fetch(_SIZES[-1], begin)  # memory that is used for the first time
+    small, large, largest = map(fastest, _SIZES)
     pace = max((largest - large) / (_SIZES[2] - _SIZES[1]), 1e-13)
     latency = max(0.0, small - _SIZES[0] * pace)
     return FetchFloor(

@@ -66,8 +66,9 @@ class NetworkAccelerator(Accelerator, Protocol):
     def forget(self) -> None:
         """No unit is in flight, and none will be for a while: memory for them may be given back."""
 
-    def fetch_probe(self) -> AbstractContextManager[Callable[[int], float]]:
-        """Makes fetches of so many bytes (PROBE_BYTES at most) into memory of their own, and gives their seconds."""
+    def fetch_probe(self) -> AbstractContextManager[Callable[[int, int], float]]:
+        """Makes fetches of so many bytes from an offset on (within PROBE_BYTES) into memory of their own, and gives
+        their seconds."""
 
     def remove(self, name: str) -> None:
         """Remove a network; none of its batches may be in flight."""

@@ -101,8 +101,11 @@ class Residency:
             }
             self.whole = self.in_turn = False
             self.way = ""
+            goes = any(self._residents[name] - positions for name, positions in kept.items())
             self._keep(kept)
-        self._executor.wait_begun(_LONGEST_S)
+        # What stays as it is holds up no load: after a loss one model after the other is loaded beside those that run.
+        if goes:
+            self._executor.wait_begun(_LONGEST_S)
 
     def revise(self) -> None:
         """Let what stays follow the demand."""

@@ -1,0 +1,88 @@
+"""`python -m e2e.bench.layerwise served`, `networks`, `decisions`; as `python -m e2e.bench layerwise ..` too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from e2e.bench.layerwise.places import LocalPlace, Place, cluster_place
+from e2e.bench.layerwise.served import MODES, Figures, Load, as_json, measure, write_models
+
+_MIB = 1 << 20
+
+
+@click.group()
+def cli() -> None:
+    """Layer-by-layer serving: live under load, beside the other ways to run networks, and what a decision costs."""
+
+
+@cli.command()
+@click.option("--where", type=click.Choice(["local", "cluster"]), default="local", show_default=True)
+@click.option("--modes", default=",".join(MODES), show_default=True)
+@click.option("--seconds", type=float, default=24.0, show_default=True, help="Per mode: steady, a model added, a kill.")
+@click.option("--callers", type=int, default=2, show_default=True, help="Per model.")
+@click.option("--memory", type=int, default=192, show_default=True, help="MiB for weights; the models have 400 MB.")
+@click.option("--whole-memory", type=int, default=520, show_default=True, help="MiB of the whole process in mode Off.")
+@click.option("--cpus", type=float, default=1.5, show_default=True, help="Of the cluster's node.")
+@click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write all figures to this file.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a bar is missed.")
+def served(modes: str, path: Path | None, **options: Any) -> None:
+    """Four models of 100 MB in memory for two, in each mode under one load, with a model added and a kill."""
+    names = tuple(name.strip() for name in modes.split(","))
+    if unknown := [name for name in names if name not in MODES]:
+        raise click.BadParameter(f"there is no mode {unknown[0]!r}; choose from {', '.join(MODES)}")
+    load = Load(
+        seconds=options["seconds"],
+        callers=options["callers"],
+        memory=options["memory"] * _MIB,
+        whole_memory=options["whole_memory"] * _MIB,
+    )
+    found: list[Figures] = []
+    with tempfile.TemporaryDirectory(prefix="batchwright-bench-") as folder:
+        files = write_models(Path(folder))
+        with _place(options["where"], files, options["cpus"]) as place:
+            for mode in names:
+                found.append(asyncio.run(measure(place, files, mode, load)))
+                _tell(found[-1])
+                if path is not None:
+                    path.write_text(as_json(found))
+    if options["strict"] and not all(all(each.bars.values()) for each in found if each.mode != "Off"):
+        raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _place(where: str, files: Mapping[str, Path], cpus: float) -> Iterator[Place]:
+    if where == "local":
+        yield LocalPlace()
+        return
+    with cluster_place(files, cpus=cpus) as place:
+        yield place
+
+
+def _tell(figures: Figures) -> None:
+    click.echo(f"{figures.mode} on {figures.place}, {figures.seconds:.0f} s:")
+    for model, rate in figures.per_second.items():
+        click.echo(
+            f"  {model:9} {rate:7.2f}/s  p50 {figures.p50_ms[model]:6.0f} ms  p99 {figures.p99_ms[model]:6.0f} ms"
+        )
+    assert figures.added is not None
+    assert figures.killed is not None
+    late = max(figures.added.late.values())
+    click.echo(f"  a model added in {figures.load_seconds:.1f} s: others late for {late:.0f} s at most")
+    first = ", ".join(f"{model} {seconds:.2f}" for model, seconds in figures.killed.first.items())
+    click.echo(f"  a kill: first answers after {first} s; late for {max(figures.killed.late.values()):.0f} s at most")
+    click.echo(f"  failed {len(figures.failed)}, wrong {figures.wrong}, not ready {figures.unready} times")
+    for failure in figures.failed[:3]:
+        click.echo(f"    {failure}")
+    for bar, met in figures.bars.items():
+        click.echo(f"  {'ok    ' if met else 'MISSED'} {bar}")
+
+
+if __name__ == "__main__":
+    cli()

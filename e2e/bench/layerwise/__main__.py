@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,6 +55,48 @@ def served(modes: str, path: Path | None, **options: Any) -> None:
                     path.write_text(as_json(found))
     if options["strict"] and not all(all(each.bars.values()) for each in found if each.mode != "Off"):
         raise SystemExit(1)
+
+
+@cli.command()
+@click.option("--seconds", type=float, default=100.0, show_default=True, help="Of runs, both conditions together.")
+@click.option("--memory", type=int, default=32, show_default=True, help="MiB for weights in flight.")
+@click.option("--requests", type=int, default=3, show_default=True, help="Per network and run.")
+@click.option("--threads", type=int, default=None, help="Compute threads; default: all cores.")
+@click.option("--folder", type=click.Path(path_type=Path), default=None, help="Networks, kept for the next time.")
+@click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write all figures to this file.")
+def networks(seconds: float, memory: int, path: Path | None, folder: Path | None, **options: Any) -> None:
+    """MiniLM, PP-OCR's detector and recognizer, ResNet-50 at once: streamed, FIFO, whole, sleep/wake, all resident."""
+    from e2e.bench.layerwise.networks import compare
+    from e2e.cluster.machine.paths import cache_folder
+
+    facts = compare(folder or cache_folder() / "layerwise", budget=memory * _MIB, seconds=seconds, **options)
+    text = json.dumps(facts, indent=2)
+    if path is not None:
+        path.write_text(text)
+    for name, each in facts["networks"].items():
+        click.echo(
+            f"{name:10} {each['weightBytes'] / 1e6:6.1f} MB in {each['units']} units, {each['rows']} rows: compute "
+            f"{each['computeMs']:.0f} ms, fetch {each['fetchMs']:.0f} ms"
+        )
+    for condition, ways in facts["conditions"].items():
+        click.echo(f"{condition} (fastest and median of {ways['balanced']['runs']} runs):")
+        for way, each in ways.items():
+            replay = each["replayErrorMedian"]
+            told = "" if replay is None else f"  replay error {replay:.1%}, {each['replayErrorMost']:.1%} at most"
+            ratios = f"x{each['overBalancedFastest']:.2f} x{each['overBalancedMedian']:.2f}"
+            other = "" if each["bitwiseEqual"] else "  OTHER OUTPUTS"
+            times = f"{each['fastestSeconds']:7.3f} {each['medianSeconds']:7.3f} s"
+            click.echo(f"  {way:12} {times}  {ratios}{other}{told}")
+    if not all(each["bitwiseEqual"] for ways in facts["conditions"].values() for each in ways.values()):
+        raise SystemExit("outputs differ from way to way")
+
+
+@cli.command()
+def decisions() -> None:
+    """What one decision costs, by the number of models."""
+    from e2e.bench.layerwise.decisions import main
+
+    main()
 
 
 @contextlib.contextmanager

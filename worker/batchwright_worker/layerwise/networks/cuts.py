@@ -14,11 +14,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ALIGNMENT", "Operation", "Span", "aligned", "boundaries", "cut", "weight_bytes"]
+__all__ = ["ALIGNMENT", "UNITS", "Operation", "Span", "aligned", "boundaries", "cut", "weight_bytes"]
 
 ALIGNMENT: Final = 256
 """Every tensor of a unit begins at a multiple of this: a GPU's libraries choose their kernels by it, so that what runs
 here is what runs on a model that is on the device as a whole."""
+UNITS: Final = 4
+"""So many of the largest units are to fit the memory: below two to three times the largest unit every order loses."""
 _LONG_LIVED: Final = 0.5
 """A value that lives for more than this share of the operations does not count as alive at a cut."""
 

@@ -21,6 +21,7 @@ from batchwright_worker.layerwise.core.residency import first_within
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch
+from batchwright_worker.layerwise.networks.cuts import UNITS
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.fetch_floor import fetch_floor
@@ -32,8 +33,6 @@ __all__ = ["AcceleratorAdapter", "AddedModel", "adapter_of"]
 
 _PROFILED_ROWS: Final = (1, 4)
 """Compute in between and beyond follows from these."""
-_UNITS: Final = 4
-"""So many of the largest units fit: below two to three times the largest unit every order loses."""
 _EMULATED_UNITS: Final = 8
 _ON_GPU: Final = tuple(name for name in DIVISIBLE if FORMATS[name].loader == "torch")
 """Formats whose units are torch graphs; those of the others run in a library that keeps to the CPU here."""
@@ -169,7 +168,7 @@ class _NetworkAdapter:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
-            network = self._opened(source, capacity // _UNITS)
+            network = self._opened(source, capacity // UNITS)
         except NotDivisible as error:
             raise LoadRefusedError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
         resident = leading(network, self._share)

@@ -12,8 +12,11 @@ import click
 
 from batchwright_worker.host.machine import processor_name
 from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.memory.pool import Reads, UnitReader
+from batchwright_worker.layerwise.networks.cuts import UNITS
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
+from batchwright_worker.layerwise.profiling.fetch_floor import fetch_floor
 from batchwright_worker.layerwise.profiling.profiler import RUNS, Effort, measured
 from batchwright_worker.layerwise.profiling.profiles import Profile, cache_folder
 
@@ -48,9 +51,12 @@ def prepare_networks(
     rows = _rows(files, more["rows"], sampled=not models)
     host = Host(kind="cpu", threads=more["threads"] or thread_count(), emulated_memory=EmulatedMemory(0))
     processor = f"{processor_name()} x{host.threads} {reads}"
+    device = CpuAccelerator(budget, cast(Reads, reads))
+    floor = fetch_floor(folder, processor, device.fetch_probe)
+    device.close()
     networks, readers, profiles = {}, {}, {}
     for name, path in files.items():
-        networks[name] = network = _opened(name, path, host, folder, budget)
+        networks[name] = network = _opened(name, path, host, folder, (budget, floor.least_bytes))
         readers[name] = reader = UnitReader(network.folder, cast(Reads, reads))
         stack.callback(reader.close)
         if reads != "cached":
@@ -61,7 +67,8 @@ def prepare_networks(
     )
 
 
-def _opened(name: str, path: Path, host: Any, folder: Path, budget: int) -> Network:
+def _opened(name: str, path: Path, host: Any, folder: Path, sizes: tuple[int, int]) -> Network:
+    """`sizes`: of the memory, and of the smallest unit that is worth a fetch; cut as a runtime cuts."""
     from batchwright_worker.backends.base import LoadError
     from batchwright_worker.layerwise.networks.open import open_network
 
@@ -69,8 +76,10 @@ def _opened(name: str, path: Path, host: Any, folder: Path, budget: int) -> Netw
     if kind is None:
         raise click.ClickException(f"{path}: give a .onnx or a .pt2 (torch.export) file")
     source = ModelSource(name=name, format=kind, path=str(path), inputs=[], outputs=[])
+    budget, least = sizes
+    limit = budget // UNITS
     try:
-        network = open_network(source, host, folder, budget // 2)
+        network = open_network(source, host, folder, limit, min(least, limit // 4))
     except (NotDivisible, LoadError) as error:
         raise click.ClickException(f"{name}: {error}") from error
     if network.index.largest_bytes > budget // PAGE * PAGE:

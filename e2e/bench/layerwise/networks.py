@@ -1,0 +1,267 @@
+"""Four real networks in memory for a fifth of their weights: layer by layer beside the other ways to run them.
+
+all-MiniLM-L6-v2 (published weights, by torch.export), PP-OCRv4's detector and recognizer (published, ONNX) and
+ResNet-50 (random weights, ONNX). The ways, each on the same requests, on the same kind of thread, inputs begun before
+the clock starts:
+
+    balanced, rollout   streamed layer by layer
+    FIFO                the same executor in PipeSwitch's order: one request after the other, prefetched across requests
+    whole model         the model that is not there is read whole, in the place of the one that is
+    sleep/wake          the same with all weights asleep in memory of their own (vLLM's sleep mode): waking is a copy
+    resident            everything stays in memory: the ceiling
+
+Every way in turn, again and again, until its share of the seconds is over; first as the machine is, then with a process
+that spins on each core. Outputs of all ways are compared bit by bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from batchwright_worker.host.threads import beside_main
+from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
+from batchwright_worker.layerwise.execution.planner import UnitPlans
+from batchwright_worker.layerwise.memory.pool import page_aligned
+from batchwright_worker.layerwise.networks.units import Bytes, Network
+from batchwright_worker.layerwise.profiling.profiler import example_inputs
+from batchwright_worker.layerwise.tools.comparison import (
+    Trial,
+    TrialRequest,
+    policy_named,
+    run_streamed,
+    run_whole,
+    same_outputs,
+)
+from batchwright_worker.layerwise.tools.prepared_networks import PreparedNetworks, prepare_networks
+from batchwright_worker.layerwise.tools.samples import write_conv
+
+__all__ = ["ROWS", "Compared", "compare", "run_asleep", "write_networks"]
+
+ROWS: Final = {"minilm": 8, "detector": 8, "recognizer": 8, "resnet50": 4}
+_TOKENS: Final = 32
+_RESIDENT: Final = "resident"
+_STREAMED: Final = {"balanced": "balanced", "rollout": "rollout", "FIFO": "fifo"}
+_LEAST_TURNS: Final = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class Compared:
+    """Of one way under one condition."""
+
+    makespans_s: list[float] = field(default_factory=list)
+    replay_errors: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    moved_bytes: int = 0
+    equal: bool = True
+
+    def facts(self, best: Compared) -> dict[str, Any]:
+        """In figures; ratios over `best` by the fastest run and by the medians."""
+        fastest, median = min(self.makespans_s), statistics.median(self.makespans_s)
+        return {
+            "fastestSeconds": fastest,
+            "medianSeconds": median,
+            "runs": len(self.makespans_s),
+            "overBalancedFastest": fastest / min(best.makespans_s),
+            "overBalancedMedian": median / statistics.median(best.makespans_s),
+            "replayErrorMedian": statistics.median(self.replay_errors) if self.replay_errors else None,
+            "replayErrorMost": max(self.replay_errors, default=None),
+            "peakBytes": self.peak_bytes,
+            "movedBytes": self.moved_bytes,
+            "bitwiseEqual": self.equal,
+        }
+
+
+def write_networks(folder: Path) -> dict[str, Path]:
+    """The files; those that are there already are kept."""
+    import rapidocr_onnxruntime
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"minilm": folder / "minilm.pt2", "resnet50": folder / "resnet50.onnx"}
+    if not files["minilm"].is_file():
+        _export_minilm(files["minilm"])
+    if not files["resnet50"].is_file():
+        write_conv(files["resnet50"])
+    models = Path(rapidocr_onnxruntime.__file__).parent
+    [files["detector"]], [files["recognizer"]] = (models.rglob(f"*{word}_infer.onnx") for word in ("det", "rec"))
+    return files
+
+
+def _export_minilm(path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from e2e.bench.networks.minilm import Model, weights
+    from e2e.bench.networks.workloads import minilm_weights
+
+    module = Model()
+    module.load_state_dict(weights(load_file(minilm_weights()), module))
+    examples = tuple(torch.ones(2, _TOKENS, dtype=torch.int64) for _ in range(2))
+    rows = torch.export.Dim("rows", min=1, max=4096)
+    program = torch.export.export(module.eval(), examples, dynamic_shapes=tuple({0: rows} for _ in examples))
+    partial = path.with_suffix(".partial.pt2")
+    torch.export.save(program, partial)
+    partial.replace(path)
+
+
+def compare(folder: Path, *, budget: int, seconds: float, requests: int, threads: int | None) -> dict[str, Any]:
+    """All figures; `seconds` for both conditions together, after the networks are prepared and measured."""
+    files = write_networks(folder)
+    rows = [(name, str(number)) for name, number in ROWS.items()]
+    with contextlib.ExitStack() as stack:
+        prepared = prepare_networks(
+            stack,
+            models=[(name, str(path)) for name, path in files.items()],
+            budget=budget,
+            reads="cached",
+            rows=rows,
+            cache=folder / "prepared",
+            threads=threads,
+        )
+        ways = _ways(stack, prepared, _requests(prepared, requests))
+        conditions = {}
+        for name, neighbours in (("as the machine is", 0), ("a neighbour on each core", os.cpu_count() or 1)):
+            with spinning(neighbours):
+                conditions[name] = _timed(ways, seconds / 2)
+    return {
+        "networks": {
+            name: {
+                "weightBytes": network.index.weight_bytes,
+                "tableBytes": network.index.table_bytes,
+                "units": len(network.index.units),
+                "rows": prepared.profiles[name].rows,
+                "computeMs": prepared.profiles[name].total_compute_s * 1e3,
+                "fetchMs": prepared.profiles[name].total_fetch_s * 1e3,
+            }
+            for name, network in prepared.networks.items()
+        },
+        "budgetBytes": budget,
+        "requestsPerModel": requests,
+        "load": os.getloadavg()[0],
+        "conditions": {
+            condition: {way: each.facts(found["balanced"]) for way, each in found.items()}
+            for condition, found in conditions.items()
+        },
+    }
+
+
+def _requests(prepared: PreparedNetworks, each: int) -> list[TrialRequest]:
+    one = [
+        TrialRequest(model=name, rows=ROWS[name], inputs=example_inputs(network.inputs, ROWS[name]))
+        for name, network in prepared.networks.items()
+    ]
+    return one * each
+
+
+Ways = Mapping[str, Callable[[], Trial]]
+
+
+def _ways(stack: contextlib.ExitStack, prepared: PreparedNetworks, requests: Sequence[TrialRequest]) -> Ways:
+    device, plans = CpuAccelerator(prepared.budget, prepared.reads), UnitPlans()
+    stack.callback(device.pool.close)
+    for name, network in prepared.networks.items():
+        device.add(name, network)
+        plans.add(name, [prepared.profiles[name]])
+    networks = {name: (network, prepared.readers[name]) for name, network in prepared.networks.items()}
+    asleep = {name: _asleep(*each) for name, each in networks.items()}
+
+    def streamed(policy: str) -> Trial:
+        return run_streamed(device, plans, requests, policy_named(policy, plans, requests, device.ring.capacity, None))
+
+    def resident() -> Trial:
+        for name, network in prepared.networks.items():
+            everything = frozenset(range(len(network.index.units)))
+            device.keep(name, everything)
+            plans.keep(name, everything)
+        try:
+            return streamed("fifo")
+        finally:
+            for name in prepared.networks:
+                device.keep(name, frozenset())
+                plans.keep(name, frozenset())
+
+    return {
+        **{way: partial(streamed, policy) for way, policy in _STREAMED.items()},
+        "whole model": lambda: run_whole(networks, requests),
+        "sleep/wake": lambda: run_asleep(prepared.networks, asleep, requests),
+        _RESIDENT: resident,
+    }
+
+
+def _asleep(network: Network, reader: Any) -> Bytes:
+    """All weights of a network, in memory that none of it runs in."""
+    memory = page_aligned(network.index.weight_bytes)
+    for unit in network.index.units:
+        reader.read(unit, memory[unit.offset : unit.offset + unit.size])
+    return memory
+
+
+def run_asleep(networks: Mapping[str, Network], asleep: Mapping[str, Bytes], requests: Sequence[TrialRequest]) -> Trial:
+    """In order; a model that is asleep is copied whole into the place of the one that is awake."""
+    return beside_main(_run_asleep, networks, asleep, requests)
+
+
+def _run_asleep(
+    networks: Mapping[str, Network], asleep: Mapping[str, Bytes], requests: Sequence[TrialRequest]
+) -> Trial:
+    trial = Trial(name="sleep/wake")
+    place = page_aligned(max(network.index.weight_bytes for network in networks.values()))
+    states = [networks[request.model].begin(request.inputs, request.rows) for request in requests]
+    begin, awake = time.monotonic(), ""
+    for request, state in zip(requests, states, strict=True):
+        network = networks[request.model]
+        if request.model != awake:
+            place[: network.index.weight_bytes] = asleep[request.model]
+            trial.totals.bytes += network.index.weight_bytes
+            awake = request.model
+        for position, unit in enumerate(network.index.units):
+            network.compute(position, place[unit.offset : unit.offset + unit.size], state)
+        trial.outputs.append(network.end(state, request.rows))
+    trial.makespan_s = time.monotonic() - begin
+    trial.peak_bytes = place.nbytes
+    return trial
+
+
+def _timed(ways: Ways, seconds: float) -> dict[str, Compared]:
+    """Every way once in each turn; the first turn is for whatever libraries set up."""
+    found = {name: Compared() for name in ways}
+    reference: Trial | None = None
+    deadline, turn = time.monotonic() + seconds, 0
+    while turn <= _LEAST_TURNS or time.monotonic() < deadline:
+        for name, run in ways.items():
+            trial = run()
+            reference = reference or trial
+            found[name].equal &= same_outputs(trial, reference)
+            if turn:
+                _count(found[name], trial)
+        turn += 1
+    return found
+
+
+def _count(seen: Compared, trial: Trial) -> None:
+    seen.makespans_s.append(trial.makespan_s)
+    seen.peak_bytes = max(seen.peak_bytes, trial.peak_bytes)
+    seen.moved_bytes = max(seen.moved_bytes, trial.totals.bytes)
+    if trial.check is not None:
+        seen.replay_errors.append(trial.check.error)
+
+
+@contextlib.contextmanager
+def spinning(processes: int) -> Iterator[None]:
+    """So many processes that never rest."""
+    found = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()

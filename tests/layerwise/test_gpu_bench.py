@@ -24,3 +24,6 @@ def test_the_bench_runs_dry(
     facts = json.loads(told.read_text())
     assert sum(facts["weightBytes"].values()) > facts["arenaBytes"]
     assert all(way["equal"] for way in facts["ways"].values())
+    assert facts["dtype"] == "bfloat16"
+    assert facts["sleepWakeS"] > 0
+    assert facts["residentS"] > 0

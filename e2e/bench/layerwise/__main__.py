@@ -62,6 +62,7 @@ def served(modes: str, path: Path | None, **options: Any) -> None:
 @click.option("--memory", type=int, default=32, show_default=True, help="MiB for weights in flight.")
 @click.option("--requests", type=int, default=3, show_default=True, help="Per network and run.")
 @click.option("--threads", type=int, default=None, help="Compute threads; default: all cores.")
+@click.option("--reads", type=click.Choice(["direct", "cold", "cached"]), default="direct", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default=None, help="Networks, kept for the next time.")
 @click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write all figures to this file.")
 def networks(seconds: float, memory: int, path: Path | None, folder: Path | None, **options: Any) -> None:

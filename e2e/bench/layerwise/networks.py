@@ -10,8 +10,9 @@ the clock starts:
     sleep/wake          the same with all weights asleep in memory of their own (vLLM's sleep mode): waking is a copy
     resident            everything stays in memory: the ceiling
 
-Every way in turn, again and again, until its share of the seconds is over; first as the machine is, then with a process
-that spins on each core. Outputs of all ways are compared bit by bit.
+Weights come from files past the page cache (`--reads direct`), but for the last two, which have room for all of them in
+memory. Every way in turn, again and again, until its share of the seconds is over; first as the machine is, then with a
+process that spins on each core. Outputs of all ways are compared bit by bit.
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ def _export_minilm(path: Path) -> None:
     partial.replace(path)
 
 
-def compare(folder: Path, *, budget: int, seconds: float, requests: int, threads: int | None) -> dict[str, Any]:
-    """All figures; `seconds` for both conditions together, after the networks are prepared and measured."""
+def compare(folder: Path, *, budget: int, seconds: float, requests: int, **options: Any) -> dict[str, Any]:
+    """All figures; `seconds` for both conditions together, after the networks are prepared and measured. `options`:
+    reads, threads."""
     files = write_networks(folder)
     rows = [(name, str(number)) for name, number in ROWS.items()]
     with contextlib.ExitStack() as stack:
@@ -122,10 +124,9 @@ def compare(folder: Path, *, budget: int, seconds: float, requests: int, threads
             stack,
             models=[(name, str(path)) for name, path in files.items()],
             budget=budget,
-            reads="cached",
             rows=rows,
             cache=folder / "prepared",
-            threads=threads,
+            **options,
         )
         ways = _ways(stack, prepared, _requests(prepared, requests))
         conditions = {}
@@ -145,6 +146,7 @@ def compare(folder: Path, *, budget: int, seconds: float, requests: int, threads
             for name, network in prepared.networks.items()
         },
         "budgetBytes": budget,
+        "reads": options["reads"],
         "requestsPerModel": requests,
         "load": os.getloadavg()[0],
         "conditions": {

@@ -1,4 +1,4 @@
-"""The command line: `python -m e2e.conformance onnx`."""
+"""The command line: `python -m e2e.conformance onnx`, `python -m e2e.conformance triton EXAMPLES`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 @click.group()
 def cli() -> None:
-    """Models with known answers, each through `batchwright-worker serve`."""
+    """Models with known answers and clients of others, each through `batchwright-worker serve`."""
 
 
 @cli.command()
@@ -36,6 +36,23 @@ def onnx(only: str, limit: int | None, path: Path | None, most_refused: int) -> 
     wrong = sum(each.verdict == "wrong" for each in outcomes)
     refused = sum(each.verdict == "refused" for each in outcomes)
     sys.exit(1 if wrong or refused > most_refused else 0)
+
+
+@cli.command()
+@click.argument("examples", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--python", default=sys.executable, help="Has tritonclient and pillow; default: this interpreter.")
+def triton(examples: Path, python: str) -> None:
+    """Triton's Python example clients, of the folder src/python/examples of its client repository."""
+    import tempfile
+
+    from e2e.conformance.triton_examples import outcomes_of
+
+    passed = total = 0
+    with tempfile.TemporaryDirectory(prefix="triton-") as folder:
+        for outcome in outcomes_of(examples.absolute(), Path(python), Path(folder)):
+            total, passed = total + 1, passed + outcome.passed
+            click.echo(f"{'pass' if outcome.passed else 'fail'}  {outcome.run.name:32} {outcome.note}")
+    click.echo(f"{passed} of {total} pass")
 
 
 if __name__ == "__main__":

@@ -105,15 +105,18 @@ def test_deadlines_and_priorities_are_taken(served: Served, module: Any) -> None
 
 
 @pytest.mark.parametrize("module", [triton_http, triton_grpc])
-def test_overrides_of_a_load_are_refused(served: Served, module: Any) -> None:
+def test_files_and_other_backends_of_a_load_are_refused(served: Served, module: Any) -> None:
+    """`tests/protocol/test_load_overrides.py` has what is taken."""
     overrides: list[dict[str, Any]] = [
-        {"config": '{"max_batch_size": 4}'},
+        {"config": '{"backend": "python"}'},
         {"config": "{}", "files": {"file:1/model.onnx": b"abc"}},
     ]
     port = served.http if module is triton_http else served.grpc
     with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
         for override in overrides:
-            with pytest.raises(InferenceServerException, match=r"'(config|file:1/model.onnx)' is not supported"):
+            with pytest.raises(
+                InferenceServerException, match=r"failed to load 'linear': (config.backend|parameter 'file:1)"
+            ):
                 client.load_model("linear", **override)
         client.unload_model("linear", unload_dependents=True)
         client.load_model("linear")

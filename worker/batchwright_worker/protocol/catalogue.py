@@ -6,7 +6,7 @@ Plain dictionaries with the protocol's field names: JSON bodies as they are, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ class Catalogue:
     more_extensions: tuple[str, ...] = ()
     """Extensions that are served here because somebody asked for them."""
     server_name: str = "batchwright"
+    overridden: dict[str, tuple[Model, Model]] = field(default_factory=dict)
+    """Models that were loaded with other bounds of batches: as they were before, and as they are since."""
 
     def check(self, name: str, version: str = "") -> None:
         """Raises UnknownModel unless this model, in this version (empty: any), is served here; ModelUnavailable
@@ -64,6 +66,22 @@ class Catalogue:
     def version(self, name: str) -> str:
         """The one that is served."""
         return self.models[name].served_version
+
+    def declared(self, name: str) -> Model:
+        """As the manifest has it, whatever a load has said since."""
+        now = self.models[name]
+        before, since = self.overridden.get(name, (now, now))
+        return before if now == since else now
+
+    def override(self, name: str, model: Model) -> None:
+        """Serve it with these bounds of batches until `restore`, or until the manifest has others."""
+        self.overridden[name] = (self.declared(name), model)
+        self.engine.reconfigure([model])
+
+    def restore(self, name: str) -> None:
+        """Serve it as the manifest has it."""
+        self.engine.reconfigure([self.declared(name)])
+        self.overridden.pop(name, None)
 
     def labels(self, name: str) -> dict[str, tuple[str, ...]]:
         """The names of classes, by output."""

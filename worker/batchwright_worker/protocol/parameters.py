@@ -58,17 +58,6 @@ def check_once(name: str, known: Collection[str]) -> None:
         raise BadInput(f"output {name!r} is asked for twice; name each output once")
 
 
-def check_load(parameters: Mapping[str, Any]) -> None:
-    """Of a call that loads a model. Raises BadInput for an override of its configuration or of its files."""
-    for name in parameters:
-        if name == "config" or name.startswith("file:"):
-            raise BadInput(
-                f"parameter {name!r} is not supported: a model is loaded as the ModelDeployment says, overrides of its "
-                "configuration and files are not taken; change spec.models there, and leave the parameter out"
-            )
-        raise BadInput(f"parameter {name!r} is not known: a load has no parameters; leave it out")
-
-
 def check_unload(parameters: Mapping[str, Any]) -> None:
     """Of a call that unloads a model; it may unload dependents too, there are none. Raises BadInput."""
     for name in parameters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 import grpc
@@ -23,7 +24,8 @@ from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
 from batchwright_worker.protocol.grpc.region_calls import RegionCalls
 from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LargeBodies, WasRead, request_of
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.parameters import check_load, check_unload
+from batchwright_worker.protocol.load_overrides import take_overrides
+from batchwright_worker.protocol.parameters import check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.shared_memory import Regions
 from batchwright_worker.protocol.tls import Certificates
@@ -101,7 +103,8 @@ class InferenceService(RegionCalls):
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        await self._control(request, context, check_load, self._engine.load)
+        take = partial(take_overrides, self._catalogue, request.model_name)
+        await self._control(request, context, take, self._engine.load)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -28,8 +28,9 @@ from batchwright_worker.protocol.http.plain_bodies import decoded, plain_body
 from batchwright_worker.protocol.http.region_routes import RegionRoutes
 from batchwright_worker.protocol.large_bodies import LargeBodies
 from batchwright_worker.protocol.limits import Limits
+from batchwright_worker.protocol.load_overrides import take_overrides
 from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
-from batchwright_worker.protocol.parameters import check_load, check_unload
+from batchwright_worker.protocol.parameters import check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.shared_memory import Regions
 
@@ -229,7 +230,7 @@ class HttpApp(TaskApp):
         return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
 
     async def _load(self, request: HttpRequest, target: Target) -> HttpResponse:
-        check_load(self._control_parameters(request, target))
+        take_overrides(self._catalogue, target.model, self._control_parameters(request, target))
         await self._engine.load(target.model)
         return HttpResponse(200, b"{}")
 

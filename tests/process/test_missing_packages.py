@@ -30,6 +30,14 @@ def test_the_extra_is_named(package: str, program: str, command: str, extra: str
     )
 
 
+def test_the_laboratory_names_its_own_extra() -> None:
+    said = without("scipy", "batchwright_worker", "layerwise", "simulate", "--help")
+    assert said.returncode == 1
+    assert said.stderr == (
+        "Error: simulate needs the package scipy, which is not installed: pip install 'batchwright[lab]'\n"
+    )
+
+
 @pytest.mark.parametrize("program", ["batchwright_operator", "batchwright_worker"])
 def test_the_help_needs_no_extra(program: str) -> None:
     said = without("aiohttp", program, "--help")

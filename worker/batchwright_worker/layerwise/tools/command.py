@@ -36,6 +36,6 @@ COMMANDS: Final = {
 }
 
 
-@click.group(cls=RoleGroup, roles=COMMANDS, extra="worker")
+@click.group(cls=RoleGroup, roles=COMMANDS, extra="lab")
 def command() -> None:
     """Several models on one accelerator, layer by layer: whose layer next leaves neither engine idle?"""

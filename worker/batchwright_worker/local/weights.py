@@ -82,13 +82,18 @@ async def _brought(wanted: WantedArtifact, store: Store, cache: LocalCache) -> P
     from batchwright_worker.fetch.cache.weights_cache import WeightsCache
 
     bounds = Bounds(max_bytes=cache.max_bytes, keep_free=0.0, grace_s=0.0)
-    shared = WeightsCache(cache.root, bounds, print, may_be_old=True)
+    shared = WeightsCache(cache.root, bounds, _say, may_be_old=True)
     _open.append(shared)
     if (found := await shared.bring_if_possible(wanted, store, origin_of({}, os.environ))) is not None:
         return found.path
     target = _own_folder(cache.root) / "artifact" / wanted.target.name
-    await fetch_artifact(replace(wanted, target=target), store, print)
+    await fetch_artifact(replace(wanted, target=target), store, _say)
     return target
+
+
+def _say(text: str) -> None:
+    """Beside what a program reads of `run --json`."""
+    click.echo(text, err=True)
 
 
 _open: list[WeightsCache] = []

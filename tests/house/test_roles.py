@@ -41,6 +41,7 @@ ROLES = {
         "batchwright_worker.runtime.process",
         "batchwright_worker.backends.onnx",
         "batchwright_worker.backends.emulated",
+        "batchwright_worker.backends.triton_python",
     ],
     "sidecar": ["batchwright_worker.sidecar.command", "batchwright_worker.sidecar.process"],
 }

@@ -20,6 +20,9 @@ import tritonclient.http as triton_http
 import trustme
 from cryptography import x509
 
+from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse
+from batchwright_worker.protocol.http.server import HttpServer, bound
+from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.tls import CHECK_S, Certificates, TlsFiles
 from batchwright_worker.protocol.tls_refusals import SILENT_S, Refusals
 from tests.protocol.raw_http import infer_request, read_response
@@ -249,6 +252,28 @@ def answered(served: Served, context: ssl.SSLContext) -> str:
         return str(error)
 
 
+class Nothing:
+    """An application that is never asked."""
+
+    def handle(self, request: HttpRequest) -> None:
+        raise AssertionError
+
+    def with_common_headers(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        return response
+
+
+async def test_a_handshake_that_hangs_does_not_keep_the_port_from_stopping(tmp_path: Path) -> None:
+    listener = bound("127.0.0.1", 0)
+    server = HttpServer(Nothing(), Limits(header_seconds=3600))
+    serving_task = server.start(listener, Certificates(Authority(tmp_path).files()))
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    await asyncio.sleep(0.05)  # until it is accepted; it says nothing
+    server.stop()
+    await asyncio.wait_for(serving_task, 60)
+    assert await reader.read() == b""
+    writer.close()
+
+
 def test_the_log_is_not_filled(caplog: pytest.LogCaptureFixture) -> None:
     """The same reason again is counted; connections that only end are not told at all."""
     now = 0.0
@@ -267,8 +292,8 @@ def test_the_log_is_not_filled(caplog: pytest.LogCaptureFixture) -> None:
 
 def reached(made: grpc.Channel) -> bool:
     try:
-        grpc.channel_ready_future(made).result(timeout=3)
-    except grpc.FutureTimeoutError:
+        made.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
+    except grpc.RpcError:
         return False
     return True
 

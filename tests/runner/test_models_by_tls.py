@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import trustme
 
 from batchwright_worker.api.messages import TrustedServer
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.models.replicas import NotAccepted, ReplicaSet
 from tests.runner.bench import Bench, cpu, model
 from tests.runner.serving_rig import deployment, replica
 
@@ -85,6 +87,23 @@ async def test_a_job_shows_its_certificate_where_one_is_asked_for(
             with pytest.raises(StepFailed, match=r"spec\.tls\.jobsSecretRef") as failed:
                 await run_with(job(name, shown), 1)
             assert failed.value.reason == "CertificateRefused"
+
+
+async def test_a_certificate_that_was_renewed_is_shown(secret: Secret, tmp_path: Path) -> None:
+    """By the connections after the one that was refused for the old one."""
+    mine, shown = (Secret(tmp_path / name) for name in ("mine", "shown"))
+    async with replica(deployment(), options=(*secret.options, "--tls-client-ca", mine.ca)) as here:
+        replicas = ReplicaSet("emu", f"{here.host}:{here.http}", trusting(secret, shown))
+        await replicas.open()
+        [only] = replicas.replicas
+        with pytest.raises(NotAccepted):
+            await replicas.metadata(only, "m")
+        for new, old in ((mine.cert, shown.cert), (mine.key, shown.key)):
+            shutil.copy(new, old)
+        with pytest.raises(NotAccepted):
+            await replicas.metadata(only, "m")
+        assert b'"name":"m"' in (await replicas.metadata(only, "m")).body
+        await replicas.close()
 
 
 @pytest.fixture

@@ -89,8 +89,10 @@ class HttpServer:
         """The same by TLS, each connection with the certificate that is in force as it comes."""
         accepting = asyncio.create_task(self._accept_tls(listener, certificates))
         await self._stop.wait()
-        accepting.cancel()
-        await asyncio.gather(accepting, *self._handshakes, return_exceptions=True)
+        ending = (accepting, *self._handshakes)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         listener.close()
 
     async def _accept_tls(self, listener: socket.socket, certificates: Certificates) -> None:

@@ -278,8 +278,8 @@ def state_of(part: PartStatistics, step: ShardStep) -> RunnerState:
 async def present(output: Location) -> AsyncIterator[None]:
     """Others know that this run is at work."""
     presence = Presence(output)
-    await asyncio.to_thread(presence.begin)
     try:
+        await asyncio.to_thread(presence.begin)
         yield
     finally:
         await asyncio.to_thread(presence.end)

@@ -63,7 +63,7 @@ def local_deployment(
     kind = _kind(spec, kind)
     runtime: Document = next((each for each in spec.get("runtimes", []) if each["accelerator"] == kind), {})
     _check_server(runtime, kind, server)
-    local = document if server is not None else _with_local_files(document, kind, volumes, cache or local_cache())
+    local = _with_local_files(document, kind, volumes, cache or local_cache(), texts_alone=server is not None)
     return LocalDeployment(
         name=document["metadata"]["name"],
         document=local,
@@ -120,9 +120,15 @@ def _kind(spec: Document, wanted: str | None) -> str:
     return next((kind for kind in (KIND_CPU, KIND_EMULATED) if kind in common), common[0])
 
 
-def _with_local_files(document: Document, kind: str, volumes: Mapping[str, Path], cache: LocalCache) -> Document:
+def _with_local_files(
+    document: Document, kind: str, volumes: Mapping[str, Path], cache: LocalCache, *, texts_alone: bool
+) -> Document:
+    """`texts_alone`: a server of the user's has the models' files, and the sidecar the tokenizers of those with a
+    task."""
     local = copy.deepcopy(document)
     for index, model in enumerate(local["spec"]["models"]):
+        if texts_alone and not model.get("task"):
+            continue
         for artifact in model["artifacts"]:
             if artifact["accelerator"] == kind and artifact.get("uri"):
                 artifact["uri"] = _local_uri(artifact, f"spec.models[{index}].artifacts", volumes, cache)

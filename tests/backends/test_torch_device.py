@@ -39,6 +39,7 @@ class CpuDevice:
         self.log: list[str] = []
         self.ended = threading.Event()
         self.ended.set()
+        self.awaited: list[Any] = []
         self.captures = 0
         self.trims = 0
         self.refuses_capture = False
@@ -62,6 +63,7 @@ class CpuDevice:
         pass
 
     def wait(self, event: Any) -> None:
+        self.awaited.append(event)
         assert self.ended.wait(10)
 
     def capture(self, call: Callable[..., Sequence[Any]], inputs: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
@@ -97,6 +99,20 @@ def test_each_stream_follows_the_one_before() -> None:
     np.testing.assert_array_equal(made.run({"x": rows(2)}, 2)["y"], 2 * rows(2))
     order = [entry for entry in device.log if not entry.startswith("pinned")]
     assert order == ["in", "compute waits for the event of in", "compute", "out waits for the event of compute", "out"]
+
+
+def test_after_an_error_buffers_are_free_once_copies_and_kernels_that_read_them_have_ended() -> None:
+    """C14."""
+
+    def fails(_x: Any) -> Any:
+        raise ValueError("no such shape")
+
+    device = CpuDevice()
+    made = model(fails, device)
+    device.awaited.clear()
+    with pytest.raises(ValueError, match="no such shape"):
+        made.begin({"x": rows(2)}, 2)
+    assert device.awaited == ["the event of in", "the event of compute"]
 
 
 def test_a_second_batch_begins_while_the_first_runs_and_a_third_waits_for_its_buffers() -> None:

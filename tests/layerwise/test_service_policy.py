@@ -11,7 +11,8 @@ from batchwright_worker.backends.base import Host
 from batchwright_worker.host.memory import EmulatedMemory
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
-from batchwright_worker.layerwise.core.policy import Balanced, Fifo
+from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Policy
+from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.values import Prefetch
 from batchwright_worker.layerwise.serving import policy_plans
 from batchwright_worker.layerwise.serving import service as serving
@@ -80,6 +81,24 @@ def test_fetches_are_fluid_where_the_plan_gains_by_it(service: Service) -> None:
     run(service, "a", 16)
     assert service.planned()[1] is Prefetch.FLUID
     run(service, "b", 16)
+    service.close()
+
+
+@pytest.mark.parametrize(("load_ms", "decided_by"), [(400, Rollout), (16, Balanced)])
+def test_auto_decides_by_rollout_where_units_take_long_enough(load_ms: int, decided_by: type[Policy]) -> None:
+    """8 units: of 50 ms, of which a decision of 200 us is nothing, or of 2 ms."""
+    settings = LayerwiseSettings(mode="Auto", memory_budget_bytes=4_000, models=2)
+    service = Service(KIND_EMULATED, settings, HOST, lambda error: pytest.fail(str(error)))
+    for name, (fetch_ms, compute_us) in {"a": (load_ms, 1_000), "b": (1, load_ms * 1_000)}.items():
+        emulated = EmulatedSource(
+            bytes_per_row=0,
+            fixed_microseconds=compute_us,
+            per_row_microseconds=0,
+            weights_bytes=8_000,
+            load_milliseconds=fetch_ms,
+        )
+        service.add(ModelSource(name=name, format="emulated", path="", inputs=[], outputs=[], emulated=emulated))
+    assert isinstance(service.planned()[0], decided_by)
     service.close()
 
 

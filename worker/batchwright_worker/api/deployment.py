@@ -141,9 +141,9 @@ class Layerwise(Value, kw_only=True, frozen=True):
         doc(
             '"Off" (write the quotes: bare Off is a boolean in YAML), Literal: the published rule, Balanced: the '
             "better tie-break, Rollout: each candidate is tried and finished by simple rules over a horizon, for "
-            "networks that change their character from layer to layer. Auto: Balanced where it gains; models stay "
-            "whole where all fit memoryBudgetBytes, and run whole in turn where the plan says that this is as fast; "
-            "the status says which, and why."
+            "networks that change their character from layer to layer. Auto: Rollout, or Balanced where units are "
+            "short (7 ms) or models more than three; models stay whole where all fit memoryBudgetBytes, and run "
+            "whole in turn where the plan says that this is as fast; the status says which, and why."
         ),
     ] = "Off"
     skip_limit: Annotated[

@@ -227,8 +227,10 @@ class DeviceModel:
         try:
             outputs, event = self._queued(buffers, inputs, rows)
         except BaseException as error:
-            # Copies into these buffers may be queued still: they are free once those are done.
-            self._device.wait(self._device.record("in"))
+            # Copies into these buffers may be queued still, and kernels that read what was copied: they are free once
+            # those are done.
+            for stream in ("in", "compute"):
+                self._device.wait(self._device.record(stream))
             if isinstance(error, torch.OutOfMemoryError):
                 self._device.empty_cache()
                 raise OutOfDeviceMemoryError(str(error)) from error

@@ -17,6 +17,7 @@ from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Po
 from batchwright_worker.layerwise.core.prefetch import better_prefetch
 from batchwright_worker.layerwise.core.rollout import Rollout
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
+from batchwright_worker.layerwise.core.steps import seconds_of_steps
 from batchwright_worker.layerwise.core.values import Layer, Prefetch
 from batchwright_worker.layerwise.execution.executor import Executor
 from batchwright_worker.layerwise.execution.jobs import LayerwiseBatch, Settled
@@ -46,6 +47,15 @@ _RESIDENTS_EVERY_S: Final = 5.0
 
 _GAP_S: Final = 0.02
 """How long a measurement waits for the end of the batches that run: others are not held up, nor is the load."""
+
+
+_ROLLOUT_UNIT_S: Final = 0.007
+"""Mode Auto decides by rollout from this mean time of a unit on: a decision of 200 us is then 3 % of it at most."""
+
+
+def _long_enough(models: Sequence[Sequence[Layer]]) -> bool:
+    units = [max(layer.compute, layer.fetch) for layers in models for layer in layers]
+    return seconds_of_steps(sum(units)) >= _ROLLOUT_UNIT_S * len(units)
 
 
 class Service:
@@ -232,7 +242,7 @@ class Service:
         if self._settings.mode == "Literal":
             return lambda: Literal(skip_limit=limit)
         filled = fill_time(layers, budget)
-        if self._settings.mode == "Rollout":
+        if self._settings.mode == "Rollout" or (self._settings.mode == "Auto" and _long_enough(layers)):
             return lambda: Rollout(skip_limit=limit, fill_time=filled)
         return lambda: Balanced(skip_limit=limit, fill_time=filled)
 

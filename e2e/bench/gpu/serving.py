@@ -5,8 +5,12 @@ torch with CUDA it needs the packages of NEEDED; `--needs` names those that are 
 index bring them as wheels: `pip download --no-deps -d .whl NAME==VERSION` with the versions of locks/worker.txt, then
 `pip install --no-index --no-deps --target SITE .whl/*.whl` there, and SITE on PYTHONPATH.
 
-Driven directly means from host memory to host memory, the best batch size, CUDA's default stream; the column "resident"
-is the same with its input on the device already: what the arithmetic alone allows.
+Driven directly means from host memory to host memory, the best batch size, CUDA's default stream; "pipelined" is the
+same through pinned memory on two streams in turn, so that one batch's copies run beside the other's kernels; "resident"
+has its input on the device already: what the arithmetic alone allows. The ratio is over the better of the first two.
+
+`--dry-run` does all of it with tiny networks on the CPU, the pipelined arm on a stand-in for the GPU, and has no
+figures to tell: it fails where the run would fail, by an error or an answer that differs.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 NEEDED: Final = (
     "aiohttp",
@@ -78,6 +82,7 @@ class Result:
     best: int = 0
     sweep: dict[int, float] = field(default_factory=dict)
     resident: float = 0.0
+    pipelined: float = 0.0
     direct: list[float] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
     batch: float = 0.0
@@ -88,8 +93,10 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """Median over the rounds."""
-        return statistics.median(ours / theirs for ours, theirs in zip(self.served, self.direct, strict=True))
+        """Median over the rounds, over the better way to drive it directly."""
+        return statistics.median(
+            ours / max(theirs, self.pipelined) for ours, theirs in zip(self.served, self.direct, strict=True)
+        )
 
 
 def missing() -> list[str]:
@@ -112,6 +119,7 @@ def main() -> None:
     parser.add_argument("--needs", action="store_true", help="name what is missing here and end")
     parser.add_argument("--only", choices=sorted(CASES), default=None)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: only to try this program")
+    parser.add_argument("--dry-run", action="store_true", help="tiny networks on the CPU: does all of it run?")
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-size", type=int, default=128)
@@ -121,6 +129,8 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--drive", nargs=2, metavar=("CASE", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.dry_run:
+        options.device, options.seconds, options.rounds, options.max_size = "cpu", 0.4, 1, 4
     if lacking := missing():
         sys.exit(f"missing here: {', '.join(lacking)}; bring them as wheels (see --help)")
     if options.needs:
@@ -135,12 +145,12 @@ def main() -> None:
 # --- networks ------------------------------------------------------------------------------------
 
 
-def module_of(case: Case, *, trial: bool) -> Any:
+def module_of(case: Case, *, trial: bool, tiny: bool = False) -> Any:
     """In half precision, in evaluation mode, on the CPU. A trial without a GPU gets a smaller transformer, in full
-    precision, because CPUs are slow at halves."""
+    precision, because CPUs are slow at halves; a `tiny` one also a network of two layers in ResNet-50's place."""
     import torch
 
-    from e2e.bench.networks.minilm import BASE, MINI, Model
+    from e2e.bench.networks.minilm import BASE, MINI, Model, Size
     from e2e.bench.networks.resnet50 import ResNet50
 
     class Pictures(torch.nn.Module):  # type: ignore[misc]
@@ -148,7 +158,10 @@ def module_of(case: Case, *, trial: bool) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = ResNet50()
+            small = torch.nn.Conv2d(3, 8, 7, stride=32), torch.nn.Flatten(), torch.nn.LazyLinear(10)
+            self.network = torch.nn.Sequential(*small) if tiny else ResNet50()
+            if tiny:
+                self.network(torch.zeros(1, *case.shape))
 
         def forward(self, images: Any) -> Any:
             return self.network(images.to(dtype) / 255 - 0.5).float()
@@ -158,7 +171,8 @@ def module_of(case: Case, *, trial: bool) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = Model(MINI if trial else BASE)
+            size = Size(hidden=48, layers=2, inner=96, heads=4) if tiny else MINI if trial else BASE
+            self.network = Model(size)
 
         def forward(self, tokens: Any) -> Any:
             return self.network(tokens, torch.ones_like(tokens)).float()
@@ -168,7 +182,7 @@ def module_of(case: Case, *, trial: bool) -> Any:
     return (Pictures() if case.name == "resnet50" else Sentences()).to(dtype).eval()
 
 
-def exported(case: Case, folder: Path, *, trial: bool) -> Path:
+def exported(case: Case, folder: Path, *, trial: bool, tiny: bool = False) -> Path:
     """The program's file."""
     import torch
 
@@ -177,7 +191,7 @@ def exported(case: Case, folder: Path, *, trial: bool) -> Path:
     rows = torch.export.Dim("rows", min=1, max=4096)
     with torch.no_grad():
         torch.export.save(
-            torch.export.export(module_of(case, trial=trial), (example,), dynamic_shapes=({0: rows},)), path
+            torch.export.export(module_of(case, trial=trial, tiny=tiny), (example,), dynamic_shapes=({0: rows},)), path
         )
     return path
 
@@ -194,8 +208,8 @@ def inputs_of(case: Case, rows: int, seed: int = 0) -> Any:
 
 
 def drive(case: Case, path: Path, device: str) -> None:
-    """Obeys lines of JSON on standard input: {"batch": n, "seconds": s, "resident": bool}; {"rows": [...]} asks for
-    the answer to `inputs_of(case, 4)`."""
+    """Obeys lines of JSON on standard input: {"batch": n, "seconds": s, "way": ..}; {"answer": true} asks for the
+    answer to `inputs_of(case, 4)`."""
     import torch
 
     program = torch.export.load(path)
@@ -215,9 +229,14 @@ def drive(case: Case, path: Path, device: str) -> None:
         print(json.dumps({"told": told}), flush=True)
 
 
-def _driven(module: Any, case: Case, device: str, batch: int, seconds: float, resident: bool = False) -> float:
+def _driven(
+    module: Any, case: Case, device: str, *, batch: int, seconds: float, way: Literal["direct", "resident", "pipelined"]
+) -> float:
     import torch
 
+    if way == "pipelined":
+        return _pipelined(module, case, device, batch, seconds)
+    resident = way == "resident"
     given = [torch.from_numpy(inputs_of(case, batch, seed)) for seed in range(2)]
     there = [each.to(device) for each in given]
 
@@ -236,6 +255,75 @@ def _driven(module: Any, case: Case, device: str, batch: int, seconds: float, re
             turns += 1
         _settle(device)
     return turns * batch / spent
+
+
+def _pipelined(module: Any, case: Case, device: str, batch: int, seconds: float) -> float:
+    """Two lanes, each with pinned memory and a stream of its own: what one copies runs beside what the other computes.
+    Rows per second; an answer is counted once it is in host memory."""
+    import torch
+
+    from batchwright_worker.layerwise.execution.cuda_driver import TorchCuda
+    from e2e.bench.gpu.stand_in import StandIn
+
+    driver: Any = TorchCuda() if device == "cuda" else StandIn()
+    lanes = [_Lane(driver, module, torch.from_numpy(inputs_of(case, batch, seed))) for seed in range(2)]
+    for turn in range(4):
+        lanes[turn % 2].run()
+    for lane in lanes:
+        lane.wait()
+    begin, turns = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begin) < seconds:
+        lanes[turns % 2].run()
+        turns += 1
+    for lane in lanes:
+        lane.wait()
+        lane.close()
+    return turns * batch / max(spent, time.perf_counter() - begin)
+
+
+class _Lane:
+    """One batch at a time on its way to the device, through it and back."""
+
+    def __init__(self, driver: Any, module: Any, given: Any) -> None:
+        self._driver, self._module = driver, module
+        self._stream, self._ended = driver.stream(), driver.event()
+        self._pinned = driver.pinned(given.numel() * given.element_size())
+        self._host = self._pinned.view(given.dtype).view(given.shape)
+        self._host.copy_(given)
+        self._there = self._host.to(driver.device)
+        self._answer: Any = None
+        self._back: Any = None
+
+    def run(self) -> None:
+        """Begin the next batch, when the one before is back."""
+        import torch
+
+        self.wait()
+        driver, stream = self._driver, self._stream
+
+        def compute() -> None:
+            with torch.inference_mode():
+                self._answer = self._module(self._there)
+
+        def bring_back() -> None:
+            if self._back is None:
+                self._back = driver.pinned(self._answer.numel() * self._answer.element_size())
+            self._back.view(self._answer.dtype).view(self._answer.shape).copy_(self._answer, non_blocking=True)
+
+        driver.queue(stream, "copy in", lambda: self._there.copy_(self._host, non_blocking=True))
+        driver.queue(stream, "compute", compute)
+        driver.queue(stream, "copy out", bring_back)
+        self._ended.record(stream)
+
+    def wait(self) -> None:
+        """Until the last batch is back."""
+        self._ended.synchronize()
+
+    def close(self) -> None:
+        """Give the pinned memory back."""
+        for memory in (self._pinned, self._back):
+            if memory is not None:
+                self._driver.unpin(memory)
 
 
 def _settle(device: str) -> None:
@@ -284,12 +372,13 @@ def measure(case: Case, options: Any) -> Result:
     kind = "nvidia.com/gpu" if options.device == "cuda" else "cpu"
     result = Result(case=case.name)
     with tempfile.TemporaryDirectory(prefix="batchwright-gpu-") as scratch:
-        path = exported(case, Path(scratch), trial=options.device == "cpu")
+        path = exported(case, Path(scratch), trial=options.device == "cpu", tiny=options.dry_run)
         driver = Driver(case, path, options.device)
         sizes = [size for size in SIZES if size <= options.max_size]
-        result.sweep = {size: driver.ask(batch=size, seconds=options.seconds / 4) for size in sizes}
+        result.sweep = {size: driver.ask(batch=size, seconds=options.seconds / 4, way="direct") for size in sizes}
         result.best = max(result.sweep, key=result.sweep.__getitem__)
-        result.resident = driver.ask(batch=result.best, seconds=options.seconds / 2, resident=True)
+        result.resident = driver.ask(batch=result.best, seconds=options.seconds / 2, way="resident")
+        result.pipelined = driver.ask(batch=result.best, seconds=options.seconds, way="pipelined")
         print(f"{case.name}: directly, rows/s by batch size: {result.sweep}", file=sys.stderr, flush=True)
         model = {
             "name": "m",
@@ -304,7 +393,7 @@ def measure(case: Case, options: Any) -> Result:
             check(case, driver, server)
             for _ in range(options.rounds):
                 with utilization(options.device) as busy:
-                    result.direct.append(driver.ask(batch=result.best, seconds=options.seconds))
+                    result.direct.append(driver.ask(batch=result.best, seconds=options.seconds, way="direct"))
                 result.utilization_direct = busy()
                 loop = ClosedLoop(server.port, requests)
                 loop.start(callers)
@@ -365,17 +454,17 @@ def report(results: Sequence[Result], options: Any) -> None:
     lines = [
         f"{product}, torch {torch.__version__}, half precision, {options.rounds} rounds of {options.seconds:.0f} s",
         "",
-        "| network | direct rows/s (batch) | resident | sidecar rows/s (mean batch) | ratio "
+        "| network | direct rows/s (batch) | pipelined | resident | sidecar rows/s (mean batch) | ratio "
         "| GPU busy direct / sidecar |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in results:
         direct, served = statistics.median(each.direct), statistics.median(each.served)
         busy = f"{each.utilization_direct:.0%} / {each.utilization_served:.0%}"
         note = f", {each.failed} failed" if each.failed else ""
+        directly = f"{direct:.0f} ({each.best}) | {each.pipelined:.0f} | {each.resident:.0f}"
         lines.append(
-            f"| {each.case} | {direct:.0f} ({each.best}) | {each.resident:.0f} | {served:.0f} ({each.batch:.1f}){note} "
-            f"| **{each.ratio:.3f}** | {busy} |"
+            f"| {each.case} | {directly} | {served:.0f} ({each.batch:.1f}){note} | **{each.ratio:.3f}** | {busy} |"
         )
     text = "\n".join(lines)
     print(text)

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from batchwright_operator.settings import Settings
-from e2e.cluster import ControlPlane
+from e2e.cluster import ControlPlane, kubectl_path
 from e2e.cluster.build.components import program
 from e2e.cluster.machine.waiting import wait_until
-from e2e.release.chart import CHART
+from e2e.release.chart import CHART, ROOT
 from e2e.release.values import Values
 
 Object = dict[str, Any]
@@ -247,6 +247,28 @@ def test_install_upgrade_rollback_and_uninstall(empty: ControlPlane) -> None:
     assert api.exists(crds)  # crds.keep
     release.run("install", str(CHART), "--take-ownership")
     release.run("uninstall")
+
+
+@apiserver
+def test_from_kustomize_to_the_chart(empty: ControlPlane) -> None:
+    """What was applied server-side becomes the release's; nothing is made anew."""
+    command = [
+        str(kubectl_path()),
+        "--kubeconfig",
+        str(empty.kubeconfig),
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+    ]
+    subprocess.run([*command, "-k", str(ROOT / "manifests" / "base")], check=True, capture_output=True)
+    operator = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/batchwright-operator"
+    before = empty.api.get(operator)["metadata"]["uid"]
+    release = Release(empty)
+    release.run("install", str(CHART), "--take-ownership", "--force-conflicts", "--set", "operator.replicas=2")
+    after = empty.api.get(operator)
+    assert (after["metadata"]["uid"], after["spec"]["replicas"]) == (before, 2)
+    release.run("uninstall")
+    assert not empty.api.exists(operator)
 
 
 PLURALS = {"NetworkPolicy": "networkpolicies", "ValidatingAdmissionPolicy": "validatingadmissionpolicies"}

@@ -13,6 +13,7 @@ from e2e.bench.gpu import __main__ as both
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.timeout(480)
 def test_both_benches_run_dry_in_one_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from e2e.cluster.machine import preflight
 from e2e.cluster.build import toolchain
+from e2e.cluster.machine import preflight
 from e2e.cluster.machine.errors import BuildError, NotFoundError
 from e2e.cluster.machine.locking import alone
 from e2e.cluster.machine.paths import COMPONENTS, cache_folder

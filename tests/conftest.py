@@ -19,10 +19,13 @@ settings.load_profile(os.environ.get("BATCHWRIGHT_HYPOTHESIS", "suite"))
 
 
 def pytest_configure() -> None:
-    """A suite that is terminated ends as one that is interrupted: its fixtures end the servers that they started."""
+    """A suite that is terminated ends as one that is interrupted: its fixtures end the servers that they started. What
+    a shell starts in the background ignores interrupts, and so would the programs that are tested by one."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -150,7 +150,7 @@ def test_a_model_is_loaded_and_measured_while_another_runs(networks: Networks) -
 def test_an_answer_waits_for_its_own_last_unit_and_compute_goes_on_meanwhile(networks: Networks) -> None:
     """C2: the copy of the outputs is behind the last unit, not behind the next batch's units that are queued already;
     while it is on its way the compute engine runs those."""
-    rig = Rig(networks, StandIn(lambda engine: 5e-3 if engine == "copy out" else 1e-3), units=4)
+    rig = Rig(networks, StandIn(lambda engine: 5e-2 if engine == "copy out" else 1e-3), units=4)
     requests = rig.requests(3)
     run_streamed(rig.device, rig.plans, requests, Fifo())
     computed = rig.work("compute")[-sum(len(rig.networks[each.model][0].index.units) for each in requests) :]

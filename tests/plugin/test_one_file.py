@@ -167,12 +167,15 @@ def test_the_dashboard_is_served_and_kept(one_file: OneFile, tmp_path: Path) -> 
     assert "default/ocr" in (tmp_path / "page.html").read_text()
     command = [str(one_file.path), "dashboard", "--no-open"]
     with subprocess.Popen(command, env=one_file.environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        with urllib.request.urlopen(address.partition("#")[0], timeout=10) as page:
-            assert b"dashboard.js" in page.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            with urllib.request.urlopen(address.partition("#")[0], timeout=10) as page:
+                assert b"dashboard.js" in page.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_decisions_follow_what_comes(one_file: OneFile, plane: ControlPlane) -> None:
@@ -190,9 +193,10 @@ def test_decisions_follow_what_comes(one_file: OneFile, plane: ControlPlane) -> 
                 time.sleep(0.1)
             else:
                 pytest.fail("nothing followed")
-        finally:
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 # --- the file ------------------------------------------------------------------------------------

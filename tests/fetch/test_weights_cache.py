@@ -23,13 +23,13 @@ from aiohttp.test_utils import TestServer
 from batchwright_worker.api.messages import SidecarState
 from batchwright_worker.fetch.artifact import WantedArtifact
 from batchwright_worker.fetch.cache.counters import Counters, read_counters
-from batchwright_worker.fetch.cache.flocks import taken
 from batchwright_worker.fetch.cache.layout import Layout, written_bytes
 from batchwright_worker.fetch.cache.room import Bounds
 from batchwright_worker.fetch.cache.verification import damage_of
 from batchwright_worker.fetch.cache.weights_cache import CachedArtifact, WeightsCache
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted
 from batchwright_worker.fetch.sources import store_of
+from batchwright_worker.file_locks import taken
 from batchwright_worker.protocol.metrics import Metrics
 from tests.artifacts.test_companions import model_with
 from tests.fetch.stores import LOOPBACK, Files

@@ -4,6 +4,8 @@ for the other."""
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -241,6 +243,23 @@ def test_a_lock_ends_with_its_process_and_a_waiting_run_can_be_stopped(tmp_path:
         with pytest.raises(GaveUp), alone(output, given_up=lambda: True):
             pass
     assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_file_system_without_locks_is_written_to_as_if_nobody_else_were_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    output = locate(tmp_path.as_uri())
+    present = Presence(output)
+    present.begin()
+    with alone(output):
+        assert running(output) == []
+        assert not is_held(output)
+    present.end()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_of_many_one_is_alone(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ _open: list[WeightsCache] = []
 
 def _own_folder(root: Path) -> Path:
     """For this process alone; those of processes that have ended go."""
-    from batchwright_worker.fetch.cache.flocks import shared_lock, taken
+    from batchwright_worker.file_locks import shared_lock, taken
 
     parent = root / "uncached"
     parent.mkdir(parents=True, exist_ok=True)

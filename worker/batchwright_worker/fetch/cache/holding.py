@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchwright_worker.fetch.cache.flocks import Flock, shared_lock
 from batchwright_worker.fetch.cache.layout import ENTRY_FILE
+from batchwright_worker.file_locks import Flock, shared_lock
 
 _LOG = logging.getLogger(__name__)
 _held: list[Flock] = []

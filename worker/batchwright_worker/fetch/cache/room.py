@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 
 from batchwright_worker.fetch.cache.counters import counted
-from batchwright_worker.fetch.cache.flocks import Flock, briefly, taken
 from batchwright_worker.fetch.cache.layout import Layout, replace_text, written_bytes
 from batchwright_worker.fetch.errors import NotCached
+from batchwright_worker.file_locks import Flock, briefly, taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

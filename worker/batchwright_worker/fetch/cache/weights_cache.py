@@ -17,7 +17,6 @@ from batchwright_worker.api.uris import is_folder_uri
 from batchwright_worker.artifacts.digest import file_sha256
 from batchwright_worker.fetch.artifact import FetchedArtifact, WantedArtifact, fetch_artifact
 from batchwright_worker.fetch.cache.counters import counted
-from batchwright_worker.fetch.cache.flocks import Flock, briefly, shared_lock, taken
 from batchwright_worker.fetch.cache.identity import is_current, prefix_of, suffix_of
 from batchwright_worker.fetch.cache.layout import CONTENT, ENTRY_FILE, CachedFile, Entry, Layout, replace_text
 from batchwright_worker.fetch.cache.room import Bounds, Room
@@ -25,6 +24,7 @@ from batchwright_worker.fetch.cache.verification import damage_of
 from batchwright_worker.fetch.download import attempts
 from batchwright_worker.fetch.errors import FetchRefused, Interrupted, NoSpace, NotCached
 from batchwright_worker.fetch.source import RemoteFile, Store
+from batchwright_worker.file_locks import Flock, briefly, shared_lock, taken
 
 _POLL_S: Final = 0.2
 

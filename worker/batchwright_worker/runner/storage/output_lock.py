@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import threading
@@ -21,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from batchwright_worker.file_locks import taken
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.storage.bucket_files import BucketFiles
 from batchwright_worker.runner.storage.locations import WORK_DIR, Location, output_errors
@@ -84,32 +84,27 @@ def is_held(output: Location) -> bool:
 def lock_now(path: Path) -> int | None:
     """A descriptor with which this process holds the file's lock until it is closed; None: another one has it. Raises
     OSError. Where a file system has no locks, everybody gets one."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
-        if _is_at(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # its holder has removed it meanwhile
+    try:
+        lock = taken(path, create=True)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    return None if lock is None else lock.descriptor
 
 
 def is_locked(path: Path) -> bool:
-    """Does a process hold this file's lock? Raises OSError, FileNotFoundError."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Does a process hold this file's lock? As far as is known: not where a file system has none. Raises OSError,
+    FileNotFoundError."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        lock = taken(path, shared=True)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 
 def _locked(path: Path, given_up: GivenUp) -> Callable[[], None]:
@@ -127,13 +122,6 @@ def _locked(path: Path, given_up: GivenUp) -> Callable[[], None]:
             os.close(descriptor)
 
     return release
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _pause(given_up: GivenUp, seconds: float) -> None:

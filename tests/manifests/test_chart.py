@@ -195,8 +195,9 @@ def test_helm_finds_nothing_to_say_against_it() -> None:
 # --- helm, on a real API server -------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def empty() -> Iterator[ControlPlane]:
+    """One for each test: what is uninstalled leaves namespaces that end a while later."""
     with ControlPlane.start("chart", scheduler=False) as plane:
         yield plane
 
@@ -260,7 +261,10 @@ def test_from_kustomize_to_the_chart(empty: ControlPlane) -> None:
         "--server-side",
         "--force-conflicts",
     ]
-    subprocess.run([*command, "-k", str(ROOT / "manifests" / "base")], check=True, capture_output=True)
+    applied = subprocess.run(
+        [*command, "-k", str(ROOT / "manifests" / "base")], check=False, capture_output=True, text=True
+    )
+    assert applied.returncode == 0, applied.stderr
     operator = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/batchwright-operator"
     before = empty.api.get(operator)["metadata"]["uid"]
     release = Release(empty)

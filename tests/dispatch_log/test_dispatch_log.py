@@ -163,7 +163,7 @@ def test_both_files_of_a_bounded_log_can_be_replayed_alone(tmp_path: Path) -> No
     assert sorted(each.name for each in tmp_path.iterdir()) == ["log", "log.1"]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @example(rates=[5.0], order="Balanced", memory=100, target=None, seed=0)
 @given(
     rates=st.lists(st.floats(5, 600), min_size=1, max_size=3),

@@ -29,6 +29,6 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the suite (`pytest -n`, by file) the demo goes first, as it takes longest.
-    Keeps the order within a file."""
-    items.sort(key=lambda item: item.path.parent.name != "e2e")
+    """Where several processes share the suite (`pytest -n`, by file) what takes longest goes first, or the others would
+    wait for it at the end. Keeps the order within a file."""
+    items.sort(key=lambda item: (item.path.parent.name != "e2e", item.path.name != "test_gpu_bench.py"))

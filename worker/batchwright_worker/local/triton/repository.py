@@ -46,12 +46,14 @@ def read_repository(
     if not names:
         raise ManifestError(f"{folder} holds no model: each is a folder with {CONFIG} and a folder 1 with its file")
     models, refused, told = [], [], []
+    groups: list[pb.ModelInstanceGroup] = []
     for name in names:
         try:
             found = _found(folder / name)
             problems = list(refusals(found.config, backend_of(found.config, found.files), kind))
             refused += [f"{name}: {problem}" for problem in problems]
             told += [f"{name}: {note}" for note in notes(found.config)]
+            groups += found.config.instance_group
             if not problems:
                 models.append(model_document(found, kind, uri_of))
         except (ArtifactError, ValueError, OSError) as error:
@@ -59,7 +61,7 @@ def read_repository(
     if refused:
         raise ManifestError("the repository is not served as it is:\n" + "\n".join(refused))
     spec: Document = {"models": models, "repositoryControl": True}
-    if (devices := _devices(folder, names)) > 1 and kind != KIND_CPU:
+    if (devices := max((len(group.gpus) for group in groups), default=1)) > 1 and kind != KIND_CPU:
         spec["runtimes"] = [{"accelerator": kind, "count": devices}]
     document = {
         "apiVersion": API_VERSION,
@@ -97,9 +99,3 @@ def _labels(folder: Path, config: pb.ModelConfig) -> dict[str, tuple[str, ...]]:
         for output in config.output
         if output.label_filename
     }
-
-
-def _devices(folder: Path, names: Collection[str]) -> int:
-    """As many as the instance groups name at most."""
-    groups = [group for name in names for group in read_config(folder / name).instance_group]
-    return max((len(group.gpus) for group in groups), default=1)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from batchwright_worker.inference.requests import Array
+from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, name_of, numpy_of
 
 _LOG = logging.getLogger("triton_python_backend_utils")
@@ -68,7 +69,7 @@ class Tensor:
 
     def triton_dtype(self) -> int:
         """Number of the type in the model configuration."""
-        return _TYPES.index(f"TYPE_{_triton_name(self._array)}")
+        return numpy_to_triton_type(self._array.dtype)
 
     def is_cpu(self) -> bool:
         """Always: what models are given lies in host memory."""
@@ -251,13 +252,13 @@ def using_decoupled_model_transaction_policy(model_config: dict[str, Any]) -> bo
 
 def triton_to_numpy_type(data_type: int) -> Any:
     """Of a type's number."""
-    return triton_string_to_numpy(_TYPES[data_type])
+    return triton_string_to_numpy(pb.DataType.Name(data_type))
 
 
 def numpy_to_triton_type(data_type: Any) -> int:
     """The type's number."""
     dtype = np.dtype(data_type)
-    return _TYPES.index("TYPE_STRING" if dtype.kind in "OSU" else f"TYPE_{name_of(dtype)}")
+    return pb.DataType.Value("TYPE_STRING" if dtype.kind in "OSU" else f"TYPE_{name_of(dtype)}")
 
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
@@ -286,28 +287,3 @@ def deserialize_bytes_tensor(encoded_tensor: Any) -> Array:
 
 def _not_served(what: str) -> NoReturn:
     raise TritonModelException(f"not served here: {what}")
-
-
-def _triton_name(array: Array) -> str:
-    name = name_of(array.dtype)
-    return "STRING" if name == "BYTES" else name
-
-
-_TYPES: Final = (
-    "TYPE_INVALID",
-    "TYPE_BOOL",
-    "TYPE_UINT8",
-    "TYPE_UINT16",
-    "TYPE_UINT32",
-    "TYPE_UINT64",
-    "TYPE_INT8",
-    "TYPE_INT16",
-    "TYPE_INT32",
-    "TYPE_INT64",
-    "TYPE_FP16",
-    "TYPE_FP32",
-    "TYPE_FP64",
-    "TYPE_STRING",
-    "TYPE_BF16",
-)
-"""By number in the model configuration."""

@@ -63,7 +63,7 @@ def without_defaults(value: Any) -> Any:
     return {name: without_defaults(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
 
-def default_of(field: msgspec.structs.FieldInfo) -> Any:
+def default_of(field: msgspec.structs.FieldInfo | msgspec.inspect.Field) -> Any:
     """Its default; `msgspec.NODEFAULT` where it has none."""
     return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
@@ -78,9 +78,7 @@ def _fields(kind: type[msgspec.Struct]) -> tuple[_DefaultedField, ...]:
 
 
 def _field(field: msgspec.inspect.Field) -> _DefaultedField:
-    default = field.default
-    if field.default_factory is not msgspec.NODEFAULT:
-        default = field.default_factory()
+    default = default_of(field)
     inner, is_list = _inner(field.type)
     if isinstance(default, msgspec.Struct):
         written: Any = {} if any(each.default is not None for each in _fields(type(default))) else None

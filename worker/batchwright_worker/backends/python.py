@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from batchwright_worker.backends.base import Host, LoadError
-from batchwright_worker.backends.scripts import attribute, script
+from batchwright_worker.backends.base import Host
+from batchwright_worker.backends.scripts import attribute, check_declared, script
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec, WrongOutputs
 from batchwright_worker.ipc.messages import ModelSource
@@ -48,7 +48,6 @@ class PythonModel:
 
 def load(source: ModelSource, host: Host) -> PythonModel:
     """Imports the script and makes its `Model`."""
-    if not source.inputs or not source.outputs:
-        raise LoadError(f"model {source.name!r}: a python model must declare `inputs` and `outputs`")
+    check_declared(source)
     maker = attribute(script(source), "Model", source)
     return PythonModel(maker(source.path), source)

@@ -18,7 +18,7 @@ from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.artifacts.triton_config import config_json, read_config
 from batchwright_worker.backends import triton_python_backend_utils as pb_utils
 from batchwright_worker.backends.base import Host, LoadError
-from batchwright_worker.backends.scripts import attribute, script
+from batchwright_worker.backends.scripts import attribute, check_declared, script
 from batchwright_worker.host.accelerators import accelerator_of
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec, WrongOutputs
@@ -58,8 +58,7 @@ class TritonPythonModel:
 
 def load(source: ModelSource, host: Host) -> TritonPythonModel:
     """Imports the script, makes its `TritonPythonModel` and initializes it."""
-    if not source.inputs or not source.outputs:
-        raise LoadError(f"model {source.name!r}: a python model must declare `inputs` and `outputs`")
+    check_declared(source)
     folder, file = Path(source.path), Path(source.script)
     try:
         config = read_config(folder)

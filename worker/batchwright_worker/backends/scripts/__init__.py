@@ -17,7 +17,7 @@ from batchwright_worker.backends.base import LoadError
 from batchwright_worker.backends.scripts.finder import forget, install, module_name
 from batchwright_worker.ipc.messages import ModelSource
 
-__all__ = ["attribute", "script"]
+__all__ = ["attribute", "check_declared", "script"]
 
 install(__name__)
 
@@ -35,6 +35,12 @@ def script(source: ModelSource) -> ModuleType:
         return importlib.import_module(source.script)
     except Exception as error:
         raise LoadError(f"script {source.script!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def check_declared(source: ModelSource) -> None:
+    """Raises LoadError unless the manifest says what goes in and comes out: a script alone does not."""
+    if not source.inputs or not source.outputs:
+        raise LoadError(f"model {source.name!r}: a python model must declare `inputs` and `outputs`")
 
 
 def attribute(module: ModuleType, name: str, source: ModelSource) -> Any:

@@ -29,16 +29,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from batchwright_worker.host.threads import beside_main
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.planner import UnitPlans
-from batchwright_worker.layerwise.memory.pool import page_aligned
+from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
 from batchwright_worker.layerwise.networks.units import Bytes, Network
 from batchwright_worker.layerwise.profiling.profiler import example_inputs
 from batchwright_worker.layerwise.tools.comparison import (
     Trial,
     TrialRequest,
     policy_named,
+    read_whole,
+    run_in_turn,
     run_streamed,
     run_whole,
     same_outputs,
@@ -199,38 +200,20 @@ def _ways(stack: contextlib.ExitStack, prepared: PreparedNetworks, requests: Seq
     }
 
 
-def _asleep(network: Network, reader: Any) -> Bytes:
+def _asleep(network: Network, reader: UnitReader) -> Bytes:
     """All weights of a network, in memory that none of it runs in."""
     memory = page_aligned(network.index.weight_bytes)
-    for unit in network.index.units:
-        reader.read(unit, memory[unit.offset : unit.offset + unit.size])
+    read_whole(network, reader, memory)
     return memory
 
 
 def run_asleep(networks: Mapping[str, Network], asleep: Mapping[str, Bytes], requests: Sequence[TrialRequest]) -> Trial:
     """In order; a model that is asleep is copied whole into the place of the one that is awake."""
-    return beside_main(_run_asleep, networks, asleep, requests)
 
+    def wake(model: str, place: Bytes) -> None:
+        place[: asleep[model].nbytes] = asleep[model]
 
-def _run_asleep(
-    networks: Mapping[str, Network], asleep: Mapping[str, Bytes], requests: Sequence[TrialRequest]
-) -> Trial:
-    trial = Trial(name="sleep/wake")
-    place = page_aligned(max(network.index.weight_bytes for network in networks.values()))
-    states = [networks[request.model].begin(request.inputs, request.rows) for request in requests]
-    begin, awake = time.monotonic(), ""
-    for request, state in zip(requests, states, strict=True):
-        network = networks[request.model]
-        if request.model != awake:
-            place[: network.index.weight_bytes] = asleep[request.model]
-            trial.totals.bytes += network.index.weight_bytes
-            awake = request.model
-        for position, unit in enumerate(network.index.units):
-            network.compute(position, place[unit.offset : unit.offset + unit.size], state)
-        trial.outputs.append(network.end(state, request.rows))
-    trial.makespan_s = time.monotonic() - begin
-    trial.peak_bytes = place.nbytes
-    return trial
+    return run_in_turn("sleep/wake", networks, requests, wake)
 
 
 def _timed(ways: Ways, seconds: float) -> dict[str, Compared]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,11 +17,21 @@ from batchwright_worker.layerwise.execution.executor import EngineTotals, Execut
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch, UnitRecord
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
-from batchwright_worker.layerwise.networks.units import Network
+from batchwright_worker.layerwise.networks.units import Bytes, Network
 from batchwright_worker.layerwise.tools.instance import policy_of
 from batchwright_worker.layerwise.tools.recurrence_check import RecurrenceCheck, check_recurrence
 
-__all__ = ["WHOLE", "Trial", "TrialRequest", "policy_named", "run_streamed", "run_whole", "same_outputs"]
+__all__ = [
+    "WHOLE",
+    "Trial",
+    "TrialRequest",
+    "policy_named",
+    "read_whole",
+    "run_in_turn",
+    "run_streamed",
+    "run_whole",
+    "same_outputs",
+]
 
 WHOLE: Final = "whole model"
 
@@ -91,19 +101,40 @@ def run_streamed(
 
 def run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:
     """In order of the requests; a model that is not there is read whole, in the place of the one that is."""
-    return beside_main(_run_whole, networks, requests)
+
+    def read(model: str, place: Bytes) -> None:
+        network, reader = networks[model]
+        read_whole(network, reader, place)
+
+    return run_in_turn(WHOLE, {name: network for name, (network, _) in networks.items()}, requests, read)
 
 
-def _run_whole(networks: Mapping[str, tuple[Network, UnitReader]], requests: Sequence[TrialRequest]) -> Trial:
-    trial = Trial(name=WHOLE)
-    memory = page_aligned(max(network.index.weight_bytes for network, _ in networks.values()))
-    states = [networks[request.model][0].begin(request.inputs, request.rows) for request in requests]
+def read_whole(network: Network, reader: UnitReader, place: Bytes) -> None:
+    """All units of a network, at their offsets."""
+    for unit in network.index.units:
+        reader.read(unit, place[unit.offset : unit.offset + unit.size])
+
+
+def run_in_turn(
+    name: str, networks: Mapping[str, Network], requests: Sequence[TrialRequest], bring: Callable[[str, Bytes], None]
+) -> Trial:
+    """In order of the requests, each model whole; `bring` puts the weights of one that is not there in the place of
+    the one that is."""
+    return beside_main(_run_in_turn, name, networks, requests, bring)
+
+
+def _run_in_turn(
+    name: str, networks: Mapping[str, Network], requests: Sequence[TrialRequest], bring: Callable[[str, Bytes], None]
+) -> Trial:
+    trial = Trial(name=name)
+    memory = page_aligned(max(network.index.weight_bytes for network in networks.values()))
+    states = [networks[request.model].begin(request.inputs, request.rows) for request in requests]
     begin, here = time.monotonic(), ""
     for request, state in zip(requests, states, strict=True):
-        network, reader = networks[request.model]
+        network = networks[request.model]
         if request.model != here:
-            for unit in network.index.units:
-                reader.read(unit, memory[unit.offset : unit.offset + unit.size])
+            bring(request.model, memory)
+            trial.totals.bytes += network.index.weight_bytes
             here = request.model
         for position, unit in enumerate(network.index.units):
             network.compute(position, memory[unit.offset : unit.offset + unit.size], state)

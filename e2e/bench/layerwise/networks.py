@@ -29,8 +29,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
-from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import UnitReader, page_aligned
 from batchwright_worker.layerwise.networks.units import Bytes, Network
 from batchwright_worker.layerwise.profiling.profiler import example_inputs
@@ -169,11 +167,7 @@ Ways = Mapping[str, Callable[[], Trial]]
 
 
 def _ways(stack: contextlib.ExitStack, prepared: PreparedNetworks, requests: Sequence[TrialRequest]) -> Ways:
-    device, plans = CpuAccelerator(prepared.budget, prepared.reads), UnitPlans()
-    stack.callback(device.pool.close)
-    for name, network in prepared.networks.items():
-        device.add(name, network)
-        plans.add(name, [prepared.profiles[name]])
+    device, plans = prepared.device(stack)
     networks = {name: (network, prepared.readers[name]) for name, network in prepared.networks.items()}
     asleep = {name: _asleep(*each) for name, each in networks.items()}
 

@@ -13,6 +13,7 @@ import click
 from batchwright_worker.host.machine import processor_name
 from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
+from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import Reads, UnitReader
 from batchwright_worker.layerwise.networks.cuts import UNITS
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
@@ -35,6 +36,15 @@ class PreparedNetworks:
     profiles: Mapping[str, Profile]
     budget: int
     reads: Reads
+
+    def device(self, stack: ExitStack) -> tuple[CpuAccelerator, UnitPlans]:
+        """One with all the networks on it, and their plans; its memory is given back with the stack."""
+        device, plans = CpuAccelerator(self.budget, self.reads), UnitPlans()
+        stack.callback(device.pool.close)
+        for name, network in self.networks.items():
+            device.add(name, network)
+            plans.add(name, [self.profiles[name]])
+        return device, plans
 
 
 def prepare_networks(

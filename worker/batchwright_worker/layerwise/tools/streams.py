@@ -13,9 +13,7 @@ import click
 import msgspec
 
 from batchwright_worker.layerwise.core.policy import POLICIES
-from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.jobs import UnitRecord
-from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.networks.units import Network
 from batchwright_worker.layerwise.profiling.profiler import example_inputs
 from batchwright_worker.layerwise.profiling.profiles import Profile, Summary
@@ -197,11 +195,7 @@ def _trials(
     stack: ExitStack, prepared: PreparedNetworks, requests: Sequence[TrialRequest], ways: _Ways
 ) -> dict[str, list[Trial]]:
     """Every way `repeat` times, in turn, so that what disturbs this machine disturbs all of them."""
-    device, plans = CpuAccelerator(prepared.budget, prepared.reads), UnitPlans()
-    stack.callback(device.pool.close)
-    for name, network in prepared.networks.items():
-        device.add(name, network)
-        plans.add(name, [prepared.profiles[name]])
+    device, plans = prepared.device(stack)
     networks = {name: (prepared.networks[name], prepared.readers[name]) for name in prepared.networks}
     trials: dict[str, list[Trial]] = {name: [] for name in (*ways.policies.split(","), WHOLE)}
     for turn in range(ways.repeat):

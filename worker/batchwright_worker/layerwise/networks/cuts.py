@@ -14,12 +14,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ALIGNMENT", "UNITS", "Operation", "Span", "aligned", "boundaries", "cut", "weight_bytes"]
+__all__ = ["ALIGNMENT", "Operation", "Span", "aligned", "boundaries", "cut", "unit_limits", "weight_bytes"]
 
 ALIGNMENT: Final = 256
 """Every tensor of a unit begins at a multiple of this: a GPU's libraries choose their kernels by it, so that what runs
 here is what runs on a model that is on the device as a whole."""
-UNITS: Final = 4
+_UNITS: Final = 4
 """So many of the largest units are to fit the memory: below two to three times the largest unit every order loses."""
 _LONG_LIVED: Final = 0.5
 """A value that lives for more than this share of the operations does not count as alive at a cut."""
@@ -72,6 +72,12 @@ def boundaries(operations: Sequence[Operation], light: Collection[str] = ()) -> 
             for place in range(index, min(end, len(widths))):
                 widths[place] += 1
     return widths
+
+
+def unit_limits(memory_bytes: int, least_bytes: int) -> tuple[int, int]:
+    """Bytes of the largest unit for memory of this size, and of the smallest: as given, at most a quarter of that."""
+    limit = memory_bytes // _UNITS
+    return limit, min(least_bytes, limit // 4)
 
 
 def cut(

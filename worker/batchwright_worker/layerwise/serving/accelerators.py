@@ -21,7 +21,7 @@ from batchwright_worker.layerwise.core.residency import first_within
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.emulated import EmulatedAccelerator
 from batchwright_worker.layerwise.execution.jobs import Accelerator, LayerwiseBatch
-from batchwright_worker.layerwise.networks.cuts import UNITS
+from batchwright_worker.layerwise.networks.cuts import unit_limits
 from batchwright_worker.layerwise.networks.open import open_network
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.fetch_floor import fetch_floor
@@ -168,7 +168,7 @@ class _NetworkAdapter:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
-            network = self._opened(source, capacity // UNITS)
+            network = self._opened(source, capacity)
         except NotDivisible as error:
             raise LoadRefusedError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
         resident = leading(network, self._share)
@@ -210,13 +210,13 @@ class _NetworkAdapter:
     def close(self) -> None:
         self.device.close()
 
-    def _opened(self, source: ModelSource, limit: int) -> Network:
+    def _opened(self, source: ModelSource, capacity: int) -> Network:
         on_gpu = accelerator_for(self._host).torch_device != "cpu"
         if on_gpu and source.format in DIVISIBLE and source.format not in _ON_GPU:
             raise NotDivisible(f"on a GPU layerwise serves {listed(_ON_GPU)}")
         folder = cache_folder()
         floor = fetch_floor(folder, self._processor, self.device.fetch_probe)
-        return open_network(source, self._host, folder, limit, min(floor.least_bytes, limit // 4))
+        return open_network(source, self._host, folder, *unit_limits(capacity, floor.least_bytes))
 
 
 class _EmulatedAdapter:

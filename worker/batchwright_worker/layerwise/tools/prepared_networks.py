@@ -15,7 +15,7 @@ from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.execution.cpu import CpuAccelerator
 from batchwright_worker.layerwise.execution.planner import UnitPlans
 from batchwright_worker.layerwise.memory.pool import Reads, UnitReader
-from batchwright_worker.layerwise.networks.cuts import UNITS
+from batchwright_worker.layerwise.networks.cuts import unit_limits
 from batchwright_worker.layerwise.networks.units import PAGE, Network, NotDivisible
 from batchwright_worker.layerwise.profiling.fetch_floor import fetch_floor
 from batchwright_worker.layerwise.profiling.profiler import RUNS, Effort, measured
@@ -87,9 +87,8 @@ def _opened(name: str, path: Path, host: Any, folder: Path, sizes: tuple[int, in
         raise click.ClickException(f"{path}: give a .onnx or a .pt2 (torch.export) file")
     source = ModelSource(name=name, format=kind, path=str(path), inputs=[], outputs=[])
     budget, least = sizes
-    limit = budget // UNITS
     try:
-        network = open_network(source, host, folder, limit, min(least, limit // 4))
+        network = open_network(source, host, folder, *unit_limits(budget, least))
     except (NotDivisible, LoadError) as error:
         raise click.ClickException(f"{name}: {error}") from error
     if network.index.largest_bytes > budget // PAGE * PAGE:

@@ -1,6 +1,6 @@
 """Texts per second of /v1/embeddings beside a plain loop over the same tokenizer and network (all-MiniLM-L6-v2).
 
-    python -m e2e.bench.texts [--texts 400] [--seconds 15]
+    python -m e2e.bench.texts [--texts 400] [--rounds 3]
 
 Every way takes turns, so that a busy machine is busy for all. The loop is what a script does: one text after the other,
 or 32 at a time, each filled up to the longest of its 32.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,10 +66,11 @@ def late_seconds(answers: Sequence[Answer], bound: float, at: float) -> int:
 
 def judged(heard: Mapping[str, Heard], steady: tuple[float, float], at: float, end: float) -> Judged:
     """The event at `at`, whose consequences are looked at up to `end`, against the steady load before."""
-    late, slowest = defaultdict[str, float](float), 0.0
+    late: dict[str, float] = {}
+    slowest = 0.0
     for model, each in heard.items():
         before = percentile((answer.seconds for answer in each.between(*steady)), 0.99)
         behind = each.between(at, end)
         late[model] = late_seconds(behind, 2 * before, at)
         slowest = max([slowest, *(answer.seconds for answer in behind)])
-    return Judged(first=first_answers(heard, at), late=dict(late), slowest=slowest)
+    return Judged(first=first_answers(heard, at), late=late, slowest=slowest)

@@ -7,7 +7,7 @@ a cross-encoder config.json. What the manifest says goes before them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -149,20 +149,14 @@ def _pools_without_prompt(folder: Path, modules: Mapping[str, str]) -> bool:
 
 
 def _max_tokens(folder: Path, own: Json, tokenizer: Json) -> int:
-    if (found := _first_limit(_lengths(folder, own, tokenizer))) is not None:
+    truncation = _json(folder, TOKENIZER).get("truncation") or {}
+    told = (own.get("max_seq_length"), tokenizer.get("model_max_length"), truncation.get("max_length"))
+    if (found := _first_limit(told)) is not None:
         return found
     raise TaskFilesError(
         f"task: no file in {folder} says how long a text may be (sentence_bert_config.json, tokenizer_config.json, "
         f"{TOKENIZER}): write task.maxTokens"
     )
-
-
-def _lengths(folder: Path, own: Json, tokenizer: Json) -> Iterator[object]:
-    """What the files say. The tokenizer's is read last, and only where it is asked for: it has megabytes."""
-    yield own.get("max_seq_length")
-    yield tokenizer.get("model_max_length")
-    truncation = _json(folder, TOKENIZER).get("truncation") or {}
-    yield truncation.get("max_length")
 
 
 def _first_limit(told: Iterable[object]) -> int | None:

@@ -1,6 +1,6 @@
 """Spans of what a process does in steps, for processes that do one thing: plan, shard, commit, benchmark.
 
-As with logging there is one for the process: `begin` at its start, `step` wherever something is done.
+As with logging there is one for the process: `traced` around all it does, `step` wherever something is done.
 """
 
 from __future__ import annotations
@@ -38,35 +38,25 @@ class StepSpan:
             self._span.set_attributes({f"batchwright.{name}": value for name, value in attributes.items()})
 
 
-def begin(environ: Mapping[str, str], service: str, parent: TraceIds | None = None) -> None:
-    """Spans from now on, where they are wanted. What called this process may say its span (TRACEPARENT); else they are
-    children of `parent`."""
-    _Active.traces = traces = traces_of(environ, service)
+@contextmanager
+def traced(environ: Mapping[str, str], service: str, parent: TraceIds | None = None) -> Iterator[None]:
+    """Spans of the steps in the body, where they are wanted. What called this process may say its span (TRACEPARENT);
+    else they are children of `parent`."""
+    traces = traces_of(environ, service)
     if traces is None:
+        yield
         return
     from opentelemetry.propagate import extract
 
     given = {name.lower(): environ[name] for name in _VARIABLES if environ.get(name)}
     if not given and parent is not None:
         given = {"traceparent": parent.traceparent}
-    _Active.parent = extract(given)
-
-
-def end() -> None:
-    """Send what is left."""
-    if _Active.traces is not None:
-        _Active.traces.stop()
-    _Active.traces = _Active.parent = None
-
-
-@contextmanager
-def traced(environ: Mapping[str, str], service: str, parent: TraceIds | None = None) -> Iterator[None]:
-    """`begin` and `end` around the body."""
-    begin(environ, service, parent)
+    _Active.traces, _Active.parent = traces, extract(given)
     try:
         yield
     finally:
-        end()
+        traces.stop()
+        _Active.traces = _Active.parent = None
 
 
 @contextmanager

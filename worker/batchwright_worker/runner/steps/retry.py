@@ -22,7 +22,6 @@ from batchwright_worker.runner.steps.commit import (
     verified_parts,
 )
 from batchwright_worker.runner.steps.model_pins import pinned_models
-from batchwright_worker.runner.steps.plan import check_tasks
 from batchwright_worker.runner.steps.replacement import decide_replacement, finish_replacement, staging
 from batchwright_worker.runner.steps.retried_parts import RetriedParts, errors_of
 from batchwright_worker.runner.steps.shard import load_plan
@@ -32,11 +31,10 @@ from batchwright_worker.runner.storage.retry_files import RETRY_DIR, RetriedShar
 
 
 def plan_retry(job: Job) -> PlanResult:
-    """Plan the failed items; a second call changes nothing. Raises StepFailed: OutputIncomplete, NothingFailed, and as
-    `load_plan` and `check_input` do for an output of another meaning."""
+    """Plan the failed items of an output in which no replacement is left to finish; a second call changes nothing.
+    Raises StepFailed: OutputIncomplete, NothingFailed, and as `load_plan` and `check_input` do for an output of another
+    meaning."""
     output = job.output()
-    check_tasks(job)
-    finish_replacement(output)
     manifest = check_complete(output)
     plan = load_plan(job, output)
     check_input(job, plan, output)

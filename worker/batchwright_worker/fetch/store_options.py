@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from batchwright_worker.fetch.errors import FetchRefused
 
-_ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
+ENDPOINTS: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "gs": ("STORAGE_EMULATOR_HOST",),
     "az": ("AZURE_STORAGE_ENDPOINT",),
@@ -68,7 +68,7 @@ class StoreOptions:
 
 def store_options(scheme: str, bucket: str, secret: Mapping[str, str], environ: Mapping[str, str]) -> StoreOptions:
     """Raises FetchRefused for a Secret that lacks something."""
-    endpoint = next((where[name] for where in (secret, environ) for name in _ENDPOINTS[scheme] if where.get(name)), "")
+    endpoint = next((where[name] for where in (secret, environ) for name in ENDPOINTS[scheme] if where.get(name)), "")
     make = {"s3": _s3, "gs": _gs, "az": _az}[scheme]
     config, credential = make(bucket, secret, environ)
     if credential is None and not config.keys() & _SIGNING and not any(environ.get(name) for name in _AMBIENT[scheme]):

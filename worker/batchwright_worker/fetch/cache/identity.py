@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Final
 
 from batchwright_worker.api.uris import is_folder_uri
@@ -12,12 +13,10 @@ from batchwright_worker.fetch.artifact import WantedArtifact
 from batchwright_worker.fetch.cache.layout import Entry
 from batchwright_worker.fetch.errors import Interrupted, NotCached
 from batchwright_worker.fetch.source import RemoteFile, Store
+from batchwright_worker.fetch.store_options import ENDPOINTS
 
-ENDPOINTS: Final = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "STORAGE_EMULATOR_HOST",
-    "AZURE_STORAGE_ENDPOINT",
+_PLACES: Final = (
+    *chain.from_iterable(ENDPOINTS.values()),
     "AZURE_STORAGE_ACCOUNT_NAME",
     "HF_ENDPOINT",
     "MLFLOW_TRACKING_URI",
@@ -27,7 +26,7 @@ ENDPOINTS: Final = (
 
 def origin_of(secret: Mapping[str, str], environ: Mapping[str, str]) -> str:
     """Two artifacts with the same address may be others where this differs."""
-    found = {name: value for name in ENDPOINTS if (value := secret.get(name) or environ.get(name))}
+    found = {name: value for name in _PLACES if (value := secret.get(name) or environ.get(name))}
     return json.dumps(found, sort_keys=True) if found else ""
 
 

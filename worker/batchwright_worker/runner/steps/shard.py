@@ -205,7 +205,8 @@ async def do_shard(
     except StepFailed as error:
         if error.permanent or error.reason != "OutputNotWritable":
             raise
-        # another run of this job may have made the part, and removed the temporary files, ours among them
+        # where a file system has no locks, runs do not know of each other: another one may have made the part and
+        # removed the temporary files, ours among them
         return _winner(step, error)
     return made or _winner(step)
 

@@ -23,9 +23,11 @@ from batchwright_worker.runner.storage.output_lock import LEASE_S, LOCK_NAME, Le
 from batchwright_worker.runner.storage.presence import RUNS_DIR, STALE_S, Presence, running
 from batchwright_worker.runner.storage.retry_files import REPLACEMENT_NAME, RETRY_DIR
 from tests.runner.bench import Bench, cpu
-from tests.runner.test_retry_failed import mend, repeated, retried
+from tests.runner.test_retry_failed import crashes, mend, repeated, retried
 
 MakeBench = Callable[..., Bench]
+WRITES = ("pipe_file", "put_file", "cp_file", "rm_file")
+"""To a bucket, but those of the lease, which a crash gives back at once."""
 
 
 class Clock:
@@ -132,10 +134,6 @@ def test_failed_items_are_run_again_in_a_bucket(broken: Bench, place: Location) 
     assert not any(place.exists(name) for name in (RETRY_DIR, REPLACEMENT_NAME, "_errors", RUNS_DIR))
 
 
-class Crash(BaseException):
-    """The process is gone."""
-
-
 def test_a_crash_at_any_request_leaves_the_old_or_the_new_data_set(
     broken: Bench, place: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +147,7 @@ def test_a_crash_at_any_request_leaves_the_old_or_the_new_data_set(
         for name, content in saved.items():
             place.fs.pipe_file(name, content)
         with monkeypatch.context() as patch:
-            crashed = crashes(place, patch, moment, lambda: commit_job(broken.job()))
+            crashed = crashes(patch, place.fs, WRITES, moment, lambda: commit_job(broken.job()))
         seen.append("old" if read_manifest(place) == old else "new")
         if not place.exists(REPLACEMENT_NAME):
             assert values(place) == ([0, 3, 4, 5, 6, 7, 8] if seen[-1] == "old" else list(range(10)))
@@ -160,29 +158,6 @@ def test_a_crash_at_any_request_leaves_the_old_or_the_new_data_set(
             break
     assert seen == sorted(seen, reverse=True)
     assert set(seen) == {"old", "new"}
-
-
-def crashes(place: Location, patch: pytest.MonkeyPatch, moment: int, act: Callable[[], Any]) -> bool:
-    """Crash at this one of the writes to the bucket; False: there were fewer. The lease is gone at once."""
-    left = moment
-
-    def guarded(change: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **more: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Crash
-            return change(*args, **more)
-
-        return changed
-
-    for name in ("pipe_file", "put_file", "cp_file", "rm_file"):
-        patch.setattr(place.fs, name, guarded(getattr(place.fs, name)))
-    try:
-        act()
-    except Crash:
-        return True
-    return False
 
 
 def test_two_runs_share_an_output_in_a_bucket(broken: Bench, place: Location, monkeypatch: pytest.MonkeyPatch) -> None:

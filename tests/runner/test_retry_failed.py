@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tests.runner.serving_rig import deployment, replica
 from tests.runner.test_one_data_set import other_model
 
 MakeBench = Callable[..., Bench]
+CHANGES = ("replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir")
+"""Of os, to the file system."""
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_data_set(
         shutil.rmtree(job.output, ignore_errors=True)
         shutil.copytree(job.folder / "uncommitted", job.output)
         with monkeypatch.context() as patch:
-            crashed = commit_crashes(job, patch, moment)
+            crashed = crashes(patch, os, CHANGES, moment, lambda: commit_job(job.job()))
         seen.append(standing(job, before, old))
         assert commit_job(job.job()).result().succeeded == 3
         assert (values(job), manifest(job).failed, standing(job, before, old)) == (WHOLE, 0, "new")
@@ -217,24 +219,26 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_data_set(
     assert set(seen) == {"old", "decided", "new"}
 
 
-def commit_crashes(job: Bench, patch: pytest.MonkeyPatch, moment: int) -> bool:
-    """Commit, and crash at this one of the changes to the file system; False: there were fewer."""
+def crashes(
+    patch: pytest.MonkeyPatch, target: Any, changes: Sequence[str], moment: int, act: Callable[[], Any]
+) -> bool:
+    """Crash at this one of the target's functions that change something; False: there were fewer."""
     left = moment
 
     def guarded(change: Callable[..., Any]) -> Callable[..., Any]:
-        def act(*args: Any, **more: Any) -> Any:
+        def changed(*args: Any, **more: Any) -> Any:
             nonlocal left
             left -= 1
             if left < 0:
                 raise Crash
             return change(*args, **more)
 
-        return act
+        return changed
 
-    for name in ("replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir"):
-        patch.setattr(os, name, guarded(getattr(os, name)))
+    for name in changes:
+        patch.setattr(target, name, guarded(getattr(target, name)))
     try:
-        commit_job(job.job())
+        act()
     except Crash:
         return True
     return False

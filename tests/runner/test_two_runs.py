@@ -29,10 +29,9 @@ from batchwright_worker.runner.storage.output_lock import LOCK_NAME, GaveUp, alo
 from batchwright_worker.runner.storage.presence import Presence, running
 from batchwright_worker.runner.storage.retry_files import RETRY_DIR, read_retry
 from tests.runner.bench import Bench, cpu
-from tests.runner.test_retry_failed import WHOLE, manifest, mend, repeated, retried, values
+from tests.runner.test_retry_failed import CHANGES, WHOLE, manifest, mend, repeated, retried, values
 
 MakeBench = Callable[..., Bench]
-CHANGES = ("replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir")
 ENOUGH = 300
 
 

@@ -216,7 +216,7 @@ def weights_path(uri: str) -> str:
 
     `pvc://claim/a/b.onnx` -> WEIGHTS_DIR/pvc/claim/a/b.onnx (the claim is mounted read-only there);
     `oci://host/repository@digest/a.onnx` -> WEIGHTS_DIR/oci/DIGEST/a.onnx (the image is mounted read-only there);
-    `file:///x%20y` -> /x y (local mode); anything else is fetched to FETCHED_DIR/DIGEST/BASENAME.
+    `file:///x%20y` -> /x y (local mode); anything else is fetched to WEIGHTS_DIR/fetched/DIGEST/BASENAME.
     """
     parts = split_uri(uri)
     if parts.scheme == "pvc":
@@ -226,7 +226,7 @@ def weights_path(uri: str) -> str:
     if (image := oci_address(uri)) is not None:
         return f"{image_path(image.reference)}/{image.path}"
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return f"{FETCHED_DIR}/{digest}/{base_name(uri)}"
+    return f"{WEIGHTS_DIR}/fetched/{digest}/{base_name(uri)}"
 
 
 def data_path(uri: str) -> str:

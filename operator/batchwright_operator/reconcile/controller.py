@@ -141,21 +141,18 @@ class Controller:
             self._queue.add(key, after_s=decision.requeue_after_s)
 
     async def _at_once(self, key: Key) -> Decision | None:
-        reconciler, detached = self._reconcilers[key.reconciler], self._detached.get(key.reconciler)
+        detached = self._detached.get(key.reconciler)
         async with self._turn:
             await asyncio.sleep(0)
             began, decision = time.thread_time(), None
-            with current.get().step("observe"):
-                observed = reconciler.observe(self._store, key)
+            observed = self._observe(key)
             is_long = observed is not None and detached is not None and detached.takes_long(observed)
             if observed is not None and not is_long:
-                with current.get().step("decide"):
-                    decision = reconciler.decide(observed, self._now())
+                decision = self._decide(key, observed)
             spent_s = time.thread_time() - began
         if is_long:
             async with self._thread:
-                with current.get().step("decide"):
-                    decision, more_s = await asyncio.to_thread(_timed, reconciler, observed, self._now())
+                decision, more_s = await asyncio.to_thread(_timed, self._decide, key, observed)
             spent_s += more_s
         self._queue.rest(key, spent_s * (1 / SHARE_OF_A_CORE - 1))
         if decision is not None:
@@ -185,8 +182,7 @@ class Controller:
     async def _cycle(self, key: Key, reconciler: Stepwise[Any], sending: Sending) -> Decision | None:
         async with self._turn:
             await asyncio.sleep(0)
-            with current.get().step("observe"):
-                observed = self._reconcilers[key.reconciler].observe(self._store, key)
+            observed = self._observe(key)
         if observed is None:
             return None
         steps = reconciler.steps(observed, self._now())
@@ -202,14 +198,13 @@ class Controller:
                 pause_at = time.monotonic() + SLICE_S
         return steps.outcome()
 
-    def _decide(self, key: Key) -> Decision | None:
-        reconciler, here = self._reconcilers[key.reconciler], current.get()
-        with here.step("observe"):
-            observed = reconciler.observe(self._store, key)
-        if observed is None:
-            return None
-        with here.step("decide"):
-            return reconciler.decide(observed, self._now())
+    def _observe(self, key: Key) -> Any:
+        with current.get().step("observe"):
+            return self._reconcilers[key.reconciler].observe(self._store, key)
+
+    def _decide(self, key: Key, observed: Any) -> Decision:
+        with current.get().step("decide"):
+            return self._reconcilers[key.reconciler].decide(observed, self._now())
 
     async def _report(self, key: Key, decision: Decision) -> None:
         self._metrics.decided(key, decision.metrics)
@@ -257,9 +252,10 @@ class Controller:
     async def _report_rejection(self, key: Key, rejection: Rejection) -> None:
         """Writes the status (and Events) as decided with the rejection in sight; performs no actions."""
         try:
-            decision = self._decide(key)
-            if decision is None:
+            observed = self._observe(key)
+            if observed is None:
                 return
+            decision = self._decide(key, observed)
             await self._report(key, decision)
             if decision.status is not None:
                 self._recorder.record(
@@ -287,10 +283,10 @@ def _told(steps: Iterable[T]) -> Iterator[T]:
         yield found
 
 
-def _timed(reconciler: Reconciler[Any], observed: Any, now: float) -> tuple[Decision, float]:
+def _timed(decide: Callable[[Key, Any], Decision], key: Key, observed: Any) -> tuple[Decision, float]:
     """The decision and the seconds of CPU that it took this thread."""
     began = time.thread_time()
-    return reconciler.decide(observed, now), time.thread_time() - began
+    return decide(key, observed), time.thread_time() - began
 
 
 def _text(key: Key) -> str:

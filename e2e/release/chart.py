@@ -150,11 +150,16 @@ def _template(name: str, exchanges: tuple[Exchange, ...]) -> str:
         if found != 1:
             raise click.ClickException(f"manifests/base/{name} has {each.text!r} {found} times: correct {__file__}")
         text = text.replace(each.text, each.value)
-    for before, after in EVERYWHERE:
-        text = text.replace(before, after)
     if name == "rbac.yaml":
         text = _bound_where_it_works(text)
-    return HEADER % f"manifests/base/{name}" + _guarded(_PART_OF.sub(_LABELS, text), ONLY_IF.get(name))
+    return _released(text, f"manifests/base/{name}", ONLY_IF.get(name))
+
+
+def _released(manifest: str, source: str, condition: str | None) -> str:
+    """A manifest as a template: in the release's namespaces, with its labels."""
+    for before, after in EVERYWHERE:
+        manifest = manifest.replace(before, after)
+    return HEADER % source + _guarded(_PART_OF.sub(_LABELS, manifest), condition)
 
 
 def _guarded(text: str, condition: str | None) -> str:
@@ -185,12 +190,8 @@ def _in_some_namespaces() -> str:
 
 def _resource_slices() -> str:
     """components/resource-slices: a right that only a setting needs."""
-    text = (ROOT / "manifests/components/resource-slices/rbac.yaml").read_text()
-    for before, after in EVERYWHERE:
-        text = text.replace(before, after)
-    return HEADER % "manifests/components/resource-slices/rbac.yaml" + _guarded(
-        _PART_OF.sub(_LABELS, text), ".Values.settings.publishResourceSlices"
-    )
+    source = "manifests/components/resource-slices/rbac.yaml"
+    return _released((ROOT / source).read_text(), source, ".Values.settings.publishResourceSlices")
 
 
 def _chart() -> str:

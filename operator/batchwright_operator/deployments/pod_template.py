@@ -35,9 +35,9 @@ from batchwright_operator.rendering.pod_parts import (
     fetch_env,
     identity_env,
     merged_env,
-    otlp_env,
     plain,
     pod_options,
+    variables,
 )
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.deployment import Artifact
@@ -146,9 +146,9 @@ def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence
         restartPolicy="Always",
         command=[PROGRAM, "sidecar", *_tls_options(deployment)],
         env=merged_env(
-            otlp_env(settings),
-            [{"name": name, "value": text} for name, text in settings.sidecar_env.items()],
-            [{"name": ENV_WAS_READY, "value": WAS_READY_FILE}],
+            variables(settings.otlp_env),
+            variables(settings.sidecar_env),
+            variables({ENV_WAS_READY: WAS_READY_FILE}),
             [*_env(plan), _from_annotation(ENV_LOAD_TABLE, ANNOTATION_LOAD_TABLE)],
             _cache_env(deployment, artifacts, settings),
         ),
@@ -236,12 +236,13 @@ def _cache_env(deployment: ModelDeployment, artifacts: Sequence[Artifact], setti
     """Where the cache is and what it may hold; nothing without one."""
     if (cache := cache_of(deployment, artifacts, settings)) is None:
         return []
-    values = {
-        ENV_CACHE: CACHE_DIR,
-        ENV_CACHE_BYTES: str(cache.max_bytes),
-        ENV_CACHE_KEEP_FREE: str(cache.keep_free_percent),
-    }
-    return [{"name": name, "value": value} for name, value in values.items()]
+    return variables(
+        {
+            ENV_CACHE: CACHE_DIR,
+            ENV_CACHE_BYTES: str(cache.max_bytes),
+            ENV_CACHE_KEEP_FREE: str(cache.keep_free_percent),
+        }
+    )
 
 
 def _directory(path: str) -> str:

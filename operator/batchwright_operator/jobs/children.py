@@ -26,9 +26,9 @@ from batchwright_operator.rendering.pod_parts import (
     fetch_env,
     identity_env,
     merged_env,
-    otlp_env,
     plain,
     pod_options,
+    variables,
 )
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import JobConfig, TrustedServer
@@ -248,7 +248,7 @@ def _runner(job: InferenceJob, step: Step, certificates: Certificates, settings:
         (runner.image or settings.runner_image or settings.worker_image) if image is None else image,
         settings,
         command=[PROGRAM, "runner", step],
-        env=merged_env(otlp_env(settings), plain(runner.env), identity_env(), fetch_env(settings)),
+        env=merged_env(variables(settings.otlp_env), plain(runner.env), identity_env(), fetch_env(settings)),
         ports=[{"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"}],
         resources=resources,
         volumeMounts=[*_mounts(job, certificates), *plain(runner.pod.volume_mounts)],

@@ -13,7 +13,7 @@ from batchwright_operator.kube.quantities import amount
 from batchwright_operator.processors.processor import emulated_device
 from batchwright_operator.rendering.mounts import mount
 from batchwright_operator.rendering.objects import LABEL_MANAGED_BY, LABEL_NAME, MANAGED_BY
-from batchwright_operator.rendering.pod_parts import PROGRAM, container, merged_env, otlp_env, pod_options
+from batchwright_operator.rendering.pod_parts import PROGRAM, container, merged_env, pod_options, variables
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.accelerators import VENDORS
 from batchwright_worker.api.deployment import PodOptions
@@ -171,7 +171,7 @@ def _pod(node: Raw, kind: str, devices: int, settings: Settings) -> Raw:
                 settings,
                 command=[PROGRAM, "benchmark"],
                 args=[f"--kind={kind}", f"--budget-seconds={budget_s}", f"--termination-log={TERMINATION_LOG}"],
-                env=merged_env(otlp_env(settings), _env(node, kind, devices)),
+                env=merged_env(variables(settings.otlp_env), _env(node, kind, devices)),
                 resources=_resources(kind, devices, settings),
                 volumeMounts=[mount("tmp", "/tmp", read_only=False)],  # noqa: S108 - the pod's own emptyDir
             )
@@ -191,7 +191,7 @@ def _env(node: Raw, kind: str, devices: int) -> list[Raw]:
         env[ENV_EMULATED_DEVICE] = msgspec.json.encode(device).decode()
     if devices > 1:
         env[ENV_DEVICES] = str(devices)
-    return [{"name": name, "value": value} for name, value in env.items()]
+    return variables(env)
 
 
 def _resources(kind: str, devices: int, settings: Settings) -> Raw:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -66,6 +66,11 @@ def identity_env() -> list[Raw]:
     ]
 
 
+def variables(values: Mapping[str, str]) -> list[Raw]:
+    """Environment variables with these values, by name."""
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
 def merged_env(*lists: Iterable[Raw]) -> list[Raw]:
     """Environment variables, each name once: the last list that has it wins, the first place is kept."""
     merged: dict[str, Raw] = {}
@@ -92,11 +97,6 @@ def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
     }
 
 
-def otlp_env(settings: Settings) -> list[Raw]:
-    """OpenTelemetry's variables, where the administrator has set any."""
-    return [{"name": name, "value": value} for name, value in settings.otlp_env.items()]
-
-
 def fetch_env(settings: Settings) -> list[Raw]:
     """The administrator's rules about where data may come from."""
     rules = {
@@ -104,4 +104,4 @@ def fetch_env(settings: Settings) -> list[Raw]:
         "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES": "true" if settings.allow_private_addresses else "",
         "BATCHWRIGHT_ALLOW_HTTP": "true" if settings.allow_http else "",
     }
-    return [{"name": name, "value": value} for name, value in rules.items() if value]
+    return variables({name: value for name, value in rules.items() if value})

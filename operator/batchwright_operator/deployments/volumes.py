@@ -9,7 +9,7 @@ from typing import Final
 from batchwright_operator.api.model_deployment import ModelDeployment
 from batchwright_operator.deployments.children import config_name
 from batchwright_operator.kube.objects import Raw
-from batchwright_operator.rendering.mounts import mount, volume_name
+from batchwright_operator.rendering.mounts import mount, secret_volume, volume_name
 from batchwright_operator.rendering.objects import digest
 from batchwright_operator.settings import Settings, WeightsCache
 from batchwright_worker.api.deployment import Artifact, Tls
@@ -191,12 +191,8 @@ def volumes(deployment: ModelDeployment, kind: str, artifacts: Sequence[Artifact
 
 
 def _certificates(tls: Tls) -> list[Raw]:
-    own = _secret_volume("tls", tls.secret_ref.name, TLS_CERT, TLS_KEY)
+    own = secret_volume("tls", tls.secret_ref.name, TLS_CERT, TLS_KEY)
     if not asks_clients(tls):
         return [own]
     # Not optional: without it nobody could be told from anybody, and the pod must not start.
-    return [own, _secret_volume("client-ca", (tls.client_ca_secret_ref or tls.secret_ref).name, CLIENT_CA)]
-
-
-def _secret_volume(volume: str, secret: str, *keys: str) -> Raw:
-    return {"name": volume, "secret": {"secretName": secret, "items": [{"key": key, "path": key} for key in keys]}}
+    return [own, secret_volume("client-ca", (tls.client_ca_secret_ref or tls.secret_ref).name, CLIENT_CA)]

@@ -10,7 +10,7 @@ import msgspec
 
 from batchwright_operator.api.inference_job import InferenceJob
 from batchwright_operator.kube.objects import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
-from batchwright_operator.rendering.mounts import mount, volume_name
+from batchwright_operator.rendering.mounts import mount, secret_volume, volume_name
 from batchwright_operator.rendering.objects import (
     LABEL_MANAGED_BY,
     LABEL_NAME,
@@ -308,13 +308,7 @@ def _volumes(job: InferenceJob, certificates: Certificates) -> list[Raw]:
             for name, each in certificates.items()
         ),
         *(
-            {
-                "name": volume_name("client-tls", name),
-                "secret": {
-                    "secretName": each.client_secret,
-                    "items": [{"key": key, "path": key} for key in _PAIR],
-                },
-            }
+            secret_volume(volume_name("client-tls", name), each.client_secret, *_PAIR)
             for name, each in certificates.items()
             if each.client_secret
         ),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import Cluster, kubectl_path
+from e2e.cluster import Cluster, ClusterSpec, NodeSpec, kubectl_path
 from e2e.demo.kubectl import Kubectl, condition, wait_for
 from tests.nodes.older_version import Version
 
@@ -135,6 +137,17 @@ class Place:
 
     def progress(self, job: str) -> int:
         return int(((self.get("inferencejob", job) or {}).get("status") or {}).get("progressPercentage") or 0)
+
+
+@contextmanager
+def unmeasured(name: str) -> Iterator[Place]:
+    """On two unequal nodes that opt out of benchmarks, with nothing installed."""
+    nodes = (NodeSpec(name="fast", cpus=1.0), NodeSpec(name="slow", cpus=0.5))
+    with Cluster.up(ClusterSpec(name=f"{name}-{os.getpid()}", nodes=nodes)) as cluster:
+        place = Place(cluster)
+        for node in cluster.nodes:
+            place.kubectl.run("label", "node", node, "batchwright.dev/benchmark-opt-out=true")
+        yield place
 
 
 def restarts(pod: dict[str, Any]) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ manifests are made one, as they are.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 import urllib.request
@@ -20,13 +19,13 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.cluster import Cluster, ClusterSpec, NodeSpec, kubectl_path
+from e2e.cluster import kubectl_path
 from e2e.cluster.build.components import program
 from e2e.demo.kubectl import wait_for
 from e2e.release.chart import CHART, ROOT
 from tests.e2e.load import BODY
 from tests.nodes.older_version import Version, older, present
-from tests.nodes.place import PATIENCE, PLACE, SYSTEM, Place, inference_job, model_deployment, records
+from tests.nodes.place import PATIENCE, PLACE, SYSTEM, Place, inference_job, model_deployment, records, unmeasured
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak, pytest.mark.timeout(2400)]
 
@@ -37,11 +36,7 @@ AGENTS = "batchwright-agent"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    nodes = (NodeSpec(name="fast", cpus=1.0), NodeSpec(name="slow", cpus=0.5))
-    with Cluster.up(ClusterSpec(name=f"chart-{os.getpid()}", nodes=nodes)) as cluster:
-        place = Place(cluster)
-        for node in cluster.nodes:
-            place.kubectl.run("label", "node", node, "batchwright.dev/benchmark-opt-out=true")
+    with unmeasured("chart") as place:
         yield place
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from e2e.cluster import Cluster, ClusterSpec, NodeSpec
 from e2e.demo.kubectl import condition, wait_for
 from tests.nodes.gitops import MANAGER, Raw, Verdict, judged
 from tests.nodes.older_version import present
-from tests.nodes.place import PATIENCE, PLACE, SYSTEM, Place, inference_job, model_deployment
+from tests.nodes.place import PATIENCE, PLACE, SYSTEM, Place, inference_job, model_deployment, unmeasured
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -30,11 +28,7 @@ WAYS = ("client-side", "server-side")
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    nodes = (NodeSpec(name="fast", cpus=1.0), NodeSpec(name="slow", cpus=0.5))
-    with Cluster.up(ClusterSpec(name=f"gitops-{os.getpid()}", nodes=nodes)) as cluster:
-        place = Place(cluster)
-        for node in cluster.nodes:
-            place.kubectl.run("label", "node", node, "batchwright.dev/benchmark-opt-out=true")
+    with unmeasured("gitops") as place:
         place.install(present())
         place.data(ITEMS)
         yield place

@@ -8,7 +8,6 @@ were kept (docs/design/0006).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from e2e.cluster import Cluster, ClusterSpec, NodeSpec
 from e2e.demo.kubectl import condition, wait_for
 from tests.e2e.load import SteppedLoad
 from tests.nodes.older_version import older, present
-from tests.nodes.place import PATIENCE, Place, inference_job, model_deployment, records
+from tests.nodes.place import PATIENCE, Place, inference_job, model_deployment, records, unmeasured
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak, pytest.mark.timeout(2400)]
 
@@ -32,11 +30,7 @@ ITEMS = 1800
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The older version serves, and a first job has run."""
     before = older(COMMIT, tmp_path_factory.mktemp("source"))
-    nodes = (NodeSpec(name="fast", cpus=1.0), NodeSpec(name="slow", cpus=0.5))
-    with Cluster.up(ClusterSpec(name=f"up-{os.getpid()}", nodes=nodes)) as cluster:
-        place = Place(cluster)
-        for node in cluster.nodes:
-            place.kubectl.run("label", "node", node, "batchwright.dev/benchmark-opt-out=true")
+    with unmeasured("up") as place:
         place.install(before)
         place.load(present())
         yield place

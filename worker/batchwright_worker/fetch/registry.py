@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote
@@ -88,7 +88,7 @@ class RegistryStore:
     policy: FetchPolicy
     secret: Mapping[str, str]
     format: str
-    buckets: Any
+    buckets: Callable[[str], Store]
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def source(self, uri: str) -> FileSource:
@@ -96,8 +96,7 @@ class RegistryStore:
         if uri.startswith(_PROXIED):
             path = quote(uri.removeprefix(_PROXIED).lstrip("/"))
             return self._web(f"api/2.0/mlflow-artifacts/artifacts/{path}")
-        store: Store = self.buckets(uri)
-        return store.source(uri)
+        return self.buckets(uri).source(uri)
 
     async def files(self, folder_uri: str) -> list[RemoteFile]:
         """See Store: those that the artifact's format takes."""
@@ -179,8 +178,7 @@ class RegistryStore:
                 "server (mlflow server --artifacts-destination), or keep them in a bucket (s3://, gs://)"
             )
         self.policy.check_uri(folder)
-        store: Store = self.buckets(folder)
-        return await store.files(folder)
+        return await self.buckets(folder).files(folder)
 
     async def _flavors(self, described: RemoteFile, uri: str) -> dict[str, Any]:
         text = bytearray()

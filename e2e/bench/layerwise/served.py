@@ -23,6 +23,7 @@ import numpy as np
 from batchwright_worker.layerwise.tools.samples import write_conv, write_wide
 from e2e.bench.layerwise.disturbance import Answer, Heard, Judged, judged, percentile
 from e2e.bench.layerwise.places import Place, Served
+from e2e.bench.networks.served import binary_body
 
 __all__ = ["ADDED", "MODES", "Figures", "Load", "bars_of", "measure", "write_models"]
 
@@ -194,15 +195,13 @@ async def _watch(session: aiohttp.ClientSession, here: Served, figures: Figures,
 
 async def _call(session: aiohttp.ClientSession, here: Served, model: str, heard: Heard, stop: asyncio.Event) -> None:
     tensor, shape = _SHAPES[model]
-    row = np.random.default_rng(3).standard_normal(shape, dtype=np.float32).tobytes()
-    given = {"name": tensor, "datatype": "FP32", "shape": [1, *shape], "parameters": {"binary_data_size": len(row)}}
-    head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    length, body = binary_body({tensor: np.random.default_rng(3).standard_normal((1, *shape), dtype=np.float32)})
+    headers = {"Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"}
     expected: np.ndarray[Any, np.dtype[np.float32]] | None = None
     while not stop.is_set():
         begin = time.monotonic()
         try:
-            async with session.post(f"{here.url}/v2/models/{model}/infer", data=head + row, headers=headers) as answer:
+            async with session.post(f"{here.url}/v2/models/{model}/infer", data=body, headers=headers) as answer:
                 got = await answer.read()
                 if answer.status != 200:
                     heard.failed.append(f"{model}: {answer.status} {got[:200]!r}")

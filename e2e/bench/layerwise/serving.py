@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ import numpy as np
 from batchwright_worker.layerwise.tools.samples import write_conv, write_wide
 from batchwright_worker.local.deployment import local_deployment
 from batchwright_worker.local.processes import LocalPorts, LocalServing, served
+from e2e.bench.networks.served import binary_body
 
 SHAPES: Final = {"resnet50": ("images", (3, 224, 224)), "wide": ("x", (4096,))}
 MODES: Final = ("Off", "Balanced", "Literal")
@@ -106,19 +106,16 @@ async def _load(here: LocalServing, seconds: float, clients: int) -> dict[str, H
 
 async def _client(here: LocalServing, model: str, heard: Heard, until: float) -> None:
     tensor, shape = SHAPES[model]
-    row = np.random.default_rng(3).standard_normal(shape, dtype=np.float32).tobytes()
-    given = {"name": tensor, "datatype": "FP32", "shape": [1, *shape], "parameters": {"binary_data_size": len(row)}}
-    head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
-    payload = head + row
-    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    length, body = binary_body({tensor: np.random.default_rng(3).standard_normal((1, *shape), dtype=np.float32)})
+    headers = {"Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"}
     async with aiohttp.ClientSession() as session:
         while (begin := time.monotonic()) < until:
-            async with session.post(f"{here.url}/v2/models/{model}/infer", data=payload, headers=headers) as answer:
+            async with session.post(f"{here.url}/v2/models/{model}/infer", data=body, headers=headers) as answer:
                 got = await answer.read()
-                length = int(answer.headers.get("Inference-Header-Content-Length", "0"))
+                start = int(answer.headers.get("Inference-Header-Content-Length", "0"))
                 if answer.status == 200:
                     heard.latencies_s.append(time.monotonic() - begin)
-                    heard.answers.add(got[length:])
+                    heard.answers.add(got[start:])
                 else:
                     heard.refused += 1
                     await asyncio.sleep(0.05)

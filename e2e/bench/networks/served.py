@@ -133,7 +133,7 @@ def answer_of(server: Server, rows: Rows, output: str) -> Any:
     """The output for these rows, to compare with the framework's."""
     import urllib.request
 
-    length, body = _body(rows)
+    length, body = binary_body(rows)
     headers = {"Inference-Header-Content-Length": str(length)}
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v2/models/m/infer", data=body, headers=headers)
     with urllib.request.urlopen(request, timeout=60) as response:
@@ -145,13 +145,14 @@ def answer_of(server: Server, rows: Rows, output: str) -> Any:
 
 def request_for(rows: Rows) -> Sample:
     """The request with these rows; any answer is right."""
-    length, body = _body(rows)
+    length, body = binary_body(rows)
     head = f"POST /v2/models/m/infer HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n"
     head += f"content-type: application/octet-stream\r\ninference-header-content-length: {length}\r\n\r\n"
     return Sample(request=head.encode() + body, answer=b"")
 
 
-def _body(rows: Rows) -> tuple[int, bytes]:
+def binary_body(rows: Rows) -> tuple[int, bytes]:
+    """Of a request with these rows that asks for binary outputs: bytes of its JSON, and all of it."""
     names = {np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8"}
     inputs = [
         {

@@ -4,6 +4,7 @@ comments that are indented as code stand for blocks."""
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,13 @@ class Block:
 def name_of(page: Path) -> str:
     """A page as tests and tables name it."""
     return page.relative_to(ROOT).as_posix()
+
+
+def clone(folder: Path) -> None:
+    """Makes the folder: the repository as a clone would be."""
+    made = shutil.ignore_patterns(".*_cache", "__pycache__", "*.egg-info")
+    top = {".git", ".venv", ".hypothesis", "build", "dist"}
+    shutil.copytree(ROOT, folder, ignore=lambda at, names: {*made(at, names), *(top if Path(at) == ROOT else ())})
 
 
 def blocks(page: Path) -> list[Block]:

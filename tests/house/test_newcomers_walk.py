@@ -8,7 +8,6 @@ cluster's compiled programs, are found where earlier runs left them.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import kubectl_path, teardown
-from tests.house.commands import ROOT, Block, scripts
+from tests.house.commands import ROOT, Block, clone, scripts
 from tests.house.test_page_commands import own_network
 from tests.house.ways import needs, script
 
@@ -33,11 +32,7 @@ class Walk:
 
     def __init__(self, folder: Path) -> None:
         self.clone = folder / "batchwright"
-        anywhere = shutil.ignore_patterns(".*_cache", "__pycache__", "*.egg-info")
-        top = {".git", ".venv", ".hypothesis", "build", "dist"}
-        shutil.copytree(
-            ROOT, self.clone, ignore=lambda at, names: {*anywhere(at, names), *(top if Path(at) == ROOT else ())}
-        )
+        clone(self.clone)
         own = (str(Path(sys.prefix) / "bin"), str(ROOT))
         path = [each for each in os.environ["PATH"].split(os.pathsep) if not each.startswith(own)]
         self.path = os.pathsep.join(path)

@@ -14,7 +14,7 @@ import yaml
 
 from e2e.cluster import ControlPlane, kubectl_path, teardown
 from e2e.peers import peer_python
-from tests.house.commands import EXAMPLES, PAGES, ROOT, Block, astray, blocks, inline, name_of, scripts
+from tests.house.commands import EXAMPLES, PAGES, ROOT, Block, astray, blocks, clone, inline, name_of, scripts
 from tests.house.ways import NOT_RUN, WALKED, needs, offers, runnable, script
 
 BIN = Path(sys.executable).parent
@@ -44,9 +44,7 @@ def pages_of(wanted: str) -> pytest.MarkDecorator:
 def copy(tmp_path: Path) -> Path:
     """The repository as a clone would be, with this environment in it."""
     folder = tmp_path / "batchwright"
-    made = shutil.ignore_patterns(".*_cache", "__pycache__", "*.egg-info")
-    top = {".git", ".venv", ".hypothesis", "build", "dist"}
-    shutil.copytree(ROOT, folder, ignore=lambda at, names: {*made(at, names), *(top if Path(at) == ROOT else ())})
+    clone(folder)
     (folder / ".venv").symlink_to(sys.prefix)
     for name in ("pyproject.toml", "locks/all.txt"):  # older than the environment: make has nothing to install
         os.utime(folder / name, (0, 0))

@@ -17,7 +17,7 @@ from batchwright_worker.api.names import KIND_EMULATED
 from batchwright_worker.layerwise.profiling.profiles import ENV_CACHE
 from batchwright_worker.local.processes import LocalServing
 from tests.layerwise.test_split_onnx import alone, conv_net
-from tests.runner.serving_rig import replica, state_of
+from tests.runner.serving_rig import ready, replica, state_of
 
 pytestmark = pytest.mark.slow
 
@@ -57,14 +57,6 @@ def pair(mode: str) -> dict[str, Any]:
             "layerwise": layerwise,
         },
     }
-
-
-async def ready(here: LocalServing) -> Any:
-    async with asyncio.timeout(60):
-        state = await state_of(here)
-        while not state.ready:
-            state = await state_of(here, state.revision)
-    return state
 
 
 async def ask(session: aiohttp.ClientSession, here: LocalServing, model: str, row: list[float]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -63,6 +64,15 @@ async def state_of(here: LocalServing, after: int = -1) -> SidecarState:
     url = f"{here.state_url}?after={after}&waitSeconds=20"
     async with aiohttp.ClientSession(headers=here.authorization) as session, session.get(url) as response:
         return msgspec.json.decode(await response.read(), type=SidecarState)
+
+
+async def ready(here: LocalServing) -> SidecarState:
+    """What it tells as soon as its models are loaded; TimeoutError after a minute."""
+    async with asyncio.timeout(60):
+        state = await state_of(here)
+        while not state.ready:
+            state = await state_of(here, state.revision)
+    return state
 
 
 async def rows_served(here: LocalServing) -> int:

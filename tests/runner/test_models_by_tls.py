@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from batchwright_worker.api.messages import TrustedServer
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.models.replicas import NotAccepted, ReplicaSet
 from tests.runner.bench import Bench, cpu, model
-from tests.runner.serving_rig import deployment, replica
+from tests.runner.serving_rig import deployment, ready, replica
 
 NAME = "emu.n.svc"
 
@@ -92,8 +93,13 @@ async def test_a_job_shows_its_certificate_where_one_is_asked_for(
 async def test_a_certificate_that_was_renewed_is_shown(secret: Secret, tmp_path: Path) -> None:
     """By the connections after the one that was refused for the old one."""
     mine, shown = (Secret(tmp_path / name) for name in ("mine", "shown"))
-    async with replica(deployment(), options=(*secret.options, "--tls-client-ca", mine.ca)) as here:
+    async with contextlib.AsyncExitStack() as stack:
+        here = await stack.enter_async_context(
+            replica(deployment(), options=(*secret.options, "--tls-client-ca", mine.ca))
+        )
+        await ready(here)
         replicas = ReplicaSet("emu", f"{here.host}:{here.http}", trusting(secret, shown))
+        stack.push_async_callback(replicas.close)
         await replicas.open()
         [only] = replicas.replicas
         with pytest.raises(NotAccepted):
@@ -103,7 +109,6 @@ async def test_a_certificate_that_was_renewed_is_shown(secret: Secret, tmp_path:
         with pytest.raises(NotAccepted):
             await replicas.metadata(only, "m")
         assert b'"name":"m"' in (await replicas.metadata(only, "m")).body
-        await replicas.close()
 
 
 @pytest.fixture

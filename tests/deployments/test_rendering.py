@@ -256,6 +256,24 @@ def test_a_claim_of_the_cache_that_is_not_there_is_told() -> None:
     assert "PersistentVolumeClaim weights does not exist" in str(decision)
 
 
+def test_the_sidecar_sees_the_model_repositories_that_it_reads() -> None:
+    """config.pbtxt says how their models are served; other weights are the runtime's alone."""
+    repository = {"format": "triton-repository", "uri": "pvc://models/triton"}
+    fetched = {"format": "triton-repository", "uri": "s3://bucket/triton/"}
+    plain = {"format": "onnx", "uri": "pvc://models.v2/m.onnx"}
+    names = (("a", repository), ("b", fetched), ("c", plain))
+    models = [model(name, artifact) for name, artifact in names]
+    spec = template(deployment(models=models))["spec"]
+    [fetch, sidecar], [runtime] = spec["initContainers"], spec["containers"]
+    paths = [
+        {each["mountPath"] for each in one["volumeMounts"] if "/weights/" in each["mountPath"]}
+        for one in (sidecar, runtime)
+    ]
+    assert fetch["name"] == "fetch"
+    assert {Path(each).name for each in paths[0]} == {"models", "fetched"}
+    assert {Path(each).name for each in paths[1]} == {"models", "models.v2", "fetched"}
+
+
 def test_an_image_is_mounted_once_and_read_only_where_its_models_are_read() -> None:
     spec = template(samples()["image-volumes"])["spec"]
     images = {each["name"]: each["image"]["reference"] for each in spec["volumes"] if "image" in each}

@@ -139,6 +139,29 @@ def test_what_is_no_model_deployment_is_refused_and_from_a_file_told_in_the_log(
     assert place.latency() == 50
 
 
+def test_a_model_of_a_repository_is_served_as_both_say(tmp_path: Path) -> None:
+    """What is at its default in the manifest is config.pbtxt's; a bound that fits no more with it is refused."""
+    folder = tmp_path / "repository" / "m"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").touch()
+    (folder / "config.pbtxt").write_text("max_batch_size: 8")
+    artifacts = [{"format": "triton-repository", "uri": (tmp_path / "repository").as_uri()}]
+
+    def sized(generation: int, **batching: int) -> bytes:
+        return text(generation, artifacts=artifacts, batching=batching)
+
+    place = Place(tmp_path, sized(1))
+    [served] = place.configuration.deployment.spec.models
+    assert (served.batching.max_size, served.artifacts[0].format) == (8, "onnx")
+    place.configuration.take(document(sized(2, maxSize=4)))
+    assert place.configuration.deployment.spec.models[0].batching.max_size == 4
+    with pytest.raises(ConfigurationError, match=r"batching\.maxSize: smaller than minSize"):
+        place.configuration.take(document(sized(3, minSize=16)))
+    assert "smaller than minSize" in place.configuration.state().message
+    place.configuration.take(document(sized(4)))
+    assert place.configuration.deployment.spec.models[0].batching.max_size == 8
+
+
 def test_a_file_that_is_gone_for_a_moment_is_no_end(tmp_path: Path) -> None:
     place = Place(tmp_path, text(1, **target(100)))
     place.path.unlink()

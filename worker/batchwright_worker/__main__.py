@@ -46,7 +46,7 @@ ROLES: Final = {
         help="Run a ModelDeployment on this machine, without a cluster.",
     ),
     "repository": Role(
-        target="batchwright_worker.local.triton.command:command",
+        target="batchwright_worker.local.triton_repository:command",
         help="Print the ModelDeployment that serves a Triton model repository.",
     ),
     "replay": Role(

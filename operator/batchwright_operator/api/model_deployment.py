@@ -17,6 +17,7 @@ from batchwright_worker.api.deployment import (
     Runtime,
     parse_spec,
 )
+from batchwright_worker.api.formats import TRITON_REPOSITORY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +47,15 @@ class ModelDeployment(Identified):
         found = (artifact_for(model, kind) for model in self.spec.models)
         return tuple(artifact for artifact in found if artifact is not None)
 
-    def task_artifacts_for(self, kind: str) -> tuple[Artifact, ...]:
-        """Those of models with a task, whose tokenizers the sidecar reads from beside them."""
-        found = (artifact_for(model, kind) for model in self.spec.models if model.task is not None)
-        return tuple(artifact for artifact in found if artifact is not None)
+    def sidecar_artifacts_for(self, kind: str) -> tuple[Artifact, ...]:
+        """Those that the sidecar reads itself: of models with a task, whose tokenizers lie beside them, and of Triton
+        model repositories, which say how their models are served."""
+        found = ((model, artifact_for(model, kind)) for model in self.spec.models)
+        return tuple(
+            artifact
+            for model, artifact in found
+            if artifact is not None and (model.task is not None or artifact.format == TRITON_REPOSITORY)
+        )
 
 
 def artifact_for(model: Model, kind: str) -> Artifact | None:

@@ -163,7 +163,7 @@ def _sidecar(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence
             mount("control", _directory(TOKEN_FILE)),
             *certificate_mounts(deployment),
             *script_mounts(artifacts),
-            *sidecar_weight_mounts(deployment, artifacts, deployment.task_artifacts_for(plan.kind), settings),
+            *sidecar_weight_mounts(deployment, artifacts, deployment.sidecar_artifacts_for(plan.kind), settings),
         ],
     )
 

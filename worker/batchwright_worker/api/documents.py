@@ -20,7 +20,7 @@ from batchwright_worker.api.defaults import effective
 from batchwright_worker.api.deployment import ModelDeployment, ModelDeploymentSpec, parse_deployment
 from batchwright_worker.api.job import InferenceJob, InferenceJobSpec, parse_job
 from batchwright_worker.api.names import API_VERSION
-from batchwright_worker.api.rules.rule import Rule, is_transition
+from batchwright_worker.api.rules.check import broken_rules
 from batchwright_worker.api.validation import Problem, structural_problems
 
 Document = dict[str, Any]
@@ -116,40 +116,4 @@ def _rule_problems(document: Document) -> Iterator[Problem]:
         message, _, path = str(error).partition(" - at `$")
         yield Problem(field=f"spec{path.rstrip('`')}", message=message, remedy="correct the field")
         return
-    yield from _broken(value, "")
-
-
-def _broken(value: object, path: str) -> Iterator[Problem]:
-    """Broken rules of a struct and of all that it is made of."""
-    if isinstance(value, tuple):
-        for index, item in enumerate(value):
-            yield from _broken(item, f"{path}[{index}]")
-    if not isinstance(value, msgspec.Struct):
-        return
-    encoded = {field.name: field.encode_name for field in msgspec.structs.fields(value)}
-    for rule in _rules():
-        if isinstance(value, rule.on) and not is_transition(rule) and not _passes(rule, value):
-            field = ".".join(part for part in (path, rule.names or encoded.get(rule.at, "")) if part)
-            yield Problem(field=field or "metadata.name", message=rule.wrong, remedy=rule.remedy)
-    for name, wire in encoded.items():
-        yield from _broken(getattr(value, name), f"{path}.{wire}" if path else wire)
-
-
-def _passes(rule: Rule, value: msgspec.Struct) -> bool:
-    subject = getattr(value, rule.at) if rule.at else value
-    return subject is None or rule.holds(subject)
-
-
-@functools.cache
-def _rules() -> tuple[Rule, ...]:
-    from batchwright_worker.api.rules import deployment as manifest_rules_deployment
-    from batchwright_worker.api.rules import job as manifest_rules_job
-    from batchwright_worker.api.rules import model as manifest_rules_model
-    from batchwright_worker.api.rules import text_task as manifest_rules_text_task
-
-    return (
-        *manifest_rules_deployment.RULES,
-        *manifest_rules_model.RULES,
-        *manifest_rules_text_task.RULES,
-        *manifest_rules_job.RULES,
-    )
+    yield from broken_rules(value, "")

@@ -17,7 +17,8 @@ class ModelFormat:
 
     name: str
     loader: str
-    """Module in `backends/` with `load(source, host) -> LoadedModel`."""
+    """Module in `backends/` with `load(source, host) -> LoadedModel`. Empty: the sidecar puts what the artifact says of
+    itself, with another format, in its place (`artifacts/triton`)."""
     platform: str
     """Platform in the model's metadata and configuration, in Triton's words where it has some."""
     backend: str
@@ -42,6 +43,7 @@ class ModelFormat:
     """Layerwise serving can cut it into units (`layerwise/networks`)."""
 
 
+TRITON_REPOSITORY: Final = "triton-repository"
 _ROWS: Final = (
     ModelFormat(
         name="onnx",
@@ -101,6 +103,13 @@ _ROWS: Final = (
         title="Triton's Python",
         needs_script=True,
         declares_signature=False,
+    ),
+    ModelFormat(
+        name=TRITON_REPOSITORY,
+        loader="",
+        platform="triton_repository",
+        backend="triton",
+        title="a Triton model repository",
     ),
     ModelFormat(
         name="emulated",

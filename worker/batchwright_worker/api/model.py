@@ -267,10 +267,11 @@ class Artifact(Value, kw_only=True, frozen=True):
     format: Annotated[
         Format,
         doc(
-            "What the model is. python: `script` builds it; triton-python: a folder of a Triton model repository, "
-            "whose `script.file` has a TritonPythonModel; emulated: no file, see `emulated`. In a folder it is "
-            "model.onnx, model.pt2 (torch-export), model.pt (torchscript), model.safetensors or its index, else the "
-            "only file with that suffix, else onnx/model.onnx; a python model gets the folder itself."
+            "What the model is. python: `script` builds it; triton-repository: a Triton model repository, whose model "
+            "of this name is served as its config.pbtxt says (or that model's folder); triton-python: a model's folder "
+            "of one, whose `script.file` has a TritonPythonModel; emulated: no file, see `emulated`. Of the others, in "
+            "a folder it is model.onnx, model.pt2 (torch-export), model.pt (torchscript), model.safetensors or its "
+            "index, else the only file with that suffix, else onnx/model.onnx; a python model gets the folder itself."
         ),
     ]
     uri: Annotated[

@@ -18,8 +18,9 @@ from batchwright_worker.ipc.messages import ModelSource
 def load(source: ModelSource, host: Host) -> LoadedModel:
     """Load a model with its format's loader. Raises LoadError, OutOfDeviceMemoryError or what the library raises."""
     known = FORMATS.get(source.format)
-    if known is None:
-        raise LoadError(f"format {source.format!r} is unknown; one of {', '.join(FORMATS)}")
+    if known is None or not known.loader:
+        loaded = [each.name for each in FORMATS.values() if each.loader]
+        raise LoadError(f"format {source.format!r} is unknown; one of {', '.join(loaded)}")
     loader = importlib.import_module(f"{__name__}.{known.loader}")
     model: LoadedModel = loader.load(with_entry(source), host)
     return model

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from batchwright_worker.artifacts.names import ArtifactError
-from batchwright_worker.artifacts.triton_config import config_json, read_config
+from batchwright_worker.artifacts.triton.config import config_json, read_config
 from batchwright_worker.backends import triton_python_backend_utils as pb_utils
 from batchwright_worker.backends.base import Host, LoadError
 from batchwright_worker.backends.scripts import attribute, check_declared, script

@@ -55,7 +55,7 @@ def documents_of(
         if chosen:
             raise ManifestError("--load-model goes with --model-repository; leave it out, or the model out of the file")
         return load_manifests(paths)
-    from batchwright_worker.local.triton.repository import read_repository
+    from batchwright_worker.artifacts.triton.repository import read_repository
 
     root = repository.absolute()
     found = read_repository(root, lambda path: file_uri(root / path), accelerator, chosen)

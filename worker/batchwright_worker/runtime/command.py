@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-from batchwright_worker.api.formats import FORMATS
+from batchwright_worker.api.formats import FORMATS, TRITON_REPOSITORY
 from batchwright_worker.api.names import DEPLOYMENT_FILE, FETCHED_DIR
 from batchwright_worker.fetch.cache.holding import hold_linked
 from batchwright_worker.host.process import die_with_parent
@@ -59,8 +60,8 @@ def libraries(deployment: Path) -> list[str]:
     if not deployment.is_file():
         return []
     spec = msgspec.json.decode(deployment.read_bytes()).get("spec", {})
-    artifacts = [artifact for model in spec.get("models", []) for artifact in model.get("artifacts", [])]
-    formats = {artifact.get("format", "") for artifact in artifacts} & FORMATS.keys()
+    pairs = [(model, artifact) for model in spec.get("models", []) for artifact in model.get("artifacts", [])]
+    formats = {_format(model, artifact) for model, artifact in pairs} & FORMATS.keys()
     found = {library for name in formats for library in FORMATS[name].preload}
     if (spec.get("layerwise") or {}).get("mode", "Off") != "Off":
         # What a spare process has imported, its models need not wait for.
@@ -68,3 +69,20 @@ def libraries(deployment: Path) -> list[str]:
         divisible = (FORMATS[name] for name in formats if FORMATS[name].divisible)
         found |= {f"batchwright_worker.layerwise.networks.{one.loader}" for one in divisible}
     return sorted(found)
+
+
+def _format(model: dict[str, Any], artifact: dict[str, Any]) -> str:
+    """The format that is loaded: of a Triton model repository that of the model in it, where this can be told."""
+    name: str = artifact.get("format", "")
+    if name != TRITON_REPOSITORY:
+        return name
+    import msgspec
+
+    from batchwright_worker.api.model import Model
+    from batchwright_worker.artifacts.triton.artifact import format_in_repository
+
+    try:
+        declared = msgspec.convert({**model, "artifacts": [artifact]}, Model)
+    except msgspec.ValidationError:  # its sidecar does not even start then
+        return name
+    return format_in_repository(declared, declared.artifacts[0]) or name

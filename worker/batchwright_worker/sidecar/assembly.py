@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
 from batchwright_worker.api.deployment import ModelDeployment
@@ -64,14 +64,15 @@ def engine_of(
 
 @contextlib.asynccontextmanager
 async def runtimes_of(
-    settings: Settings, deployment: ModelDeployment
+    settings: Settings, deployment: ModelDeployment, refused: Mapping[str, str]
 ) -> AsyncIterator[list[RuntimeClient | ExternalServer]]:
+    """`refused`: per model why no runtime is asked to load it."""
     found, count = _declared_runtime(settings, deployment), _runtimes_count(settings, deployment)
     clients: list[RuntimeClient | ExternalServer]
     if found is not None and found.protocol == "open-inference":
         clients = [ExternalServer(_server_settings(settings, found, index)) for index in range(count)]
     else:
-        clients = [RuntimeClient(_runtime_settings(settings, deployment, index)) for index in range(count)]
+        clients = [RuntimeClient(_runtime_settings(settings, deployment, refused, index)) for index in range(count)]
     try:
         yield clients
     finally:
@@ -108,7 +109,9 @@ def _server_settings(settings: Settings, runtime: DeclaredRuntime, index: int) -
     )
 
 
-def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: int) -> RuntimeSettings:
+def _runtime_settings(
+    settings: Settings, deployment: ModelDeployment, refused: Mapping[str, str], index: int
+) -> RuntimeSettings:
     artifacts = [artifact for model in deployment.spec.models for artifact in model.artifacts]
     here = [artifact for artifact in artifacts if artifact.accelerator == settings.kind]
     return RuntimeSettings(
@@ -121,6 +124,7 @@ def _runtime_settings(settings: Settings, deployment: ModelDeployment, index: in
         overlaps_loads=interleaves(deployment)
         or (bool(here) and all(_loads_beside_batches(each, settings.kind) for each in here)),
         interleaves=interleaves(deployment),
+        refused=refused,
     )
 
 

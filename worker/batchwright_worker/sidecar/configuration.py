@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +21,10 @@ import msgspec
 from batchwright_worker.api.deployment import ModelDeployment, parse_deployment
 from batchwright_worker.api.live_fields import fixed_differences
 from batchwright_worker.api.messages import ConfigurationState
-from batchwright_worker.api.names import configuration_digest
+from batchwright_worker.api.names import KIND_CPU, configuration_digest
+from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.engine.engine import Engine
+from batchwright_worker.sidecar.repositories import Repositories
 from batchwright_worker.sidecar.settings import SidecarFailed
 
 CHECK_S: Final = 2.0
@@ -62,20 +64,28 @@ def document(text: bytes) -> Document:
 class Configuration:
     """The one in force. Everything but `document` is for the event loop of the engine."""
 
-    def __init__(self, path: Path, read: Document, stamp: _Stamp) -> None:
+    def __init__(
+        self,
+        path: Path,
+        read: Document,
+        stamp: _Stamp,
+        repositories: Repositories = Repositories(),  # noqa: B008
+    ) -> None:
         self._path = path
         self._read = read
+        self._repositories = repositories
+        self._served = repositories.applied(read.deployment)
         self._stamp = stamp
         self._refused = ""
         self._engine: Engine | None = None
         self.on_change: Callable[[], None] = lambda: None
 
     @classmethod
-    def of_file(cls, path: Path) -> Configuration:
-        """Raises SidecarFailed."""
+    def of_file(cls, path: Path, kind: str = KIND_CPU) -> Configuration:
+        """For a pod of this kind of accelerator. Raises SidecarFailed."""
         try:
-            stamp = _stamp(path)
-            return cls(path, document(path.read_bytes()), stamp)
+            stamp, read = _stamp(path), document(path.read_bytes())
+            return cls(path, read, stamp, Repositories.of(read.deployment, kind))
         except OSError as error:
             raise SidecarFailed(f"no ModelDeployment at {path}: {error.strerror}; give --deployment FILE") from error
         except ConfigurationError as error:
@@ -83,7 +93,13 @@ class Configuration:
 
     @property
     def deployment(self) -> ModelDeployment:
-        return self._read.deployment
+        """As it is served: with what model repositories say of their models."""
+        return self._served
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Per model of a repository why it cannot be served as it is."""
+        return self._repositories.refused
 
     def serve(self, engine: Engine) -> None:
         """From now on this engine follows it."""
@@ -103,9 +119,14 @@ class Configuration:
             text = f"generation {new.generation} differs in what only a new pod takes over: {shown}"
             self._say(text)
             raise ConfigurationError(text, conflict=True)
-        self._read, self._refused = new, ""
+        try:
+            served = self._repositories.applied(new.deployment)
+        except ArtifactError as error:
+            self._say(f"generation {new.generation}: {error}")
+            raise ConfigurationError(str(error)) from error
+        self._read, self._served, self._refused = new, served, ""
         if self._engine is not None:
-            self._engine.reconfigure(new.deployment.spec.models)
+            self._engine.reconfigure(served.spec.models)
         _LOG.info("generation %d of the configuration is in force", new.generation)
         self.on_change()
 

@@ -61,14 +61,17 @@ async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises SidecarFailed."""
     if settings.parent:
         die_with_parent(settings.parent)
-    configuration = Configuration.of_file(settings.deployment)
+    configuration = Configuration.of_file(settings.deployment, settings.kind)
     deployment = configuration.deployment
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # The runtimes of ours do so, too: one of them may be starting again, and a server of the user's does not.
     hold_linked(Path(FETCHED_DIR))
-    async with runtimes_of(settings, deployment) as clients, contextlib.AsyncExitStack() as stack:
+    async with (
+        runtimes_of(settings, deployment, configuration.refused) as clients,
+        contextlib.AsyncExitStack() as stack,
+    ):
         engine = engine_of(settings, deployment, clients, stack)
         engine.load_table = load_table_of(settings.load_table)
         configuration.serve(engine)

@@ -6,13 +6,15 @@ import re
 from functools import partial
 from typing import Final
 
-from batchwright_worker.api.formats import FILE_OPTIONAL, SCRIPTED, UNDECLARING, WITHOUT_FILE, listed
+from batchwright_worker.api.formats import FILE_OPTIONAL, SCRIPTED, TRITON_REPOSITORY, UNDECLARING, WITHOUT_FILE, listed
 from batchwright_worker.api.model import Artifact, Batching, Model, Script, Tensor, WarmUp
 from batchwright_worker.api.names import KIND_CPU, KIND_EMULATED
 from batchwright_worker.api.rules.rule import Rule, or_default
 
 _SCHEMES: Final = ("https", "s3", "gs", "az", "hf", "oci", "pvc")
 _REGISTRY: Final = "models:"
+_OF_FOLDERS: Final = ("pvc", "hf", "oci", "models")
+"""Schemes whose addresses need no slash behind to name a folder."""
 
 
 def no_parent_steps(uri: str) -> bool:
@@ -134,6 +136,20 @@ _ARTIFACT = (
         f"{listed(FILE_OPTIONAL)}",
         remedy="write uri: pvc://CLAIM/PATH, https://.., s3://.., gs://.. or oci://.., or remove uri and sha256 with "
         f"format: {listed(WITHOUT_FILE, 'or')}",
+    ),
+    Rule(
+        on=Artifact,
+        names="uri",
+        cel=f"self.format != '{TRITON_REPOSITORY}' || !has(self.uri) || self.uri.endsWith('/') || "
+        f"self.uri.split(':', 2)[0] in {list(_OF_FOLDERS)}",
+        holds=lambda artifact: (
+            artifact.format != TRITON_REPOSITORY
+            or artifact.uri is None
+            or artifact.uri.endswith("/")
+            or artifact.uri.partition(":")[0] in (*_OF_FOLDERS, "file")
+        ),
+        wrong="a Triton model repository is a folder, and this address names a file",
+        remedy="write a / behind it",
     ),
     Rule(
         on=Artifact,

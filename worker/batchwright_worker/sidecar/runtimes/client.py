@@ -24,6 +24,7 @@ import msgspec
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import (
     DeclaredSource,
+    LoadRefused,
     LoadReport,
     MemoryReport,
     NoSharedMemory,
@@ -75,6 +76,8 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
     overlaps_loads: bool = False
     interleaves: bool = False
     """Layerwise: it works on several batches at once."""
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Per model why it is not to be loaded."""
 
 
 class RuntimeClient(PromptRuntime):
@@ -151,6 +154,8 @@ class RuntimeClient(PromptRuntime):
 
     async def load(self, model: str, source: DeclaredSource, limit_s: float = math.inf) -> LoadReport:
         """See `Runtime.load`. Raises RuntimeLost, OutOfMemory, BatchFailed."""
+        if why := self._settings.refused.get(model):
+            raise LoadRefused(why)
         resolved_source = resolved(model, source, self._settings.paths)
         beside = self.overlaps_loads
         loaded = await self._request(

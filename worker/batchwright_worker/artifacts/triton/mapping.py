@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from batchwright_worker.local.triton.refusals import BACKENDS, PLATFORMS
+from batchwright_worker.artifacts.triton.refusals import BACKENDS, PLATFORMS
 from batchwright_worker.oip import inference_pb2 as pb
 
 Document = dict[str, Any]
@@ -40,11 +40,16 @@ def backend_of(config: pb.ModelConfig, files: frozenset[str]) -> str:
     return next((backend for backend, name in DEFAULT_FILES.items() if name in plain), "")
 
 
-def version_of(config: pb.ModelConfig, versions: Sequence[str]) -> str:
-    """The one version that is served. Raises ValueError where the policy wants several, or one that is not there."""
+def version_of(config: pb.ModelConfig, versions: Sequence[str], chosen: str | None = None) -> str:
+    """The one version that is served; `chosen` goes before the policy. Raises ValueError where the policy wants
+    several, or for one that is not there."""
     there = sorted(versions, key=int)
     if not there:
         raise ValueError("there is no folder of a version (1, 2, ..) with a model in it")
+    if chosen is not None:
+        if chosen not in there:
+            raise ValueError(f"version {chosen} is not there; there are {', '.join(there)}")
+        return chosen
     policy = config.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
@@ -56,7 +61,8 @@ def version_of(config: pb.ModelConfig, versions: Sequence[str]) -> str:
     if len(wanted) != 1:
         raise ValueError(
             f"version_policy: it wants the versions {', '.join(wanted) or 'none'}, and one version of a model is "
-            "served; write specific: { versions: [..] } with one, and give others a name of their own"
+            "served; write specific: { versions: [..] } with one (or models[].version), and give others a name of "
+            "their own"
         )
     if wanted[0] not in there:
         raise ValueError(f"version_policy: version {wanted[0]} is not there; there are {', '.join(there)}")
@@ -64,7 +70,7 @@ def version_of(config: pb.ModelConfig, versions: Sequence[str]) -> str:
 
 
 def model_document(found: FoundModel, kind: str, uri_of: Callable[[PurePosixPath], str]) -> Document:
-    """An entry of `spec.models`; `uri_of` says the address of a path in the repository (a folder's without a slash
+    """An entry of `spec.models`; `uri_of` says the address of a path in the model's folder (a folder's without a slash
     behind). Raises ValueError for a file that is not there. Only for what has no refusals."""
     config = found.config
     whole = config.max_batch_size == 0 and bool(config.input)
@@ -91,15 +97,14 @@ def _artifact(found: FoundModel, uri_of: Callable[[PurePosixPath], str]) -> Docu
     config = found.config
     backend = backend_of(config, found.files)
     file = config.default_model_filename or DEFAULT_FILES[backend]
-    version = PurePosixPath(found.name) / found.version
     if backend == "python":
         _check_file(found, file)
         script = {"file": f"{found.version}/{file}"}
-        return {"format": BACKENDS[backend], "uri": f"{uri_of(version.parent)}/", "script": script}
+        return {"format": BACKENDS[backend], "uri": f"{uri_of(PurePosixPath())}/", "script": script}
     is_folder = f"{file}/" in found.files
     if not is_folder:
         _check_file(found, file)
-    return {"format": BACKENDS[backend], "uri": uri_of(version / file) + ("/" if is_folder else "")}
+    return {"format": BACKENDS[backend], "uri": uri_of(PurePosixPath(found.version, file)) + ("/" if is_folder else "")}
 
 
 def _check_file(found: FoundModel, file: str) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from batchwright_worker.api.documents import ManifestError, validate
 from batchwright_worker.api.uris import OF_PATHS, file_uri, split_uri
-from batchwright_worker.local.triton.repository import read_repository
+from batchwright_worker.artifacts.triton.repository import read_repository
 
 
 def uris_below(base: str, path: PurePosixPath) -> str:

@@ -123,9 +123,9 @@ def _group_refusals(config: pb.ModelConfig, kind: str) -> Iterator[str]:
         if group.passive:
             yield "instance_group.passive: every model here takes requests; leave it out of the repository"
         if group.kind == pb.ModelInstanceGroup.KIND_GPU and kind == "cpu":
-            yield "instance_group.kind KIND_GPU: it is served on the CPU; say --accelerator nvidia.com/gpu, or KIND_CPU"
+            yield "instance_group.kind KIND_GPU: it is served on the CPU; say accelerator: nvidia.com/gpu, or KIND_CPU"
         if group.kind == pb.ModelInstanceGroup.KIND_CPU and kind != "cpu":
-            yield f"instance_group.kind KIND_CPU: it is served on {kind}; leave --accelerator out, or write KIND_AUTO"
+            yield f"instance_group.kind KIND_CPU: it is served on {kind}; leave accelerator out, or write KIND_AUTO"
 
 
 def _is_set(config: pb.ModelConfig, name: str) -> bool:

@@ -1,28 +1,23 @@
-"""Reads a Triton model repository from disk: folders of models, config.pbtxt, folders of versions, labels."""
+"""A Triton model repository on this machine as the ModelDeployment that serves all of it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from batchwright_worker.api.documents import ManifestError
 from batchwright_worker.api.names import API_VERSION, KIND_CPU
 from batchwright_worker.artifacts.names import ArtifactError
-from batchwright_worker.artifacts.triton_config import CONFIG, read_config
-from batchwright_worker.local.triton.mapping import (
-    Document,
-    FoundModel,
-    backend_of,
-    model_document,
-    version_of,
-)
-from batchwright_worker.local.triton.refusals import notes, refusals
+from batchwright_worker.artifacts.triton.config import CONFIG
+from batchwright_worker.artifacts.triton.folders import check_name, found_model
+from batchwright_worker.artifacts.triton.mapping import Document, backend_of, model_document
+from batchwright_worker.artifacts.triton.refusals import notes, refusals
 from batchwright_worker.oip import inference_pb2 as pb
 
-_VERSION: Final = re.compile(r"[1-9][0-9]*")
 _NO_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
@@ -49,13 +44,14 @@ def read_repository(
     groups: list[pb.ModelInstanceGroup] = []
     for name in names:
         try:
-            found = _found(folder / name)
+            found = found_model(folder / name, name)
+            check_name(folder / name, found.config)
             problems = list(refusals(found.config, backend_of(found.config, found.files), kind))
             refused += [f"{name}: {problem}" for problem in problems]
             told += [f"{name}: {note}" for note in notes(found.config)]
             groups += found.config.instance_group
             if not problems:
-                models.append(model_document(found, kind, uri_of))
+                models.append(model_document(found, kind, partial(_below, uri_of, name)))
         except (ArtifactError, ValueError, OSError) as error:
             refused.append(f"{name}: {error}")
     if refused:
@@ -80,22 +76,5 @@ def _folders(folder: Path) -> list[Path]:
         raise ManifestError(f"{folder}: {error.strerror}: give the folder of a model repository") from error
 
 
-def _found(folder: Path) -> FoundModel:
-    """Raises ArtifactError, ValueError, OSError."""
-    config = read_config(folder)
-    if config.name and config.name != folder.name:
-        raise ValueError(f"{CONFIG} says name {config.name!r}; it has to be that of the folder, or left out")
-    versions = [each.name for each in folder.iterdir() if each.is_dir() and _VERSION.fullmatch(each.name)]
-    version = version_of(config, versions)
-    files = {f"{each.name}/" if each.is_dir() else each.name for each in (folder / version).iterdir()}
-    return FoundModel(
-        name=folder.name, config=config, version=version, files=frozenset(files), labels=_labels(folder, config)
-    )
-
-
-def _labels(folder: Path, config: pb.ModelConfig) -> dict[str, tuple[str, ...]]:
-    return {
-        output.name: tuple((folder / output.label_filename).read_text().splitlines())
-        for output in config.output
-        if output.label_filename
-    }
+def _below(uri_of: Callable[[PurePosixPath], str], model: str, path: PurePosixPath) -> str:
+    return uri_of(PurePosixPath(model) / path)

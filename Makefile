@@ -56,7 +56,7 @@ check: install ## lint, types, import contracts, generated files, unit and prope
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not apiserver and not cluster and not demo and not soak and not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not apiserver and not cluster and not demo and not soak and not slow"
 
 format: install ## format and fix what can be fixed [2 s]
 	$(BIN)/ruff check --fix .
@@ -69,7 +69,7 @@ test: install ## everything CI runs: checks, unit, property, contract, real API 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m e2e.cluster build
-	$(BIN)/pytest -n 3 --dist loadfile --durations 20 -m "not soak and not cluster and not timed" tests
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 -m "not soak and not cluster and not timed" tests
 	$(BIN)/pytest --durations 5 -m "(cluster or timed) and not soak" tests
 
 soak: install ## what takes long: minutes of silence, kill matrices, free searches by hypothesis [1 h]

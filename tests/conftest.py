@@ -30,5 +30,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the suite (`pytest -n`, by file) what takes longest goes first, or the others would
-    wait for it at the end. Keeps the order within a file."""
-    items.sort(key=lambda item: (item.path.parent.name != "e2e", item.path.name != "test_gpu_bench.py"))
+    wait for it at the end: the end-to-end story, then files with tests that start servers. Keeps the order within a
+    file. (xdist by itself begins with the files of most tests, hence its `--no-loadscope-reorder`.)"""
+    starts = {item.path for item in items if {"apiserver", "slow"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: (item.path.parent.name != "e2e", item.path not in starts))

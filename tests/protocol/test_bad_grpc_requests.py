@@ -81,7 +81,29 @@ def with_parameter(name: str, **value: Any) -> pb.ModelInferRequest:
     return message
 
 
+def with_outputs(count: int) -> pb.ModelInferRequest:
+    message = request()
+    for number in range(count):
+        message.outputs.add(name=f"o{number}")
+    return message
+
+
+def with_parameters(count: int) -> pb.ModelInferRequest:
+    message = request()
+    for number in range(count):
+        message.parameters[f"p{number}"].int64_param = number
+    return message
+
+
 CASES = [
+    Case("very many outputs", ("'outputs' has 50000", "at most 1024"), with_outputs(50_000)),
+    Case("very many parameters", ("50000 parameters", "at most 256"), with_parameters(50_000)),
+    Case("very many dimensions", ("too many dimensions", "given 100000"), request(shape=[1] * 100_000)),
+    Case(
+        "bytes that are neither true nor false",
+        ("'x'", "0 or 1 each, given 7"),
+        request("echo-bool", raw=[b"\1\7"], datatype="BOOL", shape=[1, 2]),
+    ),
     Case("no inputs", ("input 'x' of model linear is missing",), pb.ModelInferRequest(model_name="linear")),
     Case("an unknown model", ("unknown model: 'nope'", "echo-bf16"), request("nope"), grpc.StatusCode.NOT_FOUND),
     Case("an unknown version", ("no version '3'",), versioned("3"), grpc.StatusCode.NOT_FOUND),

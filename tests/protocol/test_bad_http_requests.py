@@ -59,7 +59,8 @@ CASES = [
     Case("JSON too deep", ("JSON", "depth"), b'{"inputs":[],"parameters":{"a":' + b"[" * 100_000),
     Case("no inputs field", ("inputs",), b"{}"),
     Case("no inputs at all", ("input 'x' of model linear is missing",), body()),
-    Case("too many inputs", ("'inputs' has 65", "wanted at most 64"), body(*[tensor()] * 65)),
+    Case("too many inputs", ("'inputs' has 1025", "wanted at most 1024"), body(*[tensor(data=[])] * 1025)),
+    Case("too many outputs", ("'outputs' has 1025",), body(tensor(), outputs=[{"name": f"o{n}"} for n in range(1025)])),
     Case("an input without a name", ("name", "$.inputs[0]"), body(tensor(name=None))),
     Case("a shape of the wrong kind", ("$.inputs[0].shape", "Expected `int`"), body(tensor(shape=["1", 16]))),
     Case("an unknown input", ("no input 'z'", "['x']"), body(tensor(), tensor(name="z"))),
@@ -112,6 +113,8 @@ CASES = [
         path="/v2/models/echo-fp16/infer",
     ),
     Case("timeout that is no number", ("'timeout'", "microseconds"), body(tensor(), parameters={"timeout": "1s"})),
+    Case("a timeout that no float holds", ("'timeout'", "1000000"), body(tensor(), parameters={"timeout": 10**400})),
+    Case("a timeout beyond 64 bits", ("'timeout'", "microseconds"), body(tensor(), parameters={"timeout": 1 << 64})),
     Case("a negative priority", ("'priority'", "given -1"), body(tensor(), parameters={"priority": -1})),
     Case("a sequence", ("'sequence_id'", "not served"), body(tensor(), parameters={"sequence_id": 5})),
     Case(
@@ -135,6 +138,12 @@ CASES = [
         "header length beyond the body", ("Inference-Header-Content-Length", "'9999'"), **binary(sized(64), RAW, 9999)
     ),
     Case("a raw body of another size", ("'x'", "64"), **binary(sized(64), RAW, 0)),
+    Case(
+        "a header length of thousands of digits before a large body",
+        ("Inference-Header-Content-Length", "'999"),
+        body(tensor()) + b" " * 300_000,
+        headers={"Inference-Header-Content-Length": "9" * 5000},
+    ),
     Case("header length too short", ("no valid JSON",), **binary(sized(64), RAW, 20)),
     Case("binary size beyond the body", ("'x'", "bad binary_data_size", "64 bytes"), **binary(sized(65), RAW)),
     Case("binary size negative", ("bad binary_data_size", "-1"), **binary(sized(-1), RAW)),
@@ -152,6 +161,13 @@ CASES = [
         path="/v2/models/echo-bytes/infer",
         **binary(BYTES_HEADER, struct.pack("<I", 4) + b"abcd" + struct.pack("<I", 9)),
     ),
+    Case(
+        "bytes that are neither true nor false",
+        ("'x'", "0 or 1 each, given 2"),
+        path="/v2/models/echo-bool/infer",
+        **binary(tensor(datatype="BOOL", shape=[1, 3], data=None, parameters={"binary_data_size": 3}), b"\0\1\2"),
+    ),
+    Case("a ready that is no flag", ("$.ready", "bool"), b'{"ready": "true"}', path="/v2/repository/index"),
     Case("an unknown model", ("unknown model: 'nope'", "echo-bf16"), body(tensor()), 404, "/v2/models/nope/infer"),
     Case("an unknown version", ("no version '2'", "'1'"), body(tensor()), 404, "/v2/models/linear/versions/2/infer"),
     Case("an unknown path", ("nothing at '/v2/model'",), body(tensor()), 404, "/v2/model"),
@@ -176,6 +192,20 @@ def test_a_bad_request_is_answered_with_field_and_remedy(served: Served, case: C
     for word in case.words:
         assert word in message
     good_answer(served)
+
+
+def test_the_longest_timeout_is_none(served: Served) -> None:
+    status, _, answer = served.get(LINEAR, body(tensor(), parameters={"timeout": (1 << 64) - 1}))
+    assert status == 200, answer
+
+
+def test_booleans_are_looked_at_each_time(served: Served) -> None:
+    """What is remembered of the first binary request does not speak for the second one."""
+    header = tensor(datatype="BOOL", shape=[1, 3], data=None, parameters={"binary_data_size": 3})
+    for data, wanted in ((b"\0\1\1", 200), (b"\0\1\3", 400), (b"\1\1\1", 200)):
+        sent = binary(header, data)
+        status, _, answer = served.get("/v2/models/echo-bool/infer", sent["body"], **sent["headers"])
+        assert status == wanted, answer
 
 
 def test_output_that_json_cannot_carry_names_the_remedy(served: Served) -> None:

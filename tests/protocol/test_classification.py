@@ -11,16 +11,15 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from batchwright_worker.inference.errors import BadInput
-from batchwright_worker.inference.requests import InferResult
-from batchwright_worker.protocol.classification import classified
+from batchwright_worker.protocol.classification import WantedClasses, classes_of
 from tests.protocol.serving import WEIGHTS, Served
 
 X = np.random.default_rng(4).normal(size=(3, 16)).astype(np.float32)
 
 
-def classes(array: Any, count: int, *, whole: bool = False) -> Any:
-    result = InferResult(outputs={"y": np.asarray(array)}, batch_size=1, queue_ms=0.0, run_ms=0.0)
-    return classified(result, {"y": count}, {}, whole=whole).outputs["y"].tolist()
+def classes(array: Any, count: int, *, whole: bool = False, labels: tuple[str, ...] = ()) -> Any:
+    wanted = WantedClasses(of={"y": count}, labels={"y": labels}, without_rows=frozenset("y" if whole else ""))
+    return classes_of({"y": np.asarray(array)}, wanted)["y"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -32,6 +31,11 @@ def classes(array: Any, count: int, *, whole: bool = False) -> Any:
         (np.int32([[7, 7, 9]]), 3, False, [[b"9:2", b"7:0", b"7:1"]]),
         (np.float32([0.5, 2, 1]), 1, True, [b"2.000000:1"]),
         (np.float16([[0.5, 2]]), 1, False, [[b"2.000000:1"]]),
+        (np.float32(3), 1, True, [b"3.000000:0"]),
+        (np.int64([[2**53, 2**53 + 1]]), 1, False, [[b"9007199254740993:1"]]),
+        (np.uint64([[2**64 - 2, 2**64 - 1, 0]]), 2, False, [[b"18446744073709551615:1", b"18446744073709551614:0"]]),
+        (np.int64([[-(2**63), 2**63 - 1]]), 2, False, [[b"9223372036854775807:1", b"-9223372036854775808:0"]]),
+        (np.array([[False, True]]), 2, False, [[b"1.000000:1", b"0.000000:0"]]),
     ],
 )
 def test_the_largest_come_first(array: Any, count: int, whole: bool, wanted: Any) -> None:
@@ -39,10 +43,9 @@ def test_the_largest_come_first(array: Any, count: int, whole: bool, wanted: Any
 
 
 def test_labels_follow_where_there_are_any() -> None:
-    """One that is not there is left out, not made up."""
-    result = InferResult(outputs={"y": np.float32([[0.5, 2, 1]])}, batch_size=1, queue_ms=0.0, run_ms=0.0)
-    named = classified(result, {"y": 3}, {"y": ("cat", "dog"), "z": ("x",)}, whole=False)
-    assert named.outputs["y"].tolist() == [[b"2.000000:1:dog", b"1.000000:2", b"0.500000:0:cat"]]
+    """One that is not there, or empty, is left out, not made up."""
+    found = classes(np.float32([[0.5, 2, 1, 4]]), 4, labels=("cat", "dog", ""))
+    assert found == [[b"4.000000:3", b"2.000000:1:dog", b"1.000000:2", b"0.500000:0:cat"]]
 
 
 def test_text_has_no_classes() -> None:

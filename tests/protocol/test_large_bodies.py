@@ -20,6 +20,7 @@ from batchwright_worker.inference.requests import Array, InferRequest
 from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, encoded_size
 from batchwright_worker.oip.encoded_bytes import BadBytesError, EncodedBytes, as_array, checked, encoded, joined
 from batchwright_worker.protocol import json_bodies
+from batchwright_worker.protocol.classification import WantedClasses, classes_of
 from batchwright_worker.protocol.large_bodies import LargeBodies, WriteHttp, request_of
 from batchwright_worker.protocol.limits import Limits
 from tests.protocol.serving import Served
@@ -81,6 +82,27 @@ async def test_a_response_is_written_apart_as_it_is_written_here(apart: LargeBod
     assert shown["s"] == ["a", "ü"]
     assert shown["y"][0] == 1.5
     assert body[json_bytes:] == outputs["raw"].tobytes()
+
+
+async def test_classes_that_are_wanted_are_read_apart_too(apart: LargeBodies) -> None:
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}
+    body = json.dumps({**asked, "outputs": [{"name": "y", "parameters": {"classification": 3}}]}).encode()
+    was_read, _ = await apart.read_http("m", memoryview(body), None, LIMITS)
+    assert was_read.classes == {"y": 3}
+
+
+async def test_large_outputs_are_sorted_apart_as_they_are_here(apart: LargeBodies) -> None:
+    scores = {
+        "y": np.random.default_rng(1).normal(size=(2, 3000)).astype(np.float32),
+        "whole": np.array([3, 1, 2], np.int64),
+    }
+    wanted = WantedClasses(of={"y": 5, "whole": 2}, labels={"whole": ("a", "b")}, without_rows=frozenset({"whole"}))
+    found, here = await apart.classify(scores, wanted), classes_of(scores, wanted)
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: array.tolist() for name, array in here.items()
+    }
+    with pytest.raises(BadInput, match="only numbers have classes"):
+        await apart.classify({"y": as_array(encoded(np.array([[b"a"]], dtype=object)))}, wanted)
 
 
 async def test_a_helper_that_dies_is_replaced(apart: LargeBodies) -> None:

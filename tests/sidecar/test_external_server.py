@@ -195,6 +195,15 @@ async def test_errors_keep_the_servers_words(server: Server, name: str) -> None:
             await seen.client.run("m", PARTS, 4)
 
 
+async def test_nan_and_infinity_travel_as_json_too(server: Server) -> None:
+    server.extensions = []
+    values = np.float32([[np.nan, np.inf, -np.inf]])
+    async with watched(server) as seen:
+        await seen.client.load("m", SOURCE)
+        result = await seen.client.run("m", [{"x": values}], 1)
+    np.testing.assert_array_equal(result.outputs["y"], values)
+
+
 async def test_an_answer_without_all_rows_is_no_answer(server: Server) -> None:
     server.rows_cut = 1
     async with watched(server) as seen:

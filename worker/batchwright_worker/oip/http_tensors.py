@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.oip.datatypes import decode_bytes, encode_bytes, numpy_of
+from batchwright_worker.oip.datatypes import RAW_ONLY, decode_bytes, encode_bytes, numpy_of
+from batchwright_worker.oip.json_values import BadValuesError, array_of_values
+from batchwright_worker.oip.nonfinite import has_tokens, loads
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 
@@ -54,30 +56,79 @@ def raw_of(datatype: str, array: NDArray[Any]) -> bytes | memoryview:
 def array_of(tensor: HttpTensor, body: bytes, position: int) -> tuple[NDArray[Any], int]:
     """The tensor, and where the next one's bytes begin: raw ones lie in `body` from `position` on. Raises
     BadTensorError."""
-    dtype = numpy_of(tensor.datatype)
-    if dtype is None:
-        raise BadTensorError(f"output {tensor.name!r} has the unknown datatype {tensor.datatype}")
     size = (tensor.parameters or {}).get("binary_data_size")
     try:
+        _check_shape(tensor.datatype, tensor.shape)
         if size is None:
-            return _from_json(tensor, dtype), position
-        raw = memoryview(body)[position : position + size]
-        return from_raw(tensor.datatype, tensor.shape, raw), position + size
+            return _from_json(tensor), position
+        raw = _taken(body, position, size)
+        return from_raw(tensor.datatype, tensor.shape, raw), position + len(raw)
     except (TypeError, ValueError) as error:
         raise BadTensorError(f"output {tensor.name!r}: {error}") from error
 
 
+def _taken(body: bytes, position: int, size: object) -> memoryview:
+    """The next `size` bytes. Raises ValueError."""
+    if type(size) is not int or not 0 <= size <= len(body) - position:
+        raise ValueError(f"binary_data_size is {size!r}, and {len(body) - position} bytes are left")
+    return memoryview(body)[position : position + size]
+
+
 def from_raw(datatype: str, shape: list[int], raw: bytes | memoryview) -> NDArray[Any]:
     """A view on the bytes (BYTES elements are copies). Raises ValueError unless they fill the shape exactly."""
+    _check_shape(datatype, shape)
     if datatype == "BYTES":
         return decode_bytes(raw, math.prod(shape)).reshape(shape)
     return np.frombuffer(raw, dtype=numpy_of(datatype)).reshape(shape)
 
 
-def _from_json(tensor: HttpTensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if tensor.datatype != "BYTES":
-        return np.asarray(tensor.data, dtype=dtype).reshape(tensor.shape)
-    flat = np.array(tensor.data, dtype=object).reshape(-1)
-    values = np.empty(len(flat), dtype=object)
-    values[:] = [element.encode() if isinstance(element, str) else element for element in flat]
-    return values.reshape(tensor.shape)
+def infer_response(body: bytes | memoryview) -> HttpInferResponse:
+    """Of a response's JSON part, which may have the tokens NaN and Infinity. Raises msgspec.MsgspecError,
+    BadTensorError."""
+    try:
+        response = msgspec.json.decode(body, type=HttpInferResponse)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        if not has_tokens(memoryview(body)):
+            raise
+        response = msgspec.convert(_loaded(body), HttpInferResponse)
+    names = [tensor.name for tensor in response.outputs]
+    if len(set(names)) < len(names):
+        raise BadTensorError(f"an output is there twice: {sorted(names)}")
+    return response
+
+
+def _loaded(body: bytes | memoryview) -> Any:
+    try:
+        return loads(memoryview(body))
+    except (ValueError, RecursionError) as error:
+        raise BadTensorError(str(error)) from error
+
+
+def _check_shape(datatype: str, shape: list[int]) -> None:
+    """Raises ValueError."""
+    if numpy_of(datatype) is None:
+        raise ValueError(f"the datatype {datatype!r} is unknown")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape {shape} has a negative size")
+
+
+def _from_json(tensor: HttpTensor) -> NDArray[Any]:
+    dtype = numpy_of(tensor.datatype)
+    assert dtype is not None, "see _check_shape"
+    if not isinstance(tensor.data, list):
+        raise TypeError("it has neither a list of data nor binary_data_size")
+    shape = tuple(tensor.shape)
+    if tensor.datatype not in RAW_ONLY:
+        return array_of_values(tensor.data, tensor.datatype, dtype, shape)
+    # Some servers write half floats as numbers.
+    return _rounded(array_of_values(tensor.data, "FP32", np.dtype(np.float32), shape), tensor.datatype, dtype)
+
+
+def _rounded(array: NDArray[Any], datatype: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        rounded = array.astype(dtype)
+    if not np.array_equal(np.isfinite(rounded), np.isfinite(array)):
+        raise BadValuesError("has a number out of range", f"numbers that {datatype} can hold", "a larger one", "")
+    return rounded

@@ -18,6 +18,7 @@ from batchwright_worker.engine.counters import ModelCounters, Tally
 from batchwright_worker.engine.engine import Engine
 from batchwright_worker.inference.errors import ModelUnavailable, UnknownModel
 from batchwright_worker.inference.runtime import TensorSpec
+from batchwright_worker.protocol.classification import WantedClasses
 
 EXTENSIONS: Final = (
     "binary_tensor_data",
@@ -86,6 +87,12 @@ class Catalogue:
     def labels(self, name: str) -> dict[str, tuple[str, ...]]:
         """The names of classes, by output."""
         return {tensor.name: tensor.labels for tensor in self.models[name].outputs if tensor.labels}
+
+    def wanted_classes(self, name: str, of: Mapping[str, int]) -> WantedClasses:
+        """What `classification` needs to know of this model's outputs."""
+        known = self.engine.model_metadata(name)
+        without_rows = frozenset(spec.name for spec in known.outputs if not spec.batched or not known.max_batch_size)
+        return WantedClasses(of=of, labels=self.labels(name), without_rows=without_rows)
 
     def expected_wait_ms(self, name: str) -> int:
         """Of this model, or the longest of all for a name that is not served; 0 before the engine has started."""

@@ -36,16 +36,31 @@ def classes_wanted(outputs: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str
     return {name: count for name, count in wanted.items() if count} or None
 
 
-def classified(
-    result: InferResult, classes: Mapping[str, int], labels: Mapping[str, Sequence[str]], *, whole: bool
-) -> InferResult:
-    """The result with the wanted classes in the place of these outputs; with `whole` an output has no rows, and its
-    classes are one list. `labels` by output. Raises BadInput for an output that is no numbers."""
-    outputs = {
-        name: _top(name, array, classes[name], labels.get(name, ()), whole) if classes.get(name) else array
-        for name, array in result.outputs.items()
+class WantedClasses(msgspec.Struct, frozen=True, kw_only=True):
+    """How many classes are wanted `of` which outputs; the classes of an output `without_rows` are one list. `labels`
+    by output."""
+
+    of: Mapping[str, int]
+    labels: Mapping[str, tuple[str, ...]] = {}
+    without_rows: frozenset[str] = frozenset()
+
+
+def to_classify(outputs: Mapping[str, Array], wanted: WantedClasses) -> dict[str, Array]:
+    """The outputs of which classes are wanted."""
+    return {name: array for name, array in outputs.items() if wanted.of.get(name)}
+
+
+def classes_of(outputs: Mapping[str, Array], wanted: WantedClasses) -> dict[str, Array]:
+    """The classes of these outputs. Raises BadInput for one that is no numbers."""
+    return {
+        name: _top(name, array, wanted.of[name], wanted.labels.get(name, ()), name in wanted.without_rows)
+        for name, array in outputs.items()
     }
-    return msgspec.structs.replace(result, outputs=outputs, shared=None)
+
+
+def with_classes(result: InferResult, classes: Mapping[str, Array]) -> InferResult:
+    """The result with classes in the place of outputs."""
+    return msgspec.structs.replace(result, outputs={**result.outputs, **classes}, shared=None)
 
 
 def _top(name: str, array: Array, count: int, labels: Sequence[str], whole: bool) -> Array:
@@ -53,14 +68,20 @@ def _top(name: str, array: Array, count: int, labels: Sequence[str], whole: bool
     if array.dtype.kind in "OSU":
         raise BadInput(f"output {name!r} is text: only numbers have classes; leave out its {PARAMETER}")
     scores = array.reshape(1 if whole else len(array), -1)
-    order = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :count]
+    order = np.argsort(_descending(scores), axis=1, kind="stable")[:, :count]
     top = np.empty(order.shape, dtype=np.object_)
     for row, indices in enumerate(order.tolist()):
         top[row] = [_text(scores[row, index], index, labels) for index in indices]
     return top[0] if whole else top
 
 
+def _descending(scores: Array) -> Array:
+    """What grows as they fall. Whole numbers stay whole: floats would make near ones equal."""
+    inverted: Array = ~scores if scores.dtype.kind in "biu" else -scores.astype(np.float64)
+    return inverted
+
+
 def _text(score: Any, index: int, labels: Sequence[str]) -> bytes:
     value = f"{score:d}" if score.dtype.kind in "iu" else f"{float(score):f}"
-    label = f":{labels[index]}" if index < len(labels) else ""
+    label = f":{labels[index]}" if index < len(labels) and labels[index] else ""
     return f"{value}:{index}{label}".encode()

@@ -15,15 +15,18 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.protocol import json_bodies
+from batchwright_worker.protocol.classification import classes_of
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.json_bodies import ParsedRequest
 from batchwright_worker.protocol.large_bodies import (
     TOO_MUCH_MEMORY,
+    Classify,
     Frames,
     Job,
     ReadGrpc,
     ReadHttp,
     WasBad,
+    WasClassified,
     WasRead,
     WasWritten,
     WriteHttp,
@@ -68,6 +71,9 @@ def _done(job: Job, connection: Connection) -> Frames:
             message = pb.ModelInferRequest.FromString(connection.recv_bytes())
             request = messages.parse(message, 0.0, None, limits)
             return _read(ParsedRequest(request=request, binary={}, binary_default=True))
+        case Classify():
+            classes = classes_of(arrays_of(job.outputs, connection, False), job.wanted)
+            return [msgspec.msgpack.encode(WasClassified(heads_of(classes))), *frames_of(classes, True)]
         case WriteHttp():
             outputs = arrays_of(job.outputs, connection, False)
             request = InferRequest(model=job.model, inputs={}, rows=1, arrival=0.0, request_id=job.request_id)
@@ -79,7 +85,8 @@ def _done(job: Job, connection: Connection) -> Frames:
 
 def _read(parsed: ParsedRequest) -> Frames:
     inputs = parsed.request.inputs
-    head = WasRead(fields_of(parsed.request), heads_of(inputs), dict(parsed.binary), parsed.binary_default)
+    classes = None if parsed.classes is None else dict(parsed.classes)
+    head = WasRead(fields_of(parsed.request), heads_of(inputs), dict(parsed.binary), parsed.binary_default, classes)
     return [msgspec.msgpack.encode(head), *frames_of(inputs, True)]
 
 

@@ -11,14 +11,14 @@ import numpy as np
 from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip.datatypes import RAW_ONLY, encode_bytes, name_of
+from batchwright_worker.oip.nonfinite import has_tokens, loads, with_tokens
 from batchwright_worker.protocol.binary import BinarySection, split
 from batchwright_worker.protocol.classification import classes_wanted
 from batchwright_worker.protocol.json_tensors import InputTensor, input_array, place_of_input
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.nonfinite import has_tokens, loads, with_tokens
 from batchwright_worker.protocol.parameters import check_once, deadline_of, priority_of, refuse_unsupported
 from batchwright_worker.protocol.shared_memory import Place, Regions, SharedTensors, place_of
-from batchwright_worker.protocol.tensors import add_input, check_inputs_count, rows_of
+from batchwright_worker.protocol.tensors import add_input, check_counts, rows_of
 
 
 class RequestedOutput(msgspec.Struct):
@@ -189,7 +189,7 @@ def _shared(body: InferRequestBody, regions: Regions) -> SharedTensors | None:
 def _inputs(
     body: InferRequestBody, section: BinarySection, limits: Limits, regions: Regions | None
 ) -> dict[str, Array]:
-    check_inputs_count(len(body.inputs), limits)
+    check_counts(len(body.inputs), len(body.outputs), limits)
     inputs: dict[str, Array] = {}
     for tensor in body.inputs:
         add_input(inputs, tensor.name, input_array(tensor, section, limits, regions))

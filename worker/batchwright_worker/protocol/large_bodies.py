@@ -26,13 +26,14 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest
 from batchwright_worker.oip.datatypes import name_of, numpy_of
 from batchwright_worker.oip.encoded_bytes import EncodedBytes, as_array, encoded
+from batchwright_worker.protocol.classification import WantedClasses
 from batchwright_worker.protocol.limits import Limits
 
 LARGE_BYTES: Final = 1 << 18
 """From here on a body is read apart: 256 kB of JSON take 2 ms, of short strings 4 ms; the way to the helper and back
 takes 1 ms."""
 LARGE_ELEMENTS: Final = 20_000
-"""From here on elements are written as JSON apart: about as many bytes."""
+"""From here on elements are written as JSON, or sorted for their classes, apart: about as many bytes."""
 DEFAULT_MEMORY_BYTES: Final = 256 << 20
 TOO_MUCH_MEMORY: Final = (
     "the body could not be decoded: that takes more memory than there is for it; "
@@ -74,7 +75,14 @@ class WriteHttp(msgspec.Struct, tag=True):
     outputs: list[FramedTensor]
 
 
-Job = ReadHttp | ReadGrpc | WriteHttp
+class Classify(msgspec.Struct, tag=True):
+    """Sort outputs, which follow, and write their classes."""
+
+    wanted: WantedClasses
+    outputs: list[FramedTensor]
+
+
+Job = ReadHttp | ReadGrpc | WriteHttp | Classify
 
 
 class WasRead(msgspec.Struct, tag=True):
@@ -84,6 +92,13 @@ class WasRead(msgspec.Struct, tag=True):
     inputs: list[FramedTensor]
     binary: dict[str, bool]
     binary_default: bool
+    classes: dict[str, int] | None = None
+
+
+class WasClassified(msgspec.Struct, tag=True):
+    """Classes, which follow."""
+
+    outputs: list[FramedTensor]
 
 
 class WasWritten(msgspec.Struct, tag=True):
@@ -102,7 +117,7 @@ class WasBad(msgspec.Struct, tag=True):
 
 
 T = TypeVar("T")
-Outcome = WasRead | WasWritten | WasBad
+Outcome = WasRead | WasClassified | WasWritten | WasBad
 _OUTCOME: Final = msgspec.msgpack.Decoder(Outcome)
 Frames = Sequence[bytes | memoryview]
 
@@ -129,6 +144,10 @@ class LargeBodies:
     def write_http(self, job: WriteHttp, outputs: Mapping[str, Array]) -> asyncio.Future[tuple[bytes, int | None]]:
         """See `json_bodies.response`; `job.outputs` are filled in. Raises (when awaited) BadInput."""
         return self._later(_written, msgspec.structs.replace(job, outputs=heads_of(outputs)), frames_of(outputs, False))
+
+    def classify(self, outputs: Mapping[str, Array], wanted: WantedClasses) -> asyncio.Future[dict[str, Array]]:
+        """See `classification.classes_of`. Raises (when awaited) BadInput."""
+        return self._later(_classified, Classify(wanted, heads_of(outputs)), frames_of(outputs, False))
 
     def close(self) -> None:
         """End the helper."""
@@ -235,6 +254,12 @@ def _read(outcome: Outcome, connection: Connection) -> tuple[WasRead, dict[str, 
     if not isinstance(outcome, WasRead):
         raise _bad(outcome)
     return outcome, arrays_of(outcome.inputs, connection, True)
+
+
+def _classified(outcome: Outcome, connection: Connection) -> dict[str, Array]:
+    if not isinstance(outcome, WasClassified):
+        raise _bad(outcome)
+    return arrays_of(outcome.outputs, connection, True)
 
 
 def _written(outcome: Outcome, connection: Connection) -> tuple[bytes, int | None]:

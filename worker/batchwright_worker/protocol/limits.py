@@ -20,7 +20,7 @@ class Limits:
     header_bytes: int = 64 << 10
     rank: int = 16
     elements: int = 1 << 28
-    inputs: int = 64
+    tensors: int = 1024
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     idle_seconds: float = 75.0

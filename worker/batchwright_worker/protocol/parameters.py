@@ -8,6 +8,8 @@ from typing import Any, Final
 from batchwright_worker.inference.errors import BadInput
 
 PRIORITY_MAX: Final = 1 << 32
+TIMEOUT_MAX: Final = 1 << 64
+"""Microseconds, as of Triton's: far beyond, no float holds them."""
 REGION: Final = "shared_memory_region"
 _UNSUPPORTED: Final = {
     REGION: "shared memory of the client's machine cannot be read here; send the data in the body",
@@ -18,12 +20,12 @@ def deadline_of(timeout: object, arrival: float) -> float | None:
     """From the protocol's parameter `timeout` in microseconds (absent or 0: none). Raises BadInput."""
     if timeout is None or timeout == 0:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 < timeout < TIMEOUT_MAX:
         raise BadInput(
-            f"parameter 'timeout' is wrong: wanted a whole number of microseconds, given {timeout!r}; "
+            f"parameter 'timeout' is wrong: wanted a whole number of microseconds, given {_shown(timeout)}; "
             "leave it out for none",
             wanted="microseconds",
-            given=repr(timeout),
+            given=_shown(timeout),
         )
     return arrival + timeout / 1e6
 
@@ -37,10 +39,10 @@ def priority_of(parameters: Mapping[str, Any]) -> int:
     priority = parameters.get("priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < PRIORITY_MAX:
         raise BadInput(
-            f"parameter 'priority' is wrong: wanted a whole number from 0 to {PRIORITY_MAX - 1}, given {priority!r}; "
-            "1 is served first, 0 is the default",
+            f"parameter 'priority' is wrong: wanted a whole number from 0 to {PRIORITY_MAX - 1}, given "
+            f"{_shown(priority)}; 1 is served first, 0 is the default",
             wanted=f"0 to {PRIORITY_MAX - 1}",
-            given=repr(priority),
+            given=_shown(priority),
         )
     return priority
 
@@ -63,3 +65,8 @@ def check_unload(parameters: Mapping[str, Any]) -> None:
     for name in parameters:
         if name != "unload_dependents":
             raise BadInput(f"parameter {name!r} is not known: an unload has unload_dependents alone; leave it out")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}.."

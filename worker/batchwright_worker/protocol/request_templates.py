@@ -91,8 +91,8 @@ class BodyTemplates:
         """Keep a request's template, if all its inputs are raw bytes of fixed size that fill the body."""
         inputs, offset = [], json_bytes
         for name, array in first.request.inputs.items():
-            if array.dtype.hasobject or not array.size:
-                return
+            if array.dtype.hasobject or array.dtype.kind == "b" or not array.size:
+                return  # the bytes of BOOL are looked at, too
             inputs.append(InputView(name, array.dtype, array.shape, offset))
             offset += array.nbytes
         if offset != body_bytes:

@@ -17,6 +17,7 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.oip.datatypes import DATATYPES, BadBytesError, numpy_of
 from batchwright_worker.oip.encoded_bytes import as_array, checked
+from batchwright_worker.oip.json_values import BadValuesError
 from batchwright_worker.protocol.limits import Limits
 
 _ANY = np.dtype(np.uint8)
@@ -33,6 +34,10 @@ class DeclaredInput:
     dtype: np.dtype[Any]
     elements: int
 
+    def bad_values(self, error: BadValuesError) -> BadInput:
+        """The same for what is wrong with its values."""
+        return self.bad(error.problem, error.wanted, error.given, error.remedy)
+
     def bad(self, problem: str, wanted: str, given: str, remedy: str) -> BadInput:
         """The error that names this input."""
         return BadInput(
@@ -45,35 +50,30 @@ class DeclaredInput:
 
 def declared_input(name: str, datatype: str, shape: Sequence[int], limits: Limits) -> DeclaredInput:
     """Raises BadInput for an unknown datatype or a shape beyond the limits."""
-    dtype = numpy_of(datatype)
+    dtype, rank = numpy_of(datatype), len(shape)
     good = (
-        dtype is not None
-        and len(shape) <= limits.rank
-        and min(shape, default=0) >= 0
-        and math.prod(shape) <= limits.elements
+        dtype is not None and rank <= limits.rank and min(shape, default=0) >= 0 and math.prod(shape) <= limits.elements
     )
     declared = DeclaredInput(
         name=name,
         datatype=datatype,
-        shape=tuple(shape),
+        shape=tuple(shape) if rank <= limits.rank else (),
         dtype=_ANY if dtype is None else dtype,
         elements=math.prod(shape) if good else 0,
     )
     if not good:
-        raise _beyond(declared, limits)
+        raise _beyond(declared, rank, limits)
     return declared
 
 
-def _beyond(declared: DeclaredInput, limits: Limits) -> BadInput:
+def _beyond(declared: DeclaredInput, rank: int, limits: Limits) -> BadInput:
     """What is wrong with a datatype or shape that `declared_input` does not take."""
     bad, shape = declared.bad, declared.shape
     if numpy_of(declared.datatype) is None:
         wanted = " | ".join(DATATYPES)
         return bad("has an unknown datatype", wanted, repr(declared.datatype), "use one of these names")
-    if len(shape) > limits.rank:
-        return bad(
-            "has too many dimensions", f"at most {limits.rank}", str(len(shape)), "reshape it to fewer dimensions"
-        )
+    if rank > limits.rank:
+        return bad("has too many dimensions", f"at most {limits.rank}", str(rank), "reshape it to fewer dimensions")
     if min(shape) < 0:
         return bad("has a negative dimension", "sizes of at least 0", str(list(shape)), "write the real size")
     return bad("is too large", f"at most {limits.elements} elements", str(list(shape)), "send fewer rows at a time")
@@ -93,17 +93,22 @@ def from_bytes(declared: DeclaredInput, data: memoryview) -> Array:
     size = declared.elements * declared.dtype.itemsize
     if size != len(data):
         raise _length(declared, str(size), len(data))
+    if declared.datatype == "BOOL" and size and (largest := int(np.frombuffer(data, np.uint8).max())) > 1:
+        # A byte that is neither is true to one operator and another true to the next.
+        raise declared.bad("has bytes that are no booleans", "0 or 1 each", str(largest), "write 1 for true")
     return np.frombuffer(data, dtype=declared.dtype).reshape(declared.shape)
 
 
-def check_inputs_count(count: int, limits: Limits) -> None:
-    """Raises BadInput for too many; whether some are missing the model's signature says."""
-    if count > limits.inputs:
-        raise BadInput(
-            f"'inputs' has {count} entries: wanted at most {limits.inputs}; GET /v2/models/NAME says which there are",
-            wanted=f"at most {limits.inputs}",
-            given=str(count),
-        )
+def check_counts(inputs: int, outputs: int, limits: Limits) -> None:
+    """Raises BadInput for too many entries; whether some are missing the model's signature says."""
+    for what, count in (("inputs", inputs), ("outputs", outputs)):
+        if count > limits.tensors:
+            raise BadInput(
+                f"{what!r} has {count} entries: wanted at most {limits.tensors}; GET /v2/models/NAME says which there "
+                "are",
+                wanted=f"at most {limits.tensors}",
+                given=str(count),
+            )
 
 
 def add_input(inputs: dict[str, Array], name: str, array: Array) -> None:
@@ -126,16 +131,3 @@ def _length(declared: DeclaredInput, wanted: str, given: int) -> BadInput:
         f"{given} bytes",
         "make shape, datatype and data agree",
     )
-
-
-def check_range(declared: DeclaredInput, array: Array) -> None:
-    """Raises BadInput unless the datatype, one of integers, can hold every element; there must be one."""
-    bounds = np.iinfo(declared.dtype)
-    low, high = int(array.min()), int(array.max())
-    if low < bounds.min or high > bounds.max:
-        raise declared.bad(
-            "has a number out of range",
-            f"{bounds.min} to {bounds.max} for {declared.datatype}",
-            str(low if low < bounds.min else high),
-            "use a wider datatype",
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.inference.requests import Array, InferRequest, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.datatypes import CONTENTS_FIELDS, RAW_ONLY, encode_bytes, name_of
+from batchwright_worker.oip.json_values import BadValuesError, check_range
 from batchwright_worker.protocol.classification import classes_wanted
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import REGION, check_once, deadline_of, priority_of, refuse_unsupported
@@ -19,12 +20,14 @@ from batchwright_worker.protocol.shared_memory import Place, Regions, place_of
 from batchwright_worker.protocol.tensors import (
     DeclaredInput,
     add_input,
-    check_inputs_count,
-    check_range,
+    check_counts,
     declared_input,
     from_bytes,
     rows_of,
 )
+
+MOST_PARAMETERS: Final = 256
+"""In one place: a message has room for millions."""
 
 
 def parse(
@@ -36,16 +39,16 @@ def parse(
 ) -> InferRequest:
     """`regions` where shared memory is served. Raises BadInput. The deadline is the earlier one of the call's and the
     parameter `timeout`'s."""
-    check_inputs_count(len(message.inputs), limits)
+    check_counts(len(message.inputs), len(message.outputs), limits)
     parameters = by_name(message.parameters)
     if regions is not None:
         places = (_place(tensor, "input") for tensor in message.inputs)
         regions.check([place for place in places if place is not None], list(places_of(message).values()))
     inputs = _inputs(message, limits, regions)
-    named: list[str] = []
+    named: dict[str, None] = {}
     for output in message.outputs:
         check_once(output.name, named)
-        named.append(output.name)
+        named[output.name] = None
         if output.parameters:
             given = by_name(output.parameters)
             refuse_unsupported(given, f"output {output.name!r}", regions=regions is not None)
@@ -114,7 +117,12 @@ def _place(tensor: Any, what: str) -> Place | None:
 
 
 def by_name(parameters: Mapping[str, pb.InferParameter] | Mapping[str, pb.ModelRepositoryParameter]) -> dict[str, Any]:
-    """The parameters by their names."""
+    """The parameters by their names. Raises BadInput for too many."""
+    if len(parameters) > MOST_PARAMETERS:
+        raise BadInput(
+            f"{len(parameters)} parameters are set in one place: wanted at most {MOST_PARAMETERS}; leave out those "
+            "that the protocol does not have"
+        )
     return {name: parameter_value(value) for name, value in parameters.items()}
 
 
@@ -184,7 +192,10 @@ def _array(declared: DeclaredInput, values: Any) -> Array:
         return elements
     array = np.array(values, dtype=_wide(declared))
     if declared.dtype.kind in "iu" and array.size:
-        check_range(declared, array)
+        try:
+            check_range(array, declared.datatype, declared.dtype)
+        except BadValuesError as bad:
+            raise declared.bad_values(bad) from bad
     return array.astype(declared.dtype, copy=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -18,16 +18,17 @@ from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from batchwright_worker.protocol.catalogue import Catalogue
-from batchwright_worker.protocol.classification import classified
+from batchwright_worker.protocol.classification import classes_of, to_classify, with_classes
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
 from batchwright_worker.protocol.grpc.region_calls import RegionCalls
-from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LargeBodies, WasRead, request_of
+from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LARGE_ELEMENTS, LargeBodies, WasRead, request_of
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.load_overrides import take_overrides
 from batchwright_worker.protocol.parameters import check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.shared_memory import Regions
+from batchwright_worker.protocol.tensors import check_counts
 from batchwright_worker.protocol.tls import Certificates
 
 _LOG = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ class InferenceService(RegionCalls):
     async def _read_apart(self, message: Any) -> ReadApart | None:
         """A large message of many elements; None for what is read at once, as what may name a region, which only this
         process has. Raises BadInput."""
+        check_counts(len(message.inputs), len(message.outputs), self._limits)
         if not any(tensor.datatype == "BYTES" or tensor.HasField("contents") for tensor in message.inputs):
             return None
         if self._regions is not None and messages.names_a_region(message):
@@ -176,11 +178,16 @@ class InferenceService(RegionCalls):
         if isinstance(outcome, InferenceError):
             raise outcome
         if call.classes:
-            model = call.request.model
-            whole = self._engine.model_metadata(model).max_batch_size == 0
-            outcome = classified(outcome, call.classes, self._catalogue.labels(model), whole=whole)
+            outcome = with_classes(outcome, await self._classes(call.request.model, call.classes, outcome))
         version = self._catalogue.version(call.request.model)
         return messages.response(call.request, version, outcome, call.places, self._regions), outcome
+
+    async def _classes(self, model: str, of: Mapping[str, int], result: InferResult) -> dict[str, Array]:
+        wanted = self._catalogue.wanted_classes(model, of)
+        scores = to_classify(result.outputs, wanted)
+        if sum(array.size for array in scores.values()) <= LARGE_ELEMENTS:
+            return classes_of(scores, wanted)
+        return await self._large.classify(scores, wanted)
 
     async def _read_stream(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
@@ -14,7 +14,7 @@ from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH
 from batchwright_worker.protocol import json_bodies
 from batchwright_worker.protocol.catalogue import Catalogue
-from batchwright_worker.protocol.classification import PARAMETER, classified
+from batchwright_worker.protocol.classification import classes_of, to_classify, with_classes
 from batchwright_worker.protocol.http.compression import codings_of
 from batchwright_worker.protocol.http.messages import (
     JSON,
@@ -45,11 +45,11 @@ from batchwright_worker.protocol.shared_memory import Regions
 EXPECTED_WAIT: Final = HEADER_EXPECTED_WAIT.encode()
 _BATCH_SIZE: Final = HEADER_BATCH_SIZE.encode()
 _REGION: Final = REGION.encode()
-_CLASSES: Final = PARAMETER.encode()
 _BINARY: Final = (b"content-type", b"application/octet-stream")
 WAIT_FRESH_S: Final = 0.002
 HEADS_KEPT: Final = 256
 _JSON_LENGTH: Final = HEADER_LENGTH.lower().encode()
+T = TypeVar("T")
 
 
 class InferHead:
@@ -113,11 +113,8 @@ class Inference:
         self._submit(request, self._parsed(request.content, head))
 
     def _is_read_apart(self, body: memoryview, head: InferHead) -> bool:
-        """Not where it may name a region: these are this process's. Nor where classes are wanted of its outputs."""
-        if not _takes_long(body, head):
-            return False
-        json = _json_of(body, head)
-        return _CLASSES not in json and not (self._regions is not None and _REGION in json)
+        """Not where it may name a region: these are this process's."""
+        return _takes_long(body, head) and not (self._regions is not None and _REGION in _json_of(body, head))
 
     def _submit(self, request: HttpRequest, parsed: ParsedRequest) -> None:
         if parsed.shared is not None:
@@ -151,18 +148,18 @@ class Inference:
         if reading.cancelled() or request.caller.disconnected:
             reading.cancelled() or reading.exception()
             return
-        try:
-            was_read, inputs = reading.result()
+
+        def submit(read: tuple[WasRead, dict[str, Array]]) -> None:
+            was_read, inputs = read
             parsed = ParsedRequest(
                 request=request_of(was_read, inputs, arrival),
                 binary=was_read.binary,
                 binary_default=was_read.binary_default,
+                classes=was_read.classes,
             )
             self._submit(request, parsed)
-        except InferenceError as error:
-            request.caller.respond(self._with_common_headers(request, error_response(error)))
-        except Exception:
-            request.caller.respond(self._with_common_headers(request, internal_error(request)))
+
+        self._was_made(request, submit, reading)
 
     def _parsed(self, body: memoryview, head: InferHead) -> ParsedRequest:
         arrival = self._engine.clock()
@@ -185,10 +182,9 @@ class Inference:
         try:
             if isinstance(outcome, InferResult):
                 if parsed.classes:
-                    model = parsed.request.model
-                    labels = self._catalogue.labels(model)
-                    outcome = classified(outcome, parsed.classes, labels, whole=self._is_whole(model))
-                self._send(request, parsed, outcome)
+                    self._send_classes(request, parsed, parsed.classes, outcome)
+                else:
+                    self._send(request, parsed, outcome)
                 return
             response = error_response(outcome)
         except InferenceError as error:
@@ -197,8 +193,30 @@ class Inference:
             response = internal_error(request)
         request.caller.respond(self._with_common_headers(request, response))
 
-    def _is_whole(self, model: str) -> bool:
-        return self._engine.model_metadata(model).max_batch_size == 0
+    def _send_classes(
+        self, request: HttpRequest, parsed: ParsedRequest, of: Mapping[str, int], result: InferResult
+    ) -> None:
+        wanted = self._catalogue.wanted_classes(parsed.request.model, of)
+        scores = to_classify(result.outputs, wanted)
+        if sum(array.size for array in scores.values()) <= LARGE_ELEMENTS:
+            self._send(request, parsed, with_classes(result, classes_of(scores, wanted)))
+            return
+
+        def send(classes: dict[str, Array]) -> None:
+            self._send(request, parsed, with_classes(result, classes))
+
+        self._large.classify(scores, wanted).add_done_callback(partial(self._was_made, request, send))
+
+    def _was_made(self, request: HttpRequest, send: Callable[[T], None], made: asyncio.Future[T]) -> None:
+        """Something was made apart that the response needs; `send` goes on with it."""
+        if made.cancelled():
+            return
+        try:
+            send(made.result())
+        except InferenceError as error:
+            request.caller.respond(self._with_common_headers(request, error_response(error)))
+        except Exception:
+            request.caller.respond(self._with_common_headers(request, internal_error(request)))
 
     def _send(self, request: HttpRequest, parsed: ParsedRequest, result: InferResult) -> None:
         """Requests of one template in one batch share all of the response but the tensors."""
@@ -218,31 +236,20 @@ class Inference:
 
     def _send_own(self, request: HttpRequest, parsed: ParsedRequest, result: InferResult) -> None:
         version = self._catalogue.version(parsed.request.model)
-        texts = sum(array.size for name, array in result.outputs.items() if not parsed.is_binary(name))
+        # Of elements, and of the bytes of long strings.
+        texts = sum(
+            array.size + (array.nbytes >> 6) for name, array in result.outputs.items() if not parsed.is_binary(name)
+        )
         if texts > LARGE_ELEMENTS and parsed.shared is None:
             model, request_id = parsed.request.model, parsed.request.request_id
             job = WriteHttp(model, version, request_id, parsed.binary, parsed.binary_default, [])
-            writing = self._large.write_http(job, result.outputs)
-            writing.add_done_callback(partial(self._was_written, request, parsed, result))
+
+            def send(written: tuple[bytes, int | None]) -> None:
+                self._send_body(request, parsed, result, *written)
+
+            self._large.write_http(job, result.outputs).add_done_callback(partial(self._was_made, request, send))
             return
         self._send_body(request, parsed, result, *json_bodies.response(parsed, version, result, self._regions))
-
-    def _was_written(
-        self,
-        request: HttpRequest,
-        parsed: ParsedRequest,
-        result: InferResult,
-        writing: asyncio.Future[tuple[bytes, int | None]],
-    ) -> None:
-        """A body was written apart."""
-        if writing.cancelled():
-            return
-        try:
-            self._send_body(request, parsed, result, *writing.result())
-        except InferenceError as error:
-            request.caller.respond(self._with_common_headers(request, error_response(error)))
-        except Exception:
-            request.caller.respond(self._with_common_headers(request, internal_error(request)))
 
     def _send_body(
         self, request: HttpRequest, parsed: ParsedRequest, result: InferResult, body: bytes, json_bytes: int | None
@@ -285,7 +292,7 @@ def _takes_long(body: memoryview, head: InferHead) -> bool:
 def _json_of(body: memoryview, head: InferHead) -> bytes:
     """The JSON part, as far as the head says how long it is; else all of it."""
     digits = head.json_length
-    return bytes(body if digits is None or not digits.isdigit() else body[: int(digits)])
+    return bytes(body if digits is None or not digits.isdigit() or len(digits) > 18 else body[: int(digits)])
 
 
 def _json_part(template: BodyTemplate, parsed: ParsedRequest, result: InferResult, version: str) -> bytes | None:

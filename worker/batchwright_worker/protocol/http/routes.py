@@ -57,6 +57,12 @@ class InferRoute:
 Route = HandlerRoute | InferRoute
 
 
+class IndexBody(msgspec.Struct):
+    """Body of a repository index."""
+
+    ready: bool = False
+
+
 class ControlBody(msgspec.Struct):
     """Body of a load or unload."""
 
@@ -226,8 +232,8 @@ class HttpApp(TaskApp):
 
     async def _index(self, request: HttpRequest, _target: Target) -> HttpResponse:
         body = plain_body(request, self._limits)
-        filters = decoded(body, dict[str, object], '{} or {"ready": true}')
-        return json_response(self._catalogue.index(ready_only=filters.get("ready") is True))
+        wanted = decoded(body, IndexBody, '{} or {"ready": true}')
+        return json_response(self._catalogue.index(ready_only=wanted.ready))
 
     async def _load(self, request: HttpRequest, target: Target) -> HttpResponse:
         take_overrides(self._catalogue, target.model, self._control_parameters(request, target))

@@ -75,11 +75,13 @@ def _outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
             pairs = zip(response.outputs, raw, strict=True)
             return {one.name: from_raw(one.datatype, list(one.shape), data) for one, data in pairs}
         return {one.name: _typed(one) for one in response.outputs}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise BatchFailed(f"the server's response cannot be read: {error!r}") from error
 
 
 def _typed(tensor: Any) -> Array:
+    if min(tensor.shape, default=0) < 0:
+        raise ValueError(f"output {tensor.name!r} has the shape {list(tensor.shape)}")
     values = getattr(tensor.contents, CONTENTS_FIELDS[tensor.datatype])
     if tensor.datatype == "BYTES":
         elements = np.empty(len(values), dtype=np.object_)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, TensorSpec
 from batchwright_worker.oip.datatypes import RAW_ONLY, name_of
-from batchwright_worker.oip.http_tensors import BadTensorError, HttpInferResponse, HttpMetadata, array_of, raw_of
+from batchwright_worker.oip.http_tensors import BadTensorError, HttpMetadata, array_of, infer_response, raw_of
+from batchwright_worker.oip.nonfinite import with_tokens
 from batchwright_worker.texts import presentable
 
 Columns = Mapping[str, Sequence[Array]]
@@ -63,7 +65,9 @@ def json_request(columns: Columns) -> bytes:
                 f"input {name!r} is {datatype}, which travels as raw bytes only, and this server does not know the "
                 "binary tensor extension: write its grpcPort in spec.runtimes"
             )
-        data = [value for part in parts for value in _plain(part, datatype)]
+        data: Any = [value for part in parts for value in _plain(part, datatype)]
+        if any(part.dtype.kind == "f" and not np.isfinite(part).all() for part in parts):
+            data = with_tokens(data)  # msgspec would write null
         inputs.append(_described(name, datatype, parts) | {"data": data})
     return msgspec.json.encode({"inputs": inputs})
 
@@ -72,12 +76,14 @@ def outputs_of(body: bytes, header_length: int | None) -> dict[str, Array]:
     """Raises BatchFailed for an answer that is none of this protocol."""
     end = len(body) if header_length is None else header_length
     try:
-        answer = msgspec.json.decode(memoryview(body)[:end], type=HttpInferResponse)
+        answer = infer_response(memoryview(body)[:end])
         outputs, position = {}, end
         for tensor in answer.outputs:
             outputs[tensor.name], position = array_of(tensor, body, position)
     except (msgspec.MsgspecError, BadTensorError) as error:
         raise BatchFailed(f"the server's answer cannot be read: {error}") from error
+    if position != len(body):
+        raise BatchFailed(f"the server's answer cannot be read: its outputs end at byte {position} of {len(body)}")
     return outputs
 
 

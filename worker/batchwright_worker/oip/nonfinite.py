@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-_TOKENS: Final = (b"NaN", b"Infinity")
+_TOKENS: Final = (b"NaN", b"Infinity", b"\\ud", b"\\uD")
+"""And escapes of surrogates: of one alone a strict parser says that the data were truncated."""
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def has_tokens(text: memoryview) -> bool:
-    """May it hold one? Asked only of what a strict parser has refused."""
+    """May it hold one, or a text that is no Unicode? Asked only of what a strict parser has refused."""
     data = bytes(text)
     return any(token in data for token in _TOKENS)
 

@@ -21,7 +21,8 @@ from typing import Final
 
 import msgspec
 
-from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET, STATE_PATH
+from batchwright_worker.api.names import ENV_CPU_MILLIS, ENV_KIND, ENV_MEMORY_BUDGET, KIND_CPU, STATE_PATH
+from batchwright_worker.host.memory import container_limit_bytes
 from batchwright_worker.local.deployment import LocalDeployment
 from batchwright_worker.local.own_folders import own_folder
 
@@ -106,8 +107,10 @@ async def _started(
     arguments += ["--runtimes", str(deployment.runtimes), "--ready-file", str(listening)]
     if deployment.server is not None:
         arguments += ["--server-url", deployment.server.url, "--server-grpc", deployment.server.grpc]
-    arguments += ["--linger-seconds", "0", "--drain-seconds", "8", *sidecar_options]
-    processes.append(await _spawn(arguments, deployment))
+    arguments += ["--linger-seconds", "0", "--drain-seconds", "8"]
+    if (limit := container_limit_bytes()) and not any(each.startswith("--memory-bytes") for each in sidecar_options):
+        arguments += ["--memory-bytes", str(limit - _runtimes_bytes(limit))]
+    processes.append(await _spawn([*arguments, *sidecar_options], deployment))
     ended = _first_end(processes)
     found = await _listening(listening, ended)
     return LocalServing(
@@ -124,8 +127,16 @@ async def _spawn(arguments: Sequence[str], deployment: LocalDeployment) -> async
     }
     if deployment.memory_budget_bytes is not None:
         environment[ENV_MEMORY_BUDGET] = str(deployment.memory_budget_bytes)
+    elif deployment.kind == KIND_CPU and (limit := container_limit_bytes()):
+        environment.setdefault(ENV_MEMORY_BUDGET, str(_runtimes_bytes(limit)))
     command = [sys.executable, "-m", "batchwright_worker", *arguments, "--parent", str(os.getpid())]
     return await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
+
+
+def _runtimes_bytes(limit: int) -> int:
+    """Of a container that all processes share, for models and batches; the rest is the sidecar's. In a pod each has a
+    container, and a limit, of its own."""
+    return limit // 4 * 3
 
 
 def _first_end(processes: Sequence[asyncio.subprocess.Process]) -> asyncio.Future[str]:

@@ -45,23 +45,50 @@ def own_server(url: str | None, grpc: str) -> ExternalServerAddress | None:
     return ExternalServerAddress(url=url, grpc=grpc)
 
 
-def documents_of(
-    paths: Sequence[Path], repository: Path | None, accelerator: str | None, chosen: Sequence[str]
-) -> list[Document]:
-    """The manifests in the files, or that of a Triton model repository, whose notes are told. Raises ManifestError."""
-    if (repository is None) == (not paths):
-        raise ManifestError("write either -f FILE, a manifest, or --model-repository FOLDER, a Triton model repository")
-    if repository is None:
-        if chosen:
-            raise ManifestError("--load-model goes with --model-repository; leave it out, or the model out of the file")
-        return load_manifests(paths)
-    from batchwright_worker.artifacts.triton.repository import read_repository
+@dataclass(frozen=True, slots=True, kw_only=True)
+class What:
+    """Which models are to be served: exactly one of the three; `chosen` goes with `repository`, `model_name` with
+    `models`."""
 
-    root = repository.absolute()
-    found = read_repository(root, lambda path: file_uri(root / path), accelerator, chosen)
-    for note in found.notes:
+    paths: Sequence[Path] = ()
+    repository: Path | None = None
+    models: Path | None = None
+    chosen: Sequence[str] = ()
+    model_name: str | None = None
+
+    def documents(self, accelerator: str | None) -> list[Document]:
+        """The manifests in the files, or those of what lies in a folder, whose notes are told. Raises ManifestError."""
+        if [bool(self.paths), self.repository is not None, self.models is not None].count(True) != 1:
+            raise ManifestError(
+                "write one of -f FILE, a manifest, --model-repository FOLDER, a Triton model repository, and --models "
+                "FOLDER, for what lies in it"
+            )
+        if self.chosen and self.repository is None:
+            raise ManifestError("--load-model goes with --model-repository; leave it out, or the model out of the file")
+        if self.model_name is not None and self.models is None:
+            raise ManifestError("--model-name goes with --models; manifests and repositories name their models")
+        if self.repository is not None:
+            return self._of_repository(self.repository.absolute(), accelerator)
+        return load_manifests(self.paths) if self.models is None else self._of_folder(self.models, accelerator)
+
+    def _of_repository(self, root: Path, accelerator: str | None) -> list[Document]:
+        from batchwright_worker.artifacts.triton.repository import read_repository
+
+        found = read_repository(root, lambda path: file_uri(root / path), accelerator, self.chosen)
+        _say(found.notes)
+        return [found.document]
+
+    def _of_folder(self, folder: Path, accelerator: str | None) -> list[Document]:
+        from batchwright_worker.local.model_folder import found_models
+
+        found = found_models(folder, self.model_name or "model", accelerator)
+        _say(found.notes)
+        return found.documents
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
         click.echo(note)
-    return [found.document]
 
 
 @click.command()
@@ -72,6 +99,15 @@ def documents_of(
     type=click.Path(path_type=Path),
     default=None,
     help="Instead of -f: a Triton model repository, every model of it.",
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Instead of -f: what lies in this folder, a manifest, a Triton model repository, or a model (ONNX, ..).",
+)
+@click.option(
+    "--model-name", "--model_name", "model_name", default=None, help="Of a model in --models without a name of its own."
 )
 @click.option(
     "--load-model", "chosen", multiple=True, help="Of a repository only this model; may be given several times."
@@ -132,7 +168,8 @@ def command(
     cache = local_cache(options.pop("cache_folder"), options.pop("cache_bytes"))
     try:
         server = own_server(options.pop("runtime_url"), options.pop("runtime_grpc"))
-        documents = documents_of(paths, options.pop("repository"), accelerator, options.pop("chosen"))
+        wanted = {name: options.pop(name) for name in ("repository", "models", "chosen", "model_name")}
+        documents = What(paths=paths, **wanted).documents(accelerator)
         deployment = local_deployment(documents, name, accelerator, volumes, server, cache)
         tls = {name: options.pop(name.replace("-", "_")) for name in ("tls-cert", "tls-key", "tls-client-ca")}
         if deployment.document["spec"].get("tls") and not tls["tls-cert"]:

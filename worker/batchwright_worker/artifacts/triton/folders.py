@@ -36,11 +36,11 @@ def model_folder(path: Path, name: str) -> Path:
         raise ArtifactError(f"there is no folder {path}: format triton-repository is a model repository, or a model's")
     if (path / CONFIG).is_file():
         return path
-    if _is_model(path / name):
+    if is_model(path / name):
         return path / name
-    if _is_model(path):
+    if is_model(path):
         return path
-    there = sorted(each.name for each in path.iterdir() if _is_model(each))
+    there = sorted(each.name for each in path.iterdir() if is_model(each))
     shown = ", ".join(there[:_SHOWN]) + (", .." if len(there) > _SHOWN else "")
     raise ArtifactError(
         f"{path} has no model {name!r}; it has {shown or 'none'}: a model is a folder of its name with {CONFIG} and "
@@ -48,7 +48,8 @@ def model_folder(path: Path, name: str) -> Path:
     )
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
+    """Is it the folder of a model in a repository?"""
     return folder.is_dir() and ((folder / CONFIG).is_file() or bool(_versions(folder)))
 
 

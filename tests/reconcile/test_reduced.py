@@ -86,9 +86,28 @@ def test_one_that_is_over_is_still_seen_to_be() -> None:
     assert is_over(PodDecoder()(msgspec.json.encode({**raw, "status": {"phase": "Succeeded"}})))
 
 
-def test_our_own_are_whole() -> None:
-    raw = pod("a")
-    assert PodDecoder()(msgspec.json.encode(raw)) == raw
+def test_our_own_are_whole_but_for_the_accounts_of_who_wrote_what() -> None:
+    raw = pod("a", priority=3, nodeName=None, volumes=[{"name": "tmp", "emptyDir": {}}])
+    raw["status"] = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}
+    accounts = {"managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}]}
+    given = {"apiVersion": "v1", "kind": "Pod", **raw, "metadata": {**raw["metadata"], **accounts}}
+    for text in (msgspec.json.encode(given), msgspec.json.format(msgspec.json.encode(given))):
+        assert PodDecoder()(text) == {"apiVersion": "v1", "kind": "Pod", **raw}
+
+
+def test_what_replicas_have_in_common_is_one_object() -> None:
+    decode = PodDecoder()
+    one, another = (decode(msgspec.json.encode(pod(name))) for name in "ab")
+    other = decode(msgspec.json.encode(pod("c", cpu="200m")))
+    assert one["spec"]["containers"] is another["spec"]["containers"]
+    assert one["metadata"]["labels"] is another["metadata"]["labels"]
+    assert one["metadata"]["name"] != another["metadata"]["name"]
+    assert other == pod("c", cpu="200m")
+
+
+def test_a_pod_that_only_mentions_us_is_not_ours() -> None:
+    raw = foreign({"containers": []}, annotations={"batchwright.dev/kind": "cpu", "component": "agent"})
+    assert PodDecoder()(msgspec.json.encode(raw))["metadata"].keys() == {"name", "namespace", "uid", "resourceVersion"}
 
 
 def test_the_agents_of_the_manifests_are_whole() -> None:

@@ -1,7 +1,8 @@
 """What the cache keeps of objects that are not ours: what placement needs of them, and nothing else.
 
 A cluster has thirty pods of others for each node, five kilobytes of JSON each, which are 26 kB as Python objects. They
-are reduced while they are decoded, so that the rest never is an object.
+are reduced while they are decoded, so that the rest never is an object. Of our own pods everything is kept but
+`managedFields`; what all replicas of a Deployment have in common is one object, decoded once.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from batchwright_operator.kube.responses import Decode
 from batchwright_worker.api.names import COMPONENT_AGENT, GROUP, LABEL_COMPONENT
 
 _OURS: Final = f"{GROUP}/"
+_HINTS: Final = (f'"{_OURS}'.encode(), f'"{COMPONENT_AGENT}"'.encode())
+"""A pod whose JSON has none of these is not ours: most are known by that, before anything is decoded."""
 
 
 class _Metadata(msgspec.Struct, frozen=True):
     name: str
     uid: str = ""
     namespace: str = ""
-    labels: dict[str, str] | None = None
     resource_version: str = msgspec.field(default="", name="resourceVersion")
     deleted: str = msgspec.field(default="", name="deletionTimestamp")
 
@@ -53,7 +55,19 @@ class _Pod(msgspec.Struct, frozen=True):
     status: _Status = _Status()
 
 
+class _Labels(msgspec.Struct, frozen=True):
+    labels: dict[str, str] | None = None
+
+
+class _Head(msgspec.Struct, frozen=True):
+    metadata: _Labels
+
+
 _POD: Final = msgspec.json.Decoder(_Pod)
+_HEAD: Final = msgspec.json.Decoder(_Head)
+_PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ALIKE: Final = frozenset({"labels", "ownerReferences", "containers", "initContainers", "volumes", "tolerations"})
+"""Parts of metadata and spec that replicas of one Deployment mostly have in common, and that are most of a pod."""
 
 
 class PodDecoder:
@@ -63,14 +77,36 @@ class PodDecoder:
     def __init__(self) -> None:
         self._specs: dict[bytes, list[Raw]] = {}
         self._phases: dict[str, Raw] = {}
+        self._alike: dict[bytes, Any] = {}
 
     def __call__(self, raw: bytes | msgspec.Raw) -> Raw:
         """The pod; equal parts of different pods are one object."""
-        pod = _POD.decode(raw)
-        if _is_ours(pod.metadata.labels or {}):
-            found: Raw = msgspec.json.decode(raw)
-            return found
-        return self._reduced(pod)
+        text = bytes(raw)
+        if any(each in text for each in _HINTS) and _is_ours(_HEAD.decode(text).metadata.labels or {}):
+            return self._own(text)
+        return self._reduced(_POD.decode(text))
+
+    def _own(self, text: bytes) -> Raw:
+        found: Raw = {}
+        for name, value in _PARTS.decode(text).items():
+            if name in ("metadata", "spec"):
+                parts = _PARTS.decode(value)
+                parts.pop("managedFields", None)
+                found[name] = {name: self._part(name, value) for name, value in parts.items()}
+            else:
+                found[name] = msgspec.json.decode(value)
+        return found
+
+    def _part(self, name: str, value: msgspec.Raw) -> Any:
+        if name not in _ALIKE:
+            return msgspec.json.decode(value)
+        at = bytes(value)
+        found = self._alike.get(at)
+        if found is None:
+            if len(self._alike) > SHARED_MAX:
+                self._alike.clear()
+            found = self._alike[at] = msgspec.json.decode(at)
+        return found
 
     def _reduced(self, pod: _Pod) -> Raw:
         metadata = {

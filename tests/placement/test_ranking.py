@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from batchwright_operator.placement.scoring import Candidate, Policy, Score, ScoreContext, Weights, score
 from tests.placement.candidates import CANDIDATES, EQUAL, WEIGHTS, candidate, ranking

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from batchwright_operator.placement.scoring import (
     Candidate,
@@ -120,8 +120,8 @@ def test_monotone_in_each_term(
     before = replace(before, sample=seen, processor=processor(capacity))
     context = replace(context, max_capacity=max(context.max_capacity, capacity))
     after = {
-        "utilization": replace(before, sample=replace(seen, utilization=min(1, seen.utilization + more))),
-        "memory": replace(before, sample=replace(seen, memory_utilization=min(1, seen.memory_utilization + more))),
+        "utilization": replace(before, sample=sample(min(1, seen.utilization + more), seen.memory_utilization)),
+        "memory": replace(before, sample=sample(seen.utilization, min(1, seen.memory_utilization + more))),
         "pending": replace(before, pending=before.pending + more),
         "slower": replace(before, processor=processor(capacity * (1 - more / 2))),
     }[term]

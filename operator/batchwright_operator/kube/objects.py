@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 Raw = dict[str, Any]
 """A Kubernetes object as JSON. Never mutated once it is in the cache or in an action."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """A resource of the API: a kind, and the path of its objects."""
 
     group: str

@@ -76,7 +76,8 @@ def total(parts: Iterable[Mapping[str, float]]) -> Amounts:
 def _container(container: Mapping[str, Any]) -> Amounts:
     """Requests of one container; a limit without a request is also its request."""
     resources = container.get("resources") or {}
-    return amounts({**(resources.get("limits") or {}), **(resources.get("requests") or {})})
+    limits, requests = resources.get("limits"), resources.get("requests")
+    return amounts({**limits, **requests} if limits and requests else requests or limits)
 
 
 def _add(result: Amounts, more: Mapping[str, float]) -> None:

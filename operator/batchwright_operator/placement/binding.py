@@ -6,7 +6,6 @@ Every patch carries the resourceVersion that was decided on: a pod that has chan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -50,7 +49,7 @@ def bind(
     if node.emulated_device:
         annotations[ANNOTATION_EMULATED_DEVICE] = node.emulated_device
     if pin == "Nomination":
-        return replace(_ungate(pod, annotations, {}), nominated_node=node.name)
+        return msgspec.structs.replace(_ungate(pod, annotations, {}), nominated_node=node.name)
     return _ungate(pod, annotations, {"affinity": {"nodeAffinity": _affinity(pod, node.name)}})
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from batchwright_operator.placement.cluster_state import ClusterState
 from batchwright_operator.placement.demand import Demand, PlacementPreferences

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from batchwright_operator.kube.conditions import find
 from batchwright_operator.kube.metadata import is_leaving
@@ -31,8 +32,7 @@ SETTLE_S = 5.0
 REVISION_LABEL = "pod-template-hash"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedPod:
+class PlacedPod(msgspec.Struct, frozen=True, kw_only=True):
     """A replica of a ModelDeployment as placement sees it, gated or placed."""
 
     uid: str
@@ -58,18 +58,18 @@ class PlacedPod:
     waiting: PendingReason | None = None
     unschedulable: str = ""
     """The scheduler's message, where it found no node for the pod."""
-    # Fields and no properties: a decision asks for them a dozen times.
-    place: tuple[str, str] = field(init=False, repr=False, compare=False)
+    # Fields and no properties: a decision asks for them a dozen times. They follow from the others, whatever is given.
+    place: tuple[str, str] = ("", "")
     """(namespace, name)"""
-    owner: Owner = field(init=False, repr=False, compare=False)
+    owner: Owner = ("", "")
     """Its ModelDeployment."""
-    group: tuple[str, str, str, str] = field(init=False, repr=False, compare=False)
+    group: tuple[str, str, str, str] = ("", "", "", "")
     """Pods of one group are of one revision and kind, and ask for the same."""
-    claims_devices: bool = field(init=False, repr=False, compare=False)
+    claims_devices: bool = False
     """Does it get its devices by ResourceClaims?"""
 
     def __post_init__(self) -> None:
-        put, namespace, deployment = object.__setattr__, self.namespace, self.deployment
+        put, namespace, deployment = msgspec.structs.force_setattr, self.namespace, self.deployment
         put(self, "place", (namespace, self.name))
         put(self, "owner", (namespace, deployment))
         put(self, "group", (namespace, deployment, self.kind, self.revision))

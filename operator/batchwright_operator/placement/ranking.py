@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+import msgspec
 
 from batchwright_operator.placement.scoring import Rank, Score
 
@@ -14,8 +15,7 @@ _Place: TypeAlias = tuple[bool, bool, float, float, str, Score]
 """A node's rank, which ends with its name, and its score: two of them differ before the last element."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pick:
+class Pick(msgspec.Struct, frozen=True, kw_only=True):
     """The best candidate and those that came next, best first."""
 
     best: Score

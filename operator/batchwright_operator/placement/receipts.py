@@ -83,7 +83,8 @@ def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
     age_s = 0.0 if sample is None else round(max(0.0, now - sample.last_at), 1)
     is_all_known = sample is not None and candidate.capacity is not None
     terms = {name: f"{value:.2f}" for name, value in best.terms.items() if is_all_known or _is_known(best, name)}
-    said = [_as_sum(best, terms)]
+    load = f"{best.load:.2f}"
+    said = [_as_sum(best, load, terms)]
     said += [f"{each.candidate.node.name} lost {_against(best, each)}" for each in pick.runners_up]
     if left_out:
         said.append(f"not considered: {left_out}")
@@ -92,7 +93,7 @@ def of(pick: Pick, *, left_out: str, now: float) -> Receipt:
     return Receipt(
         node=candidate.node.name,
         processor=candidate.kind,
-        load=_decimal(best.load),
+        load=load,
         terms=terms,
         state_seconds=None if sample is None else round(sample.seconds, 1),
         state_age_seconds=None if sample is None else age_s,
@@ -125,18 +126,17 @@ def _runner_up(scored: Score) -> RunnerUp:
     return RunnerUp(node=each.node.name, processor=each.kind, load=_decimal(scored.load))
 
 
-def _as_sum(best: Score, known: Mapping[str, str]) -> str:
+def _as_sum(best: Score, load: str, known: Mapping[str, str]) -> str:
     """The load as a sum of named terms, of those that are known, then what is unknown of the candidate."""
-    context, candidate = best.context, best.candidate
-    policy, terms = context.policy, context.terms
-    said = [f"{name} {text}" for name, text in known.items() if terms[name].is_said(best.terms[name], policy)]
-    summands = " + ".join(said)
+    candidate, terms, silent = best.candidate, best.terms, best.context.silent_at_zero
+    said = [f"{name} {text}" for name, text in known.items() if name not in silent or terms[name] >= ROUNDS_TO_ZERO]
+    summands, node, by = " + ".join(said), candidate.node.name, _BY[best.context.policy]
+    if candidate.sample is not None and candidate.capacity is not None:
+        return f"{node}: load{by} {load} = {summands}"
     unknown = ["no sample that lasts"] * (candidate.sample is None) + ["not benchmarked"] * (candidate.capacity is None)
     if not summands:
-        return f"{candidate.node.name}: nothing is known of its load ({', '.join(unknown)})"
-    as_far = " as far as it is known" if unknown else ""
-    sentence = f"{candidate.node.name}: load{_BY[policy]}{as_far} {_decimal(best.load)} = {summands}"
-    return f"{sentence} ({', '.join(unknown)})" if unknown else sentence
+        return f"{node}: nothing is known of its load ({', '.join(unknown)})"
+    return f"{node}: load{by} as far as it is known {load} = {summands} ({', '.join(unknown)})"
 
 
 def _is_known(score: Score, name: str) -> bool:

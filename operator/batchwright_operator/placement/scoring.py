@@ -27,8 +27,10 @@ place is better than one that may be full or dead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 from batchwright_operator.processors.nodes import NodeInfo
 from batchwright_operator.processors.processor import Processor
@@ -50,6 +52,9 @@ DECIMALS: Final = 9
 """Decimals of a load that decide."""
 
 
+_set: Final = msgspec.structs.force_setattr
+
+
 def normalised(weights: Weights) -> Weights:
     """The same proportions with sum 1. ValueError when a weight is negative or all are zero."""
     total = sum(weights.values())
@@ -58,8 +63,7 @@ def normalised(weights: Weights) -> Weights:
     return {name: weight / total for name, weight in weights.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A processor that the pod fits on, with everything that a term may be computed from."""
 
     node: NodeInfo
@@ -76,17 +80,16 @@ class Candidate:
     """Rows/s of this deployment here, if known."""
     all_replicas_here: bool = False
     """All other replicas of the deployment are here."""
-    # Fields and no properties: every term of every node asks for them.
-    capacity: float | None = field(init=False, repr=False, compare=False)
+    # Fields and no properties: every term of every node asks for them. They follow from the others, whatever is given.
+    capacity: float | None = None
     """Benchmarked images/s; None: unbenchmarked."""
-    shared: bool = field(init=False, repr=False, compare=False)
+    shared: bool = False
     """Do pods share a device?"""
 
     def __post_init__(self) -> None:
         processor = self.processor
-        object.__setattr__(self, "capacity", None if processor is None else processor.capacity)
-        shared = self.kind == KIND_CPU or (processor is not None and processor.slots_per_device > 1)
-        object.__setattr__(self, "shared", shared)
+        _set(self, "capacity", None if processor is None else processor.capacity)
+        _set(self, "shared", self.kind == KIND_CPU or (processor is not None and processor.slots_per_device > 1))
 
     @property
     def predicted(self) -> float | None:
@@ -112,7 +115,7 @@ class Term:
     forecast: Formula | None = None
     """Its value by policy Forecast; None: this policy does not use it."""
     silent_at_zero: bool = False
-    """A sentence leaves it out where it rounds to zero, except by Forecast."""
+    """A sentence about a load leaves it out where it rounds to zero, except by Forecast."""
     of: Literal["sample", "capacity", ""] = ""
     """What it is computed from: where the candidate has none, its value is no fact, and nothing names it."""
 
@@ -131,10 +134,6 @@ class Term:
                 return self.left
             case "Forecast":
                 return self.forecast
-
-    def is_said(self, value: float, policy: Policy) -> bool:
-        """Does a sentence about a load name it?"""
-        return policy == "Forecast" or value >= ROUNDS_TO_ZERO or not self.silent_at_zero
 
 
 def _utilization(candidate: Candidate, context: ScoreContext) -> float:
@@ -217,20 +216,24 @@ in receipt, status and CRD, the plugin's column, the word in sentences, and the 
 the term has a weight of its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreContext:
+class ScoreContext(msgspec.Struct, frozen=True, kw_only=True):
     """How candidates are compared: normalised weights, the largest capacity among them, the terms."""
 
     weights: Weights
     max_capacity: float
     policy: Policy = "Additive"
     terms: Mapping[str, Term]
-    formulas: tuple[tuple[str, Formula], ...] = field(init=False, repr=False, compare=False)
+    # These follow from the others, whatever is given.
+    formulas: tuple[tuple[str, Formula], ...] = ()
     """Of the terms that the policy uses, in their order."""
+    silent_at_zero: frozenset[str] = frozenset()
+    """Terms that a sentence about a load leaves out where they round to zero."""
 
     def __post_init__(self) -> None:
         each = ((name, term.formula(self.policy)) for name, term in self.terms.items())
-        object.__setattr__(self, "formulas", tuple((name, formula) for name, formula in each if formula is not None))
+        _set(self, "formulas", tuple((name, formula) for name, formula in each if formula is not None))
+        silent = () if self.policy == "Forecast" else (name for name, term in self.terms.items() if term.silent_at_zero)
+        _set(self, "silent_at_zero", frozenset(silent))
 
     @classmethod
     def over(
@@ -256,8 +259,7 @@ class ScoreContext:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class Score(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate's load and the weighted terms that add up to it. Keeps its inputs."""
 
     candidate: Candidate

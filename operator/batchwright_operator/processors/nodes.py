@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import Amounts, amounts
-from batchwright_operator.processors.processor import kinds_on, opted_out
+from batchwright_operator.processors.processor import kinds_among, opted_out
 from batchwright_worker.api.names import ANNOTATION_EMULATED_DEVICE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeInfo:
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a node that placement and benchmarks decide on."""
 
     name: str
@@ -50,6 +50,7 @@ def node_info(node: Raw) -> NodeInfo:
     spec, status, metadata = node.get("spec") or {}, node.get("status") or {}, node["metadata"]
     labels, about = metadata.get("labels") or {}, status.get("nodeInfo") or {}
     conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
+    allocatable = amounts(status.get("allocatable"))
     return NodeInfo(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
@@ -57,9 +58,9 @@ def node_info(node: Raw) -> NodeInfo:
         taints=tuple(spec.get("taints") or ()),
         cordoned=bool(spec.get("unschedulable")),
         ready=conditions.get("Ready") == "True" and not is_leaving(node),
-        kinds=kinds_on(node),
+        kinds=kinds_among(allocatable),
         opted_out=opted_out(node),
-        allocatable=amounts(status.get("allocatable")),
+        allocatable=allocatable,
         system=labels.get("kubernetes.io/os") or about.get("operatingSystem", ""),
         architecture=labels.get("kubernetes.io/arch") or about.get("architecture", ""),
         emulated_device=(metadata.get("annotations") or {}).get(ANNOTATION_EMULATED_DEVICE, ""),

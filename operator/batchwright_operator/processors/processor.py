@@ -28,6 +28,10 @@ NOT_STARTED: Final = "BenchmarkNotStarted"
 KEPT_AWAY: Final = "NotMeasured"
 ESTIMATED: Final = "Estimated"
 
+_DEVICES: Final = list[DeviceInfo]
+_ROWS: Final = list[LoadTableRow]
+_CHECKS: Final = list[SpotCheck]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
@@ -94,8 +98,12 @@ def best_row(processor: Processor) -> LoadTableRow | None:
 
 def kinds_on(node: Raw) -> tuple[str, ...]:
     """Accelerator kinds that a node offers, `cpu` first, the others by name."""
-    offered = amounts((node.get("status") or {}).get("allocatable"))
-    extended = sorted(name for name, count in offered.items() if count > 0 and is_processor(name))
+    return kinds_among(amounts((node.get("status") or {}).get("allocatable")))
+
+
+def kinds_among(allocatable: Mapping[str, float]) -> tuple[str, ...]:
+    """The same, of a node that has so much of each resource."""
+    extended = sorted(name for name, count in allocatable.items() if count > 0 and is_processor(name))
     return (KIND_CPU, *extended)
 
 
@@ -208,13 +216,15 @@ def _parsed(entry: Mapping[str, Any]) -> Processor:
         product=entry.get("product", ""),
         driver=entry.get("driver", ""),
         runtime_image=entry.get("runtimeImage", ""),
-        devices=tuple(msgspec.convert(entry.get("devices") or [], list[DeviceInfo])),
-        load_table=tuple(msgspec.convert(entry.get("loadTable") or [], list[LoadTableRow], strict=False)),
+        devices=tuple(msgspec.convert(devices, _DEVICES)) if (devices := entry.get("devices")) else (),
+        load_table=tuple(msgspec.convert(rows, _ROWS, strict=False)) if (rows := entry.get("loadTable")) else (),
         capacity=None if capacity in (None, "") else float(capacity),
         slots=int(entry.get("slots", 0)),
         slots_per_device=max(1, int(entry.get("slotsPerDevice", 1))),
         scaling=float(entry["scaling"]) if entry.get("scaling") else None,
-        spot_checks=tuple(msgspec.convert(entry.get("spotChecks") or [], list[SpotCheck], strict=False)),
+        spot_checks=tuple(msgspec.convert(checks, _CHECKS, strict=False))
+        if (checks := entry.get("spotChecks"))
+        else (),
         benchmarked_time=entry.get("benchmarkedTime", ""),
         reason=entry.get("reason", BENCHMARKED if capacity else AWAITING),
         message=entry.get("message", ""),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from batchwright_operator.kube.quantities import Amounts
 from batchwright_operator.placement.demand import Demand
 from batchwright_operator.placement.filter import rejection_of
@@ -109,5 +111,5 @@ def _without(mine: Score, own: float, context: ScoreContext) -> float:
     sample = mine.candidate.sample
     assert sample is not None
     others = max(0.0, sample.utilization - own) if mine.candidate.shared else 0.0
-    alone = replace(mine.candidate, sample=replace(sample, utilization=others))
+    alone = msgspec.structs.replace(mine.candidate, sample=replace(sample, utilization=others))
     return score(alone, context).load

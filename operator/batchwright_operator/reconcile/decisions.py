@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+import msgspec
+
 from batchwright_operator.kube.objects import Raw, Resource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Key:
+class Key(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """What is reconciled: `reconciler` is a reconciler's name. Cluster-scoped objects have no namespace."""
 
     reconciler: str
@@ -22,8 +23,7 @@ class Key:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Apply:
+class Apply(msgspec.Struct, frozen=True, kw_only=True):
     """Server-side apply of a child, with our field manager and force: to an object of the same controller, or to none.
     Fails as NameTaken for another's, as Contended when it is undone all the time. The applier skips it when the last
     applied body is equal and nobody has changed that body's fields since (`reconcile/applied`)."""
@@ -32,8 +32,7 @@ class Apply:
     body: Raw
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Create:
+class Create(msgspec.Struct, frozen=True, kw_only=True):
     """Creation of one object. One of the same controller that exists already is success; another's fails as
     NameTaken."""
 
@@ -41,8 +40,7 @@ class Create:
     body: Raw
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patch:
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
     """A patch of one object. With uid it fails as Conflict if the name has gone to another one, with resource_version
     if the object has changed since. `nominated_node`: of a pod, which node kube-scheduler is told to try first, by the
     pod's status, before the patch."""
@@ -57,8 +55,7 @@ class Patch:
     nominated_node: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, kw_only=True):
     """Deletion of one object; the uid is a precondition. An object that is deleted already is success. With
     resource_version it fails as Conflict if the object has changed since."""
 

@@ -20,6 +20,8 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from e2e.release.chart import version
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "kubectl-batchwright"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -100,6 +102,8 @@ def _own() -> Iterator[tuple[str, bytes]]:
         yield from _below(path, OPERATOR.parent)
     for path in (each for each in WORKER.iterdir() if each.name in OF_WORKER):
         yield from _below(path, WORKER.parent)
+    told = f"Metadata-Version: 2.1\nName: batchwright\nVersion: {version()}\n"
+    yield f"lib/batchwright-{version()}.dist-info/METADATA", told.encode()
 
 
 def _below(path: Path, root: Path) -> Iterator[tuple[str, bytes]]:

@@ -4,6 +4,7 @@ OperatorError
 +-- SettingsError            stop and say what to change
 +-- ApiError                 an error response of the API server, or none
     +-- NotFound             404: the object does not exist; read again
+    |   +-- NotServed        404: the server has no such kind, or is no API server
     +-- AlreadyExists        409 on create: ours, that is success; otherwise report it, and try again slowly
     +-- Conflict             409: decide again from newer state
     +-- NameTaken            somebody else's object has the name of a child: leave it, say so, look again now and then
@@ -30,6 +31,7 @@ __all__ = [
     "Invalid",
     "NameTaken",
     "NotFound",
+    "NotServed",
     "OperatorError",
     "SettingsError",
     "Unauthorized",
@@ -60,6 +62,10 @@ class ApiError(OperatorError):
 
 class NotFound(ApiError):  # noqa: N818 - the tree reads better without the suffix
     """404."""
+
+
+class NotServed(NotFound):
+    """404 of a kind, whatever the object's name."""
 
 
 class AlreadyExists(ApiError):  # noqa: N818

@@ -296,7 +296,10 @@ class ApiClient:
         return await self._object(_Call(method="PATCH", path=path, params=params, body=body, content_type=_APPLY))
 
     async def _object(self, call: _Call) -> Raw:
-        response = msgspec.json.decode(await self._bytes(call))
+        try:
+            response = msgspec.json.decode(await self._bytes(call))
+        except msgspec.DecodeError:  # a proxy's page, or half of an answer
+            response = None
         if not isinstance(response, dict):
             raise Unavailable(f"{call.method} {call.path}: the response is no JSON object")
         return response

@@ -9,7 +9,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from batchwright_operator.errors import ApiError, Gone, Unavailable, error_of
+from batchwright_operator.errors import ApiError, Gone, NotServed, Unavailable, error_of
 from batchwright_operator.kube.objects import Raw
 
 Decode = Callable[[bytes | msgspec.Raw], Raw]
@@ -36,6 +36,9 @@ async def error_from(response: aiohttp.ClientResponse) -> ApiError:
     message = status.get("message") or body[:300].decode(errors="replace") or response.reason or "no reason given"
     after = response.headers.get("Retry-After", "")
     retry_after_s = float(after) if after.isdigit() else None
+    details = status.get("details")
+    if response.status == 404 and not (isinstance(details, dict) and details.get("name")):
+        return NotServed(str(message).strip(), code=404, reason=str(status.get("reason") or ""))
     return error_of(response.status, str(status.get("reason") or ""), str(message), retry_after_s)
 
 

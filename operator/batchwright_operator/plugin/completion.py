@@ -32,7 +32,12 @@ exec kubectl-batchwright completion words -- "$@"
 """
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright completion bash > ~/.local/share/bash-completion/completions/kubectl-batchwright\n"
+    "  kubectl batchwright completion kubectl > ~/.local/bin/kubectl_complete-batchwright\n\n"
+    "Exit status: 0; 2 for a wrong command line.",
+)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "kubectl", "words"]))
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context

@@ -31,7 +31,13 @@ PACE_S: Final = 0.5
 ReadMetrics = Callable[[], Awaitable[OperatorMetrics]]
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright dashboard\n"
+    "  kubectl batchwright dashboard --port 8080 --no-open\n"
+    "  kubectl batchwright dashboard --save page.html\n\n"
+    "Exit status: 0 after Ctrl-C; 1 for what the cluster refuses; 2 for a wrong command line.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; default: any free one.")
 @click.option("--open/--no-open", "opens", default=True, help="Open a browser.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the page as one file, and end.")
@@ -51,28 +57,32 @@ def dashboard(target: ClusterTarget, port: int, save: Path | None, *, opens: boo
 
 async def _serve(client: ApiClient, target: ClusterTarget, port: int, *, opens: bool) -> None:
     feed = Feed()
-    async with following(client, target, feed):
+    async with following(client, target, feed) as published, contextlib.AsyncExitStack() as stack:
         try:
-            async with page_served(feed, port=port) as address:
-                click.echo(f"{address}\n(of this machine alone; the part behind # is a secret; Ctrl-C ends it)")
-                if opens:
-                    click.launch(address)
-                await asyncio.Event().wait()
+            address = await stack.enter_async_context(page_served(feed, port=port))
         except OSError as error:
             raise click.ClickException(f"port {port} cannot be listened on: {error}; --port names another") from error
+        click.echo(f"{address}\n(of this machine alone; the part behind # is a secret; Ctrl-C ends it)")
+        if opens:
+            click.launch(address)
+        await published
 
 
 async def _save(client: ApiClient, target: ClusterTarget, path: Path) -> None:
     seen = overview(await read_once(client, target))
-    await asyncio.to_thread(path.write_text, snapshot(seen, History()))
+    try:
+        await asyncio.to_thread(path.write_text, snapshot(seen, History()), "utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextlib.asynccontextmanager
 async def following(
     client: ApiClient, target: ClusterTarget, feed: Feed, read: ReadMetrics | None = None
-) -> AsyncIterator[None]:
-    """The feed has the cluster's overview, and keeps it current, while the context lasts. `read` is for clusters whose
-    operator is reached in another way. Raises ApiError where not even the first look succeeds."""
+) -> AsyncIterator[asyncio.Task[None]]:
+    """The feed has the cluster's overview, and keeps it current, while the context lasts, by the task that it yields.
+    `read` is for clusters whose operator is reached in another way. Raises ApiError where not even the first look
+    succeeds."""
     changed = asyncio.Event()
     sight = await look(client, target, changed.set)
     read = read or (lambda: read_metrics(client, target.system, time.time()))
@@ -81,7 +91,7 @@ async def following(
     try:
         await asyncio.gather(*(each.synced.wait() for each in informers))
         tasks.append(asyncio.create_task(_published(sight, feed, read, changed)))
-        yield
+        yield tasks[-1]
     finally:
         for task in tasks:
             task.cancel()
@@ -89,13 +99,14 @@ async def following(
 
 
 async def _published(sight: Sight, feed: Feed, read: ReadMetrics, changed: asyncio.Event) -> None:
-    metrics, sampled = OperatorMetrics(), float("-inf")
+    metrics, sampled, answered = OperatorMetrics(), float("-inf"), time.time()
     while True:
         changed.clear()
         now = time.time()
         if now - sampled >= SAMPLE_S:
             metrics, sampled = await read(), now
-        feed.publish(overview(facts(sight, metrics, time.time())))
+            answered = answered if metrics.silence else now
+        feed.publish(overview(facts(sight, metrics, time.time(), answered)))
         if sampled == now:
             feed.sample()
         with contextlib.suppress(TimeoutError):

@@ -12,9 +12,9 @@ from batchwright_operator.errors import Forbidden
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import CORE_EVENT, MODEL_DEPLOYMENT, Raw
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.plugin.completion import names_of
+from batchwright_operator.plugin.arguments import name_argument
 from batchwright_operator.plugin.observe import OUR_EVENTS
-from batchwright_operator.plugin.output import Form, output_option, print_document
+from batchwright_operator.plugin.output import Form, one_line, output_option, print_document
 from batchwright_operator.plugin.overview.cluster import changes
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_operator.reconcile.cache import Store
@@ -25,8 +25,13 @@ from batchwright_worker.dashboard.overview import ChangeView
 STALE_S: Final = 60.0
 
 
-@click.command()
-@click.argument("name", required=False, shell_complete=names_of(MODEL_DEPLOYMENT))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright decisions --tail 20\n"
+    "  kubectl batchwright -n team decisions recognizer --follow\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(MODEL_DEPLOYMENT, required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(0), help="Of those that are there only so many, the newest.")
 @output_option
@@ -92,4 +97,5 @@ def line(change: ChangeView) -> str:
     """As a line of a log: when, about what, the reason, the text."""
     again = f" (x{change.count})" if change.count > 1 else ""
     warns = "!" if change.warns else " "
-    return f"{rfc3339(change.at)} {warns} {change.about}  {change.reason}{again}: {change.text}"
+    about, reason, text = map(one_line, (change.about, change.reason, change.text))
+    return f"{rfc3339(change.at)} {warns} {about}  {reason}{again}: {text}"

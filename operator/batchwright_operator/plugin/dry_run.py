@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchwright_operator.deployments.reconciler import ModelDeploymentReconciler
+from batchwright_operator.errors import OperatorError
+from batchwright_operator.kube.conditions import find, holds
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import DEPLOYMENT, MODEL_DEPLOYMENT, POD, REPLICA_SET, Raw, Resource
 from batchwright_operator.placement import receipts
@@ -19,6 +21,10 @@ from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import LABEL_KIND
 
 NEW_UID = "00000000-0000-0000-0000-000000000000"
+
+
+class NothingPlanned(OperatorError):  # noqa: N818 - what the operator would do
+    """The operator would make no pods of the ModelDeployment; the message is the one of its condition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +42,8 @@ def reconcilers(settings: Settings, view: ClusterView) -> tuple[ModelDeploymentR
 
 
 def plan(view: ClusterView, settings: Settings, desired: Raw) -> list[PlannedPod]:
-    """Where the pods of `desired` that do not run yet would go, in the order in which they would be placed."""
+    """Where the pods of `desired` that do not run yet would go, in the order in which they would be placed. Raises
+    NothingPlanned."""
     now = time.time()
     deployments, placement = reconcilers(settings, view)
     store = view.store
@@ -46,8 +53,12 @@ def plan(view: ClusterView, settings: Settings, desired: Raw) -> list[PlannedPod
     observed = deployments.observe(store, key)
     if observed is None:
         return []
-    actions = deployments.decide(observed, now).actions
-    children = [action.body for action in actions if isinstance(action, Apply) and action.resource == DEPLOYMENT]
+    decision = deployments.decide(observed, now)
+    children = [
+        action.body for action in decision.actions if isinstance(action, Apply) and action.resource == DEPLOYMENT
+    ]
+    if not children:
+        _raise_if_stalled(desired if decision.status is None else {"status": decision.status.status})
     for child in children:
         for resource, obj in _owners(child, view):
             store.written(resource, obj)
@@ -56,6 +67,14 @@ def plan(view: ClusterView, settings: Settings, desired: Raw) -> list[PlannedPod
     facts = placement.observe(store, PLACEMENT_KEY)
     decided = placement.decide(facts, now).actions if facts else ()
     return [_placed(action) for action in decided if isinstance(action, Patch) and action.name.startswith("planned-")]
+
+
+def _raise_if_stalled(told: Raw) -> None:
+    """With the reason that the operator writes, or has written, into the status."""
+    conditions = (told.get("status") or {}).get("conditions")
+    if holds(conditions, "Stalled"):
+        said = find(conditions, "Ready")
+        raise NothingPlanned(f"no pod would be made: {said.get('reason')}: {said.get('message')}")
 
 
 def as_desired(document: Raw, stored: Raw | None, namespace: str, replicas: int | None) -> Raw:

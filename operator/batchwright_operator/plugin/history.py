@@ -15,7 +15,7 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import few
 from batchwright_operator.kube.metadata import controller_uid
 from batchwright_operator.kube.objects import CONTROLLER_REVISION, MODEL_DEPLOYMENT
-from batchwright_operator.plugin.completion import names_of
+from batchwright_operator.plugin.arguments import name_argument
 from batchwright_operator.plugin.output import Form, TableColumn, output_option, print_document, print_table
 from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RESTARTED_AT, LABEL_DEPLOYMENT
@@ -28,8 +28,12 @@ _COLUMNS = (
 )
 
 
-@click.command()
-@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright history recognizer\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(MODEL_DEPLOYMENT)
 @output_option
 @click.pass_obj
 def history(target: ClusterTarget, name: str, form: Form) -> None:
@@ -64,8 +68,13 @@ def _document(step: Step) -> dict[str, Any]:
     }
 
 
-@click.command()
-@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright rollback recognizer\n"
+    "  kubectl batchwright rollback recognizer --to-revision 3 --dry-run\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(MODEL_DEPLOYMENT)
 @click.option("--to-revision", type=click.IntRange(1), help="As `history` numbers them; default: the one before.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be changed.")
 @click.pass_obj
@@ -89,8 +98,12 @@ def rollback(target: ClusterTarget, name: str, to_revision: int | None, *, dry_r
     click.echo(f"{name} {said} back to revision {step.number}")
 
 
-@click.command()
-@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright restart recognizer\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(MODEL_DEPLOYMENT)
 @click.pass_obj
 def restart(target: ClusterTarget, name: str) -> None:
     """Replace the pods of ModelDeployment NAME, as its strategy says, by those that the operator makes now."""
@@ -101,7 +114,7 @@ def restart(target: ClusterTarget, name: str) -> None:
         try:
             await client.patch(MODEL_DEPLOYMENT, target.namespace, name, patch, style="merge")
         except NotFound as error:
-            raise missing(target, MODEL_DEPLOYMENT, name) from error
+            raise missing(target, MODEL_DEPLOYMENT, name, error) from error
 
     run_with_client(target, write)
     click.echo(f"{name} restarts")
@@ -111,7 +124,7 @@ async def _history(client: ApiClient, target: ClusterTarget, name: str) -> tuple
     try:
         raw = await client.get(MODEL_DEPLOYMENT, target.namespace, name)
     except NotFound as error:
-        raise missing(target, MODEL_DEPLOYMENT, name) from error
+        raise missing(target, MODEL_DEPLOYMENT, name, error) from error
     listing = await client.list(
         CONTROLLER_REVISION, namespace=target.namespace, label_selector=f"{LABEL_DEPLOYMENT}={name}"
     )

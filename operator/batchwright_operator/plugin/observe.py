@@ -103,8 +103,8 @@ async def fill(client: ApiClient, store: Store, list_watches: Iterable[ListWatch
         store.replace(list_watch, listing.items, listing.version)
 
 
-def facts(sight: Sight, metrics: OperatorMetrics, now: float) -> ClusterFacts:
-    """What is in the cache at present."""
+def facts(sight: Sight, metrics: OperatorMetrics, now: float, silent_since: float = 0.0) -> ClusterFacts:
+    """What is in the cache at present. `silent_since`: when the API server answered last, if it does not now."""
     store = sight.store
     return ClusterFacts(
         title=sight.title,
@@ -116,7 +116,9 @@ def facts(sight: Sight, metrics: OperatorMetrics, now: float) -> ClusterFacts:
         pods=store.all(POD),
         events=store.all(CORE_EVENT),
         gauges=metrics.gauges,
-        live_problem=metrics.problem,
+        live_problem="" if metrics.silence else metrics.problem,
+        silence=metrics.silence,
+        silent_since=silent_since or now,
         operator_missing=metrics.no_leader,
         notes=sight.notes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from batchwright_operator.errors import ApiError, NotFound
+from batchwright_operator.errors import ApiError, NotFound, Unauthorized, Unavailable
 from batchwright_operator.kube.client import ApiClient, path_of
 from batchwright_operator.kube.objects import LEASE, POD, Raw
 from batchwright_operator.kube.times import unix
@@ -15,11 +15,12 @@ from batchwright_worker.api.names import OPERATOR_METRICS_PORT
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorMetrics:
     """`gauges`: name -> (labels, value). `problem`: why there are none; empty if there are. `no_leader`: nobody leads,
-    as far as the Lease says."""
+    as far as the Lease says. `silence`: why the API server itself says nothing (to us); empty if it does."""
 
     gauges: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
     problem: str = ""
     no_leader: bool = False
+    silence: str = ""
 
 
 async def read_metrics(client: ApiClient, system: str, now: float) -> OperatorMetrics:
@@ -33,15 +34,19 @@ async def read_metrics(client: ApiClient, system: str, now: float) -> OperatorMe
         text = f"no operator has led in namespace {system} yet; --system names another one"
         return OperatorMetrics(problem=text, no_leader=True)
     except ApiError as error:
-        return OperatorMetrics(problem=_unread(system, error))
+        silence = str(error) if isinstance(error, Unavailable | Unauthorized) else ""
+        return OperatorMetrics(problem=_unread(system, error), silence=silence)
     pod = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
     if not pod or _expired(lease, now):
         return OperatorMetrics(problem="no operator leads at present", no_leader=True)
     try:
-        text = await client.text(path_of(POD, system, f"{pod}:{OPERATOR_METRICS_PORT}", "proxy/metrics"))
+        return OperatorMetrics(
+            gauges=parse(await client.text(path_of(POD, system, f"{pod}:{OPERATOR_METRICS_PORT}", "proxy/metrics")))
+        )
     except ApiError as error:
         return OperatorMetrics(problem=_unread(system, error))
-    return OperatorMetrics(gauges=parse(text))
+    except ValueError as error:  # no metrics
+        return OperatorMetrics(problem=f"no live values from {pod}: {error}")
 
 
 def _unread(system: str, error: ApiError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +14,16 @@ import click
 import msgspec
 import yaml
 
+from batchwright_worker.texts import presentable
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Form = Literal["wide", "json", "yaml"] | None
 GAP: Final = 2
 NARROWEST: Final = 8
 """A cell is not shortened below this."""
+_LONGEST: Final = 1 << 16
+_UNFIT: Final = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
+"""What JSON leaves as it is, and a terminal or an encoding does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +51,17 @@ def print_document(value: Any, form: Form) -> bool:
         return False
     plain = msgspec.to_builtins(value, str_keys=True)
     if form == "json":
-        click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
+        click.echo(_UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
     else:
         click.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
     return True
+
+
+def one_line(text: str) -> str:
+    """A text out of a cluster, where anybody may have written it, as one line that moves no cursor of a terminal,
+    changes no title and hides nothing."""
+    return " ".join(presentable(text, _LONGEST).split())
 
 
 def print_table(columns: Sequence[TableColumn], rows: Iterable[Sequence[str]], form: Form = None) -> None:
@@ -63,7 +76,7 @@ def table(
 ) -> list[str]:
     """Lines of a table, a row for each, none longer than `width`: columns are left out by their rank, then cells are
     shortened in the middle. None: whatever length it takes."""
-    body = [list(row) for row in rows]
+    body = [[one_line(cell) for cell in row] for row in rows]
     shown = [n for n, column in enumerate(columns) if wide or not column.wide]
     sizes = [max(len(row[n]) for row in [[each.title for each in columns], *body]) for n in range(len(columns))]
     while width is not None and _total(shown, sizes) > width:

@@ -5,22 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import yaml
 
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, Raw
 from batchwright_operator.placement import receipts
+from batchwright_operator.plugin.arguments import OBJECT_NAME, name_argument
 from batchwright_operator.plugin.cluster_view import ClusterView, read_view
-from batchwright_operator.plugin.completion import names_of
 from batchwright_operator.plugin.dry_run import PlannedPod, as_desired, plan, reconcilers
-from batchwright_operator.plugin.output import Form, output_option, print_document
+from batchwright_operator.plugin.output import Form, one_line, output_option, print_document
 from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_operator.plugin.why import print_receipts
 from batchwright_operator.settings import Settings
+from batchwright_worker.api.documents import ManifestError, load_manifests, rule_problems
 
 
-@click.command(name="plan")
-@click.argument("name", required=False, shell_complete=names_of(MODEL_DEPLOYMENT))
+@click.command(
+    name="plan",
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright plan recognizer --replicas 8\n"
+    "  kubectl batchwright plan -f deployment.yaml -o json\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(MODEL_DEPLOYMENT, required=False)
 @click.option(
     "-f", "--filename", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A manifest instead."
 )
@@ -46,7 +52,7 @@ def plan_command(
 
     placed, note = run_with_client(target, decide)
     if note:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {one_line(note)}", err=True)
     if print_document({"pods": placed}, form):
         return
     if not placed:
@@ -55,7 +61,7 @@ def plan_command(
     print_receipts([(one.pod, one.receipt) for one in placed if one.receipt], form)
     for one in placed:
         text = f"waits: {one.waiting}" if one.waiting else receipts.describe(one.receipt) if one.receipt else ""
-        click.echo(f"{one.pod}: {text}")
+        click.echo(f"{one.pod}: {one_line(text)}")
 
 
 async def _view_of_all(client: ApiClient, target: ClusterTarget, settings: Settings) -> ClusterView:
@@ -68,10 +74,14 @@ async def _view_of_all(client: ApiClient, target: ClusterTarget, settings: Setti
 def _manifest(path: Path | None) -> Raw:
     assert path is not None
     try:
-        documents = list(yaml.safe_load_all(path.read_text()))
-    except yaml.YAMLError as error:
-        raise click.ClickException(f"{path}: {error}") from error
-    found = [one for one in documents if isinstance(one, dict) and one.get("kind") == MODEL_DEPLOYMENT.kind]
+        found = [one for one in load_manifests([path]) if one.get("kind") == MODEL_DEPLOYMENT.kind]
+    except ManifestError as error:
+        raise click.ClickException(str(error)) from error
     if len(found) != 1:
         raise click.ClickException(f"{path} holds {len(found)} ModelDeployments; give a file with exactly one")
+    name = (found[0].get("metadata") or {}).get("name")
+    if not isinstance(name, str) or not OBJECT_NAME.fits(name):
+        raise click.ClickException(f"{path}: metadata.name: {name!r} is no name of an object")
+    if problems := list(rule_problems(found[0])):
+        raise click.ClickException(f"{path}: " + "; ".join(map(str, problems)))
     return found[0]

@@ -13,19 +13,24 @@ from batchwright_operator.errors import NotFound
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import holds
 from batchwright_operator.kube.objects import INFERENCE_JOB, Raw
-from batchwright_operator.plugin.completion import names_of
+from batchwright_operator.plugin.arguments import OBJECT_NAME, name_argument
 from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RETRY_OF, child_name
 
 _OF_KUBECTL: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-@click.command()
-@click.argument("name", shell_complete=names_of(INFERENCE_JOB))
-@click.option("--as", "wanted", default="", help="Name of the new InferenceJob; default: NAME-retry-1, -2, ..")
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright retry pages\n"
+    "  kubectl batchwright retry pages --as pages-again --dry-run\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(INFERENCE_JOB)
+@click.option("--as", "wanted", type=OBJECT_NAME, help="Name of the new InferenceJob; default: NAME-retry-1, -2, ..")
 @click.option("--dry-run", is_flag=True, help="Only say what would be made.")
 @click.pass_obj
-def retry(target: ClusterTarget, name: str, wanted: str, *, dry_run: bool) -> None:
+def retry(target: ClusterTarget, name: str, wanted: str | None, *, dry_run: bool) -> None:
     """Run the failed items of InferenceJob NAME, which is complete, again: a new InferenceJob with its spec and
     `output.mode: RetryFailed`.
 
@@ -37,7 +42,7 @@ def retry(target: ClusterTarget, name: str, wanted: str, *, dry_run: bool) -> No
         try:
             stored = await client.get(INFERENCE_JOB, target.namespace, name)
         except NotFound as error:
-            raise missing(target, INFERENCE_JOB, name) from error
+            raise missing(target, INFERENCE_JOB, name, error) from error
         listing = await client.list(INFERENCE_JOB, namespace=target.namespace)
         body = retried(stored, wanted, {each["metadata"]["name"] for each in listing.items})
         if not dry_run:
@@ -49,7 +54,7 @@ def retry(target: ClusterTarget, name: str, wanted: str, *, dry_run: bool) -> No
     click.echo(f"{made} {said} the failed items of {name} again")
 
 
-def retried(stored: Raw, wanted: str, taken: Collection[str]) -> Raw:
+def retried(stored: Raw, wanted: str | None, taken: Collection[str]) -> Raw:
     """The new InferenceJob. Raises ClickException where there is nothing to repeat. Pure."""
     metadata, status = stored["metadata"], stored.get("status") or {}
     name = metadata["name"]

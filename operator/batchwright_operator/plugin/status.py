@@ -10,7 +10,15 @@ import click
 
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.plugin.observe import read_once
-from batchwright_operator.plugin.output import Form, TableColumn, age, output_option, print_document, print_table
+from batchwright_operator.plugin.output import (
+    Form,
+    TableColumn,
+    age,
+    one_line,
+    output_option,
+    print_document,
+    print_table,
+)
 from batchwright_operator.plugin.overview.cluster import overview
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_worker.dashboard.history import queue_of, rate_of, system_values
@@ -22,7 +30,12 @@ ONE_SCREEN: Final = 12
 """Findings, deployments and jobs that are shown without `-o wide`."""
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright status\n"
+    "  kubectl batchwright status --exit-code -o json\n\n"
+    "Exit status: 0; 1 for what the cluster refuses; 2 for a wrong command line; with --exit-code 3 to act on.",
+)
 @click.option("--exit-code", is_flag=True, help="Exit status 3 where something is to be acted on.")
 @output_option
 @click.pass_obj
@@ -41,10 +54,10 @@ def status(target: ClusterTarget, form: Form, *, exit_code: bool) -> None:
 
 def print_status(seen: Overview, form: Form = None) -> None:
     """For people."""
-    click.echo(f"{_sign(seen.level)} {click.style(seen.title, bold=True)}: {seen.headline}")
+    click.echo(f"{_sign(seen.level)} {click.style(one_line(seen.title), bold=True)}: {seen.headline}")
     click.echo("  " + " · ".join(totals(seen)))
     for note in seen.notes:
-        click.echo(f"  note: {note}")
+        click.echo(f"  note: {one_line(note)}")
     most = len(seen.findings) if form == "wide" else ONE_SCREEN
     for finding in seen.findings[:most]:
         click.echo()
@@ -84,9 +97,11 @@ def totals(seen: Overview) -> Iterator[str]:
 def told(finding: Finding) -> list[str]:
     """A finding in three lines: what, why and what to do, the command that says more."""
     about = f"{finding.namespace}/{finding.name}" if finding.namespace else finding.name
-    lines = [f"{_sign(finding.level)} {finding.kind} {click.style(about, bold=True)}: {finding.reason}"]
-    lines += [f"    {finding.text}"] if finding.text else []
-    return [*lines, *([click.style(f"    $ {finding.command}", dim=True)] if finding.command else [])]
+    lines = [
+        f"{_sign(finding.level)} {finding.kind} {click.style(one_line(about), bold=True)}: {one_line(finding.reason)}"
+    ]
+    lines += [f"    {one_line(finding.text)}"] if finding.text else []
+    return [*lines, *([click.style(f"    $ {one_line(finding.command)}", dim=True)] if finding.command else [])]
 
 
 def _sign(level: Level) -> str:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import click
 
+from batchwright_operator.errors import NotFound, NotServed
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.credentials import context_of, find_credentials
 from batchwright_operator.kube.objects import Resource
@@ -37,8 +38,10 @@ class ClusterTarget:
         return context_of(self.kubeconfig, self.context).name
 
 
-def missing(target: ClusterTarget, resource: Resource, name: str) -> click.ClickException:
-    """That the target's namespace has no such object."""
+def missing(target: ClusterTarget, resource: Resource, name: str, error: NotFound | None = None) -> Exception:
+    """That the target's namespace has no such object; or the error itself where the cluster has no such kind."""
+    if isinstance(error, NotServed):
+        return error
     return click.ClickException(f"namespace {target.namespace} has no {resource.kind} {name}; -n names another one")
 
 

@@ -6,12 +6,20 @@ import datetime
 
 import click
 
-from batchwright_operator.errors import NotFound
+from batchwright_operator.errors import NotFound, NotServed
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, Raw
-from batchwright_operator.plugin.completion import names_of
+from batchwright_operator.plugin.arguments import name_argument
 from batchwright_operator.plugin.observe import read_once
-from batchwright_operator.plugin.output import Form, TableColumn, age, output_option, print_document, print_table
+from batchwright_operator.plugin.output import (
+    Form,
+    TableColumn,
+    age,
+    one_line,
+    output_option,
+    print_document,
+    print_table,
+)
 from batchwright_operator.plugin.overview.processors import processors
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_operator.processors.processor import processors_of, render_entry
@@ -35,7 +43,12 @@ _TABLE = (
 )
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright top\n"
+    "  kubectl batchwright top -o json\n\n"
+    "Exit status: 0; 1 for what the cluster refuses; 2 for a wrong command line.",
+)
 @output_option
 @click.pass_obj
 def top(target: ClusterTarget, form: Form) -> None:
@@ -43,7 +56,7 @@ def top(target: ClusterTarget, form: Form) -> None:
 
     seen = run_with_client(target, lambda client: read_once(client, target))
     for note in seen.unseen:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {one_line(note)}", err=True)
     found = processors(seen)
     if not print_document({"processors": found}, form):
         print_table(_TOP, [_row(each, seen.now) for each in found], form)
@@ -60,8 +73,13 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-@click.command()
-@click.argument("node", shell_complete=names_of(ACCELERATOR_PROFILE))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright bench node-a\n"
+    "  kubectl batchwright bench node-a --again\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(ACCELERATOR_PROFILE, "node")
 @click.option("--again", is_flag=True, help="Ask the operator for a new benchmark of this node.")
 @output_option
 @click.pass_obj
@@ -75,6 +93,8 @@ def bench(target: ClusterTarget, node: str, form: Form, *, again: bool) -> None:
                 return await client.get(ACCELERATOR_PROFILE, "", node)
             patch = {"metadata": {"annotations": {ANNOTATION_REBENCHMARK: stamp}}}
             return await client.patch(ACCELERATOR_PROFILE, "", node, patch, style="merge")
+        except NotServed:
+            raise
         except NotFound as error:
             raise click.ClickException(
                 f"there is no AcceleratorProfile {node}; `kubectl get accel` lists them"
@@ -87,7 +107,7 @@ def bench(target: ClusterTarget, node: str, form: Form, *, again: bool) -> None:
         speed = (
             f"{processor.capacity:.1f} images/s" if processor.capacity else f"{processor.reason} {processor.message}"
         )
-        click.echo(f"{click.style(processor.kind, bold=True)} {processor.product}: {speed}")
+        click.echo(f"{click.style(one_line(processor.kind), bold=True)} {one_line(f'{processor.product}: {speed}')}")
         rows = [
             [str(row.batch_size), f"{row.images_per_second:.1f}", str(row.max_services)] for row in processor.load_table
         ]

@@ -7,20 +7,25 @@ from typing import Any
 
 import click
 
-from batchwright_operator.errors import NotFound
+from batchwright_operator.errors import NotFound, NotServed
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.scoring import TERMS
-from batchwright_operator.plugin.completion import names_of
-from batchwright_operator.plugin.output import Form, TableColumn, output_option, print_document, print_table
+from batchwright_operator.plugin.arguments import name_argument
+from batchwright_operator.plugin.output import Form, TableColumn, one_line, output_option, print_document, print_table
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_worker.api.messages import Receipt
 from batchwright_worker.api.names import LABEL_COMPONENT, LABEL_DEPLOYMENT
 
 
-@click.command()
-@click.argument("name", shell_complete=names_of(MODEL_DEPLOYMENT))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kubectl batchwright -n team why recognizer\n"
+    "  kubectl batchwright why recognizer-cpu-6c8f-x2x9k\n\n"
+    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+)
+@name_argument(MODEL_DEPLOYMENT)
 @output_option
 @click.pass_obj
 def why(target: ClusterTarget, name: str, form: Form) -> None:
@@ -34,6 +39,8 @@ def why(target: ClusterTarget, name: str, form: Form) -> None:
             pass
         try:
             stored = await client.get(MODEL_DEPLOYMENT, namespace, name)
+        except NotServed:
+            raise
         except NotFound as error:
             raise click.ClickException(
                 f"namespace {namespace} has neither a pod nor a ModelDeployment {name}; -n names another one"
@@ -64,18 +71,19 @@ def _document(pods: Iterable[Raw], stored: Raw | None) -> Mapping[str, Any]:
 def _print_deployment(stored: Raw) -> None:
     status = stored.get("status") or {}
     name = click.style(stored["metadata"]["name"], bold=True)
-    click.echo(f"{name}: {(status.get('summary') or {}).get('reason', 'not seen yet')}")
+    click.echo(f"{name}: {one_line((status.get('summary') or {}).get('reason', 'not seen yet'))}")
     for condition in status.get("conditions") or ():
-        text = f"  {condition['type']}={condition['status']} {condition['reason']}"
-        click.echo(f"{text}: {condition['message']}" if condition.get("message") else text)
+        text = f"{condition['type']}={condition['status']} {condition['reason']}"
+        text = f"{text}: {condition['message']}" if condition.get("message") else text
+        click.echo(f"  {one_line(text)}")
     for model in status.get("models") or ():
         latency = (model.get("latencyMilliseconds") or {}).get("p95", "-")
-        text = f"  {model['name']}: batch {model.get('batchSize')}, p95 {latency} ms, trend {model.get('trend')}"
+        text = f"{model['name']}: batch {model.get('batchSize')}, p95 {latency} ms, trend {model.get('trend')}"
         tuning = model.get("tuning") or {}
         said = [f"changed: {model['lastChangeReason']}"] if model.get("lastChangeReason") else []
         said += [f"held: {tuning['heldBecause']}"] if tuning.get("heldBecause") else []
         said += [f"bound by {tuning['boundBy']}"] if tuning.get("boundBy") else []
-        click.echo("; ".join([text, *said]))
+        click.echo(f"  {one_line('; '.join([text, *said]))}")
 
 
 def _print_pod(pod: Raw, form: Form) -> None:
@@ -83,10 +91,10 @@ def _print_pod(pod: Raw, form: Form) -> None:
     receipt, waiting = receipts.parse(pod), receipts.pending_reason(pod)
     said = click.style(name, bold=True)
     if receipt:
-        click.echo(f"{said}: {receipts.describe(receipt)}")
+        click.echo(f"{said}: {one_line(receipts.describe(receipt))}")
         print_receipts([(name, receipt)], form)
     elif waiting:
-        click.echo(f"{said} waits: {waiting.render()}")
+        click.echo(f"{said} waits: {one_line(waiting.render())}")
     else:
         click.echo(f"{said}: no receipt; it was not placed by Batchwright")
 

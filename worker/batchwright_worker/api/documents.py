@@ -104,10 +104,11 @@ def validate(document: Document) -> list[Problem]:
         return [Problem(field="kind", message=f"{found} is not known here", remedy=f"write {API_VERSION} {kinds}")]
     filled = with_defaults(document)
     problems = list(structural_problems(schema_of(filled["kind"]), filled))
-    return problems or list(_rule_problems(filled))
+    return problems or list(rule_problems(filled))
 
 
-def _rule_problems(document: Document) -> Iterator[Problem]:
+def rule_problems(document: Document) -> Iterator[Problem]:
+    """What can be said of a ModelDeployment or InferenceJob without the schema: wrong types, broken rules."""
     try:
         value: ModelDeployment | InferenceJob = (
             parse_deployment(document) if document["kind"] == "ModelDeployment" else parse_job(document)

@@ -22,7 +22,8 @@ _SAMPLE = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFacts:
     """Objects as they are in the cache. `pods`: those that run models; `events`: the operator's about our kinds.
-    `live_problem`: why there are no live values (empty: there are). `operator_missing`: no operator leads."""
+    `live_problem`: why there are no live values (empty: there are). `operator_missing`: no operator leads.
+    `silence`: why the API server says nothing since `silent_since`, so that all else is as it was then."""
 
     title: str
     now: float
@@ -34,6 +35,8 @@ class ClusterFacts:
     events: list[Raw] = field(default_factory=list)
     gauges: Gauges = field(default_factory=dict)
     live_problem: str = ""
+    silence: str = ""
+    silent_since: float = 0.0
     operator_missing: bool = False
     notes: list[str] = field(default_factory=list)
 

@@ -9,12 +9,15 @@ from typing import Any, Final
 
 from batchwright_operator.kube.conditions import few, find, holds
 from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.times import rfc3339
 from batchwright_operator.plugin.overview import deployments, jobs
 from batchwright_operator.plugin.overview.facts import ClusterFacts
 from batchwright_operator.plugin.overview.processors import STALE_S
 from batchwright_worker.dashboard.overview import WORST_FIRST, Finding, Level, ProcessorView, WaitingView
 
 PLUGIN: Final = "kubectl batchwright"
+FOR_ALL: Final = ("Cluster", "Operator")
+"""Kinds of findings that concern everything, and come before others of their level."""
 FULL: Final = 0.95
 """A processor from this share on has no room."""
 SAME_TO_NAME: Final = 3
@@ -24,6 +27,7 @@ SAME_TO_NAME: Final = 3
 def findings(facts: ClusterFacts, processors: Sequence[ProcessorView], waiting: Sequence[WaitingView]) -> list[Finding]:
     """Worst first."""
     found = [
+        *_silence(facts),
         *_operator(facts),
         *(one for raw in facts.deployments for one in _deployment(raw)),
         *(one for raw in facts.jobs for one in _job(raw)),
@@ -31,8 +35,22 @@ def findings(facts: ClusterFacts, processors: Sequence[ProcessorView], waiting: 
         *_processors(processors, facts),
     ]
     return sorted(
-        found, key=lambda one: (WORST_FIRST.index(one.level), one.kind != "Operator", one.kind, one.namespace, one.name)
+        found,
+        key=lambda one: (WORST_FIRST.index(one.level), one.kind not in FOR_ALL, one.kind, one.namespace, one.name),
     )
+
+
+def _silence(facts: ClusterFacts) -> Iterator[Finding]:
+    if facts.silence:
+        yield Finding(
+            level="error",
+            kind="Cluster",
+            name=facts.title,
+            reason="NoAnswer",
+            text=f"what is shown is of {rfc3339(facts.silent_since)}: {facts.silence}; this goes on by itself when the "
+            "API server answers, and where your credentials have ended, once you have logged in anew",
+            command="kubectl get --raw /readyz",
+        )
 
 
 def _operator(facts: ClusterFacts) -> Iterator[Finding]:

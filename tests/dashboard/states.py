@@ -20,6 +20,7 @@ GPU = "nvidia.com/gpu"
 EPYC, XEON, L4 = "AMD EPYC 9654", "Intel Xeon E5-2680", "NVIDIA L4"
 LATE = {"LatencyTargetMet": ("False", "TargetMissed", "recognizer misses 100 ms")}
 CLAIM = "PersistentVolumeClaim models does not exist in namespace default; create it, or correct the pvc:// URI"
+HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script></script><a href="javascript:1">b</a>'
 Loads = dict[tuple[str, str], tuple[float, float]]
 
 
@@ -137,20 +138,21 @@ def failing() -> State:
         "Ready": ("False", "ClaimNotFound", f"0 of 2 replicas ready; {CLAIM}"),
         "Stalled": ("True", "ClaimNotFound", CLAIM),
     }
-    broken = {"ModelsReady": ("False", "ModelLoadFailed", "recognizer: the file is no ONNX model: parsing failed")}
+    broken = {"ModelsReady": ("False", "ModelLoadFailed", f"recognizer: the file is no ONNX model: {HOSTILE}")}
     missing = ("True", "DeploymentMissing", "there is no ModelDeployment translate in namespace default; create it")
     objects = [
         node("fast", ready="False", now=now),
         node("medium", cordoned=True, now=now),
         node("slow", now=now),
         profile("fast", processor("cpu", 42.5)),
-        profile("medium", processor("cpu", 30.2)),
+        profile("medium", processor("cpu", 30.2, product=HOSTILE)),
         profile("slow", measured_once),
         deployment("ocr", ready=0, conditions=stalled, models=[{"name": "detector"}, {"name": "recognizer"}], now=now),
         deployment("embed", conditions=broken, now=now),
         job("pages", state="Failed", done=210, failed=7, now=now),
         job("nightly", done=0, conditions={"WaitingForModels": missing}, now=now),
         event("ocr", "ClaimNotFound", f"0 of 2 replicas ready; {CLAIM}", ago=45, warns=True, now=now),
+        event("embed", "Said", HOSTILE, ago=50, now=now),
     ]
     gone = OperatorMetrics(problem="no operator leads at present", no_leader=True)
     return State(objects=objects, metrics=gone, busy=0.1)

@@ -24,6 +24,7 @@ from batchwright_worker.dashboard.page import snapshot
 from batchwright_worker.dashboard.server import page_served
 from e2e.browser import chromium
 from e2e.cluster import ControlPlane
+from e2e.page import packages
 from tests.dashboard.states import STATES, State, with_a_past
 from tests.plugin import world
 from tests.plugin.cluster_objects import deployment
@@ -121,9 +122,13 @@ async def test_each_state_is_shown(plane: ControlPlane, name: str) -> None:
             for text in EXPECTED[name]:
                 await page.wait_for_selector(f"text={text}")
             await picture(page, f"{name}-overview")
+            await _readable_by_others(page)
             for view in ("processors", "models", "jobs"):
                 await show(page, view)
                 await picture(page, f"{name}-{view}")
+                await _readable_by_others(page)
+            if name == "failing":
+                await _harmless(page, feed)
             if name == "healthy":
                 await _as_a_user(plane, page, feed)
             if name == "thousand":
@@ -132,6 +137,39 @@ async def test_each_state_is_shown(plane: ControlPlane, name: str) -> None:
             assert complaints == []
     finally:
         world.clear(plane)
+
+
+async def _readable_by_others(page: Page) -> None:
+    """By screen readers and keyboards, as axe-core judges it by the rules of WCAG 2.2 A and AA."""
+    source = packages(ROOT / "e2e" / "accessibility") / "axe-core" / "axe.min.js"
+    await page.evaluate(await asyncio.to_thread(source.read_text))
+    found = await page.evaluate(AXE)
+    assert found == []
+
+
+AXE = """async () => (await axe.run(document, {
+  runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], resultTypes: ["violations"],
+})).violations.map(each => [each.id, each.help, each.nodes.slice(0, 3).map(one => one.html.slice(0, 200))])"""
+
+
+async def _harmless(page: Page, feed: Feed) -> None:
+    """What objects say is text, on the live page and in the file that is kept, whatever is in it. An address that a
+    hand has written shows a view all the same."""
+    await show(page, "events")
+    await page.wait_for_selector("text=onerror")
+    assert await page.locator("#view img, #view script, #view a").count() == 0
+    assert await page.evaluate("window.pwned") is None
+    await page.evaluate("location.hash = '%E0%A4%A'")
+    await page.wait_for_selector("#tab-overview[aria-selected=true]")
+    assert feed.overview is not None
+    kept = PICTURES / "failing-snapshot.html"
+    await asyncio.to_thread(kept.write_text, snapshot(feed.overview, feed.history))
+    other = await page.context.new_page()
+    complaints = listened(other)
+    await other.goto(kept.as_uri() + "#%")
+    await other.wait_for_selector("text=snapshot of")
+    assert await other.evaluate("window.pwned") is None
+    assert complaints == []
 
 
 async def _in_the_dark(page: Page, name: str) -> None:

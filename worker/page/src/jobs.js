@@ -32,7 +32,7 @@ function Job({ one, state, theme }) {
   const past = series(state.history, `job:${one.id}`);
   const changes = (state.head.changes ?? []).filter((each) => each.about === one.id);
   const done = doneOf(one);
-  return html`<article class="detail" aria-label=${one.id}>
+  return html`<article class="detail" tabindex="0" aria-label=${one.id}>
     <h2><${Level} level=${one.level} /> ${one.name} <small>${one.namespace}</small></h2>
     <p class="said">${one.reason}${one.message ? `: ${one.message}` : ""}</p>
     <div class="three">

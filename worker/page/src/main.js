@@ -30,8 +30,17 @@ function tokenFrom(address) {
 }
 
 function viewFrom(hash) {
-  const [view, ...rest] = decodeURIComponent(hash.replace(/^#/, "")).split("=");
+  const [view, ...rest] = decoded(hash.replace(/^#/, "")).split("=");
   return { view: VIEWS[view] ? view : "overview", chosen: rest.join("=") || null };
+}
+
+// A hand may have written the address.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function useTheme() {
@@ -127,13 +136,25 @@ function view(at, props) {
 
 function waiting(link) {
   if (link === "refused")
-    return html`<${Nothing} title="This address has no token"><p>Open the address that the command printed, with all that stands behind its #.</p><//>`;
+    return html`<${Nothing} title="This address has no token, or an old one"><p>Open the address that the command printed last, with all that stands behind its #.</p><//>`;
   return html`<${Nothing} title=${link === "lost" ? "The server does not answer" : "Looking at the cluster"}><p>${link === "lost" ? "Is the command still running? The page goes on by itself when it answers." : "This takes a moment."}</p><//>`;
 }
 
 function linkSaid(link, time) {
   if (link === "snapshot") return `snapshot of ${new Date(time * 1000).toLocaleString("en-GB")}`;
-  return { connecting: "connecting", live: "live", lost: `lost${time ? `, as of ${clock(time)}` : ""}`, refused: "no token", quiet: "quiet" }[link];
+  return { connecting: "connecting", live: "live", lost: `lost${time ? `, as of ${clock(time)}` : ""}`, refused: "refused: open the address that the command printed last", quiet: "quiet" }[link];
+}
+
+// Whether a server is there that does not know the token: the command was started anew. An EventSource does not tell.
+async function refused(token) {
+  const gone = new AbortController();
+  try {
+    return (await fetch(`/events?token=${encodeURIComponent(token)}`, { signal: gone.signal })).status === 403;
+  } catch {
+    return false;
+  } finally {
+    gone.abort();
+  }
 }
 
 // The server's events, until the page is closed. The browser connects again by itself where it can.
@@ -158,12 +179,12 @@ function followed(token) {
         heard = Date.now();
         setLink("live");
       };
-      source.onerror = () => {
+      source.onerror = async () => {
         setLink(token ? "lost" : "refused");
-        if (source.readyState === EventSource.CLOSED && token) {
-          clearTimeout(again);
-          again = setTimeout(connect, 3000);
-        }
+        if (source.readyState !== EventSource.CLOSED || !token) return;
+        clearTimeout(again);
+        if (await refused(token)) setLink("refused");
+        else again = setTimeout(connect, 3000);
       };
     };
     connect();

@@ -30,7 +30,7 @@ function Deployment({ one, state, theme }) {
   const [most, setMost] = useState(12);
   const changes = (state.head.changes ?? []).filter((each) => each.about === one.id);
   const pods = one.pods ?? [];
-  return html`<article class="detail" aria-label=${one.id}>
+  return html`<article class="detail" tabindex="0" aria-label=${one.id}>
     <h2><${Level} level=${one.level} /> ${one.name} <small>${one.namespace}</small></h2>
     <p class="said">${one.reason}: ${one.message}</p>
     <${Facts} facts=${[

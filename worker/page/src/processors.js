@@ -58,7 +58,7 @@ function Processor({ one, state, go }) {
   const here = Object.values(state.deployments).flatMap((deployment) =>
     (deployment.pods ?? []).filter((pod) => pod.node === one.node && pod.processor === one.kind).map((pod) => ({ ...pod, deployment })),
   );
-  return html`<article class="detail" aria-label=${one.id}>
+  return html`<article class="detail" tabindex="0" aria-label=${one.id}>
     <h2><${Level} level=${one.level} /> ${one.node} <small>${one.kind}</small></h2>
     ${one.message ? html`<p class="said">${one.message}</p>` : null}
     <${Facts} facts=${[

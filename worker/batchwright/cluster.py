@@ -18,10 +18,13 @@ Raw = dict[str, Any]
 MANAGER = "batchwright-sdk"
 _APPLY = "application/apply-patch+yaml"
 _WATCH_S = 60
+_PATIENCE_S = (5.0, 30.0)
+"""To connect, and to read: an API server that says nothing is asked again."""
+_PAUSE_S = 0.5
 
 
 class NotReached(Exception):  # noqa: N818 - what was waited for
-    """The object failed, or did not get there in time; `reason` is one of docs/troubleshooting.md."""
+    """The object failed, is not there, or did not get there in time; `reason` is one of docs/troubleshooting.md."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -38,6 +41,8 @@ class Cluster:
         try:
             config.load_kube_config(context=context, client_configuration=settings)
         except config.ConfigException:
+            if context is not None:  # a pod has no contexts
+                raise
             config.load_incluster_config(client_configuration=settings)
         self._objects = client.CustomObjectsApi(client.ApiClient(settings))
 
@@ -66,7 +71,8 @@ class Cluster:
         self, manifest: Manifest, *, timeout_s: float = 600.0, progress: Callable[[Raw], None] | None = None
     ) -> Raw:
         """Until a ModelDeployment is Ready, or an InferenceJob Complete, in the generation that is there; the object
-        then. `progress` gets each state; without it a line is drawn, in terminals and notebooks. Raises NotReached."""
+        then. `progress` gets each state; without it a line is drawn, in terminals and notebooks. An API server that is
+        away for a while, restarts or turns calls away is asked again. Raises NotReached."""
         deadline, newest = time.monotonic() + timeout_s, Raw()
         with _Line(manifest.name, progress) as told:
             for newest in self._states(manifest, deadline):
@@ -80,28 +86,49 @@ class Cluster:
         raise NotReached(reason or "Timeout", f"not there after {timeout_s:g} s; {message}")
 
     def _states(self, manifest: Manifest, deadline: float) -> Iterator[Raw]:
-        """The object as it is, and as it is after each change, until the deadline."""
+        """The object as it is, once at least, and as it is after each change, until the deadline."""
+        while True:
+            try:
+                yield from self._changes(manifest, deadline)
+            except Exception as error:
+                if not _passes(error):
+                    raise
+                time.sleep(max(0.0, min(_PAUSE_S, deadline - time.monotonic())))
+                if time.monotonic() >= deadline:
+                    raise NotReached("Timeout", f"the API server does not answer: {error}") from error
+            if time.monotonic() >= deadline:
+                return
+
+    def _changes(self, manifest: Manifest, deadline: float) -> Iterator[Raw]:
+        """The object as it is, and after each change, for a minute at most. Raises NotReached if there is none."""
         from kubernetes import watch
 
         place = self._place(manifest)
+        found = self._unless_missing(self._objects.get_namespaced_custom_object, manifest, _request_timeout=_PATIENCE_S)
+        if not found:
+            raise NotReached("NotFound", f"namespace {place['namespace']} has no {manifest.kind} {manifest.name}")
+        yield found
+        lasts_s = min(_WATCH_S, int(deadline - time.monotonic()))
+        if lasts_s < 1:
+            time.sleep(max(0.0, min(_PAUSE_S, deadline - time.monotonic())))
+            return
         field = f"metadata.name={place.pop('name')}"
-        while (left_s := deadline - time.monotonic()) > 0:
-            found = self.get(manifest)
-            yield found
-            stream = watch.Watch().stream(
-                self._objects.list_namespaced_custom_object, **place, field_selector=field,
-                resource_version=found["metadata"]["resourceVersion"],
-                timeout_seconds=max(1, min(_WATCH_S, int(left_s))),
-            )  # fmt: skip
-            for event in stream:
-                if event["type"] in ("ADDED", "MODIFIED"):
-                    yield event["object"]
+        stream = watch.Watch().stream(
+            self._objects.list_namespaced_custom_object, **place, field_selector=field,
+            resource_version=found["metadata"]["resourceVersion"], timeout_seconds=lasts_s,
+            _request_timeout=(_PATIENCE_S[0], lasts_s + _PATIENCE_S[1]),
+        )  # fmt: skip
+        for event in stream:
+            if event["type"] == "DELETED":
+                return
+            if event["type"] in ("ADDED", "MODIFIED"):
+                yield event["object"]
 
-    def _unless_missing(self, call: Callable[..., Raw], manifest: Manifest) -> Raw:
+    def _unless_missing(self, call: Callable[..., Raw], manifest: Manifest, **options: Any) -> Raw:
         """What the call answers; empty where there is no such object."""
         client, _ = _kubernetes()
         try:
-            return call(**self._place(manifest))
+            return call(**self._place(manifest), **options)
         except client.ApiException as error:
             if error.status != 404:
                 raise
@@ -123,6 +150,16 @@ class Cluster:
         namespace = manifest.namespace or self._namespace
         return {"group": GROUP, "version": VERSION, "plural": KINDS[manifest.kind], "namespace": namespace,
                 "name": manifest.name}  # fmt: skip
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a call that failed so may succeed later: nobody answered, or the API server said that it cannot now."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, ApiException):
+        return error.status in (0, 410, 429) or int(error.status or 0) >= 500
+    return isinstance(error, HTTPError)
 
 
 def standing(obj: Raw) -> tuple[bool | None, str, str]:

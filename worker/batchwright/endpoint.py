@@ -18,7 +18,8 @@ _BUSY = 503
 
 
 class InferenceFailed(Exception):  # noqa: N818 - what happened to the request
-    """The server's own words; `status` is HTTP's, `retry_after_s` when it wants to be asked again (None: never)."""
+    """The server's own words; `status` is HTTP's (0: nobody answered), `retry_after_s` when it wants to be asked again
+    (None: it did not say)."""
 
     def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -93,7 +94,12 @@ class Endpoint:
     def _request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        response = self._pool.request(method, self._url + path, body=body or None, headers=dict(headers or {}))
+        import urllib3
+
+        try:
+            response = self._pool.request(method, self._url + path, body=body or None, headers=dict(headers or {}))
+        except urllib3.exceptions.HTTPError as error:
+            raise InferenceFailed(0, f"{self._url} does not answer: {error}") from error
         if response.status >= 400:
             wait = response.headers.get("retry-after", "")
             retry_after_s = float(wait) if wait.isdigit() else None

@@ -47,6 +47,7 @@ lock: install ## resolve the locks anew [2 min]
 	$(BIN)/$(LOCK) --extra operator --extra otlp -c locks/all.txt -o locks/operator.txt
 	$(BIN)/$(LOCK) --extra worker --extra otlp -c locks/all.txt -o locks/worker.txt
 	$(BIN)/$(LOCK) --extra serving --extra otlp -c locks/all.txt -o locks/serving.txt
+	$(BIN)/$(LOCK) locks/worker-cuda.in --override locks/worker-cuda-overrides.in --extra worker --extra torch --extra otlp -c locks/all.txt -o locks/worker-cuda.txt
 	$(BIN)/$(LOCK) --extra worker --extra ocr -c locks/all.txt -o locks/ocr.txt
 	$(BIN)/$(subst pyproject.toml,,$(LOCK)) --group build -o locks/build.txt
 	for peer in locks/peers-*.in; do $(BIN)/$(subst pyproject.toml,,$(LOCK)) $$(sed -n 's/^# \(no-deps\).*/--\1/p' $$peer) $$peer -o $${peer%.in}.txt; done
@@ -76,7 +77,7 @@ soak: install ## what takes long: minutes of silence, kill matrices, free search
 	BATCHWRIGHT_HYPOTHESIS=search $(BIN)/pytest -m "hypothesis and not apiserver and not cluster" --timeout 3600 tests
 	$(BIN)/pytest -m soak --timeout 3600 tests
 
-audit: install ## known vulnerabilities of what is locked (where the service can be reached), and bandit's findings [1 min]
+audit: install ## known vulnerabilities of what is locked (where the service can be reached), wheels for both machines, bandit's findings [1.5 min]
 	$(BIN)/python -m e2e.audit
 
 demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours) [3.5 min; 14 min the first time]

@@ -1,4 +1,5 @@
-"""Known vulnerabilities of what the images are made from, and bandit's findings in the product.
+"""Known vulnerabilities of what the images are made from, whether all of it has wheels for the machines that images are
+built for, and bandit's findings in the product.
 
 A finding fails. A service of vulnerabilities that cannot be reached is told and does not: that says nothing about the
 code.
@@ -9,21 +10,40 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from e2e.peers import peer_python
+from e2e.release.sbom import OF_IMAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("operator", "worker", "serving")
+MACHINES = ("x86_64", "aarch64")
 CODE = ("operator", "worker")
 
 
 def main() -> int:
     """The status for make."""
     folder = peer_python("audit").parent
-    results = [_known_vulnerabilities(folder / "pip-audit", lock) for lock in LOCKS]
+    results = [_known_vulnerabilities(folder / "pip-audit", lock) for lock in OF_IMAGES]
+    results += [_wheels(lock, machine) for lock in OF_IMAGES for machine in MACHINES]
     return max(_findings(folder / "bandit"), *results)
+
+
+def without_wheel(lock: str, machine: str) -> str:
+    """What uv says of packages of an image's lock that have no wheel for this machine; empty: all have one."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(Path(sys.executable).with_name("uv")), "pip", "install", "-q", "--dry-run", "--no-deps"]
+        command += ["--target", folder, "--only-binary", ":all:", "--require-hashes", "--python-version", "3.12"]
+        command += ["--python-platform", f"{machine}-manylinux_2_36", "-r", str(ROOT / "locks" / f"{lock}.txt")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
+def _wheels(lock: str, machine: str) -> int:
+    said = without_wheel(lock, machine)
+    sys.stdout.write(f"{lock}: {said or f'every package has a wheel for {machine}'}\n")
+    return 1 if said else 0
 
 
 def _known_vulnerabilities(program: Path, lock: str) -> int:

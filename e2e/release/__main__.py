@@ -60,7 +60,7 @@ def main(folder: Path, registry: str, project: str) -> None:
         (folder / name).write_text(_with_registry(_run(str(kubectl_path()), "kustomize", str(ROOT / source)), registry))
     _plugin(folder, project)
     for image in sbom.OF_IMAGES:
-        sbom.write((ROOT / "locks" / f"{image}.txt").read_text(), folder / f"batchwright-{image}.cdx.json")
+        sbom.write(sbom.locked(image), folder / f"batchwright-{image}.cdx.json")
     files = sorted(
         path for path in folder.iterdir() if path.is_file() and path.name not in ("SHA256SUMS", ".gitignore")
     )

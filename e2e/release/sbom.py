@@ -3,13 +3,20 @@ names, versions, hashes. (The images' own, with Debian's packages in them, are m
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 from e2e.peers import peer_python
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_IMAGES = ("operator", "worker", "serving", "ocr")
+OF_IMAGES = ("operator", "worker", "worker-cuda", "serving", "ocr")
+
+
+def locked(image: str) -> str:
+    """The lock of an image, without what stands there so that it is installed nowhere."""
+    blocks = re.split(r"^(?=\S)", (ROOT / "locks" / f"{image}.txt").read_text(), flags=re.M)
+    return "".join(block for block in blocks if "; sys_platform == 'never'" not in block)
 
 
 def write(lock: str, target: Path) -> None:

@@ -99,12 +99,18 @@ def load(source: ModelSource, host: Host) -> OnnxModel:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = _providers(host)
     try:
-        session = ort.InferenceSession(source.path, options, providers=_providers(host))
+        session = ort.InferenceSession(source.path, options, providers=wanted, enable_fallback=0)
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfDeviceMemoryError(str(error)) from error
         raise LoadError(f"{source.path} is no usable ONNX model: {error}") from error
+    if session.get_providers()[0] != wanted[0]:  # onnxruntime would serve from the CPU, and say so to its log alone
+        raise LoadError(
+            f"onnxruntime cannot use {wanted[0]} here: its libraries or the device's driver are missing or too old; "
+            "the runtime's log says which (images/worker-cuda.Dockerfile has the libraries)"
+        )
     return OnnxModel(session, source.name)
 
 
@@ -117,6 +123,8 @@ def _providers(host: Host) -> list[str]:
         raise LoadError(
             f"this image's onnxruntime has no {accelerator.onnx_provider}; use an image with {accelerator.onnx_package}"
         )
+    # CUDA's libraries are in packages of their own, where no loader looks.
+    ort.preload_dlls()
     return [accelerator.onnx_provider, "CPUExecutionProvider"]
 
 

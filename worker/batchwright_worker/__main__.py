@@ -68,10 +68,14 @@ ROLES: Final = {
 }
 
 
-@click.group(cls=RoleGroup, roles=ROLES, extra="worker")
+@click.group(cls=RoleGroup, roles=ROLES, extra="worker", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="batchwright")
 def main() -> None:
-    """Batchwright's worker: everything that runs beside models, and the same without a cluster."""
+    """Batchwright's worker: everything that runs beside models, and the same without a cluster.
+
+    On a machine of yours begin with `serve` and `run`; sidecar, runtime, runner, agent and fetch are for pods.
+    `batchwright-worker COMMAND --help` has examples and exit statuses.
+    """
 
 
 if __name__ == "__main__":

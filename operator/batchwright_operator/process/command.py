@@ -26,13 +26,35 @@ if importlib.util.find_spec("kopf") is None:
     raise ModuleNotFoundError("No module named 'kopf'", name="kopf")
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-operator run --settings settings.yaml\n"
+    "  batchwright-operator run --dev --kubeconfig ~/.kube/config\n\n"
+    "Exit status: 0 after SIGTERM; 1 with a sentence where it cannot begin; 2 for a wrong command line.",
+)
 @click.option("--namespace", envvar="POD_NAMESPACE", help="Where the Lease and the control key are.")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Else: the pod's own.")
 @click.option("--context", help="Context of the kubeconfig.")
-@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML; see settings.py.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), default=OPERATOR_METRICS_PORT, show_default=True)
-@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True)
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    help="YAML; manifests/base/settings.yaml has some, the chart's values.schema.json all.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=OPERATOR_METRICS_PORT,
+    show_default=True,
+    help="Of /metrics and probes; 0: any free one.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    show_default=True,
+    help="Lines for people, or JSON for collectors.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log details.")
 @click.option("--dev", is_flag=True, help="Lead at once, without a Lease: for one process on a cluster of your own.")
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option

@@ -20,7 +20,11 @@ from batchwright_worker.api.accelerators import VENDORS
 from batchwright_worker.api.names import AGENT_PORT, ENV_NODE
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker agent --port 9105 --node fast\n\n"
+    "Exit status: 0 after SIGTERM; 1 where the node's cgroups cannot be read; 2 for a wrong command line.",
+)
 @click.option("--port", default=AGENT_PORT, show_default=True, type=click.IntRange(0, 65535), help="Port of /metrics.")
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
 @click.option("--node", envvar=ENV_NODE, default="", help="Name of the node, for the labels.")

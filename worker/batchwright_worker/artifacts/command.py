@@ -12,7 +12,12 @@ from batchwright_worker.artifacts.digest import digest_of, lines, sums_of
 from batchwright_worker.artifacts.names import ArtifactError
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker digest model.onnx\n"
+    "  batchwright-worker digest models/bert --list\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--format", "format_", type=click.Choice(list(FORMATS)), default=None, help="Of a file; default: by its name."

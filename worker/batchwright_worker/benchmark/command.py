@@ -27,7 +27,12 @@ BUDGET_CPU_S = 120
 ALL_DEVICES_S = 5.0
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker benchmark --budget-seconds 30\n"
+    "  batchwright-worker benchmark --kind nvidia.com/gpu --json\n\n"
+    "Exit status: 0; 42 where the processor cannot be measured, and no retry helps; 2 for a wrong command line.",
+)
 @click.option("--kind", default=KIND_CPU, show_default=True, help="Accelerator kind, e.g. cpu or nvidia.com/gpu.")
 @click.option(
     "--budget-seconds",

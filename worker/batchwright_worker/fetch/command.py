@@ -125,7 +125,11 @@ def _amount(files: int, total_bytes: int, start: float) -> str:
     return f"{what}{total_bytes} bytes in {time.monotonic() - start:.1f} s"
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker fetch --kind cpu --max-seconds 600\n\n"
+    "Exit status: 0 all is there, digests compared; 1 with what is missing and what to do; 2 for a wrong command line.",
+)
 @click.option(
     "--deployment",
     "file",

@@ -8,7 +8,12 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker serve -f deployment.yaml --dispatch-log log\n"
+    "  batchwright-worker replay log\n\n"
+    "Exit status: 0 every decision is the same; 1 at the first that is not; 2 for a wrong command line.",
+)
 @click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def command(path: Path) -> None:
     """Run the scheduler over a log of `serve --dispatch-log` (or of a sidecar). Ends with 1 at the first decision that

@@ -29,7 +29,12 @@ EXIT_TERMINATED: Final = 143
 GOES_ON: Final = "stopped; complete shards stay, the same command goes on from there"
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker run -f job.yaml -f deployment.yaml --volume data=. --volume results=out\n"
+    "  batchwright-worker run -f job.yaml -f deployment.yaml --plan\n"
+    "  batchwright-worker run -f job.yaml -f deployment.yaml --limit 100 --dashboard\n",
+)
 @click.option(
     "-f", "--filename", "paths", multiple=True, required=True, type=click.Path(path_type=Path),
     help="Manifests: the InferenceJob, the ModelDeployments that it names, ConfigMaps of its functions.",

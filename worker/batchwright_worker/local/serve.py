@@ -91,8 +91,17 @@ def _say(notes: Sequence[str]) -> None:
         click.echo(note)
 
 
-@click.command()
-@click.option("-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path))
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker serve -f deployment.yaml\n"
+    "  batchwright-worker serve -f deployment.yaml --volume models=./weights --dashboard\n"
+    "  batchwright-worker serve --model-repository models --server-name triton\n\n"
+    "Exit status: 0 after Ctrl-C or SIGTERM; 1 with what to change where it cannot serve; 2 for a wrong command line.",
+)
+@click.option(
+    "-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path),
+    help="Manifests: the ModelDeployment, ConfigMaps of its scripts; may be given several times.",
+)  # fmt: skip
 @click.option(
     "--model-repository",
     "repository",
@@ -152,7 +161,13 @@ def _say(notes: Sequence[str]) -> None:
     help="The name in the server's metadata; some of Triton's clients look for triton.",
 )
 @click.option("--dashboard", is_flag=True, help="A page on this machine that shows it live; its address is printed.")
-@click.option("--http-front-end", type=click.Choice(["own", "uvicorn"]), default="own", help="What serves HTTP.")
+@click.option(
+    "--http-front-end",
+    type=click.Choice(["own", "uvicorn"]),
+    default="own",
+    show_default=True,
+    help="What serves HTTP.",
+)
 @click.option("--sidecar-option", "extra", multiple=True, hidden=True, help="Passed on to the sidecar.")
 def command(
     paths: tuple[Path, ...],

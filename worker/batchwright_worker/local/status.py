@@ -12,7 +12,11 @@ from batchwright_worker.api.names import EXIT_FAILED_ITEMS, EXIT_PERMANENT
 _EXITS: Final = {"Partial": 1, "Running": 1, "Replacing": 1}
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker status results --verify\n"
+    "  batchwright-worker status s3://bucket/results --json\n",
+)
 @click.argument("output")
 @click.option("--verify", is_flag=True, help="Read every part and compare its digest; otherwise sizes are compared.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -19,7 +19,11 @@ def uris_below(base: str, path: PurePosixPath) -> str:
     return f"{base.rstrip('/')}/{rest}"
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker repository models --uri pvc://models > deployment.yaml\n\n"
+    "Exit status: 0; 1 with model and field of what cannot be kept; 2 for a wrong command line.",
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--uri", default=None, help="Where pods find it: pvc://CLAIM/PATH, s3://BUCKET/KEY, ..; default: here.")
 @click.option("--accelerator", default=None, help="The kind that it is to be served on; default: cpu.")

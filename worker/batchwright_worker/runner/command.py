@@ -42,12 +42,19 @@ _log = click.option(
 
 @click.group()
 def command() -> None:
-    """Plan, run or commit an InferenceJob (in its pods)."""
+    """Plan, run or commit an InferenceJob (in its pods).
+
+    Exit status: 0 done, 1 where a retry may help, 42 where none does, 143 after SIGTERM.
+    """
     # the first process of a container has no default action for SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
 
 
-@command.command()
+@command.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker runner plan --job job.json\n\n"
+    "Exit status: as of `batchwright-worker runner`.",
+)
 @_job
 @_log
 @click.option(
@@ -69,7 +76,11 @@ def plan(job_file: Path, termination_log: Path, wait_input_seconds: float) -> No
     click.echo(f"planned {result.items} items in {result.shards} shards", err=True)
 
 
-@command.command()
+@command.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker runner commit --job job.json\n\n"
+    "Exit status: as of `batchwright-worker runner`.",
+)
 @_job
 @_log
 def commit(job_file: Path, termination_log: Path) -> None:
@@ -89,7 +100,11 @@ def commit(job_file: Path, termination_log: Path) -> None:
     click.echo(f"committed {result.items} items: {result.succeeded} succeeded, {result.failed} failed", err=True)
 
 
-@command.command()
+@command.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker runner run --job job.json --shard 3\n\n"
+    "Exit status: as of `batchwright-worker runner`.",
+)
 @_job
 @_log
 @click.option("--shard", type=int, default=None, help=f"Number of the shard. Default: ${contract.ENV_SHARD}.")

@@ -17,10 +17,15 @@ from batchwright_worker.ipc.supervision import listen_for_requests, supervision_
 from batchwright_worker.runtime.supervisor import Supervisor, listen
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker runtime --socket /run/batchwright/0.sock\n\n"
+    "Exit status: 0 after SIGTERM; 2 for a wrong command line. Processes on the device that end are started anew.",
+)
 @click.option("--socket", "path", required=True, type=click.Path(path_type=Path), help="Unix socket to listen on.")
 @click.option(
     "--deployment",
+    show_default=True,
     default=DEPLOYMENT_FILE,
     type=click.Path(path_type=Path),
     help="The ModelDeployment; only its formats are read, to import their libraries ahead of need.",

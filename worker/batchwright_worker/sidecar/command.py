@@ -29,14 +29,36 @@ from batchwright_worker.api.names import (
 )
 
 
-@click.command()
-@click.option("--deployment", type=click.Path(path_type=Path), default=DEPLOYMENT_FILE, show_default=True)
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker sidecar --deployment deployment.json --http-port 8000 --grpc-port 8001\n\n"
+    "Exit status: 0 after SIGTERM, when all is answered; 1 where it cannot begin; 2 for a wrong command line.",
+)
+@click.option(
+    "--deployment",
+    type=click.Path(path_type=Path),
+    default=DEPLOYMENT_FILE,
+    show_default=True,
+    help="The ModelDeployment, as JSON.",
+)
 @click.option("--http-port", type=int, default=HTTP_PORT, show_default=True, help="0: any free port.")
 @click.option("--grpc-port", type=int, default=GRPC_PORT, show_default=True, help="0: any free port.")
 @click.option("--control-port", type=int, default=CONTROL_PORT, show_default=True, help="0: any free port.")
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")
-@click.option("--ipc-dir", type=click.Path(path_type=Path), default=IPC_DIR, show_default=True)
-@click.option("--token-file", type=click.Path(path_type=Path), default=TOKEN_FILE, show_default=True)
+@click.option(
+    "--ipc-dir",
+    type=click.Path(path_type=Path),
+    default=IPC_DIR,
+    show_default=True,
+    help="Where runtimes' sockets are.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    default=TOKEN_FILE,
+    show_default=True,
+    help="Who may call the control port.",
+)
 @click.option("--scripts-dir", type=click.Path(path_type=Path), default=SCRIPTS_DIR, hidden=True)
 @click.option("--server-url", default="", help="Where the deployment's open-inference server is; default: its port.")
 @click.option("--server-grpc", default="", help="HOST:PORT of its gRPC side, with --server-url; default: HTTP only.")

@@ -15,7 +15,11 @@ from batchwright_worker.layerwise.tools.instance import Schedule, parse, schedul
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker layerwise schedule --instance instance.json --plot schedule.svg\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @click.option(
     "--instance",
     required=True,

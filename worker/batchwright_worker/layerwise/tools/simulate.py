@@ -37,7 +37,11 @@ That makes other shares r = (shorter / longer) of a network's two times, which s
 """
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker layerwise simulate --memory-mib 32\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @click.option("--memory-mib", default=16, show_default=True, type=click.IntRange(min=1), help="On-chip memory.")
 @click.option("--rounds", default=24, show_default=True, type=click.IntRange(min=4), help="Runs of each network.")
 @click.option("--same-engine", is_flag=True, help="Also pairs bound by the same engine: nothing to gain there.")
@@ -86,7 +90,11 @@ def simulate(  # noqa: PLR0913 - one parameter per option
     console.print(DIFFERENCES, highlight=False)
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker layerwise ablate --rounds 4\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(min=4), help="Runs of each network.")
 @click.option(
     "--study",

@@ -88,7 +88,11 @@ def _shared(command: Any) -> Any:
     return command
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker layerwise profile --model a=a.onnx --rows a=8\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @_shared
 @click.option("--json", "as_json", is_flag=True, help="The profiles as JSON.")
 def profile(as_json: bool, **options: Any) -> None:
@@ -102,7 +106,12 @@ def profile(as_json: bool, **options: Any) -> None:
             _print_profile(name, prepared.networks[name], found)
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker layerwise run\n"
+    "  batchwright-worker layerwise run --model a=a.onnx --model b=b.pt2 --budget 64Mi --requests 8\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @_shared
 @click.option("--requests", type=click.IntRange(1), default=4, show_default=True, help="Per model, in turn.")
 @click.option("--policies", default="balanced,literal,fifo", show_default=True, help="Ways to order the units.")
@@ -120,7 +129,11 @@ def run(**options: Any) -> None:
     _run(_Ways(**ways), **options)
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker layerwise trace --model a=a.onnx --model b=b.onnx trace.json\n\n"
+    "Exit status: 0; 1 with a sentence where it cannot be done; 2 for a wrong command line.",
+)
 @_shared
 @click.option("--requests", type=click.IntRange(1), default=2, show_default=True, help="Per model, in turn.")
 @click.option("--policies", default="balanced,fifo", show_default=True, help="Ways to order the units.")

@@ -83,7 +83,12 @@ def _example(name: str) -> str:
     return f"cpu: {{function: {name}, args: {EXAMPLES[name]}}}"
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  batchwright-worker functions\n"
+    "  batchwright-worker functions top-k\n\n"
+    "Exit status: 0; 2 for a name that is no function.",
+)
 @click.argument("name", required=False, type=click.Choice(list(BUILTINS)))
 @click.option("--page", "as_page", is_flag=True, help="All of them, as docs/functions.md.")
 def command(name: str | None, as_page: bool) -> None:

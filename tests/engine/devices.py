@@ -40,7 +40,8 @@ HANG = -555.0
 
 @dataclass
 class FakeDevice:
-    """y = 10 x. One batch or load at a time, in virtual time; every run is in `runs` as (model, rows)."""
+    """y = 10 x. One batch or load at a time (unless it `interleaves`), in virtual time; every run is in `runs` as
+    (model, rows)."""
 
     fixed_s: float = 0.010
     per_row_s: float = 0.002
@@ -51,6 +52,8 @@ class FakeDevice:
     kind: str = "cpu"
     device: str = "runtime-0"
     overlaps_loads: bool = False
+    interleaves: bool = False
+    """Several batches at once, and loads beside them."""
     depth: int = 1
     variable: bool = False
     most_rows: int = 1 << 30
@@ -63,7 +66,9 @@ class FakeDevice:
     violations: list[str] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
     """By model, where a load takes something else than `load_s`; infinite: it hangs."""
-    _busy: bool = False
+    _working: int = 0
+    _beside: bool = False
+    """Did it do more than one thing when it died?"""
     _death: asyncio.Event = field(default_factory=asyncio.Event)
     _on_lost: Callable[[str], None] = print
     _on_back: Callable[[], None] = print
@@ -97,7 +102,7 @@ class FakeDevice:
 
     async def unload(self, model: str, limit_s: float = math.inf) -> None:
         self._check_up()
-        if self._busy:
+        if self._working and not self.interleaves:
             self.violations.append(f"unload of {model} while busy")
         del self.resident[model]
         self.unloads.append(model)
@@ -132,7 +137,7 @@ class FakeDevice:
         """The process is killed; an empty one takes its place."""
         if not self.up:
             return
-        self.up = False
+        self.up, self._beside = False, self._working > 1
         self.resident.clear()
         self._death.set()
         self._death = asyncio.Event()
@@ -149,9 +154,9 @@ class FakeDevice:
 
     async def _work(self, seconds: float, model: str, limit_s: float) -> None:
         self._check_up()
-        if self._busy:
+        if self._working and not self.interleaves:
             self.violations.append("two things at once")
-        self._busy, loop = True, asyncio.get_running_loop()
+        self._working, loop = self._working + 1, asyncio.get_running_loop()
         timers = []
         if limit_s < math.inf:
             timers.append(loop.call_later(limit_s / 2, self._on_overdue, model, "half of the limit has passed"))
@@ -165,10 +170,11 @@ class FakeDevice:
                 self._on_overdue(model, "")
             return
         finally:
-            self._busy = False
+            self._working -= 1
             for timer in timers:
                 timer.cancel()
-        raise RuntimeLost("killed", overdue=loop.time() >= began + limit_s)
+        overdue = loop.time() >= began + limit_s
+        raise RuntimeLost("killed", overdue=overdue, beside=self._beside and not overdue)
 
 
 def model(name: str = "m", **settings: Any) -> manifest_model.Model:

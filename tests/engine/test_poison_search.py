@@ -53,6 +53,14 @@ def test_halves_are_apart_and_hold_all(alone_before: list[int]) -> None:
     assert all(isinstance(bucket, IsolatedBucket) and bucket.shape == ("wide",) for bucket in decision.buckets)
 
 
+@pytest.mark.parametrize("requests", [1, 2, 5])
+def test_what_was_lost_beside_others_is_tried_as_it_is_and_was_not_alone(requests: int) -> None:
+    decision = PoisonSearch().lost("m", (), [1] * requests, beside=True)
+    assert not decision.fails
+    assert not decision.alone
+    assert decision.sizes == (requests,)
+
+
 def test_the_search_ends_where_everything_kills() -> None:
     search = PoisonSearch()
     reasons = [search.lost("m", (), [0, 0]).reason for _ in range(MOST_IN_A_ROW)]

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from batchwright_worker.ipc.frames import FrameDecoder, encode
 from batchwright_worker.ipc.messages import RuntimeRequest, Unload, Unloaded
 from batchwright_worker.sidecar.runtimes.connection import ConnectionLostError, RuntimeConnection
@@ -68,6 +70,21 @@ async def test_a_call_that_waits_for_nobody_is_not_held_up_by_one_that_hangs(tmp
         assert isinstance(first, ConnectionLostError)
         assert isinstance(second, ConnectionLostError)
         assert (first.overdue, second.overdue) == (False, True)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_calls_that_were_lost_at_once_say_so(tmp_path: Path, in_order: bool) -> None:
+    """In order only the first was worked on."""
+    async with server(tmp_path / "s", responds_to=0):
+        connection = await RuntimeConnection.open(tmp_path / "s")
+        calls = [asyncio.ensure_future(lost(connection, 60.0, in_order=in_order)) for _ in range(2)]
+        await asyncio.sleep(0)  # both are sent
+        connection.close()
+        found = [result for _, result in await asyncio.gather(*calls)]
+        assert all(isinstance(each, ConnectionLostError) for each in found)
+        assert [(each.begun, each.beside) for each in found if isinstance(each, ConnectionLostError)] == (
+            [(True, False), (False, False)] if in_order else [(True, True), (True, True)]
+        )
 
 
 async def test_half_of_the_limit_is_said_and_taken_back(tmp_path: Path) -> None:

@@ -60,24 +60,27 @@ class ModelLifecycle:
                     return engine.scheduler.models[model].blocked
             else:
                 wanted = [one for one in engine.scheduler.devices.values() if device in (None, one.name)]
-                if all(one.quiet for one in wanted):
+                if all(one.settled for one in wanted):
                     return plan
                 # Once each of them was quiet or down, what it waits for is one that is down: it claims nothing any
                 # more, or the others would stand idle until that one is back.
                 drained = drained or all(one.quiet or one.down for one in wanted)
-                await self._changed([] if drained else wanted)
+                await self._changed([] if drained else wanted, to_load=True)
 
-    async def _changed(self, wanted: Sequence[Device]) -> None:
-        """Return after the next event. The wanted devices begin nothing meanwhile: under traffic they would never be
-        free."""
+    async def _changed(self, wanted: Sequence[Device], *, to_load: bool = False) -> None:
+        """Return after the next event. The wanted devices begin nothing meanwhile that a load (or an unload) must wait
+        for: under traffic they would never be free."""
         # Claims end with each event: whoever still waits claims again (see `place`).
         for device in wanted:
-            self.engine.scheduler.reserve(device.name)
+            self.engine.scheduler.reserve(device.name, to_load)
+        if to_load:
+            # What need not wait for the load, or comes before it, may begin.
+            self.engine.decisions.decide_soon()
         try:
             await self.engine.decisions.next_event()
         finally:
             for device in wanted:
-                self.engine.scheduler.release(device.name)
+                self.engine.scheduler.release(device.name, to_load)
             # Not `wake`: that is an event, and those who wait for one would wake each other forever.
             self.engine.decisions.decide_soon()
 
@@ -208,7 +211,8 @@ class ModelLifecycle:
         self.engine.decisions.spawn(self.restore(device))
 
     async def restore(self, device: str) -> None:
-        """A new, empty runtime is there: measure it, load what the lost one had in memory."""
+        """A new, empty runtime is there: measure it, load what the lost one had in memory. Between two loads it serves
+        what it can: also the rows that it was lost under, which run beside no load."""
         try:
             await self.loader.measure(device)
         except RuntimeTrouble as trouble:
@@ -218,10 +222,13 @@ class ModelLifecycle:
         self.engine.publisher.stuck.discard(device)
         self.engine.publisher.publish()
         self.engine.decisions.wake()
-        # Those that callers wait for first: the others are loaded meanwhile.
-        waited = sorted(former, key=lambda model: -self.engine.scheduler.models[model].queue.rows)
-        for model in waited:
-            if not self.engine.scheduler.models[model].blocked:
+        models = self.engine.scheduler.models
+        while former:
+            self.engine.decisions.decide_now()
+            # Those that callers wait for first: the others are loaded meanwhile.
+            model = max(former, key=lambda model: models[model].queue.rows)
+            former.remove(model)
+            if not models[model].blocked:
                 await self.place(model, device, evict=False)
         if self.engine.publisher.lost.pop(device, None) is not None:
             self.engine.publisher.publish()

@@ -89,6 +89,8 @@ class Loader:
     _failures: dict[str, int] = field(default_factory=dict)
     _cuts: dict[str, int] = field(default_factory=dict)
     """Per model how many runtimes in a row have died while they loaded it."""
+    _not_to_be_tried: set[str] = field(default_factory=set)
+    """Models that, for all that is known, have killed their runtime as they were tried."""
 
     def known(self, model: str) -> Signature | None:
         """As the first load has found it, None before."""
@@ -178,6 +180,7 @@ class Loader:
         self.engine.counters[load.model].loads.add(report.seconds)
         self._failures.pop(load.model, None)
         self._cuts.pop(load.model, None)
+        self._not_to_be_tried.discard(load.model)
         return LoadDone(first=first, message=self._message(report))
 
     def _learn(self, load: LoadModel, report: LoadReport) -> Signature:
@@ -268,7 +271,7 @@ class Loader:
     def _why_untried(self, spec: Model) -> str:
         if spec.warmup.mode == "Skip":
             return "warmup.mode is Skip"
-        return "the runtime died when it was loaded and tried" if self._cuts.get(spec.name) else ""
+        return "the runtime died when it was loaded and tried" if spec.name in self._not_to_be_tried else ""
 
     async def _too_large(self, load: LoadModel, why: str) -> LoadResult:
         """It did not fit; next time idle models make room, where there are some: by the books, or, where these know of
@@ -293,6 +296,9 @@ class Loader:
         if lost.overdue:
             return self._hung(load, why)
         count = self._cuts[load.model] = self._cuts.get(load.model, 0) + 1
+        # Once beside batches of others it may have been one of them.
+        if count > 1 or not lost.beside:
+            self._not_to_be_tried.add(load.model)
         if count < MOST_CUTS:
             return None
         self.engine.scheduler.load_killed_runtime(load.device, load.model)

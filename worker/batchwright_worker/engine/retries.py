@@ -30,14 +30,14 @@ class Retries:
         """Queue lost rows again, of a batch that `began` then. Returns how long the model is to rest, for the sake of
         the other models of its device; nearly always 0.
 
-        Those that the runtime died under go into halves that share no batch with anyone else, until the request that
-        kills it is alone; the others keep their bucket."""
+        Those that the runtime died under go into halves that share no batch with anyone else (see `poison_search`),
+        until the request that kills it is alone; the others keep their bucket."""
         model, bucket = batch.run.model, batch.run.bucket
         is_blamed = lost.cause is not None and lost.cause.begun
         if lost.cause is not None and is_blamed:
             self.engine.counters[model].hung += lost.cause.overdue
             # Of several batches at once (layerwise) nobody knows which one it was, unless one has taken too long.
-            if lost.cause.overdue or not self.engine.scheduler.devices[batch.run.device].timeline.interleaves:
+            if lost.cause.overdue or not lost.cause.beside:
                 self._charge(batch, began)
         self.engine.counters[model].retried += 1
         for part in lost.others:
@@ -46,7 +46,9 @@ class Retries:
         searched = {id(part.pending): part.pending for part in lost.running if part.pending.waits}
         if not searched:
             return self._rest_s(model) if is_blamed else 0.0
-        decision = self.search.lost(model, bucket, [pending.deaths_alone for pending in searched.values()])
+        alone_before = [pending.deaths_alone for pending in searched.values()]
+        beside = lost.cause is not None and lost.cause.beside
+        decision = self.search.lost(model, bucket, alone_before, beside=beside)
         places = [bucket for size, bucket in zip(decision.sizes, decision.buckets, strict=True) for _ in range(size)]
         # No places where the search ends: everyone is answered with an error below, and `_requeue` skips them.
         isolated = dict(zip(searched, places, strict=False))

@@ -34,12 +34,13 @@ class RuntimeTrouble(Exception):
 class RuntimeLost(RuntimeTrouble):
     """The runtime process is gone. `on_lost` fires too; `on_back` says when an empty one has taken its place. `begun`:
     may it have worked on this request? `overdue`: this request took longer than its limit, and the runtime was ended
-    for it."""
+    for it. `beside`: it worked on others at the same time, so that nobody knows under which one it died."""
 
-    def __init__(self, message: str, *, begun: bool = True, overdue: bool = False) -> None:
+    def __init__(self, message: str, *, begun: bool = True, overdue: bool = False, beside: bool = False) -> None:
         super().__init__(message)
         self.begun = begun
         self.overdue = overdue
+        self.beside = beside
 
 
 class OutOfMemory(RuntimeTrouble):

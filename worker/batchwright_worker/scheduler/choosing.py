@@ -13,6 +13,7 @@ from batchwright_worker.scheduler import dispatch, turns, views
 from batchwright_worker.scheduler.devices import Device
 from batchwright_worker.scheduler.dispatch import DeviceView, LoadModel, Nothing, RunBatch
 from batchwright_worker.scheduler.order import ORDERS, Choice, FairShareState
+from batchwright_worker.scheduler.queues import IsolatedBucket
 from batchwright_worker.scheduler.served_model import ServedModel
 
 MIXED_S: Final = 5.0
@@ -34,7 +35,11 @@ class Chooser:
     def in_turn(self, waiting: list[ServedModel], now: float, begins: float) -> tuple[list[Choice], float | None]:
         """The queues in the order in which they are to be served, by a batch that begins then (see `turns`)."""
         moment = views.Moment(now=now, begins=begins, mixed=self._is_mixed(now))
-        return turns.in_turn(waiting, self.devices, moment, ORDERS[self.order], (self.fair_share, self.load_share))
+        shares = self.fair_share, self.load_share
+        found, wake_at = turns.in_turn(waiting, self.devices, moment, ORDERS[self.order], shares)
+        if any(device.timeline.awaits_isolated and device.timeline.interleaves for device in self.devices.values()):
+            found = sorted(found, key=lambda choice: not isinstance(choice.bucket, IsolatedBucket))
+        return found, wake_at
 
     def on_idle_device(self, found: list[Choice]) -> RunBatch | None:
         """The first queue on an idle device that holds its model, as nearly always; no views are built for that."""

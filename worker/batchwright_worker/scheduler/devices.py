@@ -126,7 +126,7 @@ class DeviceMemory:
 
 class Flight(Struct, frozen=True, kw_only=True, gc=False):
     """A batch of `rows` that the device has been given: `serial` is its number, `device_s` its predicted device time.
-    `isolated`: it may be what kills the runtime, so nothing else is in flight with it. `began`: when it was given."""
+    `isolated`: it may be what kills the runtime, so nothing else is in flight or loaded with it. `began`: when it was given."""
 
     serial: int
     model: str
@@ -160,6 +160,9 @@ class DeviceTimeline:
     """Smoothed time that a batch given to the idle device takes beyond its device time."""
     model_ended: dict[str, float] = field(default_factory=dict)
     """Where batches interleave: when the last one of each model ended, which the next one may have waited behind."""
+    awaits_isolated: bool = False
+    """Where loads overlap batches: do isolated rows wait for a model that is here? Then no load begins before they have
+    run, and where batches interleave, nothing does while others are in flight: they would wait for ever."""
     suspect: set[str] = field(default_factory=set)
     """Models whose last batch has failed or is run again in parts: they are not unloaded behind a batch before one has
     ended well, so that bad rows can be found."""
@@ -179,8 +182,8 @@ class DeviceTimeline:
 
     @property
     def takes_batch(self) -> bool:
-        """Can a batch start now? A load that overlaps leaves the device free for one."""
-        if self.in_flight and not (self.interleaves and len(self.in_flight) < self.depth):
+        """Can a batch start now? A load that overlaps leaves the device free for one, isolated rows do not."""
+        if self.in_flight and (not self.interleaves or len(self.in_flight) >= self.depth or self.runs_isolated):
             return False
         return not self.loading or self.overlaps_loads
 
@@ -309,7 +312,8 @@ class DeviceConfig:
 class Device:
     """One device: its memory, its work, and whether it may be given more. `epoch` grows when its runtime is lost (what
     was begun before ends nowhere); `reservations`: how many loads and unloads that no rows wait for want it next, and
-    until they begin, nothing else does."""
+    until they begin, nothing else does. `load_reservations`: the same for loads that need not wait for batches, which
+    keep back other loads alone."""
 
     name: str
     kind: str
@@ -318,6 +322,7 @@ class Device:
     down: bool = False
     epoch: int = 0
     reservations: int = 0
+    load_reservations: int = 0
 
     @property
     def available(self) -> bool:
@@ -330,6 +335,19 @@ class Device:
         return not self.down and not self.reservations and self.timeline.takes_batch
 
     @property
+    def takes_isolated(self) -> bool:
+        """Can a batch of isolated rows start?"""
+        timeline = self.timeline
+        return self.idle and not timeline.in_flight and not timeline.loading
+
+    @property
+    def takes_shared(self) -> bool:
+        """Can a batch of other rows start?"""
+        timeline = self.timeline
+        drains = timeline.awaits_isolated and timeline.interleaves and timeline.in_flight
+        return self.idle and not drains
+
+    @property
     def followable(self) -> bool:
         """Can it be given a batch behind what it works on?"""
         return not self.down and not self.reservations and self.timeline.takes_follower
@@ -337,17 +355,22 @@ class Device:
     @property
     def loadable(self) -> bool:
         """Can it start a load?"""
-        return not self.down and not self.reservations and self.timeline.takes_load
+        return not self.reservations and not self.load_reservations and self.loadable_reserved
 
     @property
     def loadable_reserved(self) -> bool:
         """The same for one that has reserved it."""
-        return not self.down and self.timeline.takes_load
+        return not self.down and self.timeline.takes_load and not self.timeline.awaits_isolated
 
     @property
     def quiet(self) -> bool:
         """Is it up and does nothing at all?"""
         return not self.down and not self.timeline.in_flight and not self.timeline.loading
+
+    @property
+    def settled(self) -> bool:
+        """Is it quiet, with nothing that has to begin before a load?"""
+        return self.quiet and not self.timeline.awaits_isolated
 
     def holds(self, model: str) -> bool:
         """Is the model resident?"""
@@ -382,6 +405,13 @@ class Device:
         """The load has failed and gives its memory back."""
         self.timeline.end_load(now)
         self.memory.end_load(0)
+
+    def reserve(self, to_load: bool, by: int = 1) -> None:
+        """Keep it for a load or unload, or give it up (-1)."""
+        if to_load and self.timeline.overlaps_loads:
+            self.load_reservations += by
+        else:
+            self.reservations += by
 
     def lose(self) -> list[str]:
         """The runtime died; the models that were resident."""

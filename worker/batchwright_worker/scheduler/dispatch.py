@@ -38,9 +38,9 @@ class ResidentView(Struct, frozen=True, kw_only=True):
 class DeviceView(Struct, frozen=True, kw_only=True):
     """A device as one decision sees it: `memory` and `timeline` as they are, and what follows from them at this moment.
 
-    `idle` if it can start a batch, `loadable` if it can start a load now, `followable` if a batch may be put behind
-    what it does (`takes_any`: any batch of `timeline.least_behind` rows may, not only a full one; `loads_behind`: a
-    load may). `residents` include a model on its way in that a batch may be put behind. `busy_models` run a batch or
+    `idle` if it can start a batch (`takes_isolated`, `takes_shared`: of rows that run apart, of others), `loadable` if
+    it can start a load now, `followable` if a batch may be put behind what it does (`takes_any`: any batch of
+    `timeline.least_behind` rows may, not only a full one; `loads_behind`: a load may). `residents` include a model on its way in that a batch may be put behind. `busy_models` run a batch or
     are being loaded."""
 
     name: str
@@ -53,6 +53,12 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     followable: bool = False
     takes_any: bool = False
     loads_behind: bool = False
+    takes_isolated: bool = True
+    takes_shared: bool = True
+
+    def takes(self, bucket: Bucket) -> bool:
+        """Can a batch of this bucket start?"""
+        return self.idle and (self.takes_isolated if isinstance(bucket, IsolatedBucket) else self.takes_shared)
 
     def unloadable(self, model: str) -> list[ResidentView]:
         """Its other idle models that are not fresh, the cheapest to evict first."""
@@ -216,11 +222,8 @@ def _decide(queues: Sequence[QueueView], devices: Sequence[DeviceView], loading:
 def serve(queue: QueueView, devices: Sequence[DeviceView], is_loading: bool = False) -> RunBatch | LoadModel | str:
     """One queue by B5's options 1 to 4; a sentence when none gives a batch."""
     holders = [device for device in devices if queue.model in device.residents]
-    able = [device for device in holders if device.idle]
+    able = [device for device in holders if device.takes(queue.bucket)]
     able = [device for device in able if queue.model not in device.busy_models or _takes_behind(device.timeline, queue)]
-    if isinstance(queue.bucket, IsolatedBucket):
-        # Nor beside a load: if the runtime dies, it must be known what it died under.
-        able = [device for device in able if not device.timeline.loading]
     for device in _most_free_first(able):
         ran = _run_on(queue, device)
         if ran is not None:
@@ -239,13 +242,12 @@ def fast_path(queue: QueueView, devices: Iterable[Device]) -> RunBatch | None:
     """B5's option 1 for the first queue in order, from the device state itself: what `decide` would answer where an
     idle device holds the model and has memory for some of its rows; None where that takes a closer look."""
     best: Device | None = None
+    isolated = isinstance(queue.bucket, IsolatedBucket)
     for device in devices:
-        able = device.idle and queue.model in device.memory.residents
+        able = (device.takes_isolated if isolated else device.takes_shared) and queue.model in device.memory.residents
         if able and (best is None or _room(device) < _room(best)):
             best = device
     if best is None or (best.timeline.in_flight and best.runs(queue.model) and not _takes_behind(best.timeline, queue)):
-        return None
-    if best.timeline.loading and isinstance(queue.bucket, IsolatedBucket):
         return None
     memory = best.memory
     wanted = min(queue.try_batch, memory.caps.get(queue.model, UNBOUNDED))

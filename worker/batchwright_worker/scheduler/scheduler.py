@@ -55,6 +55,8 @@ class Scheduler:
     _model_of: dict[int, str] = field(default_factory=dict)
     _levels: dict[int, float] = field(default_factory=dict)
     """When a request of each level of priority was offered last."""
+    _isolated: set[str] = field(default_factory=set)
+    """Models that isolated rows may wait for."""
     _displaced: list[int] = field(default_factory=list)
     """Requests that have made room for others and are not reported yet."""
     _chooser: Chooser = field(init=False, repr=False, compare=False)
@@ -115,13 +117,14 @@ class Scheduler:
         self.devices[device].down = False
         return self.former.pop(device, [])
 
-    def reserve(self, device: str) -> None:
-        """Start nothing more on it until `release`: a load or unload that no row asks for waits for it."""
-        self.devices[device].reservations += 1
+    def reserve(self, device: str, to_load: bool = False) -> None:
+        """Start nothing more on it until `release`: a load or unload that no row asks for waits for it. A load keeps
+        back no batches where it need not wait for them."""
+        self.devices[device].reserve(to_load)
 
-    def release(self, device: str) -> None:
+    def release(self, device: str, to_load: bool = False) -> None:
         """The end of one reservation."""
-        self.devices[device].reservations -= 1
+        self.devices[device].reserve(to_load, -1)
 
     # --- requests ---
 
@@ -174,6 +177,8 @@ class Scheduler:
                 free = free or timeline.takes_batch or timeline.takes_load
                 behind = behind or timeline.takes_follower
         waiting = [served for served in self.models.values() if served.queue.rows]
+        if self._isolated:
+            self._hold_for_isolated()
         if not waiting or not free:
             return self._next_behind(now) if waiting and behind else NOTHING
         # Late rows go before the queues are ordered: they must neither fill a batch nor make their queue the first.
@@ -220,6 +225,8 @@ class Scheduler:
 
     def plan_load(self, model: str, now: float, device: str | None = None) -> LoadModel | str:
         """See `Chooser.load`."""
+        if self._isolated:
+            self._hold_for_isolated()
         return self._chooser.load(model, now, device)
 
     # --- batches ---
@@ -263,6 +270,8 @@ class Scheduler:
         entry.key = self._keys
         self._model_of[entry.key] = model
         self.models[model].queue.push(entry)
+        if isinstance(entry.bucket, IsolatedBucket):
+            self._isolated.add(model)
         return entry.key
 
     def retention_measured(self, batch: Batch, retained_bytes: int) -> None:
@@ -411,6 +420,16 @@ class Scheduler:
             )
         )
         return key
+
+    def _hold_for_isolated(self) -> None:
+        """Tell the devices that load beside batches whether isolated rows wait for a model that they hold."""
+        queues = {name: self.models[name].queue for name in self._isolated}
+        self._isolated = {
+            name for name, queue in queues.items() if any(isinstance(one, IsolatedBucket) for one in queue.groups)
+        }
+        first = [name for name in self._isolated if isinstance(queues[name].next_bucket(), IsolatedBucket)]
+        for device in self.devices.values():
+            device.timeline.awaits_isolated = device.timeline.overlaps_loads and any(map(device.holds, first))
 
     def _backlog(self, served: ServedModel, bucket: Bucket, level: int, now: float) -> admission.Backlog:
         several = level if len(self._levels) > 1 else None

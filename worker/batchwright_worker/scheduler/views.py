@@ -158,6 +158,8 @@ def _device_view(
         followable=takes_any if behind_load else followable,
         takes_any=takes_any,
         loads_behind=takes_any and not timeline.loading,
+        takes_isolated=device.takes_isolated,
+        takes_shared=device.takes_shared,
     )
 
 

@@ -378,7 +378,7 @@ class RuntimeClient(PromptRuntime):
 
 
 def _lost(error: ConnectionLostError) -> RuntimeLost:
-    return RuntimeLost(str(error), begun=error.begun, overdue=error.overdue)
+    return RuntimeLost(str(error), begun=error.begun, overdue=error.overdue, beside=error.beside)
 
 
 def _settle(future: asyncio.Future[RunResult], result: RunResult | Exception) -> None:

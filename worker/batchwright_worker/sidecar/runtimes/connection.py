@@ -26,12 +26,13 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 class ConnectionLostError(Exception):
     """The runtime process is gone. `begun`: may it have worked on this call? `overdue`: this call took too long, which
-    is why the connection was given up."""
+    is why the connection was given up. `beside`: may it have worked on others as well?"""
 
-    def __init__(self, why: str, *, begun: bool = True, overdue: bool = False) -> None:
+    def __init__(self, why: str, *, begun: bool = True, overdue: bool = False, beside: bool = False) -> None:
         super().__init__(why)
         self.begun = begun
         self.overdue = overdue
+        self.beside = beside
 
 
 OnOverdue = Callable[[OpenCall, str], None]
@@ -128,11 +129,14 @@ class RuntimeConnection(asyncio.Protocol):
         self._why = why
         if self._timer is not None:
             self._timer.cancel()
-        for call in self._open.clear():
-            # A batch behind the first may be on the device already. If it is what killed the process, it will be the
-            # first when it is tried again.
-            begun = call is overdue if overdue is not None else call.began < math.inf
-            call.on_response(ConnectionLostError(why, begun=begun, overdue=call is overdue))
+        calls = self._open.clear()
+        # A batch behind the first may be on the device already. If it is what killed the process, it will be the first
+        # when it is tried again.
+        begun = [call for call in calls if (call is overdue if overdue is not None else call.began < math.inf)]
+        for call in calls:
+            call.on_response(
+                ConnectionLostError(why, begun=call in begun, overdue=call is overdue, beside=len(begun) > 1)
+            )
         if not self.closed.done():
             self.closed.set_result(why)
 

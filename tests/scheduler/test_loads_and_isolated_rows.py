@@ -1,5 +1,5 @@
-"""Where loads overlap batches, or batches each other: rows that a runtime was lost under run beside nothing, so that the
-next loss has one cause."""
+"""Where loads overlap batches, or batches each other: rows that a runtime was lost under run beside nothing, so that
+the next loss has one cause."""
 
 from __future__ import annotations
 

@@ -126,7 +126,8 @@ class DeviceMemory:
 
 class Flight(Struct, frozen=True, kw_only=True, gc=False):
     """A batch of `rows` that the device has been given: `serial` is its number, `device_s` its predicted device time.
-    `isolated`: it may be what kills the runtime, so nothing else is in flight or loaded with it. `began`: when it was given."""
+    `isolated`: it may be what kills the runtime, so nothing else is in flight or loaded with it. `began`: when it was
+    given."""
 
     serial: int
     model: str

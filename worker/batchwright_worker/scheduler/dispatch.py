@@ -40,8 +40,8 @@ class DeviceView(Struct, frozen=True, kw_only=True):
 
     `idle` if it can start a batch (`takes_isolated`, `takes_shared`: of rows that run apart, of others), `loadable` if
     it can start a load now, `followable` if a batch may be put behind what it does (`takes_any`: any batch of
-    `timeline.least_behind` rows may, not only a full one; `loads_behind`: a load may). `residents` include a model on its way in that a batch may be put behind. `busy_models` run a batch or
-    are being loaded."""
+    `timeline.least_behind` rows may, not only a full one; `loads_behind`: a load may). `residents` include a model on
+    its way in that a batch may be put behind. `busy_models` run a batch or are being loaded."""
 
     name: str
     memory: DeviceMemory

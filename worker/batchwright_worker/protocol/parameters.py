@@ -22,8 +22,8 @@ def deadline_of(timeout: object, arrival: float) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 < timeout < TIMEOUT_MAX:
         raise BadInput(
-            f"parameter 'timeout' is wrong: wanted a whole number of microseconds, given {_shown(timeout)}; "
-            "leave it out for none",
+            "parameter 'timeout' is wrong: wanted a whole number of microseconds below 2**64, given "
+            f"{_shown(timeout)}; leave it out for none",
             wanted="microseconds",
             given=_shown(timeout),
         )

@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -43,9 +43,20 @@ def test_capacities_differ_as_the_nodes_do(stage: Stage) -> None:
 
 
 def test_steady_state_writes_nothing(stage: Stage) -> None:
-    since = datetime.now(UTC) + timedelta(seconds=15)
-    time.sleep(35)
-    assert stage.operator_writes(since=since) == []
+    falls_silent(stage, within_s=150)
+
+
+def falls_silent(stage: Stage, within_s: float) -> None:
+    """Twenty seconds without a write of the operator's. On a machine that others use a probe may come late and be told,
+    so that the first twenty need not be those."""
+    until = time.monotonic() + within_s
+    while True:
+        since = datetime.now(UTC)
+        time.sleep(20)
+        written = stage.operator_writes(since=since)
+        if not written:
+            return
+        assert time.monotonic() < until, written
 
 
 def test_job_survives_the_loss_of_operator_runner_and_model(stage: Stage) -> None:
@@ -55,9 +66,8 @@ def test_job_survives_the_loss_of_operator_runner_and_model(stage: Stage) -> Non
 def test_nothing_is_written_after_the_kills(stage: Stage) -> None:
     stage.await_condition("modeldeployment", "ocr", "Ready", timeout_s=180)
     # Numbers alone are written a minute after they changed: the last ones of the job's end, or of the pods' restart.
-    since = datetime.now(UTC) + timedelta(seconds=75)
-    time.sleep(105)
-    assert stage.operator_writes(since=since) == []
+    time.sleep(75)
+    falls_silent(stage, within_s=150)
 
 
 def test_a_loaded_node_is_passed_over(stage: Stage) -> None:

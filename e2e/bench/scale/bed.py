@@ -21,6 +21,8 @@ import psutil
 from batchwright_worker.api.names import LABEL_BENCHMARK_OPT_OUT
 from e2e.cluster import ApiError, ControlPlane, kubectl_path, kwok
 from e2e.cluster.control_plane import audit
+from e2e.cluster.machine import processes
+from e2e.cluster.machine.processes import Process
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGE = "localhost/batchwright-worker:dev"
@@ -30,8 +32,8 @@ USER = f"system:serviceaccount:{SYSTEM}:batchwright-operator"
 GROUP = "/apis/batchwright.dev/v1alpha1"
 SPACES = ("one", "two", "three")
 """Namespaces of tenants; the first holds whatever needs only one."""
-POD_NETWORK = "127.64.0.0/16"
-"""Addresses of simulated pods: of this machine, so that a server here can answer for all of them."""
+LOCAL_NETWORK = "127.64.0.0/16"
+"""Addresses of this machine, so that a server here can answer for all pods that have them."""
 _CONTROLLERS = (
     *kwok.CONTROLLER_MANAGER_ARGS,
     "--concurrent-deployment-syncs=16",
@@ -118,6 +120,25 @@ class Bed:
     bed_rate: float = 0.0
     """Pods per second that this cluster schedules without us, once measured."""
     _number: int = 0
+    _kwok: Process | None = None
+
+    def simulate(self, nodes: int) -> None:
+        """This many nodes, Ready, and pods that run there."""
+        self._kwok = kwok.start(self.plane)
+        kwok.add_nodes(self.api, nodes, labels={LABEL_BENCHMARK_OPT_OUT: "true"})
+
+    @contextlib.contextmanager
+    def local_pods(self) -> Iterator[None]:
+        """Pods that are made in the block have addresses of this machine. Only those that must be reached: the API
+        server refuses loopback addresses in EndpointSlices, and the controllers that write them would try for ever."""
+        assert self._kwok is not None
+        processes.stop([self._kwok], grace_s=5.0)
+        self._kwok = kwok.start(self.plane, cidr=LOCAL_NETWORK)
+        try:
+            yield
+        finally:
+            processes.stop([self._kwok], grace_s=5.0)
+            self._kwok = kwok.start(self.plane)
 
     @property
     def api(self) -> Any:
@@ -192,8 +213,7 @@ def made(folder: Path, *, nodes: int, quick: bool, say: Callable[[str], None]) -
         if nodes:
             say(f"{nodes} simulated nodes")
             seed_profiles(plane, [f"kwok-{number:04d}" for number in range(nodes)])
-            kwok.start(plane, cidr=POD_NETWORK)
-            kwok.add_nodes(plane.api, nodes, labels={LABEL_BENCHMARK_OPT_OUT: "true"})
+            bed.simulate(nodes)
             _settle(bed, nodes)
         yield bed
 

@@ -56,7 +56,7 @@ def _ran(pod: PodTimes) -> float:
 
 def bed_alone(bed: Bed) -> Iterator[Result]:
     """The cluster's own ceiling: the same pods behind the same Services and PodDisruptionBudget, without our gate."""
-    count = 1000 if bed.quick else 3000
+    count = 1000 if bed.quick else 5000
     template, around = _template(bed)
     with Timeline(plane=bed.plane) as pods:
         since = time.monotonic()
@@ -176,7 +176,7 @@ def settled(bed: Bed) -> Iterator[Result]:
 def sidecars(bed: Bed) -> Iterator[Result]:
     """Replicas whose sidecars have news every second."""
     count, seconds = (300, 20) if bed.quick else (1000, 60)
-    with Timeline(plane=bed.plane) as pods, bed.operator() as operator:
+    with bed.local_pods(), Timeline(plane=bed.plane) as pods, bed.operator() as operator:
         bed.add_deployments(count // 10, 10, prefix="busy", spaces=SPACES)
         pods.until(lambda: pods.count(_ran) >= count, 180)
         with _sidecar_server(_addresses(bed)):

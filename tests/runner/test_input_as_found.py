@@ -189,7 +189,7 @@ def test_ids_of_parquet_are_the_same_whatever_tool_wrote_them(make: Any, column:
 CSV = b'id,text,n\r\n1,plain,1\r\n2,"two\r\nlines, ""quoted""",2\r\n\r\n3,,3\r\n'
 RECORDS = [
     {"id": "1", "text": "plain", "n": "1"},
-    {"id": "2", "text": 'two\nlines, "quoted"', "n": "2"},
+    {"id": "2", "text": 'two\r\nlines, "quoted"', "n": "2"},
     {"id": "3", "text": "", "n": "3"},
 ]
 
@@ -242,3 +242,43 @@ def test_npy_of_another_byte_order_has_the_same_numbers(make: Any) -> None:
     job.input.mkdir()
     np.save(job.input / "a.npy", np.array([[1.0], [2.0]], ">f4"))
     assert [float(item.data[0]) for item in items(job)] == [1.0, 2.0]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(make: Any, tmp_path: Path) -> None:
+    job = make({"a/x.jsonl": LINES, "b/y.jsonl": LINES.replace(b'"id"', b'"k"')}, input_more={"idField": ""})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z.jsonl").write_bytes(b'{"v":9}\n')
+    (job.input / "linked").symlink_to(tmp_path / "elsewhere")
+    (job.input / "a" / "self.jsonl").symlink_to(job.input / "a")
+    (job.input / "a" / "up").symlink_to(job.input)
+    plan = plan_of(job)
+    found = [item.id for item in items(job, plan)]
+    assert found == [f"{name}:{line}" for name in ("a/x.jsonl", "b/y.jsonl") for line in (1, 2, 4)] + [
+        "linked/z.jsonl:1"
+    ]
+    assert sorted(plan.left_out_names) == ["a/self.jsonl", "a/up"]
+
+
+def test_pipes_and_devices_are_left_out(make: Any) -> None:
+    job = make({"x.jsonl": LINES})
+    os.mkfifo(job.input / "pipe.jsonl")
+    (job.input / "linked.jsonl").symlink_to(job.input / "pipe.jsonl")
+    (job.input / "device.jsonl").symlink_to(os.devnull)
+    plan = plan_of(job)
+    assert len(items(job, plan)) == 3
+    assert plan.left_out_names == ["device.jsonl", "linked.jsonl", "pipe.jsonl"]
+
+
+def test_a_pipe_alone_is_refused(bench: MakeBench) -> None:
+    job = bench(IDENTITY)
+    os.mkfifo(job.input)
+    with pytest.raises(StepFailed, match="read twice"):
+        make_plan(job.job())
+
+
+def test_a_link_to_nothing_among_files_of_records_is_named(make: Any) -> None:
+    job = make({"x.jsonl": LINES})
+    (job.input / "y.jsonl").symlink_to("nothing")
+    with pytest.raises(StepFailed, match=r"y\.jsonl cannot be read \(a link to nothing\)") as refused:
+        make_plan(job.job())
+    assert refused.value.reason == "InputNotReadable"

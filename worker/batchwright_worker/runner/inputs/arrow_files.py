@@ -11,9 +11,9 @@ import msgspec
 import pyarrow as pa
 
 from batchwright_worker.runner.errors import StepFailed
+from batchwright_worker.runner.inputs import arrow_values
 from batchwright_worker.runner.inputs.ids import id_hash, ids_in_place
 from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile
-from batchwright_worker.runner.inputs.tables import record_item
 from batchwright_worker.runner.storage.locations import Location, real_path
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 
@@ -43,6 +43,8 @@ class Arrow:
         count, ids = 0, array("q")
         has_ids = False
         for batch in _batches(location, file.path):
+            if not count:
+                arrow_values.check_names(batch.schema, file.path)
             if has_ids := self._id_field in batch.schema.names:
                 ids.extend(id_hash(name) for name in self._ids(batch, file.name, count))
             count += batch.num_rows
@@ -55,9 +57,8 @@ class Arrow:
             start = max(segment.start - first, 0)
             chosen = batch.slice(start, max(0, end - first - start))
             for offset in range(0, chosen.num_rows, _RECORDS_AT_ONCE):
-                records = chosen.slice(offset, _RECORDS_AT_ONCE).to_pylist()
-                for number, record in enumerate(records, first + start + offset):
-                    yield record_item(record, self._id_field, f"{segment.name}:{number}")
+                records = chosen.slice(offset, _RECORDS_AT_ONCE)
+                yield from arrow_values.batch_items(records, self._id_field, segment.name, first + start + offset)
             first += batch.num_rows
             if first >= end:
                 return
@@ -72,7 +73,7 @@ class Arrow:
             first += batch.num_rows
 
     def _ids(self, batch: Any, name: str, first: int) -> Iterator[str]:
-        return ids_in_place(batch.column(self._id_field).to_pylist(), name, first)
+        return ids_in_place(arrow_values.id_values(batch.column(self._id_field)), name, first)
 
 
 def _batches(location: Location, path: str) -> Iterator[Any]:

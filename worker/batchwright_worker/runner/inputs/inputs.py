@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Callable, Collection, Iterator
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -63,9 +65,13 @@ def source_files(location: Location, form: Format) -> Found:
         message = f"{location.uri} is not readable ({error}): give the runner's user (65532) or its group read access"
         raise StepFailed("InputNotReadable", message) from error
     single = len(infos) == 1 and infos[0]["name"] == root
+    odd = {info["name"] for info in infos if location.local and not _can_be_read_twice(info)}
+    if single and odd:
+        raise StepFailed("InputInvalid", f"{location.uri} is a pipe or a device, and input is read twice: save it")
     files = sorted((_source(info, root, single=single) for info in infos), key=lambda file: file.path)
     outputs = {file.name.rpartition(f"/{WORK_DIR}/")[0] for file in files if f"/{WORK_DIR}/" in file.name}
-    chosen = [file for file in files if single or _belongs(file, form, outputs)]
+    odd_paths = {path_text(name) for name in odd}
+    chosen = [file for file in files if single or (_belongs(file, form, outputs) and file.path not in odd_paths)]
     if not chosen:
         suffixes = ", ".join(form.suffixes)
         what = f"{len(files)} files, none of which ends in {suffixes}" if files else "no files"
@@ -83,8 +89,34 @@ def _infos(location: Location) -> tuple[str, list[dict[str, Any]]]:
     info = location.fs.info(location.path)
     if info["type"] == "file":
         return str(info["name"]), [info]
-    found = location.fs.find(location.path, detail=True)
-    return location.path, list(found.values())
+    found = list(location.fs.find(location.path, detail=True).values())
+    return location.path, list(_through_links(location.fs, found)) if location.local else found
+
+
+def _through_links(fs: Any, infos: Iterable[dict[str, Any]], through: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """With what lies in the folders that links lead to, but for links to a folder that they are in themselves.
+    `through`: the folders of the links that led here."""
+    for info in infos:
+        path = info["name"]
+        if not info.get("islink") or not os.path.isdir(path):  # noqa: PTH112 - names may be any bytes
+            yield info
+            continue
+        folder, target = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)  # noqa: PTH120
+        above = (*through, folder)
+        if any(f"{each}/".startswith(f"{target.rstrip('/')}/") for each in above):
+            yield info
+        else:
+            yield from _through_links(fs, fs.find(path, detail=True).values(), above)
+
+
+def _can_be_read_twice(info: dict[str, Any]) -> bool:
+    """No pipe, no device, no folder. A link to nothing is its item's error."""
+    if info["type"] == "file":
+        return True
+    try:
+        return bool(info.get("islink")) and stat.S_ISREG(os.stat(info["name"]).st_mode)  # noqa: PTH116
+    except OSError:
+        return True
 
 
 def _has_pattern(path: str) -> bool:

@@ -17,6 +17,8 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BLOCK: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+"""Byte order marks; in UTF-8 there are no such bytes."""
 
 
 class Line(NamedTuple):
@@ -28,14 +30,20 @@ class Line(NamedTuple):
     content: bytes | None
 
 
-def lines_of(location: Location, path: str, offset: int = 0, number: int = 1) -> Iterator[Line]:
-    """The lines from an offset on, blank ones too, in bounded memory and linear time. Raises
-    StepFailed(InputInvalid) for a compressed file that is damaged."""
+def lines_of(
+    location: Location, path: str, offset: int = 0, number: int = 1, *, keep_returns: bool = False
+) -> Iterator[Line]:
+    """The lines from an offset on, blank ones too, in bounded memory and linear time. `keep_returns`: the end of a line
+    is a line feed alone. Raises StepFailed(InputInvalid) for UTF-16, and for a compressed file that is damaged."""
     with location.open(path) as raw:
         stream = _plain(raw)
         try:
             _skip(stream, offset, seekable=stream is raw)
-            yield from _lines(stream, offset, number)
+            for line in _lines(stream, offset, number):
+                content = line.content
+                if not line.offset and content is not None and content.startswith(_UTF16):
+                    raise StepFailed("InputInvalid", f"{path} is UTF-16: write it as UTF-8")
+                yield line if keep_returns or content is None else line._replace(content=content.removesuffix(b"\r"))
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
             if stream is raw:
                 raise
@@ -91,4 +99,4 @@ def _line(pieces: list[bytes], size: int, offset: int, number: int) -> Line:
     content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if not offset:
         content = content.removeprefix(BYTE_ORDER_MARK)
-    return Line(offset, number, content.removesuffix(b"\r"))
+    return Line(offset, number, content)

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any
 
 from batchwright_worker.runner.errors import StepFailed
-from batchwright_worker.runner.inputs.ids import BadId, id_hash, id_of, ids_in_place
+from batchwright_worker.runner.inputs import arrow_values
+from batchwright_worker.runner.inputs.ids import id_hash, ids_in_place
 from batchwright_worker.runner.inputs.items import Cuts, Item, Measured, SourceFile
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
@@ -28,6 +29,7 @@ class Parquet:
     def measure(self, location: Location, file: SourceFile, cuts: Cuts) -> Measured:
         """The number of records, from the footer; ids from their column alone."""
         with _parquet(location, file.path) as table:
+            arrow_values.check_names(table.schema_arrow, file.path)
             ids = None
             if self._id_field in table.schema_arrow.names:
                 ids = array("q", (id_hash(name) for name in _ids(table, self._id_field, file.name)))
@@ -39,10 +41,10 @@ class Parquet:
             groups, first = _row_groups(table.metadata, segment.start, segment.start + segment.count)
             index = first
             for batch in table.iter_batches(batch_size=_RECORDS_AT_ONCE, row_groups=groups):
-                for record in batch.to_pylist():
-                    if segment.start <= index < segment.start + segment.count:
-                        yield record_item(record, self._id_field, f"{segment.name}:{index}")
-                    index += 1
+                start = max(segment.start - index, 0)
+                chosen = batch.slice(start, max(0, segment.start + segment.count - index - start))
+                yield from arrow_values.batch_items(chosen, self._id_field, segment.name, index + start)
+                index += batch.num_rows
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Places of the records with this id."""
@@ -50,14 +52,6 @@ class Parquet:
             for index, name in enumerate(_ids(table, self._id_field, file.name)):
                 if name == wanted:
                     yield f"{file.name}:{index}"
-
-
-def record_item(record: dict[str, Any], id_field: str, place: str) -> Item:
-    """The item of a record; one whose id cannot be used is an error."""
-    try:
-        return Item(id=id_of(record.get(id_field), place), data=record)
-    except BadId as error:
-        return Item(id=place, error=str(error))
 
 
 def _parquet(location: Location, path: str) -> Any:
@@ -74,7 +68,7 @@ def _parquet(location: Location, path: str) -> Any:
 
 def _ids(table: Any, id_field: str, name: str) -> Iterator[str]:
     batches = table.iter_batches(columns=[id_field])
-    return ids_in_place(chain.from_iterable(batch.column(0).to_pylist() for batch in batches), name)
+    return ids_in_place(chain.from_iterable(arrow_values.id_values(batch.column(0)) for batch in batches), name)
 
 
 def _row_groups(metadata: Any, start: int, end: int) -> tuple[list[int], int]:

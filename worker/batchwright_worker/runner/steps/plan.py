@@ -165,11 +165,20 @@ def _measured(
     measured: list[Measured] = []
     for file in digested:
         used.append(file)
-        measured.append(form.measure(location, file, Cuts(before=total, size=size)))
+        measured.append(_of_file(location, form, file, Cuts(before=total, size=size)))
         total += measured[-1].count
         if most is not None and total >= most:
             break
     return used, measured
+
+
+def _of_file(location: Location, form: Format, file: SourceFile, cuts: Cuts) -> Measured:
+    try:
+        return form.measure(location, file, cuts)
+    except (FileNotFoundError, PermissionError) as error:
+        what = "a link to nothing" if isinstance(error, FileNotFoundError) else "permission denied"
+        message = f"{file.path} cannot be read ({what}): correct it, or take it out of {location.uri}"
+        raise StepFailed("InputNotReadable", message) from error
 
 
 def _selected(job: Job, planned: list[PlannedShard]) -> list[PlannedShard]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import importlib
 import json
@@ -142,6 +143,44 @@ async def test_what_no_format_can_hold_is_that_items_error(bench: MakeBench) -> 
     (errors,) = (job.output / "_errors").iterdir()
     assert "cannot be written as JSON" in errors.read_text()
     assert read(job).num_rows == 0
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    ("function", "values"), [("nested", [0, 2000, 2, 480, 700]), ("long_double", [0, 1]), ("complex_column", [0, 1])]
+)
+async def test_a_value_that_cannot_be_written_ends_no_job(
+    bench: MakeBench, output_format: str, function: str, values: list[int]
+) -> None:
+    """Each is encoded, or its item's error; none is waited for for ever."""
+    job = bench(cpu("x", f"sample_functions:{function}"), output_format=output_format, more={"maxFailedItems": 9})
+    job.write_records([{"id": str(number), "v": number} for number in values])
+    async with asyncio.timeout(60):
+        done = await job.run_all()
+    assert (done.manifest.items, done.manifest.succeeded > 0) == (len(values), True)
+    errors = [line for file in (job.output / "_errors").glob("*") for line in file.read_text().splitlines()]
+    assert len(errors) == done.manifest.failed > 0
+
+
+@pytest.mark.parametrize("numbers", [[1, 2], [1]], ids=["in a column", "alone"])
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+async def test_times_of_numpy_stay_times(bench: MakeBench, output_format: str, numbers: list[int]) -> None:
+    job = bench(cpu("x", "sample_functions:times"), output_format=output_format)
+    job.write_records([{"id": str(number), "v": number} for number in numbers])
+    await job.run_all()
+    if output_format == "jsonl":
+        assert job.results("x")[0] == {
+            "at": "1970-01-01T00:00:00.000000001",
+            "many": ["1970-01-01T00:00:00.000000001"],
+            "took": "1 nanoseconds",
+            "day": "1970-01-02",
+        }
+        return
+    column = read(job).column("x").combine_chunks()
+    kinds = {field.name: field.type for field in column.type}
+    assert (kinds["at"], kinds["took"], kinds["day"]) == (pa.timestamp("ns"), pa.duration("ns"), pa.date32())
+    assert kinds["many"].value_type == pa.timestamp("ns")
+    assert column.field("at").cast(pa.int64()).to_pylist() == numbers
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])

@@ -18,6 +18,35 @@ def double(inputs: Mapping[str, Any]) -> int:
     return int(inputs["item"]["data"]["v"]) * 2
 
 
+def nested(inputs: Mapping[str, Any]) -> Any:
+    """As deep as the record's v says."""
+    value: Any = 1
+    for _ in range(int(inputs["item"]["data"]["v"])):
+        value = [value]
+    return value
+
+
+def long_double(inputs: Mapping[str, Any]) -> Any:
+    value = int(inputs["item"]["data"]["v"])
+    return np.longdouble(value) if value else 0.5
+
+
+def complex_column(inputs: Mapping[str, Any]) -> Any:
+    value = int(inputs["item"]["data"]["v"])
+    return np.array([value + 1j]) if value else 0.5
+
+
+def times(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """So many nanoseconds, as numpy has them."""
+    value = int(inputs["item"]["data"]["v"])
+    return {
+        "at": np.datetime64(value, "ns"),
+        "many": np.array([value], "M8[ns]"),
+        "took": np.timedelta64(value, "ns"),
+        "day": np.datetime64(value, "D"),
+    }
+
+
 def unlucky(inputs: Mapping[str, Any], number: int) -> int:
     value = int(inputs["item"]["data"]["v"])
     if value == number:

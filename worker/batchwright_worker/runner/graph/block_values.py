@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from batchwright_worker.runner.graph.blobs import Blob, pack, unpack
 
 Columns = dict[str, NDArray[Any]]
+_FINE: Final = ("ns", "ps", "fs", "as")
 _Kind = tuple[str, bool, np.dtype[Any], tuple[int, ...]]
 """Name, whether it is a scalar, type and shape: values of equal kinds share columns."""
 
@@ -61,7 +62,7 @@ class BlockValues:
         """The values in order, columns as lists of plain numbers and text."""
         if self.columns is None:
             return iter(self.rows)
-        lists = [column.tolist() for column in self.columns.values()]
+        lists = [plain_list(column) for column in self.columns.values()]
         if self.bare:
             return iter(lists[0])
         names = tuple(self.columns)
@@ -90,6 +91,12 @@ class BlockValues:
         if self.columns is None:
             return BlockValues(items, rows=[self.rows[place] for place in places])
         return BlockValues(items, columns={n: c[places] for n, c in self.columns.items()}, bare=self.bare)
+
+
+def plain_list(array: NDArray[Any]) -> Any:
+    """As `tolist`, of which numpy would make bare numbers of times that are finer than Python's: they are text."""
+    is_fine = array.dtype.kind in "mM" and np.datetime_data(array.dtype)[0] in _FINE
+    return array.astype(str).tolist() if is_fine else array.tolist()
 
 
 def pack_values(values: BlockValues) -> Blob:

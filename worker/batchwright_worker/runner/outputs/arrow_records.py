@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batchwright_worker.runner.errors import TaskFailed
-from batchwright_worker.runner.graph.block_values import BlockValues
+from batchwright_worker.runner.graph.block_values import BlockValues, plain_list
 from batchwright_worker.runner.outputs.arrow_types import json_field
 from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock, error_lines, plain_json
 
@@ -19,6 +19,7 @@ _NOT_TO_BE_HELD = (
     pa.ArrowTypeError,
     pa.ArrowNotImplementedError,
     OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -48,11 +49,10 @@ def _column(block: BlockResults, name: str, values: BlockValues) -> tuple[Sequen
     """Items, their values as an array, and whether these are texts in JSON."""
     good = set(block.good)
     values = values.only([item for item in values.items if item in good])
-    if values.columns is not None:
-        return values.items, _of_columns(values.columns, bare=values.bare), False
-    rows = [_ready(value) for value in values.rows]
     try:
-        return values.items, pa.array(rows), False
+        if values.columns is not None:
+            return values.items, _of_columns(values.columns, bare=values.bare), False
+        return values.items, pa.array([_ready(value) for value in values.rows]), False
     except _NOT_TO_BE_HELD:
         items, texts = _texts(block, name, values)
         return items, pa.array(texts, pa.string()), True
@@ -60,7 +60,8 @@ def _column(block: BlockResults, name: str, values: BlockValues) -> tuple[Sequen
 
 def _texts(block: BlockResults, name: str, values: BlockValues) -> tuple[list[int], list[str | None]]:
     items, texts = [], []
-    for item, value in zip(values.items, values.rows, strict=True):
+    for place, item in enumerate(values.items):
+        value = values.at(place)
         try:
             texts.append(None if value is None else plain_json(value).decode())
             items.append(item)
@@ -76,6 +77,8 @@ def _of_columns(columns: Mapping[str, NDArray[Any]], *, bare: bool) -> Any:
 
 def _of_array(column: NDArray[Any]) -> Any:
     """Arrays of shape [n, ..] as n nested fixed-size lists."""
+    if column.dtype.kind in "mM" and 0 not in column.shape[1:]:
+        return _of_times(column)
     if column.dtype.kind not in "biuf" or 0 in column.shape[1:]:  # text; types that Arrow does not know
         plain = column.astype(np.float32) if column.dtype.kind == "V" else column
         return pa.array(plain.tolist()) if column.dtype.kind != "V" else _of_array(plain)
@@ -84,8 +87,21 @@ def _of_array(column: NDArray[Any]) -> Any:
     wide = (
         flat.astype(np.float32) if flat.dtype == np.float16 else flat.astype(flat.dtype.newbyteorder("="), copy=False)
     )
-    array = pa.array(wide)
-    for size in reversed(column.shape[1:]):
+    return _nested(pa.array(wide), column.shape[1:])
+
+
+def _of_times(column: NDArray[Any]) -> Any:
+    """In units that Arrow and Parquet have: days, microseconds, nanoseconds; finer ones as text."""
+    kind, (unit, _) = column.dtype.kind, np.datetime_data(column.dtype)
+    if unit in ("ps", "fs", "as"):
+        return pa.array(plain_list(column))
+    kept = "ns" if unit == "ns" else "D" if kind == "M" and unit in "YMWD" else "us"
+    array = pa.array(np.ascontiguousarray(column).reshape(-1).astype(f"{kind}8[{kept}]"))
+    return _nested(array, column.shape[1:])
+
+
+def _nested(array: Any, shape: tuple[int, ...]) -> Any:
+    for size in reversed(shape):
         array = pa.FixedSizeListArray.from_arrays(array, size)
     return array
 
@@ -95,7 +111,9 @@ def _ready(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "V" or value.dtype == np.float16:
             value = value.astype(np.float32)
-        return value.item() if not value.ndim else [_ready(row) for row in value] if value.ndim > 1 else value
+        if not value.ndim:
+            return value[()] if value.dtype.kind in "mM" else value.item()
+        return [_ready(row) for row in value] if value.ndim > 1 else value
     if isinstance(value, Mapping):
         return {str(key): _ready(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -6,13 +6,13 @@ import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from batchwright_worker.runner.errors import TaskFailed
-from batchwright_worker.runner.graph.block_values import BlockValues
+from batchwright_worker.runner.graph.block_values import BlockValues, plain_list
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def _at_once(records: Sequence[Mapping[str, Any]]) -> bytes | None:
     """Lines, if none of them needs a look (see `plain_json`)."""
     try:
         lines = _ENCODER.encode_lines(records)
-    except (TypeError, ValueError, msgspec.MsgspecError):
+    except _UNSPEAKABLE:
         return None
     return None if b"null" in lines else lines
 
@@ -104,12 +104,15 @@ def plain_json(value: Any) -> bytes:
     """The value as JSON. Raises TaskFailed for what has no JSON form."""
     try:
         raw = _ENCODER.encode(value)
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        # what is not finite is encoded as null: only then is it worth a look
+        not_finite = b"null" in raw and _is_nonfinite(value)
+    except RecursionError as error:
+        raise TaskFailed("the result cannot be written as JSON: it is nested too deeply, or holds itself") from error
+    except _UNSPEAKABLE as error:
         raise TaskFailed(
             f"the result cannot be written as JSON: {error}; return numbers, text, lists, dicts"
         ) from error
-    # what is not finite is encoded as null: only then is it worth a look
-    if b"null" in raw and _is_nonfinite(value):
+    if not_finite:
         raise TaskFailed(
             "the result holds NaN or infinity, which JSON cannot say: replace it in a CPU task, or write output.format "
             "parquet, which keeps it"
@@ -155,12 +158,16 @@ def _elements(value: Any) -> Iterator[Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        return plain_list(value)
     if isinstance(value, np.generic):
-        return value.item()
+        plain = plain_list(np.asarray(value))
+        if isinstance(plain, np.generic):  # a long double has no other form, and would come here again for ever
+            raise TypeError(f"numpy.{value.dtype} has no JSON form")
+        return plain
     if isinstance(value, bytearray | memoryview):
         return base64.b64encode(value).decode()
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no JSON form")
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+_UNSPEAKABLE: Final = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)

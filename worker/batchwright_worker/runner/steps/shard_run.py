@@ -215,7 +215,7 @@ class ShardRun:
         self._engines.pace.need_bytes = self._window.need_bytes
         try:
             self._write(block)
-        except StepFailed as failure:
+        except Exception as failure:  # a fault of ours, too: the loop calls this, and the run would wait for ever
             self.fail(failure)
         self._weigh()
         self._changed.set()

@@ -21,6 +21,7 @@ from batchwright_worker.local.local_job import LocalJob, deployments_of, job_of
 from batchwright_worker.local.local_progress import LocalProgress, job_here
 from batchwright_worker.local.progress_display import Counts, Rate, shown
 from batchwright_worker.otlp.steps import step, traced
+from batchwright_worker.runner.cpu.pool import begin_fork_server
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.job import Job
@@ -73,6 +74,8 @@ async def _run(
     local: LocalJob, job: Job, presence: Presence, *, show_progress: bool, board: Board | None
 ) -> LocalResult:
     output = job.output()
+    if any(task.cpu is not None for task in job.spec.tasks):
+        begin_fork_server()
     others = await asyncio.to_thread(running, output)
     with step("plan", job=job.name) as planning:
         plan = await _until_cancelled(partial(plan_job, job, presence))
@@ -80,7 +83,7 @@ async def _run(
     retry = await asyncio.to_thread(read_retry, output) if job.retries else None
     deployments = await asyncio.to_thread(deployments_of, local, job)  # it fetches weights in a loop of its own
     started = answered = time.monotonic()
-    with cancelled_by_sigterm():
+    with cancelled_by_signals():
         async with local_engines(job, deployments) as here:
             if board is not None:
                 for deployment in deployments:
@@ -124,15 +127,18 @@ def _complete(job: Job) -> Committed | None:
 
 
 @contextlib.contextmanager
-def cancelled_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the body with CancelledError."""
+def cancelled_by_signals() -> Iterator[None]:
+    """SIGTERM ends the body with CancelledError, and so does the end of its terminal, unless it is not to (nohup)."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+    for each in signals:
+        loop.add_signal_handler(each, task.cancel)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        for each in signals:
+            loop.remove_signal_handler(each)
 
 
 async def _run_shards(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batchwright_worker.local.job_engines import LocalEngines, local_engines
-from batchwright_worker.local.jobrun import cancelled_by_sigterm
+from batchwright_worker.local.jobrun import cancelled_by_signals
 from batchwright_worker.local.local_job import LocalJob, deployments_of, job_of
 from batchwright_worker.local.preview_report import Estimate, Preview
 from batchwright_worker.runner.cpu.functions import declared_row, resolve
@@ -44,7 +44,7 @@ async def preview(local: LocalJob) -> Preview:
     ):
         job = job_of(local, Path(functions))
         plan, state = await asyncio.to_thread(_planned, job)
-        with cancelled_by_sigterm():
+        with cancelled_by_signals():
             async with local_engines(job, deployments_of(local, job), writes=False) as here:
                 await here.check_models()
                 first = _TriedItems(here, first_shard(plan, SHOWN_ITEMS), locate(f"{scratch}/first"))

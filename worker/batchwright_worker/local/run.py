@@ -2,13 +2,15 @@
 
 Exit status: 0 all items succeeded; 3 the data set is whole, some items failed (with --plan: some of those tried); 1 it
 is not whole, and the same command may help; 42 (as of a runner) it is not, and something must be changed first; 2 wrong
-arguments; 130 after SIGINT, 143 after SIGTERM: what is done stays, and the same command goes on from there.
+arguments; 130 after SIGINT, 143 after SIGTERM or SIGHUP: what is done stays, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -147,12 +149,13 @@ def _ran(
     from batchwright_worker.runner.errors import StepFailed
 
     try:
-        local = make()
-        if plan_only:
-            return asyncio.run(preview(local))
-        if dashboard:
-            return asyncio.run(_on_a_board(local, show_progress=show_progress))
-        return asyncio.run(run_job(local, show_progress=show_progress))
+        with _own_standard_output():
+            local = make()
+            if plan_only:
+                return asyncio.run(preview(local))
+            if dashboard:
+                return asyncio.run(_on_a_board(local, show_progress=show_progress))
+            return asyncio.run(run_job(local, show_progress=show_progress))
     except ManifestError as error:
         _end("InvalidManifest", str(error), EXIT_PERMANENT, as_json=as_json)
     except LocalFailed as error:
@@ -163,6 +166,21 @@ def _ran(
         _end("Terminated", GOES_ON, EXIT_TERMINATED, as_json=as_json)
     except KeyboardInterrupt:
         _end("Interrupted", GOES_ON, EXIT_INTERRUPTED, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _own_standard_output() -> Iterator[None]:
+    """Standard output is the summary's alone: what functions and models print, here and in the processes that are
+    started here, goes to standard error."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 async def _on_a_board(local: LocalJob, *, show_progress: bool) -> LocalResult:

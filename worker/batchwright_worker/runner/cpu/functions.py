@@ -105,6 +105,18 @@ def _builtin(task: str, name: str) -> Function:
     return function
 
 
+def prepare(reference: str, args: Mapping[str, Any]) -> None:
+    """Load what a built-in reads before its first item comes. What cannot be loaded is that item's error."""
+    if ":" in reference:
+        return
+    from batchwright_worker.runner.cpu.builtin import PREPARED
+
+    if reference in PREPARED:
+        module, _, attribute = PREPARED[reference].partition(":")
+        with contextlib.suppress(Exception):
+            getattr(importlib.import_module(module), attribute)(**args)
+
+
 def _import_advice(task: str, reference: str, module: str, error: BaseException) -> str:
     what = f"task {task!r}: cannot import {reference!r}: {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name == module.split(".", maxsplit=1)[0]:

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, Protocol
 
 from batchwright_worker.runner.cpu.pool_worker import FunctionSpec, Outcome, serve
@@ -304,6 +305,12 @@ class _Worker:
                 self.open()
                 return
         self._pool.give_up()
+
+
+def begin_fork_server() -> None:
+    """Have the server of `_context` import what it needs meanwhile: it is wanted soon. Returns at once."""
+    _context()
+    forkserver.ensure_running()
 
 
 def _context() -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +54,8 @@ def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]
     """Main function of the process; ends when the runner closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what functions print is to be seen, and this process is killed
+        sys.stdout.reconfigure(line_buffering=True)
     stream = socket.socket(fileno=os.dup(connection.fileno()))
     connection.close()
     problem: tuple[str, str] | None = None
@@ -70,6 +74,7 @@ def serve(connection: Any, folders: Sequence[str], specs: Sequence[FunctionSpec]
 def _runner(spec: FunctionSpec) -> Run:
     """How the task runs in this process. A class is made into an object once. Raises StepFailed(InvalidTask)."""
     target = functions.resolve(spec.task, spec.reference)
+    functions.prepare(spec.reference, spec.args)
     run = _batch if spec.batch else _one_by_one
     if not inspect.isclass(target):
         return partial(run, target, spec.args)

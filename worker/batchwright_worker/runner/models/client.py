@@ -42,6 +42,9 @@ MODEL_ERROR_TRIES = 3
 NOT_TRUSTED_TRIES = 5
 _NOT_THERE = 404
 _ASK_AGAIN_S = 1.0
+_PAUSES_S = (0.1, 2.0)
+_LATENESS = 0.1
+"""Share of the time that a model has been waited for by which its answer may come late."""
 
 
 class ModelCheck(Protocol):
@@ -75,7 +78,7 @@ class ModelClient:
     async def learn(self) -> InputSignature:
         """Fetch the metadata, waiting until a replica answers. Raises StepFailed(UnknownModel | InvalidModel |
         CertificateNotTrusted | CertificateRefused)."""
-        attempt, not_trusted = 0, 0
+        attempt, not_trusted, began = 0, 0, time.monotonic()
         while self.signature is None:
             for replica in list(self._replicas.replicas):
                 try:
@@ -90,7 +93,8 @@ class ModelClient:
             else:
                 attempt += 1
                 self._replicas.refresh()
-                await asyncio.sleep(backoff_s(attempt, share=random.random(), most=2.0))  # noqa: S311 - jitter
+                most = min(max(_LATENESS * (time.monotonic() - began), _PAUSES_S[0]), _PAUSES_S[1])
+                await asyncio.sleep(backoff_s(attempt, share=random.random(), most=most))  # noqa: S311 - jitter
         return self.signature
 
     def _no_trust(self, error: NotTrusted | NotAccepted) -> StepFailed:

@@ -22,6 +22,8 @@ BUILTINS: Final = {
     "json-fields": f"{_HERE}.records:json_fields",
 }
 
+PREPARED: Final = {"tokenize": f"{_HERE}.tokens:prepare"}
+"""What loads the files that a built-in reads, called with its arguments as a process starts."""
 FILE_ARGUMENTS: Final = frozenset({"vocabulary", "tokenizer", "characters_file"})
 """Arguments of built-ins that are paths of files."""
 ONE_OF: Final = {

@@ -53,6 +53,14 @@ def tokenize(  # noqa: PLR0913 - the arguments of a manifest
     return {renamed.get(name, name): array for name, array in row.items() if renamed.get(name, name)}
 
 
+def prepare(*, vocabulary: str | None = None, tokenizer: str | None = None, max_length: int = 256, **_: object) -> None:
+    """Read the file of these arguments, which then stays. Raises ValueError."""
+    if tokenizer:
+        shared_tokenizer(tokenizer, max_length)
+    if vocabulary:
+        wordpiece.load(vocabulary)
+
+
 def _by_words(text: str, vocabulary: str, max_length: int, lower: bool) -> _Tokens:
     known = wordpiece.load(vocabulary)
     tokens = known.encode(text, lower=lower)[: max_length - 2]

@@ -77,7 +77,7 @@ soak: install ## what takes long: minutes of silence, kill matrices, free search
 	BATCHWRIGHT_HYPOTHESIS=search $(BIN)/pytest -m "hypothesis and not apiserver and not cluster" --timeout 3600 tests
 	$(BIN)/pytest -m soak --timeout 3600 tests
 
-audit: install ## known vulnerabilities of what is locked (where the service can be reached), wheels for both machines, bandit's findings [1.5 min]
+audit: install ## known vulnerabilities of what is locked (where the service can be reached), wheels for both machines, bandit's findings, pip check [1.5 min]
 	$(BIN)/python -m e2e.audit
 
 demo: install ## the main job on a real cluster (kind where Docker answers, else embedded; CLUSTER=current IMAGE=... for yours) [3.5 min; 14 min the first time]

@@ -1,5 +1,5 @@
 """Known vulnerabilities of what the images are made from, whether all of it has wheels for the machines that images are
-built for, and bandit's findings in the product.
+built for, bandit's findings in the product, and what `pip check` says.
 
 A finding fails. A service of vulnerabilities that cannot be reached is told and does not: that says nothing about the
 code.
@@ -16,6 +16,7 @@ from typing import Any
 
 from e2e.peers import peer_python
 from e2e.release.sbom import OF_IMAGES
+from e2e.unmet import report
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINES = ("x86_64", "aarch64")
@@ -27,7 +28,7 @@ def main() -> int:
     folder = peer_python("audit").parent
     results = [_known_vulnerabilities(folder / "pip-audit", lock) for lock in OF_IMAGES]
     results += [_wheels(lock, machine) for lock in OF_IMAGES for machine in MACHINES]
-    return max(_findings(folder / "bandit"), *results)
+    return max(report(), _findings(folder / "bandit"), *results)
 
 
 def without_wheel(lock: str, machine: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
@@ -107,3 +110,27 @@ _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 def _tag(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+@contextlib.contextmanager
+def served_in_thread(files: Files, host: str) -> Iterator[str]:
+    """On a free port of this address, whatever the caller does meanwhile; its URL."""
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(files.app())
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, host, 0)
+        await site.start()
+        return int(runner.addresses[0][1])
+
+    port = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

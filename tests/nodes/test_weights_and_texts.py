@@ -81,10 +81,12 @@ def weights(seed: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """The cluster, the store that pods fetch from, and what each node has in its folder of weights."""
+    """The cluster, the store that pods fetch from, and what each node has in its folder of weights; `data`: the
+    claim's folder."""
 
     place: Place
     files: Files
+    data: Path
 
     def layout(self, node: str) -> Layout:
         return Layout(on_node(self.place.cluster, node) / PLACE)
@@ -130,10 +132,10 @@ def nodes() -> Iterator[Nodes]:
             BATCHWRIGHT_ALLOW_HTTP="true",
             BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES="true",
         )
-        place.data(20)
+        data = place.data(20)
         place.kubectl.run("label", "namespace", PLACE, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
         place.apply(secret("store", AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_ENDPOINT_URL=address))
-        yield Nodes(place=place, files=files)
+        yield Nodes(place=place, files=files, data=data)
 
 
 def on_node(cluster: Cluster, name: str) -> Path:
@@ -225,7 +227,7 @@ def ask(nodes: Nodes, address: str, folder: Path, *, certificate: bool) -> dict[
 
 def test_a_model_of_texts_serves_who_shows_a_certificate_and_a_job(nodes: Nodes, tmp_path: Path) -> None:
     place, servers, clients = nodes.place, trustme.CA(), trustme.CA()
-    data = place.data(20)
+    data = nodes.data
     folder_of(data, "words", "sentence", SENTENCE_FILES)
     linear_onnx(made(data / "repository", "linear", "max_batch_size: 4", "1", "2") / "2" / "model.onnx")
     server, job, client = servers.issue_cert(f"words.{PLACE}.svc"), *(clients.issue_cert(each) for each in ("j", "c"))

@@ -112,3 +112,75 @@ def test_the_format_is_told_without_serving(tmp_path: Path) -> None:
     assert format_in_repository(declared, declared.artifacts[0]) == "onnx"
     missing = model((tmp_path / "nothing").as_uri())
     assert format_in_repository(missing, missing.artifacts[0]) is None
+
+
+SECRET = "what nobody who asks for classes is to see"
+
+
+@pytest.mark.parametrize("name", ["../secret.txt", "../../secret.txt", "/etc/hostname", "link.txt", "labels"])
+def test_labels_are_files_of_the_repository_alone(tmp_path: Path, name: str) -> None:
+    """They are told to callers: with another's file as labels, a repository would publish it."""
+    folder = put(tmp_path / "repository" / "m", CONFIG.replace("labels.txt", name))
+    (tmp_path / "secret.txt").write_text(SECRET)
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "labels").mkdir()
+    with pytest.raises(ArtifactError, match=r"label_filename"):
+        served(tmp_path / "repository")
+
+
+def test_labels_may_be_shared_by_models_of_a_repository(tmp_path: Path) -> None:
+    folder = put(tmp_path / "m", CONFIG.replace("labels.txt", "shared.txt"))
+    put(tmp_path / "n")
+    (folder / "shared.txt").symlink_to(tmp_path / "n" / "labels.txt")
+    assert served(tmp_path).outputs[0].labels == ("cat", "dog")
+
+
+INPUT = 'input { name: "x" data_type: TYPE_FP32 dims: 4 }'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("dims: 4 }\noutput", "}\noutput", "input 'x': dims is missing"),
+        ("max_batch_size: 8", "max_batch_size: -1", "max_batch_size -1: write 0 for a model without a batch dimension"),
+        (
+            "max_batch_size: 8",
+            'max_batch_size: 8 platform: "pytorch_libtorch"',
+            "platform 'pytorch_libtorch': it is not",
+        ),
+        ("labels.txt", "none.txt", "output 'y': label_filename 'none.txt': No such file"),
+        (INPUT, INPUT + INPUT, "inputs: two tensors have one name"),
+        ("dims: 4 }\noutput", "dims: 0 }\noutput", r"inputs\[0\]\.shape: a dimension is 0"),
+        ("TYPE_FP32 dims: 4 }\noutput", "TYPE_FP8 dims: 4 }\noutput", "has no value named TYPE_FP8"),
+        ("delay_microseconds: 3000", "delay_microseconds: 90000000", "maxQueueDelayMilliseconds"),
+    ],
+)
+def test_odd_configurations_are_refused_by_name(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    assert old in CONFIG
+    put(tmp_path, CONFIG.replace(old, new))
+    with pytest.raises(ArtifactError, match=sentence):
+        served(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a comment\n" + CONFIG,
+        CONFIG.replace("\n", "\r\n"),
+        CONFIG.replace('"', "'"),
+        CONFIG.replace(INPUT, 'input: [ < name: "x", data_type: TYPE_FP32; dims: [ 4 ] > ]'),
+        CONFIG + 'platform: "onnxruntime_onnx" version_policy: { specific: { versions: [1] } }',
+    ],
+)
+def test_all_ways_to_write_one_thing_are_read(tmp_path: Path, text: str) -> None:
+    put(tmp_path, text, ("1", "01", "0", "-1", "readme"))
+    found = served(tmp_path)
+    assert (found.version, found.batching.max_size, found.inputs[0].shape) == ("1", 8, (4,))
+
+
+def test_what_changes_speed_alone_is_noted(tmp_path: Path) -> None:
+    more = 'parameters { key: "threads" value { string_value: "4" } } optimization { priority: PRIORITY_MAX }'
+    put(tmp_path, CONFIG.replace("max_batch_size: 8", "max_batch_size: 9000") + more)
+    declared = model(tmp_path.as_uri())
+    said = configured(declared, declared.artifacts[0]).notes
+    assert [each.partition(":")[0] for each in said] == ["parameters", "max_batch_size", "optimization"]

@@ -224,7 +224,8 @@ def test_a_folder_that_is_no_repository_says_so(tmp_path: Path) -> None:
 
 def test_torchscript_goes_by_places(tmp_path: Path) -> None:
     tensors = "".join(f'input {{ name: "INPUT__{n}" data_type: TYPE_INT64 dims: [ {n} ] }}\n' for n in (2, 0, 1))
-    config = f'platform: "pytorch_libtorch"\nmax_batch_size: 4\n{tensors}' + 'output { name: "y" data_type: TYPE_BOOL }'
+    output = 'output { name: "y" data_type: TYPE_BOOL dims: 1 }'
+    config = f'platform: "pytorch_libtorch"\nmax_batch_size: 4\n{tensors}{output}'
     (made(tmp_path, "m", config, "1") / "1" / "model.pt").touch()
     [model] = read_repository(tmp_path, lambda path: f"pvc://c/{path}").document["spec"]["models"]
     assert [each["name"] for each in model["inputs"]] == ["INPUT__0", "INPUT__1", "INPUT__2"]

@@ -58,7 +58,7 @@ def configured(declared: Model, artifact: Artifact) -> ConfiguredModel:
         raise ArtifactError(f"config.pbtxt: {error}") from error
     except (ValueError, OSError) as error:
         raise ArtifactError(str(error)) from error
-    return ConfiguredModel(model=model, notes=tuple(notes(found.config)))
+    return ConfiguredModel(model=model, notes=tuple(notes(found.config, backend)))
 
 
 def format_in_repository(declared: Model, artifact: Artifact) -> str | None:

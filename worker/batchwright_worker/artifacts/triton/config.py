@@ -14,6 +14,7 @@ from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.oip import inference_pb2 as pb
 
 CONFIG: Final = "config.pbtxt"
+_LARGEST: Final = 4 << 20
 
 
 def read_config(folder: Path) -> pb.ModelConfig:
@@ -23,7 +24,9 @@ def read_config(folder: Path) -> pb.ModelConfig:
     if not file.is_file():
         return pb.ModelConfig()
     try:
-        parsed: pb.ModelConfig = text_format.Parse(file.read_text(), pb.ModelConfig())
+        if file.stat().st_size > _LARGEST:
+            raise ArtifactError(f"{file} is larger than {_LARGEST} bytes: no configuration of a model")
+        parsed: pb.ModelConfig = text_format.Parse(file.read_text(encoding="utf-8"), pb.ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise ArtifactError(f"{file}: {error}") from error
     return parsed

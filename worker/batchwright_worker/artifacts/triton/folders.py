@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Final
 
-from batchwright_worker.artifacts.names import ArtifactError
+from batchwright_worker.artifacts.names import ArtifactError, checked_name
 from batchwright_worker.artifacts.triton.config import CONFIG, read_config
 from batchwright_worker.artifacts.triton.mapping import FoundModel, version_of
 from batchwright_worker.oip import inference_pb2 as pb
 
 _VERSION: Final = re.compile(r"[1-9][0-9]*")
 _SHOWN: Final = 10
+_LARGEST_LABELS: Final = 16 << 20
 
 
 def found_model(folder: Path, name: str, wanted: str | None = None) -> FoundModel:
@@ -59,7 +60,22 @@ def _versions(folder: Path) -> list[str]:
 
 def _labels(folder: Path, config: pb.ModelConfig) -> dict[str, tuple[str, ...]]:
     return {
-        output.name: tuple((folder / output.label_filename).read_text().splitlines())
+        output.name: _lines(folder, output.label_filename, f"output {output.name!r}: label_filename")
         for output in config.output
         if output.label_filename
     }
+
+
+def _lines(folder: Path, name: str, where: str) -> tuple[str, ...]:
+    """Callers see them: so no file that somebody else keeps beside the repository, by a path or a link."""
+    path = folder / checked_name(name, where)
+    if not path.resolve().is_relative_to(folder.parent.resolve()):
+        raise ArtifactError(f"{where} {name!r} is a link out of the repository: put the file itself there")
+    try:
+        if path.stat().st_size > _LARGEST_LABELS:
+            raise ArtifactError(f"{where} {name!r}: it is larger than {_LARGEST_LABELS} bytes")
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except OSError as error:
+        raise ArtifactError(f"{where} {name!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{where} {name!r} is no UTF-8: {error}") from error

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from batchwright_worker.artifacts.triton.refusals import BACKENDS, PLATFORMS
+from batchwright_worker.artifacts.triton.refusals import BACKENDS, MOST_ROWS, PLATFORMS
 from batchwright_worker.oip import inference_pb2 as pb
 
 Document = dict[str, Any]
 DEFAULT_FILES: Final = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "python": "model.py"}
-MOST_ROWS: Final = 4096
-"""Of a batch, by the ModelDeployment's schema."""
 _NUMBERED: Final = re.compile(r"__(\d+)$")
 
 

@@ -12,6 +12,8 @@ from batchwright_worker.oip import inference_pb2 as pb
 
 BACKENDS: Final = {"onnxruntime": "onnx", "pytorch": "torchscript", "python": "triton-python"}
 """Backend -> format of the artifact."""
+MOST_ROWS: Final = 4096
+"""Of a batch, by the ModelDeployment's schema."""
 PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime", "pytorch_libtorch": "pytorch"}
 _WHOLE_PARTS: Final = {
     "ensemble_scheduling": "ensembles are not served; call the models one after the other, or make them tasks of an "
@@ -33,6 +35,7 @@ _SPEED_ALONE: Final = {
     "optimization": "how a backend is optimised is not set here",
     "response_cache": "there is no response cache",
     "metric_tags": "tags are not added to metrics",
+    "model_metrics": "the histograms of metrics have buckets of their own",
 }
 
 
@@ -44,9 +47,13 @@ def refusals(config: pb.ModelConfig, backend: str, kind: str) -> Iterator[str]:
             f"backend {backend!r} is not served; there are {', '.join(BACKENDS)}: export the model as ONNX, or front a "
             "Triton server of your own (protocol: open-inference)"
         )
+    if PLATFORMS.get(config.platform, backend) != backend:
+        yield f"platform {config.platform!r}: it is not one of backend {backend!r}; leave one of both out"
     for name, why in _WHOLE_PARTS.items():
         if _is_set(config, name):
             yield f"{name}: {why}"
+    if config.max_batch_size < 0:
+        yield f"max_batch_size {config.max_batch_size}: write 0 for a model without a batch dimension, or the most rows"
     if config.model_transaction_policy.decoupled:
         yield "model_transaction_policy.decoupled: one response is given for each request; return them in one tensor"
     yield from _backend_refusals(config, backend)
@@ -73,8 +80,12 @@ def _backend_refusals(config: pb.ModelConfig, backend: str) -> Iterator[str]:
         yield "parameters.EXECUTION_ENV_PATH: environments are images here; put the packages into the runtime's image"
 
 
-def notes(config: pb.ModelConfig) -> Iterator[str]:
+def notes(config: pb.ModelConfig, backend: str) -> Iterator[str]:
     """What has another effect on speed than under Triton."""
+    if config.parameters and backend != "python":
+        yield f"parameters: {', '.join(sorted(config.parameters))} are not used"
+    if config.max_batch_size > MOST_ROWS:
+        yield f"max_batch_size: a run has at most {MOST_ROWS} rows; larger requests are cut"
     for name, why in _SPEED_ALONE.items():
         if _is_set(config, name):
             yield f"{name}: {why}"
@@ -92,6 +103,8 @@ def _tensor_refusals(what: str, tensor: Any) -> Iterator[str]:
     where = f"{what} {tensor.name!r}"
     if tensor.data_type == pb.TYPE_INVALID:
         yield f"{where}: data_type is missing; write it, as TYPE_FP32"
+    if not tensor.dims:
+        yield f"{where}: dims is missing; write it, without the batch dimension where max_batch_size is not 0"
     if tensor.HasField("reshape") and list(tensor.reshape.shape) != list(tensor.dims):
         yield f"{where}: reshape is not done; export the model with the dims that clients send"
     for flag, why in _INPUT_FLAGS.items():

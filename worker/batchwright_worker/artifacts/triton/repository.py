@@ -46,9 +46,10 @@ def read_repository(
         try:
             found = found_model(folder / name, name)
             check_name(folder / name, found.config)
-            problems = list(refusals(found.config, backend_of(found.config, found.files), kind))
+            backend = backend_of(found.config, found.files)
+            problems = list(refusals(found.config, backend, kind))
             refused += [f"{name}: {problem}" for problem in problems]
-            told += [f"{name}: {note}" for note in notes(found.config)]
+            told += [f"{name}: {note}" for note in notes(found.config, backend)]
             groups += found.config.instance_group
             if not problems:
                 models.append(model_document(found, kind, partial(_below, uri_of, name)))

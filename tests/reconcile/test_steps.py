@@ -15,7 +15,7 @@ from batchwright_operator.kube.circuit_breaker import CircuitBreaker
 from batchwright_operator.kube.objects import POD, Raw, Resource
 from batchwright_operator.reconcile.applier import ActionFailed, Applier
 from batchwright_operator.reconcile.cache import Store
-from batchwright_operator.reconcile.controller import SHARE_OF_A_CORE, Controller
+from batchwright_operator.reconcile.controller import IDLE_REST_S, SHARE_OF_A_CORE, Controller
 from batchwright_operator.reconcile.decisions import Action, Decision, Key, Patch
 from batchwright_operator.reconcile.event_recorder import EventRecorder
 from batchwright_operator.reconcile.interfaces import StoreView, Watch
@@ -203,3 +203,19 @@ async def test_a_key_that_takes_long_is_not_decided_on_all_the_time() -> None:
     due = before.next_at()
     assert due is not None
     assert due - asyncio.get_running_loop().time() > 0.02 * (1 / SHARE_OF_A_CORE - 1) / 2
+
+
+async def test_with_nothing_to_decide_a_look_is_not_taken_at_each_change() -> None:
+    reconciler = Counting(0)
+    made, queue = controller(reconciler, Api())
+    queue.add(KEY)
+    running, began = asyncio.ensure_future(made.run(2)), time.monotonic()
+    try:
+        while reconciler.observed < 4:
+            queue.add(KEY)
+            await asyncio.sleep(0)
+        took_s = time.monotonic() - began
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert took_s >= 3 * IDLE_REST_S

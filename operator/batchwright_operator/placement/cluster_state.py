@@ -150,11 +150,12 @@ class ClusterState:
     def ratio(self, owner: Owner) -> float | None:
         """Rows per benchmarked image of a deployment that has a replica at work on a benchmarked processor."""
         if owner not in self._ratios:
-            running = []
-            for pod in self._replicas.get(owner, {}).values():
-                processor, received = self.processor(pod.node, pod.kind), self._live.sidecars.get(pod.uid)
-                if pod.node and received is not None and processor is not None and processor.capacity:
-                    running.append((received.state, processor.capacity))
+            running, states = [], self._live.sidecars
+            for pod in self._replicas.get(owner, {}).values() if states else ():
+                if pod.node and (received := states.get(pod.uid)) is not None:
+                    processor = self.processor(pod.node, pod.kind)
+                    if processor is not None and processor.capacity:
+                        running.append((received.state, processor.capacity))
             self._ratios[owner] = ratio = ratio_of(running)
             before = self._last_ratios.get(owner)
             if before != ratio and (before is None or ratio is None or abs(ratio - before) > RATIO_MOVED * before):

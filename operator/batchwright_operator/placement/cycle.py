@@ -10,6 +10,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from batchwright_operator.api.invalid_spec import InvalidSpec
@@ -31,6 +32,7 @@ TOLD_AGAIN_S: Final = 60.0
 """How often at most a pod is told anew why it waits, as long as the reason has the same name. Its text counts nodes, so
 it is another one whenever a pod comes or goes anywhere: written each time, 5,000 waiting pods would be a storm."""
 SETBACK_MAX_S: Final = 120.0
+_TURN: Final = attrgetter("turn")
 PLACED, NO_FIT, NO_BENCHMARK = "Placed", "NoFittingProcessor", "AwaitingBenchmark"
 TAKEN_BACK, INVALID, NOT_WRITTEN = "PlacementTakenBack", "InvalidSpec", "PlacementRefused"
 
@@ -131,10 +133,7 @@ class Cycle:
 
     def _in_turns(self) -> Iterator[PlacedPod]:
         """One pod of each namespace, then the next of each."""
-        queues = deque(
-            deque(sorted(pods.values(), key=lambda each: (each.created_at, each.name)))
-            for _, pods in sorted(self._state.gated.items())
-        )
+        queues = deque(deque(sorted(pods.values(), key=_TURN)) for _, pods in sorted(self._state.gated.items()))
         while queues:
             queue = queues.popleft()
             yield queue.popleft()

@@ -65,6 +65,8 @@ class PlacedPod(msgspec.Struct, frozen=True, kw_only=True):
     """Its ModelDeployment."""
     group: tuple[str, str, str, str] = ("", "", "", "")
     """Pods of one group are of one revision and kind, and ask for the same."""
+    turn: tuple[float, str] = (0.0, "")
+    """Among the pods of its namespace the smallest one is placed first."""
     claims_devices: bool = False
     """Does it get its devices by ResourceClaims?"""
 
@@ -73,6 +75,7 @@ class PlacedPod(msgspec.Struct, frozen=True, kw_only=True):
         put(self, "place", (namespace, self.name))
         put(self, "owner", (namespace, deployment))
         put(self, "group", (namespace, deployment, self.kind, self.revision))
+        put(self, "turn", (self.created_at, self.name))
         put(self, "claims_devices", bool((self.raw.get("spec") or {}).get("resourceClaims")))
 
     @property

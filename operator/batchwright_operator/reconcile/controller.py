@@ -27,6 +27,7 @@ from batchwright_operator.reconcile.event_recorder import EventRecorder
 from batchwright_operator.reconcile.interfaces import Detached, Reconciler, Stepwise
 from batchwright_operator.reconcile.live_state import LiveState, Rejection
 from batchwright_operator.reconcile.metrics import Metrics
+from batchwright_operator.reconcile.pass_budget import PassBudget
 from batchwright_operator.reconcile.passes import UNTOLD, Passes, current
 from batchwright_operator.reconcile.workqueue import LAST_DELAY_S, WorkQueue
 
@@ -40,6 +41,9 @@ PASS_S: Final = 0.25
 SHARE_OF_A_CORE: Final = 0.05
 """What the passes of one key may take, whatever happens: the next one waits until the last is this part of the time
 since. A deployment of 5,000 replicas takes 100 ms per pass, and each of its pods changes five times as it starts."""
+IDLE_REST_S: Final = 0.05
+"""How long a key rests that decides in steps and has nothing to decide: a pod that was placed changes five times until
+it runs, and each would be a pass to see that nobody waits."""
 FORBIDDEN_LASTS_S: Final = 10.0
 """A 403 that goes on for this long is a quota or a missing permission. An API server that has just started responds 403
 to everything until it has synced its RBAC. A webhook that is rolled out is away for less, too."""
@@ -90,6 +94,7 @@ class Controller:
         self._thread = asyncio.Lock()
         """Held while somebody decides in a thread: two would only take the time from each other."""
         self._forbidden_since: dict[Key, float] = {}
+        self._budget = PassBudget(time.monotonic())
 
     async def run(self, workers: int) -> None:
         """Runs until cancelled."""
@@ -154,7 +159,8 @@ class Controller:
             async with self._thread:
                 decision, more_s = await asyncio.to_thread(_timed, self._decide, key, observed)
             spent_s += more_s
-        self._queue.rest(key, spent_s * (1 / SHARE_OF_A_CORE - 1))
+        rest_s = self._budget.take(spent_s, time.monotonic())
+        self._queue.rest(key, max(rest_s, spent_s * (1 / SHARE_OF_A_CORE - 1)))
         if decision is not None:
             await self._applier.perform(decision.actions)
         return decision
@@ -175,6 +181,8 @@ class Controller:
                 decision = await self._cycle(key, reconciler, sending)
         if sending.is_broken:
             sending.raise_worst()
+        if decision is None:
+            self._queue.rest(key, IDLE_REST_S)
         if sending.failures:  # what was told of them is to be decided on
             self._queue.add(key, after_s=CONFLICT_DELAY_S)
         return decision

@@ -125,6 +125,11 @@ EVERYWHERE = (
     ("batchwright-system", "{{ .Release.Namespace }}"),
 )  # fmt: skip
 _PART_OF = re.compile(r"^( *)app\.kubernetes\.io/part-of: batchwright$", flags=re.M)
+_NAME = re.compile(
+    r"^( *(?:- )?[\w./-]+: \[?)\{\{ (\$?\.(?:Values\.agent\.namespace|Release\.(?:Namespace|Name)|)) \}\}(\]?)$",
+    flags=re.M,
+)
+"""A name of the user's as a whole value: namespaces may be called 123 or true, which YAML takes for something else."""
 _LABELS = (
     r"\g<0>\n\1app.kubernetes.io/managed-by: {{ $.Release.Service }}\n"
     r"\1app.kubernetes.io/instance: {{ $.Release.Name }}"
@@ -159,7 +164,11 @@ def _released(manifest: str, source: str, condition: str | None) -> str:
     """A manifest as a template: in the release's namespaces, with its labels."""
     for before, after in EVERYWHERE:
         manifest = manifest.replace(before, after)
-    return HEADER % source + _guarded(_PART_OF.sub(_LABELS, manifest), condition)
+    return HEADER % source + _guarded(_quoted(_PART_OF.sub(_LABELS, manifest)), condition)
+
+
+def _quoted(text: str) -> str:
+    return _NAME.sub(r"\1{{ \2 | quote }}\3", text)
 
 
 def _guarded(text: str, condition: str | None) -> str:
@@ -184,7 +193,7 @@ def _in_some_namespaces() -> str:
     for before, after in EVERYWHERE:
         system, tenant = (text.replace(before, after.replace(" .", " $.")) for text in (system, tenant))
     every = f"{{{{- range .Values.settings.watchNamespaces }}}}\n---\n{tenant.rstrip()}\n{{{{- end }}}}\n"
-    body = _PART_OF.sub(_LABELS, system.rstrip() + "\n" + every)
+    body = _quoted(_PART_OF.sub(_LABELS, system.rstrip() + "\n" + every))
     return HEADER % "manifests/overlays/namespaced" + _guarded(body, ".Values.settings.watchNamespaces")
 
 

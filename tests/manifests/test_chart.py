@@ -228,6 +228,10 @@ def test_install_upgrade_rollback_and_uninstall(empty: ControlPlane) -> None:
     release.run("install", str(CHART), "--create-namespace")
     installed = copy.deepcopy(api.get(operator))
     assert image() == "batchwright-operator:0.1.0"
+    elsewhere = ("--kubeconfig", str(empty.kubeconfig), "--namespace", "elsewhere", "--create-namespace")
+    second = helm("install", "second", str(CHART), *elsewhere, check=False)
+    assert (second.returncode != 0, "cannot be imported into the current release" in second.stderr) == (True, True)
+    assert api.get(operator)["metadata"]["uid"] == installed["metadata"]["uid"]
     # An older chart's CRD, and a hand that changed something: the upgrade reaches both.
     api.patch(f"{crds}?fieldManager=helm", {"metadata": {"labels": {"old": "yes"}}})
     release.run("upgrade", str(CHART), "--set", "image.operator.tag=0.2.0,settings.workers=3,operator.replicas=2")

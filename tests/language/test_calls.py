@@ -67,6 +67,11 @@ def test_tokens_are_taken_as_they_are(served: Served, tokenizer: tokenizers.Toke
     np.testing.assert_allclose(embed(served, "token", ids[1])[0], embed(served, "token", TEXTS[1])[0], atol=2e-6)
 
 
+def test_what_is_null_is_left_out(served: Served) -> None:
+    left_out = dict.fromkeys(("encoding_format", "dimensions", "user"))
+    assert post(served, "/v1/embeddings", **GOOD, **left_out)[2] == post(served, "/v1/embeddings", **GOOD)[2]
+
+
 def test_base64_is_little_endian_floats(served: Served) -> None:
     _, _, body = post(served, "/v1/embeddings", model="token", input=TEXTS, encoding_format="base64")
     found = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in body["data"]]

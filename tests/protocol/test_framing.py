@@ -68,6 +68,18 @@ CASES = [
     Case("no version", b"GET /v2/health/live\r\nHost: a\r\n\r\n", 400, "no version"),
     Case("no host", GOOD.replace(b"Host: test\r\n", b""), 400, "0 Host headers"),
     Case("two hosts", asked(b"host: b\r\n", LENGTH, body=BODY), 400, "2 Host headers"),
+    Case(
+        "two lengths of the JSON part",
+        asked(b"Inference-Header-Content-Length: 5\r\n", b"inference-header-content-length: 6\r\n", LENGTH, body=BODY),
+        400,
+        "inference-header-content-length is there twice",
+    ),
+    Case(
+        "two content codings",
+        asked(b"Content-Encoding: gzip\r\n", b"Content-Encoding: identity\r\n", LENGTH, body=BODY),
+        400,
+        "content-encoding is there twice",
+    ),
     Case("an expectation", asked(b"Expect: foo\r\n", LENGTH, body=BODY), 417, "'foo'"),
 ]
 

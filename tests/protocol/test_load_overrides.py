@@ -60,6 +60,9 @@ def test_bounds_hold_until_the_next_load(client: Any) -> None:
     ("model", "config", "why"),
     [
         ("m", '"parameters": {"config": {{"max_batch_size": "16"}}}', "'config' is no model configuration"),
+        ("m", "[]", "'config' is no model configuration: '[]' is no JSON object"),
+        ("m", "5", "'5' is no JSON object"),
+        ("m", '{"a":' * 50_000, "'config' is no model configuration"),
         ("m", '{"max_batch": 16}', "no field named"),
         ("m", '{"backend": "python"}', "config.backend: it is the ModelDeployment's; taken are max_batch_size"),
         ("m", '{"name": "n"}', "config.name"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
@@ -24,10 +25,27 @@ X = np.arange(48, dtype=np.float32).reshape(3, 16) / 7
 WORDS = np.array([[b"one"], [b""], [b"\xff\x00three"]], dtype=np.object_)
 
 
+_TWICE = """
+<ir_version: 8, opset_import: ["" : 17]>
+twice (float[n, 16] x) => (float[n, 4] y, float[n, 4] z)
+{
+  sizes = Constant<value_ints = [4, 4, 8]>()
+  y, z, rest = Split<axis = 1>(x, sizes)
+}
+"""
+
+
+def twice(folder: Path) -> dict[str, Any]:
+    """A model of two outputs, y and z, [n, 4] each of x [n, 16]."""
+    path = folder / "twice.onnx"
+    onnx.save(onnx.parser.parse_model(_TWICE), path)
+    return {"name": "twice", "artifacts": [{"format": "onnx", "uri": path.as_uri()}]}
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("regions")
-    models = known_models(folder, ("BYTES",))
+    models = [*known_models(folder, ("BYTES",)), twice(folder)]
     with serving(folder, manifest("regions", models), "--shared-memory") as served:
         yield served
 
@@ -149,6 +167,31 @@ def test_an_output_that_does_not_fit_is_refused(api: Any, client: Any) -> None:
         y.set_shared_memory("r", 40)
         with pytest.raises(InferenceServerException, match="wanted at least 48 bytes, given 40"):
             client.infer("linear", [x], outputs=[y])
+
+
+@pytest.mark.parametrize(("other", "offset", "over"), [("a", 24, True), ("b", 24, True), ("a", 48, False)])
+def test_outputs_do_not_lie_over_each_other(api: Any, client: Any, other: str, offset: int, over: bool) -> None:
+    """Neither in one region nor in two of one object; places may be larger than what is written to them."""
+    with region(client, "a", 4096):
+        [key] = [
+            one["key"] if api is triton_http else one.key
+            for one in (
+                client.get_system_shared_memory_status()
+                if api is triton_http
+                else client.get_system_shared_memory_status().regions.values()
+            )
+        ]
+        client.register_system_shared_memory("b", key, 4096)
+        x = api.InferInput("x", list(X.shape), "FP32")
+        x.set_data_from_numpy(X)
+        y, z = api.InferRequestedOutput("y"), api.InferRequestedOutput("z")
+        y.set_shared_memory("a", 64)
+        z.set_shared_memory(other, 64, offset=offset)
+        if over:
+            with pytest.raises(InferenceServerException, match="'y' and 'z' would lie over each other"):
+                client.infer("twice", [x], outputs=[y, z])
+        else:
+            client.infer("twice", [x], outputs=[y, z])
 
 
 def test_a_file_that_is_cut_short_ends_the_request_alone(api: Any, client: Any) -> None:

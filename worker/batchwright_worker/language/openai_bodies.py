@@ -26,7 +26,7 @@ class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     model: str
     input: str | list[str | int | list[int]]
-    encoding_format: str = "float"
+    encoding_format: str | None = None
     dimensions: int | None = None
     user: str | None = None
     timeout: int = 0
@@ -45,7 +45,7 @@ class EmbeddingsCall:
 def embeddings_call(content: bytes) -> EmbeddingsCall:
     """Raises BadCall."""
     body = decoded(content, EmbeddingsBody, '{"model": "NAME", "input": ["a text"]}')
-    if body.encoding_format not in FORMATS:
+    if body.encoding_format not in (None, *FORMATS):
         raise BadCall(
             f"encoding_format is {' or '.join(FORMATS)}, not {body.encoding_format!r}", param="encoding_format"
         )
@@ -88,7 +88,9 @@ def _named(text: str) -> str | None:
     return parts[1] if len(parts) == 3 else None
 
 
-def embeddings_response(model: str, vectors: Array, tokens: int, encoding: str, breathe: Callable[[], None]) -> bytes:
+def embeddings_response(
+    model: str, vectors: Array, tokens: int, encoding: str | None, breathe: Callable[[], None]
+) -> bytes:
     """Of FP32 [n, d]; `breathe` is called now and then, where it takes long."""
     rows = max(1, _AT_ONCE // max(1, vectors.shape[1]))
     written = []
@@ -102,7 +104,7 @@ def embeddings_response(model: str, vectors: Array, tokens: int, encoding: str, 
     )  # fmt: skip
 
 
-def _written(vector: Array, encoding: str) -> bytes:
+def _written(vector: Array, encoding: str | None) -> bytes:
     if encoding == "base64":
         return b'"%b"' % base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes())
     return msgspec.json.encode(vector.tolist())

@@ -17,7 +17,7 @@ from batchwright_worker.protocol.classification import classes_wanted
 from batchwright_worker.protocol.json_tensors import InputTensor, input_array, place_of_input
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import check_once, deadline_of, priority_of, refuse_unsupported
-from batchwright_worker.protocol.shared_memory import Place, Regions, SharedTensors, place_of
+from batchwright_worker.protocol.shared_memory import Place, PlacedOutput, Regions, SharedTensors, place_of
 from batchwright_worker.protocol.tensors import add_input, check_counts, rows_of
 
 
@@ -116,10 +116,18 @@ def response(
     or BF16 output that is wanted as JSON, and for one that does not fit its place in shared memory."""
     parts: list[bytes] = []
     placed = parsed.shared.outputs if parsed.shared is not None else {}
+    beside = [
+        PlacedOutput(name, placed[name], _raw(array, name_of(array.dtype)))
+        for name, array in result.outputs.items()
+        if name in placed
+    ]
+    if beside and regions is not None:
+        regions.write_all(beside)
     outputs = [
         _output(name, array, parsed.is_binary(name), parts)
-        if regions is None or name not in placed
-        else _placed(name, array, placed[name], regions)
+        if name not in placed
+        # No parameters, as with Triton: its C++ client looks for binary_data_size in them.
+        else OutputTensor(name=name, datatype=name_of(array.dtype), shape=list(array.shape))
         for name, array in result.outputs.items()
     ]
     header = _ENCODER.encode(
@@ -224,7 +232,7 @@ def _output(name: str, array: Array, binary: bool, parts: list[bytes]) -> Output
     datatype = name_of(array.dtype)
     tensor = OutputTensor(name=name, datatype=datatype, shape=list(array.shape))
     if binary:
-        part = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
+        part = _raw(array, datatype)
         parts.append(part)
         tensor.parameters = {"binary_data_size": len(part)}
     elif datatype in RAW_ONLY:
@@ -237,12 +245,8 @@ def _output(name: str, array: Array, binary: bool, parts: list[bytes]) -> Output
     return tensor
 
 
-def _placed(name: str, array: Array, place: Place, regions: Regions) -> OutputTensor:
-    datatype = name_of(array.dtype)
-    data = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
-    regions.write(place, data, name)
-    # No parameters, as with Triton: its C++ client looks for binary_data_size in them.
-    return OutputTensor(name=name, datatype=datatype, shape=list(array.shape))
+def _raw(array: Array, datatype: str) -> bytes:
+    return encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
 
 
 def _listed(name: str, array: Array, datatype: str) -> list[Any] | msgspec.Raw:

@@ -38,9 +38,11 @@ def take_overrides(catalogue: Catalogue, name: str, parameters: Mapping[str, Any
 
 
 def _overridden(catalogue: Catalogue, model: Model, text: Any) -> Model:
+    if not isinstance(text, str) or text.lstrip()[:1] != "{":  # of other JSON the parser makes an empty message
+        raise _refused(model.name, f"parameter 'config' is no model configuration: {_kind(text)} is no JSON object")
     try:
         config = Parse(text, pb.ModelConfig())
-    except (ParseError, TypeError, ValueError, AttributeError) as error:
+    except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise _refused(model.name, f"parameter 'config' is no model configuration: {error}") from error
     changes: dict[str, int] = {}
     for field, value in config.ListFields():
@@ -80,6 +82,10 @@ def _checked(model: Model, changes: Mapping[str, int]) -> Batching:
         if rule.on is Batching and not rule.at and not rule.holds(batching):
             raise _refused(model.name, f"config: batching.{rule.names}: {rule.message}")
     return batching
+
+
+def _kind(value: object) -> str:
+    return f"{value[:40]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _refused(name: str, why: str) -> BadInput:

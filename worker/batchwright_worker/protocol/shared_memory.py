@@ -7,12 +7,13 @@ that writes on changes no tensor that was checked already.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from batchwright_worker.inference.errors import BadInput
 from batchwright_worker.protocol.parameters import REGION
@@ -48,6 +49,14 @@ class Region:
     offset: int
     size: int
     file: int
+
+
+class PlacedOutput(NamedTuple):
+    """An output, and where it is to lie."""
+
+    name: str
+    place: Place
+    data: bytes
 
 
 class Regions:
@@ -136,6 +145,23 @@ class Regions:
                 raise _cut(region)
             at += count
         return data
+
+    def write_all(self, outputs: Sequence[PlacedOutput]) -> None:
+        """The outputs of one request. Raises BadInput where one has more bytes than its place, or two would lie over
+        each other, by whatever names their regions go."""
+        spans = []
+        for output in (each for each in outputs if each.data):
+            region = self._checked(output.place)
+            begin = region.offset + output.place.offset
+            spans.append((os.fstat(region.file).st_ino, begin, begin + len(output.data), output.name, region.key))
+        spans.sort()
+        for (file, _, end, one, key), (other_file, begin, _, other, _) in itertools.pairwise(spans):
+            if file == other_file and begin < end:
+                raise BadInput(
+                    f"outputs {one!r} and {other!r} would lie over each other in {key!r}; give each its own {_OFFSET}"
+                )
+        for output in outputs:
+            self.write(output.place, output.data, output.name)
 
     def write(self, place: Place, data: bytes | memoryview, output: str) -> None:
         """The bytes of an output. Raises BadInput where there are more than the place has."""

@@ -72,7 +72,7 @@ def _message(error: BaseException) -> str:
         return f"{type(error).__name__}({text}) was raised by the model's own code; its process goes on"
     module = type(error).__module__
     ours = module.startswith("batchwright_worker.") and not module.startswith(f"{scripts.__name__}.")
-    return text if text and ours else f"{type(error).__name__}: {text}"
+    return text if text and ours else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 class _WholeTexts:

@@ -29,7 +29,9 @@ def judged(
         left_s = offer.deadline - now
         is_hopeless = admission.is_hopeless(backlog, offer.rows, left_s)
         if is_hopeless and not (left_s > 0 and is_probe(served, offer.bucket, devices, now)):
-            message = f"its deadline, in {left_s * 1e3:.0f} ms, cannot be met"
+            message = (
+                f"its deadline, in {left_s * 1e3:.0f} ms, cannot be met" if left_s > 0 else "its deadline has passed"
+            )
             return Refusal(reason="Deadline", message=message, retry_after_s=backlog.free_in_s)
     allowed = None if decision.allowed_s is None else offer.arrival + decision.allowed_s
     return admission.earlier(allowed, offer.deadline)

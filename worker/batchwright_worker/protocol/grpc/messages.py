@@ -16,7 +16,7 @@ from batchwright_worker.oip.json_values import BadValuesError, check_range
 from batchwright_worker.protocol.classification import classes_wanted
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.parameters import REGION, check_once, deadline_of, priority_of, refuse_unsupported
-from batchwright_worker.protocol.shared_memory import Place, Regions, place_of
+from batchwright_worker.protocol.shared_memory import Place, PlacedOutput, Regions, place_of
 from batchwright_worker.protocol.tensors import (
     DeclaredInput,
     add_input,
@@ -83,14 +83,17 @@ def response(
     """The response; tensors travel as raw contents, those with a place in shared memory are written there. Raises
     BadInput where one does not fit."""
     message = pb.ModelInferResponse(model_name=request.model, model_version=version, id=request.request_id)
+    beside: list[PlacedOutput] = []
     for name, array in result.outputs.items():
         datatype = name_of(array.dtype)
         message.outputs.add(name=name, datatype=datatype, shape=array.shape)
         raw = encode_bytes(array) if datatype == "BYTES" else np.ascontiguousarray(array).tobytes()
-        if places and regions is not None and (place := places.get(name)) is not None:
-            regions.write(place, raw, name)
+        if places and (place := places.get(name)) is not None:
+            beside.append(PlacedOutput(name, place, raw))
             raw = b""  # clients find the others by their place in the list
         message.raw_output_contents.append(raw)
+    if beside and regions is not None:
+        regions.write_all(beside)
     return message
 
 

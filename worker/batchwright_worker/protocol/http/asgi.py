@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from batchwright_worker.inference.errors import InferenceError
 from batchwright_worker.protocol.http.connection import DISCARD_BYTES
+from batchwright_worker.protocol.http.heads import ONCE
 from batchwright_worker.protocol.http.messages import (
     App,
     Header,
@@ -56,6 +57,9 @@ class AsgiHead:
         hosts = sum(name == b"host" for name, _ in scope["headers"])
         if scope["http_version"] == "1.1" and hosts != 1:
             raise HttpError(400, f"the request has {hosts} Host headers: wanted one; send a request of HTTP/1.1")
+        names = [name for name, _ in scope["headers"] if name in ONCE]
+        if len(set(names)) < len(names):
+            raise HttpError(400, f"the header {names[0].decode()} is there twice: wanted once")
         expected = self.headers.get(b"expect", b"100-continue").lower()
         if scope["http_version"] == "1.1" and expected != b"100-continue":
             raise HttpError(417, f"expectation {expected.decode('latin-1')!r} is not met here")

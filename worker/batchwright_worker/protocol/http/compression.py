@@ -37,7 +37,7 @@ def codings_of(headers: dict[bytes, bytes]) -> Codings | None:
     A response is compressed where Accept-Encoding names one coding alone, as clients write that want it; several are
     what every HTTP library sends unasked, and compressing floats for it would cost far more than it saves.
     """
-    body = headers.get(b"content-encoding", b"identity").lower()
+    body = headers.get(b"content-encoding", b"").lower() or b"identity"
     if body != b"identity" and body not in _WINDOW_BITS:
         raise HttpError(
             415,

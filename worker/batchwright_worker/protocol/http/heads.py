@@ -14,6 +14,8 @@ import httptools
 HEADS_KEPT: Final = 512
 HEAD_KEPT_BYTES: Final = 4096
 """Bounds of the cache: clients decide what their heads are, so they must not decide what it holds."""
+ONCE: Final = frozenset((b"content-encoding", b"inference-header-content-length"))
+"""Headers that say how a body is read: of two of them a proxy may go by the other one."""
 CHUNKED: Final = -1
 """`body_bytes` of a chunked request."""
 
@@ -58,6 +60,8 @@ class ParsedHead:
         self.keep_alive = parsed.keep_alive
         version = parser.get_http_version()
         _check_host(version, parsed.hosts)
+        if parsed.twice:
+            raise BadHeadError(f"the header {parsed.twice.decode()} is there twice: wanted once")
         self.connection = _connection(self.keep_alive, version)
         self.expects_continue = version != "1.0" and _expects_continue(parsed.headers)
         self.body_bytes = _body_bytes(parsed.headers)
@@ -87,7 +91,7 @@ class HeadCache:
 class _HeadCallbacks:
     """What httptools calls while it parses one head: a value may come in several calls, the end once."""
 
-    __slots__ = ("complete", "headers", "hosts", "keep_alive", "parser", "url")
+    __slots__ = ("complete", "headers", "hosts", "keep_alive", "parser", "twice", "url")
 
     def __init__(self) -> None:
         self.parser: Any = httptools.HttpRequestParser(self)
@@ -95,6 +99,7 @@ class _HeadCallbacks:
         self.url = b""
         self.headers: dict[bytes, bytes] = {}
         self.hosts = 0
+        self.twice = b""
         self.complete = False
 
     def on_url(self, url: bytes) -> None:
@@ -103,6 +108,8 @@ class _HeadCallbacks:
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         self.hosts += name == b"host"
+        if name in ONCE and name in self.headers:
+            self.twice = name
         self.headers[name] = value.strip()
 
     def on_headers_complete(self) -> None:

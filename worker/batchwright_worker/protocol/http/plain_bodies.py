@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def plain_body(request: HttpRequest, limits: Limits) -> bytes:
     """The body as it was sent. Raises HttpError."""
-    if request.headers.get(b"content-encoding", b"identity") != b"identity":
+    if request.headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
         raise HttpError(415, "a compressed body is read by infer alone; send it without Content-Encoding")
     return request.body(limits.json_bytes)
 

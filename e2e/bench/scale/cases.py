@@ -24,6 +24,8 @@ NO_SIDECARS: Final = {"BATCHWRIGHT_BACKGROUNDS": '["batchwright_operator.telemet
 """As shipped, but for the sidecars, of which simulated pods have none."""
 
 
+LOOK_S: Final = 30.0
+"""How often a case that takes long says where it is."""
 PLAIN: Final = {"app": "plain"}
 SHORT: Final = ("<= 5 ms", "<= 10 ms", "<= 25 ms", "<= 50 ms", "<= 100 ms")
 
@@ -63,7 +65,7 @@ def bed_alone(bed: Bed) -> Iterator[Result]:
         for path, body in around.items():
             bed.api.request("POST", path, body)
         bed.api.request("POST", f"/apis/apps/v1/namespaces/{SPACES[0]}/deployments", _plain(template, count))
-        pods.until(lambda: pods.count(_ran) >= count, 180)
+        _all(bed, pods, _ran, count, 180)
         bed.bed_rate = rate(pods.moments(lambda each: each.bound))
         running = rate(pods.moments(_ran))
         took = time.monotonic() - since
@@ -98,7 +100,7 @@ def ones(bed: Bed) -> Iterator[Result]:
         _leading(operator)
         began = time.monotonic()
         bed.add_deployments(count, 1, prefix="one", spaces=SPACES)
-        done = pods.until(lambda: pods.count(_ran) >= count, 150)
+        done = _all(bed, pods, _ran, count, 150)
         took, lost, silence = time.monotonic() - began, operator.lost_leads(), operator.silence()
         placed = pods.count(_opened)
     bed.clean()
@@ -129,7 +131,9 @@ def steady(bed: Bed) -> Iterator[Result]:
             time.sleep(max(0.0, began + step / 10 - time.monotonic()))
             total = 1 + (step // 10 + 1) * 10
             bed.api.patch(f"{collection(SPACES[0])}/steady{step % 10}", {"spec": {"replicas": total}})
-        done = pods.until(lambda: pods.count(_opened) >= 10 * total, 120)
+            if step % 100 == 99:
+                bed.say(f"asked for {10 * total}, {len(pods.pods)} made, {pods.count(_opened)} without a gate")
+        done = _all(bed, pods, _opened, 10 * total, 120)
         cpu_s, silence = operator.cpu_s() - cpu_s, operator.silence()
         ages = [each.opened - each.made for each in list(pods.pods.values()) if each.opened and each.gated]
         made = rate(pods.moments(lambda each: each.made))
@@ -146,17 +150,18 @@ def steady(bed: Bed) -> Iterator[Result]:
 
 def settled(bed: Bed) -> Iterator[Result]:
     """Nothing changes; resyncs come by."""
-    count, seconds, resync_s = (100, 45, 30) if bed.quick else (500, 300, 150)
+    count, seconds, resync_s = (100, 45, 30) if bed.quick else (500, 600, 300)
     with (
         Timeline(plane=bed.plane) as pods,
         bed.operator(**NO_SIDECARS, BATCHWRIGHT_RESYNC_SECONDS=str(resync_s)) as operator,
     ):
         bed.add_deployments(count, 1, prefix="calm", spaces=SPACES)
-        pods.until(lambda: pods.count(_ran) >= count, 180)
+        _all(bed, pods, _ran, count, 180)
         _quiet(bed, 120)
         operator.metrics()
         since, cpu_s = datetime.now(UTC), operator.cpu_s()
         before = operator.metrics()
+        bed.say(f"settled; {seconds} s of nothing begin")
         time.sleep(seconds)
         written = bed.writes(since)
         share = (operator.cpu_s() - cpu_s) / seconds
@@ -178,7 +183,7 @@ def sidecars(bed: Bed) -> Iterator[Result]:
     count, seconds = (300, 20) if bed.quick else (1000, 60)
     with bed.local_pods(), Timeline(plane=bed.plane) as pods, bed.operator() as operator:
         bed.add_deployments(count // 10, 10, prefix="busy", spaces=SPACES)
-        pods.until(lambda: pods.count(_ran) >= count, 180)
+        _all(bed, pods, _ran, count, 180)
         with _sidecar_server(_addresses(bed)):
             time.sleep(20)
             since, cpu_s = datetime.now(UTC), operator.cpu_s()
@@ -209,7 +214,7 @@ def outage(bed: Bed) -> Iterator[Result]:
             time.sleep(20)
             bed.plane.start_apiserver()
             back = time.monotonic()
-            done = pods.until(lambda: pods.count(_opened) >= count, 180)
+            done = _all(bed, pods, _opened, count, 180)
             took, lost = time.monotonic() - back, operator.lost_leads()
         opened = [one for one in bed.writes(since) if one.resource == "pods" and one.verb == "patch"]
         twice = [name for name, times in Counter(one.name for one in opened if one.status == 200).items() if times > 1]
@@ -221,6 +226,16 @@ def outage(bed: Bed) -> Iterator[Result]:
 
 
 # --- parts
+
+
+def _all(bed: Bed, pods: Timeline, of: Callable[[PodTimes], float], count: int, within_s: float) -> bool:
+    """Waits until it is so of this many pods, and says now and then how many there are; whether it became so."""
+    deadline = time.monotonic() + within_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        if pods.until(lambda: pods.count(of) >= count, min(LOOK_S, left_s)):
+            return True
+        bed.say(f"{pods.count(_opened)} of {count} without a gate, {pods.count(_ran)} Running")
+    return False
 
 
 @contextlib.contextmanager
@@ -244,7 +259,7 @@ def _placed(bed: Bed, pods: Timeline, name: str) -> Result:
     """From the operator's start until all run."""
     count = len(pods.pods)
     with bed.operator(**NO_SIDECARS) as operator:
-        done = pods.until(lambda: pods.count(_ran) >= count, 180)
+        done = _all(bed, pods, _ran, count, 180)
         cpu_s, lost, silence = operator.cpu_s(), operator.lost_leads(), operator.silence()
         resident = operator.resident_mib()
     gates, running = pods.moments(_opened), pods.moments(_ran)

@@ -7,7 +7,9 @@ import importlib.util
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
@@ -20,6 +22,10 @@ from batchwright_operator.settings import load_settings
 from batchwright_worker.api.names import OPERATOR_METRICS_PORT
 
 logger = logging.getLogger("batchwright_operator")
+
+SWITCH_S: Final = 0.001
+"""How long a thread that computes (kopf, a decision on thousands of replicas) keeps the interpreter from the event loop
+that needs it again after each of its waits. Python's own five milliseconds are felt: a gate takes several of them."""
 
 if importlib.util.find_spec("kopf") is None:
     # Its own thread loads it (`kopf_watch`), much later, and would only say so again and again.
@@ -76,6 +82,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         pod = os.environ.get("POD_NAME", "")
         options = Options(namespace=settings.operator_namespace, metrics_port=metrics_port, pod=pod, elect=not dev)
         credentials = find_credentials(kubeconfig, context)
+        sys.setswitchinterval(SWITCH_S)
         asyncio.run(run_operator(settings, options, credentials, stop_signal))
     except* OperatorError as errors:
         raise click.ClickException("; ".join(_texts(errors))) from errors

@@ -122,4 +122,6 @@ def test_an_index_that_is_none(text: str) -> None:
 def test_an_index_as_find_and_sha256sum_write_it() -> None:
     zeros = "0" * 64
     assert parsed_lines(f"{zeros}  ./b\n{zeros} *a\n{zeros}  SHA256SUMS\n") == {"a": zeros, "b": zeros}
+    assert parsed_lines(f"{zeros}  a\u2028b\r\n{zeros}  c") == {"a\u2028b": zeros, "c": zeros}
+    assert parsed_lines("") == {}
     assert lines({"b": zeros, "a": zeros}) == f"{zeros}  a\n{zeros}  b\n"

@@ -135,6 +135,12 @@ def test_labels_may_be_shared_by_models_of_a_repository(tmp_path: Path) -> None:
     assert served(tmp_path).outputs[0].labels == ("cat", "dog")
 
 
+def test_a_label_ends_with_its_line_and_nowhere_else(tmp_path: Path) -> None:
+    folder = put(tmp_path / "m")
+    (folder / "labels.txt").write_text("a\u2028b\nc\x0cd\r\n\nlast")
+    assert served(tmp_path).outputs[0].labels == ("a\u2028b", "c\x0cd", "", "last")
+
+
 INPUT = 'input { name: "x" data_type: TYPE_FP32 dims: 4 }'
 
 

@@ -40,6 +40,7 @@ class Server:
         self.has_repository_api = True
         self.error: tuple[int, str] | None = None
         self.rows_cut = 0
+        self.says: dict[str, Any] = {}
         self.model: Any = lambda x: 2 * x
         self.largest_body = 1 << 30
         self.asked = asyncio.Event()
@@ -82,7 +83,7 @@ class Server:
         def tensor(name: str) -> dict[str, Any]:
             return {"name": name, "datatype": "FP32", "shape": [-1, 3]}
 
-        return web.json_response({"name": "m", "inputs": [tensor("x")], "outputs": [tensor("y")]})
+        return web.json_response({"name": "m", "inputs": [tensor("x")], "outputs": [tensor("y")], **self.says})
 
     async def repository_call(self, request: web.Request) -> web.Response:
         name = request.match_info["m"]
@@ -193,6 +194,22 @@ async def test_errors_keep_the_servers_words(server: Server, name: str) -> None:
     async with watched(server) as seen:
         with pytest.raises(kind, match=words):
             await seen.client.run("m", PARTS, 4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ([{"name": "x", "datatype": "float32", "shape": [-1, 3]}], "'x' as float32"),
+        ([{"name": "x", "datatype": "FP32", "shape": [-2, 3]}], r"FP32 \[-2, 3\]"),
+        ([{"name": "x", "datatype": "FP32", "shape": [3]}] * 2, "inputs have one name twice"),
+        ([{"name": "x", "shape": [3]}], "missing required field `datatype`"),
+    ],
+)
+async def test_metadata_that_cannot_be_used_say_so(server: Server, tensors: list[Any], words: str) -> None:
+    server.says = {"inputs": tensors}
+    async with watched(server) as seen:
+        with pytest.raises(BatchFailed, match=words):
+            await seen.client.load("m", DeclaredSource(artifact=None))
 
 
 async def test_nan_and_infinity_travel_as_json_too(server: Server) -> None:

@@ -49,8 +49,9 @@ def lines(sums: Mapping[str, str]) -> str:
 def parsed_lines(text: str) -> dict[str, str]:
     """Name -> SHA-256 of a SHA256SUMS file, by checked names. Raises ArtifactError."""
     found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        match = _LINE.fullmatch(line)
+    # Not at separators that a name may have, as splitlines.
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
+        match = _LINE.fullmatch(line.removesuffix("\r"))
         if match is None:
             raise ArtifactError(f"line {number} of {SUMS} is not `SHA256  NAME`")
         name = checked_name(match[2], SUMS)

@@ -74,7 +74,9 @@ def _lines(folder: Path, name: str, where: str) -> tuple[str, ...]:
     try:
         if path.stat().st_size > _LARGEST_LABELS:
             raise ArtifactError(f"{where} {name!r}: it is larger than {_LARGEST_LABELS} bytes")
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        # Not at form feeds and the like, as splitlines: the classes behind one would have their neighbours' names.
+        return tuple(text.split("\n")) if text else ()
     except OSError as error:
         raise ArtifactError(f"{where} {name!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:

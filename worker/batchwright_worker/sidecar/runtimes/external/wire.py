@@ -10,8 +10,15 @@ import numpy as np
 
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import BatchFailed, TensorSpec
-from batchwright_worker.oip.datatypes import RAW_ONLY, name_of
-from batchwright_worker.oip.http_tensors import BadTensorError, HttpMetadata, array_of, infer_response, raw_of
+from batchwright_worker.oip.datatypes import DATATYPES, RAW_ONLY, name_of, numpy_of
+from batchwright_worker.oip.http_tensors import (
+    BadTensorError,
+    HttpMetadata,
+    HttpTensor,
+    array_of,
+    infer_response,
+    raw_of,
+)
 from batchwright_worker.oip.nonfinite import with_tokens
 from batchwright_worker.texts import presentable
 
@@ -93,14 +100,24 @@ def specs_of(body: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...
         metadata = msgspec.json.decode(body, type=HttpMetadata)
     except msgspec.MsgspecError as error:
         raise BatchFailed(f"the server's metadata cannot be read: {error}") from error
-    inputs, outputs = (
-        tuple(
-            TensorSpec(name=one.name, datatype=one.datatype, shape=tuple(one.shape), batched=False)
-            for one in tensors or ()
-        )
-        for tensors in (metadata.inputs, metadata.outputs)
-    )
-    return inputs, outputs
+    return _specs("inputs", metadata.inputs), _specs("outputs", metadata.outputs)
+
+
+def _specs(what: str, tensors: Sequence[HttpTensor] | None) -> tuple[TensorSpec, ...]:
+    """Raises BatchFailed."""
+    for one in tensors or ():
+        if numpy_of(one.datatype) is None or min(one.shape, default=0) < -1:
+            raise BatchFailed(
+                f"the server's metadata cannot be used: its {what} have {one.name!r} as {one.datatype} {one.shape}; "
+                f"wanted is one of {', '.join(DATATYPES)}, and sizes from -1 (any) on"
+            )
+    found = {
+        one.name: TensorSpec(name=one.name, datatype=one.datatype, shape=tuple(one.shape), batched=False)
+        for one in tensors or ()
+    }
+    if len(found) < len(tensors or ()):
+        raise BatchFailed(f"the server's metadata cannot be used: its {what} have one name twice")
+    return tuple(found.values())
 
 
 def shape_of(parts: Sequence[Array]) -> list[int]:

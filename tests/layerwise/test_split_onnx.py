@@ -126,6 +126,63 @@ def test_branches_and_masks_cross_the_cuts(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["y"], alone(path, {"x": x, "mask": mask})[0])
 
 
+def saved(path: Path, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], outputs: tuple[str, ...]) -> Path:
+    """From `x`, 40 a row."""
+    graph = helper.make_graph(nodes, "net", [_any("x")], [_any(name) for name in outputs], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def branches_with_weights(path: Path) -> Path:
+    """Both bodies have a weight of their own, of the same name, and one in a branch within a branch."""
+
+    def body(name: str, *inner: onnx.NodeProto) -> onnx.GraphProto:
+        nodes = [helper.make_node("MatMul", ["g", "mine"], [f"{name}0"]), *inner]
+        return helper.make_graph(nodes, name, [], [_any(nodes[-1].output[0])], [weight("mine", 40, 40)])
+
+    deeper = helper.make_node("If", ["low"], ["q"], then_branch=body("deep"), else_branch=body("deeper"))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["g"]),
+        helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
+        helper.make_node("Greater", ["top", "zero"], ["high"]),
+        helper.make_node("Less", ["top", "minus"], ["low"]),
+        helper.make_node("If", ["high"], ["i"], then_branch=body("then"), else_branch=body("else", deeper)),
+        helper.make_node("MatMul", ["i", "w1"], ["y"]),
+    ]
+    bounds = [numpy_helper.from_array(np.float32(value), name) for name, value in (("zero", 0), ("minus", -5))]
+    return saved(path, nodes, [weight("w0", 40, 40), weight("w1", 40, 40), *bounds], ("y",))
+
+
+def test_weights_in_the_bodies_of_branches_are_streamed_too(tmp_path: Path) -> None:
+    path = branches_with_weights(tmp_path / "net.onnx")
+    network = opened(path, tmp_path, 8192)
+    assert sum(len(unit.pieces) for unit in network.index.units) == 6
+    for shift in (0.0, -3.0, -9.0):  # each of the three ways
+        x = np.random.default_rng(1).uniform(-1, 1, (2, 40)).astype(np.float32) + np.float32(shift)
+        np.testing.assert_array_equal(answer(network, {"x": x}, 2)["y"], alone(path, {"x": x})[0])
+
+
+def test_weights_that_are_listed_as_inputs_are_weights(tmp_path: Path) -> None:
+    """As exporters wrote them up to IR version 3."""
+    nodes = [helper.make_node("MatMul", ["x", "w0"], ["h"]), helper.make_node("MatMul", ["h", "w1"], ["y"])]
+    path = saved(tmp_path / "net.onnx", nodes, [weight("w0", 40, 40), weight("w1", 40, 40)], ("y",))
+    model = onnx.load(path)
+    model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [40, 40]) for name in ("w0", "w1"))
+    onnx.save(model, path)
+    network = opened(path, tmp_path, 8192)
+    assert [spec.name for spec in network.inputs] == ["x"]
+    assert network.index.weight_bytes >= 2 * 40 * 40 * 4
+    x = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
+    np.testing.assert_array_equal(answer(network, {"x": x}, 2)["y"], alone(path, {"x": x})[0])
+
+
+def test_an_output_that_is_a_weight_is_refused_by_name(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w0"], ["y"]), helper.make_node("Identity", ["w1"], ["told"])]
+    path = saved(tmp_path / "net.onnx", nodes, [weight("w0", 40, 40), weight("w1", 40, 40)], ("y", "told"))
+    with pytest.raises(NotDivisible, match="output 'told' of the model does not depend on its inputs"):
+        opened(path, tmp_path)
+
+
 def test_text_is_refused(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["text"], ["said"])],

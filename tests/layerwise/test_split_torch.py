@@ -93,6 +93,27 @@ def test_a_program_that_writes_to_its_buffers_is_refused(tmp_path: Path) -> None
         opened(path, tmp_path)
 
 
+class WithConstants(torch.nn.Module):
+    """Makes constants in its forward method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(48, 48), torch.nn.Linear(48, 48)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x) * torch.tensor([2.0]) + torch.arange(48) / torch.tensor(7.0))
+
+
+def test_constants_that_a_network_makes_are_no_writes(tmp_path: Path) -> None:
+    path = export(WithConstants(), (torch.randn(2, 48),), tmp_path / "net.pt2")
+    for _ in range(2):  # prepared, and opened again
+        network, source = opened(path, tmp_path, 10_000)
+        x = {"x": np.random.default_rng(3).standard_normal((3, 48)).astype(np.float32)}
+        expected = load(source, HOST).run(x, 3)
+        for name, array in answer(network, x, 3).items():
+            np.testing.assert_array_equal(array, expected[name])
+
+
 SENTENCES = (torch.zeros(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.int64))
 
 

@@ -16,6 +16,7 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.networks.prepared_folder import prepared
 from batchwright_worker.layerwise.networks.split_onnx import external_files, prepare, read_models, session_options
 from batchwright_worker.layerwise.networks.units import (
     Bytes,
@@ -25,7 +26,6 @@ from batchwright_worker.layerwise.networks.units import (
     Unit,
     UnitIndex,
     file_digest,
-    read_index,
 )
 
 __all__ = ["OnnxUnits", "open_onnx"]
@@ -108,14 +108,12 @@ def open_onnx(
     others = [file_digest(each) for each in external_files(path)]
     digest = file_digest(path, *others, ort.__version__, _processor(), str(limit_bytes), str(least_bytes))
     folder = folder_of(digest)
-    index = read_index(folder)
-    if index is None:
-        try:
-            index = prepare(path, folder, source.name, digest, limit_bytes, least_bytes)
-        except (NotDivisible, LoadError):
-            raise
-        except Exception as error:
-            raise LoadError(f"{path} cannot be cut into units: {error}") from error
+    try:
+        index = prepared(folder, lambda place: prepare(path, place, source.name, digest, limit_bytes, least_bytes))
+    except (NotDivisible, LoadError):
+        raise
+    except Exception as error:
+        raise LoadError(f"{path} cannot be cut into units: {error}") from error
     return OnnxUnits(folder, index, host.threads)
 
 

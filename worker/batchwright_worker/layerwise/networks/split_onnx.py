@@ -10,7 +10,7 @@ weights, which a stream has no room for); one that does pack sums the rows of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.backends.base import LoadError
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.layerwise.networks.cuts import Operation, Span, cut
+from batchwright_worker.layerwise.networks.onnx_bodies import is_large, lift_weights, read_by
 from batchwright_worker.layerwise.networks.units import Bytes, NotDivisible, Piece, UnitIndex, UnitWriter, write_index
 
 __all__ = ["SMALL_BYTES", "UnitModel", "UnitModels", "external_files", "prepare", "read_models", "session_options"]
@@ -142,11 +143,15 @@ def _read(folder: Path) -> _Graph:
     model = onnx.load(str(folder / _OPTIMIZED), load_external_data=False)
     if model.graph.sparse_initializer:
         raise NotDivisible("the model has sparse weights, which cannot be streamed")
+    lift_weights(model.graph)
     large: dict[str, Any] = {}
     small: dict[str, Any] = {}
     for tensor in model.graph.initializer:
-        external = external_data_helper.uses_external_data(tensor) and tensor.data_type != TensorProto.STRING
-        (large if external else small)[tensor.name] = tensor
+        (large if is_large(tensor) else small)[tensor.name] = tensor
+    # Older exporters list weights among the inputs, as defaults of them.
+    given = [value for value in model.graph.input if value.name not in large and value.name not in small]
+    model.graph.ClearField("input")
+    model.graph.input.extend(given)
     graph = _Graph(
         model=model,
         large=large,
@@ -157,28 +162,21 @@ def _read(folder: Path) -> _Graph:
     )
     if not graph.operations:
         raise NotDivisible("the model computes nothing from its inputs")
+    written = {name for operation in graph.operations for name in operation.writes}
+    constant = [name for name in graph.outputs if name not in written and name not in {value.name for value in given}]
+    if constant:
+        raise NotDivisible(f"output {constant[0]!r} of the model does not depend on its inputs")
     return graph
 
 
 def _operation(node: Any, large: Mapping[str, Any], small: Mapping[str, Any]) -> Operation:
-    read = [name for name in _read_by(node) if name]
+    read = [name for name in read_by(node) if name]
     return Operation(
         reads=frozenset(name for name in read if name not in large and name not in small),
         writes=tuple(name for name in node.output if name),
         weights={name: _size(large[name]) for name in read if name in large},
         matrices=frozenset(name for name in read if name in large and len(large[name].dims) > 1),
     )
-
-
-def _read_by(node: Any) -> Iterator[str]:
-    """Inputs, and what the bodies of loops and branches take from around them."""
-    yield from node.input
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            inside = {value.name for value in (*body.input, *body.initializer)}
-            inside |= {name for inner in body.node for name in inner.output}
-            for inner in body.node:
-                yield from (name for name in _read_by(inner) if name not in inside)
 
 
 def _size(tensor: Any) -> int:
@@ -249,7 +247,7 @@ def _unit_model(graph: _Graph, span: Span, last: Mapping[str, int], types: Mappi
     model.graph.node.extend(nodes)
     model.graph.input.extend(_value(name, types) for name in takes)
     model.graph.output.extend(_value(name, types) for name in gives)
-    used = {name for node in nodes for name in _read_by(node)}
+    used = {name for node in nodes for name in read_by(node)}
     _weights_as_inputs(model.graph, graph, _weights_of(graph, span), [name for name in graph.small if name in used])
     return UnitModel(model=model.SerializeToString(), takes=takes, gives=gives, drops=drops)
 

@@ -89,6 +89,7 @@ def prepare(program: Any, folder: Path, model: str, digest: str, limit_bytes: in
 
 def split(program: Any, limit_bytes: int, least_bytes: int = 0) -> SplitProgram:
     """The same for the same program and limits, whatever the weights hold."""
+    _detach_copies(program)
     plan = _plan(program)
     sizes = {key: value.numel() * value.element_size() for key, value in _tensors(program).items()}
     operations = [_operation(node, plan, program, sizes) for node in plan.work]
@@ -101,6 +102,14 @@ def split(program: Any, limit_bytes: int, least_bytes: int = 0) -> SplitProgram:
     gives = tuple(node.name for node in plan.gather if _looks_up(node))
     gather = _graph(program, plan, plan.gather, gives, {}) if gives else None
     return SplitProgram(units=units, gather=gather)
+
+
+def _detach_copies(program: Any) -> None:
+    """`torch.tensor(..)` in a forward method is exported with a `detach_`, which counts as writing to a constant and
+    writes nothing."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.detach_.default:
+            node.target = torch.ops.aten.detach.default
 
 
 def _plan(program: Any) -> _SortedGraph:

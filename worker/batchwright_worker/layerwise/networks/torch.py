@@ -19,6 +19,7 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
+from batchwright_worker.layerwise.networks.prepared_folder import prepared
 from batchwright_worker.layerwise.networks.split_torch import (
     PROGRAM_FILE,
     SplitProgram,
@@ -34,7 +35,6 @@ from batchwright_worker.layerwise.networks.units import (
     Tables,
     UnitIndex,
     file_digest,
-    read_index,
 )
 
 __all__ = ["TorchUnits", "open_torch", "views"]
@@ -158,11 +158,11 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
     shards = [file_digest(path.parent / name) for name in _shards(source)]
     digest = file_digest(path, source.format, script, *shards, torch.__version__, str(limit_bytes), str(least_bytes))
     folder = folder_of(digest)
-    index = read_index(folder)
     with warnings.catch_warnings(), held_to_weights():
         warnings.simplefilter("ignore", UserWarning)
-        if index is None:
-            index = prepare(_program(source), folder, source.name, digest, limit_bytes, least_bytes)
+        index = prepared(
+            folder, lambda place: prepare(_program(source), place, source.name, digest, limit_bytes, least_bytes)
+        )
         program = torch.export.load(folder / PROGRAM_FILE)
     device = torch.device(accelerator_for(host).torch_device)
     found = split(program, limit_bytes, least_bytes)

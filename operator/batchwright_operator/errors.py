@@ -123,14 +123,18 @@ _BY_CODE: dict[int, type[ApiError]] = {
 
 
 _DENIED = re.compile(r'admission webhook "[^"]*" denied the request')
+_POLICY = re.compile(r"ValidatingAdmissionPolicy '([^']*)' with binding '[^']*' denied request")
+OWN_POLICY = "batchwright-operator"
+"""The admission policy of our manifests, which keeps us from the objects of others: its no is about our request."""
 _UNCALLED = "failed calling webhook"
 
 
 def error_of(code: int, reason: str, message: str, retry_after_s: float | None = None) -> ApiError:
     """The error for an HTTP status and the `reason` of a Kubernetes Status."""
     kind = _BY_CODE.get(code, Unavailable)
-    if _DENIED.match(message):
-        kind = Forbidden  # whatever status the webhook has chosen for its no
+    policy = _POLICY.search(message)
+    if _DENIED.match(message) or (policy is not None and OWN_POLICY not in policy[1]):
+        kind = Forbidden  # whatever status the webhook, or whoever wrote the policy, has chosen for its no
     elif code == 500 and _UNCALLED in message:
         kind = WebhookFailed
     elif reason == "AlreadyExists":

@@ -45,6 +45,20 @@ def test_a_webhooks_no_is_one_whatever_status_it_has_chosen(code: int) -> None:
     assert type(error_of(code, "", DENIED)) is Forbidden
 
 
+POLICY = "services \"a\" is forbidden: ValidatingAdmissionPolicy '{}' with binding 'b' denied request: not on Mondays"
+
+
+@pytest.mark.parametrize("code", [403, 413, 422])
+def test_a_policys_no_is_one_whatever_reason_it_has_chosen(code: int) -> None:
+    """Of a body that is wrong nothing is said by 422, which is what policies choose that choose nothing."""
+    assert type(error_of(code, "", POLICY.format("no-mondays"))) is Forbidden
+
+
+@pytest.mark.parametrize("name", ["batchwright-operator", "team-a-batchwright-operator"])
+def test_the_no_of_our_own_policy_is_about_what_we_asked_for(name: str) -> None:
+    assert type(error_of(422, "Invalid", POLICY.format(name))) is Invalid
+
+
 def test_a_webhook_that_is_away_is_not_the_api_server_away() -> None:
     assert type(error_of(500, "InternalError", CALLING)) is WebhookFailed
     assert type(error_of(500, "InternalError", "etcdserver: request timed out")) is Unavailable

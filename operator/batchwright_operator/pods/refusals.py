@@ -11,6 +11,10 @@ _NO_IMAGE_VOLUMES: Final = (
     "write another uri than oci://"
 )
 REMEDIES: Final = (
+    # First: what a webhook or a policy says is anybody's text, with the words of all others perhaps.
+    ("failed calling webhook", "whoever runs that webhook has to repair it, or to leave out this namespace"),
+    ("denied the request", "change what that webhook names, or ask who runs it"),
+    ("denied request", "change what that policy names, or ask who made it"),
     ("exceeded quota", "raise the ResourceQuota that it names, or ask for less"),
     # Which of them comes: the server knows the field and its feature gate is off, or it does not know the field.
     ("must specify a volume type", _NO_IMAGE_VOLUMES),
@@ -21,9 +25,6 @@ REMEDIES: Final = (
     ("limit to request ratio", "keep the amounts in the spec within the namespace's LimitRange, or change that"),
     ("must be less than or equal to memory limit", "that limit is a LimitRange's default: set limits in the spec, too"),
     ("must be less than or equal to cpu limit", "that limit is a LimitRange's default: set limits in the spec, too"),
-    ("failed calling webhook", "whoever runs that webhook has to repair it, or to leave out this namespace"),
-    ("denied the request", "change what that webhook names, or ask who runs it"),
-    ("denied request", "change what that policy names, or ask who made it"),
     ("error looking up service account", "create the ServiceAccount, or correct serviceAccountName"),
     ("no PriorityClass with name", "create the PriorityClass, or correct priorityClassName"),
     ('RuntimeClass "', "create the RuntimeClass, or correct runtimeClassName"),

@@ -124,6 +124,7 @@ def deployment(
     labels = own_labels(name) | {LABEL_KIND: kind_slug(kind), LABEL_COMPONENT: COMPONENT_MODEL}
     spec = {
         "replicas": replicas,
+        "paused": False,  # said, so that it is undone where somebody pauses it, and the next spec is rolled out
         "revisionHistoryLimit": wanted.spec.revision_history_limit,
         "progressDeadlineSeconds": wanted.spec.progress_deadline_seconds,
         "selector": {"matchLabels": {LABEL_DEPLOYMENT: name, LABEL_KIND: kind_slug(kind)}},

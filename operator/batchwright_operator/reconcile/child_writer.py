@@ -24,7 +24,8 @@ from batchwright_operator.kube.objects import (
 from batchwright_operator.reconcile.applied import AppliedBodies
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Apply, Create
-from batchwright_operator.reconcile.ownership import is_left_behind, require_ours, taken
+from batchwright_operator.reconcile.mending import has_to_go, may_help, patch_of
+from batchwright_operator.reconcile.ownership import is_left_behind, is_orphan, require_ours, taken
 from batchwright_operator.reconcile.token_bucket import Bucket
 
 REPAIR_BURST: Final = 5.0
@@ -87,6 +88,10 @@ class ChildWriter:
                 raise
             words = f"this cluster does not serve {resource.api_version}; {OPTIONAL[resource]}"
             raise Invalid(words, code=404) from error
+        except Invalid as error:
+            if live is None:
+                raise
+            response = await self._mend(place, body, live["metadata"]["uid"], error)
         self._taken.discard(place)
         self._count("apply", resource)
         self._applied.remember(resource, body, response)
@@ -129,8 +134,19 @@ class ChildWriter:
         try:
             require_ours(place[0], live, body)
         except NameTaken:
+            if is_orphan(live, body) and await self._was_applied_by_us(place, live):
+                return
             self._taken.add(place)
             raise
+
+    async def _was_applied_by_us(self, place: Place, live: Raw) -> bool:
+        """Whether an object that nobody controls is one that we made: its owner was deleted and it was left
+        (`--cascade=orphan`), or somebody took the reference away. As Deployments adopt ReplicaSets."""
+        found = live if "managedFields" in live["metadata"] else await self._look(place)
+        if found is None or found["metadata"]["uid"] != live["metadata"]["uid"] or controller_of(found) is not None:
+            return False
+        entries = found["metadata"].get("managedFields") or ()
+        return any((each.get("manager"), each.get("operation")) == (FIELD_MANAGER, "Apply") for each in entries)
 
     async def _clear_away(self, place: Place, live: Raw, body: Raw) -> None:
         """Deletes what a deleted owner of the same name left, as the garbage collector will in its own time. Raises
@@ -163,6 +179,30 @@ class ChildWriter:
                 raise
             await self._require_ours(place, found, body)
             return await self._client.apply(resource, body, uid=found["metadata"]["uid"])
+
+    async def _mend(self, place: Place, body: Raw, uid: str, refused: Invalid) -> Raw:
+        """Brings back an object of ours to which somebody has added what ours cannot be beside. Raises what the API
+        server had to say of the body where that is not it, and Conflict: the name is free then."""
+        resource, _, name = place
+        if resource == SECRET or not may_help(refused):
+            raise refused
+        live = await self._client.get(*place)
+        if live["metadata"]["uid"] != uid:
+            raise Conflict(f"{resource.kind} {name} is another one by now", code=409)
+        if has_to_go(resource, live):
+            await self._client.delete(*place, uid=uid)
+            self._count("delete", resource)
+            self._store.not_found(*place, uid)
+            raise Conflict(f"{resource.kind} {name} was made immutable by somebody, and is made anew", code=409)
+        patch = patch_of(resource, body, live)
+        if patch is None:
+            raise refused
+        try:
+            await self._client.patch(*place, patch, style="merge", uid=uid)
+        except Invalid:
+            raise refused from None
+        self._count("patch", resource)
+        return await self._client.apply(resource, body, uid=uid)
 
     async def _look(self, place: Place) -> Raw | None:
         """The metadata of the object as it is now; None without one."""

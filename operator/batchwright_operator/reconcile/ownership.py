@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from batchwright_operator.errors import Conflict, NameTaken
 from batchwright_operator.kube.metadata import controller_of, controller_uid, is_leaving, label
-from batchwright_operator.kube.objects import Raw, Resource
+from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, Raw, Resource
+from batchwright_worker.api.names import LABEL_DEPLOYMENT
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 
@@ -36,6 +37,15 @@ def is_left_behind(existing: Raw, body: Raw) -> bool:
     if theirs is None or mine is None or theirs["uid"] == mine["uid"]:
         return False
     return all(theirs.get(part) == mine.get(part) for part in ("apiVersion", "kind", "name"))
+
+
+def is_orphan(existing: Raw, body: Raw) -> bool:
+    """Whether it has no controller, and the labels of a child of the ModelDeployment that controls `body`. What an
+    InferenceJob left is not taken over: runners of its may still be at work."""
+    owner = controller_of(body) or {}
+    if owner.get("kind") != MODEL_DEPLOYMENT.kind or controller_of(existing) is not None:
+        return False
+    return all(label(existing, name) == label(body, name) != "" for name in (LABEL_MANAGED_BY, LABEL_DEPLOYMENT))
 
 
 def taken(what: str, existing: Raw | None) -> str:

@@ -1,0 +1,190 @@
+"""Children that others have changed in ways that server-side apply alone does not bring back, on a real API server:
+what is edited so that ours beside it would be invalid, what has lost its owner, what an orphaning deletion has left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchwright_operator.kube.client import path_of
+from batchwright_operator.kube.objects import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    INFERENCE_JOB,
+    JOB,
+    MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
+    PDB,
+    POD,
+    PVC,
+    SERVICE,
+    Raw,
+    Resource,
+)
+from e2e.cluster import ControlPlane
+from tests.deployments import foreign
+from tests.deployments.real_api import Kubectl, eventually, namespace, operator, service_account
+from tests.deployments.test_ownership import RECONCILERS, wanted, wanted_job
+
+pytestmark = pytest.mark.apiserver
+PLACE = "odd"
+
+
+class Cluster:
+    """What the tests ask of the API server, in one namespace."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane, self.api = plane, plane.api
+
+    def make(self, raw: Raw, resource: Resource = MODEL_DEPLOYMENT) -> Raw:
+        raw["metadata"]["namespace"] = PLACE
+        return self.api.request("POST", path_of(resource, PLACE), raw)
+
+    def change(self, resource: Resource, name: str, patch: Raw, how: str = "merge") -> None:
+        self.api.patch(path_of(resource, PLACE, name), patch, how=how)
+
+    def read(self, resource: Resource, name: str) -> Raw | None:
+        return foreign.read(self.plane, resource.kind, PLACE, name)
+
+    def says(self, resource: Resource, name: str, *path: str) -> Any:
+        """What stands there; None while there is no such object."""
+        found: Any = self.read(resource, name)
+        for each in path:
+            found = (found or {}).get(each)
+        return found
+
+    def of(self, name: str) -> dict[tuple[Resource, str], Raw]:
+        """Every child of a ModelDeployment but its Secret, by its labels."""
+        return {
+            (resource, each["metadata"]["name"]): each
+            for resource in foreign.RESOURCES.values()
+            if resource != JOB
+            for each in self.api.get(f"{path_of(resource, PLACE)}?labelSelector=batchwright.dev/deployment={name}")[
+                "items"
+            ]
+        }
+
+    def pods(self, name: str) -> set[str]:
+        path = f"{path_of(POD, PLACE)}?labelSelector=batchwright.dev/deployment={name}"
+        return {each["metadata"]["uid"] for each in self.api.get(path)["items"]}
+
+    def settled(self, name: str) -> dict[tuple[Resource, str], Raw]:
+        """All children, once there is a pod: the Deployment is the last one to be made."""
+        eventually(lambda: self.pods(name), f"the pod of {name}")
+        return self.of(name)
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    with_crds: Kubectl, control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    folder: Path = tmp_path_factory.mktemp("operator")
+    namespace(with_crds, PLACE)
+    storage = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    control_plane.api.request("POST", path_of(PVC, PLACE), {"metadata": {"name": "data"}, "spec": storage})
+    with operator(service_account(with_crds, control_plane), folder, *RECONCILERS, BATCHWRIGHT_RESYNC_SECONDS="3"):
+        yield Cluster(control_plane)
+    assert "Traceback" not in (folder / "operator.log").read_text()
+
+
+def test_what_is_edited_into_something_that_ours_cannot_be_beside_comes_back(cluster: Cluster) -> None:
+    name = "edited"
+    cluster.make(wanted(name, strategy={"type": "Recreate"}))
+    children = cluster.settled(name)
+    [deployment] = [child for resource, child in children if resource == DEPLOYMENT]
+    [config] = [child for resource, child in children if resource == CONFIG_MAP]
+    pods = cluster.pods(name)
+    spec_of = partial(cluster.says, DEPLOYMENT, deployment, "spec")
+    before = spec_of()
+    cluster_ip = cluster.says(SERVICE, name, "spec", "clusterIP")
+    ports = [{"name": "http", "port": 80, "targetPort": 8000}, {"name": "grpc", "port": 8001}]
+    cluster.change(SERVICE, name, {"spec": {"ports": ports}})
+    cluster.change(PDB, name, {"spec": {"maxUnavailable": None, "minAvailable": 1}})
+    cluster.change(NETWORK_POLICY, name, {"spec": {"egress": [], "policyTypes": ["Egress"]}})
+    bounds = {"maxSurge": 3, "maxUnavailable": 0}
+    cluster.change(DEPLOYMENT, deployment, {"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": bounds}}})
+    cluster.change(DEPLOYMENT, deployment, {"spec": {"paused": True}})
+    cluster.change(CONFIG_MAP, config, {"immutable": True})
+    latency = {"spec": {"models": [wanted(name)["spec"]["models"][0] | {"targets": {"latencyMilliseconds": 50}}]}}
+    cluster.change(MODEL_DEPLOYMENT, name, latency)
+
+    def port_numbers() -> list[int]:
+        return [each["port"] for each in cluster.says(SERVICE, name, "spec", "ports")]
+
+    checks: dict[str, Callable[[], Any]] = {
+        "ports": lambda: port_numbers() == [8000, 8001],
+        "budget": lambda: cluster.says(PDB, name, "spec", "maxUnavailable") == 1,
+        "no other budget": lambda: cluster.says(PDB, name, "spec", "minAvailable") is None,
+        "policy": lambda: cluster.says(NETWORK_POLICY, name, "spec", "policyTypes") == ["Ingress"],
+        "strategy": lambda: spec_of()["strategy"] == {"type": "Recreate"},
+        "not paused": lambda: not spec_of().get("paused"),
+        "configuration": lambda: "50" in (cluster.says(CONFIG_MAP, config, "data", "deployment.json") or ""),
+    }
+    for what, check in checks.items():
+        eventually(check, f"{what} as it was")
+    assert cluster.says(SERVICE, name, "spec", "clusterIP") == cluster_ip, "it is the same Service"
+    assert spec_of()["template"] == before["template"]
+    assert cluster.pods(name) == pods
+    template = {"spec": {"template": {"spec": {"volumes": [{"name": "config", "configMap": None, "emptyDir": {}}]}}}}
+    cluster.change(DEPLOYMENT, deployment, template, how="strategic")
+    eventually(lambda: spec_of()["template"] == before["template"], "the volumes as they were")
+    cluster.api.delete(path_of(MODEL_DEPLOYMENT, PLACE, name))
+
+
+def owners(obj: Raw | None) -> list[str]:
+    return [each["uid"] for each in ((obj or {}).get("metadata") or {}).get("ownerReferences") or ()]
+
+
+@pytest.mark.parametrize("how", ["by-hand", "by-deletion"])
+def test_what_has_lost_its_owner_is_taken_over_and_no_pod_is_replaced(
+    how: str, cluster: Cluster, with_crds: Kubectl
+) -> None:
+    name = f"orphan-{how}"
+    cluster.make(wanted(name))
+    children = cluster.settled(name)
+    pods = cluster.pods(name)
+    if how == "by-hand":
+        for resource, child in children:
+            cluster.change(resource, child, {"metadata": {"ownerReferences": None}})
+    else:
+        with_crds("-n", PLACE, "delete", "mdep", name, "--cascade=orphan")
+        for resource, child in children:  # the garbage collector looks for our kinds every 30 s
+            eventually(lambda one=resource, other=child: not owners(cluster.read(one, other)), f"{child} left behind")
+        cluster.make(wanted(name))
+    uid = cluster.api.get(path_of(MODEL_DEPLOYMENT, PLACE, name))["metadata"]["uid"]
+    if how == "by-hand":  # while it belongs to nobody it is no history, and another one begins
+        children = {child: each for child, each in children.items() if child[0] != CONTROLLER_REVISION}
+    for resource, child in children:
+        eventually(lambda one=resource, other=child: owners(cluster.read(one, other)) == [uid], f"{child} taken over")
+    after = cluster.of(name)
+    for at, before in children.items():
+        assert after[at]["metadata"]["uid"] == before["metadata"]["uid"]
+    assert cluster.pods(name) == pods
+    status = cluster.api.get(path_of(MODEL_DEPLOYMENT, PLACE, name)).get("status") or {}
+    assert "NameTaken" not in json.dumps(status)
+    cluster.api.delete(path_of(MODEL_DEPLOYMENT, PLACE, name))
+
+
+def test_what_a_job_left_behind_is_refused_since_its_runners_may_be_at_work(
+    cluster: Cluster, with_crds: Kubectl
+) -> None:
+    resource = INFERENCE_JOB
+    cluster.make(wanted_job("left"), resource)
+    plan = path_of(JOB, PLACE, "left-plan")
+    eventually(lambda: cluster.read(JOB, "left-plan"), "its first Job")
+    with_crds("-n", PLACE, "delete", "infjob", "left", "--cascade=orphan")
+    eventually(lambda: not owners(cluster.api.get(plan)), "the Job left behind")
+    cluster.make(wanted_job("left"), resource)
+
+    def reason() -> str:
+        status = cluster.api.get(path_of(resource, PLACE, "left")).get("status") or {}
+        return str(status.get("summary", {}).get("reason", ""))
+
+    eventually(lambda: reason() == "NameTaken", "a status that says so")
+    cluster.api.delete(path_of(resource, PLACE, "left"))

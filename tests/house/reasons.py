@@ -111,11 +111,13 @@ OTHER = {
     *("ConfigMap", "InferenceJob", "ModelDeployment"),  # kinds
     *("DeadlineAtRisk", "LatencyTargetMet", "WaitingForModels"),  # types of conditions, as are the next line's
     *("DisruptionTarget", "FailureTarget", "PodReadyToStartContainers", "PodScheduled", "ReplicaFailure"),
+    "ContainersReady",
     *("FailIndex", "FailJob"),  # actions of a Job's podFailurePolicy
     *("AlwaysAllow", "DoesNotExist", "ExactCount", "NotIn"),  # values of fields of Kubernetes' objects
     *("CrashLoopBackOff", "FailedCreate", "NewReplicaSetAvailable"),  # reasons of others, read and not said
-    *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
-    *("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"),
+    *("ContainerCreating", "PodInitializing"),
+    *("ErrImageNeverPull", "ErrImagePull", "ImageInspectError", "ImagePullBackOff", "InvalidImageName"),
+    *("RegistryUnavailable", "SignatureValidationFailed"),
     *("GivenUp", "LastModified", "ScoreContext", "ThroughputLeft"),
 }
 """Words of the same form that are none."""

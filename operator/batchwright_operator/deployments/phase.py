@@ -16,6 +16,8 @@ from batchwright_operator.deployments.live_configuration import Configured, conf
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.kube.conditions import few, find
+from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.pods.endings import Ended, ended_again
 from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.pods.refusals import with_remedy
 from batchwright_operator.processors.processor import AWAITING
@@ -23,7 +25,8 @@ from batchwright_operator.status.progress_deadline import DEADLINE_EXCEEDED, tim
 
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
 NOT_CREATED: Final = "PodsNotCreated"
-OBSTACLES: Final = frozenset({CLAIM_NOT_FOUND, NOT_CREATED, "Rejected", "WebhookFailed"})
+LEAVING: Final = "ChildLeaving"
+OBSTACLES: Final = frozenset({CLAIM_NOT_FOUND, NOT_CREATED, LEAVING, "Rejected", "WebhookFailed"})
 """Reasons that concern all pods, and that go when somebody has changed something."""
 
 
@@ -60,8 +63,8 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout, configured: Configured, n
     complete = rollout.complete and ready == wanted == len(present) and not configured.behind
     kept = (rollout.current or facts.is_moving) and ready >= needed and _was_ready(facts)
     if facts.rejection is None and final is None and (complete or kept):
-        return _ready(facts, rollout, ready, needed)
-    problem = final or _obstacle(facts) or _failure(rollout) or worst(_problems(facts)) or _behind(configured)
+        return _ready(facts, rollout, ready, needed, now)
+    problem = final or _obstacle(facts) or _failure(rollout) or worst(_problems(facts, now)) or _behind(configured)
     if problem is None:
         problem = Problem(reason="Progressing", message="the pods are brought to what the spec says")
     left_s = None if final is not None else _left_s(facts, rollout, problem, now, available=ready >= needed)
@@ -71,7 +74,7 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout, configured: Configured, n
     return DeploymentPhase(
         name="Stalled" if stalled_by else "Reconciling",
         reason=problem.reason,
-        message=f"{_count(ready, wanted)}; {problem.message}",
+        message=f"{_count(ready, wanted)}; {problem.message}{_unused_kinds(facts)}",
         ready=ready,
         needed=needed,
         wanted=wanted,
@@ -81,15 +84,21 @@ def phase_of(facts: DeploymentFacts, rollout: Rollout, configured: Configured, n
     )
 
 
-def _ready(facts: DeploymentFacts, rollout: Rollout, ready: int, needed: int) -> DeploymentPhase:
+def _ready(facts: DeploymentFacts, rollout: Rollout, ready: int, needed: int, now: float) -> DeploymentPhase:
     wanted = facts.deployment.spec.replicas
     if wanted == 0:
         reason, text = "ScaledToZero", "spec.replicas is 0: there is nothing to serve with"
     else:
         reason, text = "Available", _count(ready, wanted)
-    problem = _obstacle(facts) or _failure(rollout) or worst(_problems(facts)) if ready < wanted else None
-    message = text if problem is None else f"{text}; {problem.message}"
+    problem = _obstacle(facts) or _failure(rollout) or worst(_problems(facts, now)) if ready < wanted else None
+    message = (text if problem is None else f"{text}; {problem.message}") + _unused_kinds(facts)
     return DeploymentPhase(name="Ready", reason=reason, message=message, ready=ready, needed=needed, wanted=wanted)
+
+
+def _unused_kinds(facts: DeploymentFacts) -> str:
+    """A kind that some model names and none of the pods can have: nobody who bought one learns it otherwise."""
+    refusals = facts.kinds.refusals if facts.kinds.plans else ()
+    return f"; not used: {few(refusals, '; ')}" if refusals else ""
 
 
 def _count(ready: int, wanted: int) -> str:
@@ -129,8 +138,11 @@ def _serving(facts: DeploymentFacts) -> int:
     return sum(each.ready and _problem(facts, each) is None for each in facts.present)
 
 
-def _problems(facts: DeploymentFacts) -> list[Problem]:
-    return [found for each in facts.present if (found := _problem(facts, each)) is not None]
+def _problems(facts: DeploymentFacts, now: float) -> list[Problem]:
+    ended = [Ended(name=each.name, created=each.created, why=each.ended) for each in facts.replicas if each.ended]
+    again = ended_again(ended, now)
+    of_pods = [found for each in facts.present if (found := _problem(facts, each)) is not None]
+    return of_pods if again is None else [*of_pods, again]
 
 
 def _problem(facts: DeploymentFacts, replica: Replica) -> Problem | None:
@@ -155,6 +167,13 @@ def _obstacle(facts: DeploymentFacts) -> Problem | None:
     """What keeps the pods as a whole from running, until somebody or something else has changed it."""
     if facts.rejection is not None:
         return Problem(reason=facts.rejection.reason, message=with_remedy(facts.rejection.text), is_fault=True)
+    if leaving := [each for each in facts.deployments if is_leaving(each)]:
+        metadata = leaving[0]["metadata"]
+        text = (
+            f"Deployment {metadata['name']} is being deleted, and is made anew once that is done; it waits for its "
+            f"finalizers ({few(metadata.get('finalizers') or ['none'])})"
+        )
+        return Problem(reason=LEAVING, message=text, is_fault=True)
     if facts.missing_claims:
         text = (
             f"PersistentVolumeClaim {few(facts.missing_claims)} does not exist in namespace "

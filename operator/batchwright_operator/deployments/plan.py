@@ -32,7 +32,7 @@ from batchwright_operator.deployments.revision import Revision, revision_object
 from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
 from batchwright_operator.deployments.template_choice import current_revisions
 from batchwright_operator.kube.conditions import find
-from batchwright_operator.kube.metadata import annotation, is_leaving, label
+from batchwright_operator.kube.metadata import annotation, is_leaving, label, whole_number
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -112,13 +112,11 @@ def own_shares(deployments: Sequence[Raw]) -> dict[str, int]:
 
 def _surge(obj: Raw) -> int:
     """How many of its replicas are a move's (`placement/moves`)."""
-    text = annotation(obj, ANNOTATION_SURGE)
-    return int(text) if text.isdigit() else 0
+    return whole_number(annotation(obj, ANNOTATION_SURGE)) or 0
 
 
 def _leaving(obj: Raw) -> int:
-    text = annotation(obj, ANNOTATION_LEAVING)
-    return int(text) if text.isdigit() else 0
+    return whole_number(annotation(obj, ANNOTATION_LEAVING)) or 0
 
 
 def _is_changing(deployments: Sequence[Raw]) -> bool:

@@ -24,7 +24,7 @@ from batchwright_operator.deployments.scale_down import deletion_costs
 from batchwright_operator.deployments.status import status_of
 from batchwright_operator.deployments.upgrades import LOOK_AGAIN_S, UpgradeTurns, is_held, up_to_date, wants_upgrade
 from batchwright_operator.kube.conditions import Condition, Truth
-from batchwright_operator.kube.metadata import annotation, is_leaving, label
+from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
@@ -179,12 +179,14 @@ def _taken(raw: Raw, store: StoreView) -> dict[str, int]:
     """See `DeploymentFacts.taken`."""
     if not ((raw.get("spec") or {}).get("placement") or {}).get("preference"):
         return {}
-    name, namespace = raw["metadata"]["name"], raw["metadata"]["namespace"]
+    uid, chains = raw["metadata"]["uid"], OwnerChains(store)
     found: Counter[str] = Counter()
     for pod in store.labelled(POD, LABEL_COMPONENT, COMPONENT_MODEL):
-        is_own = label(pod, LABEL_DEPLOYMENT) == name and pod["metadata"]["namespace"] == namespace
         kind = annotation(pod, ANNOTATION_KIND)
-        if is_own or not kind or kind == KIND_CPU or is_over(pod):
+        if not kind or kind == KIND_CPU or is_over(pod):
+            continue
+        owner = chains.model_deployment_of(pod)  # whoever may make a pod gives it any label, and any kind
+        if owner is None or owner["metadata"]["uid"] == uid:
             continue
         for container in pod["spec"]["containers"]:
             found[kind] += int(amount(((container.get("resources") or {}).get("limits") or {}).get(kind, 0)))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from batchwright_operator.deployments.pod_template import SIDECAR
-from batchwright_operator.kube.conditions import few, holds, shorten
+from batchwright_operator.kube.conditions import few, find, holds, shorten
 from batchwright_operator.kube.metadata import annotation, is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
 from batchwright_operator.placement.moves import ANNOTATION_DELETION_COST
 from batchwright_operator.placement.receipts import parse, pending_reason
+from batchwright_operator.pods.endings import ending
 from batchwright_operator.pods.lifecycle import is_over, is_running
 from batchwright_operator.pods.problems import (
     Problem,
@@ -39,6 +40,8 @@ class Replica:
     created: float = 0.0
     config: str = ""
     terminating: bool = False
+    ended: str = ""
+    """Why it is over, where nobody deleted it."""
     ready: bool = False
     waits_for_place: bool = False
     """It has no node, and not because the processors are still to be measured."""
@@ -73,6 +76,7 @@ def replica(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) -> 
         created=created,
         config=config_of(spec),
         terminating=is_leaving(pod) or is_over(pod),
+        ended=ending(pod),
         ready=ready,
         waits_for_place=not node and not _awaits_benchmark(pod),
         serves_state=is_running(pod, SIDECAR),
@@ -115,13 +119,28 @@ def _problem(pod: Raw, state: SidecarState | None, timeouts: PendingTimeouts) ->
     if failed := _failed_models(state):
         text = f"pod {name}: {few(failed, '; ')}; correct the artifact, or give the runtime what it needs"
         return Problem(reason="ModelLoadFailed", message=text, is_fault=True, weight=5)
-    if problem := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, timeouts.now):
-        return problem
+    found = container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, timeouts.now) or _out_of_reach(pod)
+    if found is not None:
+        return found
     if state is not None and (loading := [model.name for model in state.models if model.state == "Loading"]):
         return Problem(reason="ModelLoading", message=f"pod {name} loads {few(loading)}", weight=1)
     if state is not None and not state.ready and state.message:
         return Problem(reason="NotReady", message=f"pod {name}: {state.message}", weight=1)
     return Problem(reason="Progressing", message=f"pod {name} starts")
+
+
+def _out_of_reach(pod: Raw) -> Problem | None:
+    """Has the node controller taken its readiness away? The kubelet, which decides on that by the containers, would
+    have said so of them as well."""
+    conditions, spec = (pod.get("status") or {}).get("conditions"), pod["spec"]
+    is_taken = find(conditions, "Ready").get("status") == "False" and holds(conditions, "ContainersReady")
+    if not is_taken or spec.get("readinessGates"):
+        return None
+    text = (
+        f"pod {pod['metadata']['name']} ran on node {spec['nodeName']}, which does not answer; repair the node: the "
+        "pod is replaced once its tolerations of that are over, or when it is deleted"
+    )
+    return Problem(reason="NodeNotReady", message=text, is_fault=True, weight=4)
 
 
 def _is_gated(pod: Raw) -> bool:

@@ -17,7 +17,7 @@ from batchwright_operator.deployments.replicas import config_of
 from batchwright_operator.deployments.revision import Revision
 from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.deployments.shape import configuration
-from batchwright_operator.kube.metadata import annotation, is_leaving, label
+from batchwright_operator.kube.metadata import annotation, is_leaving, label, whole_number
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.names import LABEL_COMPONENT
 
@@ -41,11 +41,11 @@ def _configuration(facts: DeploymentFacts, revision: Revision, name: str) -> Raw
     if not revision.live:
         return config_map(raw, name, revision.config or deployment_json(raw, spec))
     there = next((each for each in facts.config_maps if each["metadata"]["name"] == name), None)
-    if there is not None and (since := annotation(there, ANNOTATION_SINCE)).isdigit():
+    if there is not None and (since := whole_number(annotation(there, ANNOTATION_SINCE))) is not None:
         # A new number of replicas is a new generation too, and nothing that a sidecar had to be told.
-        text = deployment_json(raw, spec, int(since))
+        text = deployment_json(raw, spec, since)
         if text == configuration_text(there):
-            return config_map(raw, name, text, int(since))
+            return config_map(raw, name, text, since)
     generation = facts.deployment.generation
     return config_map(raw, name, deployment_json(raw, spec, generation), generation)
 

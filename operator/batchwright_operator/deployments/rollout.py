@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from batchwright_operator.kube.conditions import find
+from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
 from batchwright_worker.api.names import (
@@ -81,7 +82,8 @@ def is_available(deployment: Raw) -> bool:
 def _is_current(wanted: Raw, observed: Raw) -> bool:
     mine, its = wanted["metadata"]["annotations"], observed["metadata"].get("annotations") or {}
     return (
-        its.get(ANNOTATION_REVISION) == mine.get(ANNOTATION_REVISION)
+        not is_leaving(observed)
+        and its.get(ANNOTATION_REVISION) == mine.get(ANNOTATION_REVISION)
         and _count(observed, "observedGeneration") >= int(observed["metadata"].get("generation", 0))
         and _count(observed, "updatedReplicas") == _count(observed, "replicas")
     )

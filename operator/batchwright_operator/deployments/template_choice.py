@@ -15,7 +15,7 @@ import msgspec
 
 from batchwright_operator.api.eligible_kinds import RuntimePlan
 from batchwright_operator.api.model_deployment import ModelDeployment
-from batchwright_operator.deployments.children import configuration_text, deployment_name
+from batchwright_operator.deployments.children import config_name, configuration_text, deployment_name
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.pod_template import pod_template
 from batchwright_operator.deployments.replicas import config_of
@@ -120,7 +120,8 @@ def _rendered(
 
 
 def _adopted(facts: DeploymentFacts, plan: RuntimePlan, settings: Settings) -> Revision | None:
-    """The template of a Deployment that a build before 0.1.0 has made, if the spec has not changed since."""
+    """The template of a Deployment that has no revision, if the spec has not changed since: a build before 0.1.0 has
+    made it, or somebody has deleted the history."""
     name = deployment_name(facts.deployment.name, plan.kind)
     live = next((each for each in facts.deployments if each["metadata"]["name"] == name), None)
     if live is None:
@@ -132,10 +133,13 @@ def _adopted(facts: DeploymentFacts, plan: RuntimePlan, settings: Settings) -> R
     if not text or not _says_the_same(facts.deployment, text, template, plan, settings):
         return None
     head = {name: value for name, value in template["metadata"].items() if value is not None}
+    # Its name says what in it may change as the pods run; those of a build before 0.1.0 have another one.
+    is_live = mounted == config_name(facts.deployment.raw, plan.kind)
     return named(
         facts.deployment.name,
         Revision(name="", kind=plan.kind, number=0, spec=recorded_spec(facts.deployment.raw["spec"]),
-                 template={**template, "metadata": head}, config=text,
+                 template={**template, "metadata": head}, config="" if is_live else text,
+                 live=LIVE_FIELDS if is_live else (),
                  restarted_at=annotation(facts.deployment.raw, ANNOTATION_RESTARTED_AT)),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from batchwright_operator.api.inference_job import InferenceJob
+from batchwright_operator.kube.metadata import annotation
 from batchwright_operator.kube.objects import CONFIG_MAP, JOB, NETWORK_POLICY, SECRET, Raw
 from batchwright_operator.rendering.mounts import mount, secret_volume, volume_name
 from batchwright_operator.rendering.objects import (
@@ -89,6 +90,11 @@ class Certificate:
     server_name: str
     asks_clients: bool = False
     client_secret: str | None = None
+
+
+def was_applied_suspended(child_job: Raw) -> bool:
+    """Whether its user wanted it suspended when the settings of this child Job were last applied to it."""
+    return annotation(child_job, ANNOTATION_SETTINGS).startswith("suspend=true")
 
 
 Certificates = Mapping[str, Certificate]

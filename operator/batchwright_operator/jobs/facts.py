@@ -123,6 +123,8 @@ class JobFacts:
     plan: ChildJob | None = None
     run: ChildJob | None = None
     commit: ChildJob | None = None
+    leaving: Mapping[Step, Raw] = field(default_factory=dict)
+    """Child Jobs that are being deleted."""
     plan_result: PlanResult | None = None
     commit_result: CommitResult | None = None
     policies: tuple[Raw, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +15,9 @@ from batchwright_operator.kube.conditions import find, shorten
 from batchwright_operator.kube.metadata import controller_uid, is_leaving, label
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339, unix
+from batchwright_operator.pods.endings import Ended, ended_again, ending
 from batchwright_operator.pods.lifecycle import container_state, is_over
-from batchwright_operator.pods.problems import Problem, container_problem, scheduling_problem, volume_problem
+from batchwright_operator.pods.problems import Problem, container_problem, scheduling_problem, volume_problem, worst
 from batchwright_operator.reconcile.live_state import Rejection
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
@@ -53,6 +54,7 @@ class ObservedJob:
 def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
     """What the raw objects mean."""
     jobs = {each["metadata"]["name"]: child_job(each) for each in observed.jobs if not is_leaving(each)}
+    leaving = {each["metadata"]["name"]: each for each in observed.jobs if is_leaving(each)}
     steps: dict[Step, list[Raw]] = {"plan": [], "run": [], "commit": []}
     for pod in observed.pods:
         step = label(pod, LABEL_STEP)
@@ -65,6 +67,7 @@ def facts_of(observed: ObservedJob, job: InferenceJob, now: float) -> JobFacts:
         plan=jobs.get(step_name(job, "plan")),
         run=jobs.get(step_name(job, "run")),
         commit=jobs.get(step_name(job, "commit")),
+        leaving={step: found for step in steps if (found := leaving.get(step_name(job, step))) is not None},
         policies=observed.policies,
         plan_result=result_of(steps["plan"], PlanResult),
         commit_result=result_of(steps["commit"], CommitResult),
@@ -124,12 +127,22 @@ def _pends(pod: Raw) -> bool:
 
 
 def _problem(pods: Sequence[Raw], now: float, timeout_s: float) -> Problem | None:
-    """Why no pod of a step can run: an image, a Secret, a claim, no node; None as soon as one runs."""
-    waiting = [pod for pod in pods if _pends(pod)]
-    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running" and not is_leaving(pod)]
-    if running or not waiting:
+    """Why no pod of a step can run: an image, a Secret, a claim, no node, a kubelet that ends all of them; None as soon
+    as one runs."""
+    if any((pod.get("status") or {}).get("phase") == "Running" and not is_leaving(pod) for pod in pods):
         return None
-    pod = waiting[0]
+    found = [problem for pod in pods if _pends(pod) and (problem := _of_pod(pod, now, timeout_s)) is not None]
+    again = ended_again(tuple(_ended(pods)), now)
+    return worst(found if again is None else [*found, again])
+
+
+def _ended(pods: Iterable[Raw]) -> Iterator[Ended]:
+    for pod in pods:
+        if (pod.get("status") or {}).get("reason") and (why := ending(pod)):  # not by its own runner
+            yield Ended(name=pod["metadata"]["name"], created=_created(pod), why=why)
+
+
+def _of_pod(pod: Raw, now: float, timeout_s: float) -> Problem | None:
     if found := container_problem(pod, image_fields=IMAGE_FIELDS) or volume_problem(pod, now):
         return found
     scheduled = find((pod.get("status") or {}).get("conditions"), "PodScheduled")

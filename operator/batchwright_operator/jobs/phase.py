@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from batchwright_operator.jobs.children import LABEL_QUEUE, Step
+from batchwright_operator.jobs.children import LABEL_QUEUE, Step, was_applied_suspended
 from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
-from batchwright_operator.kube.conditions import find, shorten
+from batchwright_operator.kube.conditions import few, find, shorten
+from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
 from batchwright_operator.pods.refusals import with_remedy
 from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S, time_left_s
@@ -79,16 +80,42 @@ def _unended(facts: JobFacts) -> JobPhase:
     if facts.run is None and facts.commit is None and (obstacle := _obstacle(facts)) is not None:
         return obstacle
     phase = _step(facts)
-    child = facts.children().get(STEP_OF[phase.name])
-    queued = LABEL_QUEUE in facts.job.identity.labels
-    if queued and child is not None and child.raw["spec"].get("suspend") and not child.ended:
-        return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
+    if (halted := _halted(facts, phase)) is not None:
+        return halted
     if facts.refusal is not None:
         text = f"pods cannot be created: {with_remedy(facts.refusal.message)}"
         return replace(phase, reason=PODS_REFUSED, message=text, waits=True)
     if (problem := facts.pod_problem) is None:
         return phase
     return replace(phase, reason=problem.reason, message=problem.message, waits=True)
+
+
+def _halted(facts: JobFacts, phase: JobPhase) -> JobPhase | None:
+    """The phase where its child Job may make no pods, being suspended or deleted by somebody else."""
+    step = STEP_OF[phase.name]
+    child = facts.children().get(step)
+    if child is None:
+        leaving = facts.leaving.get(step)
+        if leaving is None:
+            return None
+        return replace(phase, reason="ChildLeaving", message=_leaving(leaving), waits=True)
+    if child.ended or not child.raw["spec"].get("suspend"):
+        return None
+    if LABEL_QUEUE in facts.job.identity.labels:
+        return replace(phase, reason="AwaitingAdmission", message="the queue has not admitted the Job yet")
+    if was_applied_suspended(child.raw):
+        return None
+    name = child.raw["metadata"]["name"]
+    text = f"Job {name} was suspended by somebody else, not by spec.suspend; it goes on once it is resumed"
+    return replace(phase, reason="ChildSuspended", message=text)
+
+
+def _leaving(job: Raw) -> str:
+    metadata = job["metadata"]
+    return (
+        f"Job {metadata['name']} is being deleted, and is made anew once that is done; it waits for its finalizers "
+        f"({few(metadata.get('finalizers') or ['none'])})"
+    )
 
 
 def _step(facts: JobFacts) -> JobPhase:

@@ -9,9 +9,10 @@ from typing import Any, Final
 import msgspec
 
 from batchwright_operator.jobs.children import RUNNER
-from batchwright_operator.kube.metadata import annotation, is_leaving
+from batchwright_operator.kube.metadata import annotation, is_leaving, whole_number
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import unix
+from batchwright_operator.pods.endings import ending
 from batchwright_operator.pods.lifecycle import container_state
 from batchwright_worker.api.messages import CommitResult, PlanResult, RunnerState
 
@@ -34,7 +35,8 @@ class RunPod:
 
 def shard_of(pod: Raw) -> int:
     """The index of the run Job that the pod works on; -1 for a pod of another step."""
-    return int(annotation(pod, ANNOTATION_INDEX) or -1)
+    index = whole_number(annotation(pod, ANNOTATION_INDEX))
+    return -1 if index is None else index
 
 
 def run_pod(pod: Raw, state: RunnerState | None) -> RunPod:
@@ -63,11 +65,20 @@ def result_of(pods: Sequence[Raw], message: type[PlanResult] | type[CommitResult
 
 
 def last_message(pods: Sequence[Raw]) -> str:
-    """The termination message of the newest pod that failed; empty without one."""
-    failed = [each for each in pods if (found := termination(each)) is not None and found[0] != 0]
-    newest = max(failed, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
-    ended = termination(newest) if newest else None
-    return "" if ended is None else ended[1].strip()
+    """The termination message of the newest pod that failed, or why it was ended; empty without one."""
+    found = [each for each in pods if _has_failed(each)]
+    newest = max(found, key=lambda each: str(each["metadata"].get("creationTimestamp", "")), default=None)
+    if newest is None:
+        return ""
+    ended = termination(newest)
+    said = "" if ended is None else ended[1].strip()
+    return said or ending(newest)
+
+
+def _has_failed(pod: Raw) -> bool:
+    """Also before its runner was made: a kubelet refuses pods that it has no room for."""
+    ended = termination(pod)
+    return bool(ending(pod)) if ended is None else ended[0] != 0
 
 
 def termination(pod: Raw) -> tuple[int, str] | None:

@@ -12,7 +12,8 @@ from batchwright_operator.jobs.progress import Progress, current_states, failure
 from batchwright_operator.kube.conditions import Condition, holds, render, shorten, truth
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339, rfc3339_milli, unix
-from batchwright_operator.status.write_policy import STAMP, WriteDecision
+from batchwright_operator.reconcile.applied import STAMP
+from batchwright_operator.status.write_policy import WriteDecision
 
 
 def is_terminal(status: Raw) -> bool:

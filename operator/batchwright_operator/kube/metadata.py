@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from batchwright_operator.kube.objects import Raw
+
+MOST_DIGITS: Final = 18
+"""Of a number in 64 bits."""
 
 
 def is_leaving(obj: Raw) -> bool:
@@ -18,6 +23,11 @@ def label(obj: Raw, name: str) -> str:
 def annotation(obj: Raw, name: str) -> str:
     """The value of this annotation; empty without it."""
     return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def whole_number(text: str) -> int | None:
+    """The number that this text is; None for any other: annotations may be edited by anybody."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def controller_of(obj: Raw) -> Raw | None:

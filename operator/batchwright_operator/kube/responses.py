@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from batchwright_operator.errors import ApiError, Gone, NotServed, Unavailable, error_of
+from batchwright_operator.kube.metadata import whole_number
 from batchwright_operator.kube.objects import Raw
 
 Decode = Callable[[bytes | msgspec.Raw], Raw]
@@ -34,11 +35,11 @@ async def error_from(response: aiohttp.ClientResponse) -> ApiError:
     if not isinstance(status, dict):
         status = {}
     message = status.get("message") or body[:300].decode(errors="replace") or response.reason or "no reason given"
-    after = response.headers.get("Retry-After", "")
-    retry_after_s = float(after) if after.isdigit() else None
     details = status.get("details")
     if response.status == 404 and not (isinstance(details, dict) and details.get("name")):
         return NotServed(str(message).strip(), code=404, reason=str(status.get("reason") or ""))
+    after_s = whole_number(response.headers.get("Retry-After", ""))
+    retry_after_s = None if after_s is None else float(after_s)
     return error_of(response.status, str(status.get("reason") or ""), str(message), retry_after_s)
 
 

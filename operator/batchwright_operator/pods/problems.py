@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,8 +12,21 @@ from batchwright_operator.kube.times import unix
 from batchwright_operator.pods.lifecycle import container_statuses
 
 IMAGE_PULL_FAILED: Final = "ImagePullFailed"
-IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+IMAGE_REASONS: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons of containers that only take their time. All others that are not told apart here (a hook that fails, a
+sandbox that cannot be made, whatever a newer kubelet says) keep the container from starting."""
+CRASH: Final = "CrashLoopBackOff"
 VOLUMES_S: Final = 60.0
 """How long the volumes of a pod may take."""
 CRASHES: Final = 3
@@ -39,7 +52,9 @@ def container_problem(pod: Raw, *, image_fields: str) -> Problem | None:
     says `spec.pod.imagePullSecrets`, a runner `spec.runner.pod.imagePullSecrets`.
     """
     name = pod["metadata"]["name"]
-    return next(filter(None, (_of_container(name, each, image_fields) for each in container_statuses(pod))), None)
+    # Not the first one's: the sidecar may end again and again because the runtime beside it is killed for memory.
+    found = (_of_container(name, each, image_fields) for each in container_statuses(pod))
+    return worst([each for each in found if each is not None])
 
 
 def volume_problem(pod: Raw, now: float) -> Problem | None:
@@ -83,13 +98,13 @@ def _of_container(pod: str, container: Mapping[str, Any], image_fields: str) -> 
         text = f"{where}: image {container.get('image')} cannot be pulled; correct {image_fields}"
         detail = f"{reason}: {waiting.get('message', '')}"
         return Problem(reason=IMAGE_PULL_FAILED, message=text, is_fault=True, weight=4, detail=detail)
-    if reason in CONFIG_REASONS:
-        text = f"{where}: {shorten(str(waiting.get('message') or reason), 400)}"
-        return Problem(reason="ContainerConfigFailed", message=text, is_fault=True, weight=4)
     running_badly = int(container.get("restartCount") or 0) >= CRASHES and not container.get("ready")
-    if reason == "CrashLoopBackOff" or running_badly:
+    if reason == CRASH or running_badly:
         return _crash(where, name, container)
-    return None
+    if reason in STARTING:
+        return None
+    text = f"{where}: {shorten(str(waiting.get('message') or reason), 400)}"
+    return Problem(reason="ContainerConfigFailed", message=text, is_fault=True, weight=4)
 
 
 def _crash(where: str, name: str, container: Mapping[str, Any]) -> Problem:
@@ -106,6 +121,6 @@ def _crash(where: str, name: str, container: Mapping[str, Any]) -> Problem:
     return Problem(reason="CrashLooping", message=text, is_fault=True, weight=4)
 
 
-def worst(problems: list[Problem]) -> Problem | None:
+def worst(problems: Sequence[Problem]) -> Problem | None:
     """The problem to show for all: the weightiest; among equals the first in the alphabet, so that it stays."""
     return min(problems, key=lambda each: (-each.weight, each.reason, each.message), default=None)

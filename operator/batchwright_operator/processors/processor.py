@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from batchwright_operator.kube.metadata import label, whole_number
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.quantities import amounts
 from batchwright_operator.processors.drift import SpotCheck
@@ -115,8 +116,7 @@ def slots_on(node: Raw, kind: str) -> int:
 
 def slots_per_device(node: Raw, kind: str) -> int | None:
     """Of how many shares a device is offered, as the node's labels (GPU feature discovery) say; None: they do not."""
-    text = (node["metadata"].get("labels") or {}).get(f"{kind.removesuffix(SHARED)}.replicas", "")
-    return int(text) if text.isdigit() and int(text) > 0 else None
+    return whole_number(label(node, f"{kind.removesuffix(SHARED)}.replicas")) or None
 
 
 def opted_out(node: Raw) -> bool:

@@ -111,8 +111,13 @@ class AppliedBodies:
             del self._applied[at]
 
 
+STAMP: Final = "lastUpdatedTime"
+"""The field of a status that says when it was written: alone it is no reason to write."""
+
+
 class WrittenStatuses:
-    """Memory of statuses: the one that was asked for, and what the server made of it."""
+    """Memory of statuses: the one that was asked for, and what the server made of it (conditions of somebody else stay
+    in it, for one)."""
 
     def __init__(self) -> None:
         self._written: dict[tuple[Resource, str, str], tuple[str, bytes, bytes]] = {}
@@ -122,18 +127,26 @@ class WrittenStatuses:
         current = without_nulls(regarding.get("status") or {})
         if current == without_nulls(status):
             return True
-        asked_for = (regarding["metadata"]["uid"], digest(status), digest(current))
+        asked_for = (regarding["metadata"]["uid"], digest(_unstamped(status)), digest(current))
         return self._written.get(_place(resource, regarding)) == asked_for
 
     def remember(self, resource: Resource, status: Raw, response: Raw) -> None:
         """Remembers the server's response to a write of `status`."""
         current = without_nulls(response.get("status") or {})
-        self._written[_place(resource, response)] = (response["metadata"]["uid"], digest(status), digest(current))
+        self._written[_place(resource, response)] = (
+            response["metadata"]["uid"],
+            digest(_unstamped(status)),
+            digest(current),
+        )
 
     def prune(self, is_deleted: Callable[[Resource, str, str], bool]) -> None:
         """Forgets the objects that are deleted."""
         for at in [at for at in self._written if is_deleted(*at)]:
             del self._written[at]
+
+
+def _unstamped(status: Raw) -> Raw:
+    return {name: value for name, value in status.items() if name != STAMP}
 
 
 def without_nulls(value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from batchwright_operator.kube.objects import Raw
 from batchwright_operator.kube.times import rfc3339, unix
+from batchwright_operator.reconcile.applied import STAMP
 
 MEASURED: Final = frozenset(
     {
@@ -31,7 +32,6 @@ MEASURED: Final = frozenset(
 REPORTED_CONDITIONS: Final = frozenset({"ModelsReady", "LatencyTargetMet"})
 OF_THE_CLUSTER: Final = frozenset({"reason", "nodes"})
 """Fields of `summary` that no pod reports."""
-STAMP: Final = "lastUpdatedTime"
 WRITES_PER_S: Final = 4.0
 """Of all objects of a kind together, for what pods report; of InferenceJobs, of those that have not ended, for their
 progress."""

@@ -4,7 +4,8 @@ what is edited so that ours beside it would be invalid, what has lost its owner,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from batchwright_operator.kube.objects import (
     Raw,
     Resource,
 )
-from e2e.cluster import ControlPlane
+from e2e.cluster import ApiError, ControlPlane
 from tests.deployments import foreign
 from tests.deployments.real_api import Kubectl, eventually, namespace, operator, service_account
 from tests.deployments.test_ownership import RECONCILERS, wanted, wanted_job
@@ -73,6 +74,17 @@ class Cluster:
     def pods(self, name: str) -> set[str]:
         path = f"{path_of(POD, PLACE)}?labelSelector=batchwright.dev/deployment={name}"
         return {each["metadata"]["uid"] for each in self.api.get(path)["items"]}
+
+    def leave_behind(self, resource: Resource, name: str, children: Iterable[tuple[Resource, str]]) -> None:
+        """What `kubectl delete --cascade=orphan` and the garbage collector do, which looks for our kinds every 30 s."""
+        path = path_of(resource, PLACE, name)
+        self.api.delete(f"{path}?propagationPolicy=Orphan")
+        for each in children:
+            self.change(*each, {"metadata": {"ownerReferences": None}})
+        if self.api.exists(path):
+            with suppress(ApiError):  # it has done so by now
+                self.change(resource, name, {"metadata": {"finalizers": None}})
+        eventually(lambda: not self.api.exists(path), f"the end of {name}")
 
     def settled(self, name: str) -> dict[tuple[Resource, str], Raw]:
         """All children, once there is a pod: the Deployment is the last one to be made."""
@@ -142,9 +154,7 @@ def owners(obj: Raw | None) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["by-hand", "by-deletion"])
-def test_what_has_lost_its_owner_is_taken_over_and_no_pod_is_replaced(
-    how: str, cluster: Cluster, with_crds: Kubectl
-) -> None:
+def test_what_has_lost_its_owner_is_taken_over_and_no_pod_is_replaced(how: str, cluster: Cluster) -> None:
     name = f"orphan-{how}"
     cluster.make(wanted(name))
     children = cluster.settled(name)
@@ -153,9 +163,7 @@ def test_what_has_lost_its_owner_is_taken_over_and_no_pod_is_replaced(
         for resource, child in children:
             cluster.change(resource, child, {"metadata": {"ownerReferences": None}})
     else:
-        with_crds("-n", PLACE, "delete", "mdep", name, "--cascade=orphan")
-        for resource, child in children:  # the garbage collector looks for our kinds every 30 s
-            eventually(lambda one=resource, other=child: not owners(cluster.read(one, other)), f"{child} left behind")
+        cluster.leave_behind(MODEL_DEPLOYMENT, name, children)
         cluster.make(wanted(name))
     uid = cluster.api.get(path_of(MODEL_DEPLOYMENT, PLACE, name))["metadata"]["uid"]
     if how == "by-hand":  # while it belongs to nobody it is no history, and another one begins
@@ -171,15 +179,11 @@ def test_what_has_lost_its_owner_is_taken_over_and_no_pod_is_replaced(
     cluster.api.delete(path_of(MODEL_DEPLOYMENT, PLACE, name))
 
 
-def test_what_a_job_left_behind_is_refused_since_its_runners_may_be_at_work(
-    cluster: Cluster, with_crds: Kubectl
-) -> None:
+def test_what_a_job_left_behind_is_refused_since_its_runners_may_be_at_work(cluster: Cluster) -> None:
     resource = INFERENCE_JOB
     cluster.make(wanted_job("left"), resource)
-    plan = path_of(JOB, PLACE, "left-plan")
     eventually(lambda: cluster.read(JOB, "left-plan"), "its first Job")
-    with_crds("-n", PLACE, "delete", "infjob", "left", "--cascade=orphan")
-    eventually(lambda: not owners(cluster.api.get(plan)), "the Job left behind")
+    cluster.leave_behind(resource, "left", [(JOB, "left-plan")])
     cluster.make(wanted_job("left"), resource)
 
     def reason() -> str:

@@ -127,6 +127,9 @@ _POLICY = re.compile(r"ValidatingAdmissionPolicy '([^']*)' with binding '[^']*' 
 OWN_POLICY = "batchwright-operator"
 """The admission policy of our manifests, which keeps us from the objects of others: its no is about our request."""
 _UNCALLED = "failed calling webhook"
+_UNREADABLE = "failed to create typed patch object"
+"""What an API server that is well says, with a 500, of a body that server-side apply cannot read: a field that it does
+not know, two elements of a list with one name."""
 
 
 def error_of(code: int, reason: str, message: str, retry_after_s: float | None = None) -> ApiError:
@@ -137,6 +140,8 @@ def error_of(code: int, reason: str, message: str, retry_after_s: float | None =
         kind = Forbidden  # whatever status the webhook, or whoever wrote the policy, has chosen for its no
     elif code == 500 and _UNCALLED in message:
         kind = WebhookFailed
+    elif message.startswith(_UNREADABLE):
+        kind = Invalid
     elif reason == "AlreadyExists":
         kind = AlreadyExists
     elif reason == "Expired":

@@ -7,9 +7,18 @@ from hypothesis import strategies as st
 
 from batchwright_operator.deployments.kind_change import KindInUse, leaving
 from batchwright_operator.deployments.kind_split import RETRY_S
-from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, DEPLOYMENT, POD, Raw
+from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, DEPLOYMENT, MODEL_DEPLOYMENT, POD, REPLICA_SET, Raw
 from batchwright_worker.api.names import ANNOTATION_KIND, COMPONENT_MODEL, LABEL_COMPONENT, LABEL_DEPLOYMENT
-from tests.deployments.deployment_objects import EMULATED, NVIDIA, deployment, emulated, model, profile, state
+from tests.deployments.deployment_objects import (
+    EMULATED,
+    NAMESPACE,
+    NVIDIA,
+    deployment,
+    emulated,
+    model,
+    profile,
+    state,
+)
 from tests.deployments.deployment_world import World
 from tests.deployments.kstatus import kstatus
 
@@ -40,7 +49,7 @@ def ready(world: World) -> dict[str, int]:
 
 def asked(world: World) -> dict[str, int]:
     """Kind -> replicas asked for."""
-    found = world.api.all(DEPLOYMENT)
+    found = world.api.all(DEPLOYMENT, namespace=NAMESPACE)
     return {each["metadata"]["annotations"][ANNOTATION_KIND]: each["spec"]["replicas"] for each in found}
 
 
@@ -171,8 +180,14 @@ def test_not_more_move_than_there_is_room_for() -> None:
 def test_devices_of_other_deployments_are_no_room() -> None:
     world = either(1, preference=[NVIDIA])
     world.api.put(ACCELERATOR_PROFILE, gpus(1))
+    elsewhere = {"namespace": "elsewhere", "name": "other"}
+    owner: Raw = world.api.put(MODEL_DEPLOYMENT, {"metadata": elsewhere})
+    for resource, kind in ((DEPLOYMENT, "ModelDeployment"), (REPLICA_SET, "Deployment"), (POD, "ReplicaSet")):
+        reference = {"kind": kind, "name": "other", "uid": owner["metadata"]["uid"], "controller": True}
+        if resource != POD:
+            owner = world.api.put(resource, {"metadata": elsewhere | {"ownerReferences": [reference]}})
     other = {
-        "metadata": {"name": "other", "namespace": "elsewhere", "annotations": {ANNOTATION_KIND: NVIDIA},
+        "metadata": {**elsewhere, "annotations": {ANNOTATION_KIND: NVIDIA}, "ownerReferences": [reference],
                      "labels": {LABEL_COMPONENT: COMPONENT_MODEL, LABEL_DEPLOYMENT: "other"}},
         "spec": {"containers": [{"name": "runtime", "resources": {"limits": {NVIDIA: "1"}}}]},
         "status": {},
@@ -181,7 +196,7 @@ def test_devices_of_other_deployments_are_no_room() -> None:
     world.settle()
     assert asked(world) == {"cpu": 1}
     assert (world.decide().requeue_after_s or 0.0) <= 60.0
-    world.api.remove(POD, "elsewhere", "other")
+    world.api.remove(MODEL_DEPLOYMENT, "elsewhere", "other")
     step(world)
     assert asked(world) == {"cpu": 1, NVIDIA: 1}
 

@@ -17,6 +17,7 @@ TABLE = [
         'Pod "a" is invalid: Invalid value: "1Gi": must be less than or equal to memory limit of 1Mi',
         "default",
     ),
+    ('.spec.template.spec.volumes: duplicate entries for key [name="config"]', "choose another"),
     ('admission webhook "w" denied the request: not on Mondays', "what that webhook names"),
     ('admission webhook "w" denied the request: you must specify label "owner"', "what that webhook names"),
     ('admission webhook "w" denied the request: exceeded quota of the team', "what that webhook names"),

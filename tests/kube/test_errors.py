@@ -59,6 +59,13 @@ def test_the_no_of_our_own_policy_is_about_what_we_asked_for(name: str) -> None:
     assert type(error_of(422, "Invalid", POLICY.format(name))) is Invalid
 
 
+def test_a_body_that_cannot_be_read_is_wrong_though_the_server_calls_it_its_own_error() -> None:
+    """Words of Kubernetes 1.37: taken for an outage, it was tried again for ever and told to nobody."""
+    of = "failed to create typed patch object (shop/ocr-cpu; apps/v1, Kind=Deployment): .spec.template.spec.volumes: {}"
+    for detail in ('duplicate entries for key [name="config"]', "image: field not declared in schema"):
+        assert type(error_of(500, "", of.format(detail))) is Invalid
+
+
 def test_a_webhook_that_is_away_is_not_the_api_server_away() -> None:
     assert type(error_of(500, "InternalError", CALLING)) is WebhookFailed
     assert type(error_of(500, "InternalError", "etcdserver: request timed out")) is Unavailable

@@ -10,6 +10,9 @@ _NO_IMAGE_VOLUMES: Final = (
     "this cluster has no image volumes (feature gate ImageVolume, on from Kubernetes 1.35): "
     "write another uri than oci://"
 )
+_LIMIT: Final = (
+    "ask for less, or raise that limit (where the spec has none it is a LimitRange's default: set limits, too)"
+)
 REMEDIES: Final = (
     # First: what a webhook or a policy says is anybody's text, with the words of all others perhaps.
     ("failed calling webhook", "whoever runs that webhook has to repair it, or to leave out this namespace"),
@@ -23,8 +26,9 @@ REMEDIES: Final = (
     ("violates PodSecurity", "correct the securityContext in the spec, or the level that the namespace enforces"),
     ("usage per", "keep the amounts in the spec within the namespace's LimitRange, or change that"),
     ("limit to request ratio", "keep the amounts in the spec within the namespace's LimitRange, or change that"),
-    ("must be less than or equal to memory limit", "that limit is a LimitRange's default: set limits in the spec, too"),
-    ("must be less than or equal to cpu limit", "that limit is a LimitRange's default: set limits in the spec, too"),
+    ("must be less than or equal to memory limit", _LIMIT),
+    ("must be less than or equal to cpu limit", _LIMIT),
+    ("duplicate entries for key", "the spec has a name twice, or one that the operator uses itself: choose another"),
     ("error looking up service account", "create the ServiceAccount, or correct serviceAccountName"),
     ("no PriorityClass with name", "create the PriorityClass, or correct priorityClassName"),
     ('RuntimeClass "', "create the RuntimeClass, or correct runtimeClassName"),

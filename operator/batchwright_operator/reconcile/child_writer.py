@@ -21,7 +21,7 @@ from batchwright_operator.kube.objects import (
     Raw,
     Resource,
 )
-from batchwright_operator.reconcile.applied import AppliedBodies
+from batchwright_operator.reconcile.applied import AppliedBodies, digest
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Apply, Create
 from batchwright_operator.reconcile.mending import has_to_go, may_help, patch_of
@@ -60,6 +60,8 @@ class ChildWriter:
         self._applied = AppliedBodies()
         self._repairs: dict[Place, Bucket] = {}
         self._looked: dict[Place, float] = {}
+        self._hopeless: dict[Place, tuple[bytes, str]] = {}
+        """What could not be mended either: (digest of the body, version of the object) then. It is the body."""
         self._taken: set[Place] = set()
         """Names that were somebody else's: looked at before the next try, so that a try is no write."""
 
@@ -93,6 +95,7 @@ class ChildWriter:
                 raise
             response = await self._mend(place, body, live["metadata"]["uid"], error)
         self._taken.discard(place)
+        self._hopeless.pop(place, None)
         self._count("apply", resource)
         self._applied.remember(resource, body, response)
         self._store.written(resource, response)
@@ -118,6 +121,7 @@ class ChildWriter:
         now = self._clock()
         self._repairs = {place: bucket for place, bucket in self._repairs.items() if not bucket.is_full(now)}
         self._looked = {place: at for place, at in self._looked.items() if self._applied.knows(*place)}
+        self._hopeless = {place: what for place, what in self._hopeless.items() if self._applied.knows(*place)}
 
     # --- within
 
@@ -195,11 +199,13 @@ class ChildWriter:
             self._store.not_found(*place, uid)
             raise Conflict(f"{resource.kind} {name} was made immutable by somebody, and is made anew", code=409)
         patch = patch_of(resource, body, live)
-        if patch is None:
+        version = (digest(body), live["metadata"]["resourceVersion"])
+        if patch is None or self._hopeless.get(place) == version:
             raise refused
         try:
             await self._client.patch(*place, patch, style="merge", uid=uid)
         except Invalid:
+            self._hopeless[place] = version
             raise refused from None
         self._count("patch", resource)
         return await self._client.apply(resource, body, uid=uid)

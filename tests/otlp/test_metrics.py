@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from batchwright_operator.process.otlp_metrics import MetricsExport
+from batchwright_worker.otlp.metrics_export import MetricsExport
 from tests.sidecar.collector import Collector
 
 
@@ -26,7 +26,7 @@ def registry() -> CollectorRegistry:
 async def test_all_families_arrive_with_their_names_labels_and_values(
     collector: Collector, environ: dict[str, str], registry: CollectorRegistry
 ) -> None:
-    export = MetricsExport.of(registry, {**environ, "OTEL_METRIC_EXPORT_INTERVAL": "50"})
+    export = MetricsExport.of(registry.collect, {**environ, "OTEL_METRIC_EXPORT_INTERVAL": "50"}, "me")
     assert export is not None
     running = asyncio.create_task(export.run())
     found = await asyncio.to_thread(collector.until_metrics, "passes", "leader", "pass_seconds")
@@ -43,13 +43,13 @@ async def test_all_families_arrive_with_their_names_labels_and_values(
     assert (seconds.count, seconds.sum) == (4, pytest.approx(8.15))
     assert not seconds.HasField("min")
     assert "empty" not in found
-    assert collector.services == {"batchwright-operator"}
+    assert collector.services == {"me"}
 
 
 async def test_what_happened_last_is_sent_at_the_end(
     collector: Collector, environ: dict[str, str], registry: CollectorRegistry
 ) -> None:
-    export = MetricsExport.of(registry, environ)
+    export = MetricsExport.of(registry.collect, environ, "me")
     assert export is not None
     running = asyncio.create_task(export.run())
     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def test_a_receiver_that_is_away_ends_nothing(
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_METRIC_EXPORT_INTERVAL": "1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    export = MetricsExport.of(registry, variables)
+    export = MetricsExport.of(registry.collect, variables, "me")
     assert export is not None
     running = asyncio.create_task(export.run())
     await asyncio.sleep(0.05)
@@ -74,4 +74,4 @@ async def test_a_receiver_that_is_away_ends_nothing(
 
 
 def test_nothing_without_an_endpoint(registry: CollectorRegistry) -> None:
-    assert MetricsExport.of(registry, {}) is None
+    assert MetricsExport.of(registry.collect, {}, "me") is None

@@ -68,6 +68,12 @@ class Collector:
             assert self._arrived.wait_for(lambda: self.metrics.keys() >= {*names}, seconds), sorted(self.metrics)
             return dict(self.metrics)
 
+    def until_metric(self, name: str, holds: Callable[[Any], bool], seconds: float = 15) -> Any:
+        """The metric, once that holds of it."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: name in self.metrics and holds(self.metrics[name]), seconds), name
+            return self.metrics[name]
+
     def of_trace(self, trace: str, *names: str) -> dict[str, Received]:
         """The spans of one trace by name, once all of these names are there."""
         wanted = set(names)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -39,6 +40,7 @@ def served(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.port}")
         patched.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        patched.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
         folder = tmp_path_factory.mktemp("traced")
         with serving(folder, manifest("traced", [emulated_model("m", 40)])) as served:
             yield served
@@ -159,3 +161,23 @@ def test_without_an_endpoint_nothing_of_it_is_imported() -> None:
     script = "import sys, batchwright_worker.sidecar.process; print([m for m in sys.modules if 'opentelemetry' in m])"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_metrics_arrive_with_the_names_of_the_page(served: Served, collector: Collector) -> None:
+    assert ask(served, caller()[2]) == 200
+    counted = collector.until_metric("nv_inference_request_success", lambda each: points(each)["m"] >= 1)
+    assert counted.sum.is_monotonic
+    found = collector.until_metrics("batchwright_batch_size", "nv_inference_pending_request_count")
+    assert points(found["batchwright_batch_size"])["m"] >= 1
+    assert "traced" in collector.services
+    page = served.get("/metrics")[2].decode()
+    assert not [name for name in found if name not in page]
+
+
+def points(metric: Any) -> dict[str, float]:
+    """By model."""
+    kind = metric.sum if metric.HasField("sum") else metric.gauge
+    named = ({each.key: each.value.string_value for each in point.attributes} for point in kind.data_points)
+    return {
+        labels["model"]: point.as_double or point.as_int for labels, point in zip(named, kind.data_points, strict=True)
+    }

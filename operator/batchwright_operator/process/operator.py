@@ -25,7 +25,6 @@ from batchwright_operator.process.kopf_watch import KopfWatch
 from batchwright_operator.process.lease import identity_of
 from batchwright_operator.process.loop_watch import LoopWatch
 from batchwright_operator.process.metrics_server import serve_metrics
-from batchwright_operator.process.otlp_metrics import MetricsExport
 from batchwright_operator.process.registry import build_backgrounds, build_reconcilers, namespaces_of
 from batchwright_operator.process.tracing import TracedPasses
 from batchwright_operator.process.worker_image import agents_run_another, with_worker_image
@@ -41,6 +40,7 @@ from batchwright_operator.reconcile.passes import UNTOLD
 from batchwright_operator.reconcile.workqueue import WorkQueue, backoff_s
 from batchwright_operator.settings import Settings
 from batchwright_worker.api.names import GROUP
+from batchwright_worker.otlp.metrics_export import MetricsExport
 from batchwright_worker.otlp.providers import traces_of
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Operator:
         self._relist_event = asyncio.Event()
         self._stopping = False
         self._traces = traces_of(os.environ, "batchwright-operator")
-        self._metrics_export = MetricsExport.of(self._metrics.registry, os.environ)
+        self._metrics_export = MetricsExport.of(self._metrics.registry.collect, os.environ, "batchwright-operator")
 
     async def run(self) -> None:
         """Runs until cancelled; then stops within a few seconds."""

@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from batchwright_worker.api.messages import LATENCY_BOUNDS_MS, ModelState, SidecarState, TuningState
@@ -227,6 +228,13 @@ class Metrics:
         self._registry.register(SidecarCollector(measures, state, memory or RequestMemory()))
         if cache is not None:
             self._registry.register(CacheCollector(cache))
+
+    def families(self) -> Iterator[Metric]:
+        """The same as objects."""
+        for family in text_string_to_metric_families("".join(triton_lines(self._measures))):
+            if family.samples:
+                yield family
+        yield from self._registry.collect()
 
     def text(self) -> bytes:
         """Prometheus text format."""

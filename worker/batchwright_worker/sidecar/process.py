@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from batchwright_worker.host.process import die_with_parent
 from batchwright_worker.inference.runtime import StreamingRuntime
 from batchwright_worker.language.routes import TextRoutes
 from batchwright_worker.language.service import TextService
+from batchwright_worker.otlp.metrics_export import MetricsExport
 from batchwright_worker.protocol.catalogue import Catalogue
 from batchwright_worker.protocol.grpc.health import add_health_and_reflection
 from batchwright_worker.protocol.grpc.server import InferenceService, grpc_server
@@ -135,6 +137,7 @@ class Sidecar:
         self._noted = settings.was_ready_file is not None and settings.was_ready_file.exists()
         engine.publisher.readiness = Readiness(rule=deployment.spec.readiness, was_ready=self._noted)
         self._watching: list[asyncio.Task[None]] = []
+        self._metrics_export: asyncio.Task[None] | None = None
 
     def ready(self) -> bool:
         """Are the models ready that have to be, and is no drain requested?"""
@@ -176,6 +179,9 @@ class Sidecar:
         )
         try:
             self._watching.append(asyncio.create_task(self._configuration.watch(), name="configuration"))
+            export = MetricsExport.of(metrics.families, os.environ, self._configuration.deployment.name)
+            if export is not None:
+                self._metrics_export = asyncio.create_task(export.run(), name="metrics export")
             certificates = certificates_of(settings)
             if certificates is not None:
                 self._watching.append(asyncio.create_task(certificates.watch(), name="certificates"))
@@ -233,6 +239,9 @@ class Sidecar:
             await self._control_thread.stop()
         for watching in self._watching:
             watching.cancel()
+        if self._metrics_export is not None:
+            self._metrics_export.cancel()
+            await asyncio.gather(self._metrics_export, return_exceptions=True)  # what has happened last is sent
         if self._grpc is not None:
             await self._grpc.stop(1.0)
         self._large.close()

@@ -25,6 +25,7 @@ from batchwright_worker.runner.cpu.pool import begin_fork_server
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.inputs import format_of
 from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.outputs.arrow_records import begin_imports
 from batchwright_worker.runner.progress import ShardProgress
 from batchwright_worker.runner.steps.by_mode import commit_job, end_replacement, plan_job, tidy
 from batchwright_worker.runner.steps.commit import Committed, committed, read_manifest
@@ -76,6 +77,8 @@ async def _run(
     output = job.output()
     if any(task.cpu is not None for task in job.spec.tasks):
         begin_fork_server()
+    if job.spec.output.format == "parquet":
+        begin_imports()
     others = await asyncio.to_thread(running, output)
     with step("plan", job=job.name) as planning:
         plan = await _until_cancelled(partial(plan_job, job, presence))
@@ -83,22 +86,33 @@ async def _run(
     retry = await asyncio.to_thread(read_retry, output) if job.retries else None
     deployments = await asyncio.to_thread(deployments_of, local, job)  # it fetches weights in a loop of its own
     started = answered = time.monotonic()
+    committing: asyncio.Task[tuple[Committed, float]] | None = None
     with cancelled_by_signals():
-        async with local_engines(job, deployments) as here:
-            if board is not None:
-                for deployment in deployments:
-                    board.follow(deployment, here.serving[deployment.name])
-            order = shard_order(plan.shards, len(others))
-            try:
-                answered = await _run_shards(here, plan, order, show_progress=show_progress, board=board)
-            except StepFailed:
-                # the results of repeated items are gone as soon as another run has put them where they belong
-                if retry is None or not await asyncio.to_thread(retried_since, output, retry.base):
-                    raise
-    with step("commit", job=job.name):
-        done = await _until_cancelled(partial(commit_job, job, presence))
-    ended = time.monotonic()
+        try:
+            async with local_engines(job, deployments) as here:
+                if board is not None:
+                    for deployment in deployments:
+                        board.follow(deployment, here.serving[deployment.name])
+                order = shard_order(plan.shards, len(others))
+                try:
+                    answered = await _run_shards(here, plan, order, show_progress=show_progress, board=board)
+                except StepFailed:
+                    # the results of repeated items are gone as soon as another run has put them where they belong
+                    if retry is None or not await asyncio.to_thread(retried_since, output, retry.base):
+                        raise
+                # while the processes end, of which nothing is asked any more
+                committing = asyncio.create_task(_timed_commit(job, presence))
+            done, ended = await committing
+        finally:
+            if committing is not None:
+                committing.cancel()
     return await asyncio.to_thread(result_of, job, done, start_s=answered - started, run_s=ended - answered)
+
+
+async def _timed_commit(job: Job, presence: Presence) -> tuple[Committed, float]:
+    """The data set, and when it was whole (time.monotonic)."""
+    with step("commit", job=job.name):
+        return await _until_cancelled(partial(commit_job, job, presence)), time.monotonic()
 
 
 def shard_order(shards: int, others: int) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ _NOT_TO_BE_HELD = (
     TypeError,
     ValueError,
 )
+
+
+def begin_imports() -> None:
+    """pyarrow imports pandas at the first value that it is given, where that is installed. It takes a second, so it is
+    done beside what a job waits for at its beginning, and not between its first two items. Returns at once."""
+    threading.Thread(target=pa.array, args=([],), name="imports", daemon=True).start()
 
 
 class ArrowRecords:

@@ -18,6 +18,7 @@ from batchwright_worker.runner.graph.window import Window
 from batchwright_worker.runner.inputs.inputs import format_of, shard_items
 from batchwright_worker.runner.inputs.items import Format, Item
 from batchwright_worker.runner.job import Job
+from batchwright_worker.runner.outputs.arrow_records import begin_imports
 from batchwright_worker.runner.outputs.parts import MadePart, PartStatistics, PartWriter, drop_damaged, whole_part
 from batchwright_worker.runner.progress import PUBLISH_SECONDS, Published, ShardProgress
 from batchwright_worker.runner.steps.engines import TaskEngines, check_models, open_engines
@@ -174,6 +175,8 @@ async def _run_shard(step: ShardStep, publish_to: Publish) -> RunnerState:
         known = whole_part(step.output, step.part, step.plan)
         if known is not None:
             return state_of(known, step)
+        if step.job.spec.output.format == "parquet":
+            begin_imports()
         async with (
             present(step.job.output()),
             open_engines(step.job, workers=step.job.cpu_workers) as engines,

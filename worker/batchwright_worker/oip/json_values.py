@@ -35,9 +35,11 @@ class BadValuesError(ValueError):
         self.remedy = remedy
 
 
-def array_of_values(values: list[Any], datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def array_of_values(
+    values: list[Any], datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, booleans: bool = True
+) -> NDArray[Any]:
     """The tensor of a list, flat or nested as the shape says; of BYTES with elements of `bytes`. Not for datatypes that
-    JSON cannot carry. Raises BadValuesError."""
+    JSON cannot carry. `booleans`: may there be any? Raises BadValuesError."""
     try:
         array = np.array(values, dtype=object) if datatype == "BYTES" else np.asarray(values)
     except (ValueError, OverflowError, RecursionError) as error:
@@ -50,6 +52,8 @@ def array_of_values(values: list[Any], datatype: str, dtype: np.dtype[Any], shap
     _check_shape(array, shape)
     if datatype == "BYTES":
         return _texts(array).reshape(shape)
+    if array.size and booleans and dtype.kind != "b" and array.dtype.kind in "iuf" and _holds_booleans(values):
+        raise _wrong_kind(datatype, "booleans among the numbers")
     return _converted(values, array, datatype, dtype).reshape(shape)
 
 
@@ -85,8 +89,6 @@ def _converted(values: list[Any], array: NDArray[Any], datatype: str, dtype: np.
         return array.astype(dtype)
     if array.dtype.kind not in _ALLOWED[dtype.kind]:
         array = _beyond_64_bits(values, array, datatype, dtype)
-    elif dtype.kind != "b" and _holds_booleans(values):
-        raise _wrong_kind(datatype, "booleans among the numbers")
     if dtype.kind in "iu":
         check_range(array, datatype, dtype)
     with np.errstate(over="ignore"):

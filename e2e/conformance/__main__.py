@@ -1,4 +1,5 @@
-"""The command line: `python -m e2e.conformance onnx`, `python -m e2e.conformance triton EXAMPLES`."""
+"""The command line: `python -m e2e.conformance onnx`, `python -m e2e.conformance triton EXAMPLES`,
+`python -m e2e.conformance triton-qa QA`."""
 
 from __future__ import annotations
 
@@ -53,6 +54,22 @@ def triton(examples: Path, python: str) -> None:
             total, passed = total + 1, passed + outcome.passed
             click.echo(f"{'pass' if outcome.passed else 'fail'}  {outcome.run.name:32} {outcome.note}")
     click.echo(f"{passed} of {total} pass")
+
+
+@cli.command()
+@click.argument("qa", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--python", default=sys.executable, help="Has tritonclient and requests; default: this interpreter.")
+def triton_qa(qa: Path, python: str) -> None:
+    """Triton's qa scripts that need only models, of the folder qa of its server repository; takes ports 8000, 8001."""
+    import tempfile
+
+    from e2e.conformance.triton_qa import outcomes_of
+
+    with tempfile.TemporaryDirectory(prefix="triton-qa-") as folder:
+        for outcome in outcomes_of(qa.absolute(), Path(python), Path(folder)):
+            click.echo(f"{outcome.ran - len(outcome.failed)} of {outcome.ran} pass  {outcome.script}")
+            for name in outcome.failed:
+                click.echo(f"    {name}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from batchwright_operator.kube.objects import (
     Raw,
     Resource,
 )
+from batchwright_worker.api.names import LABEL_DEPLOYMENT, LABEL_JOB
 from e2e.cluster import ApiError, ControlPlane
 from tests.deployments import foreign
 from tests.deployments.real_api import Kubectl, eventually, namespace, operator, service_account
@@ -60,19 +61,16 @@ class Cluster:
             found = (found or {}).get(each)
         return found
 
-    def of(self, name: str) -> dict[tuple[Resource, str], Raw]:
-        """Every child of a ModelDeployment but its Secret, by its labels."""
+    def of(self, name: str, label: str = LABEL_DEPLOYMENT) -> dict[tuple[Resource, str], Raw]:
+        """Every child of a ModelDeployment, or of an InferenceJob (LABEL_JOB), by its labels."""
         return {
             (resource, each["metadata"]["name"]): each
             for resource in foreign.RESOURCES.values()
-            if resource != JOB
-            for each in self.api.get(f"{path_of(resource, PLACE)}?labelSelector=batchwright.dev/deployment={name}")[
-                "items"
-            ]
+            for each in self.api.get(f"{path_of(resource, PLACE)}?labelSelector={label}={name}")["items"]
         }
 
     def pods(self, name: str) -> set[str]:
-        path = f"{path_of(POD, PLACE)}?labelSelector=batchwright.dev/deployment={name}"
+        path = f"{path_of(POD, PLACE)}?labelSelector={LABEL_DEPLOYMENT}={name}"
         return {each["metadata"]["uid"] for each in self.api.get(path)["items"]}
 
     def leave_behind(self, resource: Resource, name: str, children: Iterable[tuple[Resource, str]]) -> None:
@@ -183,7 +181,7 @@ def test_what_a_job_left_behind_is_refused_since_its_runners_may_be_at_work(clus
     resource = INFERENCE_JOB
     cluster.make(wanted_job("left"), resource)
     eventually(lambda: cluster.read(JOB, "left-plan"), "its first Job")
-    cluster.leave_behind(resource, "left", [(JOB, "left-plan")])
+    cluster.leave_behind(resource, "left", cluster.of("left", label=LABEL_JOB))
     cluster.make(wanted_job("left"), resource)
 
     def reason() -> str:

@@ -139,6 +139,7 @@ class ChildWriter:
             require_ours(place[0], live, body)
         except NameTaken:
             if is_orphan(live, body) and await self._was_applied_by_us(place, live):
+                await self._require_owner(place, body)
                 return
             self._taken.add(place)
             raise
@@ -151,6 +152,14 @@ class ChildWriter:
             return False
         entries = found["metadata"].get("managedFields") or ()
         return any((each.get("manager"), each.get("operation")) == (FIELD_MANAGER, "Apply") for each in entries)
+
+    async def _require_owner(self, place: Place, body: Raw) -> None:
+        """Raises Conflict where the owner in `body` is being deleted, or gone: the cache may be behind, and what it
+        takes over just when it is deleted without its children would be collected for its name."""
+        owner = controller_of(body) or {}
+        current = await self._client.metadata(OWNERS[owner["kind"]], place[1], owner["name"])
+        if current["metadata"]["uid"] != owner["uid"] or is_leaving(current):
+            raise Conflict(f"{owner['kind']} {owner['name']} is being deleted", code=409)
 
     async def _clear_away(self, place: Place, live: Raw, body: Raw) -> None:
         """Deletes what a deleted owner of the same name left, as the garbage collector will in its own time. Raises

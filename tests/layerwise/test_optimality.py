@@ -1,9 +1,9 @@
-"""How far from the best order (layerwise.md, acceptance 6): exhaustive search by a recurrence of its own."""
+"""How far from the best order (layerwise.md, acceptance 6): exhaustive search by a recurrence of its own
+(`tools.best_order`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,43 +14,13 @@ from batchwright_worker.layerwise.core.rollout import HORIZON_LAYERS, Head, Way
 from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, alone, closed_loop, stp
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Candidate, Layer, Prefetch
+from batchwright_worker.layerwise.tools.best_order import best_cycle, best_makespan
 from batchwright_worker.layerwise.tools.bound import stp_bound
 from batchwright_worker.layerwise.tools.instance import policy_of
+from batchwright_worker.layerwise.tools.kinds import of_kind
+from e2e.bench.layerwise.orders import PAIRS, above_the_best
 from tests.layerwise.instances import layers as layers_of
 from tests.layerwise.instances import plan, requests
-
-Held = tuple[tuple[float, int], ...]
-"""(end of compute, bytes) of what may still be in memory, oldest first."""
-
-
-def best_makespan(models: Sequence[Sequence[Layer]], budget: float) -> float:
-    """The smallest makespan over all orders that keep each model's own order (branch and bound)."""
-    least = math.inf
-
-    def go_on(done: tuple[int, ...], fetched: float, computed: float, held: Held) -> None:
-        nonlocal least
-        if computed >= least:
-            return
-        if all(count == len(layers) for count, layers in zip(done, models, strict=True)):
-            least = computed
-            return
-        for number, (count, layers) in enumerate(zip(done, models, strict=True)):
-            if count < len(layers):
-                after = (*done[:number], count + 1, *done[number + 1 :])
-                go_on(after, *placed(layers[count], fetched, computed, held, budget))
-
-    go_on((0,) * len(models), 0, 0, ())
-    return least
-
-
-def placed(layer: Layer, fetched: float, computed: float, held: Held, budget: float) -> tuple[float, float, Held]:
-    """The recurrence of methods C for one layer: (Me, Ce, what is in memory then)."""
-    start = fetched
-    held = tuple(entry for entry in held if entry[0] > start)
-    while sum(size for _, size in held) + layer.bytes > budget:
-        start, held = held[0][0], held[1:]
-    end = max(start + layer.fetch, computed) + layer.compute
-    return start + layer.fetch, end, (*held, (end, layer.bytes))
 
 
 def random_models(random: np.random.Generator) -> dict[str, list[Layer]]:
@@ -68,6 +38,42 @@ def test_the_search_finds_the_golden_cases_best() -> None:
     assert best_makespan(models, 6) == 16
 
 
+A = [Layer(compute=4, fetch=1, bytes=1)] * 3
+M = [Layer(compute=1, fetch=4, bytes=4)] * 3
+ALIKE = [Layer(compute=4, fetch=4, bytes=4)]
+
+
+@pytest.mark.parametrize(
+    ("models", "budget", "throughput"),
+    [
+        ({"a": A, "m": M}, 10, 1.6),  # methods C, "steady-state ideal"
+        ({"a": M, "m": M}, 10, 1.0),  # both bound by the same engine
+        ({"a": ALIKE, "m": ALIKE}, 5, 0.5),  # one layer at a time
+    ],
+)
+def test_the_best_cycle_is_what_is_known_of_it(models: dict[str, list[Layer]], budget: int, throughput: float) -> None:
+    """Of the rates that each has alone in boundless memory; two and a half layers are enough for what is known."""
+    rates = {name: 1 / max(sum(x.compute for x in own), sum(x.fetch for x in own)) for name, own in models.items()}
+    found = best_cycle(models, rates, budget, most_states=5_000)
+    assert found == pytest.approx(throughput, abs=1e-3)
+
+
+@pytest.mark.parametrize("budget", [5, 6, 9])
+@pytest.mark.parametrize("policy", ["fifo", "round_robin", "balanced", "rollout"])
+def test_no_order_is_better_than_the_best_cycle(policy: str, budget: int) -> None:
+    models = {"a": A, "m": M}
+    accelerator = SimulatedAccelerator(budget_bytes=budget)
+    rates = alone(models, accelerator)
+    best = best_cycle(models, rates, budget, most_states=5_000)
+    chosen = policy_of(policy, list(models.values()), budget, skip_limit=0)
+    assert best is not None
+    assert stp(closed_loop(models, chosen, accelerator, until=3_000).rates, rates) <= 1.01 * best
+
+
+def test_too_many_states_are_no_answer() -> None:
+    assert best_cycle({"a": A, "m": M}, {"a": 1.0, "m": 1.0}, 100, most_states=3) is None
+
+
 @pytest.mark.slow
 def test_balanced_is_within_five_percent_of_the_best_order_on_average() -> None:
     random = np.random.default_rng(1)
@@ -82,54 +88,11 @@ def test_balanced_is_within_five_percent_of_the_best_order_on_average() -> None:
     assert np.mean(above) <= 1.05
 
 
-Times = Sequence[tuple[float, float]]
-
-
-def network(times: Times) -> list[Layer]:
-    """Layers of (compute, fetch); a unit of fetch is a unit of memory."""
-    return [Layer(compute=max(1, round(c)), fetch=max(1, round(w)), bytes=max(1, round(w))) for c, w in times]
-
-
-def of_kind(kind: str, random: np.random.Generator) -> list[Layer]:
-    """Six layers of a compute-bound or memory-bound network, of a convolutional one (weights double from layer to
-    layer), of that one reversed, of one with a giant first layer, or of anything."""
-    even = random.uniform(0.8, 1.2, 6)
-    convolutional = [(60 * share, 4 * 2**depth * share) for depth, share in enumerate(even)]
-    match kind:
-        case "compute":
-            return network(list(zip(random.integers(50, 101, 6), random.integers(5, 26, 6), strict=True)))
-        case "memory":
-            return network(list(zip(random.integers(5, 26, 6), random.integers(50, 101, 6), strict=True)))
-        case "convolutional":
-            return network(convolutional)
-        case "reversed":
-            return network(convolutional[::-1])
-        case "giant":
-            return network([(10, 200), *zip(random.integers(5, 26, 5), random.integers(50, 101, 5), strict=True)])
-    return network(list(zip(random.integers(1, 101, 6), random.integers(1, 101, 6), strict=True)))
-
-
-def above_the_best(policy: str, kinds: tuple[str, str], factor: float, random: np.random.Generator) -> float:
-    """By how much (a share) the policy's order takes longer; the memory is `factor` of the largest layer."""
-    models = {name: of_kind(kind, random) for name, kind in zip("ab", kinds, strict=True)}
-    budget = int(factor * max(layer.bytes for layers in models.values() for layer in layers))
-    chosen = policy_of(policy, list(models.values()), budget, skip_limit=0)
-    makespan = plan(chosen, budget, requests(models))[-1].placement.compute_end
-    return makespan / best_makespan(list(models.values()), budget) - 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.1, 2.0, 4.0])
 @pytest.mark.parametrize(
     "kinds",
-    [
-        ("random", "random"),
-        ("compute", "memory"),
-        ("convolutional", "convolutional"),
-        ("convolutional", "reversed"),
-        ("convolutional", "memory"),
-        ("compute", "giant"),
-    ],
+    PAIRS,
     ids=" and ".join,
 )
 def test_rollout_is_near_the_best_order_whatever_the_networks_are(kinds: tuple[str, str], factor: float) -> None:

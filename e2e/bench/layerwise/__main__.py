@@ -1,4 +1,4 @@
-"""`python -m e2e.bench.layerwise served`, `networks`, `decisions`; as `python -m e2e.bench layerwise ..` too."""
+"""`python -m e2e.bench.layerwise served | networks | orders | decisions`; as `python -m e2e.bench layerwise ..` too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from e2e.bench.layerwise.places import LocalPlace, Place, cluster_place
-from e2e.bench.layerwise.served import MODES, Figures, Load, as_json, measure, write_models
+from e2e.bench.layerwise.served import ALL_MODES, MODES, Figures, Load, as_json, measure, write_models
 
 _MIB = 1 << 20
 
@@ -36,8 +36,8 @@ def cli() -> None:
 def served(modes: str, path: Path | None, **options: Any) -> None:
     """Four models of 100 MB in memory for two, in each mode under one load, with a model added and a kill."""
     names = tuple(name.strip() for name in modes.split(","))
-    if unknown := [name for name in names if name not in MODES]:
-        raise click.BadParameter(f"there is no mode {unknown[0]!r}; choose from {', '.join(MODES)}")
+    if unknown := [name for name in names if name not in ALL_MODES]:
+        raise click.BadParameter(f"there is no mode {unknown[0]!r}; choose from {', '.join(ALL_MODES)}")
     load = Load(
         seconds=options["seconds"],
         callers=options["callers"],
@@ -74,6 +74,8 @@ def networks(seconds: float, memory: int, path: Path | None, folder: Path | None
     text = json.dumps(facts, indent=2)
     if path is not None:
         path.write_text(text)
+    if facts["readsUsed"] != facts["reads"]:
+        click.echo(f"the file system cannot do {facts['reads']} reads: they were {facts['readsUsed']}")
     for name, each in facts["networks"].items():
         click.echo(
             f"{name:10} {each['weightBytes'] / 1e6:6.1f} MB in {each['units']} units, {each['rows']} rows: compute "
@@ -90,6 +92,18 @@ def networks(seconds: float, memory: int, path: Path | None, folder: Path | None
             click.echo(f"  {way:12} {times}  {ratios}{other}{told}")
     if not all(each["bitwiseEqual"] for ways in facts["conditions"].values() for each in ways.values()):
         raise SystemExit("outputs differ from way to way")
+
+
+@cli.command()
+@click.option("--instances", type=click.IntRange(1), default=6, show_default=True, help="Per mix and memory.")
+@click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write all figures to this file.")
+def orders(instances: int, path: Path | None) -> None:
+    """What orders of layers reach of what is possible (simulated): closed loops, and one batch of two networks each."""
+    from e2e.bench.layerwise.orders import measured
+
+    found = measured(instances, click.echo)
+    if path is not None:
+        path.write_text(json.dumps(found, indent=2))
 
 
 @cli.command()

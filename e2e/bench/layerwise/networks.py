@@ -10,9 +10,10 @@ the clock starts:
     sleep/wake          the same with all weights asleep in memory of their own (vLLM's sleep mode): waking is a copy
     resident            everything stays in memory: the ceiling
 
-Weights come from files past the page cache (`--reads direct`), but for the last two, which have room for all of them in
-memory. Every way in turn, again and again, until its share of the seconds is over; first as the machine is, then with a
-process that spins on each core. Outputs of all ways are compared bit by bit.
+Weights come from files past the page cache (`--reads direct`; it is said where the file system cannot), but for the
+last two, which have room for all of them in memory. Every way in turn, again and again, until its share of the seconds
+is over; first as the machine is, then with a process that spins on each core. Outputs of all ways are compared bit by
+bit.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ def compare(folder: Path, *, budget: int, seconds: float, requests: int, **optio
         },
         "budgetBytes": budget,
         "reads": options["reads"],
+        "readsUsed": next(iter(prepared.readers.values())).reads,
         "requestsPerModel": requests,
         "load": os.getloadavg()[0],
         "conditions": {

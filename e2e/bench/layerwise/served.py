@@ -25,9 +25,10 @@ from e2e.bench.layerwise.disturbance import Answer, Heard, Judged, judged, perce
 from e2e.bench.layerwise.places import Place, Served
 from e2e.bench.networks.served import binary_body
 
-__all__ = ["ADDED", "MODES", "Figures", "Load", "bars_of", "measure", "write_models"]
+__all__ = ["ADDED", "ALL_MODES", "MODES", "Figures", "Load", "bars_of", "measure", "write_models"]
 
 MODES: Final = ("Off", "Balanced", "Auto", "Rollout")
+ALL_MODES: Final = (*MODES, "Literal")
 ADDED: Final = "added"
 _SHAPES: Final = {"resnet50": ("images", (3, 224, 224)), "wide": ("x", (2048,)), "deep": ("x", (1024,))}
 _ADDED_SHAPE: Final = ("x", (1024,))

@@ -83,12 +83,13 @@ class Pool:
 
 
 class UnitReader:
-    """Reads the units of one prepared network."""
+    """Reads the units of one prepared network. `reads`: as asked for, but for direct ones of a file system that cannot,
+    which are cached."""
 
     def __init__(self, folder: Path, reads: Reads = "cached") -> None:
         self._path = folder / WEIGHTS_FILE
-        self._reads = reads
-        self._file = _open(self._path, direct=reads == "direct")
+        self._file, direct = _open(self._path, direct=reads == "direct")
+        self.reads: Reads = reads if direct or reads != "direct" else "cached"
 
     def read(self, unit: Unit, into: Bytes, start: int = 0, stop: int | None = None) -> None:
         """Fill `into` with the unit's bytes, or [start, stop) of it (whole pages) with those; returns when they are
@@ -99,7 +100,7 @@ class UnitReader:
             if count <= 0:
                 raise ShortReadError(f"{self._path} ends before byte {unit.offset + unit.size}")
             done += count
-        if self._reads == "cold" and stop == unit.size and stop:
+        if self.reads == "cold" and stop == unit.size and stop:
             os.posix_fadvise(self._file, unit.offset, unit.size, os.POSIX_FADV_DONTNEED)
 
     def forget(self) -> None:
@@ -111,11 +112,12 @@ class UnitReader:
         os.close(self._file)
 
 
-def _open(path: Path, *, direct: bool) -> int:
+def _open(path: Path, *, direct: bool) -> tuple[int, bool]:
+    """The file, and whether it is read past the page cache."""
     if direct:
         with contextlib.suppress(OSError):  # not every file system can
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT), True
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
 
 
 def page_aligned(size: int) -> Bytes:

@@ -229,6 +229,28 @@ def test_metadata_tells_batch_size_and_expected_wait(stub: GRPCInferenceServiceS
     assert int(metadata["batchwright-expected-wait-ms"]) >= 0
 
 
+GARBAGE = {"no message": b"\xff\xff\xff", "a name that is no UTF-8": b"\x0a\x02\xff\xfe", "cut short": b"\x0a\x09lin"}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_what_is_no_message_is_told_so(served: Served, stub: GRPCInferenceServiceStub, name: str) -> None:
+    """In a stream in its place, between others."""
+    with grpc.insecure_channel(f"127.0.0.1:{served.grpc}") as channel:
+        for method in ("ModelInfer", "ModelMetadata", "RepositoryModelLoad"):
+            with pytest.raises(grpc.RpcError, match="cannot be read") as raised:
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(GARBAGE[name], timeout=10)
+            assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        good = request().SerializeToString()
+        errors = [each.error_message for each in stream(iter([good, GARBAGE[name], good]), timeout=10)]
+    assert [bool(error) for error in errors] == [False, True, False]
+    assert "cannot be read" in errors[1]
+    good_answer(stub)
+
+
 def test_unknown_models_are_not_found_by_every_call(stub: GRPCInferenceServiceStub) -> None:
     calls = [
         (stub.ModelReady, pb.ModelReadyRequest(name="nope")),

@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict
 
 from batchwright_worker.api.names import HEADER_BATCH_SIZE, HEADER_EXPECTED_WAIT
 from batchwright_worker.engine.engine import Engine
-from batchwright_worker.inference.errors import InferenceError
+from batchwright_worker.inference.errors import BadInput, InferenceError
 from batchwright_worker.inference.requests import Array, InferResult
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -22,6 +22,7 @@ from batchwright_worker.protocol.classification import classes_of, to_classify, 
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
 from batchwright_worker.protocol.grpc.region_calls import RegionCalls
+from batchwright_worker.protocol.grpc.unreadable import UNREADABLE, WHY, Registrar
 from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LARGE_ELEMENTS, LargeBodies, WasRead, request_of
 from batchwright_worker.protocol.limits import Limits
 from batchwright_worker.protocol.load_overrides import take_overrides
@@ -199,6 +200,10 @@ class InferenceService(RegionCalls):
         """Submit every request of a stream; None after the last one."""
         try:
             async for message in requests:
+                if message is UNREADABLE:
+                    asked.put_nowait(_failed(BadInput(WHY), "", ""))
+                    await room.acquire()
+                    continue
                 try:
                     asked.put_nowait(self._submit(message, context, await self._read_apart(message)))
                 except Exception as error:
@@ -299,7 +304,7 @@ def grpc_server(
             ("grpc.keepalive_permit_without_calls", 1),
         )
     )
-    add_GRPCInferenceServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    add_GRPCInferenceServiceServicer_to_server(service, Registrar(server))  # type: ignore[no-untyped-call]
     if certificates is None:
         return server, server.add_insecure_port(address)
     return server, server.add_secure_port(address, certificates.grpc_credentials())

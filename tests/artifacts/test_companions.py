@@ -155,6 +155,7 @@ ENTRIES = {
     "a python model gets the folder": ("python", ["model.py", "vocab.txt"], "."),
     "several": ("onnx", ["a.onnx", "b.onnx"], ArtifactError("several .onnx files")),
     "none": ("onnx", ["a.pt", "b", "c", "d", "e", "f"], ArtifactError("there are: a.pt, b, c, d, e and 1 more")),
+    "below": ("onnx", ["onnx/decoder.onnx", "a.txt"], ArtifactError("there are: a.txt, onnx/; write the uri of one")),
     "nothing": ("torchscript", [], ArtifactError("there are: none")),
 }
 

@@ -75,15 +75,20 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         ("hf://org/model", HubAddress("org/model", "main", "")),
         ("hf://org/model@v1", HubAddress("org/model", "v1", "")),
         ("hf://org/model@refs%2Fpr%2F1/", HubAddress("org/model", "refs/pr/1", "")),
+        ("hf://org/model@refs/pr/12", HubAddress("org/model", "refs/pr/12", "")),
+        ("hf://org/model@refs/convert/parquet/onnx/", HubAddress("org/model", "refs/convert/parquet", "onnx/")),
+        ("hf://org/model@refs/onnx/", HubAddress("org/model", "refs", "onnx/")),
         ("hf://org/model/a b%20/x@y", HubAddress("org/model", "main", "a b%20/x@y")),
     ],
 )
 def test_what_an_address_means(uri: str, address: HubAddress) -> None:
     assert hub_address(uri) == address
-    assert is_folder_uri(uri) == (not address.path)
+    assert is_folder_uri(uri) == (not address.path or address.path.endswith("/"))
 
 
-@pytest.mark.parametrize("uri", ["hf://org", "hf://org/", "hf:///model", "hf://org/@v1"])
+@pytest.mark.parametrize(
+    "uri", ["hf://org", "hf://org/", "hf:///model", "hf://org/@v1", "hf://org/m@", "hf://org/m@/a"]
+)
 def test_an_address_without_a_model_is_refused(uri: str) -> None:
     with pytest.raises(FetchRefused, match="write hf://ORG/MODEL"):
         hub_address(uri)

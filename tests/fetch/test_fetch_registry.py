@@ -157,6 +157,9 @@ async def test_a_model_in_the_cache_is_known_by_its_files(registry: Registry) ->
     [
         ("models:/ranker/9", "onnx", "no such model, version, alias"),
         ("models:/ranker@none", "onnx", "no such model, version, alias"),
+        ("models:/ranker/latest", "onnx", "'latest' is no version, which is a number"),
+        ("models:/ranker/Production", "onnx", "stages and latest are not read; give the version an alias"),
+        ("models:/ranker/3", "triton-repository", "format triton-repository takes none of MLflow"),
         ("models:/ranker/3", "torch-export", "its flavor is onnx, and format torch-export takes pytorch"),
         ("models:/ranker/3", "safetensors", "format safetensors takes none of MLflow"),
         ("models:/trees/1", "onnx", "its flavor is sklearn, and format onnx takes onnx"),

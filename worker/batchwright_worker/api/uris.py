@@ -26,6 +26,10 @@ _IN_IMAGE: Final = re.compile(
     r"(?P<image>[^:@]+(?:@sha256:[0-9a-f]{64}|:\w[\w.-]{0,127}(?:@sha256:[0-9a-f]{64})?))(?:/(?P<path>.*))?", re.ASCII
 )
 """What follows the host of oci://. A path needs a tag or a digest before it: nothing else ends a repository's name."""
+_ON_HUB: Final = re.compile(
+    r"(?P<model>[^/@]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]*))?(?:/(?P<path>.*))?", re.DOTALL
+)
+"""What follows the organisation of hf://. The hub's own references have slashes, and its clients write them so."""
 _HIDDEN_STEP: Final = re.compile(r"%(2e|2f|00)", re.IGNORECASE)
 """An encoded dot, slash or NUL: nobody needs one, and `..` could hide behind it."""
 _LONGEST_NAME: Final = 200
@@ -91,6 +95,25 @@ def oci_address(uri: str) -> OciAddress | None:
     return OciAddress(f"{parts.host}/{match['image']}", (match["path"] or "").lstrip("/"))
 
 
+@dataclass(frozen=True, slots=True)
+class HubParts:
+    """As they are written: `revision` None without an @, `path` empty for all of the model's files."""
+
+    repository: str
+    revision: str | None
+    path: str
+
+
+def hub_parts(uri: str) -> HubParts | None:
+    """Of hf://ORG/MODEL[@REVISION][/PATH], None for anything else. A slash in a revision is written %2F, but for
+    refs/pr/N and refs/convert/X."""
+    parts = split_uri(uri)
+    match = _ON_HUB.fullmatch(parts.rest)
+    if parts.scheme != "hf" or not parts.host or match is None:
+        return None
+    return HubParts(f"{parts.host}/{match['model']}", match["revision"], match["path"] or "")
+
+
 def base_name(uri: str) -> str:
     """What a fetched file or folder is called on disk: the last part of the address, decoded where it is a URL."""
     parts = split_uri(uri)
@@ -116,4 +139,6 @@ def is_folder_uri(uri: str) -> bool:
     if (image := oci_address(uri)) is not None:
         return not image.path or image.path.endswith("/")
     path = re.split(r"[?#]", parts.rest, maxsplit=1)[0] if parts.scheme in OF_URLS else parts.rest
-    return path.endswith("/") or not path or (parts.scheme == "hf" and "/" not in path)
+    if (on_hub := hub_parts(uri)) is not None:
+        path = on_hub.path
+    return path.endswith("/") or not path

@@ -31,9 +31,12 @@ def entry_of(format_: str, path: Path) -> Path:
         )
     if known.entry_below and (path / known.entry_below).is_file():
         return path / known.entry_below
-    names = sorted(each.name for each in path.iterdir())
+    names = sorted(f"{each.name}/" if each.is_dir() else each.name for each in path.iterdir())
+    below = sorted(each.relative_to(path).as_posix() for each in path.glob(f"*/*{suffix}"))
+    remedy = f"; write the uri of one of {_shown(below)}" if below else ""
     raise ArtifactError(
         f"the folder {path} has no {' or '.join(known.entries)} and no other {suffix} file; there are: {_shown(names)}"
+        f"{remedy}"
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from batchwright_worker.api.uris import split_uri
+from batchwright_worker.api.uris import hub_parts
 from batchwright_worker.artifacts.names import SUMS, ArtifactError, checked_names
 from batchwright_worker.fetch.errors import FetchRefused
 from batchwright_worker.fetch.policy import FetchPolicy
@@ -43,13 +43,11 @@ class HubAddress:
 
 
 def hub_address(uri: str) -> HubAddress:
-    """Raises FetchRefused. A slash in a revision is written %2F."""
-    parts = split_uri(uri)
-    model, _, path = parts.rest.partition("/")
-    name, _, revision = model.partition("@")
-    if parts.scheme != "hf" or not parts.host or not name:
+    """Raises FetchRefused, for an @ without a revision too: that may be one that a template has lost."""
+    parts = hub_parts(uri)
+    if parts is None or parts.revision == "":
         raise FetchRefused(f"{uri}: write hf://ORG/MODEL, hf://ORG/MODEL@REVISION or hf://ORG/MODEL@REVISION/PATH")
-    return HubAddress(f"{parts.host}/{name}", unquote(revision) or "main", path)
+    return HubAddress(parts.repository, unquote(parts.revision or "main"), parts.path)
 
 
 class _Revision(msgspec.Struct):

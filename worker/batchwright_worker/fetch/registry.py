@@ -50,6 +50,11 @@ def registry_address(uri: str) -> RegistryAddress:
     version = parts.rest.strip("/")
     if not name or bool(version) == bool(alias) or "/" in version:
         raise FetchRefused(f"{uri}: write models:/NAME/VERSION or models:/NAME@ALIAS")
+    if version and not version.isdecimal():
+        raise FetchRefused(
+            f"{uri}: {version!r} is no version, which is a number: stages and latest are not read; give the version an "
+            "alias, models:/NAME@ALIAS"
+        )
     return RegistryAddress(unquote(name), unquote(version), unquote(alias))
 
 

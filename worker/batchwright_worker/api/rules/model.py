@@ -13,6 +13,7 @@ from batchwright_worker.api.rules.rule import Rule, or_default
 
 _SCHEMES: Final = ("https", "s3", "gs", "az", "hf", "oci", "pvc")
 _REGISTRY: Final = "models:"
+_STARTS: Final = "self.uri.startsWith('{}:')".format
 _OF_FOLDERS: Final = ("pvc", "hf", "oci", "models")
 """Schemes whose addresses need no slash behind to name a folder."""
 
@@ -141,11 +142,12 @@ _ARTIFACT = (
         on=Artifact,
         names="uri",
         cel=f"self.format != '{TRITON_REPOSITORY}' || !has(self.uri) || self.uri.endsWith('/') || "
-        f"self.uri.split(':', 2)[0] in {list(_OF_FOLDERS)}",
+        f"self.uri.contains('/?') || {' || '.join(map(_STARTS, _OF_FOLDERS))}",
         holds=lambda artifact: (
             artifact.format != TRITON_REPOSITORY
             or artifact.uri is None
             or artifact.uri.endswith("/")
+            or "/?" in artifact.uri
             or artifact.uri.partition(":")[0] in (*_OF_FOLDERS, "file")
         ),
         wrong="a Triton model repository is a folder, and this address names a file",

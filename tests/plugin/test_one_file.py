@@ -27,6 +27,7 @@ import yaml
 from batchwright_operator.deployments.revision import Revision, named, revision_object
 from e2e.cluster import ControlPlane, kubectl_path
 from e2e.release import plugin, plugin_main
+from e2e.release.chart import version
 from tests.plugin import world
 from tests.plugin.cluster_objects import deployment, event, job, node, pod, processor, profile
 
@@ -111,6 +112,7 @@ def one_file(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> O
 
 
 COMMANDS: dict[str, tuple[list[str], str]] = {
+    "its version": (["--version"], f"version {version()}"),
     "status": (["status"], "2 nodes, 2 processors"),
     "top": (["top", "-o", "json"], '"capacity": 40.0'),
     "bench": (["bench", "slow"], "SERVICES AT ONCE"),

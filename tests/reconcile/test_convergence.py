@@ -53,6 +53,7 @@ def test_what_others_change_of_ours_is_repaired_and_the_rest_left_alone(bed: Bed
     bed.create(1)
     with bed.operator():
         bed.converge(1, 30)
+        bed.assert_silent(quiet_s=1)  # Events of what was made come behind it
         since = moment_ago()
         bed.api.patch(f"{MAPS}/m0-echo", {"metadata": {"annotations": {"mine": "1"}}, "data": {"extra": "x"}})
         bed.api.patch(f"{DEPLOYMENTS}/m0-pods", {"spec": {"paused": True, "minReadySeconds": 3}})

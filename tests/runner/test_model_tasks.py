@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
+from batchwright_worker.local.processes import LocalServing
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.progress import Published
 from batchwright_worker.runner.steps.commit import commit
@@ -54,6 +58,42 @@ async def test_rows_fan_out_and_in_again_in_batches(bench: MakeBench) -> None:
     assert (task.succeeded, task.rows) == (150, sum(len(rows) for rows in expected(150)))
     assert task.batches < task.rows
     assert task.mean_batch_size > 1.5
+
+
+@contextlib.asynccontextmanager
+async def late_at_first(here: LocalServing, times: int) -> AsyncIterator[str]:
+    """Its address behind a front that answers so many requests for inference as if they had not come in time."""
+    left = times
+
+    async def front(request: web.Request) -> web.Response:
+        nonlocal left
+        body = await request.read()
+        if request.path.endswith("/infer") and left:
+            left -= 1
+            return web.json_response({"error": "the headers did not arrive within 10 s"}, status=408)
+        async with session.request(request.method, here.url + request.path, data=body, headers=request.headers) as told:
+            return web.Response(status=told.status, body=await told.read(), headers=told.headers)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", front)
+    runner = web.AppRunner(application)
+    async with aiohttp.ClientSession() as session:
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", port := free_port())
+            await site.start()
+            yield f"127.0.0.1:{port}"
+        finally:
+            await runner.cleanup()
+
+
+async def test_a_request_that_came_too_late_is_no_fault_of_its_rows(bench: MakeBench) -> None:
+    """Where a machine is so busy that this process does not get its turn for ten seconds."""
+    async with replica(deployment()) as here, late_at_first(here, 2) as endpoint:
+        job = bench(*FAN_OUT, endpoints={"emu": endpoint})
+        job.write_records(records(10))
+        await job.run_all()
+    assert [record["best"] for record in job.records()] == expected(10)
 
 
 async def test_a_row_that_does_not_fit_the_model_is_its_items_error(bench: MakeBench) -> None:

@@ -107,7 +107,7 @@ def test_a_request_and_its_answer_keep_rows_apart() -> None:
     [
         (b"{", "header"),
         (b'{"outputs":[{"name":"y","datatype":"INT64","shape":[3],"data":[1,2,3]}]}', "4 rows were asked for"),
-        (b'{"outputs":[{"name":"y","datatype":"WORD","shape":[4],"data":[1,2,3,4]}]}', "unknown datatype WORD"),
+        (b'{"outputs":[{"name":"y","datatype":"WORD","shape":[4],"data":[1,2,3,4]}]}', "datatype 'WORD' is unknown"),
         (b'{"outputs":[{"name":"y","datatype":"INT64","shape":[4],"data":[1]}]}', "output 'y'"),
     ],
 )

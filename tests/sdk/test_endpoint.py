@@ -72,12 +72,12 @@ def test_what_no_datatype_holds_is_refused_before_it_is_sent(endpoint: bw.Endpoi
 class Busy(BaseHTTPRequestHandler):
     """Turns the first two requests away."""
 
-    seen = 0
+    seen, status = 0, 503
 
     def do_GET(self) -> None:
         type(self).seen += 1
         body = b'{"name": "m"}' if self.seen > 2 else b'{"error": "the queue is full"}'
-        self.send_response(200 if self.seen > 2 else 503)
+        self.send_response(200 if self.seen > 2 else self.status)
         self.send_header("Retry-After", "0")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -86,8 +86,9 @@ class Busy(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_a_busy_server_is_asked_again_as_often_as_said() -> None:
-    Busy.seen = 0
+@pytest.mark.parametrize("status", [503, 408])
+def test_a_busy_server_is_asked_again_as_often_as_said(status: int) -> None:
+    Busy.seen, Busy.status = 0, status
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"

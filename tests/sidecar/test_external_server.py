@@ -312,8 +312,9 @@ async def test_a_declaration_that_the_server_contradicts_is_refused(server: Serv
             await seen.client.load("m", DeclaredSource(artifact=None, inputs=(spec("w", (3,)),)))
 
 
-async def test_a_server_that_is_busy_is_tried_again_later(server: Server) -> None:
-    server.error = (503, "the queue is full")
+@pytest.mark.parametrize("status", [503, 408])
+async def test_a_server_that_is_busy_is_tried_again_later(server: Server, status: int) -> None:
+    server.error = (status, "the queue is full")
     async with watched(server) as seen:
         with pytest.raises(BatchFailed, match="has no room for the trials of model 'm': the queue is full"):
             await seen.client.load("m", DeclaredSource(artifact=None))

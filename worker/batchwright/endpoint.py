@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from batchwright_worker.oip.datatypes import name_of
 from batchwright_worker.oip.http_tensors import HEADER_LENGTH, HttpInferResponse, array_of, raw_of
 
-_BUSY = 503
+_BUSY = (408, 503)
 
 
 class InferenceFailed(Exception):  # noqa: N818 - what happened to the request
@@ -50,7 +50,7 @@ class Endpoint:
         self._url = url.rstrip("/")
         # Inference changes nothing, so that a POST may be repeated too.
         retry = urllib3.Retry(
-            total=retries, status_forcelist=(_BUSY,), allowed_methods=None, respect_retry_after_header=True,
+            total=retries, status_forcelist=_BUSY, allowed_methods=None, respect_retry_after_header=True,
             backoff_factor=0.1, raise_on_status=False,
         )  # fmt: skip
         self._pool = urllib3.PoolManager(

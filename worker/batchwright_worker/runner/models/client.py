@@ -41,6 +41,8 @@ MAX_REQUEST_BYTES = 32 << 20
 MODEL_ERROR_TRIES = 3
 NOT_TRUSTED_TRIES = 5
 _NOT_THERE = 404
+_LATE = 408
+"""The request did not arrive whole in time, as where this process was kept waiting: no fault of the rows."""
 _ASK_AGAIN_S = 1.0
 _PAUSES_S = (0.1, 2.0)
 _LATENESS = 0.1
@@ -311,7 +313,7 @@ class ModelClient:
             return
         row = pending[0]
         row.errors += 1
-        fault_of_row = isinstance(error, ReplicaRejected) and error.status < 500
+        fault_of_row = isinstance(error, ReplicaRejected) and error.status < 500 and error.status != _LATE
         if fault_of_row or row.errors >= MODEL_ERROR_TRIES:
             row.failed(shortened(str(error)))
         else:

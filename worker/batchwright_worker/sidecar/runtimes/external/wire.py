@@ -25,7 +25,7 @@ from batchwright_worker.texts import presentable
 Columns = Mapping[str, Sequence[Array]]
 """Per input the arrays that are one tensor, one after the other along the first dimension."""
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "cannot allocate memory")
-_BUSY = (429, 502, 503, 504)
+_BUSY = (408, 429, 502, 503, 504)
 
 
 class ServerRefusedError(Exception):

@@ -60,6 +60,9 @@ def test_what_functions_print_is_not_on_standard_output(tmp_path: Path) -> None:
 def test_a_signal_ends_it_and_all_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
     started, environment = tmp_path / "started", {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     (tmp_path / "tmp").mkdir()
+    if number == signal.SIGHUP:  # too long for the name of a socket below it
+        environment["TMPDIR"] = str(tmp_path / "tmp" / ("long" * 30))
+        Path(environment["TMPDIR"]).mkdir()
     program = command(tmp_path, SLEEPER, "sleeps", path=str(started))
     with subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -76,4 +79,5 @@ def test_a_signal_ends_it_and_all_that_it_started(tmp_path: Path, number: signal
             run.kill()
     assert run.returncode == 143, words
     assert json.loads(told)["reason"] == "Terminated"
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(Path(environment["TMPDIR"]).iterdir()) == []
+    assert list(Path("/tmp").glob(f"bw-{run.pid}-*")) == []  # where it went, as its TMPDIR is too long

@@ -15,6 +15,8 @@ from typing import Final
 _PREFIX: Final = "bw-"
 _SOCKET_NAME: Final = 108 - len("/pymp-xxxxxxxx/listener-xxxxxxxx") - 1
 """The longest folder in which multiprocessing can make its sockets."""
+_SHORT: Final = (Path("/tmp"), Path("/dev/shm"))  # noqa: S108 - the folder below is made by mkdtemp
+"""Where the folder for temporary files is too long for a socket's name."""
 
 
 def own_folder(root: Path, prefix: str) -> Path:
@@ -33,11 +35,17 @@ def own_temporary_files() -> Iterator[None]:
     if "multiprocessing.util" in sys.modules:  # it removes its own at the end of the process, and must find them
         yield
         return
-    before, folder = tempfile.tempdir, own_folder(Path(tempfile.gettempdir()), _PREFIX)
+    before, folder = tempfile.tempdir, own_folder(_root(Path(tempfile.gettempdir())), _PREFIX)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if len(os.fsencode(folder)) <= _SOCKET_NAME:
-        tempfile.tempdir = str(folder)
+    tempfile.tempdir = str(folder)
     try:
         yield
     finally:
         tempfile.tempdir = before
+
+
+def _root(given: Path) -> Path:
+    """`given`, or a writable one that is short enough."""
+    longest = _SOCKET_NAME - len(f"/{_PREFIX}{os.getpid()}-xxxxxxxx")
+    roots = [root for root in (given, *_SHORT) if len(os.fsencode(root)) <= longest and os.access(root, os.W_OK)]
+    return roots[0] if roots else given

@@ -13,17 +13,15 @@ from e2e.bench.gpu import __main__ as both
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(480)
-def test_both_benches_run_dry_in_one_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.timeout(1500)
+def test_both_benches_run_dry_in_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer-wise one on the stand-in, and the served one on the CPU but for the pipelined arm."""
     path = tmp_path / "facts.json"
     monkeypatch.setattr(sys, "argv", ["gpu", "--dry-run", "--json", str(path)])
     with pytest.raises(SystemExit) as ended:
         both.main()
-    assert ended.value.code == 0, capsys.readouterr().out
     told = json.loads(path.read_text())
+    assert ended.value.code == 0, {bench: (each["status"], each["seconds"]) for bench, each in told.items()}
     assert sum(both.SECONDS.values()) < 8 * 60
     facts = told["layerwise"]["facts"]
     assert sum(facts["weightBytes"].values()) > facts["arenaBytes"]

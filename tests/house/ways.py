@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from e2e.demo import targets
 from tests.e2e.stage import DEMO, DEMO_DOWN
 from tests.house.commands import ROOT, Block
@@ -83,6 +85,24 @@ def _is_typed_by_a_soak_test(command: str) -> None:
     assert command in (ROOT / "docs" / "exports.md").read_text()
 
 
+def _removes_what_there_is(command: str) -> None:
+    """`tests/manifests/test_uninstall.py` deletes the same objects; by its words this deletes what exists."""
+    names = command.split()
+    if names[2] == "-k":
+        assert (ROOT / names[3] / "kustomization.yaml").is_file()
+    elif names[2] == "crd":
+        crds = [yaml.safe_load(file.read_text()) for file in (ROOT / "crds").glob("*.yaml")]
+        assert sorted(names[3:]) == sorted(each["metadata"]["name"] for each in crds if each["kind"].startswith("Cust"))
+    else:
+        assert f"name: {names[3]}\n" in (ROOT / "manifests" / "base" / "namespaces.yaml").read_text()
+
+
+_UNINSTALLS = (
+    "kubectl delete -k manifests/overlays/example",
+    "kubectl delete crd modeldeployments.batchwright.dev inferencejobs.batchwright.dev "
+    "acceleratorprofiles.batchwright.dev",
+    "kubectl delete namespace batchwright-system",
+)
 _EXPORTS = (
     "MODEL=$(python -c \"from examples.embeddings.prepare import package; print(package() / 'model')\")",
     "python -m examples.exports.texts $MODEL build/exported/vectors",
@@ -99,6 +119,10 @@ NOT_RUN: dict[str, NotRun] = {
     "make demo CLUSTER=current IMAGE=registry.example/batchwright": NotRun(
         why="needs a registry and a cluster of the reader's", check=_renders_for_that_registry
     ),
+    **{
+        command: NotRun(why="removes what other pages' commands use: a soak test does it", check=_removes_what_there_is)
+        for command in _UNINSTALLS
+    },
     "make install": NotRun(why="is the first step of what CI runs, in a fresh clone", check=_begins_what_ci_runs),
     "make test": NotRun(why="is what runs this test", check=_is_what_ci_runs),
     "make check": NotRun(why="is a part of what runs this test", check=_is_a_part_of_the_suite),

@@ -33,6 +33,13 @@ def sleeps(inputs, path):
     time.sleep(600)
 """
 
+FROM_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""What runs under `nohup`, as this suite may, goes on when its terminal closes."""
+
 
 def command(folder: Path, module: str, function: str, **args: Any) -> list[str]:
     """A job of one CPU task over two items."""
@@ -63,7 +70,7 @@ def test_a_signal_ends_it_and_all_that_it_started(tmp_path: Path, number: signal
     if number == signal.SIGHUP:  # too long for the name of a socket below it
         environment["TMPDIR"] = str(tmp_path / "tmp" / ("long" * 30))
         Path(environment["TMPDIR"]).mkdir()
-    program = command(tmp_path, SLEEPER, "sleeps", path=str(started))
+    program = [sys.executable, "-c", FROM_A_TERMINAL, *command(tmp_path, SLEEPER, "sleeps", path=str(started))[1:]]
     with subprocess.Popen(
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as run:

@@ -16,7 +16,7 @@ from batchwright_operator.deployments.live_configuration import Configured, conf
 from batchwright_operator.deployments.replicas import Replica
 from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.kube.conditions import few, find
-from batchwright_operator.kube.metadata import is_leaving
+from batchwright_operator.kube.metadata import is_leaving, why_still_there
 from batchwright_operator.pods.endings import Ended, ended_again
 from batchwright_operator.pods.problems import Problem, worst
 from batchwright_operator.pods.refusals import with_remedy
@@ -168,12 +168,7 @@ def _obstacle(facts: DeploymentFacts) -> Problem | None:
     if facts.rejection is not None:
         return Problem(reason=facts.rejection.reason, message=with_remedy(facts.rejection.text), is_fault=True)
     if leaving := [each for each in facts.deployments if is_leaving(each)]:
-        metadata = leaving[0]["metadata"]
-        text = (
-            f"Deployment {metadata['name']} is being deleted, and is made anew once that is done; it waits for its "
-            f"finalizers ({few(metadata.get('finalizers') or ['none'])})"
-        )
-        return Problem(reason=LEAVING, message=text, is_fault=True)
+        return Problem(reason=LEAVING, message=why_still_there("Deployment", leaving[0]), is_fault=True)
     if facts.missing_claims:
         text = (
             f"PersistentVolumeClaim {few(facts.missing_claims)} does not exist in namespace "

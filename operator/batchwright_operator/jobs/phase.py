@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 from batchwright_operator.jobs.children import LABEL_QUEUE, Step, was_applied_suspended
 from batchwright_operator.jobs.facts import ChildJob, JobFacts, Server, deployments_unknown
-from batchwright_operator.kube.conditions import few, find, shorten
-from batchwright_operator.kube.objects import Raw
+from batchwright_operator.kube.conditions import find, shorten
+from batchwright_operator.kube.metadata import why_still_there
 from batchwright_operator.kube.times import unix
 from batchwright_operator.pods.refusals import with_remedy
 from batchwright_operator.status.progress_deadline import PROGRESS_DEADLINE_S, time_left_s
@@ -98,7 +98,7 @@ def _halted(facts: JobFacts, phase: JobPhase) -> JobPhase | None:
         leaving = facts.leaving.get(step)
         if leaving is None:
             return None
-        return replace(phase, reason="ChildLeaving", message=_leaving(leaving), waits=True)
+        return replace(phase, reason="ChildLeaving", message=why_still_there("Job", leaving), waits=True)
     if child.ended or not child.raw["spec"].get("suspend"):
         return None
     if LABEL_QUEUE in facts.job.identity.labels:
@@ -108,14 +108,6 @@ def _halted(facts: JobFacts, phase: JobPhase) -> JobPhase | None:
     name = child.raw["metadata"]["name"]
     text = f"Job {name} was suspended by somebody else, not by spec.suspend; it goes on once it is resumed"
     return replace(phase, reason="ChildSuspended", message=text)
-
-
-def _leaving(job: Raw) -> str:
-    metadata = job["metadata"]
-    return (
-        f"Job {metadata['name']} is being deleted, and is made anew once that is done; it waits for its finalizers "
-        f"({few(metadata.get('finalizers') or ['none'])})"
-    )
 
 
 def _step(facts: JobFacts) -> JobPhase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from batchwright_operator.kube.conditions import few
 from batchwright_operator.kube.objects import Raw
 
 MOST_DIGITS: Final = 18
@@ -13,6 +14,15 @@ MOST_DIGITS: Final = 18
 def is_leaving(obj: Raw) -> bool:
     """Whether the object is being deleted."""
     return "deletionTimestamp" in obj["metadata"]
+
+
+def why_still_there(kind: str, obj: Raw) -> str:
+    """Of a child that somebody else deletes: what it waits for, and what comes after."""
+    metadata = obj["metadata"]
+    return (
+        f"{kind} {metadata['name']} is being deleted, and is made anew once that is done; it waits for its "
+        f"finalizers ({few(metadata.get('finalizers') or ['none'])})"
+    )
 
 
 def label(obj: Raw, name: str) -> str:

@@ -1,4 +1,5 @@
-"""What command lines take besides paths and numbers: names of objects, which become parts of addresses."""
+"""What command lines take besides paths and numbers: names of objects, which become parts of addresses; and
+what most of them end with."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from batchwright_operator.kube.objects import Resource
 from batchwright_operator.plugin.completion import names_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+EXIT_STATUS: Final = "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line."
+"""In the help of a command that asks a cluster about one thing."""
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 

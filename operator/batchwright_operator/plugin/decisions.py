@@ -12,7 +12,7 @@ from batchwright_operator.errors import Forbidden
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import CORE_EVENT, MODEL_DEPLOYMENT, Raw
 from batchwright_operator.kube.times import rfc3339
-from batchwright_operator.plugin.arguments import name_argument
+from batchwright_operator.plugin.arguments import EXIT_STATUS, name_argument
 from batchwright_operator.plugin.observe import OUR_EVENTS
 from batchwright_operator.plugin.output import Form, one_line, output_option, print_document
 from batchwright_operator.plugin.overview.cluster import changes
@@ -28,8 +28,7 @@ STALE_S: Final = 60.0
 @click.command(
     epilog="\b\nExamples:\n"
     "  kubectl batchwright decisions --tail 20\n"
-    "  kubectl batchwright -n team decisions recognizer --follow\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    "  kubectl batchwright -n team decisions recognizer --follow\n\n" + EXIT_STATUS,
 )
 @name_argument(MODEL_DEPLOYMENT, required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")

@@ -15,7 +15,7 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import few
 from batchwright_operator.kube.metadata import controller_uid
 from batchwright_operator.kube.objects import CONTROLLER_REVISION, MODEL_DEPLOYMENT
-from batchwright_operator.plugin.arguments import name_argument
+from batchwright_operator.plugin.arguments import EXIT_STATUS, name_argument
 from batchwright_operator.plugin.output import Form, TableColumn, output_option, print_document, print_table
 from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RESTARTED_AT, LABEL_DEPLOYMENT
@@ -29,9 +29,7 @@ _COLUMNS = (
 
 
 @click.command(
-    epilog="\b\nExamples:\n"
-    "  kubectl batchwright history recognizer\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    epilog="\b\nExamples:\n  kubectl batchwright history recognizer\n\n" + EXIT_STATUS,
 )
 @name_argument(MODEL_DEPLOYMENT)
 @output_option
@@ -71,8 +69,7 @@ def _document(step: Step) -> dict[str, Any]:
 @click.command(
     epilog="\b\nExamples:\n"
     "  kubectl batchwright rollback recognizer\n"
-    "  kubectl batchwright rollback recognizer --to-revision 3 --dry-run\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    "  kubectl batchwright rollback recognizer --to-revision 3 --dry-run\n\n" + EXIT_STATUS,
 )
 @name_argument(MODEL_DEPLOYMENT)
 @click.option("--to-revision", type=click.IntRange(1), help="As `history` numbers them; default: the one before.")
@@ -99,9 +96,7 @@ def rollback(target: ClusterTarget, name: str, to_revision: int | None, *, dry_r
 
 
 @click.command(
-    epilog="\b\nExamples:\n"
-    "  kubectl batchwright restart recognizer\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    epilog="\b\nExamples:\n  kubectl batchwright restart recognizer\n\n" + EXIT_STATUS,
 )
 @name_argument(MODEL_DEPLOYMENT)
 @click.pass_obj

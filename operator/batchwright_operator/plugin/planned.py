@@ -9,7 +9,7 @@ import click
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, Raw
 from batchwright_operator.placement import receipts
-from batchwright_operator.plugin.arguments import OBJECT_NAME, name_argument
+from batchwright_operator.plugin.arguments import EXIT_STATUS, OBJECT_NAME, name_argument
 from batchwright_operator.plugin.cluster_view import ClusterView, read_view
 from batchwright_operator.plugin.dry_run import PlannedPod, as_desired, plan, reconcilers
 from batchwright_operator.plugin.output import Form, one_line, output_option, print_document
@@ -23,8 +23,7 @@ from batchwright_worker.api.documents import ManifestError, load_manifests, rule
     name="plan",
     epilog="\b\nExamples:\n"
     "  kubectl batchwright plan recognizer --replicas 8\n"
-    "  kubectl batchwright plan -f deployment.yaml -o json\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    "  kubectl batchwright plan -f deployment.yaml -o json\n\n" + EXIT_STATUS,
 )
 @name_argument(MODEL_DEPLOYMENT, required=False)
 @click.option(

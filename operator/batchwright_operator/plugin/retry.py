@@ -13,7 +13,7 @@ from batchwright_operator.errors import NotFound
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.conditions import holds
 from batchwright_operator.kube.objects import INFERENCE_JOB, Raw
-from batchwright_operator.plugin.arguments import OBJECT_NAME, name_argument
+from batchwright_operator.plugin.arguments import EXIT_STATUS, OBJECT_NAME, name_argument
 from batchwright_operator.plugin.target import ClusterTarget, missing, run_with_client
 from batchwright_worker.api.names import ANNOTATION_RETRY_OF, child_name
 
@@ -23,8 +23,7 @@ _OF_KUBECTL: Final = "kubectl.kubernetes.io/last-applied-configuration"
 @click.command(
     epilog="\b\nExamples:\n"
     "  kubectl batchwright retry pages\n"
-    "  kubectl batchwright retry pages --as pages-again --dry-run\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    "  kubectl batchwright retry pages --as pages-again --dry-run\n\n" + EXIT_STATUS,
 )
 @name_argument(INFERENCE_JOB)
 @click.option("--as", "wanted", type=OBJECT_NAME, help="Name of the new InferenceJob; default: NAME-retry-1, -2, ..")

@@ -9,7 +9,7 @@ import click
 from batchwright_operator.errors import NotFound, NotServed
 from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import ACCELERATOR_PROFILE, Raw
-from batchwright_operator.plugin.arguments import name_argument
+from batchwright_operator.plugin.arguments import EXIT_STATUS, name_argument
 from batchwright_operator.plugin.observe import read_once
 from batchwright_operator.plugin.output import (
     Form,
@@ -76,8 +76,7 @@ def _share(value: float | None) -> str:
 @click.command(
     epilog="\b\nExamples:\n"
     "  kubectl batchwright bench node-a\n"
-    "  kubectl batchwright bench node-a --again\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    "  kubectl batchwright bench node-a --again\n\n" + EXIT_STATUS,
 )
 @name_argument(ACCELERATOR_PROFILE, "node")
 @click.option("--again", is_flag=True, help="Ask the operator for a new benchmark of this node.")

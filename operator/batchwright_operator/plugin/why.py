@@ -12,7 +12,7 @@ from batchwright_operator.kube.client import ApiClient
 from batchwright_operator.kube.objects import MODEL_DEPLOYMENT, POD, Raw
 from batchwright_operator.placement import receipts
 from batchwright_operator.placement.scoring import TERMS
-from batchwright_operator.plugin.arguments import name_argument
+from batchwright_operator.plugin.arguments import EXIT_STATUS, name_argument
 from batchwright_operator.plugin.output import Form, TableColumn, one_line, output_option, print_document, print_table
 from batchwright_operator.plugin.target import ClusterTarget, run_with_client
 from batchwright_worker.api.messages import Receipt
@@ -22,8 +22,7 @@ from batchwright_worker.api.names import LABEL_COMPONENT, LABEL_DEPLOYMENT
 @click.command(
     epilog="\b\nExamples:\n"
     "  kubectl batchwright -n team why recognizer\n"
-    "  kubectl batchwright why recognizer-cpu-6c8f-x2x9k\n\n"
-    "Exit status: 0; 1 for what the cluster refuses or does not have; 2 for a wrong command line.",
+    "  kubectl batchwright why recognizer-cpu-6c8f-x2x9k\n\n" + EXIT_STATUS,
 )
 @name_argument(MODEL_DEPLOYMENT)
 @output_option

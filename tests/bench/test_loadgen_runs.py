@@ -27,7 +27,7 @@ def test_every_request_of_both_loops_is_answered_right(protocol: str) -> None:
         assert (run.latency_s >= run.done_s - run.sent_s).all(), "LoadGen counts from the scheduled arrival"
         closed = drive(spec_for(server, 0, 1, connections=8), Cores())
         assert closed.answered.all()
-        assert closed.count > 200
+        assert closed.count > 8, "each connection asks again"
         for one in (run, closed):
             assert device_truth(one, DEVICE).holds
 

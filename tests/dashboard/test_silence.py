@@ -62,7 +62,6 @@ async def test_what_is_old_is_said_to_be(
         async with ApiClient(credentials) as client, dashboard.following(client, target, feed) as published:
             assert not silent(await shown(feed, lambda seen: bool(seen.deployments)))
             now[0] = answer
-            # Between two tries it is said that the next one is due.
             seen = await shown(feed, lambda seen: any(said in each.text for each in seen.findings))
             (told,) = [each for each in seen.findings if each.reason == "NoAnswer"]
             assert seen.findings[0] == told  # before all else

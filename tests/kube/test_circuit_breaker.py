@@ -9,6 +9,8 @@ import pytest
 from batchwright_operator.errors import Unavailable
 from batchwright_operator.kube.circuit_breaker import LAST_DELAY_S, RBAC_GRACE_S, THRESHOLD, CircuitBreaker
 
+AWAY = Unavailable("the server is starting")
+
 
 class Clock:
     def __init__(self) -> None:
@@ -22,7 +24,7 @@ def opened(clock: Clock) -> CircuitBreaker:
     breaker = CircuitBreaker(clock)
     for _ in range(THRESHOLD):
         breaker.check()
-        breaker.failed()
+        breaker.failed(AWAY)
     return breaker
 
 
@@ -30,11 +32,11 @@ async def test_some_failures_in_a_row_open_it() -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock)
     for _ in range(THRESHOLD - 1):
-        breaker.failed()
+        breaker.failed(AWAY)
     breaker.succeeded()
-    breaker.failed()
+    breaker.failed(AWAY)
     assert not breaker.is_open
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="next try is due soon: the server is starting"):
         opened(clock).check()
 
 
@@ -49,7 +51,7 @@ async def test_open_it_lets_one_probe_through_per_delay() -> None:
         except Unavailable:
             continue
         tried += 1
-        breaker.failed()
+        breaker.failed(AWAY)
     assert 60 / LAST_DELAY_S <= tried <= 3 * 60 / LAST_DELAY_S
 
 
@@ -73,14 +75,14 @@ async def test_forbidden_counts_as_a_failure_only_soon_after_an_outage(after_s: 
     clock = Clock()
     breaker = opened(clock)
     clock.now += after_s
-    breaker.forbidden()
+    breaker.forbidden(AWAY)
     assert breaker.is_open is is_open
 
 
 async def test_forbidden_without_an_outage_is_a_success() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(3 * THRESHOLD):
-        breaker.forbidden()
+        breaker.forbidden(AWAY)
     assert not breaker.is_open
 
 
@@ -89,7 +91,7 @@ async def test_it_waits_as_long_as_the_server_asks() -> None:
     breaker = opened(clock)
     clock.now += LAST_DELAY_S
     breaker.check()
-    breaker.failed(retry_after_s=8.0)
+    breaker.failed(AWAY, retry_after_s=8.0)
     clock.now += 3.9
     with pytest.raises(Unavailable):
         breaker.check()

@@ -33,6 +33,7 @@ class CircuitBreaker:
         self._delay_s = 0.0
         self._next_probe = 0.0
         self._permits = 0
+        self._why = ""
         self._last_outage = clock()
         self._changed = asyncio.Event()
 
@@ -46,7 +47,7 @@ class CircuitBreaker:
         if not self.is_open:
             return
         if self._permits <= 0 and self._clock() < self._next_probe:
-            raise Unavailable("the API server does not respond at present; the next try is due soon")
+            raise Unavailable(f"the API server does not serve at present, the next try is due soon: {self._why}")
         self._permits = 0
         self._next_probe = self._clock() + self._delay_s
 
@@ -64,20 +65,21 @@ class CircuitBreaker:
             self._next_probe = self._clock()
             self._changed.set()
 
-    def failed(self, retry_after_s: float | None = None) -> None:
+    def failed(self, error: Exception, retry_after_s: float | None = None) -> None:
         """There was no response, or the API server responded that it cannot serve now (429, 5xx)."""
         self._last_outage = self._clock()
-        self._count(retry_after_s or 0.0)
+        self._count(error, retry_after_s or 0.0)
 
-    def forbidden(self) -> None:
+    def forbidden(self, error: Exception) -> None:
         """The API server responded 403: soon after an outage that counts as a failure, else as a success."""
         if self._failures > 0 and self._clock() - self._last_outage < RBAC_GRACE_S:
-            self._count(0.0)
+            self._count(error, 0.0)
         else:
             self.succeeded()
 
-    def _count(self, asked_s: float) -> None:
+    def _count(self, error: Exception, asked_s: float) -> None:
         self._failures += 1
+        self._why = str(error) or type(error).__name__
         if self.is_open:
             # A server that asks for more patience (Retry-After) gets it, but not so much that recovery goes unnoticed.
             grown = min(LAST_DELAY_S, max(FIRST_DELAY_S, self._delay_s * 2))

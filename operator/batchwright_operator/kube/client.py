@@ -319,9 +319,10 @@ class ApiClient:
                 await self._renew()
                 return await self._once(call, circuit)
         except (aiohttp.ClientError, TimeoutError, OSError, SettingsError, msgspec.DecodeError) as error:
+            unavailable = Unavailable(f"{call.method} {call.path}: {error or type(error).__name__}")
             if circuit:
-                circuit.failed()
-            raise Unavailable(f"{call.method} {call.path}: {error or type(error).__name__}") from error
+                circuit.failed(unavailable)
+            raise unavailable from error
 
     async def _once(self, call: _Call, circuit: CircuitBreaker | None) -> bytes:
         code = 0
@@ -362,9 +363,9 @@ class ApiClient:
         if circuit is None:
             pass
         elif isinstance(error, Unavailable):
-            circuit.failed(error.retry_after_s)
+            circuit.failed(error, error.retry_after_s)
         elif error.code == 403:
-            circuit.forbidden()
+            circuit.forbidden(error)
         else:
             circuit.succeeded()
         raise error

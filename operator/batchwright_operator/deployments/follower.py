@@ -50,6 +50,7 @@ class SidecarFollower:
             session_factory=session_factory,
             policy=PollPolicy(notify_s=NOTIFY_S),
             words=_words,
+            now=live.now,
         )
 
     async def run(self, store: StoreView, queue: Queue) -> None:

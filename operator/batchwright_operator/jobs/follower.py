@@ -38,6 +38,7 @@ class RunnerFollower:
             states=live.runners,
             session_factory=session_factory,
             policy=PollPolicy(poll_s=min(1.0, interval_s), notify_s=interval_s),
+            now=live.now,
         )
 
     async def run(self, store: StoreView, queue: Queue) -> None:

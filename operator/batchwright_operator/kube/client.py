@@ -19,6 +19,7 @@ import msgspec
 
 from batchwright_operator.errors import AlreadyExists, Conflict, Gone, Invalid, SettingsError, Unauthorized, Unavailable
 from batchwright_operator.kube.circuit_breaker import CircuitBreaker
+from batchwright_operator.kube.cluster_clock import ClusterClock
 from batchwright_operator.kube.credentials import Credentials
 from batchwright_operator.kube.objects import SECRET, Raw, Resource
 from batchwright_operator.kube.responses import Decode, WatchEvent, error_from, event_from, lines, page_from
@@ -73,6 +74,7 @@ class ApiClient:
         """Told the verb and the status code (0: no answer) of every call."""
         self.may_write: Callable[[], bool] = lambda: True
         """Asked before each write: one that a replica had decided on before it lost its Lease is not sent after."""
+        self.clock = ClusterClock()
         clock = asyncio.get_running_loop().time
         self._credentials = credentials
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -329,6 +331,7 @@ class ApiClient:
         try:
             async with self._send(call, "call") as response:
                 code = response.status
+                self.clock.heard(response.headers.get("Date"))
                 await self._raise_for_status(response, circuit)
                 return await response.read()
         finally:

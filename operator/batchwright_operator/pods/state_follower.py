@@ -108,6 +108,7 @@ class StateFollower(Generic[S]):
     words: Callable[[S], object] = lambda state: state
     """What of a state is no number: where it differs, the reconciliation is not put off as one for numbers is."""
     policy: PollPolicy = field(default_factory=PollPolicy)
+    now: Callable[[], float] = time.time
     _tasks: dict[FollowedPod, asyncio.Task[None]] = field(default_factory=dict)
     _matched: Collection[FollowedPod] | None = None
     _notified: dict[tuple[Key, bool], float] = field(default_factory=dict)
@@ -170,7 +171,7 @@ class StateFollower(Generic[S]):
             backoff_s = self.policy.first_backoff_s
             if state.revision != after or target.uid not in self.states:
                 after = state.revision
-                self.states[target.uid] = Received(state=state, received_at=time.time())
+                self.states[target.uid] = Received(state=state, received_at=self.now())
                 if self.on_state is not None:
                     self.on_state(target, state)
                 before, said = said, self.words(state)

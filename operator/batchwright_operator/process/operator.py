@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -75,7 +74,7 @@ class Operator:
         self._client = client
         self._credentials = credentials
         self._identity = identity_of(socket.gethostname(), options.pod, uuid.uuid4().hex[:8])
-        self._live = LiveState()
+        self._live = LiveState(now=client.clock.now)
         self._metrics = Metrics(self._live)
         self._loop_watch = LoopWatch(self._metrics)
         client.on_call = self._metrics.called
@@ -85,7 +84,7 @@ class Operator:
         self._metrics.show_store(self._store.sizes)
         look_again_s = min(LOOK_AGAIN_S, settings.resync_seconds)
         self._applier = Applier(client, self._store, self._metrics, look_again_s=look_again_s)
-        self._recorder = EventRecorder(client, self._metrics, self._identity, time.time)
+        self._recorder = EventRecorder(client, self._metrics, self._identity, self._live.now)
         self._reconcilers = build_reconcilers(settings, self._live)
         self._backgrounds = build_backgrounds(settings, self._live, pod_session)
         self._informers = self._register(self._reconcilers)
@@ -171,7 +170,7 @@ class Operator:
                 live=self._live,
                 metrics=self._metrics,
                 circuit_breaker=self._client.writes,
-                now=time.time,
+                now=self._live.now,
                 passes=UNTOLD if self._traces is None else TracedPasses(self._traces.tracer),
             )
             async with asyncio.TaskGroup() as tasks:

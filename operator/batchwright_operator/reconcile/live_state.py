@@ -2,13 +2,14 @@
 
 One `LiveState` is shared by all reconcilers and background tasks of a process. Backgrounds write it, `observe` reads
 it and copies what the decision needs; nothing here is persisted. All of it lives in one event loop, so plain
-dicts do. Times are Unix seconds.
+dicts do. Times are Unix seconds by `now`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -85,6 +86,8 @@ class Rejection:
 class LiveState:
     """The tables. Each field says who writes it; everybody may read everything."""
 
+    now: Callable[[], float] = time.time
+    """The clock of every time in here: the cluster's, where there is one (`kube/cluster_clock`)."""
     control_key: bytes = b""
     """The operator's own key; set before any reconciler runs."""
     newest: dict[tuple[str, str], Sample] = field(default_factory=dict)

@@ -64,9 +64,10 @@ class TelemetryBackground:
         settings: Settings,
         live: LiveState,
         session_factory: SessionFactory,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._settings, self._live, self._session_factory, self._clock = settings, live, session_factory, clock
+        self._settings, self._live, self._session_factory = settings, live, session_factory
+        self._clock = live.now if clock is None else clock
         self._problem = ""
         self._windows = Windows(window_s=settings.placement_window_seconds, interval_s=settings.scrape_interval_seconds)
         live.share_of_pod = self._windows.mean_of_pod
@@ -135,8 +136,8 @@ class TelemetryBackground:
 
     def _source(self, session: aiohttp.ClientSession) -> Source:
         if self._settings.prometheus_url:
-            return PrometheusSource(self._settings)
-        return AgentSource(self._settings, session)
+            return PrometheusSource(self._settings, self._clock)
+        return AgentSource(self._settings, session, clock=self._clock)
 
     def _report(self, problem: str) -> None:
         if problem and not self._problem:

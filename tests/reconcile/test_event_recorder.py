@@ -11,6 +11,8 @@ from batchwright_operator.reconcile.event_recorder import (
     ALL_BURST,
     ALL_PER_S,
     OBJECT_BURST,
+    OBJECT_PER_S,
+    SERIES_MAX,
     SERIES_S,
     EventLimits,
     event_body,
@@ -70,3 +72,28 @@ def test_the_body_fits_the_limits_of_the_api() -> None:
     assert body["eventTime"] == "2027-01-15T08:00:00.250000Z"
     assert body["regarding"]["uid"] == "u"
     assert body["metadata"]["namespace"] == "n"
+
+
+def test_an_event_that_was_held_back_is_posted_when_it_may_be() -> None:
+    limits = EventLimits()
+    for number in range(int(OBJECT_BURST)):
+        assert limits.admit(event(f"m{number}"), 0.0)
+    assert limits.admit(event("important"), 0.0) is None
+    later = limits.admit(event("important"), 1 / OBJECT_PER_S + 1)
+    assert later
+    assert later.count == 1, "a count of an Event that was never posted would be posted nowhere"
+
+
+def test_as_many_texts_as_there_are_pods_are_not_remembered_for_ever() -> None:
+    limits, now = EventLimits(), 0.0
+    for number in range(3 * SERIES_MAX):
+        now += 0.02
+        limits.admit(event(f"pod {number}", uid=f"u{number}"), now)
+    assert len(limits._series) <= SERIES_MAX
+
+
+def test_a_clock_that_is_set_back_holds_nothing_back() -> None:
+    limits = EventLimits()
+    assert limits.admit(event("before"), 10_000.0)
+    assert limits.admit(event("after"), 0.0)
+    assert limits.admit(event("before"), 1.0)

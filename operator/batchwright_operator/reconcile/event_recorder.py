@@ -26,6 +26,8 @@ OBJECT_PER_S = 0.1
 ALL_BURST = 200.0
 ALL_PER_S = 20.0
 PENDING_MAX = 1000
+SERIES_MAX = 4000
+"""Series that are remembered, a kilobyte each: every pod that is placed is a text of its own."""
 TRIES = 5
 
 
@@ -64,16 +66,30 @@ class EventLimits:
         metadata = event.regarding["metadata"]
         uid = str(metadata["uid"])
         at = (uid, event.type, event.reason, event.action, event.message)
-        series = self._series.get(at)
+        series = self._series.pop(at, None)
         if series is None:
+            if not self._may(uid, now):
+                return None  # it is no series, whose first Event was posted: the next one of its kind is the first
             name = f"{metadata['name'][:230]}.{secrets.token_hex(8)}"
-            series = self._series[at] = _Series(name, metadata.get("namespace") or "default", 0, now)
+            series = _Series(name, metadata.get("namespace") or "default", 1, now)
+            self._remember(at, series)
+            return self._posting(event, series)
         series.count += 1
         series.last = now
+        self._remember(at, series)
         # Powers of two only: an Event that repeats for days is written ever more rarely.
         if series.count & (series.count - 1) or not self._may(uid, now):
             return None
-        return Posting(event=event, name=series.name, namespace=series.namespace, count=series.count, at=now)
+        return self._posting(event, series)
+
+    def _remember(self, at: tuple[str, ...], series: _Series) -> None:
+        """As the newest; the oldest goes where there are too many."""
+        self._series[at] = series
+        if len(self._series) > SERIES_MAX:
+            del self._series[next(iter(self._series))]
+
+    def _posting(self, event: Event, series: _Series) -> Posting:
+        return Posting(event=event, name=series.name, namespace=series.namespace, count=series.count, at=series.last)
 
     def _may(self, uid: str, now: float) -> bool:
         if self._all is None:
@@ -82,10 +98,10 @@ class EventLimits:
         return bucket.take(now) and self._all.take(now)
 
     def _expire(self, now: float) -> None:
-        if now - self._expired_at < SERIES_S / 20:
+        if 0 <= now - self._expired_at < SERIES_S / 20:
             return
         self._expired_at = now
-        for at in [at for at, series in self._series.items() if now - series.last > SERIES_S]:
+        for at in [at for at, series in self._series.items() if not 0 <= now - series.last <= SERIES_S]:
             del self._series[at]
         if len(self._objects) > 2 * PENDING_MAX:
             self._objects = {uid: one for uid, one in self._objects.items() if not one.is_full(now)}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Bucket:
-    """A token bucket: `burst` at once, `per_s` in the long run. Times are of one clock, in seconds."""
+    """A token bucket: `burst` at once, `per_s` in the long run. Times are of one clock, in seconds, which may be set
+    back: that takes nothing away."""
 
     burst: float
     per_s: float
@@ -16,7 +17,7 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Whether one more is allowed now."""
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
+        self.tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.per_s)
         self.at = now
         if self.tokens < 1.0:
             return False
@@ -25,4 +26,4 @@ class Bucket:
 
     def is_full(self, now: float) -> bool:
         """Whether nothing was done for so long that this bucket is as a new one."""
-        return self.tokens + (now - self.at) * self.per_s >= self.burst
+        return self.tokens + max(0.0, now - self.at) * self.per_s >= self.burst

@@ -15,7 +15,6 @@ import pytest
 from batchwright_operator.kube.client import path_of
 from batchwright_operator.kube.objects import (
     CONFIG_MAP,
-    CONTROLLER_REVISION,
     DEPLOYMENT,
     INFERENCE_JOB,
     JOB,
@@ -141,9 +140,23 @@ def test_what_is_edited_into_something_that_ours_cannot_be_beside_comes_back(clu
     assert cluster.says(SERVICE, name, "spec", "clusterIP") == cluster_ip, "it is the same Service"
     assert spec_of()["template"] == before["template"]
     assert cluster.pods(name) == pods
+    extra: Raw = {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "debug", "image": "debug"}]}
+    extra["initContainers"] = [{"name": "sidecar", "env": [{"name": "DEBUG", "value": "1"}]}]
+    head = {"annotations": {"kubectl.kubernetes.io/restartedAt": "2026-12-01T00:00:00Z"}}
+    edit = {"spec": {"template": {"metadata": head, "spec": extra}}}
+    cluster.api.patch(f"{path_of(DEPLOYMENT, PLACE, deployment)}?fieldManager=kubectl-edit", edit, how="strategic")
+    eventually(lambda: spec_of()["template"]["spec"] == before["template"]["spec"], "the template as it was")
+    assert spec_of()["template"]["metadata"]["annotations"].items() >= head["annotations"].items(), "a restart stays"
+
+    def told() -> list[str]:
+        events = cluster.api.get(f"/apis/events.k8s.io/v1/namespaces/{PLACE}/events")["items"]
+        return [each["note"] for each in events if each["reason"] == "TemplateRestored"]
+
+    eventually(told, "an Event that says so")
+    assert "containers[debug], initContainers[sidecar].env[DEBUG], nodeSelector (by kubectl-edit)" in told()[0]
     template = {"spec": {"template": {"spec": {"volumes": [{"name": "config", "configMap": None, "emptyDir": {}}]}}}}
     cluster.change(DEPLOYMENT, deployment, template, how="strategic")
-    eventually(lambda: spec_of()["template"] == before["template"], "the volumes as they were")
+    eventually(lambda: spec_of()["template"]["spec"] == before["template"]["spec"], "the volumes as they were")
     cluster.api.delete(path_of(MODEL_DEPLOYMENT, PLACE, name))
 
 
@@ -164,8 +177,6 @@ def test_what_has_lost_its_owner_is_taken_over_and_no_pod_is_replaced(how: str, 
         cluster.leave_behind(MODEL_DEPLOYMENT, name, children)
         cluster.make(wanted(name))
     uid = cluster.api.get(path_of(MODEL_DEPLOYMENT, PLACE, name))["metadata"]["uid"]
-    if how == "by-hand":  # while it belongs to nobody it is no history, and another one begins
-        children = {child: each for child, each in children.items() if child[0] != CONTROLLER_REVISION}
     for resource, child in children:
         eventually(lambda one=resource, other=child: owners(cluster.read(one, other)) == [uid], f"{child} taken over")
     after = cluster.of(name)

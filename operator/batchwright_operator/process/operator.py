@@ -83,8 +83,10 @@ class Operator:
         self._store = Store(self._queue.add)
         self._metrics.show_store(self._store.sizes)
         look_again_s = min(LOOK_AGAIN_S, settings.resync_seconds)
-        self._applier = Applier(client, self._store, self._metrics, look_again_s=look_again_s)
         self._recorder = EventRecorder(client, self._metrics, self._identity, self._live.now)
+        self._applier = Applier(
+            client, self._store, self._metrics, look_again_s=look_again_s, tell=self._recorder.record
+        )
         self._reconcilers = build_reconcilers(settings, self._live)
         self._backgrounds = build_backgrounds(settings, self._live, pod_session)
         self._informers = self._register(self._reconcilers)

@@ -18,6 +18,7 @@ import msgspec
 
 from batchwright_operator.kube.metadata import is_leaving
 from batchwright_operator.kube.objects import Raw, Resource
+from batchwright_operator.reconcile.foreign_fields import part_of
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 
@@ -41,6 +42,11 @@ def owned_part(body: Any, live: Any) -> Any:
     if isinstance(body, list) and isinstance(live, list) and len(body) == len(live):
         return [owned_part(one, other) for one, other in zip(body, live, strict=True)]
     return live
+
+
+def _part(resource: Resource, body: Raw, live: Raw) -> bytes:
+    """Digest of what is ours of the object, and of what is to be ours alone."""
+    return digest([owned_part(body, live), part_of(resource, live)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +76,7 @@ class AppliedBodies:
             return False
         if last.version != metadata["resourceVersion"]:
             # Somebody wrote the object since. Only where that touched our fields, there is something to repair.
-            if last.part != digest(owned_part(body, live)):
+            if last.part != _part(resource, body, live):
                 return False
             self._applied[at] = replace(last, version=metadata["resourceVersion"])
         return True
@@ -98,7 +104,7 @@ class AppliedBodies:
             body=digest(body),
             uid=metadata["uid"],
             version=metadata["resourceVersion"],
-            part=digest(owned_part(body, response)),
+            part=_part(resource, body, response),
         )
 
     def forget(self, resource: Resource, namespace: str, name: str) -> None:

@@ -17,7 +17,7 @@ from batchwright_operator.kube.objects import Resource
 from batchwright_operator.reconcile.applied import WrittenStatuses
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.child_writer import ChildWriter
-from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Key, Patch, StatusWrite
+from batchwright_operator.reconcile.decisions import Action, Apply, Create, Delete, Event, Key, Patch, StatusWrite
 from batchwright_operator.reconcile.metrics import Metrics
 from batchwright_operator.reconcile.passes import current
 from batchwright_operator.reconcile.reduced import decoder_of
@@ -82,16 +82,18 @@ class Sending:
 
 class Applier:
     """Performs actions against one cluster. `look_again_s`: how often at most an object that is not watched, a Secret,
-    is looked at."""
+    is looked at; `tell`: see ChildWriter."""
 
     def __init__(
         self, client: ApiClient, store: Store, metrics: Metrics, *, look_again_s: float = LOOK_AGAIN_S,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, tell: Callable[[Event], None] = lambda event: None,
     ) -> None:  # fmt: skip
         self._client = client
         self._store = store
         self._metrics = metrics
-        self._children = ChildWriter(client, store, count=self._count, clock=clock, look_again_s=look_again_s)
+        self._children = ChildWriter(
+            client, store, count=self._count, clock=clock, look_again_s=look_again_s, tell=tell
+        )
         self._statuses = WrittenStatuses()
 
     async def perform(self, actions: Iterable[Action]) -> None:

@@ -6,7 +6,7 @@ so every apply either carries the uid of the object that was found to be ours, o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from batchwright_operator.errors import AlreadyExists, ApiError, Conflict, Contended, Invalid, NameTaken, NotFound
@@ -23,7 +23,8 @@ from batchwright_operator.kube.objects import (
 )
 from batchwright_operator.reconcile.applied import AppliedBodies, digest
 from batchwright_operator.reconcile.cache import Store
-from batchwright_operator.reconcile.decisions import Apply, Create
+from batchwright_operator.reconcile.decisions import Apply, Create, Event
+from batchwright_operator.reconcile.foreign_fields import foreign_fields, restored
 from batchwright_operator.reconcile.mending import has_to_go, may_help, patch_of
 from batchwright_operator.reconcile.ownership import is_left_behind, is_orphan, require_ours, taken
 from batchwright_operator.reconcile.token_bucket import Bucket
@@ -46,12 +47,13 @@ Place = tuple[Resource, str, str]
 
 class ChildWriter:
     """Applies and creates children. `clock` is monotonic, in seconds; `look_again_s`: how often at most an object that
-    is not watched is looked at."""
+    is not watched is looked at; `tell` is told what was undone that somebody did."""
 
     def __init__(
         self, client: ApiClient, store: Store, *, count: Callable[[str, Resource], None], clock: Callable[[], float],
-        look_again_s: float,
+        look_again_s: float, tell: Callable[[Event], None] = lambda event: None,
     ) -> None:  # fmt: skip
+        self._tell = tell
         self._client = client
         self._store = store
         self._count = count
@@ -94,6 +96,8 @@ class ChildWriter:
             if live is None:
                 raise
             response = await self._mend(place, body, live["metadata"]["uid"], error)
+        if found := foreign_fields(resource, response, FIELD_MANAGER):
+            response = await self._restore(place, body, response, found)
         self._taken.discard(place)
         self._hopeless.pop(place, None)
         self._count("apply", resource)
@@ -219,6 +223,19 @@ class ChildWriter:
         self._count("patch", resource)
         return await self._client.apply(resource, body, uid=uid)
 
+    async def _restore(self, place: Place, body: Raw, live: Raw, found: Mapping[str, Sequence[str]]) -> Raw:
+        """Takes out what others wrote in a part that is ours alone, and tells the owner of it. Conflict: the object is
+        another one by now."""
+        resource = place[0]
+        patch = patch_of(resource, body, live)
+        if patch is not None:
+            await self._client.patch(*place, patch, style="merge", uid=live["metadata"]["uid"])
+            self._count("patch", resource)
+        event = restored(resource, body, found, FIELD_MANAGER)
+        if event is not None:
+            self._tell(event)
+        return await self._client.apply(resource, body, uid=live["metadata"]["uid"])
+
     async def _look(self, place: Place) -> Raw | None:
         """The metadata of the object as it is now; None without one."""
         resource, _, name = place
@@ -270,7 +287,8 @@ class ChildWriter:
             found = await self._client.metadata(*place)
         except ApiError:
             return ""
-        entries = [each for each in found["metadata"].get("managedFields") or () if not each.get("subresource")]
+        # By the subresource `scale` an autoscaler writes; by `status` only whoever runs the object.
+        entries = [each for each in found["metadata"].get("managedFields") or () if each.get("subresource") != "status"]
         others = [each for each in entries if each.get("manager") != FIELD_MANAGER]
         newest = max(others, key=lambda each: str(each.get("time", "")), default=None)
         return f" ({newest['manager']})" if newest else ""

@@ -21,6 +21,7 @@ from batchwright_operator.processors.processor import Processor
 _AT_ONCE: Final = 100
 """Nodes that are looked at before whoever waits may have a turn."""
 REFUSED: Final = "refused by the scheduler before"
+TURNED_AWAY: Final = "turned its pods away lately"
 _NOTHING: Final[Mapping[str, Score | None]] = {}
 
 
@@ -40,7 +41,7 @@ class CandidatePool:
         self._reasons: Counter[str] = Counter()
         self._noted = 0
         """How often the reasons changed."""
-        self._left_out: tuple[tuple[int, int, int], str] = ((-1, 0, 0), "")
+        self._left_out: tuple[tuple[int, int, int, int], str] = ((-1, 0, 0, 0), "")
         self._seen = 0
         self._context: ScoreContext
         self._ranking: Ranking
@@ -85,7 +86,7 @@ class CandidatePool:
 
     def left_out(self, pod: PlacedPod) -> str:
         """Why other nodes are no candidates, counted."""
-        at = (self._noted, len(self._state.nodes), self._refused(pod))
+        at = (self._noted, len(self._state.nodes), self._refused(pod), self._turned_away(pod))
         if self._left_out[0] != at:
             self._left_out = (at, counted(self.reasons(pod)))
         return self._left_out[1]
@@ -93,12 +94,17 @@ class CandidatePool:
     def reasons(self, pod: PlacedPod) -> Mapping[str, int]:
         """Reason -> nodes that are left out for it."""
         without = len(self._state.nodes) - len(self._state.nodes_with(self.demand.kind))
-        more = {f"without {self.demand.kind}": without, REFUSED: self._refused(pod)}
+        refused, away = self._refused(pod), self._turned_away(pod)
+        more = {f"without {self.demand.kind}": without, REFUSED: refused - away, TURNED_AWAY: away}
         return self._reasons + Counter({reason: number for reason, number in more.items() if number})
 
     def _refused(self, pod: PlacedPod) -> int:
-        excluded = self._state.excluded(pod)
+        excluded = self._state.excluded(pod, self._board.now)
         return sum(node in self._ranking for node in excluded) if excluded else 0
+
+    def _turned_away(self, pod: PlacedPod) -> int:
+        resting = self._state.resting(pod, self._board.now)
+        return sum(node in self._ranking for node in resting) if resting else 0
 
     # --- one node
 
@@ -136,7 +142,7 @@ class CandidatePool:
 
     def _special(self, pod: PlacedPod) -> Mapping[str, Score | None]:
         """Nodes that refused its pods, and the node of all its replicas if they are to be spread."""
-        excluded = self._state.excluded(pod)
+        excluded = self._state.excluded(pod, self._board.now)
         nodes = self._state.usage.replicas.get(pod.owner, ()) if self._preferences.spread else ()
         if not excluded and len(nodes) != 1:
             return _NOTHING

@@ -30,6 +30,7 @@ from batchwright_operator.placement.node_changes import NodeChanges
 from batchwright_operator.placement.placed_pods import Owner, PlacedPod, model_pod
 from batchwright_operator.placement.refusals import Refusals
 from batchwright_operator.placement.usage import Usage
+from batchwright_operator.pods.endings import turned_away_by
 from batchwright_operator.pods.lifecycle import is_over
 from batchwright_operator.pods.owner_chain import OwnerChains
 from batchwright_operator.processors.nodes import NodeInfo, node_info
@@ -143,9 +144,13 @@ class ClusterState:
         """What is known of the cluster's claims."""
         return Claims(self._store)
 
-    def excluded(self, pod: PlacedPod) -> Set[str]:
-        """Nodes that the scheduler refused for pods like this one."""
-        return self._refusals.excluded(pod)
+    def excluded(self, pod: PlacedPod, now: float) -> Set[str]:
+        """Nodes that the scheduler, or their kubelets, refused for pods like this one."""
+        return self._refusals.excluded(pod, now)
+
+    def resting(self, pod: PlacedPod, now: float) -> Mapping[str, float]:
+        """Node -> when it may be tried again, of those whose kubelets turned pods like this one away."""
+        return self._refusals.resting(pod, now)
 
     def ratio(self, owner: Owner) -> float | None:
         """Rows per benchmarked image of a deployment that has a replica at work on a benchmarked processor."""
@@ -299,6 +304,7 @@ class ClusterState:
         was_gated = self._take_out(place)
         if raw is None or is_over(raw):
             self._models.of(place, None)
+            self._look_at_end(place, raw, chains)
             return
         if label(raw, LABEL_COMPONENT) != COMPONENT_MODEL or chains.model_deployment_of(raw) is None:
             self._models.of(place, None)
@@ -315,6 +321,14 @@ class ClusterState:
             if not was_gated:
                 self.new.append(pod)
         self._put_in(place, _Entry(node="" if pod.refused else pod.node, pod=pod), pod.requests)
+
+    def _look_at_end(self, place: Place, raw: Raw | None, chains: OwnerChains) -> None:
+        """Of a pod that is over, or gone."""
+        node = self._nodes.get(turned_away_by(raw)) if raw is not None else None
+        if raw is None or node is None or chains.model_deployment_of(raw) is None:
+            self._refusals.forget(place)
+        else:
+            self._refusals.turned_away(model_pod(raw), node)
 
     def _put_in(self, place: Place, entry: _Entry, requests: Amounts) -> None:
         self._entries[place] = entry

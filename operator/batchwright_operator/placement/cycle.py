@@ -16,7 +16,7 @@ from typing import Final
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.kube.conditions import shorten
 from batchwright_operator.placement import binding, receipts
-from batchwright_operator.placement.candidate_pool import CandidatePool
+from batchwright_operator.placement.candidate_pool import TURNED_AWAY, CandidatePool
 from batchwright_operator.placement.cluster_state import ClusterState
 from batchwright_operator.placement.demand import DeploymentInfo, demand_of, preferences_of
 from batchwright_operator.placement.filter import AWAITING_BENCHMARK, describe_counts
@@ -197,6 +197,9 @@ class Cycle:
         reason = NO_BENCHMARK if is_awaiting else NO_FIT
         limit_s = self._settings.benchmark_idle_wait_seconds if is_awaiting else self._settings.unfit_seconds
         left_s = limit_s - (self._now - pod.created_at)
+        if TURNED_AWAY in reasons:
+            # The scheduler would send it to such a node at once, as that has room: so it is tried again first.
+            left_s = max(left_s, min(self._state.resting(pod, self._now).values(), default=0.0) - self._now + 1.0)
         if left_s > 0:
             self._requeue(left_s)
             return self._keep_pending(pod, PendingReason(reason=reason, message=message))

@@ -25,6 +25,15 @@ class Ended:
     why: str
 
 
+def turned_away_by(pod: Raw) -> str:
+    """The node whose kubelet refused this pod, or would not keep it: no healthy device, less of a resource than its
+    Node says, disk pressure. Empty for a pod that ended in another way."""
+    status = pod.get("status") or {}
+    if status.get("phase") != "Failed" or not status.get("reason"):
+        return ""
+    return str((pod.get("spec") or {}).get("nodeName") or "")
+
+
 def ending(pod: Raw) -> str:
     """Why a pod failed, in the words of the kubelet or the controller that ended it (evicted, preempted, refused for
     want of a device); empty where nobody says."""

@@ -8,6 +8,7 @@ from batchwright_operator.api.model_deployment import parse
 from batchwright_operator.deployments.history import Step, differences, previous, restored, steps
 from batchwright_operator.deployments.revision import parse_revision
 from batchwright_operator.kube.objects import CONTROLLER_REVISION, DEPLOYMENT, MODEL_DEPLOYMENT, Raw
+from batchwright_operator.reconcile.decisions import Delete
 from tests.deployments.deployment_objects import EMULATED, deployment, emulated, model
 from tests.deployments.deployment_world import World
 
@@ -107,3 +108,40 @@ def test_differences_are_paths_with_names() -> None:
     before = {"a": 1, "models": [{"name": "x", "targets": {"p": 1}}, {"name": "y"}], "args": ["1"], "gone": {}}
     after = {"a": 1, "models": [{"name": "x", "targets": {"p": 2}}], "args": ["2"], "new": 1}
     assert sorted(differences(before, after)) == ["args", "gone", "models[x].targets.p", "models[y]", "new"]
+
+
+def orphaned(world: World) -> None:
+    """All children are left behind, as by `kubectl delete --cascade=orphan`."""
+    for (plural, namespace, name), child in list(world.api.objects.items()):
+        if child["metadata"].get("ownerReferences") and plural not in ("pods", "replicasets"):
+            metadata = {key: value for key, value in child["metadata"].items() if key != "ownerReferences"}
+            world.api.objects[plural, namespace, name] = {**child, "metadata": metadata}
+
+
+def test_the_history_of_an_object_that_was_deleted_without_its_children_is_that_of_the_next_one() -> None:
+    world = World()
+    world.serve()
+    one = template(world)
+    world.change(queueOrder="Oldest")
+    world.serve()
+    numbers = [step.number for step in history(world)]
+    orphaned(world)
+    world.api.put(MODEL_DEPLOYMENT, world.raw | {"metadata": world.raw["metadata"] | {"uid": "another"}})
+    world.settle()
+    owners = {each["metadata"]["ownerReferences"][0]["uid"] for each in world.api.all(CONTROLLER_REVISION)}
+    assert (owners, [step.number for step in history(world)]) == ({"another"}, numbers)
+    roll_back(world, previous(history(world)))
+    assert template(world) == one
+
+
+def test_a_revision_that_is_nobody_s_yet_is_not_deleted_for_being_old() -> None:
+    world = World(deployment(revisionHistoryLimit=0))
+    world.serve()
+    world.change(queueOrder="Oldest")
+    world.serve()
+    [kept] = world.api.all(CONTROLLER_REVISION)
+    facts = {**kept, "metadata": {**kept["metadata"], "name": "ocr-cpu-old", "uid": "x"}, "revision": 0}
+    del facts["metadata"]["ownerReferences"]
+    world.api.objects["controllerrevisions", "user", "ocr-cpu-old"] = facts
+    decision = world.decide()
+    assert not [each for each in decision.actions if isinstance(each, Delete)]

@@ -100,3 +100,25 @@ def test_all_objects_together_are_written_at_most_so_often_for_what_pods_report(
         write = write_decision(old, status(**{news: 10 * (1 + second % 7)}), now + second, policy)
         writes, old = writes + (write.status is not None), write.status or old
     assert writes * objects / seconds <= 4.1 + objects / seconds
+
+
+@pytest.mark.parametrize(("under_way", "writes_per_s"), [(1, 1.0), (19, 19.0), (200, 21.0), (300, 21.0)])
+def test_how_far_many_are_is_written_at_a_rate_that_all_together_do_not_exceed(
+    under_way: int, writes_per_s: float
+) -> None:
+    policy, old, writes, seconds = WritePolicy(under_way=under_way), written(), 0, 600
+    for second in range(seconds):
+        write = write_decision(old, status() | {"readyReplicas": second}, NOW + second, policy)
+        writes, old = writes + (write.status is not None), write.status or old
+    assert writes * under_way / seconds <= writes_per_s
+    assert write.status is not None or 0.0 < (write.due_in_s or 0.0) <= 15.0, "it comes, late"
+
+
+@pytest.mark.parametrize(
+    "news", [{"conditions": [condition("Ready", "False")]}, {"observedGeneration": 2}], ids=["verdict", "generation"]
+)
+def test_what_others_wait_for_is_written_at_once_however_many_are_under_way(news: dict[str, Any]) -> None:
+    policy = WritePolicy(under_way=5000)
+    assert write_decision(written(0.0), status() | news, NOW, policy).status is not None
+    words = {"conditions": [condition("Ready", message="3 of 10")]}
+    assert write_decision(written(0.0), status() | words, NOW, policy).due_in_s == 15.0

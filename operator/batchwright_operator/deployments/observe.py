@@ -30,7 +30,9 @@ class ObservedDeployment:
     settings: Settings
     token: str
     objects: int = 1
-    """How many ModelDeployments there are."""
+    """How many ModelDeployments there are,"""
+    under_way: int = 0
+    """and of how many the status says that they are on their way."""
     deployments: tuple[Raw, ...] = ()
     config_maps: tuple[Raw, ...] = ()
     revisions: tuple[Raw, ...] = ()

@@ -27,7 +27,7 @@ from batchwright_operator.deployments.kind_change import ANNOTATION_LEAVING, Kin
 from batchwright_operator.deployments.kind_split import RETRY_S, CurrentReplicas, Supply, split
 from batchwright_operator.deployments.pod_template import strategy_of
 from batchwright_operator.deployments.replicas import Replica
-from batchwright_operator.deployments.retention import configurations, forgotten, unused
+from batchwright_operator.deployments.retention import configurations, forgotten, left_behind, unused
 from batchwright_operator.deployments.revision import Revision, revision_object
 from batchwright_operator.deployments.rollout import ANNOTATION_REVISION, rollout
 from batchwright_operator.deployments.template_choice import current_revisions
@@ -275,6 +275,7 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
         *_claim_templates(facts),
         # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
         *((CONTROLLER_REVISION, revision_object(raw, each)) for each in wanted.revisions),
+        *((CONTROLLER_REVISION, each) for each in left_behind(facts, wanted.revisions)),
         *((DEPLOYMENT, each) for each in wanted.deployments if _kind_of(each) in facts.kinds.kinds),
     ]
     rolled = rollout(wanted.deployments, facts.deployments)

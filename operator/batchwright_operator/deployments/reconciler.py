@@ -8,7 +8,7 @@ from typing import Final
 
 from batchwright_operator.api.invalid_spec import InvalidSpec
 from batchwright_operator.api.model_deployment import ModelDeployment, parse
-from batchwright_operator.deployments.children import old_headless_name
+from batchwright_operator.deployments.children import COMPONENT_REVISION, old_headless_name
 from batchwright_operator.deployments.events import events_of
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.known_replicas import KnownReplicas
@@ -23,8 +23,8 @@ from batchwright_operator.deployments.rollout import rollout
 from batchwright_operator.deployments.scale_down import deletion_costs
 from batchwright_operator.deployments.status import status_of
 from batchwright_operator.deployments.upgrades import LOOK_AGAIN_S, UpgradeTurns, is_held, up_to_date, wants_upgrade
-from batchwright_operator.kube.conditions import Condition, Truth
-from batchwright_operator.kube.metadata import annotation, is_leaving
+from batchwright_operator.kube.conditions import Condition, Truth, holds
+from batchwright_operator.kube.metadata import annotation, controller_uid, is_leaving, label
 from batchwright_operator.kube.objects import (
     ACCELERATOR_PROFILE,
     CONFIG_MAP,
@@ -88,6 +88,7 @@ class ModelDeploymentReconciler:
         self._profiles = Profiles()
         self._profiles_changed: Changes | None = None
         self._replicas: dict[Key, KnownReplicas] = {}
+        self._under_way: set[Key] = set()
 
     def watches(self) -> Iterable[Watch]:
         """Its objects, their children (by label), and what says where pods may go."""
@@ -96,8 +97,12 @@ class ModelDeploymentReconciler:
         yield Watch(resource=MODEL_DEPLOYMENT, keys=_namesake_keys)
         yield from chain_watches(children)
         yield Watch(resource=DEPLOYMENT, keys=self._turns.next_keys, label_selector=LABEL_DEPLOYMENT)
-        for resource in (CONFIG_MAP, CONTROLLER_REVISION, SERVICE, PDB, NETWORK_POLICY):
+        for resource in (CONFIG_MAP, SERVICE, PDB, NETWORK_POLICY):
             yield Watch(resource=resource, keys=children, label_selector=LABEL_DEPLOYMENT)
+        yield Watch(
+            resource=CONTROLLER_REVISION, keys=children, label_selector=LABEL_DEPLOYMENT,
+            index_labels=(LABEL_DEPLOYMENT,),
+        )  # fmt: skip
         yield Watch(resource=POD, keys=children, index_labels=(LABEL_COMPONENT, LABEL_DEPLOYMENT))
         yield Watch(resource=ACCELERATOR_PROFILE, keys=no_keys)
         yield Watch(resource=PVC, keys=no_keys)
@@ -108,16 +113,19 @@ class ModelDeploymentReconciler:
         if raw is None or is_leaving(raw):
             self._turns.done(key)
             self._replicas.pop(key, None)
+            self._under_way.discard(key)
             return None
         uid = raw["metadata"]["uid"]
         deployments = tuple(each for each in store.owned(DEPLOYMENT, uid) if component_is_model(each))
-        revisions = tuple(store.owned(CONTROLLER_REVISION, uid))
+        revisions = tuple(_revisions_of(uid, store.labelled(
+            CONTROLLER_REVISION, LABEL_DEPLOYMENT, key.name, namespace=key.namespace)))  # fmt: skip
         pods = store.labelled(POD, LABEL_DEPLOYMENT, key.name, namespace=key.namespace)
         return ObservedDeployment(
             raw=raw,
             settings=self._settings,
             token=self._live.control_token(uid),
             objects=len(store.all(MODEL_DEPLOYMENT)),
+            under_way=self._count_under_way(key, raw),
             deployments=deployments,
             revisions=revisions,
             may_upgrade=self._may_upgrade(store, key, raw, deployments, revisions),
@@ -132,6 +140,15 @@ class ModelDeploymentReconciler:
             claims=frozenset(each["metadata"]["name"] for each in store.all(PVC, namespace=key.namespace)),
             rejection=self._live.rejections.get(key),
         )
+
+    def _count_under_way(self, key: Key, raw: Raw) -> int:
+        """How many there are, this one counted as its status says."""
+        conditions = (raw.get("status") or {}).get("conditions")
+        if conditions and not holds(conditions, "Reconciling"):
+            self._under_way.discard(key)
+        else:
+            self._under_way.add(key)
+        return len(self._under_way)
 
     def _profiles_of(self, store: StoreView) -> Profiles:
         """The same object until one of them changes."""
@@ -173,6 +190,14 @@ def _of(uid: str, pods: Iterable[Raw], chains: OwnerChains) -> Iterator[Raw]:
         owner = chains.model_deployment_of(pod)
         if owner is not None and owner["metadata"]["uid"] == uid:
             yield pod
+
+
+def _revisions_of(uid: str, revisions: Iterable[Raw]) -> Iterator[Raw]:
+    """Those of the ModelDeployment with this uid, and those that have lost their owner: see `retention.left_behind`."""
+    for each in revisions:
+        owner = controller_uid(each)
+        if owner == uid or (owner is None and label(each, LABEL_COMPONENT) == COMPONENT_REVISION):
+            yield each
 
 
 def _taken(raw: Raw, store: StoreView) -> dict[str, int]:
@@ -225,6 +250,7 @@ def decide_on(observed: ObservedDeployment, now: float) -> Decision:
         numbers_s=settings.status_metric_interval_seconds,
         threshold=settings.status_metric_threshold,
         objects=observed.objects,
+        under_way=observed.under_way,
     )
     write = write_decision(facts.old, new, now, policy)
     return Decision(

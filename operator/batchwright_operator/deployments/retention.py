@@ -14,10 +14,10 @@ from batchwright_operator.deployments.children import (
 )
 from batchwright_operator.deployments.facts import DeploymentFacts
 from batchwright_operator.deployments.replicas import config_of
-from batchwright_operator.deployments.revision import Revision
+from batchwright_operator.deployments.revision import Revision, revision_object
 from batchwright_operator.deployments.rollout import Rollout
 from batchwright_operator.deployments.shape import configuration
-from batchwright_operator.kube.metadata import annotation, is_leaving, label, whole_number
+from batchwright_operator.kube.metadata import annotation, controller_of, is_leaving, label, whole_number
 from batchwright_operator.kube.objects import Raw
 from batchwright_worker.api.names import LABEL_COMPONENT
 
@@ -60,8 +60,18 @@ def forgotten(facts: DeploymentFacts, revisions: Sequence[Revision]) -> Iterator
         if kinds[each.kind] <= facts.deployment.spec.revision_history_limit:
             kept.add(each.name)
     for raw in facts.revision_objects:
-        if raw["metadata"]["name"] not in kept and not is_leaving(raw):
+        if raw["metadata"]["name"] not in kept and not is_leaving(raw) and controller_of(raw) is not None:
             yield raw
+
+
+def left_behind(facts: DeploymentFacts, revisions: Sequence[Revision]) -> Iterator[Raw]:
+    """Revisions that nobody owns any more (`kubectl delete --cascade=orphan`, an owner reference taken away), as this
+    object's: the history that `kubectl batchwright rollback` goes back in."""
+    applied = {each.name for each in revisions}
+    orphans = {each["metadata"]["name"] for each in facts.revision_objects if controller_of(each) is None}
+    for each in facts.revisions:
+        if each.name in orphans - applied:
+            yield revision_object(facts.deployment.raw, each)
 
 
 def unused(facts: DeploymentFacts, revisions: Sequence[Revision], rolled: Rollout) -> Iterator[Raw]:

@@ -2,10 +2,10 @@
 
 Every write goes to etcd and to everybody who watches, and what pods report differs in every window of every pod:
 written as it comes, a cluster in which nothing happens would never be quiet. So there are three classes: what the
-cluster says (conditions, pods, placements) at once; words that pods report of their models (batch sizes, what is
-loaded, whether a target is met) after some seconds; numbers that are measured after a minute, and only where a pooled
-one has moved. What is reported of a single pod is carried along and never a reason. All objects together share a
-bound: of many, each waits for longer.
+cluster says (conditions, pods, placements) at once, but for counts while many objects are under way; words that pods
+report of their models (batch sizes, what is loaded, whether a target is met) after some seconds; numbers that are
+measured after a minute, and only where a pooled one has moved. What is reported of a single pod is carried along and
+never a reason. All objects together share a bound: of many, each waits for longer.
 """
 
 from __future__ import annotations
@@ -35,17 +35,30 @@ OF_THE_CLUSTER: Final = frozenset({"reason", "nodes"})
 WRITES_PER_S: Final = 4.0
 """Of all objects of a kind together, for what pods report; of InferenceJobs, of those that have not ended, for their
 progress."""
+PROGRESS_WRITES_PER_S: Final = 20.0
+"""Of all objects of a kind that are under way together, for how far they are. When 500 deployments of ten pods start at
+once, each pod that gets a node or is ready is another status of its deployment, which costs the API server more than
+the pod does."""
+PROGRESS_MAX_S: Final = 15.0
+"""So late a count may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritePolicy:
     """Least time between a write and the next one for words that pods report, and for measured numbers of which a
-    pooled one moved by more than `threshold`. `objects`: how many share `WRITES_PER_S`."""
+    pooled one moved by more than `threshold`. `objects`: how many share `WRITES_PER_S`; `under_way`: how many are
+    on their way to what their specs say, and share `PROGRESS_WRITES_PER_S`."""
 
     words_s: float = 10.0
     numbers_s: float = 60.0
     threshold: float = 0.10
     objects: int = 1
+    under_way: int = 0
+
+    @property
+    def progress_s(self) -> float:
+        """Least time between two writes that say how far it is. None is asked for while few are under way."""
+        return min(PROGRESS_MAX_S, float(self.under_way // PROGRESS_WRITES_PER_S))
 
     def interval_s(self, *, only_numbers: bool) -> float:
         """Seconds since the last write after which the next one may come."""
@@ -69,17 +82,31 @@ def write_decision(old: Raw, new: Raw, now: float, policy: WritePolicy) -> Write
         return WriteDecision(status=None, why="nothing changed")
     written = after | {STAMP: rfc3339(now)}
     if _of_the_cluster(before) != _of_the_cluster(after):
+        left_s = _left_s(stamp, policy.progress_s, now) if _verdict(before) == _verdict(after) else 0.0
+        if left_s > 0:
+            return WriteDecision(status=None, why="others are under way too", due_in_s=left_s)
         return WriteDecision(status=written, why="something changed")
     only_numbers = _words(before) == _words(after)
     if only_numbers and not _moved(before, after, policy.threshold):
         return WriteDecision(status=None, why="measured values moved too little")
     interval_s = policy.interval_s(only_numbers=only_numbers)
-    # In the future it was written by another clock: it is waited for once more at most.
-    left_s = min(interval_s, (unix(stamp) or float("-inf")) + interval_s - now)
+    left_s = _left_s(stamp, interval_s, now)
     if left_s > 0:
         # Held back, not dropped: without `due_in_s` nothing would wake this object again if it stayed as it is.
         return WriteDecision(status=None, why="what pods report was written just now", due_in_s=left_s)
     return WriteDecision(status=written, why="measured values moved" if only_numbers else "pods report something else")
+
+
+def _left_s(stamp: Any, interval_s: float, now: float) -> float:
+    """How long after the last write the next one is still to wait."""
+    # In the future it was written by another clock: it is waited for once more at most.
+    return min(interval_s, (unix(stamp) or float("-inf")) + interval_s - now)
+
+
+def _verdict(status: Raw) -> Any:
+    """What whoever waits for the object waits for: the conditions without their words, and of which generation."""
+    conditions = status.get("conditions") or ()
+    return status.get("observedGeneration"), [(each.get("type"), each.get("status")) for each in conditions]
 
 
 def _of_the_cluster(status: Raw) -> Raw:

@@ -43,6 +43,7 @@ kind: ModelDeployment
 metadata: {name: everything}
 spec:
   replicas: 3
+  disruptionBudget: {mode: Managed, maxUnavailable: 50%}
   networkPolicy:
     from:
     - {namespaceSelector: {matchLabels: {team: web}}, podSelector: {}}

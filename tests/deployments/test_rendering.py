@@ -74,6 +74,7 @@ def _spoil(value: Any) -> None:
         ({"placement": {"policy": "Forecast"}}, False),
         ({"strategy": {"type": "Recreate"}}, False),
         ({"networkPolicy": {"mode": "None"}}, False),
+        ({"disruptionBudget": {"maxUnavailable": "20%"}}, False),
         ({"queueOrder": "Oldest"}, True),
         ({"models": [model("recognizer", targets={"latencyMilliseconds": 50})]}, False),
         ({"models": [model("recognizer", batching={"maxSize": 4})]}, False),
@@ -218,6 +219,27 @@ def test_without_a_policy_none_is_made_and_an_older_one_goes() -> None:
     )  # fmt: skip
     deleted = [each for each in decide(observed, 1_800_000_000.0).actions if isinstance(each, Delete)]
     assert [(each.resource.kind, each.name, each.uid) for each in deleted] == [("NetworkPolicy", "ocr", "u")]
+
+
+@pytest.mark.parametrize(("wanted", "bound"), [
+    (None, 1), ({}, 1), ({"maxUnavailable": 3}, 3), ({"maxUnavailable": "20%"}, "20%"), ({"maxUnavailable": 0}, 0),
+])  # fmt: skip
+def test_the_budget_of_disruptions_is_the_user_s(wanted: Raw | None, bound: int | str) -> None:
+    raw = deployment(**({} if wanted is None else {"disruptionBudget": wanted}))
+    [budget] = [each for each in children(raw) if each["kind"] == "PodDisruptionBudget"]
+    assert budget["spec"]["maxUnavailable"] == bound
+
+
+def test_without_a_budget_none_is_made_and_an_older_one_goes() -> None:
+    raw = deployment(disruptionBudget={"mode": "None"})
+    assert "PodDisruptionBudget" not in {each["kind"] for each in children(raw)}
+    reference = {"kind": "ModelDeployment", "name": "ocr", "uid": "uid-of-ocr", "controller": True}
+    old = {"metadata": {"name": "ocr", "namespace": "shop", "uid": "u", "ownerReferences": [reference]}}
+    observed = ObservedDeployment(
+        raw=raw, settings=SETTINGS, token="t0ken", budgets=(old,), claims=frozenset({"models"})
+    )
+    deleted = [each for each in decide(observed, 1_800_000_000.0).actions if isinstance(each, Delete)]
+    assert [(each.resource.kind, each.name, each.uid) for each in deleted] == [("PodDisruptionBudget", "ocr", "u")]
 
 
 CACHES: list[tuple[dict[str, Any], Raw]] = [

@@ -32,7 +32,7 @@ from batchwright_operator.rendering.objects import (
 )
 from batchwright_operator.rendering.pod_parts import plain
 from batchwright_operator.settings import Settings
-from batchwright_worker.api.deployment import NetworkAccess
+from batchwright_worker.api.deployment import DisruptionBudget, NetworkAccess
 from batchwright_worker.api.names import (
     ANNOTATION_KIND,
     COMPONENT_MODEL,
@@ -168,11 +168,14 @@ def _service_ports(owner: Raw) -> list[Raw]:
     ]
 
 
-def disruption_budget(owner: Raw) -> Raw:
-    """One replica at a time may be evicted; one that is broken always may."""
+def disruption_budget(owner: Raw, wanted: DisruptionBudget | None) -> Raw | None:
+    """One replica at a time may be evicted, unless the spec says otherwise; one that is broken always may. None: the
+    user has one of their own, and no pod that two select is evicted."""
+    if wanted is not None and wanted.mode == "None":
+        return None
     name = owner["metadata"]["name"]
     spec = {
-        "maxUnavailable": 1,
+        "maxUnavailable": 1 if wanted is None or wanted.max_unavailable is None else wanted.max_unavailable,
         "selector": {"matchLabels": pod_selector(name)},
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
     }

@@ -30,6 +30,8 @@ class DeploymentFacts:
     """Is it its turn to be brought to the templates of this operator, if they are others?"""
     policies: tuple[Raw, ...] = ()
     """The NetworkPolicies that it owns."""
+    budgets: tuple[Raw, ...] = ()
+    """The PodDisruptionBudgets that it owns."""
     old_headless: tuple[Raw, ...] = ()
     """The headless Service under its name before 0.1.0, if it is there."""
     has_namesake: bool = False

@@ -38,6 +38,7 @@ class ObservedDeployment:
     revisions: tuple[Raw, ...] = ()
     may_upgrade: bool = False
     policies: tuple[Raw, ...] = ()
+    budgets: tuple[Raw, ...] = ()
     services: tuple[Raw, ...] = ()
     has_namesake: bool = False
     """Is there a ModelDeployment with the name that our headless Service had before 0.1.0?"""
@@ -72,6 +73,7 @@ def facts_of(observed: ObservedDeployment, deployment: ModelDeployment) -> Deplo
         revision_objects=observed.revisions,
         may_upgrade=observed.may_upgrade,
         policies=observed.policies,
+        budgets=observed.budgets,
         old_headless=tuple(each for each in observed.services if each["metadata"]["name"] == old_name),
         has_namesake=observed.has_namesake,
         replicas=observed.known_replicas.replicas,

@@ -264,6 +264,7 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
     raw = facts.deployment.raw
     names = {each["metadata"]["name"] for each in wanted.deployments}
     policy = network_policy(raw, facts.deployment.spec.network_policy, settings)
+    budget = disruption_budget(raw, facts.deployment.spec.disruption_budget)
     applied: list[tuple[Resource, Raw]] = [
         *((CONFIG_MAP, each) for each in wanted.configurations),
         (SECRET, control_secret(raw, own_labels(facts.deployment.name), token)),
@@ -271,7 +272,7 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
         (SERVICE, service(raw)),
         (SERVICE, headless_service(raw)),
         *_old_headless(facts),
-        (PDB, disruption_budget(raw)),
+        *([(PDB, budget)] if budget is not None else []),
         *_claim_templates(facts),
         # Last: where a name is somebody else's, no pod is made that would mount it, or be reached past it.
         *((CONTROLLER_REVISION, revision_object(raw, each)) for each in wanted.revisions),
@@ -287,6 +288,7 @@ def actions(facts: DeploymentFacts, wanted: Desired, settings: Settings, *, toke
         *(Delete.of(CONFIG_MAP, each) for each in unused(facts, wanted.revisions, rolled)),
         *(Delete.of(CONTROLLER_REVISION, each) for each in forgotten(facts, wanted.revisions)),
         *(Delete.of(NETWORK_POLICY, each) for each in facts.policies if policy is None and not is_leaving(each)),
+        *(Delete.of(PDB, each) for each in facts.budgets if budget is None and not is_leaving(each)),
         *(Delete.of(SERVICE, each) for each in facts.old_headless if facts.has_namesake and not is_leaving(each)),
     )
 

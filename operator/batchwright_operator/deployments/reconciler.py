@@ -131,6 +131,7 @@ class ModelDeploymentReconciler:
             may_upgrade=self._may_upgrade(store, key, raw, deployments, revisions),
             config_maps=tuple(store.owned(CONFIG_MAP, uid)),
             policies=tuple(store.owned(NETWORK_POLICY, uid)),
+            budgets=tuple(store.owned(PDB, uid)),
             services=tuple(store.owned(SERVICE, uid)),
             has_namesake=store.get(MODEL_DEPLOYMENT, key.namespace, old_headless_name(key.name)) is not None,
             pods=tuple(self._with_state(_of(uid, pods, OwnerChains(store)))),

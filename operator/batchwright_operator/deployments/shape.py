@@ -21,6 +21,7 @@ NOT_OF_THE_POD: Final = frozenset(
         "replicas",
         "placement",
         "strategy",
+        "disruptionBudget",
         "networkPolicy",
         "tls",
         "pod",

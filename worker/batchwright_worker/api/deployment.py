@@ -222,6 +222,22 @@ class Strategy(Value, kw_only=True, frozen=True):
     rolling_update: Annotated[RollingUpdate | None, doc("Bounds; with type RollingUpdate only.")] = None
 
 
+class DisruptionBudget(Value, kw_only=True, frozen=True):
+    """The PodDisruptionBudget of the pods."""
+
+    mode: Annotated[
+        Literal["Managed", "None"],
+        doc(
+            '"None": Batchwright makes none. Write it where you have a PodDisruptionBudget of your own for the pods: '
+            "Kubernetes evicts no pod that two of them select."
+        ),
+    ] = "Managed"
+    max_unavailable: Annotated[
+        IntOrPercent | None,
+        doc("Pods that may be evicted at once, as a number or a percentage. Unset: 1."),
+    ] = None
+
+
 class NetworkPeer(Value, kw_only=True, frozen=True):
     """Who may call, as in `ingress.from` of a NetworkPolicy."""
 
@@ -337,6 +353,9 @@ class ModelDeploymentSpec(Value, kw_only=True, frozen=True):
     placement: Annotated[Placement, doc("Where the pods may go and how they are placed.")] = Placement()
     strategy: Annotated[
         Strategy | None, doc("How pods are replaced. Unset: rolling, and with no surge where devices are exclusive.")
+    ] = None
+    disruption_budget: Annotated[
+        DisruptionBudget | None, doc("How many pods may be evicted at once (a drain, an autoscaler). Unset: one.")
     ] = None
     progress_deadline_seconds: Annotated[
         int,

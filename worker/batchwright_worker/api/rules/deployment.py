@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from batchwright_worker.api.deployment import (
+    DisruptionBudget,
     Layerwise,
     Model,
     ModelDeployment,
@@ -54,6 +55,14 @@ RULES: Final = (
         holds=lambda access: access.sources is None or (access.mode == "Managed" and len(access.sources) > 0),
         wrong="it lists who may call, and so goes with mode Managed and is not empty",
         remedy='write at least one of podSelector, namespaceSelector and ipBlock; remove from with mode "None"',
+    ),
+    Rule(
+        on=DisruptionBudget,
+        names="maxUnavailable",
+        cel="!has(self.maxUnavailable) || self.mode == 'Managed'",
+        holds=lambda budget: budget.max_unavailable is None or budget.mode == "Managed",
+        wrong="it is the bound of the PodDisruptionBudget that is made with mode Managed",
+        remedy="remove it, or write mode: Managed",
     ),
     _of_clients("clientCaSecretRef", lambda tls: tls.client_ca_secret_ref),
     _of_clients("jobsSecretRef", lambda tls: tls.jobs_secret_ref),

@@ -8,7 +8,7 @@ import pytest
 
 from batchwright_operator.kube.objects import DEPLOYMENT, SERVICE, Raw
 from batchwright_operator.reconcile.applied import AppliedBodies
-from batchwright_operator.reconcile.foreign_fields import foreign_fields, restored
+from batchwright_operator.reconcile.foreign_fields import by_whom, foreign_fields, restored
 
 US = "us"
 RUNTIME = 'k:{"name":"runtime"}'
@@ -86,3 +86,18 @@ def test_a_field_more_is_something_to_repair_in_a_template_and_nowhere_else() ->
     assert applied.is_settled(DEPLOYMENT, body(), live("4") | {"status": {"replicas": 1}})
     applied.remember(SERVICE, body(), live("1"))
     assert applied.is_settled(SERVICE, body(), live("2", sessionAffinity="ClientIP"))
+
+
+@pytest.mark.parametrize(("accounts", "who"), [
+    ([("us", "Apply", ""), ("kubectl-edit", "Update", "")], " (kubectl-edit)"),
+    ([("us", "Apply", ""), ("hpa", "Update", "scale")], " (hpa)"),
+    ([("us", "Apply", ""), ("kube-controller-manager", "Update", "status")],
+     " (nobody else has an account in it: is there a second operator?)"),
+    ([], ""),
+])  # fmt: skip
+def test_who_undoes_what_we_do_is_named_where_it_can_be_told(accounts: list[tuple[str, str, str]], who: str) -> None:
+    entries = [
+        {"manager": manager, "operation": operation, "subresource": subresource}
+        for manager, operation, subresource in accounts
+    ]
+    assert by_whom({"metadata": {"managedFields": entries}}, US) == who

@@ -6,6 +6,7 @@ to be deleted, as affinity is final; what is checked here keeps that rare.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,8 @@ from batchwright_worker.api.names import KIND_CPU
 
 _EPSILON: Final = 1e-9
 """Requests are summed as floats: after four pods of 200m, one core has a little less than 200m left."""
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
+"""A whole number as kube-scheduler reads one; Python takes `1_000` for one, too."""
 AWAITING_BENCHMARK: Final = "awaiting its first benchmark"
 
 
@@ -141,8 +144,8 @@ def _expression(expression: Mapping[str, Any], values: Mapping[str, str]) -> boo
 
 
 def _compared(found: str | None, wanted: Sequence[str], *, larger: bool) -> bool:
-    try:
-        one, other = int(found or ""), int(wanted[0])
-    except (ValueError, IndexError):
+    texts = (found or "", *wanted[:1])
+    if len(texts) < 2 or not all(_WHOLE.fullmatch(text) for text in texts):
         return False
+    one, other = map(int, texts)
     return one > other if larger else one < other

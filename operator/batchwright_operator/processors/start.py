@@ -107,6 +107,9 @@ def tolerates(toleration: Raw, taint: Raw) -> bool:
         return False
     if key and key != taint.get("key"):
         return False
-    if toleration.get("operator", "Equal") == "Exists":
+    operator = toleration.get("operator") or "Equal"
+    if operator == "Exists":
         return True
+    if operator != "Equal":
+        return False  # of a newer Kubernetes, which compares numbers: left to its scheduler
     return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")

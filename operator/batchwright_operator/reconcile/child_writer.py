@@ -24,7 +24,7 @@ from batchwright_operator.kube.objects import (
 from batchwright_operator.reconcile.applied import AppliedBodies, digest
 from batchwright_operator.reconcile.cache import Store
 from batchwright_operator.reconcile.decisions import Apply, Create, Event
-from batchwright_operator.reconcile.foreign_fields import foreign_fields, restored
+from batchwright_operator.reconcile.foreign_fields import by_whom, foreign_fields, restored
 from batchwright_operator.reconcile.mending import has_to_go, may_help, patch_of
 from batchwright_operator.reconcile.ownership import is_left_behind, is_orphan, require_ours, taken
 from batchwright_operator.reconcile.token_bucket import Bucket
@@ -287,11 +287,7 @@ class ChildWriter:
             found = await self._client.metadata(*place)
         except ApiError:
             return ""
-        # By the subresource `scale` an autoscaler writes; by `status` only whoever runs the object.
-        entries = [each for each in found["metadata"].get("managedFields") or () if each.get("subresource") != "status"]
-        others = [each for each in entries if each.get("manager") != FIELD_MANAGER]
-        newest = max(others, key=lambda each: str(each.get("time", "")), default=None)
-        return f" ({newest['manager']})" if newest else ""
+        return by_whom(found, FIELD_MANAGER)
 
 
 def _place(resource: Resource, body: Raw) -> Place:

@@ -64,6 +64,17 @@ def restored(resource: Resource, body: Raw, found: Mapping[str, Sequence[str]], 
     return Event(regarding=regarding, reason="TemplateRestored", message=text, type="Warning")
 
 
+def by_whom(obj: Raw, manager: str) -> str:
+    """The newest manager of an object's fields besides `manager`, as a part of a sentence; empty where it cannot be
+    told. Who only takes fields away has no account, nor has a second one of our name."""
+    # By the subresource `scale` an autoscaler writes; by `status` only whoever runs the object.
+    entries = [each for each in obj["metadata"].get("managedFields") or () if each.get("subresource") != "status"]
+    others = [each for each in entries if each.get("manager") != manager]
+    if others:
+        return f" ({max(others, key=lambda each: str(each.get('time', '')))['manager']})"
+    return " (nobody else has an account in it: is there a second operator?)" if entries else ""
+
+
 def _within(fields: Raw, path: Steps) -> Raw:
     for step in path:
         fields = fields.get(f"f:{step}") or {}

@@ -20,6 +20,10 @@ def data_of(bed: Bed, name: str) -> Any:
     return bed.api.get(f"{MAPS}/{name}")["data"]
 
 
+def selector_of(bed: Bed) -> Any:
+    return bed.api.get(f"{DEPLOYMENTS}/m5-pods")["spec"]["template"]["spec"].get("nodeSelector")
+
+
 def test_it_converges_and_then_writes_nothing_for_20_seconds(bed: Bed) -> None:
     with bed.operator() as operator:
         bed.create(100)
@@ -36,17 +40,22 @@ def test_it_converges_and_then_writes_nothing_for_20_seconds(bed: Bed) -> None:
     }
 
 
-def test_a_restart_applies_each_child_once_and_no_status(bed: Bed) -> None:
+def test_a_restart_writes_nothing_and_brings_back_what_changed_meanwhile(bed: Bed) -> None:
     bed.create(10)
     with bed.operator():
         bed.converge(10, 30)
         bed.assert_silent(quiet_s=1)
-    since = moment_ago()
+    since, before = moment_ago(), data_of(bed, "m3-echo")
+    bed.api.patch(f"{MAPS}/m3-echo", {"data": dict.fromkeys(before, "theirs")})
+    selector = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}}
+    bed.api.patch(f"{DEPLOYMENTS}/m5-pods?fieldManager=kubectl-edit", selector)
     with bed.operator():
-        wait(lambda: len(bed.writes(since=since)) >= 20, 20, lambda: str(bed.writes(since=since)))
+        wait(
+            lambda: data_of(bed, "m3-echo") == before and not selector_of(bed), 20, lambda: str(bed.writes(since=since))
+        )
         bed.assert_silent()
-    kinds = sorted(one.resource for one in bed.writes(since=since))
-    assert kinds == ["configmaps"] * 10 + ["deployments"] * 10
+    written = sorted((one.resource, one.name) for one in bed.writes(since=since) if one.resource != "events")
+    assert written == [("configmaps", "m3-echo"), *[("deployments", "m5-pods")] * 3]
 
 
 def test_what_others_change_of_ours_is_repaired_and_the_rest_left_alone(bed: Bed) -> None:

@@ -27,6 +27,7 @@ from batchwright_operator.reconcile.decisions import Apply, Create, Event
 from batchwright_operator.reconcile.foreign_fields import by_whom, foreign_fields, restored
 from batchwright_operator.reconcile.mending import has_to_go, may_help, patch_of
 from batchwright_operator.reconcile.ownership import is_left_behind, is_orphan, require_ours, taken
+from batchwright_operator.reconcile.stamps import has_stamp, is_as_stamped, needs_accounts, stamped
 from batchwright_operator.reconcile.token_bucket import Bucket
 
 REPAIR_BURST: Final = 5.0
@@ -73,20 +74,22 @@ class ChildWriter:
         place = _place(resource, body)
         is_watched = self._store.is_watched(resource, body)
         live = self._store.get(*place)
-        if is_watched:
-            if self._applied.is_settled(resource, body, live):
-                return
-        elif self._is_fresh(place, body):
+        if is_watched and self._applied.is_settled(resource, body, live):
+            return
+        if not is_watched and self._is_fresh(place, body):
             return
         if live is None and (not is_watched or place in self._taken):
             live = await self._look(place)
             if not is_watched and live is not None and self._applied.is_as_applied(resource, body, live):
                 return
+        if live is not None and await self._is_as_stamped(place, body, live):
+            return
         if live is not None:
             await self._require_ours(place, live, body)
         await self._limit_repairs(place, body)
+        sent = stamped(body)
         try:
-            response = await self._apply(place, body, live)
+            response = await self._apply(place, sent, live)
         except NotFound as error:
             if resource not in OPTIONAL:
                 raise
@@ -95,9 +98,9 @@ class ChildWriter:
         except Invalid as error:
             if live is None:
                 raise
-            response = await self._mend(place, body, live["metadata"]["uid"], error)
+            response = await self._mend(place, sent, live["metadata"]["uid"], error)
         if found := foreign_fields(resource, response, FIELD_MANAGER):
-            response = await self._restore(place, body, response, found)
+            response = await self._restore(place, sent, response, found)
         self._taken.discard(place)
         self._hopeless.pop(place, None)
         self._count("apply", resource)
@@ -128,6 +131,18 @@ class ChildWriter:
         self._hopeless = {place: what for place, what in self._hopeless.items() if self._applied.knows(*place)}
 
     # --- within
+
+    async def _is_as_stamped(self, place: Place, body: Raw, live: Raw) -> bool:
+        """Whether it stands there as an operator before this one applied it; then it is as if this one had."""
+        resource = place[0]
+        if self._applied.knows(*place) or not has_stamp(body, live):
+            return False
+        if needs_accounts(resource):
+            live = await self._client.get(*place)
+        if not is_as_stamped(resource, body, live, FIELD_MANAGER):
+            return False
+        self._applied.remember(resource, body, live)
+        return True
 
     def _is_fresh(self, place: Place, body: Raw) -> bool:
         """Whether an object that is not watched was applied like this, and looked at not long ago."""

@@ -48,6 +48,14 @@ def foreign_fields(resource: Resource, obj: Raw, manager: str) -> dict[str, tupl
     return {who: tuple(sorted(map(_text, found))) for who, found in roots.items() if found}
 
 
+def owns(obj: Raw, manager: str, path: Steps) -> bool:
+    """Whether `manager` applies the field at this path, by the object's accounts."""
+    accounts = obj["metadata"].get("managedFields") or ()
+    mine = [each for each in accounts if (each.get("manager"), each.get("operation")) == (manager, "Apply")]
+    *above, name = path
+    return any(f"f:{name}" in _within(each.get("fieldsV1") or {}, tuple(above)) for each in mine)
+
+
 def restored(resource: Resource, body: Raw, found: Mapping[str, Sequence[str]], manager: str) -> Event | None:
     """What the owner of `body` is told where these were taken out; None where nobody else wrote them."""
     others, owner = sorted(found.keys() - {manager}), controller_of(body)

@@ -52,6 +52,8 @@ ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 """On a ModelDeployment; any new value replaces its pods, by those that this version of the operator makes."""
 ANNOTATION_RETRY_OF: Final = f"{GROUP}/retry-of"
 """On an InferenceJob that `kubectl batchwright retry` has made: whose failed items it runs again."""
+ANNOTATION_APPLIED: Final = f"{GROUP}/applied"
+"""On what the operator makes: the digest of what it last applied."""
 ANNOTATION_EMULATED_DEVICE: Final = f"{GROUP}/emulated-device"
 """On a Node: JSON of `EmulatedDevice`."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-SHARE: Final = 0.2
+SHARE: Final = 0.1
 """Of a core, for as long as it lasts. 500 deployments of ten pods that are placed, bound and started at once are some
 twenty-five thousand changes, and a pass for each of them is half a minute, while the API server waits for a core."""
 BURST_S: Final = 1.0
 """What may be taken at once, after a while of little."""
-REST_MAX_S: Final = 3.0
+REST_MAX_S: Final = 5.0
 """A key rests no longer than this: so late a status may be, at most, in a storm that goes on."""
 
 

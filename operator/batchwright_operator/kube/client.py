@@ -154,13 +154,19 @@ class ApiClient:
         accept = _METADATA_LIST if metadata_only else _JSON
         params = _selectors(label_selector, field_selector) | ({} if whole else {"limit": str(self._page_size)})
         call = _Call(method="GET", path=path_of(resource, namespace), accept=accept, timeout=_LIST_TIMEOUT, verb="list")
-        while True:
-            page = page_from(await self._bytes(replace(call, params=params)))
-            for items in page.parts(decode, DECODED_AT_ONCE):
-                yield Listing(items=items, version=page.version)
-            if not page.token:
-                return
-            params = params | {"continue": page.token}
+        asked: asyncio.Future[bytes] | None = asyncio.ensure_future(self._bytes(replace(call, params=params)))
+        try:
+            while asked is not None:
+                page, asked = page_from(await asked), None
+                if page.token:  # the server makes the next one while this one is decoded
+                    more = replace(call, params=params | {"continue": page.token})
+                    asked = asyncio.ensure_future(self._bytes(more))
+                for items in page.parts(decode, DECODED_AT_ONCE):
+                    yield Listing(items=items, version=page.version)
+        finally:
+            if asked is not None:
+                asked.add_done_callback(lambda future: future.cancelled() or future.exception())
+                asked.cancel()
 
     async def count(self, resource: Resource, namespace: str = "") -> int:
         """How many objects there are (in one namespace, if given), for the price of one."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from batchwright_worker.api.names import LABEL_DEPLOYMENT
 from e2e.bench.scale.bed import ROOT, SPACES, Bed, OperatorProcess, collection
 from e2e.bench.scale.timeline import PodTimes, Timeline, percentile, rate
 
@@ -63,14 +64,14 @@ def bed_alone(bed: Bed) -> Iterator[Result]:
     with Timeline(plane=bed.plane) as pods:
         since = time.monotonic()
         for path, body in around.items():
-            bed.api.request("POST", path, body)
+            bed.api.request("POST", path.rpartition("/")[0], body)
         bed.api.request("POST", f"/apis/apps/v1/namespaces/{SPACES[0]}/deployments", _plain(template, count))
         _all(bed, pods, _ran, count, 180)
         bed.bed_rate = rate(pods.moments(lambda each: each.bound))
         running = rate(pods.moments(_ran))
         took = time.monotonic() - since
-    for path, body in around.items():
-        bed.api.delete(f"{path}/{body['metadata']['name']}")
+    for path in around:
+        bed.api.delete(path)
     bed.clean()
     yield Result(
         name="bed alone", asked="(the ceiling)", ok=True,
@@ -283,10 +284,6 @@ def _placed(bed: Bed, pods: Timeline, name: str) -> Result:
 def _template(bed: Bed) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The pod template that the operator makes, without its gate, and what it puts around its pods, by path."""
     path = f"/apis/apps/v1/namespaces/{SPACES[0]}/deployments/like0-cpu"
-    around = {
-        f"/api/v1/namespaces/{SPACES[0]}/services": "like0",
-        f"/apis/policy/v1/namespaces/{SPACES[0]}/poddisruptionbudgets": "like0",
-    }
     found: dict[str, dict[str, Any]] = {}
     with bed.operator(**MODELS_ONLY):
         bed.add_deployments(1, 1, prefix="like")
@@ -296,14 +293,25 @@ def _template(bed: Bed) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
                 raise TimeoutError("the operator made no Deployment in 60 s")
             time.sleep(0.1)
         template: dict[str, Any] = bed.api.get(path)["spec"]["template"]
-        for collection_path, name in around.items():
-            spec = bed.api.get(f"{collection_path}/{name}")["spec"]
-            spec = {key: value for key, value in spec.items() if key not in {"clusterIP", "clusterIPs"}}
-            spec["selector"] = PLAIN if "ports" in spec else {"matchLabels": PLAIN}
-            found[collection_path] = {"metadata": {"name": "plain"}, "spec": spec}
+        labelled = f"labelSelector={LABEL_DEPLOYMENT}=like0"
+        for collection_path in (
+            f"/api/v1/namespaces/{SPACES[0]}/services",
+            f"/apis/policy/v1/namespaces/{SPACES[0]}/poddisruptionbudgets",
+        ):
+            for number, each in enumerate(bed.api.get(f"{collection_path}?{labelled}")["items"]):
+                found[f"{collection_path}/plain-{number}"] = _around(each, f"plain-{number}")
     bed.clean()
     template["spec"].pop("schedulingGates", None)
     return template, found
+
+
+def _around(made: dict[str, Any], name: str) -> dict[str, Any]:
+    """A Service or PodDisruptionBudget like this one, around plain pods."""
+    spec = {key: value for key, value in made["spec"].items() if key != "clusterIPs"}
+    if spec.get("clusterIP") != "None":
+        spec.pop("clusterIP", None)
+    spec["selector"] = PLAIN if "ports" in spec else {"matchLabels": PLAIN}
+    return {"metadata": {"name": name}, "spec": spec}
 
 
 def _plain(template: dict[str, Any], replicas: int) -> dict[str, Any]:

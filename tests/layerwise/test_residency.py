@@ -19,6 +19,7 @@ from batchwright_worker.ipc.messages import EmulatedSource, ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo
 from batchwright_worker.layerwise.core.residency import best_residents, makespan, resident, total_bytes
 from batchwright_worker.layerwise.core.values import Layer
+from batchwright_worker.layerwise.serving.residency import better_in_turn
 from batchwright_worker.layerwise.serving.service import Service
 from batchwright_worker.layerwise.serving.settings import LayerwiseSettings
 
@@ -147,6 +148,78 @@ def test_auto_runs_whole_models_in_turn_where_layers_gain_nothing(rigs: Callable
     rig.until(lambda: rig.way().startswith("whole models in turn:"))
     rig.until(lambda: isinstance(rig.service.planned()[0], Fifo))
     rig.run("a")
+
+
+def test_while_one_model_is_read_to_stay_whole_the_others_are_served_and_its_batches_wait_for_it_alone(
+    rigs: Callable[[str, int], Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, reading, let = rigs("Auto", 24_000), threading.Event(), threading.Event()
+    keep = rig.service._adapter.keep
+
+    def slowly(name: str, positions: frozenset[int]) -> None:
+        if name == "b" and len(positions) == 8 and not reading.is_set():
+            reading.set()
+            assert let.wait(20)
+        keep(name, positions)
+
+    for name in "abc":
+        rig.add(name, 12_000)
+    rig.until(lambda: rig.way() != "" and not rig.way().startswith("whole:"))
+    monkeypatch.setattr(rig.service._adapter, "keep", slowly)
+    rig.service.remove("c")  # what is left fits
+    assert reading.wait(20)
+    answers: list[str] = []
+    for name in "ab":
+        inputs: dict[str, Array] = {"x": np.zeros((1, 2), np.float32)}
+        rig.service.submit(name, inputs, 1, lambda batch: answers.append(batch.model))
+    rig.until(lambda: "a" in answers)
+    assert answers == ["a"]
+    let.set()
+    rig.service.wait_idle()
+    assert answers == ["a", "b"]
+    rig.until(lambda: rig.way().startswith("whole:"))
+    assert [rig.kept(name) for name in "ab"] == [8, 8]
+
+
+def test_a_model_that_cannot_be_read_as_a_whole_is_served_layer_by_layer(
+    rigs: Callable[[str, int], Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is gone, say: what was read before it is given up, so that there is room for weights in flight."""
+    rig, tried = rigs("Auto", 24_000), threading.Event()
+    keep = rig.service._adapter.keep
+
+    def failing(name: str, positions: frozenset[int]) -> None:
+        if name == "b" and len(positions) == 8:
+            tried.set()
+            raise OSError("gone")
+        keep(name, positions)
+
+    for name in "abc":
+        rig.add(name, 12_000)
+    rig.until(lambda: rig.way() != "" and not rig.way().startswith("whole:"))
+    monkeypatch.setattr(rig.service._adapter, "keep", failing)
+    rig.service.remove("c")
+    assert tried.wait(20)
+    for name in "ab":
+        rig.run(name)
+    assert rig.kept("a") < 8
+    assert rig.service.reserved_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("gains", "ways"),
+    [
+        ((0.5, 0.03, 0.01, 0.03, 0.05), "layers layers turn turn layers"),
+        ((0.019, 0.021, 0.019, 0.039, 0.021), "turn turn turn turn turn"),
+        ((0.041, 0.021, 0.039, 0.02), "layers layers layers layers"),
+    ],
+)
+def test_a_gain_that_moves_a_little_about_the_bound_switches_nothing(gains: tuple[float, ...], ways: str) -> None:
+    found, now = [], False
+    for gain in gains:
+        now = better_in_turn(gain, now=now)
+        found.append("turn" if now else "layers")
+    assert found == ways.split()
 
 
 def test_what_stays_follows_the_demand_in_the_runtime(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,30 @@ def test_a_replay_of_what_ran_as_planned_has_no_error_and_its_trace_has_both_eng
     assert [(event["tid"], event["ts"], event["dur"]) for event in events] == [
         (2, 1e6, 2e6), (1, 0.0, 1e6), (2, 4e6, 2e6), (1, 3e6, 1e6),
     ]  # fmt: skip
+
+
+def test_a_size_that_is_learned_of_does_not_disturb_who_looks_through_the_others() -> None:
+    """Batches are planned on one thread and measured on another."""
+    plans = UnitPlans()
+    plans.add("m", [profile(1, [0.010], [500])])
+    plans.learn(record(plans.layers("m", 1)[0], compute=0.010, fetch=0.5))
+    looked = iter(plans._plans["m"].sizes.items())
+    next(looked)
+    plans.learn(record(plans.layers("m", 1)[0], compute=0.010, fetch=0.5)._replace(rows=64))
+    assert list(looked) == []
+    assert len(plans._plans["m"].sizes) == 2
+
+
+def test_two_models_of_one_file_write_the_same_profile_at_once(tmp_path: Path) -> None:
+    """Of one process: neither takes the other's half-written file for its own."""
+    known = profile(1, [0.010], [500])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: write_profile(tmp_path, known), range(200)))
+    assert read_profile(tmp_path, "p", 1) == known
+    assert [path.name for path in tmp_path.iterdir()] == ["profile-p-1.json"]
+
+
+def test_a_profile_that_cannot_be_kept_fails_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The disk is full, or the folder gone: a model is loaded and unloaded all the same."""
+    write_profile(tmp_path / "gone", profile(1, [0.010], [500]))
+    assert "is not kept" in caplog.text

@@ -14,6 +14,7 @@ from batchwright_worker.inference.requests import Array
 from batchwright_worker.layerwise.execution.jobs import Interval, LayerwiseBatch, UnitJob
 from batchwright_worker.layerwise.memory.pool import Pool, Reads, UnitReader, page_aligned, read_all
 from batchwright_worker.layerwise.memory.ring import Ring
+from batchwright_worker.layerwise.networks.prepared_cache import PROBE_PREFIX
 from batchwright_worker.layerwise.networks.units import PAGE, WEIGHTS_FILE, Bytes, Network, Unit
 from batchwright_worker.layerwise.profiling.fetch_floor import PROBE_BYTES
 from batchwright_worker.layerwise.profiling.profiles import cache_folder
@@ -82,7 +83,7 @@ class CpuAccelerator:
     def fetch_probe(self) -> Iterator[Callable[[int, int], float]]:
         """Reads of a file that lies where prepared networks do."""
         cache_folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_folder()) as name:
+        with tempfile.TemporaryDirectory(prefix=PROBE_PREFIX, dir=cache_folder()) as name:
             memory = page_aligned(PROBE_BYTES)
             (Path(name) / WEIGHTS_FILE).write_bytes(memory.tobytes())
             reader = UnitReader(Path(name), self._reads)
@@ -142,7 +143,7 @@ class _ReadEngine:
 
     def start(self, job: UnitJob) -> None:
         start = time.monotonic()
-        if job.batch.error is None and job.error is None:
+        if job.works:
             try:
                 self._device.fetch(job)
             except Exception as error:
@@ -168,7 +169,7 @@ class _ComputeEngine:
 
     def finish(self, job: UnitJob) -> Interval:
         start = time.monotonic()
-        if job.batch.error is None and job.error is None:
+        if job.works:
             try:
                 self._device.run(job)
             except Exception as error:

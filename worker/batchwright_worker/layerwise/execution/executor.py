@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Final
 
 from batchwright_worker.layerwise.core.policy import Policy
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
@@ -29,6 +30,13 @@ from batchwright_worker.layerwise.core.values import ModelRequest, Prefetch
 from batchwright_worker.layerwise.execution.jobs import Accelerator, Interval, LayerwiseBatch, UnitJob, UnitRecord
 
 __all__ = ["EngineTotals", "Executor", "ExecutorBrokenError"]
+
+_MOST_QUEUED: Final = 64
+"""Units that wait for compute, beyond which nothing is decided: so many hide any fetch, and each decision looks at all
+of them."""
+_QUEUED_WITHOUT_FETCH: Final = 4
+"""The same where no candidate has anything to fetch: the memory engine gains nothing by being ahead, and who comes
+later would wait behind what is decided."""
 
 
 class ExecutorBrokenError(RuntimeError):
@@ -46,6 +54,7 @@ class EngineTotals:
     memory_idle_s: float = 0.0
     decision_s: float = 0.0
     units: int = 0
+    """That did their work, as `bytes`: of a batch that has failed the rest passes through without."""
     bytes: int = 0
     pauses: int = 0
     """Fetches that stood still half-way for want of room, and went on (fluid prefetch)."""
@@ -78,8 +87,6 @@ class Executor:
         self._pending: UnitJob | None = None
         self._to_compute: deque[UnitJob] = deque()
         self._computing: deque[UnitJob] = deque()
-        self._given_up: list[LayerwiseBatch] = []
-        """Batches that failed before all their units were fetched, until the compute engine has ended what it began."""
         self._answers: queue.SimpleQueue[LayerwiseBatch | None] = queue.SimpleQueue()
         self._memory_free = self._compute_free = time.monotonic()
         self._closing = False
@@ -276,7 +283,7 @@ class Executor:
         """The policy's choice, entered into the timeline (the lock is held)."""
         while True:
             now = time.monotonic()
-            step = self._scheduler.decide(steps_of_seconds(now))
+            step = None if self._far_ahead(now) else self._scheduler.decide(steps_of_seconds(now))
             if step is None:
                 return None
             decision, placement = step
@@ -284,10 +291,11 @@ class Executor:
             if batch.error is not None:
                 # Its remaining layers are picked like any other and dropped again, until the last one is gone.
                 self._scheduler.timeline.drop(placement.sequence)
-                if decision.last:
-                    self._given_up.append(self._batches.pop(batch.order))
-                    self._changed.notify_all()
+                batch.given_up = decision.last
+                if batch.given_up and not batch.on_its_way:
+                    self._release(batch)
                 continue
+            batch.on_its_way += 1
             spent = time.monotonic() - now
             self.totals.decision_s += spent
             return UnitJob(
@@ -298,6 +306,14 @@ class Executor:
                 skips=decision.skips,
                 decision_s=spent,
             )
+
+    def _far_ahead(self, now: float) -> bool:
+        """Is enough decided for now? The end of a unit's compute is the next occasion."""
+        queued = len(self._to_compute)
+        if queued <= _QUEUED_WITHOUT_FETCH:
+            return False
+        candidates = self._scheduler.ready.candidates(steps_of_seconds(now))
+        return queued > _MOST_QUEUED or not any(candidate.layer.bytes for candidate in candidates)
 
     def _fetched(self, job: UnitJob) -> None:
         interval = self._device.memory.finish(job)
@@ -314,7 +330,7 @@ class Executor:
         totals.memory_busy_s += job.fetch_s
         paused = interval.end - interval.start - job.fetch_s
         totals.memory_idle_s += paused + max(0.0, interval.start - max(self._memory_free, batch.arrival))
-        totals.bytes += job.bytes
+        totals.bytes += job.bytes if job.works else 0
         totals.pauses += job.pauses > 0
         self._memory_free = interval.end
 
@@ -374,16 +390,15 @@ class Executor:
             start, end = map(steps_of_seconds, interval)
             self._scheduler.timeline.correct(job.sequence, compute_start=start, compute_end=end)
             self._count_compute(job, interval)
-            given_up = [] if self._computing else self._given_up
-            if given_up:
-                self._given_up = []
+            batch.on_its_way -= 1
+            gone = batch.given_up and not batch.on_its_way
             self._changed.notify_all()
-        for other in given_up:
-            self._device.release(other)
         # Outside the lock: outputs are copied and a response is sent, while the memory engine goes on.
         if batch.error is None and job.error is not None:
             self._settle(batch, job.error)
-        if job.last and self._device.chained:
+        if gone:
+            self._release(batch)
+        elif job.last and self._device.chained:
             self._answers.put(batch)
         elif job.last:
             self._end(batch)
@@ -396,6 +411,10 @@ class Executor:
         """All its units have passed."""
         if batch.error is None:
             self._answer(batch)
+        self._release(batch)
+
+    def _release(self, batch: LayerwiseBatch) -> None:
+        """Nothing of it is on either engine, or will be."""
         self._device.release(batch)
         with self._changed:
             self._batches.pop(batch.order, None)
@@ -404,10 +423,12 @@ class Executor:
     def _count_compute(self, job: UnitJob, interval: Interval) -> None:
         assert job.fetch is not None
         totals, batch = self.totals, job.batch
-        totals.units += 1
         totals.compute_busy_s += interval.end - interval.start
         totals.compute_idle_s += max(0.0, interval.start - max(self._compute_free, batch.arrival))
         self._compute_free = interval.end
+        if not job.works:
+            return  # the time of a unit that did nothing, or broke off, is no measurement
+        totals.units += 1
         self._on_record(
             UnitRecord(
                 model=batch.model,

@@ -48,6 +48,10 @@ class LayerwiseBatch:
     """Start of its first fetch; 0 before."""
     answered: bool = False
     """Has somebody undertaken to settle it?"""
+    on_its_way: int = 0
+    """Its units that were decided and have not passed both engines."""
+    given_up: bool = False
+    """It has failed, and none of its units will be decided any more."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -78,6 +82,11 @@ class UnitJob:
     @property
     def last(self) -> bool:
         return self.position == len(self.batch.layers) - 1
+
+    @property
+    def works(self) -> bool:
+        """Neither it nor its batch has failed: engines do their work on it."""
+        return self.error is None and self.batch.error is None
 
 
 class UnitRecord(NamedTuple):

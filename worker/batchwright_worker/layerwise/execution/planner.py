@@ -59,7 +59,9 @@ class _ModelPlan:
         own = self.sizes.get(_size_class(rows))
         if own is None:
             known = self.size(rows)
-            own = self.sizes[_size_class(rows)] = _SizePlan(known.compute_ratio, list(known.unit_ratios))
+            own = _SizePlan(known.compute_ratio, list(known.unit_ratios))
+            # Others, on their own threads, may be going through the sizes that there are.
+            self.sizes = {**self.sizes, _size_class(rows): own}
         return own
 
 

@@ -16,7 +16,7 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.networks.prepared_folder import prepared
+from batchwright_worker.layerwise.networks.prepared_folder import Prepared, prepared
 from batchwright_worker.layerwise.networks.split_onnx import external_files, prepare, read_models, session_options
 from batchwright_worker.layerwise.networks.units import (
     Bytes,
@@ -24,21 +24,23 @@ from batchwright_worker.layerwise.networks.units import (
     Piece,
     State,
     Unit,
-    UnitIndex,
     file_digest,
 )
 
 __all__ = ["OnnxUnits", "open_onnx"]
 
+_COPIES: Final = 2
+"""Of the weights, while a network is prepared: as onnxruntime writes them, and by units."""
 _WITHOUT_NUMPY: Final = (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)
 
 
 class OnnxUnits:
     """See `Network`."""
 
-    def __init__(self, folder: Path, index: UnitIndex, threads: int) -> None:
-        self.index = index
+    def __init__(self, folder: Path, found: Prepared, threads: int) -> None:
+        self.index = found.index
         self.folder = folder
+        self._prepared = found
         models = read_models(folder)
         self.inputs: Sequence[TensorSpec] = models.inputs
         self.outputs: Sequence[TensorSpec] = models.outputs
@@ -82,6 +84,7 @@ class OnnxUnits:
     def close(self) -> None:
         """As Network.close."""
         self._sessions = []
+        self._prepared.release()
 
 
 def _values(unit: Unit, weights: Bytes) -> dict[str, Any]:
@@ -105,16 +108,24 @@ def open_onnx(
     path = Path(source.path)
     if not path.is_file():
         raise LoadError(f"there is no file at {path}; check the artifact's uri")
-    others = [file_digest(each) for each in external_files(path)]
+    files = external_files(path)
+    others = [file_digest(each) for each in files]
+    coming = _COPIES * sum(each.stat().st_size for each in (path, *files))
     digest = file_digest(path, *others, ort.__version__, _processor(), str(limit_bytes), str(least_bytes))
     folder = folder_of(digest)
     try:
-        index = prepared(folder, lambda place: prepare(path, place, source.name, digest, limit_bytes, least_bytes))
+        found = prepared(
+            folder, lambda place: prepare(path, place, source.name, digest, limit_bytes, least_bytes), coming
+        )
     except (NotDivisible, LoadError):
         raise
     except Exception as error:
         raise LoadError(f"{path} cannot be cut into units: {error}") from error
-    return OnnxUnits(folder, index, host.threads)
+    try:
+        return OnnxUnits(folder, found, host.threads)
+    except BaseException:
+        found.release()
+        raise
 
 
 def _processor() -> str:

@@ -102,8 +102,7 @@ def prepare(path: Path, folder: Path, model: str, digest: str, limit_bytes: int,
     (folder / MODELS_FILE).write_bytes(msgspec.msgpack.encode(models))
     for name in (_OPTIMIZED, _OPTIMIZED_WEIGHTS):
         (folder / name).unlink(missing_ok=True)
-    write_index(folder, index)
-    return index
+    return write_index(folder, index)
 
 
 def read_models(folder: Path) -> UnitModels:

@@ -83,8 +83,7 @@ def prepare(program: Any, folder: Path, model: str, digest: str, limit_bytes: in
             writer.add(_unit_name(position, graph.weights), pieces, graph.operations)
         index = writer.index(model, digest, tables)
     _save_hollow(program, folder / PROGRAM_FILE)
-    write_index(folder, index)
-    return index
+    return write_index(folder, index)
 
 
 def split(program: Any, limit_bytes: int, least_bytes: int = 0) -> SplitProgram:

@@ -19,7 +19,7 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.networks.prepared_folder import prepared
+from batchwright_worker.layerwise.networks.prepared_folder import Prepared, prepared
 from batchwright_worker.layerwise.networks.split_torch import (
     PROGRAM_FILE,
     SplitProgram,
@@ -33,7 +33,6 @@ from batchwright_worker.layerwise.networks.units import (
     NotDivisible,
     State,
     Tables,
-    UnitIndex,
     file_digest,
 )
 
@@ -44,10 +43,11 @@ class TorchUnits:
     """See `Network`. On another device than the CPU its executor brings the activations and the weights there."""
 
     def __init__(
-        self, program: Any, source: ModelSource, index: UnitIndex, folder: Path, found: SplitProgram, device: Any
+        self, program: Any, source: ModelSource, folder: Path, opened: Prepared, found: SplitProgram, device: Any
     ) -> None:
-        self.index = index
+        self.index = index = opened.index
         self.folder = folder
+        self._prepared = opened
         self.inputs: Sequence[TensorSpec]
         self.outputs: Sequence[TensorSpec]
         self.inputs, self.outputs, self._piece = program_signature(program, source)
@@ -118,6 +118,7 @@ class TorchUnits:
     def close(self) -> None:
         """As Network.close."""
         self.graphs, self._gather, self._tables = [], None, None
+        self._prepared.release()
 
 
 def views(memory: Any, pieces: Sequence[Any]) -> list[Any]:
@@ -155,18 +156,24 @@ def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int
     if not path.is_file():
         raise LoadError(f"there is no file at {path}; check the artifact's uri")
     script = file_digest(Path(source.script)) if source.script.endswith(".py") else source.script
-    shards = [file_digest(path.parent / name) for name in _shards(source)]
+    files = [path, *(path.parent / name for name in _shards(source))]
+    shards = [file_digest(each) for each in files[1:]]
     digest = file_digest(path, source.format, script, *shards, torch.__version__, str(limit_bytes), str(least_bytes))
     folder = folder_of(digest)
     with warnings.catch_warnings(), held_to_weights():
         warnings.simplefilter("ignore", UserWarning)
-        index = prepared(
-            folder, lambda place: prepare(_program(source), place, source.name, digest, limit_bytes, least_bytes)
+        opened = prepared(
+            folder,
+            lambda place: prepare(_program(source), place, source.name, digest, limit_bytes, least_bytes),
+            sum(each.stat().st_size for each in files),
         )
-        program = torch.export.load(folder / PROGRAM_FILE)
-    device = torch.device(accelerator_for(host).torch_device)
-    found = split(program, limit_bytes, least_bytes)
-    return TorchUnits(program, source, index, folder, found, device)
+        try:
+            program = torch.export.load(folder / PROGRAM_FILE)
+            device = torch.device(accelerator_for(host).torch_device)
+            return TorchUnits(program, source, folder, opened, split(program, limit_bytes, least_bytes), device)
+        except BaseException:
+            opened.release()
+            raise
 
 
 def _shards(source: ModelSource) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -36,6 +36,8 @@ __all__ = [
     "UnitWriter",
     "file_digest",
     "read_index",
+    "replace_file",
+    "write_index",
     "write_tables",
 ]
 
@@ -80,12 +82,13 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 class UnitIndex(msgspec.Struct, frozen=True, kw_only=True):
     """`digest` names the model's file and everything else that the folder was made from. `tables` lie in a file of
-    their own, at their offsets."""
+    their own, at their offsets. `files`: all others of the folder by name, and their sizes (older indexes: none)."""
 
     model: str
     digest: str
     units: list[Unit]
     tables: list[Piece] = []
+    files: dict[str, int] = {}
 
     @property
     def weight_bytes(self) -> int:
@@ -201,20 +204,36 @@ class Tables:
         self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def write_index(folder: Path, index: UnitIndex) -> None:
-    """Write the index, last of all: a folder with an index is complete."""
-    partial = folder / f"{INDEX_FILE}.{os.getpid()}"
-    partial.write_bytes(msgspec.json.encode(index))
-    partial.replace(folder / INDEX_FILE)
+def write_index(folder: Path, index: UnitIndex) -> UnitIndex:
+    """Write the index, last of all: a folder with an index is complete. Gives it with its `files`."""
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.stat().st_size}
+    index = msgspec.structs.replace(index, files=files)
+    replace_file(folder / INDEX_FILE, msgspec.json.encode(index))
+    return index
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """In one step; several may do so at once, also of one process. Raises OSError."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_index(folder: Path) -> UnitIndex | None:
-    """The index of a prepared folder; None where there is none, or an incomplete one."""
+    """The index of a prepared folder; None where there is none, or an incomplete one: something may have removed files
+    that were not used for long."""
     try:
         index = msgspec.json.decode((folder / INDEX_FILE).read_bytes(), type=UnitIndex)
         size = (folder / WEIGHTS_FILE).stat().st_size
         tables = (folder / TABLES_FILE).stat().st_size if index.tables else 0
+        others = {name: (folder / name).stat().st_size for name in index.files}
     except (OSError, msgspec.DecodeError):
+        return None
+    if others != index.files:
         return None
     end = max((table.offset + table.size for table in index.tables), default=0)
     return index if size == index.weight_bytes and tables == end else None

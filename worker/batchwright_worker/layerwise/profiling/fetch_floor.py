@@ -19,6 +19,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from batchwright_worker.layerwise.networks.units import replace_file
+
 __all__ = ["LATENCIES", "PROBE_BYTES", "FetchFloor", "fetch_floor", "measured_floor"]
 
 _LOG = logging.getLogger(__name__)
@@ -60,9 +62,7 @@ def fetch_floor(folder: Path, processor: str, probe: Callable[[], AbstractContex
         found = measured_floor(fetch)
     _LOG.info("a fetch takes %.0f us and 1 s per %.0f MB", found.latency_s * 1e6, found.bytes_per_second / 1e6)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.encode(found))
-    partial.replace(path)
+    replace_file(path, msgspec.json.encode(found))
     return found
 
 

@@ -6,6 +6,7 @@ the units); `compute_slowdown` and `fetch_slowdown` say how much longer each tak
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Final
 import msgspec
 
 from batchwright_worker.host.machine import processor_name
+from batchwright_worker.layerwise.networks.units import replace_file
 
 __all__ = [
     "Profile",
@@ -27,6 +29,7 @@ __all__ = [
     "write_profile",
 ]
 
+_LOG = logging.getLogger(__name__)
 ENV_CACHE: Final = "BATCHWRIGHT_CACHE_DIR"
 
 
@@ -116,11 +119,13 @@ def read_profile(folder: Path, processor: str, rows: int) -> Profile | None:
 
 
 def write_profile(folder: Path, profile: Profile) -> None:
-    """Replaces an older one."""
+    """Replaces an older one. Where it cannot be written (the disk is full, the folder gone) it will be measured anew
+    some time: nothing fails for that."""
     path = _path(folder, profile.processor, profile.rows)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(profile)))
-    partial.replace(path)
+    try:
+        replace_file(path, msgspec.json.format(msgspec.json.encode(profile)))
+    except OSError as error:
+        _LOG.warning("what was measured of %s is not kept: %s", profile.model, error)
 
 
 def _path(folder: Path, processor: str, rows: int) -> Path:

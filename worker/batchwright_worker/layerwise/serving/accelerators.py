@@ -104,8 +104,9 @@ class AcceleratorAdapter(Protocol):
     def keep_profile(self, name: str, profile: Profile) -> None:
         """For the next load of a model that is here."""
 
-    def add(self, source: ModelSource, effort: Effort) -> AddedModel:
-        """Load a model onto the device. Raises LoadError with what to change."""
+    def add(self, source: ModelSource, effort: Effort, share: int) -> AddedModel:
+        """Load a model onto the device; its first units stay within `share` bytes. Raises LoadError with what to
+        change."""
 
     def remove(self, name: str) -> None:
         """Unload a model; none of its batches may be in flight."""
@@ -159,19 +160,18 @@ class _NetworkAdapter:
     ) -> None:
         self.device, self._profile, self._host, self._processor = device, profile, host, processor
         self.reserved_bytes = reserved_bytes
-        self._share = settings.resident_bytes // settings.models
         self.room_bytes = settings.resident_bytes
         # The memory for weights in flight can be given back where it is the kernel's; a GPU's arena stays.
         self.whole_bytes = settings.memory_budget_bytes if reserved_bytes else settings.resident_bytes
 
-    def add(self, source: ModelSource, effort: Effort) -> AddedModel:
+    def add(self, source: ModelSource, effort: Effort, share: int) -> AddedModel:
         """Cut, prepare, measure (each once, kept on disk), and keep the first units."""
         capacity = self.device.ring.capacity
         try:
             network = self._opened(source, capacity)
         except NotDivisible as error:
             raise LoadRefusedError(f"model {source.name!r} cannot be served layer by layer: {error}") from error
-        resident = leading(network, self._share)
+        resident = leading(network, share)
         flying = [unit.size for position, unit in enumerate(network.index.units) if position not in resident]
         if max(flying, default=0) > capacity:
             network.close()
@@ -180,9 +180,13 @@ class _NetworkAdapter:
                 f"{capacity} of layerwise.memoryBudgetBytes are for weights in flight: raise memoryBudgetBytes to "
                 f"{-(-max(flying) * 4 // 3)} or more"
             )
-        self.device.add(source.name, network)
-        self.device.keep(source.name, resident)
         try:
+            self.device.add(source.name, network)
+        except BaseException:
+            network.close()
+            raise
+        try:
+            self.device.keep(source.name, resident)
             profiles = [self._profile(source.name, rows, effort) for rows in _PROFILED_ROWS]
         except BaseException:
             self.device.remove(source.name)
@@ -229,7 +233,7 @@ class _EmulatedAdapter:
         self._host = host
         self._models: dict[str, Any] = {}
 
-    def add(self, source: ModelSource, effort: Effort) -> AddedModel:
+    def add(self, source: ModelSource, effort: Effort, share: int) -> AddedModel:
         from batchwright_worker.backends.emulated import answering
 
         emulated = source.emulated

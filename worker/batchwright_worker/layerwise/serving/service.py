@@ -77,7 +77,7 @@ class Service:
         """Over the models and their plans: not while one is opened and measured, or its last batches are waited for."""
         self._executor = Executor(self._adapter.device, Fifo(), self._plans.learn, on_broken)
         self._policies = PolicyPlans(self._policy_plan, self._use)
-        self._residency = Residency(self._executor, self._adapter, self._plans, settings, self._lock)
+        self._residency = Residency(self._executor, self._adapter, self._plans, settings, self._lock, self._begin)
         self._revised = 0.0
         self._revisions = threading.Event()
         self._closing = False
@@ -93,8 +93,8 @@ class Service:
         served before, so that any profile of it will do for now. Raises LoadError."""
         self.remove(source.name)
         with self._residency.paused():
-            self._residency.make_room()
-            added = self._adapter.add(source, self._measuring(again=again))
+            share = self._residency.make_room()
+            added = self._adapter.add(source, self._measuring(again=again), share)
             with self._lock:
                 self._plans.add(source.name, added.profiles)
                 self._plans.keep(source.name, added.resident)
@@ -117,6 +117,7 @@ class Service:
                 return
         self._executor.wait_idle(name)
         with self._residency.paused():
+            self._executor.wait_idle(name)  # what was held has begun
             with self._lock:
                 corrected = self._plans.corrected(name)
                 self._plans.remove(name)
@@ -135,6 +136,7 @@ class Service:
 
     def wait_idle(self) -> None:
         """Returns when no batch is in flight."""
+        self._residency.wait_held()
         self._executor.wait_idle()
 
     def submit(self, model: str, inputs: Mapping[str, Array], rows: int, settled: Settled) -> None:
@@ -144,8 +146,14 @@ class Service:
                 raise LoadError(f"model {model!r} is not loaded here")
             self._follow(model, rows)
             self._residency.counted(model, rows)
-            layers = self._plans.layers(model, rows)
-            self._executor.submit(LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=layers, settled=settled))
+            batch = LayerwiseBatch(model=model, inputs=inputs, rows=rows, layers=(), settled=settled)
+            if not self._residency.holds(batch):
+                self._begin(batch)
+
+    def _begin(self, batch: LayerwiseBatch) -> None:
+        """Within the lock."""
+        batch.layers = self._plans.layers(batch.model, batch.rows)
+        self._executor.submit(batch)
 
     def streams(self) -> StreamCounters:
         """The counters of both engines, and the memory."""

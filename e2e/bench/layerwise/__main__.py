@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,7 @@ def cli() -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 if a bar is missed.")
 def served(modes: str, path: Path | None, **options: Any) -> None:
     """Four models of 100 MB in memory for two, in each mode under one load, with a model added and a kill."""
-    names = tuple(name.strip() for name in modes.split(","))
-    if unknown := [name for name in names if name not in ALL_MODES]:
-        raise click.BadParameter(f"there is no mode {unknown[0]!r}; choose from {', '.join(ALL_MODES)}")
+    names = _some_of(modes, ALL_MODES)
     load = Load(
         seconds=options["seconds"],
         callers=options["callers"],
@@ -58,22 +56,31 @@ def served(modes: str, path: Path | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--seconds", type=float, default=100.0, show_default=True, help="Of runs, both conditions together.")
+@click.option("--seconds", type=float, default=100.0, show_default=True, help="Of runs, all conditions together.")
 @click.option("--memory", type=int, default=32, show_default=True, help="MiB for weights in flight.")
 @click.option("--requests", type=int, default=3, show_default=True, help="Per network and run.")
 @click.option("--threads", type=int, default=None, help="Compute threads; default: all cores.")
 @click.option("--reads", type=click.Choice(["direct", "cold", "cached"]), default="direct", show_default=True)
+@click.option("--only", default="", help="Some of minilm, detector, recognizer, resnet50; default: all four.")
+@click.option("--conditions", default="quiet,neighbours", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default=None, help="Networks, kept for the next time.")
 @click.option("--json", "path", type=click.Path(path_type=Path), default=None, help="Write all figures to this file.")
-def networks(seconds: float, memory: int, path: Path | None, folder: Path | None, **options: Any) -> None:
+def networks(memory: int, only: str, conditions: str, path: Path | None, folder: Path | None, **options: Any) -> None:
     """MiniLM, PP-OCR's detector and recognizer, ResNet-50 at once: streamed, FIFO, whole, sleep/wake, all resident."""
-    from e2e.bench.layerwise.networks import compare
+    from e2e.bench.layerwise.networks import CONDITIONS, ROWS, Trials, compare
     from e2e.cluster.machine.paths import cache_folder
 
-    facts = compare(folder or cache_folder() / "layerwise", budget=memory * _MIB, seconds=seconds, **options)
-    text = json.dumps(facts, indent=2)
-    if path is not None:
-        path.write_text(text)
+    def told(facts: dict[str, Any]) -> None:
+        if path is not None:
+            path.write_text(json.dumps(facts, indent=2))
+
+    trials = Trials(
+        networks=_some_of(only or ",".join(ROWS), ROWS),
+        conditions=_some_of(conditions, CONDITIONS),
+        budget=memory * _MIB,
+        **options,
+    )
+    facts = compare(folder or cache_folder() / "layerwise", trials, told)
     if facts["readsUsed"] != facts["reads"]:
         click.echo(f"the file system cannot do {facts['reads']} reads: they were {facts['readsUsed']}")
     for name, each in facts["networks"].items():
@@ -81,17 +88,27 @@ def networks(seconds: float, memory: int, path: Path | None, folder: Path | None
             f"{name:10} {each['weightBytes'] / 1e6:6.1f} MB in {each['units']} units, {each['rows']} rows: compute "
             f"{each['computeMs']:.0f} ms, fetch {each['fetchMs']:.0f} ms"
         )
-    for condition, ways in facts["conditions"].items():
-        click.echo(f"{condition} (fastest and median of {ways['balanced']['runs']} runs):")
+    for condition, found in facts["conditions"].items():
+        ways = found["ways"]
+        click.echo(
+            f"{condition} (fastest and median of {ways['balanced']['runs']} runs, load {found['load']:.1f} in the end):"
+        )
         for way, each in ways.items():
             replay = each["replayErrorMedian"]
-            told = "" if replay is None else f"  replay error {replay:.1%}, {each['replayErrorMost']:.1%} at most"
+            told_of = "" if replay is None else f"  replay error {replay:.1%}, {each['replayErrorMost']:.1%} at most"
             ratios = f"x{each['overBalancedFastest']:.2f} x{each['overBalancedMedian']:.2f}"
             other = "" if each["bitwiseEqual"] else "  OTHER OUTPUTS"
             times = f"{each['fastestSeconds']:7.3f} {each['medianSeconds']:7.3f} s"
-            click.echo(f"  {way:12} {times}  {ratios}{other}{told}")
-    if not all(each["bitwiseEqual"] for ways in facts["conditions"].values() for each in ways.values()):
+            click.echo(f"  {way:12} {times}  {ratios}{other}{told_of}")
+    if not all(each["bitwiseEqual"] for found in facts["conditions"].values() for each in found["ways"].values()):
         raise SystemExit("outputs differ from way to way")
+
+
+def _some_of(text: str, known: Collection[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"there is no {unknown[0]!r}; choose from {', '.join(known)}")
+    return names
 
 
 @cli.command()

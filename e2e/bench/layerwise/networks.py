@@ -13,7 +13,7 @@ the clock starts:
 Weights come from files past the page cache (`--reads direct`; it is said where the file system cannot), but for the
 last two, which have room for all of them in memory. Every way in turn, again and again, until its share of the seconds
 is over; first as the machine is, then with a process that spins on each core. Outputs of all ways are compared bit by
-bit.
+bit. What is found is told after every turn: a run that is broken off has figures too.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ from batchwright_worker.layerwise.tools.comparison import (
 from batchwright_worker.layerwise.tools.prepared_networks import PreparedNetworks, prepare_networks
 from batchwright_worker.layerwise.tools.samples import write_conv
 
-__all__ = ["ROWS", "Compared", "compare", "run_asleep", "write_networks"]
+__all__ = ["CONDITIONS", "ROWS", "Compared", "Trials", "compare", "run_asleep", "write_networks"]
 
 ROWS: Final = {"minilm": 8, "detector": 8, "recognizer": 8, "resnet50": 4}
 _TOKENS: Final = 32
 _RESIDENT: Final = "resident"
 _STREAMED: Final = {"balanced": "balanced", "rollout": "rollout", "FIFO": "fifo"}
 _LEAST_TURNS: Final = 2
+CONDITIONS: Final = {"quiet": "as the machine is", "neighbours": "a neighbour on each core"}
+Told = Callable[[dict[str, Any]], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,25 +116,49 @@ def _export_minilm(path: Path) -> None:
     partial.replace(path)
 
 
-def compare(folder: Path, *, budget: int, seconds: float, requests: int, **options: Any) -> dict[str, Any]:
-    """All figures; `seconds` for both conditions together, after the networks are prepared and measured. `options`:
-    reads, threads."""
-    files = write_networks(folder)
-    rows = [(name, str(number)) for name, number in ROWS.items()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """What is compared. `seconds`: for all conditions together, after the networks are prepared and measured."""
+
+    networks: Sequence[str] = tuple(ROWS)
+    conditions: Sequence[str] = tuple(CONDITIONS)
+    budget: int
+    seconds: float
+    requests: int
+    reads: str
+    threads: int | None
+
+
+def compare(folder: Path, trials: Trials, told: Told = lambda _facts: None) -> dict[str, Any]:
+    """All figures; `told` is given what there is after every turn."""
+    files = {name: path for name, path in write_networks(folder).items() if name in trials.networks}
     with contextlib.ExitStack() as stack:
         prepared = prepare_networks(
             stack,
             models=[(name, str(path)) for name, path in files.items()],
-            budget=budget,
-            rows=rows,
+            budget=trials.budget,
+            rows=[(name, str(ROWS[name])) for name in files],
             cache=folder / "prepared",
-            **options,
+            reads=trials.reads,
+            threads=trials.threads,
         )
-        ways = _ways(stack, prepared, _requests(prepared, requests))
-        conditions = {}
-        for name, neighbours in (("as the machine is", 0), ("a neighbour on each core", os.cpu_count() or 1)):
-            with spinning(neighbours):
-                conditions[name] = _timed(ways, seconds / 2)
+        ways = _ways(stack, prepared, _requests(prepared, trials.requests))
+        facts = _facts(prepared, trials)
+        for condition in trials.conditions:
+
+            def tell(found: Mapping[str, Compared], condition: str = condition) -> None:
+                facts["conditions"][CONDITIONS[condition]] = {
+                    "load": os.getloadavg()[0],
+                    "ways": {way: each.facts(found["balanced"]) for way, each in found.items()},
+                }
+                told(facts)
+
+            with spinning((os.cpu_count() or 1) if condition == "neighbours" else 0):
+                _timed(ways, trials.seconds / len(trials.conditions), tell)
+        return facts
+
+
+def _facts(prepared: PreparedNetworks, trials: Trials) -> dict[str, Any]:
     return {
         "networks": {
             name: {
@@ -145,15 +171,11 @@ def compare(folder: Path, *, budget: int, seconds: float, requests: int, **optio
             }
             for name, network in prepared.networks.items()
         },
-        "budgetBytes": budget,
-        "reads": options["reads"],
+        "budgetBytes": trials.budget,
+        "reads": trials.reads,
         "readsUsed": next(iter(prepared.readers.values())).reads,
-        "requestsPerModel": requests,
-        "load": os.getloadavg()[0],
-        "conditions": {
-            condition: {way: each.facts(found["balanced"]) for way, each in found.items()}
-            for condition, found in conditions.items()
-        },
+        "requestsPerModel": trials.requests,
+        "conditions": {},
     }
 
 
@@ -212,7 +234,7 @@ def run_asleep(networks: Mapping[str, Network], asleep: Mapping[str, Bytes], req
     return run_in_turn("sleep/wake", networks, requests, wake)
 
 
-def _timed(ways: Ways, seconds: float) -> dict[str, Compared]:
+def _timed(ways: Ways, seconds: float, tell: Callable[[Mapping[str, Compared]], None]) -> None:
     """Every way once in each turn; the first turn is for whatever libraries set up."""
     found = {name: Compared() for name in ways}
     reference: Trial | None = None
@@ -224,8 +246,9 @@ def _timed(ways: Ways, seconds: float) -> dict[str, Compared]:
             found[name].equal &= same_outputs(trial, reference)
             if turn:
                 _count(found[name], trial)
+        if turn:
+            tell(found)
         turn += 1
-    return found
 
 
 def _count(seen: Compared, trial: Trial) -> None:

@@ -8,7 +8,7 @@ import pytest
 from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, alone, closed_loop, stp
 from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit
 from batchwright_worker.layerwise.core.values import Prefetch
-from batchwright_worker.layerwise.tools.bound import Limits, best_rates, stp_bound
+from batchwright_worker.layerwise.tools.bound import ScheduleLimits, best_rates, stp_bound
 from batchwright_worker.layerwise.tools.instance import policy_of
 from batchwright_worker.layerwise.tools.kinds import of_kind
 from tests.layerwise.instances import layers
@@ -19,7 +19,7 @@ def test_what_fills_the_memory_overlaps_with_nothing() -> None:
     fetch is hidden; in 20 all of it."""
     models = {"a": layers((10, 10, 10)), "b": layers((10, 10, 10))}
     rates = {"a": 1 / 20, "b": 1 / 20}
-    shares = [stp_bound(models, rates, Limits(budget_bytes=budget)) for budget in (10, 15, 20, 1000)]
+    shares = [stp_bound(models, rates, ScheduleLimits(budget_bytes=budget)) for budget in (10, 15, 20, 1000)]
     assert shares == pytest.approx([1.0, 4 / 3, 2.0, 2.0])
     assert shares[-1] == pytest.approx(stp_bound(models, rates))
 
@@ -29,7 +29,7 @@ def test_the_guard_serves_a_model_that_the_bound_would_leave_out() -> None:
     models = {"a": layers((10, 1, 1)), "b": layers((1, 10, 10)), "c": layers((10, 10, 10))}
     rates = {"a": 1 / 11, "b": 1 / 11, "c": 1 / 11}
     assert best_rates(models, rates)["c"] == pytest.approx(0, abs=1e-6)
-    guarded = best_rates(models, rates, Limits(skip_limit=2))
+    guarded = best_rates(models, rates, ScheduleLimits(skip_limit=2))
     assert guarded["c"] == pytest.approx(sum(guarded.values()) / 4)
 
 
@@ -45,7 +45,7 @@ def test_no_schedule_beats_the_bound_that_knows_memory_and_guard(
     accelerator = SimulatedAccelerator(budget_bytes=budget, prefetch=prefetch)
     rates_alone = alone(models, accelerator, runs=10)
     limit = auto_skip_limit(list(models.values()), budget)
-    bound = stp_bound(models, rates_alone, Limits(budget_bytes=budget, skip_limit=limit))
+    bound = stp_bound(models, rates_alone, ScheduleLimits(budget_bytes=budget, skip_limit=limit))
     assert bound <= 1.000001 * stp_bound(models, rates_alone)
     until = 20 * sum(layer.compute + layer.fetch for each in models.values() for layer in each)
     for policy in ("balanced", "literal"):

@@ -18,7 +18,7 @@ from batchwright_worker.layerwise.networks.prepared_cache import (
     make_room,
     remove_left_behind,
 )
-from batchwright_worker.layerwise.networks.prepared_folder import Prepared, prepared
+from batchwright_worker.layerwise.networks.prepared_folder import HeldFolder, prepared
 from batchwright_worker.layerwise.networks.units import Piece, UnitIndex, UnitWriter, read_index, write_index
 
 KIB = 1024
@@ -35,7 +35,7 @@ def filled(folder: Path) -> UnitIndex:
     return write_index(folder, index)
 
 
-def entry(cache: Path, letter: str, used_s_ago: float | None = None) -> tuple[Path, Prepared]:
+def entry(cache: Path, letter: str, used_s_ago: float | None = None) -> tuple[Path, HeldFolder]:
     folder = cache / (letter * 32)
     found = prepared(folder, filled)
     if used_s_ago is not None:

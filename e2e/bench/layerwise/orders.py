@@ -22,7 +22,7 @@ from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 from batchwright_worker.layerwise.tools.best_order import best_cycle, best_makespan
-from batchwright_worker.layerwise.tools.bound import Limits, stp_bound
+from batchwright_worker.layerwise.tools.bound import ScheduleLimits, stp_bound
 from batchwright_worker.layerwise.tools.instance import policy_of
 from batchwright_worker.layerwise.tools.kinds import of_kind
 
@@ -142,7 +142,7 @@ def _shares(models: Models, factor: float) -> dict[str, float]:
     budget = _budget(models, factor)
     rates_alone = alone(models, SimulatedAccelerator(budget_bytes=budget), runs=20)
     bound = stp_bound(models, rates_alone)
-    limits = Limits(budget_bytes=budget, skip_limit=auto_skip_limit(list(models.values()), budget))
+    limits = ScheduleLimits(budget_bytes=budget, skip_limit=auto_skip_limit(list(models.values()), budget))
     return {
         column: _throughput(models, rates_alone, policy, SimulatedAccelerator(budget_bytes=budget, prefetch=prefetch))
         / bound

@@ -16,7 +16,7 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.networks.prepared_folder import Prepared, prepared
+from batchwright_worker.layerwise.networks.prepared_folder import HeldFolder, prepared
 from batchwright_worker.layerwise.networks.split_onnx import external_files, prepare, read_models, session_options
 from batchwright_worker.layerwise.networks.units import (
     Bytes,
@@ -37,7 +37,7 @@ _WITHOUT_NUMPY: Final = (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorP
 class OnnxUnits:
     """See `Network`."""
 
-    def __init__(self, folder: Path, found: Prepared, threads: int) -> None:
+    def __init__(self, folder: Path, found: HeldFolder, threads: int) -> None:
         self.index = found.index
         self.folder = folder
         self._prepared = found
@@ -103,7 +103,7 @@ def _value(piece: Piece, data: Bytes) -> Any:
 def open_onnx(
     source: ModelSource, host: Host, folder_of: Callable[[str], Path], limit_bytes: int, least_bytes: int = 0
 ) -> OnnxUnits:
-    """Prepared on the first use (which takes the memory of the whole model for a moment), from then on opened without
+    """HeldFolder on the first use (which takes the memory of the whole model for a moment), from then on opened without
     its weights. Raises LoadError, NotDivisible."""
     path = Path(source.path)
     if not path.is_file():

@@ -52,7 +52,7 @@ _BESIDE: Final = re.compile(r"[0-9a-f]{32}\.[0-9]+-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _CachedFolder:
     path: Path
     size: int
     used_at: float
@@ -116,14 +116,14 @@ def _nobodys(left: Path) -> Iterator[bool]:
             lock.release()
 
 
-def _entries(cache: Path) -> Iterator[_Entry]:
+def _entries(cache: Path) -> Iterator[_CachedFolder]:
     for path in cache.iterdir():
         if _DIGEST.fullmatch(path.name) is None:
             continue
         with contextlib.suppress(OSError):  # somebody else has just removed it
             held = path / HELD_FILE
             used_at = (held if held.exists() else path).stat().st_mtime
-            yield _Entry(path, sum(file.stat().st_size for file in path.iterdir()), used_at)
+            yield _CachedFolder(path, sum(file.stat().st_size for file in path.iterdir()), used_at)
 
 
 def _removed(path: Path) -> bool:

@@ -25,14 +25,14 @@ from batchwright_worker.layerwise.networks.prepared_cache import (
 )
 from batchwright_worker.layerwise.networks.units import UnitIndex, read_index
 
-__all__ = ["Prepared", "prepared"]
+__all__ = ["HeldFolder", "prepared"]
 
 _TRIES: Final = 8
 """To hold what is there: others may remove it between a look and the hold."""
 
 
 @dataclass(slots=True)
-class Prepared:
+class HeldFolder:
     """A complete folder that nobody removes until it is released."""
 
     index: UnitIndex
@@ -46,7 +46,7 @@ class Prepared:
             hold.release()
 
 
-def prepared(folder: Path, fill: Callable[[Path], UnitIndex], coming_bytes: int = 0) -> Prepared:
+def prepared(folder: Path, fill: Callable[[Path], UnitIndex], coming_bytes: int = 0) -> HeldFolder:
     """This folder. Where there is none, `fill` prepares it in another place (it may raise), for which room is made of
     `coming_bytes`; if somebody else was faster, theirs stays, which they may read already."""
     if (known := _held(folder)) is not None:
@@ -59,7 +59,7 @@ def prepared(folder: Path, fill: Callable[[Path], UnitIndex], coming_bytes: int 
         index = fill(place)
         hold = _hold_of(place)
         if _put(place, folder):
-            return Prepared(index, hold)
+            return HeldFolder(index, hold)
         if hold is not None:
             hold.release()
     finally:
@@ -70,7 +70,7 @@ def prepared(folder: Path, fill: Callable[[Path], UnitIndex], coming_bytes: int 
     return _held(folder) or prepared(folder, fill, coming_bytes)
 
 
-def _held(folder: Path) -> Prepared | None:
+def _held(folder: Path) -> HeldFolder | None:
     """The complete folder that is there, held; None if there is none."""
     for _ in range(_TRIES):
         if read_index(folder) is None:
@@ -80,7 +80,7 @@ def _held(folder: Path) -> Prepared | None:
             if hold is not None:
                 with contextlib.suppress(OSError):
                     os.utime(folder / HELD_FILE)  # the least recently used one goes first
-            return Prepared(index, hold)
+            return HeldFolder(index, hold)
         if hold is not None:
             hold.release()
     return None

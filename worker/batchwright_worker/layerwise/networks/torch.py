@@ -19,7 +19,7 @@ from batchwright_worker.batching.calls import pieces
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec
 from batchwright_worker.ipc.messages import ModelSource
-from batchwright_worker.layerwise.networks.prepared_folder import Prepared, prepared
+from batchwright_worker.layerwise.networks.prepared_folder import HeldFolder, prepared
 from batchwright_worker.layerwise.networks.split_torch import (
     PROGRAM_FILE,
     SplitProgram,
@@ -43,7 +43,7 @@ class TorchUnits:
     """See `Network`. On another device than the CPU its executor brings the activations and the weights there."""
 
     def __init__(
-        self, program: Any, source: ModelSource, folder: Path, opened: Prepared, found: SplitProgram, device: Any
+        self, program: Any, source: ModelSource, folder: Path, opened: HeldFolder, found: SplitProgram, device: Any
     ) -> None:
         self.index = index = opened.index
         self.folder = folder
@@ -150,7 +150,7 @@ def _own(value: Any, storages: set[int]) -> Any:
 
 
 def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int, least_bytes: int = 0) -> TorchUnits:
-    """Prepared on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
+    """HeldFolder on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
     torch.set_num_threads(host.threads)
     path = Path(source.path)
     if not path.is_file():

@@ -7,7 +7,7 @@ Runs per time x_i of every model, total compute C_i and fetch M_i of one run, t_
 Neither memory nor order bind here, so no schedule beats it; for one compute-bound and one memory-bound model with t = C
 and t = M it is (2 - rho_a - rho_b) / (1 - rho_a * rho_b) (methods C).
 
-It may leave models out for ever, and close to the largest layer nothing comes near it. `Limits` adds what every
+It may leave models out for ever, and close to the largest layer nothing comes near it. `ScheduleLimits` adds what every
 schedule keeps to, whole or fluid:
 
     memory     while a layer computes it holds its s bytes and nothing else retires, so that B - s bytes can be fetched
@@ -28,21 +28,21 @@ from scipy.optimize import linprog
 from batchwright_worker.layerwise.core.simulator import Models
 from batchwright_worker.layerwise.core.values import Layer
 
-__all__ = ["Limits", "best_rates", "stp_bound"]
+__all__ = ["ScheduleLimits", "best_rates", "stp_bound"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ScheduleLimits:
     """What bounds every schedule beside its engines; `skip_limit` 0: no guard."""
 
     budget_bytes: float = inf
     skip_limit: int = 0
 
 
-_NONE: Final = Limits()
+_NONE: Final = ScheduleLimits()
 
 
-def best_rates(models: Models, rates_alone: Mapping[str, float], limits: Limits = _NONE) -> dict[str, float]:
+def best_rates(models: Models, rates_alone: Mapping[str, float], limits: ScheduleLimits = _NONE) -> dict[str, float]:
     """Rates of the models at the optimum, in the order of `models`."""
     gain = [-1 / rates_alone[model] for model in models]
     compute = [sum(layer.compute for layer in layers) for layers in models.values()]
@@ -59,7 +59,7 @@ def best_rates(models: Models, rates_alone: Mapping[str, float], limits: Limits 
     return {model: float(rate) / unit for model, rate in zip(models, found.x, strict=True)}
 
 
-def stp_bound(models: Models, rates_alone: Mapping[str, float], limits: Limits = _NONE) -> float:
+def stp_bound(models: Models, rates_alone: Mapping[str, float], limits: ScheduleLimits = _NONE) -> float:
     """The largest system throughput."""
     return sum(rate / rates_alone[model] for model, rate in best_rates(models, rates_alone, limits).items())
 

@@ -35,6 +35,23 @@ def test_it_gives_what_the_library_gives_padded_to_a_multiple(path: str) -> None
     assert row["attention_mask"].sum() == len(wanted)
 
 
+@pytest.mark.parametrize("words", [*range(40), 90, 100, 127, 200])
+def test_it_is_padded_by_an_eighth_at_most(path: str, words: int) -> None:
+    row = item("tokenize", " ".join(["a"] * words), tokenizer=path, max_length=200)
+    tokens, length = int(row["attention_mask"].sum()), len(row["input_ids"])
+    assert min(words + 2, 200) == tokens <= length <= min(200, max(tokens, tokens * 9 / 8))
+
+
+def test_few_lengths_are_left(path: str) -> None:
+    texts = (" ".join(["a"] * words) for words in range(254))
+    assert len({len(item("tokenize", text, tokenizer=path)["input_ids"]) for text in texts}) <= 48
+
+
+def test_a_multiple_that_is_none_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="args.multiple is 0"):
+        item("tokenize", "words", tokenizer=path, multiple=0)
+
+
 def test_it_is_cut_with_its_special_tokens(path: str) -> None:
     row = item("tokenize", "some more words and words", tokenizer=path, max_length=4, multiple=1)
     assert (len(row["input_ids"]), row["input_ids"][0], row["input_ids"][-1]) == (4, 2, 3)

@@ -13,6 +13,7 @@ from batchwright_worker.api.messages import JobConfig
 from batchwright_worker.api.names import claim_of
 from batchwright_worker.api.uris import file_uri, path_of
 from batchwright_worker.local.deployment import LocalDeployment, local_deployment
+from batchwright_worker.local.job_runtimes import for_throughput
 from batchwright_worker.local.weights import LocalCache
 from batchwright_worker.runner.job import Job, make_job
 from batchwright_worker.runner.storage.plan_file import Selection
@@ -109,6 +110,7 @@ def _config_maps(documents: Sequence[Document], spec: Mapping[str, Any], scratch
 def deployments_of(local: LocalJob, job: Job) -> list[LocalDeployment]:
     """The ModelDeployments that the tasks name. Raises ManifestError."""
     names = dict.fromkeys(task.model.deployment for task in job.spec.tasks if task.model is not None)
-    return [
+    found = [
         local_deployment(local.documents, name, local.accelerator, local.volumes, cache=local.cache) for name in names
     ]
+    return for_throughput(found, len(os.sched_getaffinity(0)))

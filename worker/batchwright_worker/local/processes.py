@@ -120,15 +120,16 @@ async def _started(
 
 async def _spawn(arguments: Sequence[str], deployment: LocalDeployment) -> asyncio.subprocess.Process:
     """A process group of its own: a Ctrl-C in the terminal reaches the parent alone, which ends the others in order."""
+    millis = int(os.environ.get(ENV_CPU_MILLIS) or 1000 * len(os.sched_getaffinity(0)))
     environment = {
         **os.environ,
         ENV_KIND: deployment.kind,
-        ENV_CPU_MILLIS: os.environ.get(ENV_CPU_MILLIS, str(len(os.sched_getaffinity(0)) * 1000)),
+        ENV_CPU_MILLIS: str(max(1000, millis // deployment.runtimes)),
     }
     if deployment.memory_budget_bytes is not None:
         environment[ENV_MEMORY_BUDGET] = str(deployment.memory_budget_bytes)
     elif deployment.kind == KIND_CPU and (limit := container_limit_bytes()):
-        environment.setdefault(ENV_MEMORY_BUDGET, str(_runtimes_bytes(limit)))
+        environment.setdefault(ENV_MEMORY_BUDGET, str(_runtimes_bytes(limit) // deployment.runtimes))
     command = [sys.executable, "-m", "batchwright_worker", *arguments, "--parent", str(os.getpid())]
     return await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
 

@@ -26,12 +26,13 @@ def tokenize(  # noqa: PLR0913 - the arguments of a manifest
     tokenizer: str | None = None,
     of: str | None = None,
     max_length: int = 256,
-    multiple: int = 16,
+    multiple: int | None = None,
     lower: bool = True,
     names: Mapping[str, str] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
     """A row for a language model: input_ids, attention_mask, token_type_ids (int64), at most `max_length` tokens with
-    the special ones, padded to a multiple of `multiple` so that sentences of like length share batches.
+    the special ones, padded so that sentences of like length share batches: to a multiple of `multiple`, or where that
+    is unset by at most an eighth.
 
     `vocabulary`: path of a BERT model's vocab.txt (WordPiece, [CLS] .. [SEP], `lower`: uncased). `tokenizer`: path of a
     tokenizer.json (BPE, Unigram, WordPiece ..), whose own normalisation and special tokens apply. `names` renames
@@ -43,7 +44,7 @@ def tokenize(  # noqa: PLR0913 - the arguments of a manifest
     if (vocabulary is None) == (tokenizer is None):
         raise ValueError("give either args.vocabulary, a vocab.txt, or args.tokenizer, a tokenizer.json")
     tokens = _by_file(text, tokenizer, max_length) if tokenizer else _by_words(text, str(vocabulary), max_length, lower)
-    padded = -(-len(tokens.ids) // multiple) * multiple
+    padded = _padded_length(len(tokens.ids), max_length) if multiple is None else _rounded(len(tokens.ids), multiple)
     row = {
         "input_ids": _padded(tokens.ids, padded, tokens.filler),
         "attention_mask": _padded([1] * len(tokens.ids), padded, 0),
@@ -74,6 +75,18 @@ def _by_file(text: str, path: str, max_length: int) -> _Tokens:
         raise ValueError(f"args.tokenizer {error}") from error
     encoding = tokenizer.encode(text)
     return _Tokens(encoding.ids, encoding.type_ids, filler)
+
+
+def _padded_length(count: int, most: int) -> int:
+    """Eight lengths from each power of two to the next: few enough for rows to meet, and a row is filled up by a
+    sixteenth on average. (A network computes what is filled up like everything else.)"""
+    return max(count, min(most, _rounded(count, 1 << max(0, count.bit_length() - 4))))
+
+
+def _rounded(count: int, multiple: int) -> int:
+    if multiple < 1:
+        raise ValueError(f"args.multiple is {multiple}: it must be at least 1")
+    return -(-count // multiple) * multiple
 
 
 def _padded(values: list[int], length: int, filler: int) -> NDArray[np.int64]:

@@ -48,7 +48,7 @@ def test_few_lengths_are_left(path: str) -> None:
 
 
 def test_a_multiple_that_is_none_is_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="args.multiple is 0"):
+    with pytest.raises(ValueError, match=r"args\.multiple is 0"):
         item("tokenize", "words", tokenizer=path, multiple=0)
 
 

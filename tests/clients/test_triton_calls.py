@@ -66,7 +66,7 @@ def test_grpc_asynchronous_calls(grpc: triton_grpc.InferenceServerClient) -> Non
     for rows in range(1, 21):
         tell = partial(lambda rows, result, error: done.put((rows, result, error)), rows)
         grpc.async_infer("linear", inputs(triton_grpc, X[:rows]), callback=tell)
-    answers = [done.get(timeout=10) for _ in range(20)]
+    answers = [done.get(timeout=60) for _ in range(20)]
     assert sorted(rows for rows, _, _ in answers) == list(range(1, 21))
     for rows, result, error in answers:
         assert error is None
@@ -82,7 +82,7 @@ def test_grpc_streams_answer_each_request_in_order_and_survive_a_bad_one(
         grpc.async_stream_infer("linear", inputs(triton_grpc, X[:rows]), request_id=f"r{rows}")
     grpc.async_stream_infer("linear", inputs(triton_grpc, X[:1, :4]), request_id="bad")
     grpc.async_stream_infer("linear", inputs(triton_grpc, X[:5]), request_id="r5")
-    answers = [done.get(timeout=10) for _ in range(5)]
+    answers = [done.get(timeout=60) for _ in range(5)]
     grpc.stop_stream()
     assert [result.get_response().id for result, error in answers if error is None] == ["r3", "r2", "r1", "r5"]
     assert "must be FP32 [-1, 16]" in str(answers[3][1])

@@ -46,7 +46,7 @@ def test_the_controllers_work(control_plane: ControlPlane) -> None:
     api = control_plane.api
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "short-lived"}})
     api.delete("/api/v1/namespaces/short-lived")
-    assert wait_until(lambda: not api.exists("/api/v1/namespaces/short-lived"), timeout_s=20)
+    assert wait_until(lambda: not api.exists("/api/v1/namespaces/short-lived"), timeout_s=60)
 
 
 def test_a_client_certificate_is_a_user_without_rights(control_plane: ControlPlane) -> None:
@@ -101,7 +101,7 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         folder = Path(starter.stdout.readline().strip())
         assert len(footprint.processes_of(folder)) >= 4
         starter.send_signal(signal.SIGKILL)
-    assert wait_until(lambda: not footprint.processes_of(folder) and not folder.exists(), timeout_s=20)
+    assert wait_until(lambda: not footprint.processes_of(folder) and not folder.exists(), timeout_s=60)
 
 
 def test_simulated_nodes_run_pods(control_planes: Callable[..., ControlPlane]) -> None:
@@ -112,7 +112,7 @@ def test_simulated_nodes_run_pods(control_planes: Callable[..., ControlPlane]) -
     pod = {"metadata": {"name": "simulated"}, "spec": {"containers": [container]}}
     plane.api.request("POST", "/api/v1/namespaces/default/pods", pod)
     path = "/api/v1/namespaces/default/pods/simulated"
-    assert wait_until(lambda: plane.api.get(path)["status"].get("phase") == "Running", timeout_s=20)
+    assert wait_until(lambda: plane.api.get(path)["status"].get("phase") == "Running", timeout_s=60)
     assert plane.api.get(path)["spec"]["nodeName"] in names
     plane.stop()
 

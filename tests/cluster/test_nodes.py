@@ -68,7 +68,7 @@ def servers(cluster: Cluster) -> Cluster:
     items = [CLAIM, service("web"), service("peers", clusterIP="None"), server_pod("fast"), server_pod("slow")]
     listing = {"apiVersion": "v1", "kind": "List", "items": items}
     kubectl(cluster.kubeconfig, "-n=probe", "create", "-f", "-", stdin=json.dumps(listing))
-    kubectl(cluster.kubeconfig, "-n=probe", "wait", "--for=condition=Ready", "pods", "--all", "--timeout=50s")
+    kubectl(cluster.kubeconfig, "-n=probe", "wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s")
     return cluster
 
 
@@ -121,9 +121,9 @@ def test_pods_reach_each_other_services_and_the_api_server(servers: Cluster, pod
     script = """
 import socket, ssl, http.client, urllib.request
 hosts = [a[4][0] for a in socket.getaddrinfo("peers", 80, type=socket.SOCK_STREAM)] + ["web"] * 4
-print(*[urllib.request.urlopen(f"http://{host}:8080/", timeout=5).status for host in hosts])
+print(*[urllib.request.urlopen(f"http://{host}:8080/", timeout=60).status for host in hosts])
 tls = ssl._create_unverified_context()
-api = http.client.HTTPSConnection("kubernetes.default", timeout=5, context=tls)
+api = http.client.HTTPSConnection("kubernetes.default", timeout=60, context=tls)
 api.request("GET", "/version")
 print(api.getresponse().status)
 """

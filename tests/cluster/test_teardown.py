@@ -28,7 +28,7 @@ def start(name: str) -> Cluster:
     """A cluster whose one node has a sandbox, so that there are pod namespaces, links and mounts to leave behind."""
     cluster = Cluster.up(spec_of(name))
     kubectl(cluster.kubeconfig, "run", "pod", "--image=localhost/batchwright/pause:1", "--image-pull-policy=Never")
-    kubectl(cluster.kubeconfig, "wait", "--for=condition=Ready", "pod/pod", "--timeout=40s")
+    kubectl(cluster.kubeconfig, "wait", "--for=condition=Ready", "pod/pod", "--timeout=60s")
     return cluster
 
 
@@ -64,7 +64,7 @@ def test_down_leaves_nothing_behind(name: str, mishaps: tuple[Callable[[Cluster]
             mishap(cluster)
         teardown.remove_cluster(name)
         assert not namespaces & footprint.inhabited_namespaces()
-    assert wait_until(lambda: not footprint.difference(before, footprint.machine(), name), timeout_s=5), before
+    assert wait_until(lambda: not footprint.difference(before, footprint.machine(), name), timeout_s=60), before
     assert not footprint.processes_of(cluster.folder)
     assert not cluster.folder.exists()
     assert name not in teardown.known_clusters()

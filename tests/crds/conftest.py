@@ -39,7 +39,7 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
 def crds(kubectl: Kubectl) -> None:
     """The CRDs are established."""
     kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def upgraded() -> Iterator[tuple[ControlPlane, dict[str, Document]]]:
     with ControlPlane.start("upgrade-crds", scheduler=False) as plane:
         former = former_crd()
         plane.api.request("POST", CRD, former)
-        assert wait_until(lambda: plane.api.exists(DEPLOYMENTS), timeout_s=30, interval_s=0.1)
+        assert wait_until(lambda: plane.api.exists(DEPLOYMENTS), timeout_s=60, interval_s=0.1)
         for way, options in (("client", ()), ("server", ("--server-side",))):
             kubectl(plane, "apply", *options, documents=[deployment(way)])
         before = {way: plane.api.get(f"{DEPLOYMENTS}/{way}") for way in ("client", "server")}
@@ -148,7 +148,7 @@ def upgraded() -> Iterator[tuple[ControlPlane, dict[str, Document]]]:
             made = plane.api.request("POST", probe, deployment("probe"))
             return "batching" not in made["spec"]["models"][0]
 
-        assert wait_until(present, timeout_s=30, interval_s=0.1)
+        assert wait_until(present, timeout_s=60, interval_s=0.1)
         yield plane, before
 
 

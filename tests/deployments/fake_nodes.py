@@ -38,7 +38,7 @@ class FakeNodes:
             yield
         finally:
             self._stopped.set()
-            self._thread.join(10)
+            self._thread.join(60)
 
     async def _live(self) -> None:
         app = web.Application()

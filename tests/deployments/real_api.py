@@ -47,7 +47,7 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
 def with_crds(kubectl: Kubectl) -> Kubectl:
     """kubectl, with the CRDs established."""
     kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
     return kubectl
 
 
@@ -86,7 +86,7 @@ def operator(kubeconfig: Path, folder: Path, *reconcilers: str, **settings: str)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -58,7 +58,7 @@ class Keys:
         self.news.set()
 
     async def next(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.news.wait()
         self.news.clear()
 
@@ -134,7 +134,7 @@ async def followed(follower: Any, api: TinyApi, keys: Keys) -> AsyncIterator[Non
 
 async def until(claim: Callable[[], bool]) -> None:
     """For what has no event to wait for."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not claim():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.02)
 
@@ -201,7 +201,7 @@ async def test_a_sidecar_is_followed_from_its_start_to_its_end() -> None:
         assert peer.asked[:2] == [-1, 3]
         api.remove(POD, NAMESPACE, "a")
         await until(lambda: "uid-of-a" not in live.sidecars)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await peer.gone.wait()
 
 

@@ -50,7 +50,7 @@ def saying_no(code: int) -> Iterator[Raw]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)
 
 
 def client_config(port: int, authority: trustme.CA | None = None) -> Raw:

@@ -39,7 +39,7 @@ class SteppedLoad:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=60)
 
     def offer(self, rate: float) -> None:
         """Requests per second from now on."""

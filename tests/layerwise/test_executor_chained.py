@@ -140,7 +140,7 @@ def test_a_model_is_loaded_and_measured_while_another_runs(networks: Networks) -
     executor.submit(batch)
     rig.networks = networks
     rig.add("encoder")
-    assert ended.wait(20)
+    assert ended.wait(60)
     expected = rig.expected(TrialRequest(model="conv", rows=2, inputs=batch.inputs))
     for name, array in expected.items():
         np.testing.assert_array_equal(batch.outputs[name], array)
@@ -174,8 +174,8 @@ def test_inputs_wait_for_a_piece_of_the_weights_at_most(networks: Networks) -> N
     weights, inputs = rig.device.copy_stream.number, rig.device._input_stream.number
     executor.submit(rig.batch("conv", first))
     executor.submit(rig.batch("conv", second))
-    assert first.wait(20)
-    assert second.wait(20)
+    assert first.wait(60)
+    assert second.wait(60)
     for brought in rig.work("copy in"):
         if brought.stream == inputs:
             between = [work for work in rig.work("copy in") if brought.queued < work.start < brought.start]
@@ -244,7 +244,7 @@ def test_a_copy_into_a_place_that_is_freed_waits_on_the_device_and_not_for_the_h
     driver = rig.driver
     assert isinstance(driver, SlowToSee)
     before, finish = len(rig.work("copy in")), rig.device.compute.finish
-    monkeypatch.setattr(rig.device.compute, "finish", lambda job: (driver.let.wait(20), finish(job))[1])
+    monkeypatch.setattr(rig.device.compute, "finish", lambda job: (driver.let.wait(60), finish(job))[1])
     executor, ended = Executor(rig.device, Fifo()), threading.Event()
     batch = rig.batch("conv", ended)
     sizes = [unit.size for unit in conv["conv"][0].index.units]
@@ -258,7 +258,7 @@ def test_a_copy_into_a_place_that_is_freed_waits_on_the_device_and_not_for_the_h
     assert len(rig.work("copy in")) >= wanted
     assert not ended.is_set()
     driver.let.set()
-    assert ended.wait(20)
+    assert ended.wait(60)
     expected = rig.expected(TrialRequest(model="conv", rows=2, inputs=batch.inputs))
     for name, array in expected.items():
         np.testing.assert_array_equal(batch.outputs[name], array)

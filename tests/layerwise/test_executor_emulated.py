@@ -233,7 +233,7 @@ def test_a_batch_is_answered_once_when_the_memory_engine_fails_while_its_answer_
 
     def answer(_batch: LayerwiseBatch) -> dict[str, np.ndarray]:
         answering.set()
-        assert broken.wait(20)
+        assert broken.wait(60)
         return {}
 
     rig = Rig(4, Fifo(), answer)
@@ -241,7 +241,7 @@ def test_a_batch_is_answered_once_when_the_memory_engine_fails_while_its_answer_
 
     def fail(job: UnitJob) -> None:
         if job.batch.model == "B":
-            assert answering.wait(20)
+            assert answering.wait(60)
             raise SystemError("the device is gone")
         start(job)
 

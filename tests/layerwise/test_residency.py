@@ -91,10 +91,10 @@ class Rig:
         done = threading.Event()
         inputs: dict[str, Array] = {"x": np.zeros((1, 2), np.float32)}
         self.service.submit(model, inputs, 1, lambda _batch: done.set())
-        assert done.wait(20)
+        assert done.wait(60)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline
             threading.Event().wait(0.01)

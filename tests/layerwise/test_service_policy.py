@@ -42,7 +42,7 @@ def run(service: Service, model: str, rows: int) -> None:
     done = threading.Event()
     inputs: dict[str, Array] = {"x": np.zeros((rows, 2), np.float32)}
     service.submit(model, inputs, rows, lambda _batch: done.set())
-    assert done.wait(20)
+    assert done.wait(60)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ class SlowPlans:
 
     def plan(self, *_: object) -> Prefetch:
         self.threads.append(threading.current_thread().name)
-        assert self.let.wait(20)
+        assert self.let.wait(60)
         return Prefetch.WHOLE
 
 

@@ -106,7 +106,7 @@ class KilledJob:
         """Files and processes that belong to nothing any more."""
         found = [path.relative_to(self.output).as_posix() for path in self.output.rglob("*")]
         files = [name for name in found if ".tmp" in name or "/tmp" in name or "/runs" in name or name == LOCK_NAME]
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while (alive := list(self._processes())) and time.monotonic() < until:
             time.sleep(0.1)
         return [*files, *alive, *(path.name for path in self.temporary.iterdir())]

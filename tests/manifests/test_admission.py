@@ -26,12 +26,12 @@ every_kind = pytest.mark.parametrize("kind", sorted(foreign.RESOURCES))
 def plane_with_policy(plane: ControlPlane, kubectl: Callable[..., Any]) -> ControlPlane:
     """manifests/base, with the policy in force, and a namespace with a ModelDeployment `m`."""
     kubectl("apply", "--server-side", "-k", str(ROOT / "manifests" / "base"))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/modeldeployments.batchwright.dev")
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/modeldeployments.batchwright.dev")
     kubectl("create", "namespace", NAMESPACE)
     artifact = {"accelerator": "batchwright.dev/emulated", "format": "emulated", "emulated": {}}
     spec = {"models": [{"name": "echo", "artifacts": [artifact]}]}
     body = {"apiVersion": OWNER["apiVersion"], "kind": "ModelDeployment", "metadata": {"name": "m"}, "spec": spec}
-    wait_until(lambda: plane.api.exists(path_of(MODEL_DEPLOYMENT, NAMESPACE)), timeout_s=30, interval_s=0.3)
+    wait_until(lambda: plane.api.exists(path_of(MODEL_DEPLOYMENT, NAMESPACE)), timeout_s=60, interval_s=0.3)
     plane.api.request("POST", path_of(MODEL_DEPLOYMENT, NAMESPACE), body)
     probe = foreign.make(plane, "ConfigMap", NAMESPACE, "probe")
     path = path_of(foreign.RESOURCES["ConfigMap"], NAMESPACE, probe["metadata"]["name"])
@@ -108,7 +108,7 @@ def test_children_can_be_made_changed_and_deleted(kind: str, plane_with_policy: 
 
 def test_only_pods_of_a_model_deployment_and_only_those_without_a_node(plane_with_policy: ControlPlane) -> None:
     plane = plane_with_policy
-    assert wait_until(lambda: plane.api.exists(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"), timeout_s=30)
+    assert wait_until(lambda: plane.api.exists(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"), timeout_s=60)
     labels = {"app.kubernetes.io/component": "model"}
     pods = {"containers": [{"name": "c", "image": "none"}], "schedulingGates": [{"name": "batchwright.dev/placement"}]}
     template = {"metadata": {"labels": labels}, "spec": pods}

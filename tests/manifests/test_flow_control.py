@@ -36,7 +36,7 @@ def level_of(plane: ControlPlane, user: str, path: str) -> str:
     tls = ssl.create_default_context(cafile=str(plane.ca_path))
     tls.load_cert_chain(pair.certificate, pair.key)
     address = urlsplit(plane.server_url)
-    connection = http.client.HTTPSConnection(address.hostname or "", address.port, context=tls, timeout=10)
+    connection = http.client.HTTPSConnection(address.hostname or "", address.port, context=tls, timeout=60)
     with contextlib.closing(connection):
         connection.request("GET", path)
         uid = connection.getresponse().getheader("X-Kubernetes-PF-PriorityLevel-UID")

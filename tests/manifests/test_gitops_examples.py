@@ -31,14 +31,14 @@ def test_the_step_ends_as_the_job_does(
     condition: str, code: int, plane: ControlPlane, kubectl: Callable[..., Any]
 ) -> None:
     kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/inferencejobs.batchwright.dev")
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/inferencejobs.batchwright.dev")
     environ = {**os.environ, "JOB": "score-items", "MANIFEST": str(JOB), "PAUSE": "0.2"}
     environ |= {"KUBECONFIG": str(plane.kubeconfig), "PATH": f"{kubectl_path().parent}:{os.environ['PATH']}"}
     step = subprocess.Popen(
         ["sh", "-c", script()], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        assert wait_until(lambda: plane.api.exists(f"{PATH}/score-items"), timeout_s=30, interval_s=0.2)
+        assert wait_until(lambda: plane.api.exists(f"{PATH}/score-items"), timeout_s=60, interval_s=0.2)
         turned = {"type": condition, "status": "True", "reason": "Why", "message": "as it is",
                   "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
         assert step.poll() is None  # nothing is over yet

@@ -133,7 +133,7 @@ def installed(kubectl: Callable[..., subprocess.CompletedProcess[str]], built: B
     base += of_kind(built("samples"), "Namespace")
     kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(base))
     names = [f"crd/{each['metadata']['name']}" for each in of_kind(base, "CustomResourceDefinition")]
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
     kubectl("create", "namespace", "team-a")
 
 

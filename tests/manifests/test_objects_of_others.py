@@ -67,7 +67,7 @@ def with_definitions(kubectl: Kubectl, plane: ControlPlane) -> Kubectl:
             (path,) = module.folder().glob(f"{before}{name}{after}")
             kubectl("create", "-f", str(path))
     # `kubectl wait` fails on one whose conditions are not there yet.
-    established = ("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    established = ("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
     assert wait_until(lambda: kubectl(*established, check=False).returncode == 0, timeout_s=60)
     for name in {each["metadata"].get("namespace", "default") for each in OBJECTS.values()} - {"default"}:
         kubectl("create", "namespace", name)

@@ -38,7 +38,7 @@ def cluster(kubectl: Callable[..., Any], plane: ControlPlane) -> ControlPlane:
     """manifests/base and a node that only exists on paper."""
     kubectl("apply", "--server-side", "-k", str(ROOT / "manifests" / "base"))
     crds = [f"crd/{kind}.batchwright.dev" for kind in ("modeldeployments", "inferencejobs", "acceleratorprofiles")]
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", *crds)
+    kubectl("wait", "--for=condition=Established", "--timeout=60s", *crds)
     plane.api.request("POST", "/api/v1/nodes", NODE)
     plane.api.patch("/api/v1/nodes/node-a/status", {"status": NODE_STATUS})
     return plane
@@ -55,7 +55,7 @@ def operator_log(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
         process = subprocess.Popen([*program, *options], stdout=file, stderr=file, env=environ)
         yield log
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def plan_jobs(plane: ControlPlane) -> list[dict[str, Any]]:

@@ -44,13 +44,13 @@ def cluster() -> Iterator[ControlPlane]:
             kubectl("create", "namespace", name)
         overlay = str(ROOT / "manifests" / "overlays" / "namespaced")
         kubectl("apply", "--server-side", "-k", overlay)
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/modeldeployments.batchwright.dev")
+        kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/modeldeployments.batchwright.dev")
         plane.api.request("POST", "/api/v1/nodes", NODE)
         plane.api.patch("/api/v1/nodes/node-a/status", {"status": NODE_STATUS})
         for name in (MINE, OTHER):
             path = path_of(MODEL_DEPLOYMENT, name)
             posted = partial(settled, partial(plane.api.request, "POST", path, BODY))
-            assert wait_until(posted, timeout_s=30, interval_s=0.5)
+            assert wait_until(posted, timeout_s=60, interval_s=0.5)
         yield plane
 
 
@@ -65,7 +65,7 @@ def operator_log(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory
         process = subprocess.Popen([*program, *options], stdout=file, stderr=file, env=environ)
         yield log
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def reason(cluster: ControlPlane, namespace: str) -> str:

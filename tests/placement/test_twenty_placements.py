@@ -83,7 +83,7 @@ class Agents:
     def end(self) -> None:
         for process in self.processes:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class OneFile:
         except OSError:  # Linux says so of a terminal that was closed
             pass
         os.close(ours)
-        assert process.wait(30) == 0, text.decode()
+        assert process.wait(60) == 0, text.decode()
         return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
 
 
@@ -172,10 +172,10 @@ def test_the_dashboard_is_served_and_kept(one_file: OneFile, tmp_path: Path) -> 
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
-            with urllib.request.urlopen(address.partition("#")[0], timeout=10) as page:
+            with urllib.request.urlopen(address.partition("#")[0], timeout=60) as page:
                 assert b"dashboard.js" in page.read()
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
@@ -196,7 +196,7 @@ def test_decisions_follow_what_comes(one_file: OneFile, plane: ControlPlane) -> 
             else:
                 pytest.fail("nothing followed")
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 

@@ -10,7 +10,7 @@ from tests.protocol.serving import Served
 
 
 def connection(served: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", served.http), timeout=20)
+    return socket.create_connection(("127.0.0.1", served.http), timeout=60)
 
 
 def infer_request(model: str, values: list[list[float]], **parameters: Any) -> bytes:

@@ -25,12 +25,13 @@ DATATYPES = ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "IN
 DATATYPES += ("FP16", "FP32", "FP64", "BF16", "BYTES")
 
 SCRIPT = '''
-import os, signal
+import os, signal, time
 from pathlib import Path
 import numpy as np
 
 class Model:
-    """y = x; 13 in x kills the process once, 14 fails the batch, rows that hold 15 are bad."""
+    """y = x; 13 in x kills the process once, 14 fails the batch, rows that hold 15 are bad. Waits
+    while there is a file of its own name and `.wait`."""
 
     def __init__(self, path):
         self.marker = Path(path) if path else None
@@ -38,6 +39,8 @@ class Model:
     def infer(self, inputs):
         from batchwright_worker.backends.base import BadRowsError
         x = inputs["x"]
+        while self.marker is not None and self.marker.with_suffix(".wait").exists():
+            time.sleep(0.002)
         if x.dtype == np.float32:
             if (x == 13).any() and self.marker is not None and not self.marker.with_suffix(".killed").exists():
                 self.marker.with_suffix(".killed").touch()
@@ -90,6 +93,25 @@ def known_models(folder: Path, datatypes: Iterable[str]) -> list[dict[str, Any]]
     ]
 
 
+def held_model(folder: Path, name: str = "held", **batching: Any) -> dict[str, Any]:
+    """For the context manager `held`: an echo of x FP32 [8], with its file in the folder."""
+    marker = folder / name
+    marker.touch()
+    return echo_model(name, "FP32", [8], marker) | {"batching": batching}
+
+
+@contextlib.contextmanager
+def held(served: Served, name: str = "held") -> Iterator[None]:
+    """What the model is asked within the block waits for the block's end: nothing depends on how long a batch takes."""
+    assert served.folder is not None
+    gate = served.folder / f"{name}.wait"
+    gate.touch()
+    try:
+        yield
+    finally:
+        gate.unlink()
+
+
 def emulated_model(name: str, fixed_ms: float, per_row_ms: float = 0.0, **batching: Any) -> dict[str, Any]:
     """An emulated model on cpu: input x FP32 [8], output argmax."""
     emulated = {"fixedMicroseconds": int(fixed_ms * 1000), "perRowMicroseconds": int(per_row_ms * 1000)}
@@ -123,6 +145,8 @@ class Served:
     grpc: int
     control: int
     token: str
+    folder: Path | None = None
+    """Of its deployment and its models."""
 
     @property
     def url(self) -> str:
@@ -145,7 +169,7 @@ class Served:
         """Seconds until it has ended."""
         began = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(60)
         return time.monotonic() - began
 
 
@@ -163,7 +187,7 @@ def infer_linear(served: Served, rows: np.ndarray) -> np.ndarray:
 def fetched(request: urllib.request.Request) -> tuple[int, dict[str, str], bytes]:
     """Any status is an answer."""
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, {k.lower(): v for k, v in response.headers.items()}, response.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -176,6 +200,7 @@ def serving(folder: Path, documents: list[dict[str, Any]], *options: str) -> Ite
     path = folder / "deployment.yaml"
     path.write_text(yaml.safe_dump_all(documents))
     with started(path, *options) as served:
+        served.folder = folder
         wait_ready(served)
         yield served
 
@@ -197,7 +222,7 @@ def listening(*options: str) -> Iterator[Served]:
         finally:
             if process.poll() is None:
                 process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def wait_ready(served: Served) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.protocol.serving import WEIGHTS, Served
+from tests.protocol.serving import WEIGHTS, Served, held
 
 RAW = np.full(16, 0.5, np.float32).tobytes()
 
@@ -163,7 +163,7 @@ def stub(served: Served) -> Iterator[GRPCInferenceServiceStub]:
 
 
 def good_answer(stub: GRPCInferenceServiceStub) -> None:
-    answer = stub.ModelInfer(request(), timeout=10)
+    answer = stub.ModelInfer(request(), timeout=60)
     found = np.frombuffer(answer.raw_output_contents[0], np.float32)
     np.testing.assert_allclose(found, np.full(16, 0.5, np.float32) @ WEIGHTS, rtol=1e-4)
 
@@ -171,7 +171,7 @@ def good_answer(stub: GRPCInferenceServiceStub) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_bad_request_gets_its_code_and_remedy(stub: GRPCInferenceServiceStub, case: Case) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        stub.ModelInfer(case.message, timeout=10)
+        stub.ModelInfer(case.message, timeout=60)
     assert raised.value.code() == case.code
     for word in case.words:
         assert word in raised.value.details()
@@ -180,7 +180,7 @@ def test_a_bad_request_gets_its_code_and_remedy(stub: GRPCInferenceServiceStub, 
 
 def test_a_message_beyond_the_cap_is_refused(stub: GRPCInferenceServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        stub.ModelInfer(request(raw=[b"x" * 5_000_000]), timeout=10)
+        stub.ModelInfer(request(raw=[b"x" * 5_000_000]), timeout=60)
     assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     good_answer(stub)
 
@@ -197,33 +197,34 @@ def test_a_deadline_that_cannot_be_met_is_refused_by_the_server(stub: GRPCInfere
     slow = request("slow", raw=[np.zeros(8, np.float32).tobytes()], shape=[1, 8])
     slow.parameters["timeout"].int64_param = 1000
     with pytest.raises(grpc.RpcError) as raised:
-        stub.ModelInfer(slow, timeout=10)
+        stub.ModelInfer(slow, timeout=60)
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_a_call_that_is_cancelled_cancels_its_rows(served: Served, stub: GRPCInferenceServiceStub) -> None:
-    slow = request("slow", raw=[np.zeros(8, np.float32).tobytes()], shape=[1, 8])
-    before = metric(served, "batchwright_cancelled_requests_total")
-    call = stub.ModelInfer.future(slow, timeout=10)
-    wait_for(lambda: metric(served, "nv_inference_pending_request_count") == 1)
-    call.cancel()
-    wait_for(lambda: metric(served, "batchwright_cancelled_requests_total") == before + 1)
-    assert metric(served, "nv_inference_pending_request_count") == 0
+    waits = request("held", raw=[np.zeros(8, np.float32).tobytes()], shape=[1, 8])
+    before = metric(served, "batchwright_cancelled_requests_total", "held")
+    with held(served):
+        call = stub.ModelInfer.future(waits, timeout=60)
+        wait_for(lambda: metric(served, "nv_inference_pending_request_count", "held") == 1)
+        call.cancel()
+        wait_for(lambda: metric(served, "batchwright_cancelled_requests_total", "held") == before + 1)
+        assert metric(served, "nv_inference_pending_request_count", "held") == 0
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
 
 
-def metric(served: Served, name: str) -> float:
+def metric(served: Served, name: str, model: str = "slow") -> float:
     text = served.get("/metrics")[2].decode()
-    return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + '{model="slow"'))
+    return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f'{name}{{model="{model}"'))
 
 
 def test_metadata_tells_batch_size_and_expected_wait(stub: GRPCInferenceServiceStub) -> None:
-    _, call = stub.ModelInfer.with_call(request(), timeout=10)
+    _, call = stub.ModelInfer.with_call(request(), timeout=60)
     metadata = dict(call.trailing_metadata())
     assert int(metadata["batchwright-batch-size"]) >= 1
     assert int(metadata["batchwright-expected-wait-ms"]) >= 0
@@ -238,14 +239,14 @@ def test_what_is_no_message_is_told_so(served: Served, stub: GRPCInferenceServic
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc}") as channel:
         for method in ("ModelInfer", "ModelMetadata", "RepositoryModelLoad"):
             with pytest.raises(grpc.RpcError, match="cannot be read") as raised:
-                channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(GARBAGE[name], timeout=10)
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(GARBAGE[name], timeout=60)
             assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
         good = request().SerializeToString()
-        errors = [each.error_message for each in stream(iter([good, GARBAGE[name], good]), timeout=10)]
+        errors = [each.error_message for each in stream(iter([good, GARBAGE[name], good]), timeout=60)]
     assert [bool(error) for error in errors] == [False, True, False]
     assert "cannot be read" in errors[1]
     good_answer(stub)
@@ -260,5 +261,5 @@ def test_unknown_models_are_not_found_by_every_call(stub: GRPCInferenceServiceSt
     ]
     for call, message in calls:
         with pytest.raises(grpc.RpcError) as raised:
-            call(message, timeout=10)
+            call(message, timeout=60)
         assert raised.value.code() == grpc.StatusCode.NOT_FOUND

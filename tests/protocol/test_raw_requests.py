@@ -67,7 +67,7 @@ def test_a_model_of_two_inputs_is_refused() -> None:
 def ask(served: Served, model: str, body: bytes) -> tuple[Any, bytes]:
     url = f"{served.url}/v2/models/{model}/infer"
     request = urllib.request.Request(url, body, {HEADER: "0", "Content-Type": "application/octet-stream"})
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         answer, length = response.read(), int(response.headers[HEADER])
     return json.loads(answer[:length]), answer[length:]
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.protocol.raw_http import connection, infer_request, post, read_response
-from tests.protocol.serving import Served, emulated_model, manifest, serving
+from tests.protocol.serving import Served, emulated_model, held, manifest, serving
 
 OPTIONS = ("--sidecar-option=--header-seconds=0.4", "--sidecar-option=--body-seconds=0.6")
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    models = [emulated_model("m", fixed_ms=1), emulated_model("slow", fixed_ms=400, maxSize=1, maxQueueLength=2)]
+    models = [emulated_model("m", fixed_ms=1)]
     with serving(tmp_path_factory.mktemp("slow"), manifest("slow", models), *OPTIONS) as served:
         yield served
 
@@ -24,11 +24,9 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_headers_that_never_end_are_given_up(strict: Served) -> None:
     with connection(strict) as slow:
         slow.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n")
-        began = time.monotonic()
         status, answer = read_response(slow)
     assert status == 408
     assert "headers did not arrive within 0.4 s" in answer["error"]
-    assert time.monotonic() - began < 5
 
 
 def test_trickling_headers_do_not_move_the_deadline(strict: Served) -> None:
@@ -36,7 +34,7 @@ def test_trickling_headers_do_not_move_the_deadline(strict: Served) -> None:
         slow.settimeout(0.1)
         slow.sendall(b"GET /v2 HTTP/1.1\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            trickle(slow, seconds=5)
+            trickle(slow, seconds=60)
 
 
 def trickle(connected: socket.socket, seconds: float) -> None:
@@ -61,7 +59,7 @@ def test_a_body_that_never_ends_is_given_up(strict: Served) -> None:
 
 def test_a_silent_connection_is_closed(strict: Served) -> None:
     with connection(strict) as silent:
-        silent.settimeout(5)
+        silent.settimeout(60)
         assert b"408" in silent.recv(4096)
         assert silent.recv(4096) == b""
 
@@ -85,10 +83,10 @@ def test_a_chunked_body_is_counted(served: Served) -> None:
     assert "at most 4194304 bytes" in answer["error"]
 
 
-def test_a_chunked_request_is_answered(strict: Served) -> None:
-    body = infer_request("m", [[1.0] * 8]).split(b"\r\n\r\n", 1)[1]
-    with connection(strict) as chunked:
-        chunked.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+def test_a_chunked_request_is_answered(served: Served) -> None:
+    body = infer_request("held", [[1.0] * 8]).split(b"\r\n\r\n", 1)[1]
+    with connection(served) as chunked:
+        chunked.sendall(b"POST /v2/models/held/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         for part in (body[:7], body[7:]):
             chunked.sendall(b"%x\r\n" % len(part) + part + b"\r\n")
         chunked.sendall(b"0\r\n\r\n")
@@ -121,19 +119,21 @@ def test_what_is_no_http_is_refused(strict: Served) -> None:
         assert strange.recv(4096).startswith(b"HTTP/1.1 400")
 
 
-def test_rows_of_callers_that_left_do_not_run(strict: Served) -> None:
-    """Three callers of a model that takes 400 ms per batch of one; two leave while the first runs."""
-    before = strict.get("/metrics")[2]
-    callers = [connection(strict) for _ in range(3)]
-    for caller in callers:
-        caller.sendall(infer_request("slow", [[1.0] * 8]))
-        wait_pending(strict, callers.index(caller) + 1)
-    for caller in callers[1:]:
-        caller.close()
+def test_rows_of_callers_that_left_do_not_run(served: Served) -> None:
+    """Three callers of a model that takes one row per batch; two leave while the first runs."""
+    before = served.get("/metrics")[2]
+    callers = [connection(served) for _ in range(3)]
+    with held(served, "narrow"):
+        for caller in callers:
+            caller.sendall(infer_request("narrow", [[1.0] * 8]))
+            wait_pending(served, callers.index(caller) + 1)
+        for caller in callers[1:]:
+            caller.close()
+        wait_pending(served, 1)
     with callers[0]:
         assert read_response(callers[0])[0] == 200
-    wait_pending(strict, 0)
-    after = strict.get("/metrics")[2]
+    wait_pending(served, 0)
+    after = served.get("/metrics")[2]
     assert (
         counted(after, "batchwright_cancelled_requests_total") - counted(before, "batchwright_cancelled_requests_total")
         == 2
@@ -141,14 +141,15 @@ def test_rows_of_callers_that_left_do_not_run(strict: Served) -> None:
     assert counted(after, "nv_inference_exec_count") - counted(before, "nv_inference_exec_count") == 1
 
 
-def test_a_full_queue_refuses_with_retry_after(strict: Served) -> None:
+def test_a_full_queue_refuses_with_retry_after(served: Served) -> None:
     """One runs, two wait, which is all that the model's queue takes."""
-    with connection(strict) as first, connection(strict) as second, connection(strict) as third:
-        for count, caller in enumerate((first, second, third), start=1):
-            caller.sendall(infer_request("slow", [[1.0] * 8]))
-            wait_pending(strict, count)
-        body = infer_request("slow", [[1.0] * 8]).split(b"\r\n\r\n", 1)[1]
-        status, headers, answer = strict.get("/v2/models/slow/infer", body)
+    with connection(served) as first, connection(served) as second, connection(served) as third:
+        with held(served, "narrow"):
+            for count, caller in enumerate((first, second, third), start=1):
+                caller.sendall(infer_request("narrow", [[1.0] * 8]))
+                wait_pending(served, count)
+            body = infer_request("narrow", [[1.0] * 8]).split(b"\r\n\r\n", 1)[1]
+            status, headers, answer = served.get("/v2/models/narrow/infer", body)
         assert status == 503
         assert int(headers["retry-after"]) >= 1
         assert int(headers["batchwright-expected-wait-ms"]) > 0
@@ -157,12 +158,12 @@ def test_a_full_queue_refuses_with_retry_after(strict: Served) -> None:
 
 
 def wait_pending(served: Served, count: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while counted(served.get("/metrics")[2], "nv_inference_pending_request_count") != count:
         assert time.monotonic() < deadline
 
 
-def counted(metrics: bytes, name: str, model: str = "slow") -> float:
+def counted(metrics: bytes, name: str, model: str = "narrow") -> float:
     label = f'{name}{{model="{model}"'
     return next(float(line.rsplit(" ", 1)[1]) for line in metrics.decode().splitlines() if line.startswith(label))
 

@@ -23,7 +23,7 @@ from cryptography import x509
 from batchwright_worker.protocol.http.messages import HttpRequest, HttpResponse
 from batchwright_worker.protocol.http.server import HttpServer, bound
 from batchwright_worker.protocol.limits import Limits
-from batchwright_worker.protocol.tls import CHECK_S, Certificates, TlsFiles
+from batchwright_worker.protocol.tls import Certificates, TlsFiles
 from batchwright_worker.protocol.tls_refusals import SILENT_S, Refusals
 from tests.protocol.raw_http import infer_request, read_response
 from tests.protocol.serving import Served, emulated_model, manifest, serving
@@ -73,7 +73,7 @@ def secure(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def connected(served: Served, context: ssl.SSLContext) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", served.http), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", served.http), timeout=60)
     return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
@@ -104,7 +104,7 @@ def test_tritons_clients_verify_the_certificate(secure: Served, authority: Autho
 
 
 def test_who_speaks_no_tls_is_left_alone(secure: Served, authority: Authority) -> None:
-    with socket.create_connection(("127.0.0.1", secure.http), timeout=20) as plain:
+    with socket.create_connection(("127.0.0.1", secure.http), timeout=60) as plain:
         plain.sendall(infer_request("m", BITS))
         with contextlib.suppress(ConnectionResetError):
             assert not plain.recv(4096).startswith(b"HTTP")
@@ -125,14 +125,14 @@ def test_a_new_certificate_is_served_while_old_connections_go_on(secure: Served,
         failures: list[BaseException] = []
         asking = threading.Thread(target=ask_on, args=(kept, stop, failures))
         asking.start()
-        end = time.monotonic() + 10 * CHECK_S
+        end = time.monotonic() + 60
         while (seen := fresh_serial(secure, authority)) == first:
             assert time.monotonic() < end
         assert seen == new != first
         stop.set()
         asking.join()
         assert failures == []
-        grpc.channel_ready_future(long_lived).result(timeout=10)
+        grpc.channel_ready_future(long_lived).result(timeout=60)
     pem = ssl.get_server_certificate(("127.0.0.1", secure.grpc))
     assert x509.load_pem_x509_certificate(pem.encode()).serial_number == new
 
@@ -181,7 +181,7 @@ async def test_the_files_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def wait_for_another(certificates: Certificates, old: ssl.SSLContext) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while certificates.context is old:
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -233,7 +233,7 @@ def test_client_certificates(tmp_path: Path, capfd: pytest.CaptureFixture[str], 
             assert "refused a connection from 127.0.0.1: its certificate is not accepted" in log
         (tmp_path / "new.crt").write_bytes(second.own.root.read_bytes())
         (tmp_path / "new.crt").replace(client_ca)
-        end = time.monotonic() + 10 * CHECK_S
+        end = time.monotonic() + 60
         while second.is_served(served) != ("200", True):
             assert time.monotonic() < end
         said, by_grpc = first.is_served(served)
@@ -292,7 +292,7 @@ def test_the_log_is_not_filled(caplog: pytest.LogCaptureFixture) -> None:
 
 def reached(made: grpc.Channel) -> bool:
     try:
-        made.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
+        made.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=60)
     except grpc.RpcError:
         return False
     return True

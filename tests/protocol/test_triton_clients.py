@@ -74,7 +74,7 @@ def test_http_answers_a_linear_model(http, binary_in: bool, binary_out: bool) ->
 
 
 def test_grpc_answers_a_linear_model(grpc) -> None:
-    result = grpc.infer("linear", [grpc_input(X, "FP32")], request_id="seven", client_timeout=10)
+    result = grpc.infer("linear", [grpc_input(X, "FP32")], request_id="seven", client_timeout=60)
     np.testing.assert_allclose(result.as_numpy("y"), X @ WEIGHTS, rtol=1e-5, atol=1e-6)
     assert result.get_response().id == "seven"
 

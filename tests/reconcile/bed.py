@@ -51,7 +51,7 @@ class OperatorProcess:
         """Its /metrics."""
         found = re.search(r"probes on port (\d+)", self.text())
         assert found, self.text()
-        connection = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/metrics")
             return connection.getresponse().read().decode()

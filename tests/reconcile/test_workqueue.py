@@ -180,7 +180,7 @@ async def test_a_worker_that_waits_already_takes_what_another_one_failed() -> No
     await asyncio.sleep(0.01)  # it waits, and knows of nothing that is due
     queue.failed(key)
     queue.done(key)
-    assert await asyncio.wait_for(waiting, 20) == A
+    assert await asyncio.wait_for(waiting, 60) == A
 
 
 async def test_a_worker_that_waits_already_takes_what_rests_when_its_time_has_come() -> None:
@@ -192,7 +192,7 @@ async def test_a_worker_that_waits_already_takes_what_rests_when_its_time_has_co
     await asyncio.sleep(0.01)
     queue.rest(key, 0.05)
     queue.done(key)
-    assert await asyncio.wait_for(waiting, 20) == A
+    assert await asyncio.wait_for(waiting, 60) == A
 
 
 def test_a_key_that_is_due_while_it_rests_comes_when_it_has_rested() -> None:

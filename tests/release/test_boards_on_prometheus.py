@@ -61,7 +61,7 @@ def running(log: Path, *command: str, **environ: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def make(plane: ControlPlane, resource: Resource, name: str, spec: Any) -> None:
@@ -151,7 +151,7 @@ def asked_all_the_time(served: Served) -> Iterator[None]:
 
 def answer(url: str, path: str, **query: str) -> Any:
     try:
-        with urllib.request.urlopen(f"{url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=5) as found:
+        with urllib.request.urlopen(f"{url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=60) as found:
             return json.load(found)["data"]
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{query}: {error.read().decode()}") from error

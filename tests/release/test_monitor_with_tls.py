@@ -70,10 +70,10 @@ def prometheus(folder: Path, jobs: dict[str, dict[str, Any]]) -> Iterator[int]:
 
 def states(port: int, count: int) -> dict[str, str]:
     """Job -> up or down with why, once all targets were tried."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets", timeout=5) as said:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets", timeout=60) as said:
                 found = json.load(said)["data"]["activeTargets"]
         except OSError:
             found = []

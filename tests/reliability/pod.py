@@ -90,7 +90,7 @@ class Pod:
         assert process is not None
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await process.wait()
 
     async def _state(self, session: aiohttp.ClientSession, revision: int) -> Any:

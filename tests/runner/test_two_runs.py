@@ -76,7 +76,7 @@ class Beside:
     def _begin(self, threads: ThreadPoolExecutor) -> None:
         self.result = threads.submit(self.other)
         self.result.add_done_callback(lambda _: self.waits.set())
-        assert self.waits.wait(30)
+        assert self.waits.wait(60)
 
 
 def moments(patch: pytest.MonkeyPatch, other: Callable[[], Any]) -> Iterator[Beside]:

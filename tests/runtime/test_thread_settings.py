@@ -24,8 +24,8 @@ import torch
 torch.set_num_threads(2)
 values = torch.zeros(1 << 17)
 values.tanh_()
-spent, begin = time.process_time(), time.monotonic()
-while time.monotonic() - begin < 1.0:
+spent = time.process_time()
+for _ in range(45):
     values.tanh_()
     time.sleep(0.02)
 print(time.process_time() - spent)

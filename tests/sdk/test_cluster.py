@@ -55,7 +55,7 @@ def test_apply_plan_wait_and_delete(cluster: bw.Cluster, plane: ControlPlane) ->
     seen: list[dict[str, Any]] = []
     later = threading.Timer(0.5, write_status, (plane, "Ready", "Available", 1))
     later.start()
-    ready = cluster.wait(scoring(2), timeout_s=30, progress=seen.append)
+    ready = cluster.wait(scoring(2), timeout_s=60, progress=seen.append)
     later.join()
     assert ready["status"]["conditions"][0]["reason"] == "Available"
     assert len(seen) == 2
@@ -65,7 +65,7 @@ def test_apply_plan_wait_and_delete(cluster: bw.Cluster, plane: ControlPlane) ->
         cluster.wait(scoring(3), timeout_s=1)
     write_status(plane, "Stalled", "NoCommonAccelerator", 2)
     with pytest.raises(bw.NotReached) as failed:
-        cluster.wait(scoring(3), timeout_s=30)
+        cluster.wait(scoring(3), timeout_s=60)
     assert failed.value.reason == "NoCommonAccelerator"
 
     cluster.delete(scoring())

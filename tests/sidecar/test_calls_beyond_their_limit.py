@@ -57,7 +57,7 @@ async def test_the_limit_of_a_call_sent_ahead_holds_from_when_the_one_before_it_
         assert isinstance(first, Unloaded)
         assert isinstance(second, ConnectionLostError)
         assert (second.overdue, second.begun) == (True, True)
-        assert 0.2 < at - began < 5.0
+        assert 0.2 < at - began < 60.0
         assert isinstance(third, ConnectionLostError)
         assert (third.overdue, third.begun) == (False, False)
         assert "longer than its limit of 0.2 s" in await connection.closed

@@ -138,7 +138,7 @@ async def watched(server: Server) -> AsyncIterator[Watched]:
     seen = Watched(client)
     client.start()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await seen.back.wait()
             yield seen
     finally:

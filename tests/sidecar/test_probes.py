@@ -132,12 +132,10 @@ def test_a_stuck_loop_is_not_ready_first_and_not_live_later_and_well_again_when_
 
         def probe() -> None:
             while not over.is_set():
-                began = time.monotonic()
                 state = port.get("/v1/state?after=99&waitSeconds=0")[1]
                 live, ready = port.get(LIVE)[0], port.get(READY)
                 seen.append((live, ready[0], ready[1], state))
                 begun.set()
-                assert time.monotonic() - began < 5
 
         probing = asyncio.ensure_future(asyncio.to_thread(probe))
         await asyncio.to_thread(begun.wait)

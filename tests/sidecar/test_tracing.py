@@ -117,7 +117,7 @@ def test_grpc_callers_are_followed_too(served: Served, collector: Collector) -> 
         raw_input_contents=[np.ones(8, np.float32).tobytes()],
     )
     with grpc.insecure_channel(f"127.0.0.1:{served.grpc}") as channel:
-        GRPCInferenceServiceStub(channel).ModelInfer(message, metadata=(("traceparent", header),), timeout=10)
+        GRPCInferenceServiceStub(channel).ModelInfer(message, metadata=(("traceparent", header),), timeout=60)
     spans = collector.of_trace(trace, *TREE)
     assert spans["infer m"].parent == parent
     assert spans["infer m"].attributes["rpc.system"] == "grpc"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,19 @@ from tests.protocol.serving import Served, manifest, serving
 
 SLOW = '''
 import time
+from pathlib import Path
 import numpy as np
 
 class Model:
-    """Takes 0.2 s a batch."""
+    """Takes 0.2 s a batch, or as long as there is a file `hold` in its folder."""
 
     def __init__(self, path):
-        pass
+        self.hold = Path(path) / "hold"
 
     def infer(self, inputs):
         time.sleep(0.2)
+        while self.hold.exists():
+            time.sleep(0.005)
         return {"y": inputs["input_ids"][:, :1].repeat(3, 1).astype(np.float32)}
 '''
 
@@ -47,6 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     }  # fmt: skip
     model["artifacts"] = [{"format": "python", "uri": f"{folder.as_uri()}/", "script": {"file": "model.py"}}]
     with serving(root, manifest("slow", [model])) as served:
+        served.folder = folder
         yield served
 
 
@@ -74,12 +78,34 @@ def test_a_client_that_reads_no_longer_is_answered_by_then(served: Served) -> No
 
 
 def test_rows_of_a_caller_who_has_left_are_skipped(served: Served) -> None:
+    assert served.folder is not None
     body = json.dumps({"model": "slow", "input": ["cat"] * 4}).encode()
-    with socket.create_connection(("127.0.0.1", served.http)) as caller:
-        caller.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        time.sleep(0.05)  # its first batch runs
-    before = time.monotonic()
+    before, hold = rows(served), served.folder / "hold"
+    hold.touch()
+    try:
+        with socket.create_connection(("127.0.0.1", served.http)) as caller:
+            head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            caller.sendall(head % len(body) + body)
+            until(lambda: pending(served) > 0)
+        until(lambda: pending(served) == 0)
+    finally:
+        hold.unlink()
     assert ask(served)[0] == 200
-    assert time.monotonic() - before < 2  # no more than what ran, and its own
-    stats = json.loads(served.get("/v2/models/slow/stats")[2])["model_stats"][0]
-    assert stats["inference_count"] < 16 + 2 + 4 + 1
+    assert rows(served) - before <= 2 + 1, "what ran, and its own"
+
+
+def until(claim: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not claim():
+        assert time.monotonic() < end
+
+
+def rows(served: Served) -> int:
+    """How many have run."""
+    return int(json.loads(served.get("/v2/models/slow/stats")[2])["model_stats"][0]["inference_count"])
+
+
+def pending(served: Served) -> float:
+    """Requests that wait or run."""
+    lines = served.get("/metrics")[2].decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("nv_inference_pending_request_count{"))

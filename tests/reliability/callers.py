@@ -138,7 +138,7 @@ class Traffic:
             self.wrongs[number] = answer
         self._changed.set()
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         """Wakes with every answer."""
         async with asyncio.timeout(timeout_s):
             while not condition():

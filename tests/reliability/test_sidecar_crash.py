@@ -6,6 +6,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from batchwright_worker.api.messages import EmulatedDevice
@@ -51,8 +52,10 @@ async def test_a_load_of_a_dead_sidecar_leaves_no_device_memory_behind(tmp_path:
     device = EmulatedDevice(memory_bytes=1000)
     async with running(tmp_path, KIND_EMULATED, device=device, overlaps_loads=True) as rig:
         source = emulated(weights_bytes=600, load_milliseconds=300, load_overlaps=True)
+        await rig.client.load("quick", emulated(fixed_microseconds=100))
         load = asyncio.create_task(rig.client.load("of the dead", source))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
+        await rig.client.run("quick", [{"x": np.zeros((1, 1))}], 1)  # behind the load, which has begun
         await rig.client.close()
         with pytest.raises(RuntimeLost):
             await load

@@ -56,19 +56,19 @@ class Collector:
         self._server.server_close()
         self._thread.join()
 
-    def until(self, holds: Callable[[list[Received]], bool], seconds: float = 15) -> list[Received]:
+    def until(self, holds: Callable[[list[Received]], bool], seconds: float = 60) -> list[Received]:
         """The spans, once that holds."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: holds(self.spans), seconds), [each.name for each in self.spans]
             return list(self.spans)
 
-    def until_metrics(self, *names: str, seconds: float = 15) -> dict[str, Any]:
+    def until_metrics(self, *names: str, seconds: float = 60) -> dict[str, Any]:
         """The metrics, once these are there."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: self.metrics.keys() >= {*names}, seconds), sorted(self.metrics)
             return dict(self.metrics)
 
-    def until_metric(self, name: str, holds: Callable[[Any], bool], seconds: float = 15) -> Any:
+    def until_metric(self, name: str, holds: Callable[[Any], bool], seconds: float = 60) -> Any:
         """The metric, once that holds of it."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: name in self.metrics and holds(self.metrics[name]), seconds), name

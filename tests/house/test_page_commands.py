@@ -51,7 +51,9 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-def type_in(copy: Path, lines: list[Block], *, inside: tuple[str, ...] = (), **environ: str) -> str:
+def type_in(
+    copy: Path, lines: list[Block], *, inside: tuple[str, ...] = (), pass_fds: tuple[int, ...] = (), **environ: str
+) -> str:
     """Types the blocks into one shell in the copy; what it printed. A command that fails fails the test."""
     (copy.parent / ".curlrc").write_text("silent\nshow-error\nfail-with-body\n")
     path = os.pathsep.join(map(str, (copy, copy / "operator", copy / "worker")))
@@ -61,17 +63,19 @@ def type_in(copy: Path, lines: list[Block], *, inside: tuple[str, ...] = (), **e
     done = subprocess.run(
         [*inside, "bash", "-c", script(lines)],
         cwd=copy, env={**environment, "PYTHONPATH": path, **environ}, capture_output=True, text=True, check=False,
+        pass_fds=pass_fds,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
 
 def own_network() -> tuple[str, ...]:
-    """A prefix that gives a command a loopback of its own, so that a page's ports are free whoever else runs; nothing
-    where the kernel refuses."""
-    for prefix in (("unshare", "--net"), ("unshare", "--map-root-user", "--net")):
+    """A prefix that gives a command a loopback of its own, so that a page's ports are free whoever else runs, and its
+    own processes, so that no server of a page outlives its shell, or this suite; nothing where the kernel refuses."""
+    ends = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net")
+    for prefix in (ends, (*ends, "--map-root-user")):
         up = [*prefix, "ip", "link", "set", "lo", "up"]
-        if shutil.which("unshare") and subprocess.run(up, capture_output=True, check=False).returncode == 0:
+        if shutil.which("setpriv") and subprocess.run(up, capture_output=True, check=False).returncode == 0:
             return (*prefix, "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
     return ()
 
@@ -89,6 +93,21 @@ def test_a_command_that_fails_fails_its_test(line: str, tmp_path: Path) -> None:
 
 
 # --- on this machine alone -----------------------------------------------------------------------
+
+
+def test_no_server_of_a_page_outlives_its_shell(tmp_path: Path) -> None:
+    if not own_network():
+        pytest.skip("the kernel gives no processes of one's own")
+    (tmp_path / "here").mkdir()
+    held, server = os.pipe()  # the server has the other end for as long as it lives
+    text = f"(sleep 600 >&{server} &)\necho started"
+    block = Block(page="README.md", number=1, language="sh", text=text)
+    try:
+        assert "started" in type_in(tmp_path / "here", [block], inside=own_network(), pass_fds=(server,))
+    finally:
+        os.close(server)
+    assert os.read(held, 1) == b"", "its end of the pipe is closed"
+    os.close(held)
 
 
 @pytest.mark.slow

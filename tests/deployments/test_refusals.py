@@ -228,7 +228,7 @@ def test_nobody_else_waits_for_it(world: World) -> None:
     raw = wanted("free")
     raw["metadata"]["namespace"] = "free-mod"
     world.api.request("POST", path_of(MODEL_DEPLOYMENT, "free-mod"), raw)
-    eventually(partial(world.has_pods, "free-mod"), "pods of one that nothing refuses", within_s=10)
+    eventually(partial(world.has_pods, "free-mod"), "pods of one that nothing refuses", within_s=30)
 
 
 @pytest.mark.parametrize("place", [each for each in PLACES if not case_of(each).as_root])

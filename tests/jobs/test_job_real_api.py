@@ -133,8 +133,13 @@ def test_from_plan_over_shards_to_commit(
     assert status["items"] == {"total": 15, "succeeded": 14, "failed": 1}
     assert status["shards"] == {"total": 2, "completedIndexes": "0,1", "failedIndexes": ""}
     assert [each["type"] for each in status["conditions"] if each["status"] == "True"] == ["Complete"]
-    events = with_crds("-n", NAMESPACE, "get", "events", "--field-selector", "involvedObject.name=pages", "-o", "json")
-    assert {"Planned", "Completed"} <= {each["reason"] for each in json.loads(events.stdout)["items"]}
+
+    def reasons() -> set[str]:
+        about = ("--field-selector", "involvedObject.name=pages")
+        events = with_crds("-n", NAMESPACE, "get", "events", *about, "-o", "json")
+        return {each["reason"] for each in json.loads(events.stdout)["items"]}
+
+    eventually(lambda: reasons() >= {"Planned", "Completed"}, "the Events, which come behind the status")
     _no_further_write(control_plane, with_crds)
     with_crds("-n", NAMESPACE, "delete", "infjob", "pages", "--wait=true")
     assert "Traceback" not in (running / "operator.log").read_text()

@@ -27,9 +27,13 @@ OBJECTS = "/apis/batchwright.dev/v1alpha1/namespaces/default/modeldeployments"
 CHILDREN = "/api/v1/namespaces/default/configmaps?labelSelector=batchwright.dev/deployment"
 SYSTEM = "batchwright-system"
 QUIET_S = 5.0
-PATIENCE = 3.0
 """How long nothing may be written; a resync happens twice meanwhile."""
+LOOK_S = 0.1
+PATIENCE = 3.0
 ENVIRONMENT = {"BATCHWRIGHT_RESYNC_SECONDS": "2", "BATCHWRIGHT_RECONCILERS": '["echo_reconciler:EchoReconciler"]'}
+
+
+_PORT = re.compile(r"probes on port (\d+)")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,9 +51,13 @@ class OperatorProcess:
         """Sends a signal to it."""
         self.process.send_signal(number)
 
+    def serves_metrics(self) -> bool:
+        """Whether it has come so far."""
+        return _PORT.search(self.text()) is not None
+
     def metrics(self) -> str:
         """Its /metrics."""
-        found = re.search(r"probes on port (\d+)", self.text())
+        found = _PORT.search(self.text())
         assert found, self.text()
         connection = http.client.HTTPConnection("127.0.0.1", int(found.group(1)), timeout=60)
         with contextlib.closing(connection):
@@ -64,6 +72,7 @@ class Bed:
     plane: ControlPlane
     folder: Path
     _started: int = field(default=0)
+    _running: list[OperatorProcess] = field(default_factory=list)
 
     @property
     def api(self) -> Any:
@@ -83,7 +92,7 @@ class Bed:
     def operator(
         self, user: str = "operator", *, proxy: FaultProxy | None = None, expect: str = "$^", **environ: str
     ) -> Iterator[OperatorProcess]:
-        """The operator, straight or through a proxy. At the end it must stop within 5 s, and its log must hold no
+        """The operator, straight or through a proxy. At the end it must stop by itself, and its log must hold no
         error but those that match `expect`."""
         self._started += 1
         log = self.folder / f"{user}-{self._started}.log"
@@ -97,11 +106,14 @@ class Bed:
             process = subprocess.Popen(
                 [*command, "--metrics-port", "0", "--namespace", SYSTEM], env=environment, stderr=file, cwd=ROOT
             )
+        started = OperatorProcess(process=process, log=log)
+        self._running.append(started)
         try:
-            yield OperatorProcess(process=process, log=log)
+            yield started
             if process.poll() is None:
                 stop(process)
         finally:
+            self._running.remove(started)
             process.kill()
             process.wait()
         errors = [line for line in log.read_text().splitlines() if re.search(r" ERROR |Traceback", line)]
@@ -152,12 +164,28 @@ class Bed:
         return [one for one in found if one.resource != "leases"]
 
     def settle(self, user: str = "operator", calm_s: float = 1.5) -> None:
-        """Waits until the last Events are out: nothing written for a while."""
-        wait(
-            lambda: not self.writes(user, datetime.now(UTC) - timedelta(seconds=calm_s)),
-            30,
-            lambda: f"still writing: {self.writes(user)[-5:]}",
-        )
+        """Waits until the last Events are out: nothing written for a while, in which everybody was at work. A process
+        that is held up writes nothing either."""
+        alive_s, since = 0.0, datetime.now(UTC)
+        last = since
+
+        def calm() -> bool:
+            nonlocal alive_s, since, last
+            self._answers()
+            before, last = last, datetime.now(UTC)
+            alive_s += min((last - before).total_seconds(), 3 * LOOK_S)
+            if self.writes(user, since):
+                alive_s, since = 0.0, last
+            return alive_s > calm_s
+
+        wait(calm, 30, lambda: f"still writing: {self.writes(user)[-5:]}")
+
+    def _answers(self) -> None:
+        """Returns when the API server and every operator that serves its metrics have answered."""
+        self.api.get("/api/v1/namespaces/default")
+        for each in self._running:
+            if each.process.poll() is None and each.serves_metrics():
+                each.metrics()
 
     def assert_silent(self, user: str = "operator", quiet_s: float = QUIET_S, calm_s: float = 1.5) -> None:
         """Nothing at all is written for this long, once the last Events are out (`calm_s` without a write)."""
@@ -206,10 +234,10 @@ def wait(met: Callable[[], bool], within_s: float, why: Callable[[], str]) -> No
     deadline = time.monotonic() + PATIENCE * within_s
     while not met():
         assert time.monotonic() < deadline, why()
-        time.sleep(0.1)
+        time.sleep(LOOK_S)
 
 
-def stop(process: subprocess.Popen[bytes], within_s: float = 30.0) -> float:
+def stop(process: subprocess.Popen[bytes], within_s: float = 60.0) -> float:
     """SIGTERM; how long it took."""
     started = time.monotonic()
     process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 
@@ -26,6 +27,13 @@ def pytest_configure() -> None:
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A process of `pytest -n` ends without what is to be done at its exit: the Kubernetes client's files with keys
+    would stay in /tmp."""
+    if hasattr(config, "workerinput"):
+        atexit._run_exitfuncs()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -189,11 +189,8 @@ async def test_a_sidecar_is_followed_from_its_start_to_its_end() -> None:
     async with served(peer, address), followed(follower, api, keys):
         await keys.next()
         assert live.sidecars["uid-of-a"].state.revision == 3
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         await peer.become(state(model_state(batch_size=9), revision=4))
         await keys.next()
-        assert loop.time() - began < 1.0
         assert live.sidecars["uid-of-a"].state.models[0].batch_size == 9
         assert [key for key, _ in keys.added] == [KEY, KEY]
         assert keys.added[0][1] == 0.0

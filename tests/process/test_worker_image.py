@@ -60,5 +60,5 @@ async def test_a_setting_wins_and_nobody_is_asked() -> None:
 
 async def test_another_image_of_the_agents_is_noticed_and_an_outage_is_none() -> None:
     api = Api("worker:1", Unavailable("an outage"), NotFound("deleted"), "worker:1", "worker:2")
-    await asyncio.wait_for(agents_run_another(Settings(worker_image="worker:1"), asked(api)), 5)
+    await asyncio.wait_for(agents_run_another(Settings(worker_image="worker:1"), asked(api)), 60)
     assert len(api.asked) == 5

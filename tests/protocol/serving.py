@@ -227,8 +227,8 @@ def listening(*options: str) -> Iterator[Served]:
 
 def wait_ready(served: Served) -> None:
     """Follows the state until it is ready."""
-    revision = -1
-    for _ in range(50):
+    revision, end = -1, time.monotonic() + 200
+    while time.monotonic() < end:
         state = served.state(after=revision, waitSeconds=20)
         if state["ready"]:
             return

@@ -79,7 +79,7 @@ async def test_what_cannot_be_finished_in_time_is_told_so(here: Pod, tmp_path: P
         began = time.monotonic()
         assert await here.end(here.sidecar) == 0
         answers = await asyncio.gather(*tasks)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     right = sum(answer.is_right(row(number)) for number, answer in enumerate(answers))
     told = sum(answer.status == 503 and "stopping" in answer.error for answer in answers)
     assert right + told == WAITING
@@ -102,7 +102,8 @@ async def wait_taken(here: Pod, count: int) -> None:
     """So many requests have come in: they wait, run or are answered."""
     counted = ("nv_inference_pending_request_count{", "nv_inference_request_success{")
     async with Caller(here.http) as caller:
-        for _ in range(500):
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             await caller.send(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
             lines = [line for line in (await caller.text()).splitlines() if line.startswith(counted)]
             if sum(float(line.rsplit(" ", 1)[1]) for line in lines) >= count:

@@ -103,7 +103,7 @@ def stall(client: socket.socket, number: int) -> None:
 
 async def closed(pid: int, most: int) -> None:
     """The sidecar has hung up on all but `most`."""
-    for _ in range(300):
+    for _ in range(600):
         if connected(pid) <= most:
             return
         await asyncio.sleep(0.1)

@@ -37,4 +37,4 @@ async def test_every_caller_is_answered_once_across_kills(tmp_path: Path) -> Non
     assert again <= in_flight
     assert len(again) <= 4 * 2 * 8, "two batches of eight may be in flight"
     assert len(slots) <= 2
-    assert max(load.seconds) < 5
+    assert max(load.seconds) < 30

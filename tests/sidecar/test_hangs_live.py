@@ -90,8 +90,8 @@ def test_in_an_unload_by_request(tmp_path: Path) -> None:
 
 
 def _until(served: Served, holds: Any) -> dict[str, Any]:
-    revision = -1
-    for _ in range(60):
+    revision, end = -1, time.monotonic() + 60
+    while time.monotonic() < end:
         state = served.state(after=revision, waitSeconds=10)
         models = {each["name"]: each for each in state["models"]}
         if models and holds(models):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import subprocess
 
 import pytest
 from hypothesis import settings
+
+from e2e import leftovers
 
 # CI must tell of a change, not of the day's luck: the examples of a test depend on the test alone. `make soak` searches
 # freely (BATCHWRIGHT_HYPOTHESIS=search) and keeps in .hypothesis/ what it finds; a find becomes an @example.
@@ -18,10 +21,13 @@ settings.register_profile("suite", derandomize=True, database=None, deadline=Non
 settings.register_profile("search", print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("BATCHWRIGHT_HYPOTHESIS", "suite"))
 
+WATCHING = pytest.StashKey[subprocess.Popen[bytes]]()
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """A suite that is terminated ends as one that is interrupted: its fixtures end the servers that they started. What
     a shell starts in the background ignores interrupts, and so would the programs that are tested by one."""
+    config.stash[WATCHING] = leftovers.watch()  # who is killed ends nothing
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -30,8 +36,9 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """A process of `pytest -n` ends without what is to be done at its exit: the Kubernetes client's files with keys
-    would stay in /tmp."""
+    """What was left behind is named. A process of `pytest -n` ends without what is to be done at its exit: the
+    Kubernetes client's files with keys would stay in /tmp."""
+    config.stash[WATCHING].communicate()
     if hasattr(config, "workerinput"):
         atexit._run_exitfuncs()
 

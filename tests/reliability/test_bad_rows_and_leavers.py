@@ -119,7 +119,7 @@ async def test_ten_minutes(served: Served) -> None:
 
 async def settled(served: Served) -> None:
     """Those who have left are noticed when the event loop comes to it."""
-    for _ in range(200):
+    for _ in range(1200):
         pending = counted(served)["nv_inference_pending_request_count"]
         if not pending and not connected(family(served.process.pid)["sidecar"]):
             return

@@ -47,12 +47,14 @@ async def batches_during_a_load(rig: Rig) -> int:
 
 async def test_batches_of_other_models_go_on_during_a_load(tmp_path: Path) -> None:
     async with running(tmp_path, formats=("onnx",), overlaps_loads=True) as rig:
-        for _ in range(5):  # the machine may hold one up
-            if await batches_during_a_load(rig) >= 3:
-                return
+        most = await batches_during_a_load(rig)
+        for _ in range(4):  # the machine may hold us up meanwhile
+            if most >= 3:
+                break
             await rig.client.unload("small")
             await rig.client.unload("large")
-        raise AssertionError("batches waited for five loads")
+            most = await batches_during_a_load(rig)
+        assert most >= 3
 
 
 async def test_loads_keep_their_place_in_the_order_where_a_format_asks_for_it(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def told(served: Served) -> dict[str, Any]:
     """What the SDK got."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(peer_python("kserve")), str(SCRIPT), str(served.http), str(served.grpc)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
 

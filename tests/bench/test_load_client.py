@@ -76,7 +76,7 @@ def outcomes() -> Iterator[Callable[..., Counter[int]]]:
     servers: list[Server] = []
 
     def of(
-        behaviour: Behaviour, count: int = 40, *, opened: int = 4, limit: int = 8, patience_s: float = 5
+        behaviour: Behaviour, count: int = 40, *, opened: int = 4, limit: int = 8, patience_s: float = 60
     ) -> Counter[int]:
         server = Server(behaviour)
         servers.append(server)

@@ -32,7 +32,7 @@ def perf_analyzer(folder: Path, *options: str) -> list[dict[str, float]]:
     steady = [*windows, "--max-trials", "3", "--stability-percentage", "999"]
     command = [str(program), *options, *steady, "-f", str(table)]
     environment = {**os.environ, "LD_LIBRARY_PATH": _libraries()}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     with table.open() as rows:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(rows)]

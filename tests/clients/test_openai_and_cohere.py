@@ -49,7 +49,7 @@ def told(folder: Path, texts: list[str]) -> Iterator[dict[str, Any]]:
     with started(folder / "deployment.yaml", "--volume", f"data={folder}") as served:
         wait_ready(served)
         command = [str(peer_python("openai")), str(SCRIPT), served.url, str(folder / "texts.json")]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
         assert ended.returncode == 0, ended.stderr
         yield json.loads(ended.stdout.splitlines()[-1])
 

@@ -120,4 +120,4 @@ def test_simulated_nodes_run_pods(control_planes: Callable[..., ControlPlane]) -
 def test_it_is_ready_soon(control_planes: Callable[..., ControlPlane]) -> None:
     started = time.monotonic()
     control_planes("soon").stop()
-    assert time.monotonic() - started < 20, "2.5 to 5 s on an idle machine of 2 cores"
+    assert time.monotonic() - started < 60, "2.5 to 5 s on an idle machine of 2 cores"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,10 +52,13 @@ def test_apply_plan_wait_and_delete(cluster: bw.Cluster, plane: ControlPlane) ->
     assert "-  replicas: 2\n+  replicas: 3\n" in cluster.plan(scoring(3))
 
     seen: list[dict[str, Any]] = []
-    later = threading.Timer(0.5, write_status, (plane, "Ready", "Available", 1))
-    later.start()
-    ready = cluster.wait(scoring(2), timeout_s=60, progress=seen.append)
-    later.join()
+
+    def progress(found: dict[str, Any]) -> None:
+        seen.append(found)
+        if len(seen) == 1:
+            write_status(plane, "Ready", "Available", 1)
+
+    ready = cluster.wait(scoring(2), timeout_s=60, progress=progress)
     assert ready["status"]["conditions"][0]["reason"] == "Available"
     assert len(seen) == 2
 

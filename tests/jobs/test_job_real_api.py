@@ -225,7 +225,7 @@ def test_a_name_that_is_taken_is_said_and_a_job_made_anew_does_not_wait_for_the_
     with_crds("-n", NAMESPACE, "delete", "infjob", "again", "--wait=true")
     with_crds("apply", "-f", "-", text=_by_user(job("again")))
     new = kubelet.get("infjob", "again")["metadata"]["uid"]
-    eventually(lambda: plan(new), "the plan pod of the new job", within_s=15.0)
+    eventually(lambda: plan(new), "the plan pod of the new job", within_s=25.0)
     eventually(lambda: kubelet.get("infjob", "again")["status"]["summary"]["reason"] == "Planning", "its status")
     assert kubelet.get("infjob", "again")["status"]["items"] == {"succeeded": 0, "failed": 0}
     with_crds("-n", NAMESPACE, "delete", "infjob", "again", "--wait=true")

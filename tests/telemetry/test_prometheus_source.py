@@ -140,8 +140,11 @@ async def test_slow_server_is_given_up_and_never_asked_twice_at_once() -> None:
     with serving(answer) as url:
         source = PrometheusSource(Settings(prometheus_url=url, prometheus_timeout_seconds=0.2))
         facts = Facts({NODE: [gpu_node()]})
-        with pytest.raises(PrometheusUnavailable):
-            await source.read(facts)
+        for _ in range(5):  # the machine may hold us up until nobody need ask any more
+            with pytest.raises(PrometheusUnavailable):
+                await source.read(facts)
+            if asked:
+                break
         assert len(asked) == 1
         release.set()
 

@@ -20,6 +20,7 @@ from batchwright_worker.oip import inference_pb2 as pb
 from batchwright_worker.oip.inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.protocol.serving import Served, emulated_model, manifest, serving
 from tests.sidecar.collector import Collector, Received
+from tests.undisturbed import undisturbed
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +58,16 @@ def ask(served: Served, traceparent: str, body: bytes = BODY) -> int:
 
 
 def test_a_request_is_a_tree_in_its_callers_trace(served: Served, collector: Collector) -> None:
-    trace, parent, header = caller()
-    before = time.time_ns()
-    assert ask(served, header) == 200
-    after = time.time_ns()
-    spans = collector.of_trace(trace, *TREE)
+    wanted = pytest.approx(0.04, rel=0.3)
+
+    def run() -> tuple[str, int, dict[str, Received], int]:
+        trace, parent, header = caller()
+        before = time.time_ns()
+        assert ask(served, header) == 200
+        after = time.time_ns()
+        return parent, before, collector.of_trace(trace, *TREE), after
+
+    parent, before, spans, after = undisturbed(run, lambda found: took_s(found[2]) == (wanted, wanted))
     infer, batch, runtime = spans["infer m"], spans["batch"], spans["runtime"]
     assert infer.parent == parent
     assert infer.kind == 2, "a server's span"
@@ -71,9 +77,14 @@ def test_a_request_is_a_tree_in_its_callers_trace(served: Served, collector: Col
     assert batch.links == (infer.span,)
     assert spans["execute"].links == (batch.span,)
     assert infer.attributes["batchwright.rows"] == batch.attributes["batchwright.rows"] == 1
-    assert batch.attributes["batchwright.predicted_seconds"] == pytest.approx(0.04, rel=0.3)
-    assert runtime.attributes["batchwright.device_seconds"] == pytest.approx(0.04, rel=0.3)
+    assert took_s(spans) == (wanted, wanted)
     check_times(before, spans, after)
+
+
+def took_s(spans: dict[str, Received]) -> tuple[float, float]:
+    """What was predicted for the batch, and what it took."""
+    predicted = spans["batch"].attributes["batchwright.predicted_seconds"]
+    return predicted, spans["runtime"].attributes["batchwright.device_seconds"]
 
 
 def check_times(before: int, spans: dict[str, Received], after: int) -> None:
@@ -87,6 +98,11 @@ def check_times(before: int, spans: dict[str, Received], after: int) -> None:
 
 def test_a_batch_is_linked_to_all_its_requests(served: Served, collector: Collector) -> None:
     """The first one runs alone, the others meet behind it."""
+    assert undisturbed(lambda: most_links(served, collector), lambda most: most >= 3) >= 3
+
+
+def most_links(served: Served, collector: Collector) -> int:
+    """Of a batch, when six ask at once."""
     callers = [caller() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(lambda each: ask(served, each[2]), callers)) == [200] * 6
@@ -105,8 +121,8 @@ def test_a_batch_is_linked_to_all_its_requests(served: Served, collector: Collec
     batches = {span.span: span for span in mine if span.name == "batch"}
     linked = [link for batch in batches.values() for link in batch.links]
     assert sorted(linked) == sorted(infers)
-    assert max(len(batch.links) for batch in batches.values()) >= 3
     assert {link for span in mine if span.name == "execute" for link in span.links} == set(batches)
+    return max(len(batch.links) for batch in batches.values())
 
 
 def test_grpc_callers_are_followed_too(served: Served, collector: Collector) -> None:

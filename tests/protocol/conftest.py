@@ -15,6 +15,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (which `held` holds)."""
     folder = tmp_path_factory.mktemp("serve")
     models = [*known_models(folder, DATATYPES), emulated_model("slow", fixed_ms=150), held_model(folder)]
-    models.append(held_model(folder, "narrow", maxSize=1, maxQueueLength=2))
+    models.append(held_model(folder, "narrow", maxSize=1, maxQueueLength=8))
     with serving(folder, manifest("protocol", models), "--sidecar-option=--max-body-bytes=4194304") as served:
         yield served

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.protocol.serving import Served, emulated_model, fetched, manifest, serving
+from tests.protocol.serving import Served, emulated_model, fetched, held, held_model, manifest, serving
 
 
 @pytest.fixture(scope="module")
@@ -151,23 +151,24 @@ def test_a_configuration_that_is_wrong_or_needs_another_pod_changes_nothing(
 
 @pytest.mark.slow
 def test_drain_makes_unready_and_finishes_what_it_has(tmp_path: Path) -> None:
-    documents = manifest("drain", [emulated_model("a", fixed_ms=300, maxSize=1)])
+    documents = manifest("drain", [held_model(tmp_path, maxSize=1)])
     with serving(tmp_path, documents, "--sidecar-option=--linger-seconds=1") as own:
         with ThreadPoolExecutor(5) as pool:
-            asked = [pool.submit(infer, own, "a") for _ in range(3)]
-            wait_for(lambda: own.state()["models"][0]["queueLength"] == 1)
-            drained = pool.submit(control, own, "/v1/drained")
-            began = time.monotonic()
-            draining = pool.submit(control, own, "/v1/drain")
-            wait_for(lambda: own.get("/v2/health/ready")[0] == 503)
-            assert own.get("/v2/health/live")[0] == 200
-            assert not own.state()["ready"]
-            lingers = infer(own, "a")[0]
+            with held(own):
+                asked = [pool.submit(infer, own, "held") for _ in range(3)]
+                wait_for(lambda: pending(own, "held") == 3)
+                drained = pool.submit(control, own, "/v1/drained")
+                began = time.monotonic()
+                draining = pool.submit(control, own, "/v1/drain")
+                wait_for(lambda: own.get("/v2/health/ready")[0] == 503)
+                assert own.get("/v2/health/live")[0] == 200
+                assert not own.state()["ready"]
+            lingers = infer(own, "held")[0]
             assert lingers == 200 or time.monotonic() - began > 1, "it still serves while it lingers"
             assert [future.result()[0] for future in asked] == [200, 200, 200]
             assert draining.result() == (200, {"drained": True})
             assert drained.result() == (200, {"drained": True})
-        status, answer = infer(own, "a")
+        status, answer = infer(own, "held")
         assert status == 503
         assert "stopping" in answer["error"]
         assert own.stop(signal.SIGTERM) < 8
@@ -187,20 +188,27 @@ def test_drained_does_not_drain(own: Served) -> None:
 
 @pytest.mark.slow
 def test_serve_ends_clean_and_answers_what_runs(tmp_path: Path) -> None:
-    with serving(tmp_path, manifest("end", [emulated_model("a", fixed_ms=400, maxSize=1)])) as own:
+    with serving(tmp_path, manifest("end", [held_model(tmp_path)])) as own:
         children = psutil.Process(own.process.pid).children(recursive=True)
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(infer, own, "a")
-            wait_for(lambda: running(own))
-            assert own.stop(signal.SIGINT) < 8
+            with held(own):
+                asked = pool.submit(infer, own, "held")
+                wait_for(lambda: pending(own, "held") == 1)
+                own.process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            own.process.wait(60)
+            assert time.monotonic() - began < 8
             assert asked.result()[0] == 200
     assert own.process.returncode == 0
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     assert not list(Path("/dev/shm").glob(f"batchwright-{own.process.pid}-*"))
 
 
-def running(served: Served) -> bool:
-    return b'nv_inference_pending_request_count{model="a",version="1"} 1.0' in served.get("/metrics")[2]
+def pending(served: Served, model: str) -> float:
+    """Requests that wait or run."""
+    label = f'nv_inference_pending_request_count{{model="{model}",'
+    lines = served.get("/metrics")[2].decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(label))
 
 
 @pytest.mark.slow

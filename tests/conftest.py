@@ -36,9 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """What was left behind is named. A process of `pytest -n` ends without what is to be done at its exit: the
-    Kubernetes client's files with keys would stay in /tmp."""
-    config.stash[WATCHING].communicate()
+    """A process of `pytest -n` ends without what is to be done at its exit: the Kubernetes client's files with keys
+    would stay in /tmp."""
     if hasattr(config, "workerinput"):
         atexit._run_exitfuncs()
 

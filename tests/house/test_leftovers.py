@@ -12,7 +12,7 @@ SUITE = """
 import subprocess, sys
 from e2e import leftovers
 pipe = int(sys.argv[1])
-watching = leftovers.watch()
+watching = leftovers.watch(grace_s=0.0)
 grandchild = "import subprocess, sys; subprocess.Popen(['sleep', '600'], pass_fds=[int(sys.argv[1])])"
 subprocess.run([sys.executable, "-c", grandchild, str(pipe)], pass_fds=[pipe], start_new_session=True, check=True)
 print("started", flush=True)

@@ -103,8 +103,8 @@ async def test_a_load_that_blocks_holds_the_device(tmp_path: Path) -> None:
 
 async def test_killed_in_mid_batch_it_is_lost_at_once_and_back_empty(tmp_path: Path) -> None:
     async with running(tmp_path, KIND_EMULATED, device=DEVICE) as rig:
-        await rig.client.load("m", emulated(fixed_microseconds=600_000_000))
-        batch = asyncio.ensure_future(rig.client.run("m", [{"x": np.zeros((1, 1))}], 1))
+        await rig.client.load("m", emulated(per_row_microseconds=100_000))
+        batch = asyncio.ensure_future(rig.client.run("m", [{"x": np.zeros((6000, 1))}], 6000))  # ten minutes
         await asyncio.sleep(0.05)  # it has begun, or has not: it is lost anyway
         before = rig.client.pid
         await rig.kill()

@@ -21,7 +21,8 @@ def test_the_description_has_every_path_and_no_other() -> None:
     described = {
         (method.upper(), path) for path, item in DESCRIBED.items() for method in item if method != "parameters"
     }
-    assert {(path.method, path.template) for _, path in ALL} == described
+    ours = {(method, path.template) for _, path in ALL for method in path.method.split(" or ")}
+    assert ours == described
 
 
 def test_the_description_names_every_parameter_of_a_path() -> None:

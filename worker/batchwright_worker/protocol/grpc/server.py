@@ -22,6 +22,7 @@ from batchwright_worker.protocol.classification import classes_of, to_classify, 
 from batchwright_worker.protocol.grpc import messages
 from batchwright_worker.protocol.grpc.bursts import Bursts, SubmittedCall
 from batchwright_worker.protocol.grpc.region_calls import RegionCalls
+from batchwright_worker.protocol.grpc.setting_calls import log_setting, trace_setting
 from batchwright_worker.protocol.grpc.unreadable import UNREADABLE, WHY, Registrar
 from batchwright_worker.protocol.large_bodies import LARGE_BYTES, LARGE_ELEMENTS, LargeBodies, WasRead, request_of
 from batchwright_worker.protocol.limits import Limits
@@ -112,6 +113,12 @@ class InferenceService(RegionCalls):
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._control(request, context, check_unload, self._engine.unload)
         return pb.RepositoryModelUnloadResponse()
+
+    async def TraceSetting(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._or_abort(context, partial(trace_setting, request, self._catalogue))
+
+    async def LogSettings(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._or_abort(context, partial(log_setting, request))
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         response, result = await self._or_abort(context, lambda: self._inferred(request, context), request.model_name)

@@ -13,6 +13,7 @@ Answer = Literal[
     "infer",
     "live",
     "load",
+    "log_settings",
     "metrics",
     "model",
     "model_ready",
@@ -22,9 +23,17 @@ Answer = Literal[
     "region_unregister",
     "server",
     "statistics",
+    "trace_settings",
     "unload",
 ]
 """Who answers, as `routes` names its handlers."""
+Method = Literal["GET", "POST", "GET or POST"]
+ALLOWED: Final[dict[str, tuple[str, ...]]] = {
+    "GET": ("GET", "HEAD"),
+    "POST": ("POST",),
+    "GET or POST": ("GET", "HEAD", "POST"),
+}
+"""HEAD is answered wherever GET is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +48,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PathTemplate(Generic[A]):
-    """As OpenAPI writes it: `{model}` stands for one part of the path. HEAD is answered wherever GET is."""
+    """As OpenAPI writes it: `{model}` stands for one part of the path."""
 
-    method: Literal["GET", "POST"]
+    method: Method
     template: str
     answer: A
     kind: Literal["", "system", "cuda"] = ""
@@ -75,7 +84,7 @@ class PathTable(Generic[A]):
         return None
 
 
-def _of_model(method: Literal["GET", "POST"], rest: str, answer: Answer) -> tuple[PathTemplate[Answer], ...]:
+def _of_model(method: Method, rest: str, answer: Answer) -> tuple[PathTemplate[Answer], ...]:
     model = "/v2/models/{model}"
     versioned = f"{model}/versions/{{version}}"
     return tuple(PathTemplate(method, f"{before}{rest}", answer) for before in (model, versioned))
@@ -107,6 +116,9 @@ PATHS: Final[PathTable[Answer]] = PathTable(
     PathTemplate("POST", "/v2/repository/index", "index"),
     PathTemplate("POST", "/v2/repository/models/{model}/load", "load"),
     PathTemplate("POST", "/v2/repository/models/{model}/unload", "unload"),
+    PathTemplate("GET or POST", "/v2/trace/setting", "trace_settings"),
+    *_of_model("GET or POST", "/trace/setting", "trace_settings"),
+    PathTemplate("GET or POST", "/v2/logging", "log_settings"),
     *_of_regions("system"),
     *_of_regions("cuda"),
 )

@@ -23,7 +23,7 @@ from batchwright_worker.protocol.http.messages import (
     json_response,
 )
 from batchwright_worker.protocol.http.more_routes import MoreRoutes
-from batchwright_worker.protocol.http.paths import PATHS, Answer, Target
+from batchwright_worker.protocol.http.paths import ALLOWED, PATHS, Answer, Target
 from batchwright_worker.protocol.http.plain_bodies import decoded, plain_body
 from batchwright_worker.protocol.http.region_routes import RegionRoutes
 from batchwright_worker.protocol.large_bodies import LargeBodies
@@ -33,6 +33,7 @@ from batchwright_worker.protocol.metrics import CONTENT_TYPE, Metrics
 from batchwright_worker.protocol.parameters import check_unload
 from batchwright_worker.protocol.request_memory import RequestMemory
 from batchwright_worker.protocol.shared_memory import Regions
+from batchwright_worker.protocol.triton_settings import check_log, check_trace, log_settings, trace_settings
 
 Handler = Callable[[HttpRequest, Target], Awaitable[HttpResponse]]
 
@@ -103,6 +104,7 @@ class HttpApp(TaskApp):
             "index": self._index,
             "live": self._live,
             "load": self._load,
+            "log_settings": self._log_settings,
             "metrics": self._metrics_text,
             "model": self._model,
             "model_ready": self._model_ready,
@@ -112,6 +114,7 @@ class HttpApp(TaskApp):
             "region_unregister": of_regions.unregister,
             "server": self._server,
             "statistics": self._statistics,
+            "trace_settings": self._trace_settings,
             "unload": self._unload,
         }
         self._inference = self.inference(
@@ -150,7 +153,7 @@ class HttpApp(TaskApp):
         route = self._route(request)
         if route is None:
             raise HttpError(404, f"there is nothing at {request.path!r}; GET /v2 says what this server is")
-        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        allowed = ALLOWED[route.method]
         if isinstance(route, InferRoute) or request.method not in allowed:
             raise HttpError(
                 405,
@@ -229,6 +232,18 @@ class HttpApp(TaskApp):
         if target.model:
             self._catalogue.check(target.model, target.version)
         return json_response(self._catalogue.statistics(target.model or None))
+
+    async def _trace_settings(self, request: HttpRequest, target: Target) -> HttpResponse:
+        if target.model:
+            self._catalogue.check(target.model, target.version)
+        if request.method == "POST":
+            check_trace(decoded(plain_body(request, self._limits), dict[str, Any], "{}"))
+        return json_response(trace_settings())
+
+    async def _log_settings(self, request: HttpRequest, _target: Target) -> HttpResponse:
+        if request.method == "POST":
+            check_log(decoded(plain_body(request, self._limits), dict[str, Any], "{}"))
+        return json_response(log_settings())
 
     async def _index(self, request: HttpRequest, _target: Target) -> HttpResponse:
         body = plain_body(request, self._limits)

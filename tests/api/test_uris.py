@@ -14,7 +14,16 @@ from batchwright_worker.api.documents import ManifestError
 from batchwright_worker.api.model import Artifact
 from batchwright_worker.api.names import DATA_DIR, WEIGHTS_DIR, data_path, weights_path
 from batchwright_worker.api.rules.model import path_rules
-from batchwright_worker.api.uris import OciAddress, base_name, file_uri, is_folder_uri, oci_address, path_of, pvc_uri
+from batchwright_worker.api.uris import (
+    OciAddress,
+    base_name,
+    file_uri,
+    is_folder_uri,
+    oci_address,
+    path_of,
+    pvc_uri,
+    without_secrets,
+)
 from batchwright_worker.fetch.addresses import beside, within
 from batchwright_worker.local.deployment import local_deployment
 from batchwright_worker.runner.errors import StepFailed
@@ -166,3 +175,21 @@ def test_serve_finds_the_files_of_an_image_where_it_is_told(tmp_path: Path) -> N
     assert weights_path(found["spec"]["models"][0]["artifacts"][0]["uri"]) == str(tmp_path / "models" / "m.onnx")
     with pytest.raises(ManifestError, match=f"--volume {PINNED}=FOLDER"):
         local_deployment(manifest(uri), None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://u:p@h.example/a/m.onnx: status 404: no", "https://..@h.example/a/m.onnx: status 404: no"),
+        ("https://u:p@w@h:8443/m", "https://..@h:8443/m"),
+        ("s3://key:secret@bucket/m.onnx", "s3://..@bucket/m.onnx"),
+        ("at https://h/m.onnx?sv=1&sig=a%2Bb==: status 403", "at https://h/m.onnx?..: status 403"),
+        ("(HTTPS://h/m?sig=s), then https://g?t=T", "(HTTPS://h/m?..), then https://g?.."),
+        ("for url (https://h/m?se=2026-01-01T00:00:00Z&sig=s)", "for url (https://h/m?..)"),
+        ("hf://org/model@main/a?b: not there", "hf://org/model@main/a?b: not there"),
+        ("oci://h/r@sha256:0/m and pvc://claim/a@b?c", "oci://h/r@sha256:0/m and pvc://claim/a@b?c"),
+        ("is it at https://h/m? no", "is it at https://h/m?.. no"),
+    ],
+)
+def test_secrets_in_addresses_are_not_shown(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown

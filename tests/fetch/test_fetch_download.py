@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gzip
 import hashlib
 import random
 from collections.abc import AsyncIterator
@@ -9,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import RawTestServer, TestServer
 
 from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
 from batchwright_worker.fetch.download import ATTEMPTS
-from batchwright_worker.fetch.errors import FetchRefused, Interrupted
+from batchwright_worker.fetch.errors import FetchError, FetchRefused, Interrupted
 from batchwright_worker.fetch.policy import FetchPolicy
 from batchwright_worker.fetch.sources import store_of
 
@@ -227,3 +230,69 @@ async def test_private_hosts_are_not_reached(host: str, server: tuple[FileServer
     with pytest.raises(FetchRefused, match="private address"):
         await fetch(url, tmp_path / "d" / "x.onnx", policy=FetchPolicy(allow_http=True))
     assert server[0].requests == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+async def test_signatures_of_redirects_are_not_told(
+    status: int, server: tuple[FileServer, str], tmp_path: Path
+) -> None:
+    files, url = server
+    files.redirect, files.statuses = "/y.onnx?X-Amz-Signature=deadbeef", [status] * ATTEMPTS
+    with pytest.raises(FetchError) as failed:
+        await fetch(f"{url}?token=hidden", tmp_path / "d" / "x.onnx")
+    assert f"/y.onnx?..: status {status}" in str(failed.value)
+    assert not [word for word in ("deadbeef", "hidden") if word in str(failed.value)]
+
+
+@pytest.mark.parametrize("secret", ["Bearer a\nb", "Bearer caf\u00e9", "Bearer a\0"])
+async def test_credentials_that_are_no_header_are_refused(
+    secret: str, server: tuple[FileServer, str], tmp_path: Path
+) -> None:
+    with pytest.raises(FetchRefused, match="no text of a header") as refused:
+        await fetch(server[1], tmp_path / "d" / "x.onnx", secret=secret)
+    assert secret not in str(refused.value)
+    assert server[0].requests == []
+
+
+async def test_a_file_that_comes_compressed_against_our_word_is_whole(tmp_path: Path) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        headers = {"Content-Encoding": "gzip", "ETag": '"1"'}
+        return web.Response(body=gzip.compress(BODY), headers=headers)
+
+    async with RawTestServer(answer) as running:
+        await fetch(str(running.make_url("/x.onnx")), tmp_path / "d" / "x.onnx")
+    assert (tmp_path / "d" / "x.onnx").read_bytes() == BODY
+
+
+async def test_a_server_that_goes_on_too_far_leaves_no_hole(server: tuple[FileServer, str], tmp_path: Path) -> None:
+    files, _ = server
+    files.cuts = 1
+
+    async def skip(request: web.BaseRequest) -> web.StreamResponse:
+        if "Range" not in request.headers:
+            return await files.answer(request)
+        headers = {"ETag": files.tag, "Content-Range": f"bytes 2000000-{len(BODY) - 1}/{len(BODY)}"}
+        return web.Response(status=206, body=BODY[2_000_000:], headers=headers)
+
+    async with RawTestServer(skip) as running:
+        with pytest.raises(Interrupted, match="behind the end of what has arrived"):
+            await fetch(str(running.make_url("/x.onnx")), tmp_path / "d" / "x.onnx", sha256="")
+    assert not (tmp_path / "d").exists()
+
+
+async def test_a_file_whose_end_is_not_told_needs_a_digest(tmp_path: Path) -> None:
+    """A server that closes the connection after it, or in the middle of it: who could tell?"""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + BODY)
+            await writer.drain()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.onnx"
+        await fetch(url, tmp_path / "a" / "x.onnx")
+        with pytest.raises(FetchRefused, match=r"write its digest as artifacts\[\].sha256"):
+            await fetch(url, tmp_path / "b" / "x.onnx", sha256="")
+    assert (tmp_path / "a" / "x.onnx").read_bytes() == BODY
+    assert not (tmp_path / "b").exists()

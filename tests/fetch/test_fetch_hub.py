@@ -94,6 +94,13 @@ def test_an_address_without_a_model_is_refused(uri: str) -> None:
         hub_address(uri)
 
 
+@pytest.mark.parametrize("path", ["../model", "org/..", "org/m/../x", "org/m@main/a/./b", "org/m//x", "org/m@v/../"])
+def test_an_address_leads_nowhere_else(path: str) -> None:
+    """The client of HTTP would go up by it, to another model."""
+    with pytest.raises(FetchRefused, match="names nothing on the hub"):
+        hub_address(f"hf://{path}")
+
+
 @pytest.mark.parametrize("uri", ["hf://org/model", "hf://org/model@main/", f"hf://org/model@{NEW}"])
 async def test_all_files_of_a_revision_come(uri: str, served: Served) -> None:
     fetched = await served.fetch(uri)

@@ -32,6 +32,10 @@ _ON_HUB: Final = re.compile(
 """What follows the organisation of hf://. The hub's own references have slashes, and its clients write them so."""
 _HIDDEN_STEP: Final = re.compile(r"%(2e|2f|00)", re.IGNORECASE)
 """An encoded dot, slash or NUL: nobody needs one, and `..` could hide behind it."""
+_USER: Final = re.compile(r"(?<=://)[^\s/?#'\"]+@")
+_QUERY: Final = re.compile(r"(https?://[^\s?'\"]*)\?(\S*)", re.IGNORECASE)
+_BEHIND: Final = ")]'\",.:;"
+"""Signs of a sentence that may follow an address."""
 _LONGEST_NAME: Final = 200
 """Bytes; file systems take 255, and temporary files have longer names."""
 
@@ -112,6 +116,17 @@ def hub_parts(uri: str) -> HubParts | None:
     if parts.scheme != "hf" or not parts.host or match is None:
         return None
     return HubParts(f"{parts.host}/{match['model']}", match["revision"], match["path"] or "")
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown to anybody: of addresses in it a user with password, and a URL's query, which may be a
+    signature that opens what it names (also of a redirect that nobody here has written), are two dots."""
+    return _QUERY.sub(_without_query, _USER.sub("..@", text))
+
+
+def _without_query(found: re.Match[str]) -> str:
+    query = found[2]
+    return f"{found[1]}?..{query[len(query.rstrip(_BEHIND)) :]}"
 
 
 def base_name(uri: str) -> str:

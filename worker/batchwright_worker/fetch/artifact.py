@@ -60,7 +60,9 @@ async def fetch_artifact(
     place = wanted.target.parent
     staging = Staging(place.with_name(f".{place.name}.part"))
     allowance = Allowance(wanted.uri, wanted.max_bytes, on_growth)
-    transfers = Transfers(staging=staging, allowance=allowance, say=say, base_wait_s=base_wait_s)
+    transfers = Transfers(
+        staging=staging, allowance=allowance, say=say, base_wait_s=base_wait_s, digest_is_known=bool(wanted.sha256)
+    )
     try:
         fetch = _fetch_folder if is_folder_uri(wanted.uri) else _fetch_file
         files = await fetch(wanted, store, transfers)

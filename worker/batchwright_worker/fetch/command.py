@@ -26,6 +26,7 @@ from batchwright_worker.api.names import (
     is_mounted,
     weights_path,
 )
+from batchwright_worker.api.uris import without_secrets
 from batchwright_worker.artifacts.digest import digest_of
 from batchwright_worker.artifacts.names import ArtifactError
 from batchwright_worker.fetch.artifact import WantedArtifact, fetch_artifact
@@ -98,11 +99,11 @@ async def _fetch(artifact: Artifact, policy: FetchPolicy, cache: WeightsCache | 
     store = store_of(uri, policy, secret, artifact.format)
     if cache is not None and await _linked(wanted, store, cache, origin_of(secret, os.environ), start):
         return
-    fetched = await fetch_artifact(wanted, store, click.echo)
+    fetched = await fetch_artifact(wanted, store, _say)
     if fetched.already:
-        click.echo(f"{uri}: is there already, {wanted.target}")
+        _say(f"{uri}: is there already, {wanted.target}")
         return
-    click.echo(f"{uri}: {_amount(fetched.files, fetched.total_bytes, start)} -> {wanted.target}")
+    _say(f"{uri}: {_amount(fetched.files, fetched.total_bytes, start)} -> {wanted.target}")
 
 
 async def _linked(wanted: WantedArtifact, store: Store, cache: WeightsCache, origin: str, start: float) -> bool:
@@ -116,8 +117,12 @@ async def _linked(wanted: WantedArtifact, store: Store, cache: WeightsCache, ori
         return False
     link(place, found.path.parent)
     how = "from the cache" if found.is_hit else "into the cache"
-    click.echo(f"{wanted.uri}: {how}, {_amount(found.files, found.total_bytes, start)} -> {found.path}")
+    _say(f"{wanted.uri}: {how}, {_amount(found.files, found.total_bytes, start)} -> {found.path}")
     return True
+
+
+def _say(text: str) -> None:
+    click.echo(without_secrets(text))
 
 
 def _amount(files: int, total_bytes: int, start: float) -> str:
@@ -183,4 +188,4 @@ def _cache(cache: Path | None, cache_bytes: int, cache_keep_free_percent: int) -
     if cache is None:
         return None
     os.umask(0o002)  # pods of other users share it by their group, fsGroup
-    return WeightsCache(cache, Bounds(max_bytes=cache_bytes, keep_free=cache_keep_free_percent / 100), click.echo)
+    return WeightsCache(cache, Bounds(max_bytes=cache_bytes, keep_free=cache_keep_free_percent / 100), _say)

@@ -26,6 +26,8 @@ class Transfers:
     allowance: Allowance
     say: Callable[[str], None]
     base_wait_s: float = 1.0
+    digest_is_known: bool = False
+    """The artifact's own, which is checked at the end."""
 
 
 async def download(file: RemoteFile, source: FileSource, transfers: Transfers) -> Path:
@@ -93,6 +95,13 @@ async def _transfer(file: RemoteFile, source: FileSource, part: Path, transfers:
     staging = transfers.staging
     async with source.open(_size_of(part), staging.version(file.name)) as opened:
         transfers.allowance.check(file.name, max(opened.total_bytes or 0, opened.offset))
+        if not (opened.end_is_told or file.sha256 or transfers.digest_is_known):
+            raise FetchRefused(
+                f"{file.uri}: the server does not say where it ends, so that a part of it would look whole; write its "
+                "digest as artifacts[].sha256"
+            )
+        if opened.offset > _size_of(part):
+            raise Interrupted(f"{file.uri}: the server went on behind the end of what has arrived")
         if not opened.offset:
             staging.begin(file.name, opened.version)
         with _room_for(file.uri), part.open("r+b" if opened.offset else "wb") as written:

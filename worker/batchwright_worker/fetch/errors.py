@@ -9,9 +9,14 @@ FetchError
 
 from __future__ import annotations
 
+from batchwright_worker.api.uris import without_secrets
+
 
 class FetchError(Exception):
-    """An artifact is not there."""
+    """An artifact is not there. The message has no secrets of its address, or of one that that led to."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 class FetchRefused(FetchError):  # noqa: N818 - the tree reads better without the suffix

@@ -47,6 +47,11 @@ def hub_address(uri: str) -> HubAddress:
     parts = hub_parts(uri)
     if parts is None or parts.revision == "":
         raise FetchRefused(f"{uri}: write hf://ORG/MODEL, hf://ORG/MODEL@REVISION or hf://ORG/MODEL@REVISION/PATH")
+    steps = [*parts.repository.split("/"), *parts.path.removesuffix("/").split("/")]
+    if any(step in (".", "..") for step in steps) or "" in steps[:-1]:
+        raise FetchRefused(
+            f"{uri}: an empty part, . or .. names nothing on the hub; write the path as its pages show it"
+        )
     return HubAddress(parts.repository, unquote(parts.revision or "main"), parts.path)
 
 
@@ -139,7 +144,7 @@ class HubStore:
         raise FetchRefused(f"hf://{wanted.repository} has more than {_MOST_PAGES} pages of files: write a folder of it")
 
     def _setting(self, name: str) -> str:
-        return self.secret.get(name) or self.environ.get(name) or ""
+        return (self.secret.get(name) or self.environ.get(name) or "").strip()
 
     @staticmethod
     def _decoded(body: bytes, kind: type[_T], what: str) -> _T:

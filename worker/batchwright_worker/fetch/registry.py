@@ -147,7 +147,7 @@ class RegistryStore:
         return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
     def _setting(self, name: str) -> str:
-        return self.secret.get(name) or self.environ.get(name) or ""
+        return (self.secret.get(name) or self.environ.get(name) or "").strip()
 
     async def _proxied(self, location: str) -> list[RemoteFile]:
         """Everything below, with the version that the server tells of each file."""

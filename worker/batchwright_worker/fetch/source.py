@@ -13,12 +13,14 @@ CHUNK_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSource:
     """An open transfer: it starts at `offset` (0 if the source could not resume), `total_bytes` is the file's size,
-    `version` what the source tells this content from another by; empty where it cannot."""
+    `version` what the source tells this content from another by; empty where it cannot. `end_is_told`: a transfer that
+    breaks off does not look like one that is whole."""
 
     offset: int
     total_bytes: int | None
     version: str
     chunks: AsyncIterator[bytes]
+    end_is_told: bool = True
 
 
 class FileSource(Protocol):

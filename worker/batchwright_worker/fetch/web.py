@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -33,18 +34,21 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves once and hands out only addresses that the policy allows."""
+    """Resolves once and hands out only addresses that the policy allows, but for proxies: these say themselves what is
+    reached by them."""
 
-    def __init__(self, policy: FetchPolicy) -> None:
+    def __init__(self, policy: FetchPolicy, proxies: Mapping[str, str]) -> None:
         self._policy = policy
+        self._proxies = {(parts.hostname, parts.port) for each in proxies.values() if (parts := urlsplit(each))}
         self._inner = aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        for each in found:
-            self._policy.check_address(host, each["host"])
+        if (host, port) not in self._proxies:
+            for each in found:
+                self._policy.check_address(host, each["host"])
         return found
 
     async def close(self) -> None:
@@ -82,6 +86,11 @@ class WebSource:
     def __init__(
         self, url: str, policy: FetchPolicy, *, authorization: str = "", advice: Mapping[int, str] = ADVICE
     ) -> None:
+        if not (authorization.isascii() and authorization.isprintable()):
+            raise FetchRefused(
+                f"{url}: the credentials of its Secret are no text of a header: a line break, or a letter "
+                "that is none of ASCII; write them anew"
+            )
         self._url = url
         self._advice = advice
         self._policy = policy
@@ -98,6 +107,8 @@ class WebSource:
         Interrupted."""
         text = bytearray()
         async with self._answer(0, "") as response:
+            if not _end_is_told(response):
+                raise FetchRefused(f"{self._url}: the server does not say where it ends: a part would look whole")
             async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                 text += chunk
                 if len(text) > _LARGEST_INDEX:
@@ -107,23 +118,26 @@ class WebSource:
 
     @asynccontextmanager
     async def _answer(self, offset: int, version: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy))
+        proxies = getproxies_environment()
+        connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._policy, proxies))
+        # The environment's proxies are chosen here, its ~/.netrc is nobody's.
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
             try:
-                async with self._get(session, offset, version) as response:
+                async with self._get(session, proxies, offset, version) as response:
                     yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise _error_of(self._url, error) from error
 
     @asynccontextmanager
     async def _get(
-        self, session: aiohttp.ClientSession, offset: int, version: str
+        self, session: aiohttp.ClientSession, proxies: dict[str, str], offset: int, version: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer at the end of the redirects; credentials stay with the first host."""
         url = self._url
         for _ in range(REDIRECTS + 1):
             self._check(url)
-            async with session.get(url, headers=self._headers(url, offset, version), allow_redirects=False) as response:
+            headers, proxy = self._headers(url, offset, version), _proxy_of(url, proxies)
+            async with session.get(url, headers=headers, allow_redirects=False, proxy=proxy) as response:
                 if response.status not in (301, 302, 303, 307, 308):
                     _check_status(url, response, self._advice)
                     yield response
@@ -149,16 +163,37 @@ class WebSource:
         return headers
 
 
+def _proxy_of(url: str, proxies: dict[str, str]) -> str | None:
+    """The proxy that the environment wants for it: HTTPS_PROXY or HTTP_PROXY, but for hosts in NO_PROXY. Raises
+    FetchRefused for one of another kind."""
+    parts = urlsplit(url)
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise FetchRefused(f"{url}: the proxy {proxy} is none of HTTP; write http://HOST:PORT into HTTPS_PROXY")
+    return proxy
+
+
 def _opened(response: aiohttp.ClientResponse) -> OpenedSource:
     tag = response.headers.get("ETag", "")
     version = "" if tag.startswith("W/") else tag or response.headers.get("Last-Modified", "")
     length, offset = response.content_length, _range_start(response)
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        # Compressed against our word, and read as what it was: its length is another one, and it begins anew.
+        length, version = None, ""
     return OpenedSource(
         offset=offset,
         total_bytes=None if length is None else offset + length,
         version=version,
         chunks=response.content.iter_chunked(CHUNK_BYTES),
+        end_is_told=_end_is_told(response),
     )
+
+
+def _end_is_told(response: aiohttp.ClientResponse) -> bool:
+    """If it is not, the connection's end is that of the body, wherever it comes."""
+    return response.content_length is not None or "Transfer-Encoding" in response.headers
 
 
 def _range_start(response: aiohttp.ClientResponse) -> int:

@@ -14,7 +14,7 @@ import click
 
 from batchwright_worker.api.documents import Document
 from batchwright_worker.api.names import ENV_CACHE, ENV_CACHE_BYTES
-from batchwright_worker.api.uris import base_name
+from batchwright_worker.api.uris import base_name, without_secrets
 
 if TYPE_CHECKING:
     from batchwright_worker.fetch.artifact import WantedArtifact
@@ -93,7 +93,7 @@ async def _brought(wanted: WantedArtifact, store: Store, cache: LocalCache) -> P
 
 def _say(text: str) -> None:
     """Beside what a program reads of `run --json`."""
-    click.echo(text, err=True)
+    click.echo(without_secrets(text), err=True)
 
 
 _open: list[WeightsCache] = []

@@ -7,6 +7,7 @@ RunnerError
 
 from __future__ import annotations
 
+from batchwright_worker.api.uris import without_secrets
 from batchwright_worker.texts import presentable, text_of
 
 MESSAGE_LIMIT = 500
@@ -22,7 +23,7 @@ class StepFailed(RunnerError):  # noqa: N818
     """Plan, shard or commit cannot go on. `reason` is CamelCase, the message says what to do."""
 
     def __init__(self, reason: str, message: str, *, permanent: bool = True) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))
         self.reason = reason
         self.permanent = permanent
 

@@ -120,6 +120,9 @@ class Settings(_Section, kw_only=True, frozen=True):
     sidecar_env: dict[str, str] = {}
     """Environment variables of all sidecars, for example OTEL_EXPORTER_OTLP_ENDPOINT (traces) or
     BATCHWRIGHT_DISPATCH_LOG (a file under /tmp that `batchwright-worker replay` reads)."""
+    fetch_env: dict[str, str] = {}
+    """Environment variables of what fetches (artifacts before a pod starts, and runners): HTTPS_PROXY and NO_PROXY,
+    HF_ENDPOINT, AWS_ENDPOINT_URL, MLFLOW_TRACKING_URI, ..; no secrets, which pods would show."""
 
     # Where things are.
     operator_namespace: str = "batchwright-system"

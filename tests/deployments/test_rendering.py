@@ -165,6 +165,23 @@ def test_the_administrators_environment_of_sidecars_is_there_but_not_over_ours()
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in {each["name"] for each in spec["containers"][0]["env"]}
 
 
+def test_the_administrators_environment_of_fetching_is_there_but_not_over_its_rules() -> None:
+    env = {"HTTPS_PROXY": "http://proxy:3128", "BATCHWRIGHT_ALLOW_HTTP": "true", "BATCHWRIGHT_ALLOWED_HOSTS": "other",
+           "BATCHWRIGHT_ACCELERATOR": "other"}  # fmt: skip
+    artifacts = [{"format": "onnx", "uri": "https://models.example/m.onnx"}]
+    raw = deployment(models=[{"name": "m", "artifacts": artifacts}])
+    spec = template(raw, Settings(fetch_env=env, allowed_hosts=["models.example"]))["spec"]
+    fetch, sidecar = spec["initContainers"]
+    given = [(each["name"], each.get("value")) for each in fetch["env"]]
+    assert dict(given)["HTTPS_PROXY"] == "http://proxy:3128"
+    assert dict(given)["BATCHWRIGHT_ALLOWED_HOSTS"] == "models.example"
+    assert dict(given)["BATCHWRIGHT_ACCELERATOR"] == "cpu"
+    assert len(given) == len(dict(given))
+    assert "HTTPS_PROXY" not in {
+        each["name"] for container in (sidecar, *spec["containers"]) for each in container["env"]
+    }
+
+
 def ingress(settings: Settings = SETTINGS, **spec: Any) -> list[Raw]:
     """The ingress rules of the NetworkPolicy; none without one."""
     decision = decide(

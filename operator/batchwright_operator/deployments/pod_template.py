@@ -226,7 +226,8 @@ def _fetch(deployment: ModelDeployment, plan: RuntimePlan, artifacts: Sequence[A
         settings.worker_image,
         settings,
         command=[PROGRAM, "fetch", "--deployment", DEPLOYMENT_FILE],
-        env=[*_env(plan), *fetch_env(settings), *_cache_env(deployment, artifacts, settings)],
+        # Ours twice: they go before the administrator's, and keep the first place, or all templates would be new ones.
+        env=merged_env(_env(plan), fetch_env(settings), _env(plan), _cache_env(deployment, artifacts, settings)),
         resources=settings.fetch_resources.as_dict(),
         volumeMounts=fetch_mounts(deployment, artifacts, settings),
     )

@@ -50,8 +50,8 @@ def platform(settings: Settings) -> str:
         settings.allow_private_addresses,
         settings.allow_http,
     )  # fmt: skip
-    cache = settings.weights_cache
-    return digest(parts if cache is None else (*parts, msgspec.to_builtins(cache)))
+    later = (settings.weights_cache, settings.fetch_env)  # unset they are no part of it, as before they were there
+    return digest((*parts, *(msgspec.to_builtins(each) for each in later if each)))
 
 
 def _resources(found: Any) -> Any:

@@ -98,10 +98,11 @@ def container(name: str, image: str, settings: Settings, **parts: Any) -> Raw:
 
 
 def fetch_env(settings: Settings) -> list[Raw]:
-    """The administrator's rules about where data may come from."""
+    """The administrator's environment of what fetches, and over it the rules about where data may come from."""
     rules = {
         "BATCHWRIGHT_ALLOWED_HOSTS": ",".join(settings.allowed_hosts),
         "BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES": "true" if settings.allow_private_addresses else "",
         "BATCHWRIGHT_ALLOW_HTTP": "true" if settings.allow_http else "",
     }
-    return variables({name: value for name, value in rules.items() if value})
+    given = {name: value for name, value in settings.fetch_env.items() if name not in rules}
+    return variables(given | {name: value for name, value in rules.items() if value})

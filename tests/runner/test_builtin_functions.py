@@ -117,6 +117,12 @@ def test_ctc_decode_takes_lists_of_rows_another_blank_and_a_file(tmp_path: Path)
         run("ctc-decode", {"p": steps(1)}, characters=list("ab"))
 
 
+def test_a_line_of_a_dictionary_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
+    """Entries that are line ends to Unicode do not move those after them."""
+    (tmp_path / "alphabet.txt").write_text("a\n\u2028\n\x85\nb\r\n", newline="")
+    assert run("ctc-decode", {"p": steps(4, count=5)}, characters_file=str(tmp_path / "alphabet.txt"))["text"] == "b"
+
+
 RECORD = {"user": {"name": "Ada", "tags": ["x", "y"]}, "n": 3}
 
 

@@ -52,6 +52,13 @@ def test_json_takes_the_inputs_type(value: Any, datatype: str, wanted: Any) -> N
         ("text", signature("FP32"), "it was given str"),
         ([{"x": np.zeros(3, np.float32)}, {}], signature("FP32"), "row 1: model d/m wants input 'x'"),
         ({"x": np.array([1j])}, signature("FP32"), "no datatype for numpy's complex128"),
+        ({"x": np.array(["a", 5], object)}, signature("BYTES"), "'x': an element of a BYTES tensor is a int"),
+        ({"x": np.array(["\ud800"])}, signature("BYTES"), "cannot be written in UTF-8"),
+        (
+            {"x": np.ma.masked_array(np.ones(2, np.float32), [1, 0])},
+            signature("FP32"),
+            r"fill it: x.filled\(0\)",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_is_described(value: Any, wanted: InputSignature, words: str) -> None:
@@ -68,6 +75,14 @@ def test_rows_of_equal_types_and_shapes_are_one_group() -> None:
     (first, second, other), many = rows_of([np.zeros(n, np.float32) for n in (4, 4, 5)], signature())
     assert many
     assert group_of(first, signature()) == group_of(second, signature()) != group_of(other, signature())
+
+
+def test_rows_travel_in_the_protocols_byte_order() -> None:
+    """Files of other fields have the other one, and numpy computes with it all the same."""
+    values = BlockValues(range(2), rows=[np.array([n, 2 * n], ">f4") for n in (1, 2)])
+    call = ModelCall(asked_rows(values, range(2), signature()), TaskCounters(name="t", kind="Model"), lambda *_: None)
+    _, tensors = request_parts(call.pending(), signature())
+    assert b"".join(tensors) == np.array([[1, 2], [2, 4]], "<f4").tobytes()
 
 
 @pytest.mark.parametrize(

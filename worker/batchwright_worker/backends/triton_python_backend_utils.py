@@ -271,8 +271,12 @@ def triton_string_to_numpy(triton_type_string: str) -> Any:
 
 
 def serialize_byte_tensor(input_tensor: Array) -> Array | None:
-    """Strings as Triton writes them: each with its length in front."""
-    return np.frombuffer(encode_bytes(input_tensor), np.uint8) if input_tensor.size else None
+    """Strings as Triton writes them: each with its length in front; what is neither text nor bytes as `str` has it."""
+    if not input_tensor.size:
+        return None
+    texts = np.empty(input_tensor.size, np.object_)
+    texts[:] = [each if isinstance(each, str | bytes) else str(each) for each in input_tensor.reshape(-1).tolist()]
+    return np.frombuffer(encode_bytes(texts), np.uint8)
 
 
 def deserialize_bytes_tensor(encoded_tensor: Any) -> Array:

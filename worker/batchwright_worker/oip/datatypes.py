@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.oip.encoded_bytes import BadBytesError, is_encoded
+from batchwright_worker.oip.encoded_bytes import BadBytesError, bytes_of, is_encoded
 
 __all__ = [
     "CONTENTS_FIELDS",
@@ -94,7 +94,7 @@ def _byte_pages() -> Any:
 
 
 def encode_bytes(array: NDArray[Any]) -> bytes:
-    """Every element as 4 bytes little-endian length and its bytes; text is written as UTF-8."""
+    """Every element as 4 bytes little-endian length and its bytes; text is written as UTF-8. Raises BadBytesError."""
     if is_encoded(array):
         return bytes(array.data)
     elements = array.reshape(-1)
@@ -104,7 +104,7 @@ def encode_bytes(array: NDArray[Any]) -> bytes:
             return encoded
     parts: list[bytes] = []
     for element in elements.tolist():
-        value = element if type(element) is bytes else _bytes_of(element)
+        value = element if type(element) is bytes else bytes_of(element)
         parts += (_LENGTH.pack(len(value)), value)
     return b"".join(parts)
 
@@ -114,7 +114,7 @@ def encoded_size(array: NDArray[Any]) -> int:
     if is_encoded(array):
         return array.nbytes
     elements = array.reshape(-1).tolist()
-    plain = elements if set(map(type, elements)) == {bytes} else map(_bytes_of, elements)
+    plain = elements if set(map(type, elements)) == {bytes} else map(bytes_of, elements)
     return _LENGTH.size * len(elements) + sum(map(len, plain))
 
 
@@ -144,7 +144,3 @@ def _decode_each(data: memoryview, count: int) -> NDArray[Any]:
     if at != size:
         raise BadBytesError(f"{size - at} bytes follow the last of {count} elements")
     return values
-
-
-def _bytes_of(element: Any) -> bytes:
-    return element.encode() if isinstance(element, str) else bytes(element)

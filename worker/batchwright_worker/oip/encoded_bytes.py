@@ -19,7 +19,7 @@ _OBJECT: Final = np.dtype(np.object_)
 
 
 class BadBytesError(ValueError):
-    """A BYTES buffer whose length prefixes do not add up."""
+    """A BYTES buffer whose length prefixes do not add up, or an element that is neither text nor bytes."""
 
 
 class EncodedBytes:
@@ -109,15 +109,31 @@ def encoded(array: NDArray[Any]) -> EncodedBytes:
     """Of an object array of bytes and text."""
     if is_encoded(array):
         return array
-    elements = [each if type(each) is bytes else _bytes_of(each) for each in array.reshape(-1).tolist()]
+    elements = [each if type(each) is bytes else bytes_of(each) for each in array.reshape(-1).tolist()]
     lengths = np.fromiter(map(len, elements), dtype=np.int64, count=len(elements))
     prefixes = lengths.astype("<u4").tobytes()
     parts = (part for at, each in enumerate(elements) for part in (prefixes[4 * at : 4 * at + 4], each))
     return EncodedBytes(b"".join(parts), array.shape, np.cumsum(lengths + 4))
 
 
-def _bytes_of(element: Any) -> bytes:
-    return element.encode() if isinstance(element, str) else bytes(element)
+def bytes_of(element: Any) -> bytes:
+    """Of one element. Raises BadBytesError for what is neither text nor bytes (`bytes(3)` would be three zeros), and
+    for text that UTF-8 cannot write."""
+    if isinstance(element, str):
+        try:
+            return element.encode()
+        except UnicodeEncodeError as error:
+            raise BadBytesError(f"a text of a BYTES tensor cannot be written in UTF-8: {error}") from error
+    if isinstance(element, bytes | bytearray | memoryview):
+        return bytes(element)
+    raise BadBytesError(f"an element of a BYTES tensor is a {type(element).__name__}: wanted text or bytes")
+
+
+def check_elements(array: NDArray[Any]) -> None:
+    """Raises BadBytesError where `bytes_of` does, without a copy of what is bytes already."""
+    for element in array.flat:
+        if not isinstance(element, bytes):
+            bytes_of(element)
 
 
 def as_array(encoded: EncodedBytes) -> NDArray[Any]:

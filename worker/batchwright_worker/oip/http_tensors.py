@@ -45,11 +45,14 @@ class BadTensorError(ValueError):
 
 
 def raw_of(datatype: str, array: NDArray[Any]) -> bytes | memoryview:
-    """The tensor's bytes as the binary extension carries them, without a copy where it is contiguous."""
+    """The tensor's bytes as the binary extension carries them (little-endian), without a copy where they lie so. Raises
+    BadBytesError."""
     if datatype == "BYTES":
         return encode_bytes(array)
     if not array.nbytes:
         return b""
+    if not array.dtype.isnative:  # as files of astronomy and of digits have them; `name_of` looks past it
+        array = array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.oip.encoded_bytes import check_elements
 from batchwright_worker.oip.http_tensors import raw_of
 from batchwright_worker.runner.cpu.functions import RowType
 from batchwright_worker.runner.errors import TaskFailed
@@ -102,9 +103,13 @@ def _named(value: Any, signature: InputSignature, place: str) -> Mapping[str, An
 
 def _array(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
     array = value if isinstance(value, np.ndarray | np.generic) else _from_json(value, wanted, title)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TaskFailed(f"{title}, input {wanted.name!r}: a masked array hides values; fill it: x.filled(0)")
     array = np.asarray(array)
     try:
         given = name_of(array.dtype)
+        if given == "BYTES":
+            check_elements(array)  # or a wrong one would be the fault of all rows of its request
     except ValueError as error:
         raise TaskFailed(f"{title}, input {wanted.name!r}: {error}") from error
     if given != wanted.datatype:

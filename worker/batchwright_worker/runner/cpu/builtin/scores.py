@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.runner.cpu.builtin.source import array_of, value_of
+from batchwright_worker.runner.cpu.builtin.source import array_of, lines, value_of
 
 
 def argmax(
@@ -71,7 +70,7 @@ def ctc_decode(
 def _alphabet(path: str | None) -> tuple[str, ...]:
     if path is None:
         raise ValueError("give args.characters, or args.characters_file with one character a line")
-    return tuple(Path(path).read_text(encoding="utf-8").splitlines())
+    return tuple(lines(path))
 
 
 def _decoded(scores: NDArray[Any], alphabet: Sequence[str], blank: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,14 @@ def value_of(inputs: Mapping[str, Any], of: str | None = None) -> Any:
     if of not in inputs:
         raise ValueError(f"args.of is {of!r}, dependsOn has {', '.join(inputs)}")
     return inputs[of]["data"] if of == ITEM else inputs[of]
+
+
+def lines(path: str) -> list[str]:
+    """Of a dictionary, as its authors count them: a line ends with a line feed. Not `splitlines`, to which signs end a
+    line that are entries themselves (U+2028, U+0085), so that all after them would move. Raises OSError,
+    UnicodeDecodeError."""
+    found = Path(path).read_text(encoding="utf-8").split("\n")
+    return found if found[-1] else found[:-1]
 
 
 def image_of(inputs: Mapping[str, Any], of: str | None = None) -> NDArray[np.uint8]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+
+from batchwright_worker.runner.cpu.builtin.source import lines
 
 MAX_WORD_CHARACTERS = 100
 _CJK = (
@@ -61,7 +62,7 @@ def _piece(word: str, start: int, end: int) -> str:
 def load(path: str) -> Vocabulary:
     """The vocabulary in a vocab.txt, one piece a line. Raises ValueError."""
     try:
-        return Vocabulary(Path(path).read_text(encoding="utf-8").splitlines())
+        return Vocabulary(lines(path))
     except OSError as error:
         raise ValueError(f"args.vocabulary {path!r} cannot be read: {error}") from error
 

@@ -26,7 +26,6 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture
 def cluster(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> bw.Cluster:
     monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(plane.kubeconfig))
     return bw.Cluster(namespace="team")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -67,6 +68,64 @@ def test_the_servers_words_are_the_error(endpoint: bw.Endpoint) -> None:
 def test_what_no_datatype_holds_is_refused_before_it_is_sent(endpoint: bw.Endpoint) -> None:
     with pytest.raises(ValueError, match="complex128"):
         endpoint.infer("lengths", {"x": np.ones(2, complex)})
+
+
+def test_byte_order_is_no_part_of_a_value(endpoint: bw.Endpoint) -> None:
+    x = np.arange(4, dtype=">f4").reshape(2, 2)
+    np.testing.assert_array_equal(endpoint.infer("lengths", {"text": ["a", "b"], "x": x})["y"], 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.array(["a", 5], object), "element of a BYTES tensor is a int"),
+        (np.array([None], object), "element of a BYTES tensor is a NoneType"),
+        (["\ud800"], "UTF-8"),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), "masked array"),
+        ([[1.0], [1.0, 2.0]], "inhomogeneous"),
+    ],
+)
+def test_values_that_would_be_others_on_the_way_are_refused(value: object, words: str) -> None:
+    with pytest.raises(ValueError, match=f"input 'text'.*{words}"):
+        bw.Endpoint("http://127.0.0.1:1", retries=0).infer("m", {"text": value})  # type: ignore[dict-item]
+
+
+def test_a_name_of_an_output_is_no_list_of_names() -> None:
+    with pytest.raises(TypeError, match="wanted a list of names"):
+        bw.Endpoint("http://127.0.0.1:1", retries=0).infer("m", {}, outputs="length")
+
+
+class Page(BaseHTTPRequestHandler):
+    """What a proxy answers for somebody else; `tokens` are those that it was shown."""
+
+    tokens: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.tokens.append(self.headers["Authorization"])
+        body = b"<html>sign in</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_an_answer_of_somebody_else_is_a_failed_inference() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        Page.tokens.clear()
+        endpoint = bw.Endpoint(f"http://127.0.0.1:{server.server_port}", headers={"Authorization": "Bearer t"})
+        calls = (lambda: endpoint.metadata("m"), lambda: endpoint.infer("m", {"x": [1.0]}))
+        for call in calls:
+            with pytest.raises(bw.InferenceFailed, match="answers in no Open Inference Protocol"):
+                call()
+        assert Page.tokens == ["Bearer t"] * 2
+        server.shutdown()
 
 
 class Busy(BaseHTTPRequestHandler):

@@ -52,6 +52,23 @@ def test_all_that_the_api_server_would_refuse_is_said_at_once() -> None:
     assert {problem.field for problem in wrong.value.problems} == {"spec.models[0].artifacts", "spec.models[1].name"}
 
 
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"name": "My Model"}, "metadata.name"),
+        ({"name": "a_b"}, "metadata.name"),
+        ({"name": "a" * 254}, "metadata.name"),
+        ({"name": 5}, "metadata.name"),
+        ({"name": "a", "namespace": "team.a"}, "metadata.namespace"),
+        ({"name": "a", "labels": {"version": 1}}, "metadata.labels.version"),
+        ({"name": "a", "annotations": ["b"]}, "metadata.annotations"),
+    ],
+)
+def test_metadata_that_the_api_server_would_refuse_is_named(metadata: dict[str, object], field: str) -> None:
+    (problem,) = bw.Manifest({**scoring().document, "metadata": metadata}).problems()
+    assert problem.field == field
+
+
 def test_a_file_that_is_none_is_said_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: [")
     with pytest.raises(bw.InvalidManifest, match=r"a\.yaml: not YAML"):

@@ -73,7 +73,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bw
             "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
         }  # fmt: skip
         (tmp_path / "config").write_text(yaml.safe_dump(document))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
         return bw.Cluster(context=context)
 
     return at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,49 @@ def test_a_run_that_fails_says_the_reason(tmp_path: Path) -> None:
         bw.run_local(manifests, volumes={"data": tmp_path, "results": tmp_path}, functions=[EXAMPLE])
     assert failed.value.reason == "InputNotFound"
     assert "items.jsonl" in str(failed.value)
+
+
+def written(folder: Path, *parts: list[dict[str, Any]], errors: str = "") -> bw.Output:
+    """A complete output of these records."""
+    told = []
+    for number, records in enumerate(parts):
+        path = folder / f"part-{number:06}.jsonl"
+        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        told.append({"name": path.name, "bytes": path.stat().st_size, "succeeded": len(records), "errors": ""})
+    if errors:
+        (folder / "errors.jsonl").write_text(errors)
+        told[0]["errors"] = "errors.jsonl"
+    manifest = {"format": "jsonl", "items": sum(map(len, parts)), "failed": 0, "parts": told}
+    (folder / "_manifest.json").write_text(json.dumps(manifest))
+    return bw.read_output(folder)
+
+
+def test_a_table_has_what_any_part_has(tmp_path: Path) -> None:
+    """Types of each part's own: a column that begins late, whole numbers before others, nothing before text."""
+    parts = (
+        [{"id": "a", "n": 1, "x": None}],
+        [{"id": "b", "n": 1.5, "x": "t", "late": {"k": 1}}],
+        [{"late": {"m": 2}}],
+    )
+    assert written(tmp_path, *parts).table().to_pylist() == [
+        {"id": "a", "n": 1.0, "x": None, "late": None},
+        {"id": "b", "n": 1.5, "x": "t", "late": {"k": 1, "m": None}},
+        {"id": None, "n": None, "x": None, "late": {"k": None, "m": 2}},
+    ]
+
+
+def test_text_stays_text(tmp_path: Path) -> None:
+    records = [{"text": "2024-01-01"}, {"text": "line\u2028two\x85"}]
+    assert written(tmp_path, records).table().to_pylist() == records
+
+
+@pytest.mark.parametrize("parts", [([{"x": 1}, {"x": "a"}],), ([{"x": 1}], [{"x": "a"}]), ([{"x": 2**70}],)])
+def test_what_is_no_table_is_said(tmp_path: Path, parts: tuple[list[dict[str, Any]], ...]) -> None:
+    with pytest.raises(ValueError, match="the results are no one table"):
+        written(tmp_path, *parts).table()
+
+
+def test_an_error_may_have_any_words(tmp_path: Path) -> None:
+    failure = {"id": "a", "position": 0, "error": {"task": "t", "message": "one\u2028two\x85three"}}
+    output = written(tmp_path, [{"id": "b"}], errors=json.dumps(failure, ensure_ascii=False) + "\n")
+    assert output.failures() == [failure]

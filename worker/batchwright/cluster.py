@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,6 +23,10 @@ _WATCH_S = 60
 _PATIENCE_S = (5.0, 30.0)
 """To connect, and to read: an API server that says nothing is asked again."""
 _PAUSE_S = 0.5
+# The official loader checks little of what it reads: a kubeconfig of a wrong shape ends in any of these.
+_UNREADABLE = (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError)
+_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+"""Of a pod."""
 
 
 class NotReached(Exception):  # noqa: N818 - what was waited for
@@ -36,14 +42,18 @@ class Cluster:
 
     def __init__(self, *, context: str | None = None, namespace: str | None = None) -> None:
         client, config = _kubernetes()
-        self._namespace = namespace or _namespace_of(context, config)
-        settings = client.Configuration()
+        settings, files = client.Configuration(), os.environ.get("KUBECONFIG") or "~/.kube/config"
         try:
-            config.load_kube_config(context=context, client_configuration=settings)
+            chosen, its_namespace = _context(files, context)
+            config.load_kube_config(config_file=files, context=chosen, client_configuration=settings)
+            self._namespace = namespace or its_namespace
         except config.ConfigException:
-            if context is not None:  # a pod has no contexts
+            if context is not None or not _TOKEN.exists():  # a pod has no contexts
                 raise
+            self._namespace = namespace or _TOKEN.with_name("namespace").read_text()
             config.load_incluster_config(client_configuration=settings)
+        except _UNREADABLE as error:
+            raise config.ConfigException(f"{files} is no kubeconfig: {error}") from error
         self._objects = client.CustomObjectsApi(client.ApiClient(settings))
 
     def apply(self, manifest: Manifest, *, force: bool = False) -> Raw:
@@ -192,7 +202,8 @@ class _Line:
             return self._progress
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        # Words of others: what stands in brackets there is no markup.
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         self._bar = Progress(*columns).__enter__()
         task = self._bar.add_task(self._name, total=None)
 
@@ -217,16 +228,24 @@ def _comparable(obj: Raw) -> str:
     return yaml.safe_dump({"metadata": kept, "spec": obj["spec"]}) if obj else ""
 
 
-def _namespace_of(context: str | None, config: Any) -> str:
-    try:
-        contexts, active = config.list_kube_config_contexts()
-    except config.ConfigException:
-        from pathlib import Path
+def _context(files: str, context: str | None) -> tuple[str | None, str]:
+    """The context that kubectl takes, and its namespace. Without one named it is that of the first file that names one
+    (the official loader takes that of the last)."""
+    documents = list(_documents(files))
+    named = (each.get("current-context") for each in documents)
+    chosen = context or next((str(each) for each in named if each), None)
+    for document in documents:
+        for each in document.get("contexts") or ():
+            if each["name"] == chosen:
+                return chosen, str((each.get("context") or {}).get("namespace") or "default")
+    return chosen, "default"
 
-        mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-        return mounted.read_text() if mounted.exists() else "default"
-    chosen = next((each for each in contexts if each["name"] == context), active)
-    return str(chosen["context"].get("namespace") or "default")
+
+def _documents(files: str) -> Iterator[Raw]:
+    """What is in those of the files that exist."""
+    for name in files.split(os.pathsep):
+        if name and (path := Path(name).expanduser()).exists():
+            yield yaml.safe_load(path.read_text()) or {}
 
 
 def _kubernetes() -> tuple[Any, Any]:

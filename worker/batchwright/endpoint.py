@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchwright_worker.oip.datatypes import name_of
-from batchwright_worker.oip.http_tensors import HEADER_LENGTH, HttpInferResponse, array_of, raw_of
+from batchwright_worker.oip.http_tensors import HEADER_LENGTH, array_of, infer_response, raw_of
 
 _BUSY = (408, 503)
 
@@ -31,11 +31,12 @@ class Endpoint:
     """Models at `url` (`http://NAME.NAMESPACE.svc:8000` in a cluster). Connections are kept, threads may share it.
 
     `retries`: how often a request that a busy server turns away is sent again, when the server says it may be.
+    `timeout_s`: of each try, to connect and for silence.
     `ca_file`: who signs its certificate, for https of one's own authority; `cert_file` and `key_file`: what it is to
-    be shown where it asks for a certificate.
+    be shown where it asks for a certificate. `headers` go with every call (a token for the Gateway in front of it).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option of the connection
         self,
         url: str,
         *,
@@ -44,10 +45,12 @@ class Endpoint:
         ca_file: str | None = None,
         cert_file: str | None = None,
         key_file: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         import urllib3
 
         self._url = url.rstrip("/")
+        self._headers = dict(headers or {})
         # Inference changes nothing, so that a POST may be repeated too.
         retry = urllib3.Retry(
             total=retries, status_forcelist=_BUSY, allowed_methods=None, respect_retry_after_header=True,
@@ -60,8 +63,10 @@ class Endpoint:
     def metadata(self, model: str) -> dict[str, Any]:
         """Inputs and outputs: name, datatype, shape. Raises InferenceFailed."""
         body, _ = self._request("GET", f"/v2/models/{quote(model, safe='')}")
-        found: dict[str, Any] = json.loads(body)
-        return found
+        try:
+            return msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise self._foreign(error) from error
 
     def infer(
         self,
@@ -73,14 +78,15 @@ class Endpoint:
     ) -> dict[str, NDArray[Any]]:
         """Named arrays in, the first dimension the batch; named arrays out (`outputs`: only these). Texts are arrays
         of str or bytes, and come back as bytes. Raises InferenceFailed; ValueError for what no datatype holds."""
+        if isinstance(outputs, str):
+            raise TypeError(f"outputs is the text {outputs!r}: wanted a list of names")
         header: dict[str, Any] = {"inputs": [], "parameters": {"binary_data_output": True, **(parameters or {})}}
         if outputs:
             header["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
         raw = []
         for name, value in inputs.items():
-            array = np.asarray(value)
-            datatype = name_of(array.dtype)
-            raw.append(bytes(raw_of(datatype, array)))
+            datatype, array, tensor = _tensor(name, value)
+            raw.append(tensor)
             header["inputs"].append(
                 {"name": name, "datatype": datatype, "shape": list(array.shape),
                  "parameters": {"binary_data_size": len(raw[-1])}}
@@ -89,7 +95,10 @@ class Endpoint:
         headers = {HEADER_LENGTH: str(len(text)), "content-type": "application/octet-stream"}
         path = f"/v2/models/{quote(model, safe='')}/infer"
         body, answered = self._request("POST", path, b"".join([text, *raw]), headers)
-        return _arrays(body, answered.get(HEADER_LENGTH))
+        try:
+            return _arrays(body, answered.get(HEADER_LENGTH))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise self._foreign(error) from error
 
     def _request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -97,7 +106,8 @@ class Endpoint:
         import urllib3
 
         try:
-            response = self._pool.request(method, self._url + path, body=body or None, headers=dict(headers or {}))
+            given = self._headers | dict(headers or {})
+            response = self._pool.request(method, self._url + path, body=body or None, headers=given)
         except urllib3.exceptions.HTTPError as error:
             raise InferenceFailed(0, f"{self._url} does not answer: {error}") from error
         if response.status >= 400:
@@ -106,11 +116,29 @@ class Endpoint:
             raise InferenceFailed(response.status, _said(response.data), retry_after_s)
         return response.data, response.headers
 
+    def _foreign(self, error: Exception) -> InferenceFailed:
+        """Of an answer that says it is right, as a page of a proxy may."""
+        return InferenceFailed(0, f"{self._url} answers in no Open Inference Protocol: {error}")
+
+
+def _tensor(name: str, value: ArrayLike) -> tuple[str, NDArray[Any], bytes]:
+    """Datatype, array and bytes. Raises ValueError."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(  # noqa: TRY004 - it is an array, with values that cannot be sent
+            f"input {name!r} is a masked array, which hides values; fill it: x.filled(0)"
+        )
+    try:
+        array = np.asarray(value)
+        datatype = name_of(array.dtype)
+        return datatype, array, bytes(raw_of(datatype, array))
+    except ValueError as error:
+        raise ValueError(f"input {name!r}: {error}") from error
+
 
 def _arrays(body: bytes, header_length: str | None) -> dict[str, NDArray[Any]]:
     end = len(body) if header_length is None else int(header_length)
     found, position = {}, end
-    for tensor in msgspec.json.decode(body[:end], type=HttpInferResponse).outputs:
+    for tensor in infer_response(body[:end]).outputs:
         found[tensor.name], position = array_of(tensor, body, position)
     return found
 

@@ -35,26 +35,49 @@ class Output:
         return int(self.manifest["failed"])
 
     def table(self) -> pa.Table:
-        """All results, one row each. Raises NotComplete if a part has been changed since."""
+        """All results, one row each; a column that some of them lack is null there. Raises NotComplete if a part has
+        been changed since, ValueError where no type of Arrow's holds all values of a column."""
         import pyarrow as pa
-        import pyarrow.dataset as ds
 
-        paths = [str(self._part(part)) for part in self.manifest["parts"] if part["succeeded"]]
-        if not paths:
-            return pa.table({})
-        kind = "parquet" if self.manifest["format"] == "parquet" else "json"
-        return ds.dataset(paths, format=kind).to_table()
+        paths = [self._part(part) for part in self.manifest["parts"] if part["succeeded"]]
+        read = _parquet if self.manifest["format"] == "parquet" else _jsonl
+        try:
+            # Not as one data set: its columns and types would be those of the first part, and others dropped.
+            return pa.concat_tables(map(read, paths), promote_options="permissive") if paths else pa.table({})
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise ValueError(f"the results are no one table: {error}; read {self.folder} by yourself") from error
 
     def failures(self) -> list[dict[str, Any]]:
         """The error records: `{"id", "position", "error": {"task", "message"}}`."""
         files = [self.folder / part["errors"] for part in self.manifest["parts"] if part["errors"]]
-        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        return [record for path in files for record in _records(path)]
 
     def _part(self, part: dict[str, Any]) -> Path:
         path = self.folder / str(part["name"])
         if not path.is_file() or path.stat().st_size != part["bytes"]:
             raise NotComplete(f"{path} is not what the manifest says ({part['bytes']} bytes): run the job again")
         return path
+
+
+def _parquet(path: Path) -> pa.Table:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path).read()
+
+
+def _jsonl(path: Path) -> pa.Table:
+    """By Python's values: Arrow's own reader takes text for a date where all of it looks like one."""
+    import pyarrow as pa
+
+    return pa.Table.from_struct_array(pa.array(_records(path)))
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Of lines of JSON, plain or compressed as the name says. Only a line feed ends one."""
+    import pyarrow as pa
+
+    with pa.input_stream(path, compression="detect") as stream:
+        return [json.loads(line) for line in stream.read().split(b"\n") if line]
 
 
 def read_output(folder: Path | str) -> Output:

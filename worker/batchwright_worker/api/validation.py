@@ -21,20 +21,33 @@ class Problem:
 
 
 _PASSED_ON = "x-kubernetes-preserve-unknown-fields"
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_METADATA = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "maxLength": 253, "pattern": rf"^{_LABEL}(\.{_LABEL})*$"},
+        "namespace": {"type": "string", "maxLength": 63, "pattern": f"^{_LABEL}$"},
+        "labels": _TEXTS,
+        "annotations": _TEXTS,
+    },
+}
+"""Of the API server's rules those that people break: its own schema says nothing of them."""
 
 
 def structural_problems(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Problem]:
     """Everything that breaks the schema, in the order of the document; unknown fields count."""
     import jsonschema  # 0.1 s: the manifests themselves are read without it
 
-    validator = jsonschema.Draft202012Validator(_closed(schema))
+    validator = jsonschema.Draft202012Validator(closed_schema(schema))
     for error in sorted(validator.iter_errors(document), key=lambda each: [str(part) for part in each.absolute_path]):
         yield from _problems(error)
 
 
-def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+def closed_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema with unknown fields refused, metadata open, and status left out: kubectl does the same."""
-    properties = {**schema["properties"], "metadata": {"type": "object", "required": ["name"]}, "status": {}}
+    properties = {**schema["properties"], "metadata": _METADATA, "status": {}}
     return _closed_object(
         {**schema, "properties": properties, "required": ["metadata", "spec"]}, {"metadata", "status"}
     )
@@ -67,7 +80,7 @@ def _problems(error: Any) -> Iterator[Problem]:
         )
     elif error.validator == "additionalProperties":
         known = list(error.schema["properties"])
-        for name in set(error.instance) - set(known):
+        for name in [each for each in error.instance if each not in known]:
             near = difflib.get_close_matches(name, known, n=1) or known
             yield Problem(
                 field=f"{field}.{name}".removeprefix("document."),

@@ -5,6 +5,7 @@
 - `kubectl-batchwright`, the plugin as one file; as krew fetches it, `kubectl-batchwright-VERSION.tar.gz`,
 - `install.yaml`, what `kubectl apply --server-side` needs, and `crds.yaml`, what an upgrade brings first of it,
 - `monitoring.yaml`, for the Prometheus operator and Grafana,
+- `KIND_VERSION.json`, schemas for editors,
 - `NAME.cdx.json`: what is in each image and in the plugin's file (CycloneDX),
 - `SHA256SUMS`.
 
@@ -28,7 +29,7 @@ import click
 
 from e2e.cluster import kubectl_path
 from e2e.cluster.build.components import program
-from e2e.release import plugin, sbom
+from e2e.release import plugin, sbom, schemas
 from e2e.release.chart import CHART, ROOT, version
 
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "*.egg-info")
@@ -58,6 +59,7 @@ def main(folder: Path, registry: str, project: str) -> None:
         _run(str(program("helm")), "package", str(chart), "--destination", str(folder))
     for name, source in RENDERED.items():
         (folder / name).write_text(_with_registry(_run(str(kubectl_path()), "kustomize", str(ROOT / source)), registry))
+    schemas.write(folder)
     _plugin(folder, project)
     for image in sbom.OF_IMAGES:
         sbom.write(sbom.locked(image), folder / f"batchwright-{image}.cdx.json")

@@ -37,6 +37,7 @@ def test_the_files_are_there_with_their_sums(folder: Path) -> None:
         f"batchwright-{version()}-py3-none-any.whl", f"batchwright-{version()}.tar.gz", f"batchwright-{version()}.tgz",
         "install.yaml", "crds.yaml", "monitoring.yaml", "kubectl-batchwright", "krew.yaml",
         f"kubectl-batchwright-{version()}.tar.gz",
+        "modeldeployment_v1alpha1.json", "inferencejob_v1alpha1.json",
         *(f"batchwright-{name}.cdx.json" for name in OF_IMAGES), "kubectl-batchwright.cdx.json",
     }  # fmt: skip
     for name, digest in sums.items():

@@ -1,9 +1,9 @@
-"""The chart's whole life on real nodes, by helm itself: the state before revisions were kept is installed as a release,
-upgraded to the chart, rolled back, upgraded again, uninstalled, and installed over what uninstalling has left. After
-each step a job is Complete; the ModelDeployment is the same object from the first step to the last.
+"""The chart's whole life on real nodes, by helm itself: an older version is installed as a release, upgraded to the
+chart, rolled back, upgraded again, uninstalled, and installed over what uninstalling has left. After each step a job is
+Complete; the ModelDeployment is the same object from the first step to the last.
 
-Real: kubelets, containerd, images of both versions, the whole operator. The older version had no chart, so its
-manifests are made one, as they are.
+Real: kubelets, containerd, images of both versions, the whole operator. Of the two older versions one is 0.1.0, by its
+own chart and values; the other, before revisions were kept, had none, so its manifests are made one, as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,21 @@ import yaml
 from e2e.cluster import kubectl_path
 from e2e.cluster.build.components import program
 from e2e.demo.kubectl import wait_for
-from e2e.release.chart import CHART, ROOT
+from e2e.release.chart import CHART
 from tests.e2e.load import BODY
 from tests.nodes.older_version import Version, older, present
 from tests.nodes.place import PATIENCE, PLACE, SYSTEM, Place, inference_job, model_deployment, records, unmeasured
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak, pytest.mark.timeout(2400)]
 
-COMMIT = "bf7e9f1cd3545503dd2b9f9615f08093f73fa750"
+CHARTLESS = "bf7e9f1cd3545503dd2b9f9615f08093f73fa750"
+RELEASED = "28fa5eaf2e5cfa72474759714f4ea0c7e3fd8ec2"
+"""v0.1.0."""
 ITEMS = 60
 AGENTS = "batchwright-agent"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def place() -> Iterator[Place]:
     with unmeasured("chart") as place:
         yield place
@@ -94,10 +97,10 @@ def older_chart(version: Version, folder: Path) -> Path:
     return folder
 
 
-def values(folder: Path) -> Path:
-    """The embedded overlay as values."""
-    overlay = ROOT / "manifests" / "overlays" / "embedded"
-    tag = {"tag": "dev"}
+def values(version: Version, folder: Path) -> Path:
+    """Its embedded overlay as values."""
+    overlay = version.overlay()
+    tag = {"tag": version.tag}
     given = {
         "image": {"registry": "localhost", "operator": tag, "worker": tag},
         "settings": yaml.safe_load((overlay / "settings.yaml").read_text()),
@@ -105,25 +108,55 @@ def values(folder: Path) -> Path:
     for each in yaml.safe_load_all((overlay / "requests.yaml").read_text()):
         (container,) = each["spec"]["template"]["spec"]["containers"]
         given[container["name"]] = {"resources": container["resources"]}
-    path = folder / "values.yaml"
+    path = folder / f"values-{version.tag}.yaml"
     path.write_text(yaml.safe_dump(given))
     return path
 
 
-def test_every_step_of_a_release_leaves_a_cluster_that_works(place: Place, tmp_path: Path) -> None:
-    before = older(COMMIT, tmp_path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """An older version as a release: what helm installs, and what it is told at each of two upgrades."""
+
+    install: tuple[str, ...]
+    upgrades: tuple[tuple[str, ...], tuple[str, ...]]
+    stop_first: bool
+    """Does its operator have to be stopped before, as docs/operator.md says?"""
+
+
+def chartless(version: Version, folder: Path) -> Beginning:
+    chosen = ("--values", str(values(present(), folder)))
+    return Beginning(install=(str(older_chart(version, folder / "chart")),), upgrades=(chosen, chosen), stop_first=True)
+
+
+def released(version: Version, folder: Path) -> Beginning:
+    """Its values are kept, in each of the two ways that helm has; but for the images."""
+    chart, images = version.tree / "charts" / "batchwright", ("--set", "image.operator.tag=dev,image.worker.tag=dev")
+    install = (str(chart), "--values", str(values(version, folder)))
+    ways = ((*images, "--reuse-values"), (*images, "--reset-then-reuse-values"))
+    return Beginning(install=install, upgrades=ways, stop_first=False)
+
+
+@pytest.mark.parametrize(
+    ("commit", "begun"), [(RELEASED, released), (CHARTLESS, chartless)], ids=["0.1.0", "chartless"]
+)
+def test_every_step_of_a_release_leaves_a_cluster_that_works(
+    place: Place, tmp_path: Path, commit: str, begun: Callable[[Version, Path], Beginning]
+) -> None:
+    before = older(commit, tmp_path)
+    beginning = begun(before, tmp_path)
     place.load(before)
     place.load(present())
     life = Life(place, place.data(ITEMS))
-    chosen = ("--values", str(values(tmp_path)))
-    life.step("installed", "install", str(older_chart(before, tmp_path / "chart")), "--create-namespace")
+    life.step("installed", "install", *beginning.install, "--create-namespace")
     made = life.deployment()["metadata"]
     replicas = place.models()
-    place.stop_operator()  # as docs/operator.md says of that version
-    life.step("upgraded", "upgrade", str(CHART), *chosen)
+    if beginning.stop_first:
+        place.stop_operator()
+    first, second = beginning.upgrades
+    life.step("upgraded", "upgrade", str(CHART), *first)
     assert place.models() == replicas, "the upgrade replaced model pods"
     life.step("rolled-back", "rollback", "1")
-    life.step("upgraded-again", "upgrade", str(CHART), *chosen)
+    life.step("upgraded-again", "upgrade", str(CHART), *second)
     replicas = place.models()
 
     life.helm("uninstall", "--wait")
@@ -137,6 +170,7 @@ def test_every_step_of_a_release_leaves_a_cluster_that_works(place: Place, tmp_p
     for pod in place.pods("app.kubernetes.io/component=model"):
         assert answer(pod["status"]["podIP"]) == 200  # served on without anybody who manages them
 
+    chosen = ("--values", str(values(present(), tmp_path)))
     life.step("installed-again", "install", str(CHART), *chosen, "--take-ownership")
     assert life.deployment()["metadata"]["uid"] == made["uid"]
     assert place.models() == replicas

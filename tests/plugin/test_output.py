@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchwright_operator.plugin.output import TableColumn, age, shortened, table
+from batchwright_operator.plugin.output import TableColumn, age, cells, shortened, table
 
 COLUMNS = (
     TableColumn(title="NODE"),
@@ -59,8 +59,16 @@ def test_no_line_is_longer_than_the_terminal(width: int, rows: list[list[str]]) 
 @given(st.text(max_size=40), st.integers(1, 40))
 def test_a_shortened_text_keeps_both_ends(text: str, width: int) -> None:
     short = shortened(text, width)
-    assert len(short) == min(len(text), width)
-    assert len(text) <= width or text.startswith(short.partition("…")[0])
+    assert min(cells(text), width - 2) <= cells(short) <= width  # half an ideograph is none
+    assert cells(text) <= width or text.startswith(short.partition("…")[0])
+
+
+def test_columns_stand_below_each_other_whatever_the_letters() -> None:
+    """In cells of a terminal: ideographs take two, accents of their own none."""
+    rows = [[name, "", "1.0", "3s ago", ""] for name in ("鯤鵬 920 " * 9, "cafe\u0301", "node-a")]
+    lines = table(COLUMNS, rows, width=80)
+    assert max(map(cells, lines)) <= 80
+    assert len({cells(line.partition("1.0")[0]) for line in lines[1:]}) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -78,7 +79,7 @@ def table(
     shortened in the middle. None: whatever length it takes."""
     body = [[one_line(cell) for cell in row] for row in rows]
     shown = [n for n, column in enumerate(columns) if wide or not column.wide]
-    sizes = [max(len(row[n]) for row in [[each.title for each in columns], *body]) for n in range(len(columns))]
+    sizes = [max(cells(row[n]) for row in [[each.title for each in columns], *body]) for n in range(len(columns))]
     while width is not None and _total(shown, sizes) > width:
         last = max(shown, key=lambda n: (columns[n].rank, n))
         if columns[last].rank == 0:
@@ -98,19 +99,40 @@ def _total(shown: Sequence[int], sizes: Sequence[int]) -> int:
 
 
 def _line(columns: Sequence[TableColumn], shown: Sequence[int], sizes: Sequence[int], row: Sequence[str]) -> str:
-    cells = []
+    written = []
     for n in shown:
         text = shortened(row[n], sizes[n])
-        cells.append(text.rjust(sizes[n]) if columns[n].right else text.ljust(sizes[n]))
-    return (" " * GAP).join(cells).rstrip()
+        room = " " * (sizes[n] - cells(text))
+        written.append(room + text if columns[n].right else text + room)
+    return (" " * GAP).join(written).rstrip()
 
 
 def shortened(text: str, width: int) -> str:
-    """At most `width` letters; what is left out of the middle is a sign: names differ at their ends."""
-    if len(text) <= width:
+    """At most `width` cells of a terminal; what is left out of the middle is a sign: names differ at their ends."""
+    if cells(text) <= width:
         return text
     tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :] if tail else ''}"
+    return f"{_beginning(text, width - 1 - tail)}…{_beginning(text[::-1], tail)[::-1]}"
+
+
+def cells(text: str) -> int:
+    """How wide a terminal shows it: an ideograph takes two cells, an accent of its own none."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def _cells(letter: str) -> int:
+    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def _beginning(letters: str, room: int) -> str:
+    """As many letters as fit into so many cells."""
+    for count, letter in enumerate(letters):
+        room -= _cells(letter)
+        if room < 0:
+            return letters[:count]
+    return letters
 
 
 def age(seconds: float) -> str:

@@ -151,7 +151,7 @@ class _Spinner:
         self._status.stop()
 
     def _report(self, line: str) -> None:
-        self._console.print(f"  {line}", highlight=False)
+        self._console.print(f"  {line}", highlight=False, markup=False)
         self._status.update("measuring")
 
 

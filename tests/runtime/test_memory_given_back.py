@@ -84,7 +84,7 @@ async def test_weights_and_batches_are_measured_and_given_back(tmp_path: Path, n
         after = []
         for _ in range(3):
             report = await rig.client.load("m", source)
-            assert WEIGHTS_BYTES <= report.memory_bytes < 2.2 * WEIGHTS_BYTES
+            assert 0.9 * WEIGHTS_BYTES <= report.memory_bytes < 2.2 * WEIGHTS_BYTES
             result = await rig.client.run("m", [{"x": np.ones((ROWS, WIDTH), np.float32)}], ROWS)
             assert result.batch_bytes > ROWS * WIDTH * 4  # at least one layer's output
             assert held(rig) > WEIGHTS_BYTES

@@ -101,7 +101,8 @@ async def test_a_batch_under_way_is_answered_before_the_runtime_stops(tmp_path: 
     async with running(tmp_path, KIND_EMULATED, layerwise=layerwise) as rig:
         await rig.client.load("m", emulated_source(200, 10, 300_000))
         run = asyncio.ensure_future(rig.client.run("m", [{"x": np.eye(2, dtype=np.float32)}], 2))
-        await rig.client.load("n", emulated_source(200, 1, 1000))  # which it was asked for behind the batch
+        await asyncio.sleep(0)  # it is sent
+        await rig.client.load("n", emulated_source(200, 1, 1000))  # which the runtime is asked for behind the batch
         rig.process.terminate()
         assert (await run).outputs["argmax"].reshape(-1).tolist() == [0, 1]
 

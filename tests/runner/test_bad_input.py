@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.steps.plan import make_plan
@@ -84,6 +86,20 @@ def foreign_manifest(job: Bench) -> None:
     (job.output / "_manifest.json").write_text("{}")
 
 
+def damaged_parquet(job: Bench) -> None:
+    job.input.mkdir()
+    path = job.input / "a.parquet"
+    parquet.write_table(pa.table({"id": [f"i{number}" for number in range(500)]}), path)
+    path.write_bytes(path.read_bytes()[:4] + b"x" * 300 + path.read_bytes()[304:])
+
+
+def encrypted_parquet(job: Bench) -> None:
+    job.input.mkdir()
+    path = job.input / "a.parquet"
+    parquet.write_table(pa.table({"id": ["a"]}), path)
+    path.write_bytes(path.read_bytes()[:-4] + b"PARE")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     name: str
@@ -95,6 +111,16 @@ class Case:
 
 
 CASES = [
+    Case(
+        name="damaged parquet", prepare=damaged_parquet, reason="InputInvalid", words="damaged", input_format="parquet"
+    ),
+    Case(
+        name="encrypted parquet",
+        prepare=encrypted_parquet,
+        reason="InputInvalid",
+        words="encrypted",
+        input_format="parquet",
+    ),
     Case(name="missing input", prepare=lambda job: None, reason="InputNotFound", words="check input.uri"),
     Case(name="empty folder", prepare=empty_folder, reason="InputEmpty", words="no files: check input.uri"),
     Case(name="other files", prepare=other_files, reason="InputEmpty", words="none of which ends in .jsonl"),

@@ -77,6 +77,32 @@ async def test_values_without_a_common_type_are_texts_in_json(bench: MakeBench, 
     assert [json.loads(text) for text in table.column("x").to_pylist()] == list(values)
 
 
+async def test_times_and_what_is_not_finite_may_stand_in_a_column_of_texts(bench: MakeBench) -> None:
+    """In whatever items they come, together or apart, no value fails for what others hold."""
+    job = bench(cpu("x", "sample_functions:odd_values"), output_format="parquet", shard_size=2)
+    job.write_records([{"id": str(number), "v": number} for number in range(6)])
+    done = await job.run_all()
+    assert done.manifest.failed == 0
+    found = [json.loads(text) for text in read(job).column("x").to_pylist()]
+    assert found[0] == "2020-01-01T00:00:00.123456789"
+    assert math.isnan(found[1])
+    assert found[2:5] == [{"a": [math.inf]}, "text", "2020-01-01T00:00:00.000000001"]
+    assert math.isnan(found[5][1])
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "parquet"])
+async def test_what_is_masked_is_null(bench: MakeBench, output_format: str) -> None:
+    job = bench(
+        cpu("x", "sample_functions:masked"),
+        {"name": "y", "cpu": {"function": "sample_functions:masked_batch", "batch": True}},
+        output_format=output_format,
+    )
+    job.write_records([{"id": str(number), "v": number} for number in range(3)])
+    await job.run_all()
+    rows = job.records() if output_format == "jsonl" else read(job).to_pylist()
+    assert [(row["x"], row["y"]) for row in rows] == [([1, None], [None, 2.0])] * 3
+
+
 async def test_a_shard_of_which_all_items_failed_has_the_columns_of_the_others(bench: MakeBench) -> None:
     job = bench(cpu("n", "sample_functions:unlucky", number=1), output_format="parquet", shard_size=1)
     job.write_records([{"v": 1}, {"v": 2}])

@@ -18,6 +18,26 @@ def double(inputs: Mapping[str, Any]) -> int:
     return int(inputs["item"]["data"]["v"]) * 2
 
 
+def same(inputs: Mapping[str, Any]) -> Any:
+    return inputs["item"]["data"]
+
+
+def odd_values(inputs: Mapping[str, Any]) -> Any:
+    """Of types that have none in common."""
+    nan, time_of = float("nan"), np.datetime64("2020-01-01T00:00:00.123456789")
+    values = (time_of, nan, {"a": [float("inf")]}, "text", np.datetime64("2020-01-01T00:00:00.000000001"), [1, nan])
+    return values[int(inputs["item"]["data"]["v"])]
+
+
+def masked(inputs: Mapping[str, Any]) -> Any:
+    return np.ma.array([1, 2], mask=[False, True])
+
+
+def masked_batch(inputs: Mapping[str, Any]) -> Any:
+    count = len(inputs["item"]["id"])
+    return np.ma.array(np.tile(np.float32([1, 2]), (count, 1)), mask=[[True, False]] * count)
+
+
 def nested(inputs: Mapping[str, Any]) -> Any:
     """As deep as the record's v says."""
     value: Any = 1

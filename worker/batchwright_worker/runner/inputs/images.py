@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from batchwright_worker.runner.errors import describe
 from batchwright_worker.runner.inputs.items import MAX_ITEM_BYTES, Cuts, Item, Measured, SourceFile
+from batchwright_worker.runner.inputs.reading import is_of_this_file
 from batchwright_worker.runner.storage.locations import Location
 from batchwright_worker.runner.storage.plan_file import PlannedSegment
 
@@ -26,7 +27,9 @@ class Images:
         try:
             with location.open(segment.path) as file:
                 data = bytes(file.read(MAX_ITEM_BYTES + 1))
-        except OSError as error:
+        except Exception as error:
+            if not is_of_this_file(location, error):
+                raise
             yield Item(id=segment.name, error=f"the file cannot be read: {describe(error)}")
             return
         if len(data) > MAX_ITEM_BYTES:

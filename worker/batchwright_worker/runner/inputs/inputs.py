@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -20,6 +21,7 @@ from batchwright_worker.runner.inputs.csv import Csv
 from batchwright_worker.runner.inputs.images import Images
 from batchwright_worker.runner.inputs.items import Format, Item, SourceFile
 from batchwright_worker.runner.inputs.lines import JsonLines, TextLines
+from batchwright_worker.runner.inputs.reading import input_errors
 from batchwright_worker.runner.inputs.tables import Npy, Parquet
 from batchwright_worker.runner.inputs.tars import WebDataset
 from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, path_text, shown
@@ -57,7 +59,8 @@ class Found:
 def source_files(location: Location, form: Format) -> Found:
     """The files of the input. Raises StepFailed(InputNotFound | InputNotReadable | InputEmpty)."""
     try:
-        root, infos = _infos(location)
+        with _of_the_connection(location):
+            root, infos = _infos(location)
     except FileNotFoundError as error:
         message = f"{location.uri} does not exist: check input.uri, and that the claim holds the data at that path"
         raise StepFailed("InputNotFound", message) from error
@@ -79,6 +82,18 @@ def source_files(location: Location, form: Format) -> Found:
         raise StepFailed("InputEmpty", f"{location.uri} holds {what}: check input.uri{signs} and input.format")
     taken = {file.path for file in chosen}
     return Found(files=chosen, left_out=[f.name for f in files if f.path not in taken and not _is_hidden(f.name)])
+
+
+@contextlib.contextmanager
+def _of_the_connection(location: Location) -> Iterator[None]:
+    """As `input_errors`, of what is not the place's own."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception:
+        with input_errors(location):
+            raise
 
 
 def _infos(location: Location) -> tuple[str, list[dict[str, Any]]]:
@@ -157,7 +172,13 @@ def _is_hidden(name: str) -> bool:
 
 
 def shard_items(location: Location, form: Format, shard: PlannedShard) -> Iterator[Item]:
-    """The items of a shard in order; blocking; every file is compared with the plan when it is opened."""
+    """The items of a shard in order; blocking; every file is compared with the plan when it is opened. Raises
+    StepFailed."""
+    with input_errors(location):
+        yield from _shard_items(location, form, shard)
+
+
+def _shard_items(location: Location, form: Format, shard: PlannedShard) -> Iterator[Item]:
     files = {segment.path for segment in shard.segments}
     if len(files) < len(shard.segments) or not all(segment.count == 1 for segment in shard.segments):
         for segment in shard.segments:

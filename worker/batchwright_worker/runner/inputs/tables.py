@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterator
 from itertools import chain
@@ -28,7 +29,7 @@ class Parquet:
 
     def measure(self, location: Location, file: SourceFile, cuts: Cuts) -> Measured:
         """The number of records, from the footer; ids from their column alone."""
-        with _parquet(location, file.path) as table:
+        with _contents(file.path), _parquet(location, file.path) as table:
             arrow_values.check_names(table.schema_arrow, file.path)
             ids = None
             if self._id_field in table.schema_arrow.names:
@@ -37,7 +38,7 @@ class Parquet:
 
     def read(self, location: Location, segment: PlannedSegment) -> Iterator[Item]:
         """Records of a segment; row groups outside of it are not read."""
-        with _parquet(location, segment.path) as table:
+        with _contents(segment.path), _parquet(location, segment.path) as table:
             groups, first = _row_groups(table.metadata, segment.start, segment.start + segment.count)
             index = first
             for batch in table.iter_batches(batch_size=_RECORDS_AT_ONCE, row_groups=groups):
@@ -48,22 +49,36 @@ class Parquet:
 
     def names_with_id(self, location: Location, file: SourceFile, wanted: str) -> Iterator[str]:
         """Places of the records with this id."""
-        with _parquet(location, file.path) as table:
+        with _contents(file.path), _parquet(location, file.path) as table:
             for index, name in enumerate(_ids(table, self._id_field, file.name)):
                 if name == wanted:
                     yield f"{file.name}:{index}"
 
 
-def _parquet(location: Location, path: str) -> Any:
+@contextlib.contextmanager
+def _contents(path: str) -> Iterator[None]:
+    """What the library says of a file's contents. Raises StepFailed(InputInvalid)."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(location.open(path))
-    except pa.ArrowInvalid as error:
-        raise StepFailed(
-            "InputInvalid", f"{path} is no parquet file ({error}): correct it or set input.format"
-        ) from error
+        yield
+    except pa.ArrowException as error:
+        raise _no_parquet(path, error) from error
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None:  # of whatever it is read from
+            raise
+        raise _no_parquet(path, error) from error
+
+
+def _no_parquet(path: str, error: Exception) -> StepFailed:
+    message = f"{path} is no parquet file, or damaged or encrypted ({error}): correct it or set input.format"
+    return StepFailed("InputInvalid", message)
+
+
+def _parquet(location: Location, path: str) -> Any:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(location.open(path))
 
 
 def _ids(table: Any, id_field: str, name: str) -> Iterator[str]:

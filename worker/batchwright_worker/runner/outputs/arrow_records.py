@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from batchwright_worker.runner.errors import TaskFailed
 from batchwright_worker.runner.graph.block_values import BlockValues, plain_list
 from batchwright_worker.runner.outputs.arrow_types import json_field
-from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock, error_lines, plain_json
+from batchwright_worker.runner.outputs.records import BlockResults, EncodedBlock, error_lines, json_text
 
 _NOT_TO_BE_HELD = (
     pa.ArrowInvalid,
@@ -70,7 +70,7 @@ def _texts(block: BlockResults, name: str, values: BlockValues) -> tuple[list[in
     for place, item in enumerate(values.items):
         value = values.at(place)
         try:
-            texts.append(None if value is None else plain_json(value).decode())
+            texts.append(None if value is None else json_text(value))
             items.append(item)
         except TaskFailed as failure:
             block.failures[item] = (name, str(failure))
@@ -83,7 +83,7 @@ def _of_columns(columns: Mapping[str, NDArray[Any]], *, bare: bool) -> Any:
 
 
 def _of_array(column: NDArray[Any]) -> Any:
-    """Arrays of shape [n, ..] as n nested fixed-size lists."""
+    """Arrays of shape [n, ..] as n nested fixed-size lists; what is masked is null."""
     if column.dtype.kind in "mM" and 0 not in column.shape[1:]:
         return _of_times(column)
     if column.dtype.kind not in "biuf" or 0 in column.shape[1:]:  # text; types that Arrow does not know
@@ -94,7 +94,8 @@ def _of_array(column: NDArray[Any]) -> Any:
     wide = (
         flat.astype(np.float32) if flat.dtype == np.float16 else flat.astype(flat.dtype.newbyteorder("="), copy=False)
     )
-    return _nested(pa.array(wide), column.shape[1:])
+    mask = np.ma.getmaskarray(column).reshape(-1) if isinstance(column, np.ma.MaskedArray) else None
+    return _nested(pa.array(wide, mask=mask), column.shape[1:])
 
 
 def _of_times(column: NDArray[Any]) -> Any:
@@ -115,6 +116,8 @@ def _nested(array: Any, shape: tuple[int, ...]) -> Any:
 
 def _ready(value: Any) -> Any:
     """As Arrow takes it: arrays of one dimension, and lists of them."""
+    if isinstance(value, np.ma.MaskedArray):
+        return _ready(plain_list(value))
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "V" or value.dtype == np.float16:
             value = value.astype(np.float32)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
-from batchwright_worker.runner.outputs.records import plain_json
+from batchwright_worker.runner.outputs.records import json_text
 
 JSON_TEXT: Final = b"json"
 _MARK: Final = b"batchwright"
@@ -93,8 +94,32 @@ def conform(array: Any, kind: Any) -> Any:
 
 
 def as_json(array: Any) -> Any:
-    """The values as texts in JSON. Raises TaskFailed for what has no JSON form."""
-    return pa.array([None if value is None else plain_json(value).decode() for value in array.to_pylist()], pa.string())
+    """The values as texts in JSON."""
+    return pa.array([None if value is None else json_text(value) for value in _values(array)], pa.string())
+
+
+def _values(array: Any) -> list[Any]:
+    """As `to_pylist`, but that times of nanoseconds are numpy's: Python's own hold none, and those of pandas are only
+    there where it is installed."""
+    kind = array.type
+    if pa.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
+        if pa.types.is_time64(kind):
+            return list(array.cast(pa.string()).to_pylist())
+        make = np.timedelta64 if pa.types.is_duration(kind) else np.datetime64
+        return [None if count is None else make(count, "ns") for count in array.cast(pa.int64()).to_pylist()]
+    if pa.types.is_struct(kind):
+        columns = [_values(array.field(index)) for index in range(kind.num_fields)]
+        rows = zip(*columns, strict=True) if columns else ((),) * len(array)
+        names = [field.name for field in kind]
+        present = array.is_valid().to_pylist()
+        return [dict(zip(names, row, strict=True)) if one else None for one, row in zip(present, rows, strict=True)]
+    if _is_list(kind):
+        flat, begin, found = _values(array.flatten()), 0, []
+        for length in array.value_lengths().to_pylist():
+            found.append(None if length is None else flat[begin : begin + length])
+            begin += length or 0
+        return found
+    return list(array.to_pylist())
 
 
 def fitted(batch: Any, schema: Any) -> Any:
@@ -133,9 +158,9 @@ def _conform_list(array: Any, kind: Any) -> Any:
         values = conform(array.flatten(), kind.value_type) if not array.null_count else None
         if values is not None:
             return pa.FixedSizeListArray.from_arrays(values, kind.list_size)
-        return pa.array(array.to_pylist(), kind)
+        return pa.array(_values(array), kind)
     if array.null_count:
-        return pa.array(array.to_pylist(), kind)
+        return pa.array(_values(array), kind)
     values = conform(array.flatten(), kind.value_type)
     lengths = array.value_lengths()
     offsets = pa.array([0, *pa.compute.cumulative_sum(lengths).to_pylist()], pa.int32())

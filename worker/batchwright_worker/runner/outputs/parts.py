@@ -204,10 +204,11 @@ def whole_part(output: Location, name: str, plan: str) -> PartStatistics | None:
 
 def parts_made(output: Location) -> set[str]:
     """Names of the parts that were ever made here: they have statistics."""
-    try:
-        paths = output.fs.ls(output.at(WORK_DIR), detail=False)
-    except FileNotFoundError:
-        return set()
+    with output_errors(output):
+        try:
+            paths = output.fs.ls(output.at(WORK_DIR), detail=False)
+        except FileNotFoundError:
+            return set()
     names = (str(path).rpartition("/")[2] for path in paths)
     return {name.rsplit(".", 2)[0] for name in names if name.startswith("part-")}
 
@@ -227,10 +228,11 @@ def drop_damaged(output: Location, name: str, plan: str) -> None:
 
 def remove_errors(output: Location, kept: Collection[str] = ()) -> None:
     """Remove error records but these: of runners that were not the first, or of parts that are gone."""
-    try:
-        paths = output.fs.ls(output.at(ERRORS_DIR), detail=False)
-    except FileNotFoundError:
-        return
+    with output_errors(output):
+        try:
+            paths = output.fs.ls(output.at(ERRORS_DIR), detail=False)
+        except FileNotFoundError:
+            return
     for path in paths:
         name = str(path).rpartition("/")[2]
         if name.startswith("part-") and f"{ERRORS_DIR}/{name}" not in kept:
@@ -252,11 +254,12 @@ def replace_part(output: Location, part: PartStatistics, temporary: Path, schema
 
 
 def _digest_of_part(output: Location, name: str) -> str | None:
-    try:
-        with output.fs.open(output.at(name), "rb") as file:
-            return _digest(file)
-    except FileNotFoundError:
-        return None
+    with output_errors(output):
+        try:
+            with output.fs.open(output.at(name), "rb") as file:
+                return _digest(file)
+        except FileNotFoundError:
+            return None
 
 
 def digest_of_file(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ import numpy as np
 
 from batchwright_worker.runner.errors import TaskFailed
 from batchwright_worker.runner.graph.block_values import BlockValues, plain_list
+
+
+class NotFiniteError(TaskFailed):
+    """The result holds NaN or infinity, and is to be written as JSON."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,11 +118,22 @@ def plain_json(value: Any) -> bytes:
             f"the result cannot be written as JSON: {error}; return numbers, text, lists, dicts"
         ) from error
     if not_finite:
-        raise TaskFailed(
+        raise NotFiniteError(
             "the result holds NaN or infinity, which JSON cannot say: replace it in a CPU task, or write output.format "
             "parquet, which keeps it"
         )
     return raw
+
+
+def json_text(value: Any) -> str:
+    """The value as JSON in a column that reads as text, where NaN and the infinities are the words by which Python's
+    json writes and reads them: whether a column is one of texts depends on what other items hold, so that no value may
+    fail for it. Raises TaskFailed for what has no JSON form else."""
+    try:
+        return plain_json(value).decode()
+    except NotFiniteError:
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
 def _culprit(record: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from batchwright_worker.runner.errors import StepFailed
 from batchwright_worker.runner.inputs.contents import differences
 from batchwright_worker.runner.inputs.inputs import format_of, source_files
 from batchwright_worker.runner.inputs.items import SourceFile
+from batchwright_worker.runner.inputs.reading import input_errors
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.part_files import rewrite_parquet
 from batchwright_worker.runner.outputs.parts import (
@@ -177,7 +178,8 @@ def check_input(job: Job, plan: PlanFile, output: Location) -> None:
         if error.reason not in ("InputNotFound", "InputEmpty"):
             raise
         files = []
-    changed = differences(location, plan.files(), files)
+    with input_errors(location):
+        changed = differences(location, plan.files(), files)
     if changed:
         message = (
             f"the results in {output.uri} are complete, but of another input: {len(changed)} files differ now, "

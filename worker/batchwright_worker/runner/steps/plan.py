@@ -12,6 +12,7 @@ from batchwright_worker.runner.inputs.contents import with_digest, with_digests
 from batchwright_worker.runner.inputs.ids import id_hash
 from batchwright_worker.runner.inputs.inputs import format_of, source_files
 from batchwright_worker.runner.inputs.items import Cuts, Format, Measured, SourceFile
+from batchwright_worker.runner.inputs.reading import input_errors
 from batchwright_worker.runner.job import Job
 from batchwright_worker.runner.outputs.occupation import clear, foreign, own_parts
 from batchwright_worker.runner.steps import shards
@@ -119,6 +120,11 @@ def _check_idle(earlier: PlanFile, output: Location) -> None:
 
 def plan_input(job: Job, earlier: PlanFile | None) -> PlanFile:
     """The plan for the input as it is now; writes nothing. Raises StepFailed as `make_plan`."""
+    with input_errors(job.input()):
+        return _plan_input(job, earlier)
+
+
+def _plan_input(job: Job, earlier: PlanFile | None) -> PlanFile:
     location = job.input()
     form, size = format_of(job.spec.input), job.spec.input.shard_size
     found = source_files(location, form)

@@ -25,7 +25,7 @@ from batchwright_worker.runner.outputs.parts import (
 from batchwright_worker.runner.progress import FIRST_FAILURES
 from batchwright_worker.runner.steps.commit import verified_parts
 from batchwright_worker.runner.steps.retried_tasks import repeated_tasks
-from batchwright_worker.runner.storage.locations import Location, write_atomically
+from batchwright_worker.runner.storage.locations import Location, output_errors, write_atomically
 from batchwright_worker.runner.storage.plan_file import PlanFile
 from batchwright_worker.runner.storage.retry_files import RetriedShard, RetryPlan, retry_output
 
@@ -49,7 +49,12 @@ class RetriedParts:
         self._folder = folder
 
     def make(self) -> list[PartStatistics]:
-        """The statistics of all parts, of which those that change are in the folder, and theirs in the output."""
+        """The statistics of all parts, of which those that change are in the folder, and theirs in the output. Raises
+        StepFailed."""
+        with output_errors(self._output):
+            return self._made()
+
+    def _made(self) -> list[PartStatistics]:
         parts = verified_parts(self._output, self._plan)
         for each in self._retry.shards:
             old, new = parts[each.shard], self._result(parts[each.shard].name)

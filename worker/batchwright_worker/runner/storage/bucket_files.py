@@ -20,6 +20,10 @@ from batchwright_worker.fetch.errors import FetchError
 _BLOCK_BYTES: Final = 8 << 20
 
 
+class StoreError(OSError):
+    """What a store says, or that it says nothing: it may say something else later."""
+
+
 class BucketFiles(AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
     """One scheme, s3, gs or az. Raises FileNotFoundError, PermissionError, FileExistsError, OSError with the words of
     `meaning`."""
@@ -253,4 +257,4 @@ def _os_error(address: ObjectAddress, error: Exception) -> OSError:
         case NotPermitted() as found:
             return PermissionError(str(found))
         case found:
-            return OSError(str(found))
+            return StoreError(str(found))

@@ -59,8 +59,9 @@ class Location:
                 return None
 
     def exists(self, name: str) -> bool:
-        """Is there an entry of this name?"""
-        return bool(self.fs.exists(self.at(name)))
+        """Is there an entry of this name? Raises StepFailed as `output_errors`."""
+        with output_errors(self):
+            return bool(self.fs.exists(self.at(name)))
 
 
 _RAW: Final = "\0raw:"

@@ -182,7 +182,11 @@ def test_the_output_of_a_killed_job_is_that_of_an_undisturbed_one(
     killer = Killer(place=place, chance=random.Random(seed))
     began, name = time.monotonic(), f"seed-{seed}"
     begin(place, name)
-    job = killer.kill_until_it_ends()
+    try:
+        job = killer.kill_until_it_ends()
+    except BaseException:
+        end(place)  # so that the next seed has a job of its own
+        raise
     took = time.monotonic() - began
     print(f"seed {seed}: {took:.0f} s; killed: {', '.join(killer.killed) or 'nobody'}")
     assert condition(job, "Complete").get("status") == "True", (killer.killed, job["status"])

@@ -87,9 +87,9 @@ def members(cluster: str) -> set[int]:
     """The pids of all processes in the cluster's cgroups."""
     found: set[int] = set()
     for root in _roots(cluster):
-        for procs in [root / "cgroup.procs", *root.rglob("cgroup.procs")]:
+        for folder in _folders(root):
             with contextlib.suppress(OSError):
-                found.update(int(line) for line in procs.read_text().split() if int(line) > 0)
+                found.update(int(line) for line in (folder / "cgroup.procs").read_text().split() if int(line) > 0)
     return found
 
 
@@ -145,13 +145,19 @@ def _weigh(folder: Path, cpus: float) -> None:
 
 
 def _thaw(root: Path) -> None:
-    for state in [*root.rglob("freezer.state"), *root.rglob("cgroup.freeze")]:
-        with contextlib.suppress(OSError):
-            state.write_text("THAWED" if state.name == "freezer.state" else "0")
+    for folder in _folders(root):
+        for name, thawed in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            with contextlib.suppress(OSError):
+                if (folder / name).exists():
+                    (folder / name).write_text(thawed)
 
 
 def _remove_tree(root: Path) -> None:
-    folders = sorted((path for path in root.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts))
-    for folder in [*folders, root]:
+    for folder in _folders(root)[::-1]:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _folders(root: Path) -> list[Path]:
+    """The cgroup with all below it, each before its own; those that end meanwhile, as pods do, may be missing."""
+    return [Path(folder) for folder, _, _ in os.walk(root)]  # which passes over what it cannot list

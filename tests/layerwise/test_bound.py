@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, alone, closed_loop, stp
-from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, served_skip_limit
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit
 from batchwright_worker.layerwise.core.values import Prefetch
 from batchwright_worker.layerwise.tools.bound import ScheduleLimits, best_rates, stp_bound
 from batchwright_worker.layerwise.tools.instance import policy_of
@@ -52,23 +52,3 @@ def test_no_schedule_beats_the_bound_that_knows_memory_and_guard(
         chosen = policy_of(policy, list(models.values()), budget, skip_limit=limit)
         reached = stp(closed_loop(models, chosen, accelerator, until=until).rates, rates_alone)
         assert reached <= 1.02 * bound, policy  # what ends in a finite window
-
-
-@pytest.mark.parametrize(
-    "kinds", [("compute", "compute", "memory", "memory"), ("compute", "convolutional", "memory", "giant")]
-)
-def test_four_models_near_the_largest_layer_do_not_go_round_in_turn(kinds: tuple[str, ...]) -> None:
-    random = np.random.default_rng(0)
-    models = {f"{kind} {number}": of_kind(kind, random) for number, kind in enumerate(kinds)}
-    layers_of = list(models.values())
-    budget = int(1.05 * max(layer.bytes for each in layers_of for layer in each))
-    accelerator = SimulatedAccelerator(budget_bytes=budget, prefetch=Prefetch.FLUID)
-    rates_alone = alone(models, accelerator, runs=10)
-    until = 20 * sum(layer.compute + layer.fetch for each in layers_of for layer in each)
-
-    def reached(limit: int) -> float:
-        chosen = policy_of("balanced", layers_of, budget, skip_limit=limit)
-        return stp(closed_loop(models, chosen, accelerator, until=until).rates, rates_alone)
-
-    served, published = (reached(limit(layers_of, budget)) for limit in (served_skip_limit, auto_skip_limit))
-    assert served >= 1.08 * published

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, RoundRobin
 from batchwright_worker.layerwise.core.scheduler import LayerStep
-from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time, served_skip_limit
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest
 from batchwright_worker.layerwise.tools.instance import Instance, LayerDocument, RequestDocument, scheduled
@@ -217,8 +217,3 @@ def test_requests_of_one_model_follow_one_another() -> None:
 )
 def test_the_skip_limit_follows_from_the_budget(models: list[tuple[Layer, ...]], budget: float, limit: int) -> None:
     assert auto_skip_limit(models, budget) == limit
-    # In a pair there is one other; alone, none passes it over.
-    assert served_skip_limit(models, budget) == limit
-    assert served_skip_limit([*models, *models], budget) == auto_skip_limit([*models, *models], budget) * (
-        2 * len(models) - 1
-    )

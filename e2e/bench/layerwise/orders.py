@@ -18,7 +18,7 @@ import numpy as np
 
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.simulator import SimulatedAccelerator, alone, closed_loop, run, stp
-from batchwright_worker.layerwise.core.skip_limit import served_skip_limit
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 from batchwright_worker.layerwise.tools.best_order import best_cycle, best_makespan
@@ -142,7 +142,7 @@ def _shares(models: Models, factor: float) -> dict[str, float]:
     budget = _budget(models, factor)
     rates_alone = alone(models, SimulatedAccelerator(budget_bytes=budget), runs=20)
     bound = stp_bound(models, rates_alone)
-    limits = ScheduleLimits(budget_bytes=budget, skip_limit=served_skip_limit(list(models.values()), budget))
+    limits = ScheduleLimits(budget_bytes=budget, skip_limit=auto_skip_limit(list(models.values()), budget))
     return {
         column: _throughput(models, rates_alone, policy, SimulatedAccelerator(budget_bytes=budget, prefetch=prefetch))
         / bound
@@ -155,8 +155,7 @@ def _throughput(
 ) -> float:
     layers = list(models.values())
     until = 20 * sum(layer.compute + layer.fetch for each in layers for layer in each)
-    limit = served_skip_limit(layers, accelerator.budget_bytes)
-    chosen = policy_of(policy, layers, accelerator.budget_bytes, skip_limit=limit)
+    chosen = policy_of(policy, layers, accelerator.budget_bytes, skip_limit=None)
     return stp(closed_loop(models, chosen, accelerator, until=until).rates, rates_alone)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from batchwright_worker.layerwise.core.policy import Balanced
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.simulator import run
-from batchwright_worker.layerwise.core.skip_limit import fill_time, served_skip_limit
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest, Prefetch
 
@@ -33,7 +33,7 @@ def better_prefetch(models: Sequence[Sequence[Layer]], budget_bytes: float, piec
 
 
 def _makespan(models: Sequence[Sequence[Layer]], budget_bytes: float, piece_bytes: int, prefetch: Prefetch) -> int:
-    policy = Balanced(served_skip_limit(models, budget_bytes), fill_time(models, budget_bytes))
+    policy = Balanced(auto_skip_limit(models, budget_bytes), fill_time(models, budget_bytes))
     scheduler = LayerScheduler(Timeline(budget_bytes, prefetch=prefetch, piece_bytes=piece_bytes), policy)
     requests = [
         ModelRequest(model=str(number), layers=layers, arrival=0, order=turn * len(models) + number)

@@ -14,7 +14,7 @@ from typing import Final
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Policy
 from batchwright_worker.layerwise.core.scheduler import LayerScheduler
 from batchwright_worker.layerwise.core.simulator import run
-from batchwright_worker.layerwise.core.skip_limit import fill_time, served_skip_limit
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.timeline import Timeline
 from batchwright_worker.layerwise.core.values import Layer, ModelRequest
 
@@ -85,7 +85,7 @@ def makespan(models: Models, demand: Mapping[str, float], flight: float, *, in_t
     layers = list(models.values())
     policy: Policy = Fifo()
     if not in_turn:
-        policy = Balanced(served_skip_limit(layers, flight), fill_time(layers, flight))
+        policy = Balanced(auto_skip_limit(layers, flight), fill_time(layers, flight))
     scheduler = LayerScheduler(Timeline(flight), policy)
     names = enumerate(_requests(models, demand))
     run(scheduler, [ModelRequest(model=name, layers=models[name], arrival=0, order=order) for order, name in names])

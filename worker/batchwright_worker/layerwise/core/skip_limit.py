@@ -8,7 +8,7 @@ from math import inf, isinf
 
 from batchwright_worker.layerwise.core.values import Layer
 
-__all__ = ["auto_skip_limit", "fill_time", "served_skip_limit"]
+__all__ = ["auto_skip_limit", "fill_time"]
 
 
 def fill_time(models: Collection[Sequence[Layer]], budget_bytes: float) -> Fraction | float:
@@ -36,13 +36,6 @@ def auto_skip_limit(models: Collection[Sequence[Layer]], budget_bytes: float) ->
     if isinf(filled) or not compute:
         return 0
     return max(1, round(filled * len(heaviest) / compute))
-
-
-def served_skip_limit(models: Collection[Sequence[Layer]], budget_bytes: float) -> int:
-    """auto-N where more than two models are served: times the number of the others, each of which is picked while one
-    layer is passed over. So it may wait for as long as in a pair, for about the time that fills the memory, before the
-    guard takes it; with auto-N itself four models close to the largest layer go round in turn."""
-    return auto_skip_limit(models, budget_bytes) * max(1, len(models) - 1)
 
 
 def _compute_share(layers: Sequence[Layer]) -> float:

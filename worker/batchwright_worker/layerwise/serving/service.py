@@ -16,7 +16,7 @@ from batchwright_worker.ipc.messages import ModelSource
 from batchwright_worker.layerwise.core.policy import Balanced, Fifo, Literal, Policy
 from batchwright_worker.layerwise.core.prefetch import better_prefetch
 from batchwright_worker.layerwise.core.rollout import Rollout
-from batchwright_worker.layerwise.core.skip_limit import fill_time, served_skip_limit
+from batchwright_worker.layerwise.core.skip_limit import auto_skip_limit, fill_time
 from batchwright_worker.layerwise.core.steps import seconds_of_steps
 from batchwright_worker.layerwise.core.values import Layer, Prefetch
 from batchwright_worker.layerwise.execution.executor import Executor
@@ -244,9 +244,9 @@ class Service:
         return PolicyPlan(policy=Fifo if in_turn else self._policy_of(layers), prefetch=prefetch)
 
     def _policy_of(self, layers: Sequence[tuple[Layer, ...]]) -> Callable[[], Policy]:
-        """With the user's skip limit, else the one that the measured times ask for (`core.skip_limit`)."""
+        """With the user's skip limit, else the one that the measured times ask for (auto-N)."""
         budget, given = self._adapter.device.ring.capacity, self._settings.skip_limit
-        limit = served_skip_limit(layers, budget) if given is None else given
+        limit = auto_skip_limit(layers, budget) if given is None else given
         if self._settings.mode == "Literal":
             return lambda: Literal(skip_limit=limit)
         filled = fill_time(layers, budget)

@@ -103,7 +103,7 @@ def _value(piece: Piece, data: Bytes) -> Any:
 def open_onnx(
     source: ModelSource, host: Host, folder_of: Callable[[str], Path], limit_bytes: int, least_bytes: int = 0
 ) -> OnnxUnits:
-    """HeldFolder on the first use (which takes the memory of the whole model for a moment), from then on opened without
+    """Prepared on the first use (which takes the memory of the whole model for a moment), from then on opened without
     its weights. Raises LoadError, NotDivisible."""
     path = Path(source.path)
     if not path.is_file():

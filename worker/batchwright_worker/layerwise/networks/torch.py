@@ -150,7 +150,7 @@ def _own(value: Any, storages: set[int]) -> Any:
 
 
 def open_torch(source: ModelSource, host: Host, folder_of: Any, limit_bytes: int, least_bytes: int = 0) -> TorchUnits:
-    """HeldFolder on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
+    """Prepared on the first use, opened without its weights from then on. Raises LoadError, NotDivisible."""
     torch.set_num_threads(host.threads)
     path = Path(source.path)
     if not path.is_file():

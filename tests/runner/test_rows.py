@@ -45,6 +45,8 @@ def test_json_takes_the_inputs_type(value: Any, datatype: str, wanted: Any) -> N
     [
         ({"x": [1.5]}, signature("INT64"), "wanted INT64, given FP64"),
         ({"x": [300]}, signature("UINT8"), "does not fit UINT8"),
+        ({"x": [1.0, 1e39]}, signature("FP32"), "does not fit FP32"),
+        ({"x": [70_000]}, signature("FP16"), "does not fit FP16"),
         ({"x": [[1], [1, 2]]}, signature("FP32"), "input 'x'"),
         ({"x": np.zeros(3)}, signature("FP32"), r"wanted FP32, given FP64; convert with .astype\(float32\)"),
         ({"x": np.zeros((2, 3), np.float32)}, signature("FP32", 2, 4), r"wanted shape \[2, 4\] .*, given \[2, 3\]"),
@@ -83,6 +85,14 @@ def test_rows_travel_in_the_protocols_byte_order() -> None:
     call = ModelCall(asked_rows(values, range(2), signature()), TaskCounters(name="t", kind="Model"), lambda *_: None)
     _, tensors = request_parts(call.pending(), signature())
     assert b"".join(tensors) == np.array([[1, 2], [2, 4]], "<f4").tobytes()
+
+
+@pytest.mark.parametrize(("datatype", "large"), [("FP32", 1e39), ("FP16", 70_000.0), ("FP16", 70_000)])
+def test_a_number_that_would_become_infinite_fails_its_item_alone(datatype: str, large: float) -> None:
+    values = BlockValues(range(3), rows=[{"x": [number, number]} for number in (1, large, 2)])
+    asked = asked_rows(values, range(3), signature(datatype))
+    assert asked.rows == 2
+    assert {item: text.rpartition("] ")[2] for item, text in asked.failed.items()} == {1: f"does not fit {datatype}"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 
 from batchwright_worker.inference.requests import Array
 from batchwright_worker.inference.runtime import TensorSpec, WrongOutputs
-from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.oip.datatypes import name_of, numpy_of, stays_finite
 
 _KINDS: Final = {"b": "b", "i": "i", "u": "iu", "f": "f"}
 """Kind of a number -> kinds of types that a wider one of may hold it."""
@@ -85,11 +85,13 @@ def _numbers(array: Array, spec: TensorSpec, dtype: np.dtype[Any], *, listed: bo
 
 
 def _of_list(array: Array, spec: TensorSpec, wanted: np.dtype[Any]) -> Array:
-    """A list's numbers in the declared type: whole numbers exactly, others rounded to it."""
+    """A list's numbers in the declared type: whole numbers exactly, others rounded to it, but not to infinity."""
     with np.errstate(over="ignore"):
         cast = array.astype(wanted)
     if wanted.kind in "iu" and not np.array_equal(cast, array):
         raise _wrong(spec, spec.datatype, "whole numbers that it cannot hold")
+    if wanted.kind == "f" and not stays_finite(cast, array):
+        raise _wrong(spec, spec.datatype, "numbers beyond its largest")
     return cast
 
 

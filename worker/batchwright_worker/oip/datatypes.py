@@ -26,6 +26,7 @@ __all__ = [
     "encoded_size",
     "name_of",
     "numpy_of",
+    "stays_finite",
 ]
 
 _NUMPY: Final[dict[str, np.dtype[Any]]] = {
@@ -71,6 +72,12 @@ _MANY: Final = 4096
 def numpy_of(datatype: str) -> np.dtype[Any] | None:
     """The numpy type of a protocol name; None for an unknown name."""
     return _NUMPY.get(datatype)
+
+
+def stays_finite(converted: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Has no number of `values` become an infinity in its new type?"""
+    finite = np.isfinite(converted)
+    return bool(finite.all()) or bool((finite == np.isfinite(values)).all())
 
 
 def name_of(dtype: np.dtype[Any]) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.oip.datatypes import RAW_ONLY, decode_bytes, encode_bytes, numpy_of
+from batchwright_worker.oip.datatypes import RAW_ONLY, decode_bytes, encode_bytes, numpy_of, stays_finite
 from batchwright_worker.oip.json_values import BadValuesError, array_of_values
 from batchwright_worker.oip.nonfinite import has_tokens, loads
 
@@ -132,6 +132,6 @@ def _from_json(tensor: HttpTensor) -> NDArray[Any]:
 def _rounded(array: NDArray[Any], datatype: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         rounded = array.astype(dtype)
-    if not np.array_equal(np.isfinite(rounded), np.isfinite(array)):
+    if not stays_finite(rounded, array):
         raise BadValuesError("has a number out of range", f"numbers that {datatype} can hold", "a larger one", "")
     return rounded

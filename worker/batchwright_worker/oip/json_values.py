@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from batchwright_worker.oip.datatypes import stays_finite
+
 _KINDS: Final = {
     "b": "booleans",
     "i": "integers",
@@ -93,7 +95,7 @@ def _converted(values: list[Any], array: NDArray[Any], datatype: str, dtype: np.
         check_range(array, datatype, dtype)
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
-    if dtype.kind == "f" and not _as_finite(converted, array):
+    if dtype.kind == "f" and not stays_finite(converted, array):
         raise _too_large(datatype)
     return converted
 
@@ -116,12 +118,6 @@ def _beyond_64_bits(values: list[Any], array: NDArray[Any], datatype: str, dtype
 def _holds_booleans(values: list[Any]) -> bool:
     kinds = set(map(type, values))
     return bool in kinds or (list in kinds and any(_holds_booleans(each) for each in values))
-
-
-def _as_finite(converted: NDArray[Any], values: NDArray[Any]) -> bool:
-    """Has no number become an infinity?"""
-    finite = np.isfinite(converted)
-    return bool(finite.all()) or bool((finite == np.isfinite(values)).all())
 
 
 def _texts(array: NDArray[Any]) -> NDArray[Any]:

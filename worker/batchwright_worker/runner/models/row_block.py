@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.oip.datatypes import name_of, numpy_of, stays_finite
 from batchwright_worker.runner.errors import TaskFailed
 from batchwright_worker.runner.graph.block_values import BlockValues
 from batchwright_worker.runner.models.signature import Group, InputSignature, Row, TensorType, fits, group_of, rows_of
@@ -148,7 +148,7 @@ def _from_json(rows: list[Any], wanted: TensorType) -> NDArray[Any] | None:
         return None
     with np.errstate(over="ignore"):
         cast: NDArray[Any] = plain.astype(target)
-    return cast if target.kind == "f" or np.array_equal(cast, plain) else None
+    return cast if (stays_finite if target.kind == "f" else np.array_equal)(cast, plain) else None
 
 
 def _numbers(rows: list[Any]) -> NDArray[Any] | None:

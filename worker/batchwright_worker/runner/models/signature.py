@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchwright_worker.oip.datatypes import name_of, numpy_of
+from batchwright_worker.oip.datatypes import name_of, numpy_of, stays_finite
 from batchwright_worker.oip.encoded_bytes import check_elements
 from batchwright_worker.oip.http_tensors import raw_of
 from batchwright_worker.runner.cpu.functions import RowType
@@ -138,7 +138,8 @@ def _from_json(value: Any, wanted: TensorType, title: str) -> NDArray[Any]:
         return plain
     with np.errstate(over="ignore"):
         cast = plain.astype(target)
-    if plain.dtype.kind in "iu" and target.kind in "iub" and not np.array_equal(cast, plain):
+    whole = plain.dtype.kind in "iu" and target.kind in "iub"
+    if not (np.array_equal(cast, plain) if whole else stays_finite(cast, plain)):
         raise TaskFailed(f"{title}, input {wanted.name!r}: {value!r} does not fit {wanted.datatype}"[:300])
     return cast
 

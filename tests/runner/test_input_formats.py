@@ -154,6 +154,40 @@ async def test_a_file_on_the_web_is_read(bench: MakeBench, web: str, monkeypatch
     assert [record["a"] for record in job.records()] == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "permanent", "words"),
+    [
+        (404, "InputNotFound", True, "does not exist"),
+        (410, "InputNotFound", True, "does not exist"),
+        (403, "InputNotReadable", True, "403"),
+        (429, "InputNotReadable", False, "429"),
+        (503, "InputNotReadable", False, "503"),
+        (None, "InputNotReadable", False, "Cannot connect"),
+    ],
+)
+async def test_what_a_web_server_says_to_the_first_request_is_told_from_a_file_that_is_not_there(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch, status: int | None, reason: str, permanent: bool, words: str
+) -> None:
+    async def answer(_: aiohttp.web.BaseRequest) -> aiohttp.web.Response:
+        return aiohttp.web.Response(status=status or 200)
+
+    monkeypatch.setenv("BATCHWRIGHT_ALLOW_HTTP", "true")
+    monkeypatch.setenv("BATCHWRIGHT_ALLOW_PRIVATE_ADDRESSES", "true")
+    runner = aiohttp.web.ServerRunner(aiohttp.web.Server(answer))
+    await runner.setup()
+    try:
+        await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+        uri = f"http://127.0.0.1:{runner.addresses[0][1]}/data.jsonl"
+        if status is None:
+            await runner.cleanup()
+        job = bench(IDENTITY, more={"input": {"uri": uri, "format": "jsonl"}})
+        with pytest.raises(StepFailed, match=words) as caught:
+            await asyncio.to_thread(make_plan, job.job())
+    finally:
+        await runner.cleanup()
+    assert (caught.value.reason, caught.value.permanent) == (reason, permanent)
+
+
 async def test_an_address_that_the_administrator_does_not_allow_is_not_read(
     bench: MakeBench, web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from batchwright_worker.runner.inputs.csv import Csv
 from batchwright_worker.runner.inputs.images import Images
 from batchwright_worker.runner.inputs.items import Format, Item, SourceFile
 from batchwright_worker.runner.inputs.lines import JsonLines, TextLines
-from batchwright_worker.runner.inputs.reading import input_errors
+from batchwright_worker.runner.inputs.reading import input_errors, web_cause
 from batchwright_worker.runner.inputs.tables import Npy, Parquet
 from batchwright_worker.runner.inputs.tars import WebDataset
 from batchwright_worker.runner.storage.locations import ERRORS_DIR, WORK_DIR, Location, path_text, shown
@@ -89,7 +89,12 @@ def _of_the_connection(location: Location) -> Iterator[None]:
     """As `input_errors`, of what is not the place's own."""
     try:
         yield
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError as error:
+        if (cause := web_cause(error)) is None:
+            raise
+        with input_errors(location):
+            raise cause from None
+    except PermissionError:
         raise
     except Exception:
         with input_errors(location):

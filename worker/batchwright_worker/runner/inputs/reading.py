@@ -9,6 +9,7 @@ from typing import Final
 from batchwright_worker.runner.errors import StepFailed, describe
 from batchwright_worker.runner.storage.locations import Location
 
+_GONE: Final = (404, 410)
 _SOON: Final = (408, 425, 429)
 """Of a web server's noes, those that mean: not now."""
 
@@ -29,6 +30,14 @@ def input_errors(location: Location) -> Iterator[None]:
         permanent = is_final(_status(error))
         message = f"{location.uri} cannot be read: {describe(error)}"
         raise StepFailed("InputNotReadable", message, permanent=permanent) from error
+
+
+def web_cause(error: FileNotFoundError) -> Exception | None:
+    """What a web server did that fsspec calls "not found", where it did not say so: it says that of every failure."""
+    cause = error.__cause__
+    if not isinstance(cause, Exception) or not (_of_the_web(cause) or isinstance(cause, TimeoutError)):
+        return None
+    return None if _status(cause) in _GONE else cause
 
 
 def is_of_this_file(location: Location, error: Exception) -> bool:
